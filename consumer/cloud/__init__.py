@@ -1,0 +1,1 @@
+"""The two services: MNS and MPS. The only package that imports a vendor's SDK."""

@@ -1,0 +1,1 @@
+"""The life of a message, from a free slot to its end."""

@@ -1,0 +1,1 @@
+"""Handlers: what they get, what they may raise, and how they are found."""

@@ -1,0 +1,1 @@
+"""What has ended and what was set aside, kept where a restart finds it."""

@@ -1,0 +1,173 @@
+"""What the daemon asks of a store: one small interface that both engines fulfil.
+
+The ledger answers one question, "has this job ended before?", and keeps what ended. Dead letters are
+messages set aside with their raw bytes. Both live in one store because a message's end closes its key
+and files its dead letter in *one* transaction.
+
+    claim() -> Claimed      run it; then exactly one of done / fail / release / bury
+            -> Ended        it has ended before: delete the message, run nothing
+            -> Elsewhere    another process runs it: come back later
+
+Every write is idempotent: the caller may not know whether the first try went through, and says it again.
+Every call raises ``StoreError`` when the store can't be reached; then nothing may be deleted.
+
+Elsewhere: when to call what (``engine.process``, ``engine.settle``), what a key is (``message.key``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from consumer.policy import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The key is ours.
+
+    Args:
+        failures: How often its handler has failed before.
+        starts: How often a run was written down as started without an end.
+    """
+
+    failures: int = 0
+    starts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The key has ended before.
+
+    Args:
+        dead: Whether it ended as a dead letter rather than done.
+    """
+
+    dead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Another holder runs it.
+
+    Args:
+        remaining_s: Seconds until its claim ends unless it is renewed.
+    """
+
+    remaining_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """What is kept of a job that has ended; the ledger's row. Times are UNIX seconds.
+
+    Args:
+        key: The ledger key (``message.key``).
+        queue: The queue's identity, ``account/region/name``.
+        kind: The message's kind.
+        function: FunctionName, or the kind's own name for other kinds.
+        job_id: JobId or RunId, where there is one.
+        message_id: MNS's MessageId.
+        state: The job's state as it came.
+        code: The job's code.
+        message: The job's message.
+        user_data: UserData as text.
+        result: The result as text; ``None`` when the handler wanted none.
+        attempts: Runs of the handler, this one included.
+        enqueued_at: When MNS took the message.
+        started_at: When this run began.
+        ended_at: When it ended.
+    """
+
+    key: str
+    queue: str
+    kind: str
+    function: str
+    message_id: str
+    job_id: str | None = None
+    state: str = ""
+    code: str | None = None
+    message: str | None = None
+    user_data: str | None = None
+    result: str | None = None
+    attempts: int = 1
+    enqueued_at: float = 0.0
+    started_at: float = 0.0
+    ended_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message set aside, with all that is needed to understand it and to send it again.
+
+    Args:
+        job: What is known of its job; ``job.key`` is closed with it.
+        reason: Why, as one word of the fixed list.
+        error: One sentence: what was expected, what came.
+        traceback: The handler's traceback, cut; ``None`` where none was raised.
+        body: The raw bytes as MNS handed them out, untouched.
+        dequeue_count: How often MNS had handed it out.
+        first_dequeued_at: UNIX seconds.
+    """
+
+    job: JobRecord
+    reason: Reason
+    error: str
+    body: bytes
+    traceback: str | None = None
+    dequeue_count: int = 1
+    first_dequeued_at: float = 0.0
+
+
+class Ledger(Protocol):
+    """The daemon's side of a store."""
+
+    async def open(self) -> None:
+        """Get ready: check the schema, take ownership.
+
+        Raises:
+            StoreError: Out of reach; ``StoreBusyError``, ``StoreSchemaError`` where another try is no use.
+        """
+
+    async def close(self) -> None:
+        """Let go, after every write that was accepted is on disk."""
+
+    async def claim(self, key: str, lease_s: float) -> Claimed | Ended | Elsewhere:
+        """Take a key for ``lease_s`` seconds, unless it has ended or somebody else runs it."""
+
+    async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
+        """Keep claims that are ours; returns the keys that are ours no longer."""
+
+    async def start(self, key: str) -> int:
+        """Write down that a run begins; returns the starts without an end, this one included."""
+
+    async def done(self, record: JobRecord) -> bool:
+        """Close a key as done; ``False`` when the claim is no longer ours (then nothing is written)."""
+
+    async def fail(self, key: str, error: str) -> int:
+        """Count one failure of the handler and let go; returns the failures so far."""
+
+    async def release(self, key: str) -> None:
+        """Let go without counting anything; also takes back a start that was written down."""
+
+    async def bury(self, letter: DeadLetter) -> bool:
+        """Store a dead letter and close its key, in one transaction; ``False`` when no longer ours."""
+
+    async def prune(self, *, older_than_s: float, limit: int) -> int:
+        """Remove at most ``limit`` records that ended longer ago; returns how many went."""
+
+    async def ping(self) -> None:
+        """Prove that the store answers and takes writes; raises ``StoreError`` when not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which records an operator asks for; every field that is given must match."""
+
+    queue: str | None = None
+    function: str | None = None
+    reason: Reason | None = None
+    job_id: str | None = None
+    since: float | None = None
+    ids: Sequence[int] = field(default=())
