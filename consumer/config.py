@@ -1,0 +1,289 @@
+"""Settings: every knob with its unit, range and default, read once at start and checked together.
+
+Four places, in rising strength: files of the service manager's credentials directory, the environment
+(``MNS_CONSUMER_*``), a TOML file, command line flags. Unknown keys and bad values stop the start with one line
+each that names the setting, what was expected, what came and where it stood.
+
+Elsewhere: building the parts that the settings describe (``app``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from platformdirs import user_state_path
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from consumer.errors import SettingsError
+from consumer.notify_url import NotifyUrl
+from consumer.policy import MAX_HIDE_S, MAX_WAIT_S, LeasePolicy, RetryPolicy, UnroutedPolicy
+
+PREFIX: Final = "MNS_CONSUMER_"
+CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
+_DAY_S: Final = 86_400
+_ENDPOINT: Final = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:@?#\[\]]+)(:\d{1,5})?/?")
+
+Seconds = Annotated[float, Field(gt=0, le=365 * _DAY_S, allow_inf_nan=False)]
+Endpoint = Annotated[str, Field(description="http(s)://HOST[:PORT]")]
+
+
+def _check_endpoint(value: str | None) -> str | None:
+    if value is not None and not _ENDPOINT.fullmatch(value):
+        raise ValueError("expected http://HOST:PORT or https://HOST[:PORT] without a path")
+    return None if value is None else value.rstrip("/")
+
+
+class Connection(BaseModel):
+    """How the services are reached and with which keys; settings of the whole daemon or of one lane."""
+
+    endpoint: Endpoint | None = Field(
+        None, description="Address of MNS in place of the NotifyUrl's own, such as http://127.0.0.1:8420."
+    )
+    mps_endpoint: Endpoint | None = Field(
+        None, description="Address of MPS in place of the region's own; default: `endpoint` where that is set."
+    )
+    access_key_id: SecretStr | None = Field(
+        None, description="AccessKey id; without it the default credentials chain is asked."
+    )
+    access_key_secret: SecretStr | None = Field(None, description="AccessKey secret.")
+    security_token: SecretStr | None = Field(None, description="STS token that belongs to the AccessKey.")
+
+    _endpoints = field_validator("endpoint", "mps_endpoint")(_check_endpoint)
+
+    @model_validator(mode="after")
+    def _keys_come_together(self) -> Self:
+        if (self.access_key_id is None) != (self.access_key_secret is None):
+            raise ValueError("access_key_id and access_key_secret: expected both or neither, got one of them")
+        if self.security_token is not None and self.access_key_id is None:
+            raise ValueError("security_token: expected access_key_id and access_key_secret beside it")
+        return self
+
+
+class LaneSettings(Connection):
+    """One NotifyUrl with settings of its own; what it leaves out is the daemon's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    notify_url: Annotated[str, Field(description="The queue's address.")]
+    slots: Annotated[int | None, Field(ge=1, le=4096, description="Messages of this queue held at once.")] = None
+
+    @field_validator("notify_url")
+    @classmethod
+    def _is_notify_url(cls, value: str) -> str:
+        NotifyUrl.parse(value)
+        return value
+
+
+class Settings(BaseSettings, Connection):
+    """Everything that can be set. Durations are seconds and say so in their name."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, nested_model_default_partial_update=False
+    )
+
+    notify_url: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Queues to take messages from: the NotifyUrls that jobs are submitted with."
+    )
+    lanes: tuple[LaneSettings, ...] = Field(
+        (), description="Queues with settings of their own: `notify_url`, `slots`, endpoints and keys each."
+    )
+    ca_file: Path | None = Field(None, description="Certificates to trust in place of the system's, a PEM file.")
+
+    handlers_dir: Path | None = Field(None, description="Folder of drop-in handler files.")
+    handler_modules: Annotated[tuple[str, ...], NoDecode] = Field((), description="Import paths that hold handlers.")
+    handler_entry_points: bool = Field(
+        default=True, description="Take handlers of installed distributions (entry points `mns_consumer.handlers`)."
+    )
+    shipped: bool = Field(default=False, description="Use the shipped handlers, which log and keep, for the rest.")
+    unrouted: UnroutedPolicy = Field(
+        UnroutedPolicy.SET_ASIDE, description="What becomes of a message that no handler takes."
+    )
+
+    store: str | None = Field(
+        None,
+        description="Ledger and dead letters: a file's path, or postgresql://...; default: `mns-consumer.db` in "
+        "`$STATE_DIRECTORY`, else in the user's state folder.",
+    )
+    job_retention_s: Seconds = Field(14 * _DAY_S, description="For how long ended jobs are remembered.")
+    dead_letter_retention_s: Seconds = Field(90 * _DAY_S, description="For how long dead letters are kept.")
+
+    slots: int = Field(64, ge=1, le=4096, description="Messages held at once for each queue.")
+    max_polls: int = Field(4, ge=1, le=32, description="Polls at once for each queue while messages flow.")
+    wait_s: int = Field(MAX_WAIT_S, ge=0, le=MAX_WAIT_S, description="Length of a long poll.")
+    lease_step_s: int = Field(60, ge=10, le=MAX_HIDE_S, description="For how long each renewal hides a message.")
+    max_hold_s: Seconds = Field(MAX_HIDE_S, description="The most that a message is held in one run.")
+    handler_timeout_s: Seconds = Field(300, description="Time for one run of a handler.")
+    stuck_limit: int = Field(
+        4, ge=1, le=256, description="Plain functions stuck past all limits at which the daemon asks for its restart."
+    )
+    max_failures: int = Field(10, ge=1, le=1_000_000, description="Failures of the handler that exhaust a message.")
+    retry_base_s: Seconds = Field(30, description="Upper end of the first retry's delay; doubled for each later one.")
+    retry_cap_s: Seconds = Field(3600, description="Upper end of every retry's delay.")
+    result_wait_s: Seconds = Field(3600, description="For how long a result may be not ready before it is set aside.")
+    mps_rate: float = Field(
+        98, gt=0, le=100, allow_inf_nan=False, description="Calls a second to MPS for one account; MPS allows 100."
+    )
+    stop_deadline_s: float = Field(25, ge=1, le=3600, allow_inf_nan=False, description="Time to end after SIGTERM.")
+
+    admin: bool = Field(default=True, description="Serve /metrics, /livez and /readyz.")
+    admin_host: str = Field("127.0.0.1", min_length=1, description="Address that the admin server listens on.")
+    admin_port: int = Field(9464, ge=0, le=65_535, description="Its port; 0 takes a free one.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto`: JSON lines, but readable ones on a terminal."
+    )
+
+    @field_validator("notify_url", "handler_modules", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(re.split(r"[,\s]+", value.strip())) if isinstance(value, str) and value.strip() else value
+
+    @field_validator("notify_url")
+    @classmethod
+    def _are_notify_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            NotifyUrl.parse(text)
+        return value
+
+    @model_validator(mode="after")
+    def _times_agree(self) -> Self:
+        queues = [lane.url.identity for lane in self.all_lanes()]
+        problems = [
+            f"notify_url: the queue {queue} is named {queues.count(queue)} times; name each once"
+            for queue in sorted({queue for queue in queues if queues.count(queue) > 1})
+        ]
+        if self.retry_base_s > self.retry_cap_s:
+            problems.append(
+                f"retry_cap_s: expected at least retry_base_s ({self.retry_base_s:g}), got {self.retry_cap_s:g}"
+            )
+        if self.max_hold_s < self.handler_timeout_s:
+            problems.append(
+                f"max_hold_s: expected at least handler_timeout_s ({self.handler_timeout_s:g}), got {self.max_hold_s:g}"
+            )
+        if self.max_hold_s < self.lease_step_s:
+            problems.append(
+                f"max_hold_s: expected at least lease_step_s ({self.lease_step_s}), got {self.max_hold_s:g}"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """The retry settings as one policy."""
+        return RetryPolicy(max_failures=self.max_failures, base_s=self.retry_base_s, cap_s=self.retry_cap_s)
+
+    @property
+    def lease(self) -> LeasePolicy:
+        """The lease settings as one policy."""
+        return LeasePolicy(step_s=self.lease_step_s, max_s=self.max_hold_s)
+
+    def store_target(self) -> str:
+        """Where the ledger lives: as set, else a file in the state folder."""
+        if self.store is not None:
+            return self.store
+        state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+        return str((Path(state) if state else user_state_path("mns-consumer")) / "mns-consumer.db")
+
+    def all_lanes(self) -> Sequence[Lane]:
+        """Every queue with the settings that hold for it, those of ``notify_url`` first."""
+        plain = [LaneSettings.model_construct(notify_url=text) for text in self.notify_url]
+        return [Lane(settings=lane, of=self) for lane in (*plain, *self.lanes)]
+
+
+class Lane:
+    """One queue's settings, with the daemon's where it has none of its own.
+
+    Args:
+        settings: The lane's own.
+        of: The daemon's.
+    """
+
+    def __init__(self, *, settings: LaneSettings, of: Settings) -> None:
+        self.url = NotifyUrl.parse(settings.notify_url)
+        self.slots = settings.slots or of.slots
+        own_endpoint = settings.endpoint or of.endpoint
+        self.endpoint = own_endpoint or self.url.endpoint
+        self.mps_endpoint = settings.mps_endpoint or of.mps_endpoint or own_endpoint or self.url.mps_endpoint
+        # Keys come as a set: a lane's own id must never be paired with the daemon's secret.
+        keys: Connection = settings if settings.access_key_id is not None else of
+        self.access_key_id = keys.access_key_id
+        self.access_key_secret = keys.access_key_secret
+        self.security_token = keys.security_token
+
+
+def load(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
+    """Read the settings from all four places.
+
+    Args:
+        flags: What the command line gave, by setting; strongest.
+        config_file: The TOML file; default: the one that ``MNS_CONSUMER_CONFIG`` names, else none.
+
+    Raises:
+        SettingsError: With one line for each unknown key and each bad value.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    path = config_file or (Path(named) if named else None)
+    from_file = {} if path is None else _read_toml(path)
+    problems = _unknown_variables()
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    try:
+        settings = Settings(_secrets_dir=credentials, **{**from_file, **flags})
+    except ValidationError as error:
+        problems += [line for detail in error.errors() for line in _told(detail, flags, from_file, path)]
+        raise SettingsError(*problems) from None
+    except ValueError as error:
+        # pydantic-settings wraps a JSON value of the environment that does not parse.
+        raise SettingsError(*problems, f"{error}; expected JSON") from None
+    if problems:
+        raise SettingsError(*problems)
+    return settings
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"settings file {path} can't be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {path} is not TOML: {error}") from None
+
+
+def _unknown_variables() -> list[str]:
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    return [
+        f"{name} (environment): no such setting{_nearest(name, known)}"
+        for name in sorted(os.environ)
+        if name.upper().startswith(PREFIX) and name.upper() not in known
+    ]
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else "; see the table of settings in the README"
+
+
+def _told(
+    detail: ErrorDetails, flags: Mapping[str, Any], from_file: Mapping[str, Any], path: Path | None
+) -> Sequence[str]:
+    """One line (or more, for checks across settings) for one of pydantic's errors."""
+    location = ".".join(str(part) for part in detail["loc"])
+    top = str(detail["loc"][0]) if detail["loc"] else ""
+    message = detail["msg"].removeprefix("Value error, ")
+    if not top:
+        return message.splitlines()
+    place = "command line" if top in flags else str(path) if top in from_file else f"environment {PREFIX}{top.upper()}"
+    if detail["type"] == "extra_forbidden":
+        return [f"{location} ({place}): no such setting{_nearest(top, set(Settings.model_fields))}"]
+    secret = "key" in location or "token" in location
+    got = "" if secret or isinstance(detail["input"], dict) else f", got {str(detail['input'])[:80]!r}"
+    expected = message[0].lower() + message[1:] if detail["type"] != "value_error" else message
+    return [f"{location} ({place}): {expected.replace('input should be', 'expected')}{got}"]
