@@ -1,0 +1,75 @@
+"""Name what a message is about, so that the ledger knows it when it comes again.
+
+    queue | kind | JobId                an IProduction job that ended: one end a job
+    queue | kind | JobId or RunId | state   other kinds, which report more than once
+    queue | MessageId | id              where the message names nothing, or nothing that is known to be one thing
+
+A key is text, at most ``MAX_KEY_CHARACTERS`` long, the same for the same input in every version: it is
+stored. Two inputs never share one: parts are joined by ``|``, which is escaped inside them; a part that
+is too long is replaced by its SHA-256, marked with a ``%`` that no escape leaves.
+
+Elsewhere: claims and ends by key (``store``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import lru_cache
+from typing import Final
+
+from consumer.message.notification import Kind, Notification, Phase
+
+MAX_PART_CHARACTERS: Final = 240
+"""Enough for the longest queue: 64 of account, 40 of region, 120 of name."""
+MAX_KEY_CHARACTERS: Final = 4 * MAX_PART_CHARACTERS + 3
+
+_MESSAGE = "MessageId"
+_UNSAFE = re.compile(r"[%|\x00-\x20\x7f-\uffff\U00010000-\U0010ffff]")
+_SEVERAL_MEANINGS = frozenset({Kind.IMS_EVENT, Kind.VOD_EVENT, Kind.UNKNOWN})
+"""Events and unknown kinds: two of them may well share a job and a state and say different things."""
+
+
+def ledger_key(queue_identity: str, notification: Notification, message_id: str) -> str:
+    """Name what a notification is about.
+
+    Args:
+        queue_identity: ``ACCOUNT/REGION/NAME``, as ``NotifyUrl.identity`` gives it.
+        notification: What was read.
+        message_id: MNS's id of the message, which stands in where the notification names nothing.
+
+    Returns:
+        The key; see the module for its three forms.
+    """
+    kind, job_id = notification.kind, notification.job_id
+    if job_id is None:
+        return message_key(queue_identity, message_id)
+    if kind is Kind.IPRODUCTION and notification.phase is not Phase.INTERMEDIATE:
+        return _join(queue_identity, kind, job_id)
+    if kind in _SEVERAL_MEANINGS:
+        return message_key(queue_identity, message_id)
+    return _join(queue_identity, kind, job_id, notification.state)
+
+
+def message_key(queue_identity: str, message_id: str) -> str:
+    """Name a message by MNS's own id: for bodies that can't be read, and those that name nothing."""
+    return _join(queue_identity, _MESSAGE, message_id)
+
+
+def _join(queue_identity: str, *parts: str) -> str:
+    return "|".join((_queue_part(queue_identity), *map(_part, parts)))
+
+
+@lru_cache(maxsize=64)
+def _queue_part(queue_identity: str) -> str:
+    return _part(queue_identity)
+
+
+def _part(text: str) -> str:
+    if not _UNSAFE.search(text) and len(text) <= MAX_PART_CHARACTERS:
+        return text
+    escaped = _UNSAFE.sub(lambda match: f"%{ord(match.group()):02X}.", text)
+    if len(escaped) <= MAX_PART_CHARACTERS:
+        return escaped
+    # surrogatepass: any text has a sum, and two texts never the same bytes.
+    return "%sha256." + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,61 @@
+"""Give out receipt handles, and know which message one holds.
+
+A handle is replaced by every receive and every ChangeMessageVisibility. The replaced one is dead, unless the
+sandbox is lenient: then every handle works while its message lives.
+
+Elsewhere: when a handle that was not replaced has run out (``queue``).
+"""
+
+import binascii
+import random
+import re
+from typing import Final
+
+from consumer.sandbox.message import Message
+from consumer.sandbox.refusal import MnsError, message_not_exist
+
+# 16 random bytes in base64: now and then with the + and / that clients must not change in a URL.
+_HANDLE: Final = re.compile(r"\d{1,2}-[A-Za-z0-9+/]{22}==")
+
+
+class Receipts:
+    """The handles of one queue."""
+
+    def __init__(self, chance: random.Random, *, are_lenient: bool) -> None:
+        self.are_lenient = are_lenient
+        self._chance = chance
+        self._by_handle: dict[str, Message] = {}
+
+    def find(self, handle: str) -> Message:
+        """Find the message that a handle was given out for.
+
+        Raises:
+            MnsError: MessageNotExist for a dead handle, ReceiptHandleError for what is none.
+        """
+        message = self._by_handle.get(handle)
+        if message is not None:
+            return message
+        if _HANDLE.fullmatch(handle) is None:
+            raise MnsError("ReceiptHandleError", "The receipt handle you provide is not valid.")
+        raise message_not_exist()
+
+    def renew(self, message: Message) -> None:
+        """Give a message a new handle in place of its old one."""
+        old = message.handle
+        if old is not None:
+            if self.are_lenient:
+                message.old_handles = [*(message.old_handles or ()), old]
+            else:
+                del self._by_handle[old]
+        token = binascii.b2a_base64(self._chance.randbytes(16), newline=False).decode()
+        message.handle = handle = f"{message.priority}-{token}"
+        self._by_handle[handle] = message
+
+    def drop(self, message: Message) -> None:
+        """Kill every handle of a message."""
+        if message.handle is not None:
+            del self._by_handle[message.handle]
+            message.handle = None
+        for handle in message.old_handles or ():
+            del self._by_handle[handle]
+        message.old_handles = None

@@ -1,0 +1,88 @@
+"""Rules of the ledger's keys by name, then that two messages never share one by accident."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import JsonValue
+
+from consumer.message.key import MAX_KEY_CHARACTERS, _join, ledger_key, message_key
+from consumer.message.notification import Notification, decode
+
+QUEUE = "1234567890123456/cn-hangzhou/media-jobs"
+JOB = {"Type": "IProduction", "FunctionName": "Cover", "JobId": "39f8", "State": "Success"}
+
+
+def key_of(document: JsonValue, message_id: str = "M1") -> str:
+    found = decode(json.dumps(document).encode())
+    assert isinstance(found, Notification), found
+    return ledger_key(QUEUE, found, message_id)
+
+
+@pytest.mark.parametrize(
+    ("document", "key"),
+    [
+        pytest.param(JOB, f"{QUEUE}|IProduction|39f8", id="an ended job"),
+        pytest.param({**JOB, "State": "Fail"}, f"{QUEUE}|IProduction|39f8", id="a failed job has one end too"),
+        pytest.param({**JOB, "State": "Running"}, f"{QUEUE}|IProduction|39f8|Running", id="a job that goes on"),
+        pytest.param(
+            {"Type": "Transcode", "JobId": "1", "State": "Fail"},
+            f"{QUEUE}|Transcode|1|Fail",
+            id="other kinds: id and state",
+        ),
+        pytest.param(
+            {"type": "Report", "MediaWorkflowExecution": {"RunId": "r", "State": "Completed"}},
+            f"{QUEUE}|MediaWorkflow|r|Completed",
+            id="a workflow: RunId and state",
+        ),
+        pytest.param({"jobId": "1", "result": "x"}, f"{QUEUE}|TextToSpeech|1|", id="a kind without state"),
+        pytest.param({"Type": "Transcode", "State": "Fail"}, f"{QUEUE}|MessageId|M1", id="no id"),
+        pytest.param(
+            {"EventType": "E", "MessageBody": {"JobId": "1"}}, f"{QUEUE}|MessageId|M1", id="an event: one job has many"
+        ),
+        pytest.param({"Type": "New", "JobId": "1", "State": "Success"}, f"{QUEUE}|MessageId|M1", id="an unknown kind"),
+        pytest.param({**JOB, "JobId": "a|b%\n"}, f"{QUEUE}|IProduction|a%7C.b%25.%0A.", id="marks inside an id"),
+        pytest.param({**JOB, "JobId": "副歌"}, f"{QUEUE}|IProduction|%526F.%6B4C.", id="an id of other letters"),
+    ],
+)
+def test_each_rule(document: JsonValue, key: str) -> None:
+    """A message is known by what it is about, and by its own id where that can't be told."""
+    assert key_of(document) == key
+
+
+def test_two_queues_share_nothing() -> None:
+    """The same job in two queues has two keys."""
+    assert message_key("1/r/a", "M") != message_key("1/r/b", "M")
+
+
+def test_an_unreadable_message_has_its_own_id() -> None:
+    """A body that can't be read is known by MNS's id."""
+    assert message_key(QUEUE, "6CC4D900") == f"{QUEUE}|MessageId|6CC4D900"
+
+
+def test_a_long_id_is_bounded_and_still_its_own() -> None:
+    """An id of 60 KB gives a short key that differs from its neighbour's, and can't be forged by a short id."""
+    long_key = key_of({**JOB, "JobId": "x" * 60_000})
+    assert len(long_key) <= MAX_KEY_CHARACTERS
+    assert long_key != key_of({**JOB, "JobId": "x" * 60_001})
+    assert long_key != key_of({**JOB, "JobId": long_key.rpartition("|")[2]})
+
+
+PARTS = st.lists(
+    st.text() | st.text("a|%.", max_size=8) | st.text("a|", min_size=230, max_size=250), min_size=1, max_size=4
+)
+
+
+@given(PARTS, PARTS)
+@example(["a", "b"], ["a|b"])
+@example(["a%7C.b"], ["a|b"])
+def test_different_parts_make_different_keys(one: list[str], other: list[str]) -> None:
+    """Keys are equal only when every part is; they are short, printable and storable."""
+    key = _join(*one)
+    assert (key == _join(*other)) == (one == other)
+    assert len(key) <= MAX_KEY_CHARACTERS
+    assert key.isascii()
+    assert key.isprintable()

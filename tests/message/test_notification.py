@@ -1,0 +1,205 @@
+"""Rules of ``decode`` by name: keys, states, UserData, results that came along, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import JsonValue
+
+from consumer.message.notification import Kind, Notification, Phase, Undecodable, decode
+
+JOB: dict[str, JsonValue] = {
+    "Code": "Success",
+    "FunctionName": "Cover",
+    "JobId": "39f8e0bc005e4f309379701645f40000",
+    "Message": "success",
+    "State": "Success",
+    "Type": "IProduction",
+}
+
+
+def read(document: JsonValue) -> Notification:
+    """Decode a document that must be readable."""
+    found = decode(json.dumps(document).encode())
+    assert isinstance(found, Notification), found
+    return found
+
+
+def refused(document: JsonValue) -> Undecodable:
+    """Decode a document that must not be readable."""
+    found = decode(json.dumps(document).encode())
+    assert isinstance(found, Undecodable), found
+    return found
+
+
+def test_a_job_s_message_in_full() -> None:
+    """Every field of an IProduction message ends where it belongs."""
+    document = {**JOB, "UserData": '{"order":7}'}
+    assert read(document) == Notification(
+        kind=Kind.IPRODUCTION,
+        route="Cover",
+        function="Cover",
+        job_id="39f8e0bc005e4f309379701645f40000",
+        state="Success",
+        phase=Phase.SUCCEEDED,
+        code="Success",
+        message="success",
+        user_data_text='{"order":7}',
+        user_data={"order": 7},
+        result_text=None,
+        document=document,
+    )
+
+
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str.title], ids=["lower", "upper", "title"])
+def test_keys_in_any_case(spell: object) -> None:
+    """The case of the keys makes no difference to what is read; the document keeps it."""
+    assert callable(spell)
+    document = {spell(key): value for key, value in JOB.items()}
+    found = read(document)
+    assert (found.route, found.job_id, found.phase) == ("Cover", JOB["JobId"], Phase.SUCCEEDED)
+    assert found.document == document
+
+
+def test_two_spellings_that_agree_are_one() -> None:
+    """The document keeps the first of two spellings that say the same."""
+    found = read({"userData": {"a": 1, "b": 2}, **JOB, "UserData": {"b": 2, "a": 1}, "jobid": JOB["JobId"]})
+    assert found.document == {"userData": {"a": 1, "b": 2}, **JOB}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param({"jobId": "another"}, id="two ids"),
+        pytest.param({"state": "Fail"}, id="two states"),
+        pytest.param({"UserData": "1", "userData": 1}, id="text and number"),
+        pytest.param({"UserData": True, "userData": 1}, id="true and one"),
+        pytest.param({"UserData": None, "userData": "x"}, id="null and text"),
+        pytest.param({"RequestId": "a", "requestId": "b"}, id="a field that nobody reads"),
+    ],
+)
+def test_two_spellings_that_differ_are_set_aside(extra: dict[str, JsonValue]) -> None:
+    """Nobody can tell which of two contradicting spellings is meant."""
+    assert refused({**JOB, **extra}).layer == "keys"
+
+
+@pytest.mark.parametrize(
+    ("extra", "route"),
+    [
+        pytest.param(b'"State":"Success"', "Cover", id="agree"),
+        pytest.param(b'"State":"Fail"', None, id="differ"),
+        pytest.param(b'"X":{"a":1,"a":2}', None, id="inside"),
+    ],
+)
+def test_one_spelling_twice(extra: bytes, route: str | None) -> None:
+    """A key that comes twice must say the same twice, at any depth."""
+    found = decode(b'{"Type":"IProduction","FunctionName":"Cover","JobId":"1","State":"Success",' + extra + b"}")
+    assert found.route == route if isinstance(found, Notification) else (route, found.layer) == (None, "json")
+
+
+@pytest.mark.parametrize(
+    ("state", "phase"),
+    [
+        ("Success", Phase.SUCCEEDED),
+        ("Succes", Phase.SUCCEEDED),
+        ("success", Phase.SUCCEEDED),
+        ("Fail", Phase.FAILED),
+        ("Queuing", Phase.INTERMEDIATE),
+        ("Analysing", Phase.INTERMEDIATE),
+        ("Running", Phase.INTERMEDIATE),
+    ],
+)
+@pytest.mark.parametrize("type_", ["IProduction", "Transcode", "smarttag"])
+def test_known_states(type_: str, state: str, phase: Phase) -> None:
+    """Each documented state of a job means one thing; the text stays as it came."""
+    found = read({**JOB, "Type": type_, "State": state})
+    assert (found.phase, found.state) == (phase, state)
+
+
+@pytest.mark.parametrize("state", ["Completed", "Failed", "Done", "", None, 7, "S" * 60_000])
+@pytest.mark.parametrize("type_", ["IProduction", "Transcode", "smarttag"])
+def test_an_unknown_state_is_never_an_end(type_: str, state: JsonValue) -> None:
+    """A job's state that no page documents sets the message aside, with a short reason."""
+    found = refused({**JOB, "Type": type_, "State": state})
+    assert found.layer == "state"
+    assert len(found.reason) < 250
+
+
+@pytest.mark.parametrize("missing", ["FunctionName", "JobId", "State"])
+@pytest.mark.parametrize("how", ["absent", "null", "empty"])
+def test_a_job_s_message_must_name_function_job_and_state(missing: str, how: str) -> None:
+    """What a job can't be handled without is not guessed."""
+    document = {key: value for key, value in JOB.items() if key != missing}
+    if how != "absent":
+        document[missing] = None if how == "null" else ""
+    found = refused(document)
+    assert found.layer == ("state" if missing == "State" else "keys")
+    assert missing in found.reason
+
+
+@pytest.mark.parametrize("wrong", [True, [], {"a": 1}], ids=["boolean", "array", "object"])
+@pytest.mark.parametrize("key", ["FunctionName", "JobId", "State"])
+def test_text_fields_are_text(key: str, wrong: JsonValue) -> None:
+    """A container or a boolean where text belongs is refused, not printed into a key."""
+    assert refused({**JOB, key: wrong}).layer == "keys"
+
+
+def test_a_number_as_id_is_its_digits() -> None:
+    """An id that some encoder turned into a number is still an id."""
+    assert read({**JOB, "JobId": 42}).job_id == "42"
+
+
+@pytest.mark.parametrize(
+    ("extra", "text"),
+    [
+        ({"Result": '{"Code":"Success"}'}, '{"Code":"Success"}'),
+        ({"Result": {"Code": "Success"}}, '{"Code":"Success"}'),
+        ({"Data": '{"result":[]}'}, '{"result":[]}'),
+        ({"data": [1]}, "[1]"),
+        ({"Result": None, "Data": "[2]"}, "[2]"),
+        ({"Result": "", "Data": None}, None),
+        ({}, None),
+    ],
+)
+def test_a_result_that_came_along(extra: dict[str, JsonValue], text: str | None) -> None:
+    """A Result or Data in the message is kept as text, so that nobody needs to ask for it."""
+    assert read({**JOB, **extra}).result_text == text
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "decoded"),
+    [
+        ("test", "test", "test"),
+        ("null", None, None),
+        ("", None, None),
+        (None, None, None),
+        ({"a": [1]}, '{"a":[1]}', {"a": [1]}),
+        ([], "[]", []),
+        (7, "7", "7"),
+        (False, "false", "false"),
+    ],
+)
+def test_user_data_of_any_type(given: JsonValue, text: str | None, decoded: JsonValue) -> None:
+    """UserData that came as JSON instead of text keeps both its text and its value."""
+    found = read({**JOB, "UserData": given})
+    assert (found.user_data_text, found.user_data) == (text, decoded)
+
+
+@pytest.mark.parametrize(("given", "text"), [(7, "7"), ({"a": 1}, '{"a":1}'), ("", ""), (None, None)])
+def test_wording_of_any_type(given: JsonValue, text: str | None) -> None:
+    """Code and Message are only handed on, so whatever came is kept."""
+    found = read({**JOB, "Code": given, "Message": given})
+    assert (found.code, found.message) == (text, text)
+
+
+@pytest.mark.parametrize("scalar", [None, True, 7, "x", [JOB]], ids=["null", "boolean", "number", "string", "array"])
+def test_only_an_object_is_a_message(scalar: JsonValue) -> None:
+    """JSON that is no object is set aside, and the reason says what it is."""
+    assert refused(scalar).reason.startswith("expected a JSON object, came")
+
+
+def test_an_undecodable_prints_as_one_line() -> None:
+    """What is logged names layer, position and reason."""
+    assert str(Undecodable("json", "no", 3)) == "json at 3: no"
+    assert str(Undecodable("keys", "no")) == "keys: no"

@@ -1,0 +1,371 @@
+"""Jobs: submitted and queried by the vendor's MPS client unchanged, their results and their notifications."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from xml.etree.ElementTree import fromstring
+
+import pytest
+from alibabacloud_mts20140618.client import Client
+from alibabacloud_mts20140618.models import QueryIProductionJobRequest, SubmitIProductionJobRequest
+from alibabacloud_tea_openapi.exceptions import ClientException
+from alibabacloud_tea_openapi.models import Config
+from anyio.to_thread import run_sync
+
+from consumer.sandbox import Fault, Sandbox, SandboxSettings
+from consumer.sandbox.jobs import MOST_QUEUED
+from consumer.sandbox.results import FUNCTIONS, Files, result_of
+
+INPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/in/a film.mp4"
+OUTPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/out/{source}-{timestamp}-{sequenceId}-{resultType}.x"
+
+
+def client_of(sandbox: Sandbox) -> Client:
+    endpoint = sandbox.url.removeprefix("http://")
+    return Client(Config(access_key_id="sandbox", access_key_secret="sandbox", protocol="http", endpoint=endpoint))
+
+
+def request_of(sandbox: Sandbox, function: str = "Cover", **changed: Any) -> SubmitIProductionJobRequest:
+    values = {
+        "function_name": function,
+        "job_params": "{}",
+        "input": INPUT,
+        "output": OUTPUT,
+        "notify_url": sandbox.notify_url("done"),
+        **changed,
+    }
+    return SubmitIProductionJobRequest(**values)
+
+
+async def submitted(sandbox: Sandbox, function: str = "Cover", **changed: Any) -> str:
+    """Submit by the vendor's async client; give the JobId."""
+    answer = await client_of(sandbox).submit_iproduction_job_async(request_of(sandbox, function, **changed))
+    return str(answer.body.job_id)
+
+
+async def queried(sandbox: Sandbox, job_id: str) -> dict[str, Any]:
+    answer = await client_of(sandbox).query_iproduction_job_async(QueryIProductionJobRequest(job_id=job_id))
+    return dict(answer.body.to_map())
+
+
+async def ended(sandbox: Sandbox, job_id: str) -> dict[str, Any]:
+    """Query until the job has ended."""
+    while True:
+        job = await queried(sandbox, job_id)
+        if job["State"] in ("Success", "Fail"):
+            return job
+        await asyncio.sleep(0.01)
+
+
+def notifications(sandbox: Sandbox, queue: str = "done") -> list[dict[str, Any]]:
+    return [json.loads(base64.b64decode(message.body, validate=True)) for message in sandbox.messages(queue)]
+
+
+async def test_a_job_from_submit_to_notification(sandbox: Sandbox) -> None:
+    """The async client submits, sees Queuing or Analysing, then Success; the queue it named gets the message."""
+    user_data = '{"key": "wert ü"}'
+    answer = await client_of(sandbox).submit_iproduction_job_async(
+        request_of(sandbox, user_data=user_data, pipeline_id="p", model_id="m", schedule_params="{}")
+    )
+    job_id = answer.body.job_id
+    assert re.fullmatch("[0-9a-f]{32}", job_id)
+    assert json.loads(answer.body.result)["JobId"] == job_id
+    assert (await queried(sandbox, job_id))["State"] in ("Queuing", "Analysing")
+    assert notifications(sandbox) == []
+    job = await ended(sandbox, job_id)
+    assert {name: job[name] for name in ("FunctionName", "Input", "Output", "PipelineId", "UserData", "State")} == {
+        "FunctionName": "Cover",
+        "Input": INPUT,
+        "Output": OUTPUT,
+        "PipelineId": "p",
+        "UserData": user_data,
+        "State": "Success",
+    }
+    (message,) = notifications(sandbox)
+    assert list(message.items()) == [
+        ("Code", "Success"),
+        ("Details", []),
+        ("FunctionName", "Cover"),
+        ("JobId", job_id),
+        ("Message", "success"),
+        ("State", "Success"),
+        ("Type", "IProduction"),
+        ("UserData", user_data),
+    ]
+
+
+async def test_the_sync_client_unchanged(sandbox: Sandbox) -> None:
+    """The synchronous client submits and queries, and an unknown id answers only RequestId and JobId."""
+
+    def drive() -> dict[str, Any]:
+        client = client_of(sandbox)
+        job_id = client.submit_iproduction_job(request_of(sandbox)).body.job_id
+        assert client.query_iproduction_job(QueryIProductionJobRequest(job_id=job_id)).body.job_id == job_id
+        return dict(client.query_iproduction_job(QueryIProductionJobRequest(job_id="other")).body.to_map())
+
+    answer = await run_sync(drive)
+    assert set(answer) == {"RequestId", "JobId"}
+    assert answer["JobId"] == "other"
+
+
+FILES = frozenset(
+    {
+        "VideoClip",
+        "CaptionExtraction",
+        "VideoGreenScreenMatting",
+        "AudioMixing",
+        "AudioBeatDetection",
+        "ImageCartoonize",
+    }
+)
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, "MusicDemix"])
+async def test_results_have_their_documented_shape(sandbox: Sandbox, function: str) -> None:
+    """Each function's result is of its documented family, and its notification as the samples print it."""
+    job_id = await submitted(sandbox, function)
+    result = json.loads((await ended(sandbox, job_id))["Result"])
+    (message,) = notifications(sandbox)
+    assert result["Code"] == "Success"
+    if function == "Cover":
+        stills = json.loads(result["Data"])
+        assert [set(still) for still in stills] == [{"Score", "Time", "Url"}] * 5
+        assert all(isinstance(still["Score"], float) and float(still["Time"]) > 0 for still in stills)
+        assert re.fullmatch(r"out/a film-\d{13}-00001-main\.x", stills[0]["Url"])
+    elif function in FILES:
+        files = json.loads(result["Data"])["result"]
+        assert len(files) == (2 if function == "ImageCartoonize" else 1)
+        for number, entry in enumerate(files, 1):
+            assert re.fullmatch(rf"out/a film-\d{{13}}-0000{number}-main\.x", entry["file"])
+    elif function == "MusicSegmentDetect":
+        segments = json.loads(result["Data"])["result"]
+        assert all(set(segment) == {"start", "end", "title"} for segment in segments)
+        assert all(0 < segment["start"] < segment["end"] for segment in segments)
+    else:
+        assert result == {"Code": "Success", "Details": [], "Message": "success"}
+    has_details = "Data" not in result or function == "Cover"
+    assert message["Message"] == ("success" if has_details else "Successful.")
+    assert ("Details" in message) == has_details
+    assert "UserData" not in message
+
+
+def test_files_without_placeholders_or_names() -> None:
+    """Without {sequenceId} several files are one; without Output and Input there still are names."""
+    fixed = Files("", "oss://b.oss-r.aliyuncs.com/x.jpg", 5)
+    assert json.loads(json.loads(result_of("ImageCartoonize", fixed, "j"))["Data"]) == {"result": [{"file": "x.jpg"}]}
+    made_up = Files("", "", 5)
+    assert made_up.keys(2, "jpg") == ["iproduction/input-5-00001.jpg", "iproduction/input-5-00002.jpg"]
+
+
+def test_one_job_has_one_result() -> None:
+    """The figures of a result come from the job's id: the same again for it, others for another."""
+    files = Files(INPUT, OUTPUT, 5)
+    for function in ("Cover", "MusicSegmentDetect"):
+        assert result_of(function, files, "a") == result_of(function, files, "a") != result_of(function, files, "b")
+
+
+def ordering(**orders: Any) -> str:
+    return json.dumps({"sandbox": orders})
+
+
+async def test_a_job_fails_as_ordered(sandbox: Sandbox) -> None:
+    """JobParams can make a job fail: State, Code and Message in the query's result and the notification."""
+    orders = ordering(fail={"code": "InvalidFile", "message": "no such file"}, job_s=0)
+    job = await ended(sandbox, await submitted(sandbox, job_params=orders))
+    assert (job["State"], json.loads(job["Result"])["Code"]) == ("Fail", "InvalidFile")
+    (message,) = notifications(sandbox)
+    assert [message[name] for name in ("State", "Code", "Message")] == ["Fail", "InvalidFile", "no such file"]
+
+
+@pytest.mark.parametrize(
+    ("ordered", "expected"), [("{not JSON", "{not JSON"), ({"Data": {"a": "副"}}, '{"Data":{"a":"副"}}')]
+)
+async def test_a_result_can_be_ordered_whole(sandbox: Sandbox, ordered: object, expected: str) -> None:
+    """JobParams can order the whole Result, text untouched and anything else as JSON."""
+    job_id = await submitted(sandbox, job_params=ordering(result=ordered))
+    assert (await ended(sandbox, job_id))["Result"] == expected
+
+
+@pytest.mark.parametrize(
+    ("notify", "kind", "count"),
+    [("lost", None, 0), ("twice", None, 2), (None, "notification_lost", 0), (None, "notification_twice", 2)],
+)
+async def test_notifications_lost_and_doubled(sandbox: Sandbox, notify: str | None, kind: Any, count: int) -> None:
+    """A notification can be lost or sent twice, by the job's own order or by a fault."""
+    if kind is not None:
+        sandbox.faults.add(Fault(kind=kind))
+    orders = ordering(notify=notify) if notify else "{}"
+    await ended(sandbox, await submitted(sandbox, job_params=orders))
+    messages = sandbox.messages("done")
+    assert len({message.message_id for message in messages}) == len(messages) == count
+
+
+@pytest.mark.parametrize("is_ordered", [True, False], ids=["ordered", "by a fault"])
+async def test_a_stuck_job_stays_analysing_and_stops_no_other(sandbox: Sandbox, is_ordered: bool) -> None:  # noqa: FBT001 - a case
+    """More stuck jobs than the pipeline has places stay Analysing while another one ends."""
+    if not is_ordered:
+        sandbox.faults.add(Fault(kind="job_stuck", count=12))
+    orders = ordering(stuck=True) if is_ordered else "{}"
+    stuck = [await submitted(sandbox, job_params=orders) for _ in range(12)]
+    while [job.state for job in sandbox.jobs.all()] != ["Analysing"] * 12:  # noqa: ASYNC110 - no event to wait on
+        await asyncio.sleep(0.005)
+    assert (await ended(sandbox, await submitted(sandbox)))["State"] == "Success"
+    assert (await queried(sandbox, stuck[0]))["State"] == "Analysing"
+
+
+async def test_no_notify_url_no_message(sandbox: Sandbox) -> None:
+    """A job without NotifyUrl ends without any message."""
+    await ended(sandbox, await submitted(sandbox, notify_url=None))
+    assert sandbox.account.all() == []
+
+
+async def test_a_pipeline_runs_ten_at_once() -> None:
+    """Of 30 jobs in one pipeline ten are Analysing at a time; another pipeline doesn't wait for them."""
+    async with Sandbox(SandboxSettings(port=0, job_s=0.3, pipeline_concurrency=10)) as sandbox:
+        ids = [await submitted(sandbox, pipeline_id="a") for _ in range(30)]
+        other = await submitted(sandbox, pipeline_id="b")
+        await ended(sandbox, other)
+        states = [sandbox.jobs.get(job_id) for job_id in ids]
+        assert max_running(sandbox) <= 11
+        assert any(job is not None and not job.has_ended for job in states)
+        for job_id in ids:
+            await ended(sandbox, job_id)
+
+
+def max_running(sandbox: Sandbox) -> int:
+    return sum(job.state == "Analysing" for job in sandbox.jobs.all())
+
+
+async def test_a_pipeline_is_full_at_10000(sandbox: Sandbox) -> None:
+    """A pipeline with 10,000 queued jobs takes no more."""
+    await submitted(sandbox, pipeline_id="p", job_params=ordering(job_s=3600))
+    sandbox.jobs._pipelines["p"].queued = MOST_QUEUED
+    with pytest.raises(ClientException) as caught:
+        await submitted(sandbox, pipeline_id="p")
+    assert caught.value.code == "Throttling"
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        pytest.param({"function_name": ""}, "MissingFunctionName", id="no FunctionName"),
+        pytest.param({"job_params": ""}, "MissingJobParams", id="no JobParams"),
+        pytest.param({"job_params": "[]"}, "InvalidParameter", id="JobParams no object"),
+        pytest.param({"job_params": "{a"}, "InvalidParameter", id="JobParams no JSON"),
+        pytest.param({"job_params": "[" * 20_000}, "InvalidParameter", id="JobParams too deep"),
+        pytest.param({"job_params": ordering(fial=1)}, "InvalidParameter", id="an unknown order"),
+        pytest.param({"notify_url": "http://x/queues/q"}, "InvalidParameter", id="NotifyUrl no mns URL"),
+        pytest.param(
+            {"notify_url": "mns://1.mns.cn-x.aliyuncs.com/queues/a_b"}, "InvalidParameter", id="NotifyUrl's queue"
+        ),
+        pytest.param({"input": "film.mp4"}, "InvalidParameter", id="Input no URL"),
+        pytest.param({"output": "oss://b"}, "InvalidParameter", id="Output without a key"),
+        pytest.param({"user_data": "x" * 32_769}, "InvalidParameter", id="UserData too long"),
+    ],
+)
+async def test_bad_parameters(sandbox: Sandbox, changed: dict[str, str], code: str) -> None:
+    """A wrong parameter is refused with its code, and no job starts."""
+    with pytest.raises(ClientException) as caught:
+        await submitted(sandbox, **changed)
+    assert caught.value.code == code
+    assert len(sandbox.jobs) == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mns://9.mns.cn-beijing.aliyuncs.com/queues/other",
+        "mns://9.mns.cn-beijing-internal.aliyuncs.com/queues/other",
+        "mns://9.mns.cn-beijing-internal-vpc.aliyuncs.com/queues/other",
+    ],
+)
+async def test_any_account_and_region_in_a_notify_url(sandbox: Sandbox, url: str) -> None:
+    """A NotifyUrl's account and region are taken as they are; its queue is the local one of that name."""
+    await ended(sandbox, await submitted(sandbox, notify_url=url))
+    assert len(notifications(sandbox, "other")) == 1
+
+
+async def test_more_than_100_a_second_are_throttled(sandbox: Sandbox) -> None:
+    """Of 120 queries in under a second 100 pass; submits have a limit of their own."""
+
+    def drive() -> list[str]:
+        client = client_of(sandbox)
+        codes = []
+        for _ in range(120):
+            try:
+                client.query_iproduction_job(QueryIProductionJobRequest(job_id="x"))
+            except ClientException as error:
+                codes.append(str(error.code))
+        client.submit_iproduction_job(request_of(sandbox))
+        return codes
+
+    # Time stands still for the limit alone: the vendor's client may need longer than a second for 120.
+    sandbox._mps._windows["QueryIProductionJob"]._now = lambda: 1.0
+    codes = await run_sync(drive)
+    assert codes == ["Throttling.User"] * 20
+    sandbox._mps._windows["QueryIProductionJob"]._now = lambda: 2.0
+    assert set(await queried(sandbox, "x")) == {"RequestId", "JobId"}
+
+
+async def test_the_limit_can_be_lifted() -> None:
+    """With mps_calls_per_s 0 nothing is throttled."""
+    async with Sandbox(SandboxSettings(port=0, mps_calls_per_s=0)) as sandbox:
+        window = sandbox._mps._windows["QueryIProductionJob"]
+        assert all(window.is_open() for _ in range(1000))
+
+
+@pytest.fixture
+async def make_sandbox() -> AsyncIterator[Callable[..., Any]]:
+    running: list[Sandbox] = []
+
+    async def make(**values: Any) -> Sandbox:
+        sandbox = Sandbox(SandboxSettings.model_validate({"port": 0, "job_s": 0, **values}))
+        running.append(await sandbox.__aenter__())
+        return sandbox
+
+    yield make
+    for sandbox in running:
+        await sandbox.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("encoding", ["base64", "raw"])
+@pytest.mark.parametrize("envelope", ["none", "json", "xml", "simplified"])
+async def test_encodings_and_envelopes(make_sandbox: Callable[..., Any], encoding: str, envelope: str) -> None:
+    """A notification comes base64 or raw, bare or in a topic's JSON or XML with a right MessageMD5."""
+    sandbox = await make_sandbox(notification_encoding=encoding, envelope=envelope)
+    job_id = await submitted(sandbox, user_data="<ü&>")
+    await ended(sandbox, job_id)
+    body = sandbox.messages("done")[0].body
+    if envelope in ("json", "xml"):
+        if envelope == "json":
+            outer = json.loads(body)
+        else:
+            outer = {child.tag.rpartition("}")[2]: child.text for child in fromstring(body)}  # noqa: S314 - our own
+        body = outer["Message"]
+        assert outer["MessageMD5"] == hashlib.md5(body.encode(), usedforsecurity=False).hexdigest().upper()
+        assert re.fullmatch(r"\d{13}", outer["PublishTime"])
+        assert set(outer) >= {"TopicOwner", "TopicName", "Subscriber", "SubscriptionName", "MessageId"}
+    text = base64.b64decode(body, validate=True).decode() if encoding == "base64" else body
+    message = json.loads(text)
+    assert (message["JobId"], message["UserData"]) == (job_id, "<ü&>")
+
+
+async def test_a_notification_into_a_fifo_queue(make_sandbox: Callable[..., Any]) -> None:
+    """A notification reaches a FIFO queue too, its function as the group."""
+    sandbox = await make_sandbox(fifo_queues=["done"])
+    await ended(sandbox, await submitted(sandbox))
+    assert [message.group_id for message in sandbox.messages("done")] == ["Cover"]
+
+
+async def test_old_jobs_make_room(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest ended jobs are forgotten once there are too many, jobs still running never."""
+    monkeypatch.setattr("consumer.sandbox.jobs._MOST_KEPT", 2)
+    first = await submitted(sandbox, job_params=ordering(job_s=0))
+    await ended(sandbox, first)
+    later = [await submitted(sandbox, job_params=ordering(job_s=3600)) for _ in range(3)]
+    assert sandbox.jobs.get(first) is None
+    assert all(sandbox.jobs.get(job_id) is not None for job_id in later)
