@@ -129,7 +129,7 @@ class Settings(BaseSettings, Connection):
     retry_cap_s: Seconds = Field(3600, description="Upper end of every retry's delay.")
     result_wait_s: Seconds = Field(3600, description="For how long a result may be not ready before it is set aside.")
     mps_rate: float = Field(
-        98, gt=0, le=100, allow_inf_nan=False, description="Calls a second to MPS for one account; MPS allows 100."
+        100, gt=0, le=100, allow_inf_nan=False, description="Calls a second to MPS for one account; MPS allows 100."
     )
     stop_deadline_s: float = Field(25, ge=1, le=3600, allow_inf_nan=False, description="Time to end after SIGTERM.")
 

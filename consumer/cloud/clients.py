@@ -1,0 +1,85 @@
+"""The two clients of one queue, over one pool of connections and one set of keys.
+
+Elsewhere: which queue, endpoint and keys (``config``), who uses them (``app``, the command line).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from consumer.cloud.credentials import CredentialsSource, DefaultChain, Keys, StaticCredentials
+from consumer.cloud.limiter import RateLimiter
+from consumer.cloud.mns import MnsQueue
+from consumer.cloud.mps import Mps
+from consumer.cloud.pool import open_pool
+from consumer.config import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """What reaches the cloud for one queue.
+
+    Args:
+        queue: MNS.
+        mps: MPS.
+        credentials: Whose keys both use.
+    """
+
+    queue: MnsQueue
+    mps: Mps
+    credentials: CredentialsSource
+
+
+def credentials_of(lane: Lane) -> CredentialsSource:
+    """The keys of the settings where they are given, else the default chain's."""
+    if lane.access_key_id is None or lane.access_key_secret is None:
+        return DefaultChain()
+    return StaticCredentials(
+        Keys(_plain(lane.access_key_id), _plain(lane.access_key_secret), _plain(lane.security_token))
+    )
+
+
+@asynccontextmanager
+async def open_clients(
+    lane: Lane,
+    *,
+    ca_file: Path | None = None,
+    limiter: RateLimiter | None = None,
+    observe: Callable[[str, str, float], None] | None = None,
+) -> AsyncIterator[Clients]:
+    """Open the clients of one queue; closing ends their connections.
+
+    Args:
+        lane: Which queue, with its endpoints and keys.
+        ca_file: Certificates to trust in place of the system's.
+        limiter: The account's pace for MPS, shared by all that ask it; default: one of its own.
+        observe: Told of every request: operation, result, seconds.
+
+    Raises:
+        SettingsError: ``ca_file`` can't be read.
+    """
+    async with open_pool(ca_file=ca_file) as pool:
+        credentials = credentials_of(lane)
+        yield Clients(
+            queue=MnsQueue(
+                endpoint=lane.endpoint, queue=lane.url.queue, credentials=credentials, pool=pool, observe=observe
+            ),
+            mps=Mps(
+                endpoint=lane.mps_endpoint,
+                region=lane.url.region,
+                credentials=credentials,
+                pool=pool,
+                limiter=limiter or RateLimiter(),
+                observe=observe,
+            ),
+            credentials=credentials,
+        )
+
+
+def _plain(secret: SecretStr | None) -> str:
+    return "" if secret is None else secret.get_secret_value()

@@ -1,0 +1,113 @@
+"""Run the daemon as a process: logs, the event loop, signals, the service manager, the exit code.
+
+SIGTERM and SIGINT stop it in order, a second one skips the waiting. The process ends even when threads of plain
+functions never return.
+
+Elsewhere: the parts and their order (``app``), the command line (``cli.run``).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from typing import Final
+
+import anyio
+import structlog
+
+from consumer.app import App
+from consumer.config import Settings
+from consumer.errors import ExitCode
+from consumer.ops.logs import configure, protect
+from consumer.ops.systemd import Notifier
+from consumer.plugin.registry import Registry, Sources
+
+log = structlog.stdlib.get_logger(__name__)
+
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def sources_of(settings: Settings) -> Sources:
+    """Where the settings say that handlers are."""
+    return Sources(
+        directory=settings.handlers_dir,
+        modules=settings.handler_modules,
+        use_entry_points=settings.handler_entry_points,
+        shipped=settings.shipped,
+    )
+
+
+def run(settings: Settings, registry: Registry) -> ExitCode:
+    """Run until a signal stops it.
+
+    Args:
+        settings: How it is set up.
+        registry: Its handlers.
+
+    Returns:
+        ``ExitCode.OK`` after an orderly stop.
+
+    Raises:
+        ConsumerError: It could not start; its exit code says of which kind the fault is.
+    """
+    configure(level=settings.log_level, json=None if settings.log_format == "auto" else settings.log_format == "json")
+    for queue in settings.all_lanes():
+        for secret in (queue.access_key_secret, queue.security_token):
+            if secret is not None:
+                protect(secret.get_secret_value())
+    app = App(settings, registry)
+    # uvloop does not install everywhere; the plain loop does the same, only slower.
+    options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+    try:
+        anyio.run(_serve, app, backend_options=options)
+    except BaseExceptionGroup as group:
+        raise _single(group) from group
+    return ExitCode.OK
+
+
+async def _serve(app: App) -> None:
+    notifier = Notifier()
+    started = anyio.Event()
+    async with anyio.create_task_group() as beside:
+        with anyio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+            beside.start_soon(_stop_on_signal, app, notifier, signals)
+            beside.start_soon(_tell_started, started, notifier)
+            if notifier.watchdog_interval_s is not None:
+                beside.start_soon(_watchdog, app, notifier, notifier.watchdog_interval_s)
+            await app.serve(started=started)
+            beside.cancel_scope.cancel("stopped")
+    if app.threads.left_behind:
+        # Threads can't be ended, and the interpreter would wait for them for ever; all that matters is on disk.
+        log.warning("ending with plain functions still running", threads=app.threads.left_behind)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ExitCode.OK)
+
+
+async def _stop_on_signal(app: App, notifier: Notifier, signals: AsyncIterator[signal.Signals]) -> None:
+    async for received in signals:
+        log.info("signal received", signal=received.name)
+        notifier.stopping()
+        app.stop()
+
+
+async def _tell_started(started: anyio.Event, notifier: Notifier) -> None:
+    await started.wait()
+    notifier.ready()
+
+
+async def _watchdog(app: App, notifier: Notifier, interval_s: float) -> None:
+    """Ping while the daemon gets anywhere; a manager that hears nothing restarts it."""
+    while True:
+        if all(check.ok for check in app.vitals.live()):
+            notifier.watchdog()
+        await anyio.sleep(interval_s)
+
+
+def _single(group: BaseExceptionGroup) -> BaseException:
+    """The one error that a task group was left with; where there are several, the first is the cause."""
+    first = group.exceptions[0]
+    return _single(first) if isinstance(first, BaseExceptionGroup) else first

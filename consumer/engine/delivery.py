@@ -1,0 +1,94 @@
+"""One message in our hands, with its own way back: the newest receipt, and whether the lease still holds.
+
+Every renewal and every redelivery replaces the receipt and kills the old one, so the receipt lives in one place, and
+one lock guards all that uses it up: renew, hide, delete.
+
+Elsewhere: who keeps the lease (``engine.lease``), who ends it (``engine.settle``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+import anyio
+
+from consumer.cloud.messages import DeleteFailure, Message, Receipt
+
+
+class Orders(Protocol):
+    """What can be ordered about a message that is held: the part of a queue's client that ends need."""
+
+    async def hide(self, handle: str, seconds: int) -> Receipt:
+        """Make it visible again ``seconds`` from now; the old handle dies."""
+
+    async def delete(self, handles: Sequence[str]) -> Sequence[DeleteFailure]:
+        """Delete up to 16; what was not deleted is returned."""
+
+
+class Stage(IntEnum):
+    """How far a delivery has come; only ever grows."""
+
+    HELD = 0
+    """Received; no handler has been called yet. A stop gives it back at once."""
+    RUNNING = 1
+    """Its handler runs. A stop waits for it."""
+    SETTLING = 2
+    """Its end is being written down. Nothing cuts this short but the stop deadline."""
+    CLOSED = 3
+    """Nothing more will be done with its lease."""
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A received message on its way through its life.
+
+    Args:
+        message: As received.
+        receipt: The newest receipt.
+        age_offset_s: The server's clock minus ours, in seconds.
+        key: Its ledger key, once claimed.
+        stage: How far it has come.
+        lost: Whether its lease is known to be lost.
+        scope: Cancels its run; set while it can be cut short.
+        settling: Cancels the writing down of its end; only the stop deadline does that.
+    """
+
+    message: Message
+    receipt: Receipt
+    age_offset_s: float = 0.0
+    received_at: float = field(default_factory=time.monotonic)
+    key: str | None = None
+    stage: Stage = Stage.HELD
+    lost: bool = False
+    renew_at: float = 0.0
+    doubtful: bool = False
+    grace_until: float = 0.0
+    lock: anyio.Lock = field(default_factory=lambda: anyio.Lock(fast_acquire=True))
+    scope: anyio.CancelScope | None = None
+    settling: anyio.CancelScope | None = None
+
+    def __post_init__(self) -> None:
+        """Plan the first renewal."""
+        self.hold(self.receipt)
+
+    def hold(self, receipt: Receipt) -> None:
+        """Take a newer receipt: of a renewal, or of the same message coming back while it is here."""
+        self.receipt = receipt
+        self.doubtful = False
+        self.grace_until = 0.0
+        now = time.monotonic()
+        self.renew_at = now + max(0.0, receipt.expires_at - now) / 2
+
+    def lose(self) -> None:
+        """The lease is known to be lost: cut the run short."""
+        self.lost = True
+        if self.scope is not None and self.stage < Stage.SETTLING:
+            self.scope.cancel("its lease is lost")
+
+    def age_s(self) -> float:
+        """Seconds since MNS took the message, by MNS's clock."""
+        return max(0.0, time.time() + self.age_offset_s - self.message.enqueued_at)

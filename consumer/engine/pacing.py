@@ -1,0 +1,78 @@
+"""Pace what fails: how long to pause after a fault, and two log lines for a whole outage.
+
+An outage is one line at its start and one, with its length, at its end. In between nothing is logged and
+nothing spins: a fault that passes by itself is tried again with growing, jittered pauses of at most a few seconds
+(so that work resumes within five of its going); one that waits for a person is tried every 5 s for 2 minutes, then
+every 60 s.
+
+Elsewhere: which fault an error is (``errors.Fault``), who asks (``engine.poll``, ``engine.process``).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Final
+
+import structlog
+
+from consumer.errors import CloudError, ConsumerError
+
+log = structlog.stdlib.get_logger(__name__)
+
+_BASE_S: Final = 0.5
+_CAP_S: Final = 4.0
+_SLOW_S: Final = 5.0
+_SLOWER_S: Final = 60.0
+_SLOW_FOR_S: Final = 120.0
+
+
+class Outage:
+    """One thing that can fail, from its first fault to its next success.
+
+    Args:
+        begins: The log's event at its start, such as ``polling failed; trying on until it works``.
+        ends: The log's event at its end, such as ``polling works again``.
+        queue: The queue's name, for the log; ``None`` for what concerns all.
+    """
+
+    def __init__(self, begins: str, ends: str, queue: str | None = None) -> None:
+        self._begins = begins
+        self._ends = ends
+        self._queue = {} if queue is None else {"queue": queue}
+        self._began_at = 0.0
+        self._faults = 0
+        self._told = ""
+
+    @property
+    def on(self) -> bool:
+        """Whether it lasts."""
+        return self._faults > 0
+
+    def failed(self, error: ConsumerError) -> float:
+        """Note a fault; logs when it is the first, or of another kind than the last.
+
+        Returns:
+            Seconds to pause before the next try.
+        """
+        now = time.monotonic()
+        if not self._faults:
+            self._began_at = now
+        self._faults += 1
+        kind = error.fault if isinstance(error, CloudError) else type(error).__name__
+        # A change of its kind (refused, then wrong keys) is news; the same fault again is not.
+        if kind != self._told:
+            self._told = kind
+            log.warning(self._begins, **self._queue, error=str(error))
+        if isinstance(error, CloudError) and not error.retryable:
+            return _SLOW_S if now - self._began_at < _SLOW_FOR_S else _SLOWER_S
+        ceiling_s = min(_CAP_S, _BASE_S * 2.0 ** min(self._faults - 1, 10))
+        return ceiling_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads a crowd, guards nothing
+
+    def over(self) -> None:
+        """Note a success; logs the outage's length when there was one."""
+        if self._faults:
+            seconds = round(time.monotonic() - self._began_at, 1)
+            log.info(self._ends, **self._queue, outage_seconds=seconds, faults=self._faults)
+            self._faults = 0
+            self._told = ""

@@ -1,0 +1,197 @@
+"""Ask one queue for messages: a free slot first, then a long poll, more polls while messages flow.
+
+One poll is always there and waits long when the queue is empty. When an answer fills all the slots that it asked for,
+others join, up to a limit; each leaves at its first answer that is not full. So an idle queue costs one
+request every 30 s, and a full one is emptied as fast as slots get free.
+
+An "empty" that comes much sooner than asked means that the service sheds polls: then fewer join and the one that
+stays pauses. A fault is paced and told by ``engine.pacing``; nothing here ever spins.
+
+Elsewhere: what happens to a message (``engine.process``), the call itself (``cloud.mns``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+import anyio.abc
+import structlog
+
+from consumer.cloud.messages import Batch
+from consumer.engine.delivery import Delivery
+from consumer.engine.lane import Lane
+from consumer.engine.pacing import Outage
+from consumer.errors import CloudError
+from consumer.ops.words import PollResult
+from consumer.policy import MAX_BATCH
+from consumer.progress import Wait
+
+log = structlog.stdlib.get_logger(__name__)
+
+_LINGER_S: Final = 0.025
+_LAST_CHANCE_S: Final = 0.5
+_EARLY: Final = 0.5
+_SHED_PAUSE_S: Final = 1.0
+_SHED_CAP_S: Final = 30.0
+_LOOK_S: Final = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class _Receive:
+    """One receive under way.
+
+    Args:
+        scope: Cancels it.
+        begun: Whether its answer has begun: from then on messages may be ours.
+    """
+
+    scope: anyio.CancelScope
+    begun: bool = False
+
+    def begin(self) -> None:
+        self.begun = True
+
+
+class Poller:
+    """The polls of one queue.
+
+    Args:
+        lane: The queue's parts.
+        start: Begins the life of a received message in a task of its own, which gives its slot back.
+    """
+
+    def __init__(self, lane: Lane, start: Callable[[Lane, Delivery], None]) -> None:
+        self._lane = lane
+        self._start = start
+        self._outage = Outage("polling failed; trying on until it works", "polling works again", lane.url.queue)
+        self._receives: set[_Receive] = set()
+        self._joined = 0
+        self._most_joined = lane.settings.max_polls - 1
+        self._sheds = 0
+        self._stopped = anyio.Event()
+        self._idle = anyio.CancelScope()
+
+    async def run(self) -> None:
+        """Poll until stopped."""
+        wait_s = 0  # The first poll proves at once whether the queue can be reached.
+        async with anyio.create_task_group() as joiners:
+            while not self._stopped.is_set():
+                asked = await self._slots()
+                if not asked:
+                    break
+                batch = await self._receive(asked, wait_s, lead=True)
+                if batch is None:
+                    continue
+                if len(batch.messages) == asked and self._joined < self._most_joined:
+                    self._joined += 1
+                    joiners.start_soon(self._join)
+                if self._was_shed(batch, wait_s):
+                    await self._pause_for_shed()
+                wait_s = self._lane.settings.wait_s
+
+    async def stop(self) -> None:
+        """Ask no more; a receive under way gets half a second, one whose answer has begun is read to its end."""
+        self._stopped.set()
+        self._idle.cancel("stopping")
+        if self._receives:
+            await anyio.sleep(_LAST_CHANCE_S)
+        for receive in self._receives:
+            if not receive.begun:
+                receive.scope.cancel("stopping")
+
+    async def _slots(self) -> int:
+        """Wait until the store works and a slot is free; 0 when stopped meanwhile."""
+        lane = self._lane
+        with anyio.CancelScope() as self._idle:
+            if self._stopped.is_set():
+                return 0
+            while not lane.gate.is_open:
+                lane.progress.wait(Wait.STORE, 2 * _LOOK_S)
+                with anyio.move_on_after(_LOOK_S):
+                    await lane.gate.passed()
+            while not lane.slots.free:
+                lane.progress.wait(Wait.SLOTS_FULL, 2 * _LOOK_S)
+                with anyio.move_on_after(_LOOK_S):
+                    await lane.slots.any_free()
+            lane.progress.resume()
+            return await lane.slots.take(MAX_BATCH, _LINGER_S)
+        return 0
+
+    async def _join(self) -> None:
+        """One more poll while messages flow: it leaves at its first answer that is not full."""
+        slots = self._lane.slots
+        try:
+            while not self._stopped.is_set() and self._lane.gate.is_open:
+                # A joining poll that asked for less would only make the batches smaller.
+                if slots.free < min(MAX_BATCH, slots.total):
+                    return
+                asked = slots.take_now(MAX_BATCH)
+                batch = await self._receive(asked, 0, lead=False)
+                if batch is None or len(batch.messages) < asked:
+                    return
+        finally:
+            self._joined -= 1
+
+    async def _receive(self, asked: int, wait_s: int, *, lead: bool) -> Batch | None:
+        """One receive; ``None`` when it failed (after its pause) or was cut short by a stop."""
+        lane = self._lane
+        receive = _Receive(anyio.CancelScope())
+        self._receives.add(receive)
+        used = 0
+        try:
+            with receive.scope:
+                batch = await lane.queue.receive(asked, wait_s, on_answer=receive.begin)
+                used = len(batch.messages)
+        except CloudError as error:
+            lane.metrics.polls[error.fault].inc()
+            lane.progress.polled(fault=str(error))
+            pause_s = self._outage.failed(error)
+            if lead:
+                # Its slots stay taken during the pause only as long as nobody else could use them: nobody can.
+                await self._pause(pause_s)
+            return None
+        finally:
+            self._receives.discard(receive)
+            lane.slots.give_back(asked - used)
+        if receive.scope.cancelled_caught:
+            return None
+        self._note(batch, wait_s)
+        for message in batch.messages:
+            self._start(lane, Delivery(message, message.receipt, batch.server_offset_s))
+        return batch
+
+    def _note(self, batch: Batch, wait_s: int) -> None:
+        lane = self._lane
+        self._outage.over()
+        lane.progress.polled()
+        lane.metrics.last_poll.set_to_current_time()
+        for problem in batch.problems:
+            log.warning("odd message in an answer", queue=lane.url.queue, problem=problem)
+        if batch.messages:
+            self._sheds = 0
+            self._most_joined = lane.settings.max_polls - 1
+            lane.metrics.received.inc(len(batch.messages))
+            lane.metrics.polls[PollResult.MESSAGES].inc()
+        else:
+            word = PollResult.SHED if self._was_shed(batch, wait_s) else PollResult.EMPTY
+            lane.metrics.polls[word].inc()
+
+    def _was_shed(self, batch: Batch, wait_s: int) -> bool:
+        return not batch.messages and wait_s > 0 and batch.elapsed_s < wait_s * _EARLY
+
+    async def _pause_for_shed(self) -> None:
+        """The service has too many polls of ours: fewer from now on, and this one pauses."""
+        self._most_joined = 0
+        pause_s = min(_SHED_CAP_S, _SHED_PAUSE_S * 2.0 ** min(self._sheds, 10))
+        if not self._sheds:
+            log.info("polls are answered empty at once; polling less", queue=self._lane.url.queue)
+        self._sheds += 1
+        await self._pause(pause_s)
+
+    async def _pause(self, seconds: float) -> None:
+        self._lane.progress.wait(Wait.OUTAGE, seconds + 1)
+        with anyio.move_on_after(seconds):
+            await self._stopped.wait()

@@ -1,0 +1,177 @@
+"""The life of one message, from its receipt to its end.
+
+    3 decode, 4 route    read()          what it says and who takes it
+    5 claim              _run()          first time? ended before? running elsewhere?
+    6 result             fetch()         what the handler wants besides the message
+    7 handle             invoke()        within time limit and lease
+    8 decide             decide()        how it ended -> what becomes of it
+    9 settle             settle()        written down first, then deleted or hidden
+    10 observe           report()        one log line, the counters
+
+Elsewhere: slots and receiving, hops 1 and 2 (``engine.poll``); each hop in the module of its own name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from typing import Any
+
+import anyio
+
+from consumer.engine.delivery import Delivery, Stage
+from consumer.engine.fetch import Fetched, fetch
+from consumer.engine.invoke import CallLimits, invoke
+from consumer.engine.lane import Lane
+from consumer.engine.outcome import (
+    Cut,
+    End,
+    HeldElsewhere,
+    Lost,
+    Outcome,
+    Run,
+    Skipped,
+    Unfit,
+    Unreachable,
+    crashing,
+    decide,
+)
+from consumer.engine.report import report
+from consumer.engine.work import Work, read
+from consumer.errors import StoreError
+from consumer.ops.words import Outcome as Word
+from consumer.plugin.handler import Handler
+from consumer.plugin.job import NOT_WANTED, Job
+from consumer.policy import Reason, RetryPolicy
+from consumer.store.ledger import Claimed, Elsewhere, Ended
+
+
+async def process(lane: Lane, delivery: Delivery) -> Word | None:
+    """Take one message through its whole life.
+
+    Returns:
+        The word for how it ended; ``None`` when it was handed over to the delivery that stands for it already.
+    """
+    work = read(delivery, lane.url.identity, lane.registry, lane.settings.unrouted)
+    if await lane.hand_over(work.key, delivery):
+        return None
+    lane.leases.keep(delivery)
+    lane.held.setdefault(work.key, delivery)
+    try:
+        with anyio.CancelScope() as delivery.scope:
+            work.end = await _run(lane, work)
+        # A run that was cut short left no end behind.
+        end = work.end = work.end or (Cut.LEASE_LOST if delivery.lost else Cut.STOPPING)
+        outcome = decide(end, _facts(lane, work), _policy(lane, work.handler))
+        # Nothing may cut short what is being written down, but the stop deadline.
+        settled: Outcome = Lost()
+        with anyio.CancelScope(shield=True) as delivery.settling:
+            settled = await lane.settler.settle(delivery, outcome, work.record(lane.url.identity))
+        return report(lane, work, settled)
+    finally:
+        lane.leases.drop(delivery)
+        if lane.held.get(work.key) is delivery:
+            del lane.held[work.key]
+
+
+async def _run(lane: Lane, work: Work) -> End:
+    """Hops 5 to 7: the end that this run comes to, unless it is cut short."""
+    if isinstance(work.verdict, Skipped):
+        return work.verdict
+    if lane.stopping:
+        return Cut.STOPPING
+    if lane.held[work.key] is not work.delivery:
+        # Another message of the same job, as when MPS sent its notification twice.
+        return HeldElsewhere(lane.settings.lease_step_s / 4)
+    try:
+        claim = await lane.ledger.claim(work.key, lane.leases.claim_s(work.delivery))
+    except StoreError as error:
+        lane.gate.shut(error)
+        return Unreachable(error)
+    match claim:
+        case Ended():
+            return Skipped.DUPLICATE
+        case Elsewhere():
+            return HeldElsewhere(claim.remaining_s)
+        case Claimed():
+            work.claim = claim
+            work.delivery.key = work.key
+    if isinstance(work.verdict, Unfit):
+        return work.verdict
+    if dead := crashing(_facts(lane, work)):
+        return Unfit(dead.reason, dead.error)
+    fetched = await fetch(
+        work.notification, work.verdict, lane.mps, lane.settings.result_wait_s, lambda word: lane.queries[word].inc()
+    )
+    if not isinstance(fetched, Fetched):
+        return fetched
+    work.fetched = fetched
+    return await _handle(lane, work, work.verdict, fetched)
+
+
+async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> End:
+    """Hop 7: wait for the handler's turn, then call it."""
+    async with lane.turns.get(handler.name) or contextlib.nullcontext():
+        if lane.stopping:
+            return Cut.STOPPING
+        if work.delivery.message.dequeue_count > 1:
+            # This may be the message that kills the process: written down first, so that it can be told by it.
+            try:
+                await lane.ledger.start(work.key)
+            except StoreError as error:
+                lane.gate.shut(error)
+                return Unreachable(error)
+        work.delivery.stage = Stage.RUNNING
+        work.started_at = time.monotonic()
+        end = await invoke(handler, _job(lane, work, fetched), _limits(lane, handler), lane.threads)
+        work.seconds = time.monotonic() - work.started_at
+        # From here on a lost lease cancels nothing more: the handler has ended, its end counts.
+        work.delivery.stage = Stage.SETTLING
+        if isinstance(end, Unfit) and end.reason is Reason.STUCK:
+            lane.note_stuck()
+        return end
+
+
+def _job(lane: Lane, work: Work, fetched: Fetched) -> Job[Any, Any]:
+    seen = work.notification
+    return Job(
+        function=seen.route,
+        job_id=seen.job_id or "",
+        state=fetched.state,
+        failed=fetched.failed,
+        code=fetched.code,
+        message=fetched.message,
+        user_data=fetched.user_data,
+        input=fetched.input,
+        output=fetched.output,
+        attempt=work.attempt,
+        queue=lane.url.queue,
+        message_id=work.delivery.message.message_id,
+        document=seen.document,
+        result_or_none=fetched.result if fetched.wanted else NOT_WANTED,
+    )
+
+
+def _limits(lane: Lane, handler: Handler) -> CallLimits:
+    own = handler.limits
+    timeout_s = own.timeout_s or lane.settings.handler_timeout_s
+    return CallLimits(timeout_s=timeout_s, max_hold_s=max(timeout_s, own.max_hold_s or lane.settings.max_hold_s))
+
+
+def _policy(lane: Lane, handler: Handler | None) -> RetryPolicy:
+    policy = lane.settings.retry
+    if handler is None or handler.limits.max_failures is None:
+        return policy
+    return RetryPolicy(handler.limits.max_failures, policy.base_s, policy.cap_s)
+
+
+def _facts(lane: Lane, work: Work) -> Run:
+    return Run(
+        failures=work.claim.failures,
+        starts=work.claim.starts,
+        dequeue_count=work.delivery.message.dequeue_count,
+        age_s=work.delivery.age_s(),
+        retention_s=lane.retention_s,
+        dice=random.random(),  # noqa: S311 - spreads a crowd, guards nothing
+    )

@@ -1,0 +1,95 @@
+"""Tell of one ended delivery: one log line, and the counters.
+
+Elsewhere: the words (``ops.words``), the metrics themselves (``ops.metrics``).
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from consumer.engine.lane import Lane
+from consumer.engine.outcome import (
+    Cut,
+    Dead,
+    Done,
+    Forget,
+    HeldElsewhere,
+    Hide,
+    Lost,
+    NotReady,
+    Outcome,
+    Raised,
+    TimedOut,
+)
+from consumer.engine.work import Work
+from consumer.ops.words import Outcome as Word
+from consumer.ops.words import RetryCause
+from consumer.plugin.job import Retry
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def report(lane: Lane, work: Work, outcome: Outcome) -> Word:
+    """Log and count how one delivery ended; returns the word for it."""
+    counters = lane.metrics.function(work.notification.route)
+    word = _word(work, outcome)
+    counters.jobs[word].inc()
+    if work.started_at:
+        counters.seconds.observe(work.seconds)
+    fields = {
+        "queue": lane.url.queue,
+        "job_id": work.notification.job_id,
+        "message_id": work.delivery.message.message_id,
+        "function": work.notification.route or None,
+        "attempt": work.attempt,
+        "outcome": str(word),
+        "seconds": round(work.seconds, 4),
+    }
+    match outcome:
+        case Done():
+            lane.metrics.last_success.set_to_current_time()
+            lane.metrics.settled_seconds.observe(work.delivery.age_s())
+            log.info("job done", **fields)
+        case Forget():
+            lane.metrics.settled_seconds.observe(work.delivery.age_s())
+            log.info("message deleted without a run", **fields)
+        case Dead():
+            lane.metrics.settled_seconds.observe(work.delivery.age_s())
+            counters.dead_letters[outcome.reason].inc()
+            log.error("message set aside", **fields, reason=str(outcome.reason), error=outcome.error)
+        case Hide() if word is Word.RETRY:
+            counters.retries[_cause(work)].inc()
+            log.warning("job comes back later", **fields, delay_seconds=outcome.delay_s, error=outcome.why)
+        case Hide():
+            log.info("message given back", **fields, delay_seconds=outcome.delay_s, why=outcome.why)
+        case Lost():
+            log.warning("lease or claim lost; the job will be handled when its message comes back", **fields)
+    return word
+
+
+def _word(work: Work, outcome: Outcome) -> Word:
+    match outcome:
+        case Done():
+            return Word.DONE
+        case Forget():
+            return Word(outcome.why.value)
+        case Dead():
+            return Word.DEAD
+        case Lost():
+            return Word.LEASE_LOST
+        case Hide():
+            return Word.RELEASED if isinstance(work.end, Cut | HeldElsewhere) else Word.RETRY
+
+
+def _cause(work: Work) -> RetryCause:
+    match work.end:
+        case Raised(error=Retry()):
+            return RetryCause.ASKED
+        case Raised():
+            return RetryCause.FAILED
+        case TimedOut():
+            return RetryCause.TIMED_OUT
+        case NotReady():
+            return RetryCause.NOT_READY
+        case _:
+            return RetryCause.UNAVAILABLE

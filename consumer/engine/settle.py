@@ -1,0 +1,129 @@
+"""Carry an outcome out: first what must be written down, then what happens to the message.
+
+    Done    ledger: done      then delete
+    Forget                    delete
+    Hide    ledger: fail or release, then hide
+    Dead    ledger: dead letter and key's end in one transaction, then delete
+    Lost    ledger: release   nothing else; the message is no longer ours
+
+A write that fails is tried until it succeeds, its message's lease kept meanwhile; nothing is deleted before.
+
+Elsewhere: which outcome it is (``engine.outcome``), the deletes themselves (``engine.deletes``).
+"""
+
+from __future__ import annotations
+
+import traceback
+
+import anyio
+import structlog
+
+from consumer.engine.deletes import Deletes
+from consumer.engine.delivery import Delivery, Orders, Stage
+from consumer.engine.outcome import Dead, Done, Forget, Hide, Lost, Outcome
+from consumer.engine.store_gate import StoreGate
+from consumer.errors import CloudError
+from consumer.store.ledger import DeadLetter, JobRecord, Ledger
+
+log = structlog.stdlib.get_logger(__name__)
+
+_HIDE_TRIES = 3
+
+
+class Settler:
+    """Ends the messages of one queue.
+
+    Args:
+        queue: The queue's client.
+        ledger: Where ends are written down.
+        gate: Tries writes until they succeed.
+        deletes: Where ended messages go.
+    """
+
+    def __init__(self, *, queue: Orders, ledger: Ledger, gate: StoreGate, deletes: Deletes) -> None:
+        self._queue = queue
+        self._ledger = ledger
+        self._gate = gate
+        self._deletes = deletes
+
+    async def settle(self, delivery: Delivery, outcome: Outcome, record: JobRecord) -> Outcome:
+        """Carry one outcome out.
+
+        Args:
+            delivery: The message; its claim, where it has one, is ours as far as we know.
+            outcome: What is to become of it.
+            record: What the ledger keeps of its job.
+
+        Returns:
+            The outcome as it came to be: ``Lost`` when the claim had been taken over meanwhile.
+        """
+        delivery.stage = Stage.SETTLING
+        match outcome:
+            case Done():
+                if not await self._gate.persist(lambda: self._ledger.done(record)):
+                    return self._taken_over(delivery)
+                self._delete(delivery)
+            case Dead():
+                letter = _letter(delivery, outcome, record)
+                if not await self._gate.persist(lambda: self._ledger.bury(letter)):
+                    return self._taken_over(delivery)
+                self._delete(delivery)
+            case Forget():
+                self._delete(delivery)
+            case Hide():
+                await self._let_go(delivery, outcome.failure)
+                await self._hide(delivery, outcome.delay_s)
+            case Lost():
+                await self._let_go(delivery, None)
+                delivery.stage = Stage.CLOSED
+        return outcome
+
+    def _delete(self, delivery: Delivery) -> None:
+        delivery.stage = Stage.CLOSED
+        self._deletes.add(delivery)
+
+    def _taken_over(self, delivery: Delivery) -> Lost:
+        delivery.stage = Stage.CLOSED
+        log.warning(
+            "claim lost to another daemon before the end could be written; the message is left to it",
+            message_id=delivery.message.message_id,
+        )
+        return Lost()
+
+    async def _let_go(self, delivery: Delivery, failure: str | None) -> None:
+        key = delivery.key
+        if key is None:
+            return
+        if failure is None:
+            await self._gate.persist(lambda: self._ledger.release(key))
+        else:
+            await self._gate.persist(lambda: self._ledger.fail(key, failure))
+
+    async def _hide(self, delivery: Delivery, delay_s: int) -> None:
+        async with delivery.lock:
+            delivery.stage = Stage.CLOSED
+            for tries in range(_HIDE_TRIES):
+                try:
+                    delivery.hold(await self._queue.hide(delivery.receipt.handle, delay_s))
+                except CloudError as error:
+                    if not error.retryable:
+                        break
+                    await anyio.sleep(0.2 * (tries + 1))
+                else:
+                    return
+        # It comes back by itself when its lease ends: sooner or later than wished, but not lost.
+        log.debug("message not hidden; it comes back when its lease ends", message_id=delivery.message.message_id)
+
+
+def _letter(delivery: Delivery, dead: Dead, record: JobRecord) -> DeadLetter:
+    message = delivery.message
+    trace = "".join(traceback.format_exception(dead.cause)) if dead.cause is not None else None
+    return DeadLetter(
+        job=record,
+        reason=dead.reason,
+        error=dead.error,
+        body=message.body,
+        traceback=trace,
+        dequeue_count=message.dequeue_count,
+        first_dequeued_at=message.first_dequeued_at,
+    )

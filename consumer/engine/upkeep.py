@@ -1,0 +1,65 @@
+"""What runs beside the messages: learning a queue's retention, forgetting what ended long ago.
+
+Elsewhere: what the retention decides (``engine.outcome``), how the store forgets (``store``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+import structlog
+
+from consumer.config import Settings
+from consumer.engine.lane import Lane
+from consumer.engine.store_gate import StoreGate
+from consumer.errors import CloudError, Fault, StoreError
+from consumer.store.ledger import Ledger
+
+log = structlog.stdlib.get_logger(__name__)
+
+_ATTRIBUTES_EVERY_S: Final = 600.0
+_ATTRIBUTES_AGAIN_S: Final = 30.0
+_PRUNE_EVERY_S: Final = 60.0
+_PRUNE_STEP: Final = 500
+_PRUNE_PAUSE_S: Final = 0.05
+
+
+async def watch_attributes(lane: Lane) -> None:
+    """Read a queue's retention now and again; without the right to, MNS's default stands."""
+    told = False
+    while True:
+        pause_s = _ATTRIBUTES_EVERY_S
+        try:
+            lane.retention_s = (await lane.queue.attributes()).retention_s
+            told = False
+        except CloudError as error:
+            pause_s = _ATTRIBUTES_AGAIN_S
+            # A fault that polling meets too is told there.
+            if not told and error.fault is Fault.CREDENTIALS and lane.progress.ready():
+                told = True
+                log.warning(
+                    "queue attributes can't be read; taking its retention for MNS's default",
+                    queue=lane.url.queue,
+                    retention_seconds=lane.retention_s,
+                    error=str(error),
+                )
+        await anyio.sleep(pause_s)
+
+
+async def prune(ledger: Ledger, gate: StoreGate, settings: Settings, lanes: Sequence[Lane]) -> None:
+    """Forget what ended long ago, in small steps; never sooner than twice the longest retention of the queues."""
+    while True:
+        await anyio.sleep(_PRUNE_EVERY_S)
+        keep_s = max([settings.job_retention_s, *(2 * lane.retention_s for lane in lanes)])
+        letters_s = max(keep_s, settings.dead_letter_retention_s)
+        removed = _PRUNE_STEP
+        while removed >= _PRUNE_STEP:
+            await gate.passed()
+            try:
+                removed = await ledger.prune(older_than_s=keep_s, limit=_PRUNE_STEP, letters_older_than_s=letters_s)
+            except StoreError as error:
+                gate.shut(error)
+            # Messages must not wait behind a long clean-up.
+            await anyio.sleep(_PRUNE_PAUSE_S)

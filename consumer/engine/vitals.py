@@ -1,0 +1,72 @@
+"""Answer whether the daemon lives, works and has started, from the marks that its work leaves.
+
+Elsewhere: the marks (``progress``), who asks (``ops.admin``, and the service manager by way of ``app``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from consumer.engine.invoke import Threads
+from consumer.engine.lane import Lane
+from consumer.engine.store_gate import StoreGate
+from consumer.ops.health import Check
+
+
+class Vitals:
+    """The checks of one daemon.
+
+    Args:
+        lanes: Its queues; filled while it starts.
+        gate: Its store's gate.
+        threads: Its worker threads.
+        handlers: How many handlers are registered.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], gate: StoreGate, threads: Threads, handlers: int) -> None:
+        self._lanes = lanes
+        self._gate = gate
+        self._threads = threads
+        self._handlers = handlers
+        self.serving = False
+        self.stopping = False
+
+    def live(self) -> Sequence[Check]:
+        """Whether it gets anywhere, by queue; never depends on MNS being up."""
+        now = time.monotonic()
+        polls = [
+            Check(f"polling {lane.url.queue}", self.stopping or lane.progress.alive(now), _doing(lane))
+            for lane in self._lanes
+        ]
+        return [*polls, self._stuck()]
+
+    def ready(self) -> Sequence[Check]:
+        """Whether messages are being handled."""
+        polls = [Check(f"polling {lane.url.queue}", lane.progress.ready(), _doing(lane)) for lane in self._lanes]
+        store = "takes writes" if self._gate.is_open else "down; polling pauses until it works"
+        return [
+            *polls,
+            Check("store", self._gate.is_open, store),
+            Check("handlers", self._handlers > 0, f"{self._handlers} registered"),
+            self._stuck(),
+            Check("stopping", not self.stopping, "stopping" if self.stopping else "not stopping"),
+        ]
+
+    def started(self) -> Sequence[Check]:
+        """Whether the start is over."""
+        return [Check("serving", self.serving, "polling" if self.serving else "starting")]
+
+    def _stuck(self) -> Check:
+        threads = self._threads
+        told = f"{threads.left_behind} plain functions are stuck; at {threads.stuck_limit} only a restart helps"
+        return Check("threads", not threads.exhausted, told)
+
+
+def _doing(lane: Lane) -> str:
+    progress = lane.progress
+    if progress.fault is not None:
+        return progress.fault
+    if progress.waiting is not None:
+        return str(progress.waiting)
+    return "the last poll succeeded" if progress.ready() else "no poll has ended yet"

@@ -1,0 +1,124 @@
+"""One message being worked on: what it says, who takes it, and what is known of its run so far.
+
+Elsewhere: the way it goes (``engine.process``), its receipt and lease (``engine.delivery``).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from consumer.engine.delivery import Delivery
+from consumer.engine.fetch import Fetched
+from consumer.engine.outcome import End, Skipped, Unfit
+from consumer.message.key import ledger_key, message_key
+from consumer.message.notification import Kind, Notification, Phase, Undecodable, decode
+from consumer.plugin.handler import ANY_NAME, Handler
+from consumer.plugin.registry import Registry
+from consumer.policy import Reason, UnroutedPolicy
+from consumer.store.ledger import Claimed, JobRecord
+
+_NOTHING: Final = Notification(
+    kind=Kind.UNKNOWN,
+    route="",
+    function=None,
+    job_id=None,
+    state="",
+    phase=Phase.FAILED,
+    code=None,
+    message=None,
+    user_data_text=None,
+    user_data=None,
+    result_text=None,
+    document={},
+)
+
+
+@dataclass(slots=True)
+class Work:
+    """One message on its way.
+
+    Args:
+        delivery: The message with its lease.
+        key: Its ledger key.
+        notification: What it says; an empty one when it could not be read.
+        verdict: The handler that takes it, or why none is to run.
+        claim: What the ledger knew of it.
+        fetched: What its handler got besides the message.
+        end: How its run ended; ``None`` until then, and when it was cut short.
+        started_at: When the handler was called, on the monotonic clock; 0 when it never was.
+        seconds: How long the handler ran.
+    """
+
+    delivery: Delivery
+    key: str
+    notification: Notification
+    verdict: Handler | Skipped | Unfit
+    claim: Claimed = field(default_factory=Claimed)
+    fetched: Fetched | None = None
+    end: End | None = None
+    started_at: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def handler(self) -> Handler | None:
+        """The handler that takes it, if any does."""
+        return self.verdict if isinstance(self.verdict, Handler) else None
+
+    @property
+    def attempt(self) -> int:
+        """Which run of the handler this is, from 1."""
+        return self.claim.failures + 1
+
+    def record(self, queue_identity: str) -> JobRecord:
+        """What the ledger keeps of it."""
+        seen, fetched, now = self.notification, self.fetched, time.time()
+        return JobRecord(
+            key=self.key,
+            queue=queue_identity,
+            kind=seen.kind,
+            function=seen.route,
+            message_id=self.delivery.message.message_id,
+            job_id=seen.job_id,
+            state=seen.state if fetched is None else fetched.state,
+            code=seen.code if fetched is None else fetched.code,
+            message=seen.message if fetched is None else fetched.message,
+            user_data=seen.user_data_text,
+            result=None if fetched is None else fetched.result_text,
+            attempts=self.attempt,
+            enqueued_at=self.delivery.message.enqueued_at,
+            started_at=now - (time.monotonic() - self.started_at) if self.started_at else now,
+            ended_at=now,
+        )
+
+
+def read(delivery: Delivery, queue_identity: str, registry: Registry, unrouted: UnroutedPolicy) -> Work:
+    """Decode and route one message (hops 3 and 4)."""
+    message_id = delivery.message.message_id
+    seen = decode(delivery.message.body)
+    if isinstance(seen, Undecodable):
+        return Work(delivery, message_key(queue_identity, message_id), _NOTHING, Unfit(Reason.UNDECODABLE, str(seen)))
+    key = ledger_key(queue_identity, seen, message_id)
+    if seen.phase is Phase.INTERMEDIATE:
+        return Work(delivery, key, seen, Skipped.INTERMEDIATE)
+    return Work(delivery, key, seen, _find(registry, seen) or _unrouted(registry, seen, unrouted))
+
+
+def _find(registry: Registry, seen: Notification) -> Handler | None:
+    if seen.kind is Kind.UNKNOWN:
+        # Its name is whatever text stood in the message: it must not pass for a FunctionName.
+        return registry.handlers.get(ANY_NAME)
+    return registry.find(seen.route)
+
+
+def _unrouted(registry: Registry, seen: Notification, policy: UnroutedPolicy) -> Skipped | Unfit:
+    if policy is UnroutedPolicy.DROP:
+        return Skipped.DROPPED
+    what = "FunctionName" if seen.kind is Kind.IPRODUCTION else "message kind"
+    known = ", ".join(registry.handlers)
+    return Unfit(
+        Reason.UNROUTED,
+        f"no handler for {what} {seen.route[:80]!r}; known: {known}. Add a file with @handler({seen.route[:80]!r}) "
+        f"to the handlers' folder, or a fallback @handler({ANY_NAME!r}), then replay",
+    )
