@@ -228,10 +228,9 @@ class App:
 
     async def _drain(self) -> None:
         """Let running handlers finish; at the deadline, or when hurried, cut them short and give them back."""
-        reserve_s = min(_SETTLE_RESERVE_S, self.settings.stop_deadline_s / 4)
-        await self._while_held(reserve_s, unless_hurried=True)
+        await self._while_held(min(_SETTLE_RESERVE_S, self.settings.stop_deadline_s / 4), unless_hurried=True)
         self._cancel(Stage.RUNNING)
-        await self._while_held(_FLUSH_RESERVE_S, unless_hurried=False)
+        await self._while_held(min(_FLUSH_RESERVE_S, self.settings.stop_deadline_s / 8), unless_hurried=False)
 
     async def _while_held(self, reserve_s: float, *, unless_hurried: bool) -> None:
         while self._held() and time.monotonic() < self._stop_at - reserve_s:

@@ -1,0 +1,59 @@
+"""A sandbox, and a daemon of this process on one of its queues."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from consumer.app import App
+from consumer.config import load
+from consumer.plugin.registry import Registry
+from consumer.sandbox import Sandbox, SandboxSettings
+from tests.engine.rig import QUEUE, Daemon, Serve
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(SandboxSettings(port=0, job_s=0.05)) as running:
+        running.account.ensure(QUEUE)
+        yield running
+
+
+@pytest.fixture
+def serve(sandbox: Sandbox, tmp_path: Path) -> Serve:
+    """Serve the sandbox's queue with a registry, until the block ends."""
+
+    @asynccontextmanager
+    async def serving(registry: Registry, **settings: object) -> AsyncIterator[Daemon]:
+        store = tmp_path / "ledger.db"
+        flags: dict[str, object] = {
+            "notify_url": sandbox.notify_url(QUEUE),
+            "endpoint": sandbox.url,
+            "access_key_id": "sandbox",
+            "access_key_secret": "sandbox",
+            "store": str(store),
+            "admin": False,
+            "wait_s": 2,
+        }
+        app = App(load(flags | settings), registry)
+        daemon = Daemon(app, sandbox, store)
+
+        async def run(started: anyio.Event) -> None:
+            await app.serve(started=started)
+            daemon.ended.set()
+
+        async with anyio.create_task_group() as tasks:
+            started = anyio.Event()
+            tasks.start_soon(run, started)
+            with anyio.fail_after(10):
+                await started.wait()
+            yield daemon
+            if not app.vitals.stopping:
+                app.stop()
+            app.stop()
+
+    return serving

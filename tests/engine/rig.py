@@ -1,0 +1,84 @@
+"""What the tests of the engine share: notifications, registries, and a daemon of this process to look into."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from consumer.app import App
+from consumer.plugin.handler import Limits, Note, build
+from consumer.plugin.job import Job
+from consumer.plugin.registry import Registry
+from consumer.sandbox import Sandbox
+from consumer.store.dead_letters import StoredLetter
+from consumer.store.ledger import Filter
+from consumer.store.open import make_operators
+
+QUEUE = "jobs"
+
+
+def body(job_id: str = "a" * 32, function: str = "Cover", **more: object) -> bytes:
+    """A notification as MPS puts it into a queue."""
+    fields = {"Type": "IProduction", "FunctionName": function, "JobId": job_id, "State": "Success", "Code": "Success"}
+    return base64.b64encode(json.dumps(fields | more).encode())
+
+
+def handlers(**functions: Callable[[Job[Any, Any]], object]) -> Registry:
+    """A registry of functions by FunctionName, without limits of their own."""
+    return Registry({name: build(function, Note(name, Limits())) for name, function in functions.items()})
+
+
+@dataclass
+class Daemon:
+    """An app that serves one queue of a sandbox.
+
+    Args:
+        app: The app.
+        sandbox: The sandbox.
+        store: Its ledger's file.
+    """
+
+    app: App
+    sandbox: Sandbox
+    store: Path
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+    async def until(self, holds: Callable[[], bool], within_s: float = 10.0) -> None:
+        """Wait until something holds; fails when it does not in time."""
+        with anyio.fail_after(within_s):
+            while not holds():  # noqa: ASYNC110 - what is waited for is another process's or task's affair
+                await anyio.sleep(0.01)
+
+    async def emptied(self, within_s: float = 10.0) -> None:
+        """Wait until nothing is left in the queue."""
+        await self.until(lambda: not self.sandbox.messages(QUEUE), within_s)
+
+    async def letters(self) -> list[StoredLetter]:
+        """The dead letters."""
+        operators = make_operators(str(self.store))
+        try:
+            return list(await operators.list_letters(Filter(), limit=100))
+        finally:
+            await operators.close()
+
+    def count(self, name: str, **labels: str) -> float:
+        """One metric's value; 0 where it was never counted."""
+        return self.app.metrics.registry.get_sample_value(f"mns_consumer_{name}", labels) or 0.0
+
+    async def stop(self) -> float:
+        """Stop and return the seconds that it took."""
+        began_at = time.monotonic()
+        self.app.stop()
+        await self.ended.wait()
+        return time.monotonic() - began_at
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Daemon]]
