@@ -21,7 +21,8 @@ import structlog
 from consumer.app import App
 from consumer.config import Settings
 from consumer.errors import ExitCode
-from consumer.ops.logs import configure, protect
+from consumer.ops.logs import configure
+from consumer.ops.redact import SECRETS
 from consumer.ops.systemd import Notifier
 from consumer.plugin.registry import Registry, Sources
 
@@ -53,12 +54,17 @@ def run(settings: Settings, registry: Registry) -> ExitCode:
     Raises:
         ConsumerError: It could not start; its exit code says of which kind the fault is.
     """
-    configure(level=settings.log_level, json=None if settings.log_format == "auto" else settings.log_format == "json")
+    app = App(settings, registry)
+    configure(
+        settings.log_level,
+        json=None if settings.log_format == "auto" else settings.log_format == "json",
+        own=_modules_of(registry),
+        on_drop=app.metrics.log_lines_dropped.inc,
+    )
     for queue in settings.all_lanes():
         for secret in (queue.access_key_secret, queue.security_token):
             if secret is not None:
-                protect(secret.get_secret_value())
-    app = App(settings, registry)
+                SECRETS.protect(secret.get_secret_value())
     # uvloop does not install everywhere; the plain loop does the same, only slower.
     options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     try:
@@ -66,6 +72,11 @@ def run(settings: Settings, registry: Registry) -> ExitCode:
     except BaseExceptionGroup as group:
         raise _single(group) from group
     return ExitCode.OK
+
+
+def _modules_of(registry: Registry) -> list[str]:
+    """The modules of the handlers: what they log through ``logging`` passes at the daemon's own level."""
+    return sorted({handler.function.__module__ for handler in registry.handlers.values()})
 
 
 async def _serve(app: App) -> None:
