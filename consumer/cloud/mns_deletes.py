@@ -1,0 +1,63 @@
+"""Tell which messages of a partly failed batch delete are still there.
+
+Elsewhere: asking for the delete (``mns``), what becomes of a failure (``engine.deletes``).
+
+Source: facts/mns.md, 2 (BatchDeleteMessage): of a 404 with ``<Errors>``, what is not named was deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from consumer.cloud.faults import mns_fault
+from consumer.cloud.messages import DeleteFailure
+from consumer.cloud.mns_call import NO_CONTENT, MnsCall
+from consumer.cloud.plain_xml import AnswerError, fields, local_name, parse
+from consumer.cloud.pool import Answer
+from consumer.cloud.wording import cut
+from consumer.errors import Fault
+
+
+def failures(call: MnsCall, answer: Answer, handles: Sequence[str]) -> Sequence[DeleteFailure]:
+    """What a 404 says of each handle; a handle that it does not name was deleted.
+
+    Raises:
+        CloudError: It is no list of handles that we gave. Then one of ours failed without being named, and
+            none may be taken for deleted.
+    """
+    if call.error_code(answer):
+        error = call.refusal(answer, f"status {NO_CONTENT}")
+        if error.fault is Fault.GONE and len(handles) == 1:
+            return (_failure(handles[0], error.code, error.detail),)
+        raise error
+    # Without a request id, or with another root, this is no answer of MNS.
+    try:
+        named = _named(answer.body)
+    except AnswerError:
+        named = ()
+    if not named or not call.is_mns(answer):
+        raise call.refusal(answer, f"status {NO_CONTENT}, or a list of errors")
+    if any(error.get("ReceiptHandle") not in handles for error in named):
+        raise call.unreadable(answer, "expected errors for handles that were given, came one for another")
+    return [_failure(error["ReceiptHandle"], *_told(error)) for error in named]
+
+
+def _told(error: Mapping[str, str]) -> tuple[str, str]:
+    return cut(error.get("ErrorCode", ""), 60), cut(error.get("ErrorMessage", ""))
+
+
+def _failure(handle: str, code: str, detail: str) -> DeleteFailure:
+    # A code that nobody knows is tried again: deleting twice does no harm, giving up too early does.
+    fault = mns_fault(code, 500)
+    return DeleteFailure(
+        handle=handle,
+        code=code,
+        gone=fault is Fault.GONE,
+        retryable=fault in {Fault.SERVER, Fault.THROTTLED},
+        detail=detail,
+    )
+
+
+def _named(body: bytes) -> Sequence[Mapping[str, str]]:
+    root = parse(body)
+    return [fields(child) for child in root] if local_name(root) == "Errors" else ()

@@ -1,0 +1,318 @@
+"""The verbs of a queue: what they send, what counts as success, what each refusal asks for."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
+
+from consumer.cloud.credentials import Keys, StaticCredentials
+from consumer.cloud.faults import mns_fault, mps_fault
+from consumer.cloud.messages import DeleteFailure
+from consumer.cloud.mns import MnsQueue
+from consumer.cloud.mns_signature import MnsSigner, escaped
+from consumer.cloud.pool import open_pool
+from consumer.errors import CloudError, Fault, SettingsError
+
+
+def error_xml(code: str, message: str = "m") -> bytes:
+    return (
+        f'<?xml version="1.0" ?>\n<Error xmlns="http://mns.aliyuncs.com/doc/v1"><Code>{code}</Code>'
+        f"<Message>{message}</Message><RequestId>R2</RequestId><HostId>http://h</HostId></Error>"
+    ).encode()
+
+
+def errors_xml(*entries: tuple[str, str]) -> bytes:
+    inner = "".join(
+        f"<Error><ErrorCode>{code}</ErrorCode><ErrorMessage>m</ErrorMessage><ReceiptHandle>{handle}</ReceiptHandle></Error>"
+        for handle, code in entries
+    )
+    return f'<Errors xmlns="http://mns.aliyuncs.com/doc/v1">{inner}</Errors>'.encode()
+
+
+VERBS = [
+    pytest.param(lambda queue: queue.receive(16, 0), id="receive"),
+    pytest.param(lambda queue: queue.delete(["a", "b"]), id="delete"),
+    pytest.param(lambda queue: queue.hide("a", 5), id="hide"),
+    pytest.param(lambda queue: queue.send("x"), id="send"),
+    pytest.param(lambda queue: queue.peek(16), id="peek"),
+    pytest.param(lambda queue: queue.attributes(), id="attributes"),
+]
+
+
+def test_the_signature_is_the_documented_one() -> None:
+    """The vendor's printed example comes out of the SDK's signer as we use it."""
+    signer = MnsSigner("host")
+    headers = {"date": "Thu, 09 Jul 2015 03:01:34 GMT", "x-mns-version": "2015-06-06"}
+    signer.headers(Keys("id", "TestAccessSecret"), "GET", "/MyQueue", None)
+    signed = signer._client.get_signature("GET", headers, "/MyQueue", signer._handed.credentials)
+    assert signed == "MNS id:uwx3yeWoILzgmvesW0BQSgfM7b8="
+
+
+def test_keys_are_taken_anew_for_each_request() -> None:
+    """New keys sign the very next request, and a token goes along only where there is one."""
+    signer = MnsSigner("host:1")
+    lasting = signer.headers(Keys("first", "s"), "GET", "/queues/q", None)
+    sts = signer.headers(Keys("second", "s", "token"), "PUT", "/queues/q", b"<a/>")
+    assert lasting["Authorization"].startswith("MNS first:")
+    assert "security-token" not in lasting
+    assert sts["Authorization"].startswith("MNS second:")
+    assert (sts["security-token"], sts["host"]) == ("token", "host:1")
+    assert sts["content-md5"]
+
+
+@given(st.text(min_size=1, max_size=60).filter(lambda text: not re.search("[\ud800-\udfff]", text)))
+def test_a_handle_is_sent_as_it_was_signed(handle: str) -> None:
+    """Any receipt handle leaves as it is signed, byte for byte, and is read back as it was."""
+    resource = f"/queues/q/messages?ReceiptHandle={escaped(handle)}&VisibilityTimeout=5"
+    url = URL("http://h" + resource, encoded=True)
+    assert url.raw_path_qs == resource
+    # A plus sign stays one (facts: mns, 1), which yarl's own decoding would not know.
+    assert URL("http://h" + resource.replace("+", "%2B"), encoded=True).query["ReceiptHandle"] == handle
+
+
+async def test_what_a_receive_sends(start: Any, mns_reply: Any) -> None:
+    """Count and wait stand in the query, the token in its header; nothing of aiohttp's own is added."""
+    talk = await start(mns_reply(404, error_xml("MessageNotExist")))
+    batch = await talk.queue.receive(7, 12)
+    assert batch.messages == ()
+    (asked,) = talk.peer.asked
+    assert asked.line == "GET /queues/q/messages?numOfMessages=7&waitseconds=12 HTTP/1.1"
+    assert asked.headers["security-token"] == "hush-hush-token"
+    assert asked.headers["x-mns-version"] == "2015-06-06"
+    assert asked.headers["host"] == f"127.0.0.1:{talk.peer.port}"
+    assert talk.observed == [("BatchReceiveMessage", "empty")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        pytest.param(200, b"<!DOCTYPE html><html>Welcome</html>", {}, id="200 HTML"),
+        pytest.param(200, b"<html/>", {"request_id": None}, id="200 HTML of a proxy"),
+        pytest.param(302, b"", {"Location": "http://elsewhere.example/?token=hush"}, id="redirect"),
+        pytest.param(301, b"", {"Location": "http://[broken"}, id="redirect to nowhere"),
+        pytest.param(202, b"", {}, id="another success"),
+        pytest.param(404, b"<html>not found</html>", {}, id="404 HTML"),
+        pytest.param(404, error_xml("MessageNotExist"), {"request_id": None}, id="404 without request id"),
+        pytest.param(403, error_xml("AccessDenied"), {"request_id": None}, id="403 without request id"),
+        pytest.param(404, b"<Errors/>", {}, id="404 naming nothing"),
+        pytest.param(204, b"", {"request_id": None}, id="204 without request id"),
+        pytest.param(201, b"<Message><MessageId></MessageId></Message>", {}, id="201 without a MessageId"),
+        pytest.param(
+            200, b"<ChangeVisibility><ReceiptHandle>h</ReceiptHandle></ChangeVisibility>", {}, id="half a 200"
+        ),
+        pytest.param(200, b"<Queue><QueueName>q</QueueName></Queue>", {}, id="half a queue"),
+    ],
+)
+async def test_what_is_not_the_services_answer_is_never_success(
+    start: Any, mns_reply: Any, verb: Any, status: int, body: bytes, headers: dict[str, Any]
+) -> None:
+    """Anything but the documented success is an error, and nothing is asked a second time."""
+    talk = await start(mns_reply(status, body, **headers))
+    with pytest.raises(CloudError, match="expected|missing") as caught:
+        await verb(talk.queue)
+    assert caught.value.fault is Fault.UNREADABLE
+    assert len(talk.peer.asked) == 1
+    assert "hush" not in str(caught.value)
+    assert talk.observed == [(caught.value.operation, "unreadable")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("status", "body", "request_id", "fault", "code"),
+    [
+        pytest.param(404, error_xml("QueueNotExist"), "R", Fault.MISSING, "QueueNotExist", id="no queue"),
+        pytest.param(403, error_xml("AccessDenied"), "R", Fault.CREDENTIALS, "AccessDenied", id="no right"),
+        pytest.param(403, error_xml("NewWord"), "R", Fault.CREDENTIALS, "NewWord", id="unknown 403"),
+        pytest.param(408, error_xml("TimeExpired"), "R", Fault.CLOCK, "TimeExpired", id="clock"),
+        pytest.param(400, error_xml("InvalidArgument"), "R", Fault.REQUEST, "InvalidArgument", id="argument"),
+        pytest.param(400, error_xml("QpsLimitExceeded"), "R", Fault.THROTTLED, "QpsLimitExceeded", id="too fast"),
+        pytest.param(429, b"", None, Fault.THROTTLED, "Http429", id="429 of a front end"),
+        pytest.param(500, error_xml("InternalError"), "R", Fault.SERVER, "InternalError", id="500"),
+        pytest.param(503, b"<html>busy</html>", None, Fault.SERVER, "Http503", id="503 HTML"),
+        pytest.param(502, b"<Errors/>", "R", Fault.SERVER, "Http502", id="502 with another root"),
+    ],
+)
+async def test_each_refusal_has_its_fault(
+    start: Any, mns_reply: Any, verb: Any, status: int, body: bytes, request_id: str | None, fault: Fault, code: str
+) -> None:
+    """The service's code decides the fault; operation, queue, status and request id go along."""
+    talk = await start(mns_reply(status, body, request_id=request_id))
+    with pytest.raises(CloudError) as caught:
+        await verb(talk.queue)
+    error = caught.value
+    assert (error.fault, error.code, error.status, error.target) == (fault, code, status, "q")
+    assert error.request_id == request_id
+    assert talk.observed == [(error.operation, fault.value)]
+
+
+@pytest.mark.parametrize("code", ["MessageNotExist", "ReceiptHandleError"])
+async def test_a_dead_handle_is_gone(start: Any, mns_reply: Any, code: str) -> None:
+    """Hiding by a dead handle is ``GONE``; so is deleting by it, alone as well as in a batch."""
+    talk = await start(
+        mns_reply(404, error_xml(code)), mns_reply(404, error_xml(code)), mns_reply(404, errors_xml(("b", code)))
+    )
+    with pytest.raises(CloudError) as caught:
+        await talk.queue.hide("a", 5)
+    assert caught.value.fault is Fault.GONE
+    assert not caught.value.retryable
+    assert await talk.queue.delete(["a"]) == (DeleteFailure("a", code, gone=True, retryable=False, detail="m"),)
+    assert [failure.handle for failure in await talk.queue.delete(["a", "b"])] == ["b"]
+
+
+async def test_one_error_for_a_whole_batch_tells_nothing_of_its_entries(start: Any, mns_reply: Any) -> None:
+    """A plain MessageNotExist for two handles is raised: neither may be taken for deleted."""
+    talk = await start(mns_reply(404, error_xml("MessageNotExist")))
+    with pytest.raises(CloudError) as caught:
+        await talk.queue.delete(["a", "b"])
+    assert caught.value.fault is Fault.GONE
+
+
+@pytest.mark.parametrize(
+    ("code", "gone", "retryable"),
+    [
+        ("MessageNotExist", True, False),
+        ("ReceiptHandleError", True, False),
+        ("InternalServerError", False, True),
+        ("TooManyRequests", False, True),
+        ("NewWord", False, True),
+        ("AccessDenied", False, False),
+    ],
+)
+async def test_each_entry_of_a_delete(start: Any, mns_reply: Any, code: str, gone: bool, retryable: bool) -> None:  # noqa: FBT001 - a row of the table
+    """Of a batch only the named entries failed, each gone, retryable or neither."""
+    talk = await start(mns_reply(404, errors_xml(("b&amp;", code))))
+    (failure,) = await talk.queue.delete(["a", "b&", "c"])
+    assert (failure.handle, failure.code, failure.gone, failure.retryable) == ("b&", code, gone, retryable)
+
+
+async def test_an_error_for_a_handle_that_was_not_given(start: Any, mns_reply: Any) -> None:
+    """When an entry can't be told apart, no handle of the batch is taken for deleted."""
+    talk = await start(mns_reply(404, errors_xml(("someone else's", "InternalError"))))
+    with pytest.raises(CloudError, match="for handles that were given") as caught:
+        await talk.queue.delete(["a"])
+    assert caught.value.fault is Fault.UNREADABLE
+
+
+async def test_a_delete_sends_the_sdks_xml(start: Any, mns_reply: Any) -> None:
+    """All handles go in one request, escaped, and 204 means that all went."""
+    talk = await start(mns_reply(204))
+    assert await talk.queue.delete(["a<", "b"]) == ()
+    (asked,) = talk.peer.asked
+    assert asked.line == "DELETE /queues/q/messages HTTP/1.1"
+    assert b"<ReceiptHandle>a&lt;</ReceiptHandle><ReceiptHandle>b</ReceiptHandle>" in asked.body
+
+
+async def test_odd_handles_go_into_the_url(start: Any, mns_reply: Any) -> None:
+    """What would end a query or its value is escaped; what handles are made of stays."""
+    answer = (
+        b"<ChangeVisibility><ReceiptHandle>new</ReceiptHandle><NextVisibleTime>%d</NextVisibleTime></ChangeVisibility>"
+    )
+    talk = await start(mns_reply(200, answer % (int(time.time() + 60) * 1000)))
+    receipt = await talk.queue.hide("8-a+/=&#% é", 60)
+    assert talk.peer.asked[0].line == (
+        "PUT /queues/q/messages?ReceiptHandle=8-a+/=%26%23%25%20%C3%A9&VisibilityTimeout=60 HTTP/1.1"
+    )
+    assert receipt.handle == "new"
+    assert 57 < receipt.expires_at - time.monotonic() <= 60
+
+
+async def test_a_batch_with_a_broken_entry(start: Any, mns_reply: Any) -> None:
+    """A broken entry becomes a problem of its batch, not the batch's end."""
+    body = b"<Messages><Message><MessageId>M</MessageId></Message></Messages>"
+    talk = await start(mns_reply(200, body))
+    batch = await talk.queue.receive(16, 0)
+    assert (list(batch.messages), len(batch.problems)) == ([], 1)
+    assert talk.observed == [("BatchReceiveMessage", "ok")]
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        pytest.param("", "it is empty", id="empty"),
+        pytest.param(b"\xff", "byte 0 is not UTF-8", id="no text"),
+        pytest.param("a\x00", r"character 1 is U\+0000", id="control character"),
+        pytest.param("a\ud800", r"character 1 is U\+D800", id="lone surrogate"),
+    ],
+)
+async def test_a_body_that_xml_cannot_carry_is_not_sent(
+    start: Any, mns_reply: Any, body: bytes | str, why: str
+) -> None:
+    """Such a body is refused here, with its place and what to do."""
+    talk = await start(mns_reply(204))
+    with pytest.raises(CloudError, match=f"{why}.*base64") as caught:
+        await talk.queue.send(body)
+    assert caught.value.fault is Fault.REQUEST
+    assert talk.peer.asked == []
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda queue: queue.receive(0, 0), id="no message"),
+        pytest.param(lambda queue: queue.receive(17, 0), id="17 messages"),
+        pytest.param(lambda queue: queue.receive(1, 31), id="31 s"),
+        pytest.param(lambda queue: queue.delete([]), id="no handle"),
+        pytest.param(lambda queue: queue.delete(["a"] * 17), id="17 handles"),
+        pytest.param(lambda queue: queue.hide("a", 0), id="0 s"),
+        pytest.param(lambda queue: queue.hide("a", 43_201), id="over 12 h"),
+        pytest.param(lambda queue: queue.peek(17), id="17 peeked"),
+    ],
+)
+async def test_what_the_service_would_refuse_is_a_bug_here(start: Any, mns_reply: Any, ask: Any) -> None:
+    """A number out of its documented range is a ValueError, and nothing is sent."""
+    talk = await start(mns_reply(204))
+    with pytest.raises(ValueError, match="must be in"):
+        await ask(talk.queue)
+    assert talk.peer.asked == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "queue"),
+    [
+        ("ftp://h", "q"),
+        ("http://", "q"),
+        ("http://h/path", "q"),
+        ("http://h?x", "q"),
+        ("http://h", "a/b"),
+        ("http://h", ""),
+    ],
+)
+async def test_a_wrong_address_stops_the_start(endpoint: str, queue: str) -> None:
+    """An endpoint or a name of another form is a settings error that says what was expected."""
+    async with open_pool() as pool:
+        with pytest.raises(SettingsError, match="expected"):
+            MnsQueue(endpoint=endpoint, queue=queue, credentials=StaticCredentials(Keys("a", "b")), pool=pool)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "fault"),
+    [
+        ("Throttling", 400, Fault.THROTTLED),
+        ("Throttling.User", 400, Fault.THROTTLED),
+        ("InvalidTimeStamp.Expired", 400, Fault.CLOCK),
+        ("InvalidAccessKeyId.NotFound", 404, Fault.CREDENTIALS),
+        ("PermissionDenied.X", 403, Fault.CREDENTIALS),
+        ("InvalidIdentity.ServiceDisabled", 400, Fault.CREDENTIALS),
+        ("InvalidParameter.JobId", 400, Fault.REQUEST),
+        ("NoPermission", 403, Fault.CREDENTIALS),
+        ("Odd", 500, Fault.SERVER),
+        ("InternalError", 400, Fault.SERVER),
+    ],
+)
+def test_mps_codes(code: str, status: int, fault: Fault) -> None:
+    """MPS's codes are told by their family, unknown ones by their status."""
+    assert mps_fault(code, status) is fault
+
+
+@given(st.text(max_size=20), st.integers(400, 599))
+def test_every_code_has_a_fault(code: str, status: int) -> None:
+    """Any code and status of a refusal have a fault; a 5xx of an unknown code is the server's."""
+    assert mns_fault(f"?{code}", status) in Fault
+    assert status < 500 or mns_fault(f"?{code}", status) is Fault.SERVER

@@ -1,0 +1,272 @@
+"""The way of a request over a real socket: what is sent, and every way in which no answer comes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from consumer.cloud import pool as pool_module
+from consumer.cloud.credentials import Keys, StaticCredentials
+from consumer.cloud.mns import MnsQueue
+from consumer.cloud.pool import open_pool
+from consumer.errors import CloudError, Fault, SettingsError
+
+EMPTY = b"<Error><Code>MessageNotExist</Code><Message>m</Message><RequestId>r</RequestId><HostId>h</HostId></Error>"
+
+
+async def nothing(_: Any) -> bytes:
+    """Close the connection without an answer, after the request was read: after the effect."""
+    return b""
+
+
+async def silence(_: Any) -> bytes:
+    """Never answer."""
+    await asyncio.Event().wait()
+    return b""
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda talk: talk.queue.receive(16, 0), id="GET receive"),
+        pytest.param(lambda talk: talk.queue.hide("h", 5), id="PUT hide"),
+        pytest.param(lambda talk: talk.queue.delete(["h"]), id="DELETE delete"),
+        pytest.param(lambda talk: talk.queue.send("b"), id="POST send"),
+        pytest.param(lambda talk: talk.mps.query("j"), id="POST query"),
+    ],
+)
+async def test_a_dropped_connection_is_never_sent_again(
+    start: Any, mns_reply: Any, ask: Callable[[Any], Awaitable[Any]]
+) -> None:
+    """On a kept connection that drops after the effect, the peer sees each request exactly once."""
+    talk = await start(mns_reply(404, EMPTY), nothing)
+    await talk.queue.receive(1, 0)
+    with pytest.raises(CloudError, match="closed the connection without an answer") as caught:
+        await ask(talk)
+    await asyncio.sleep(0.05)
+    assert len(talk.peer.asked) == 2
+    assert talk.peer.connections == 1, "the second request must have used the kept connection"
+    assert (caught.value.fault, caught.value.retryable) == (Fault.NETWORK, True)
+    assert talk.observed[-1] == (caught.value.operation, "network")
+
+
+async def test_connections_are_kept_and_recover(start: Any, mns_reply: Any) -> None:
+    """Requests share a connection, and the one after a drop opens a new one and succeeds."""
+    talk = await start(mns_reply(404, EMPTY), mns_reply(404, EMPTY), nothing, mns_reply(404, EMPTY))
+    for _ in range(2):
+        await talk.queue.receive(1, 0)
+    assert talk.peer.connections == 1
+    with pytest.raises(CloudError):
+        await talk.queue.receive(1, 0)
+    assert (await talk.queue.receive(1, 0)).messages == ()
+    assert talk.peer.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault", "code"),
+    [
+        pytest.param(nothing, Fault.NETWORK, "Disconnected", id="dropped"),
+        pytest.param(silence, Fault.NETWORK, "ReadTimeout", id="hung"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", Fault.NETWORK, "ReadTimeout", id="body hangs"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 99\r\n\r\nabc",
+            Fault.NETWORK,
+            "AnswerCutShort",
+            id="body breaks off",
+        ),
+        pytest.param(b"\x16\x03garbage\r\n\r\n", Fault.UNREADABLE, "NotHttp", id="no HTTP"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nA B: c\r\n\r\n", Fault.UNREADABLE, "NotHttp", id="garbage in the head"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+            Fault.UNREADABLE,
+            "NotHttp",
+            id="garbage for chunks",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\nabc",
+            Fault.UNREADABLE,
+            "AnswerTooLong",
+            id="huge by its own words",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"80000\r\n" + b"x" * 0x80000 + b"\r\n",
+            Fault.UNREADABLE,
+            "AnswerTooLong",
+            id="huge and unannounced",
+        ),
+    ],
+)
+async def test_no_answer_is_an_error_in_one_line(start: Any, answer: Any, fault: Fault, code: str) -> None:
+    """Each way in which no whole answer comes has its fault, its code, and one line."""
+    talk = await start(answer, margin_s=0.3)
+    with pytest.raises(CloudError) as caught:
+        await talk.queue.attributes()
+    assert (caught.value.fault, caught.value.code) == (fault, code)
+    assert f"127.0.0.1:{talk.peer.port}" in str(caught.value) or code == "AnswerTooLong"
+    assert "\n" not in str(caught.value)
+    assert len(talk.peer.asked) == 1
+
+
+async def test_a_chunked_answer_is_read(start: Any) -> None:
+    """An answer without a length is read to its end."""
+    chunked = b"HTTP/1.1 404 X\r\nx-mns-request-id: R\r\nTransfer-Encoding: chunked\r\n\r\n"
+    talk = await start(chunked + b"%x\r\n%s\r\n0\r\n\r\n" % (len(EMPTY), EMPTY))
+    assert (await talk.queue.receive(1, 0)).messages == ()
+
+
+async def test_nothing_listens(unused_port: int) -> None:
+    """A refused connection names host and port."""
+    async with open_pool() as pool:
+        queue = MnsQueue(
+            endpoint=f"http://127.0.0.1:{unused_port}",
+            queue="q",
+            credentials=StaticCredentials(Keys("a", "b")),
+            pool=pool,
+        )
+        with pytest.raises(CloudError, match=f"connect to 127.0.0.1:{unused_port} refused") as caught:
+            await queue.receive(1, 0)
+    assert caught.value.fault is Fault.NETWORK
+
+
+async def test_an_unknown_name() -> None:
+    """A name that nobody knows is a network fault that names it."""
+    async with open_pool() as pool:
+        queue = MnsQueue(
+            endpoint="http://nowhere.invalid", queue="q", credentials=StaticCredentials(Keys("a", "b")), pool=pool
+        )
+        with pytest.raises(CloudError, match=r"nowhere\.invalid:80 was not found") as caught:
+            await queue.receive(1, 0)
+    assert caught.value.code == "NameNotFound"
+
+
+async def test_a_connection_that_takes_too_long(authority: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TLS handshake that never ends is cut by the deadline for connecting, not by the long poll's."""
+    monkeypatch.setattr(pool_module, "CONNECT_S", 0.2)
+    deaf = socket.create_server(("127.0.0.1", 0))
+    port = deaf.getsockname()[1]
+    async with open_pool(ca_file=authority.ca_file) as pool:
+        queue = MnsQueue(
+            endpoint=f"https://127.0.0.1:{port}", queue="q", credentials=StaticCredentials(Keys("a", "b")), pool=pool
+        )
+        began = time.monotonic()
+        with pytest.raises(CloudError) as caught:
+            await queue.receive(1, 30)
+    deaf.close()
+    assert caught.value.code == "ConnectTimeout"
+    assert time.monotonic() - began < 3
+
+
+async def test_tls_with_an_authority_of_ones_own(start: Any, mns_reply: Any, authority: Any) -> None:
+    """With its file in ca_file an own authority is trusted, and the request arrives."""
+    talk = await start(mns_reply(404, EMPTY), tls=authority.server, ca_file=authority.ca_file)
+    assert (await talk.queue.receive(1, 0)).messages == ()
+
+
+async def test_an_untrusted_certificate_names_the_setting(start: Any, mns_reply: Any, authority: Any) -> None:
+    """Without it nothing is sent, and the error names the setting."""
+    talk = await start(mns_reply(404, EMPTY), tls=authority.server)
+    with pytest.raises(CloudError, match="ca_file") as caught:
+        await talk.queue.receive(1, 0)
+    assert (caught.value.fault, caught.value.code) == (Fault.NETWORK, "CertificateNotTrusted")
+    assert talk.peer.asked == []
+
+
+async def test_tls_against_a_plain_port(start: Any, mns_reply: Any, authority: Any) -> None:
+    """https to a port that speaks http is a network fault."""
+    talk = await start(mns_reply(404, EMPTY))
+    async with open_pool(ca_file=authority.ca_file) as pool:
+        queue = MnsQueue(
+            endpoint=talk.peer.url.replace("http", "https"),
+            queue="q",
+            credentials=StaticCredentials(Keys("a", "b")),
+            pool=pool,
+        )
+        with pytest.raises(CloudError) as caught:
+            await queue.receive(1, 0)
+    assert caught.value.fault is Fault.NETWORK
+
+
+@pytest.mark.parametrize("content", [None, b"no certificate"], ids=["missing", "no PEM"])
+async def test_a_bad_ca_file_stops_the_start(tmp_path: Path, content: bytes | None) -> None:
+    """A ca_file that can't be used is a settings error with its name."""
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"ca_file: expected a PEM file .*ca\.pem"):
+        open_pool(ca_file=path)
+
+
+async def test_cancelling_passes_through(start: Any) -> None:
+    """A call that is cancelled from outside ends at once, as cancelled, and is not observed as an error."""
+    talk = await start(silence)
+    with anyio.move_on_after(0.2) as scope:
+        await talk.queue.receive(16, 30)
+    assert scope.cancelled_caught
+    task = asyncio.create_task(talk.queue.receive(16, 30))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert talk.observed == []
+
+
+async def test_the_head_is_told_before_the_body(start: Any) -> None:
+    """``on_answer`` is called when the head has come, while the body is still on its way."""
+    heads: list[float] = []
+
+    async def slow(_: Any) -> bytes:
+        return b"HTTP/1.1 404 X\r\nx-mns-request-id: R\r\nContent-Length: %d\r\n\r\n" % len(EMPTY)
+
+    talk = await start(slow, margin_s=0.5)
+    with pytest.raises(CloudError, match=r"within 0\.5 s"):
+        await talk.queue.receive(1, 0, on_answer=lambda: heads.append(time.monotonic()))
+    assert len(heads) == 1
+
+
+async def test_no_proxy_no_cookie_no_compression(start: Any, mns_reply: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies of the environment are not used, cookies not kept, compression never asked for."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    talk = await start(mns_reply(404, EMPTY, Set_Cookie="a=b"))
+    for _ in range(2):
+        await talk.queue.receive(1, 0)
+    headers = talk.peer.asked[1].headers
+    assert "cookie" not in headers
+    assert headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("date", "offset_s"),
+    [
+        pytest.param("", 0.0, id="no Date"),
+        pytest.param("soon", 0.0, id="no date in Date"),
+        pytest.param("Thu, 09 Jul 2015 03:01:34 GMT", -1.0, id="long ago"),
+    ],
+)
+async def test_the_servers_clock(start: Any, mns_reply: Any, date: str, offset_s: float) -> None:
+    """The server's clock is taken from Date; without a readable one it is taken to be ours."""
+    talk = await start(mns_reply(404, EMPTY, Date=date))
+    batch = await talk.queue.receive(1, 0)
+    assert (batch.server_offset_s < -1e8) is (offset_s < 0)
+    assert batch.server_offset_s == 0.0 or offset_s < 0
+    assert 0 <= batch.elapsed_s < 5
+
+
+async def test_a_clock_that_agrees_has_no_offset(start: Any, mns_reply: Any) -> None:
+    """Date's whole seconds are not taken for an offset."""
+    talk = await start(mns_reply(404, EMPTY))
+    assert (await talk.queue.receive(1, 0)).server_offset_s == 0.0
+
+
+def test_the_system_verifies_by_default() -> None:
+    """aiohttp's own context, which the pool uses without a ca_file, checks certificates and names."""
+    context = ssl.create_default_context()
+    assert context.check_hostname
+    assert context.verify_mode is ssl.CERT_REQUIRED
