@@ -9,15 +9,19 @@ and files its dead letter in *one* transaction.
             -> Elsewhere    another process runs it: come back later
 
 Every write is idempotent: the caller may not know whether the first try went through, and says it again.
-Every call raises ``StoreError`` when the store can't be reached; then nothing may be deleted.
+Every call raises ``StoreError`` when the store can't be reached; then nothing may be deleted. A call that is
+cancelled still runs its course: whoever cancels a claim releases its key. Calls about one key take effect in
+the order in which they were made, also when nobody waited for the earlier ones.
 
-Elsewhere: when to call what (``engine.process``, ``engine.settle``), what a key is (``message.key``).
+Elsewhere: when to call what (``engine.process``, ``engine.settle``), what a key is (``message.key``), what
+operators ask of the same store (``store.dead_letters``), which engine a setting means (``store.open``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from consumer.policy import Reason
@@ -120,8 +124,23 @@ class DeadLetter:
     first_dequeued_at: float = 0.0
 
 
+class LetterState(StrEnum):
+    """How far a dead letter is on its way back."""
+
+    SET_ASIDE = "set_aside"
+    """Never sent again."""
+    REPLAYING = "replaying"
+    """Its key is open again; whether its body was sent is not known until the replay is finished."""
+    REPLAYED = "replayed"
+    """Sent to its queue again."""
+
+
 class Ledger(Protocol):
-    """The daemon's side of a store."""
+    """The daemon's side of a store.
+
+    Except for ``close``, each call raises ``StoreError`` when the store can't be reached or takes no writes;
+    the same call may be made again and finds the store as soon as it is back.
+    """
 
     async def open(self) -> None:
         """Get ready: check the schema, take ownership.
@@ -131,31 +150,65 @@ class Ledger(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go, after every write that was accepted is on disk."""
+        """Let go, after every write that was accepted is on disk. Closing twice is fine."""
 
     async def claim(self, key: str, lease_s: float) -> Claimed | Ended | Elsewhere:
-        """Take a key for ``lease_s`` seconds, unless it has ended or somebody else runs it."""
+        """Take a key for ``lease_s`` seconds, unless it has ended or somebody holds it.
+
+        A holder finds its own claim ``Elsewhere`` too, until it lets go or the lease ends.
+        """
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
-        """Keep claims that are ours; returns the keys that are ours no longer."""
+        """Keep claims that are ours; returns the keys that are ours no longer.
+
+        A claim whose lease has ended is still ours as long as nobody has taken it over.
+        """
 
     async def start(self, key: str) -> int:
-        """Write down that a run begins; returns the starts without an end, this one included."""
+        """Write down that a run begins, once a claim; returns the starts without an end, this one included.
+
+        A key that is not ours is left alone; then the starts it has are returned.
+        """
 
     async def done(self, record: JobRecord) -> bool:
-        """Close a key as done; ``False`` when the claim is no longer ours (then nothing is written)."""
+        """Close a key as done.
+
+        Returns:
+            ``True`` when it is closed by us, also when said again; ``False`` when the claim is no longer
+            ours or the key has ended otherwise (then nothing is written).
+        """
 
     async def fail(self, key: str, error: str) -> int:
-        """Count one failure of the handler and let go; returns the failures so far."""
+        """Count one failure of the handler, end its start, and let go; returns the failures so far.
+
+        A key that is not ours is left alone; then the failures it has are returned.
+        """
 
     async def release(self, key: str) -> None:
         """Let go without counting anything; also takes back a start that was written down."""
 
     async def bury(self, letter: DeadLetter) -> bool:
-        """Store a dead letter and close its key, in one transaction; ``False`` when no longer ours."""
+        """Store a dead letter and close its key, in one transaction.
 
-    async def prune(self, *, older_than_s: float, limit: int) -> int:
-        """Remove at most ``limit`` records that ended longer ago; returns how many went."""
+        The error is cut to 2 KiB, the traceback to 16 KiB; text that a database refuses (NUL, halves of
+        surrogate pairs) is replaced by U+FFFD. The body stays byte for byte.
+
+        Returns:
+            As ``done``; said again it stores no second letter.
+        """
+
+    async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
+        """Remove at most ``limit`` old records; call again while it returns ``limit``.
+
+        Args:
+            older_than_s: Age, by the store's own clock, past which ended jobs, replayed dead letters and the
+                failures of keys that never ended go; in seconds.
+            limit: The size of one step, so that messages never wait long behind it.
+            letters_older_than_s: Age past which dead letters go that nobody replayed; ``None`` keeps them.
+
+        Returns:
+            How many records went.
+        """
 
     async def ping(self) -> None:
         """Prove that the store answers and takes writes; raises ``StoreError`` when not."""
@@ -163,7 +216,17 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which records an operator asks for; every field that is given must match."""
+    """Which records an operator asks for; every field that is given must match.
+
+    Args:
+        queue: The queue's identity, ``account/region/name``.
+        function: FunctionName, or the kind's own name.
+        reason: Why it was set aside; no job that was done has one.
+        job_id: JobId or RunId.
+        since: Stored at or after this time, UNIX seconds.
+        ids: Numbers of dead letters; empty means any. Jobs have no numbers: these match none.
+        state: How far a dead letter is on its way back; jobs have none: any state matches none.
+    """
 
     queue: str | None = None
     function: str | None = None
@@ -171,3 +234,4 @@ class Filter:
     job_id: str | None = None
     since: float | None = None
     ids: Sequence[int] = field(default=())
+    state: LetterState | None = None

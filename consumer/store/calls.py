@@ -1,0 +1,59 @@
+"""Turn each verb of the ledger into a call that waits for a batch: the half of both engines that is the same.
+
+Elsewhere: what the verbs promise (``store.ledger``), how calls share a transaction (``store.batch``).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from consumer.store.batch import Ages, Kind
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, JobRecord
+
+
+class Calls(ABC):
+    """The verbs of a ``Ledger``; an engine adds ``open``, ``close`` and how a call finds its answer."""
+
+    @abstractmethod
+    async def _ask(self, kind: Kind, key: str | None, value: Any = None) -> Any:
+        """Put a call among those that wait, and wait for its answer."""
+
+    async def claim(self, key: str, lease_s: float) -> Claimed | Ended | Elsewhere:
+        """See ``Ledger.claim``."""
+        answer: Claimed | Ended | Elsewhere = await self._ask(Kind.CLAIM, key, lease_s)
+        return answer
+
+    async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
+        """See ``Ledger.renew``."""
+        gone: Sequence[str] = await self._ask(Kind.RENEW, None, (tuple(keys), lease_s))
+        return gone
+
+    async def start(self, key: str) -> int:
+        """See ``Ledger.start``."""
+        return int(await self._ask(Kind.START, key))
+
+    async def done(self, record: JobRecord) -> bool:
+        """See ``Ledger.done``."""
+        return bool(await self._ask(Kind.DONE, record.key, record))
+
+    async def fail(self, key: str, error: str) -> int:
+        """See ``Ledger.fail``."""
+        return int(await self._ask(Kind.FAIL, key, error))
+
+    async def release(self, key: str) -> None:
+        """See ``Ledger.release``."""
+        await self._ask(Kind.RELEASE, key)
+
+    async def bury(self, letter: DeadLetter) -> bool:
+        """See ``Ledger.bury``."""
+        return bool(await self._ask(Kind.BURY, letter.job.key, letter))
+
+    async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
+        """See ``Ledger.prune``."""
+        return int(await self._ask(Kind.PRUNE, None, Ages(older_than_s, limit, letters_older_than_s)))
+
+    async def ping(self) -> None:
+        """See ``Ledger.ping``."""
+        await self._ask(Kind.PING, None)

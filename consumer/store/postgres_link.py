@@ -1,0 +1,168 @@
+"""Keep one connection to PostgreSQL, make it anew when it is lost, and say in plain words what is wrong.
+
+A statement on a connection that turns out to be dead is said once more on a new one: every statement of this
+program may be said twice, and a connection may have died of nothing but idleness.
+
+Elsewhere: which statements (``store.postgres``), the schema (``store.postgres_schema``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+from urllib.parse import unquote, unquote_plus, urlsplit
+
+import asyncpg
+
+from consumer.errors import StoreError, UsageError
+
+CONNECT_TIMEOUT_S: Final = 5.0
+STATEMENT_TIMEOUT_S: Final = 10.0
+"""After which the server itself gives a statement up."""
+ANSWER_TIMEOUT_S: Final = 12.0
+"""After which a server that says nothing at all is given up: later, so that it leaves no statement running."""
+_CLOSE_TIMEOUT_S: Final = 2.0
+_MAX_TOLD: Final = 300
+
+STEADY_PLANS: Final = (
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;"
+    " SET enable_mergejoin = off; SET jit = off"
+)
+"""Look up by index, always: a plan that was made while the tables were empty is kept when they are large."""
+LAZY_COMMIT: Final = "SET synchronous_commit = off"
+"""For claims: one that a crash of the database undoes is a claim that ends early."""
+
+_MEANINGS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (asyncpg.InvalidPasswordError, "the user or the password is refused; see the store's setting"),
+    (asyncpg.InvalidAuthorizationSpecificationError, "the user is refused; see the store's setting and pg_hba.conf"),
+    (asyncpg.InvalidCatalogNameError, "there is no such database; create it"),
+    (asyncpg.InvalidSchemaNameError, "there is no such schema; create it, or see search_path"),
+    (asyncpg.InsufficientPrivilegeError, "the user lacks a right; grant it"),
+    (asyncpg.DiskFullError, "its disk is full; free some space"),
+    (asyncpg.ReadOnlySQLTransactionError, "it takes no writes just now; name the primary, not a standby"),
+    (asyncpg.TooManyConnectionsError, "it has no connection left; raise max_connections or run fewer daemons"),
+    (asyncpg.CannotConnectNowError, "it is starting or stopping"),
+    (asyncpg.QueryCanceledError, f"a statement took longer than {STATEMENT_TIMEOUT_S:g} s; see its load and its locks"),
+    (TimeoutError, f"no answer within {ANSWER_TIMEOUT_S:g} s; see that it runs and the network lets through to it"),
+    (asyncpg.PostgresConnectionError, "the connection was lost; see that it runs"),
+    (asyncpg.OperatorInterventionError, "it ended the connection; see that it runs"),
+    (asyncpg.PostgresError, "it refused the call"),
+    (OSError, "it can't be reached; see that it runs and listens at this address"),
+)
+
+T = TypeVar("T")
+
+
+class Link:
+    """One connection, used by one task at a time.
+
+    Args:
+        dsn: The database's address as it is set; what its query names beyond the driver's own settings is
+            handed to the server (``?search_path=NAME``).
+        prepare: What to say first on each new connection.
+    """
+
+    def __init__(self, dsn: str, prepare: str) -> None:
+        self.address = describe(dsn)
+        self._dsn = dsn
+        self._prepare = prepare
+        self._connection: asyncpg.Connection | None = None
+        self._turn = asyncio.Lock()
+
+    async def run(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Do some work on the connection; it may be done twice.
+
+        Raises:
+            StoreError: The database can't be reached or refused the call.
+            ValueError: A value can't be sent; nothing was.
+        """
+        async with self._turn:
+            fresh = self._connection is None or self._connection.is_closed()
+            try:
+                return await self._once(work)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                if fresh or not self._lost(error):
+                    raise self._explained(error) from error
+            try:
+                return await self._once(work)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                raise self._explained(error) from error
+
+    async def close(self) -> None:
+        """Let go, politely when the other side answers."""
+        connection, self._connection = self._connection, None
+        if connection is None or connection.is_closed():
+            return
+        try:
+            await connection.close(timeout=_CLOSE_TIMEOUT_S)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connection.terminate()
+
+    async def _once(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            connection = await self._connect()
+        try:
+            return await work(connection)
+        except asyncpg.DataError:
+            # About a value: raised before anything was sent, or by the server with the connection unharmed.
+            raise
+        except BaseException as error:
+            # After a cancellation or a fault in the middle of an answer nobody knows what comes next on it. A
+            # refusal leaves it whole, but a server that became a standby must be looked for again.
+            standby = isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+            refused = isinstance(error, asyncpg.PostgresError | UsageError | StoreError) and not standby
+            if not refused or connection.is_closed():
+                connection.terminate()
+                self._connection = None
+            raise
+
+    async def _connect(self) -> asyncpg.Connection:
+        connection = await asyncpg.connect(
+            self._dsn,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=ANSWER_TIMEOUT_S,
+            server_settings=None if "application_name" in self._dsn else {"application_name": "mns-consumer"},
+        )
+        try:
+            # Not by the connection's parameters: poolers refuse those that they don't know.
+            await connection.execute(f"SET statement_timeout = {int(STATEMENT_TIMEOUT_S * 1000)}; {self._prepare}")
+        except BaseException:
+            connection.terminate()
+            raise
+        self._connection = connection
+        return connection
+
+    def _lost(self, error: BaseException) -> bool:
+        # A time-out is not tried again: the caller has waited long enough.
+        return self._connection is None and not isinstance(error, TimeoutError)
+
+    def _explained(self, error: BaseException) -> Exception:
+        if isinstance(error, asyncpg.DataError):
+            return ValueError(str(error))
+        return explain(self.address, self._dsn, error)
+
+
+def describe(dsn: str) -> str:
+    """A database's address without user and password, as errors name it."""
+    parts = urlsplit(dsn)
+    # The part behind the last @ holds no password, however the one before it is written.
+    return f"postgresql://{parts.netloc.rpartition('@')[2] or 'localhost'}{parts.path}"
+
+
+def explain(address: str, dsn: str, error: BaseException) -> StoreError:
+    """One line: the address, what failed, what to do. The password appears in it under no circumstances."""
+    meaning = next((text for kind, text in _MEANINGS if isinstance(error, kind)), "the driver refused the call")
+    told = (str(error).splitlines() or [""])[0][:_MAX_TOLD]
+    for secret in _secrets(dsn):
+        told = told.replace(secret, "***")
+    return StoreError(f"store {address}: {meaning} ({type(error).__name__}{': ' if told else ''}{told})")
+
+
+def _secrets(dsn: str) -> list[str]:
+    parts = urlsplit(dsn)
+    written = parts.netloc.rpartition("@")[0].partition(":")[2]
+    queried = [pair.partition("=")[2] for pair in parts.query.split("&") if pair.startswith("password=")]
+    found = [written, unquote(written), *queried, *map(unquote_plus, queried)]
+    return [secret for secret in found if secret]

@@ -1,0 +1,149 @@
+"""Everything the daemon says to PostgreSQL about keys: each batch of a kind is one statement, one transaction.
+
+Rows are locked in the order of their keys' hashes, so that the batches of several daemons never wait for each
+other in a circle. Time is the database's clock, so that daemons' clocks need not agree.
+
+Elsewhere: the tables (``store.postgres_schema``), gathering the batches (``store.postgres``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import asyncpg
+
+from consumer.store.ledger import JobRecord
+
+RECORD_TYPES: Final[Mapping[str, str]] = {
+    "key": "text",
+    "queue": "text",
+    "kind": "text",
+    "function": "text",
+    "message_id": "text",
+    "job_id": "text",
+    "state": "text",
+    "code": "text",
+    "message": "text",
+    "user_data": "text",
+    "result": "text",
+    "attempts": "bigint",
+    "enqueued_at": "float8",
+    "started_at": "float8",
+    "ended_at": "float8",
+}
+LETTER_TYPES: Final[Mapping[str, str]] = {
+    "reason": "text",
+    "error": "text",
+    "traceback": "text",
+    "body": "bytea",
+    "dequeue_count": "bigint",
+    "first_dequeued_at": "float8",
+}
+RECORD_COLUMNS: Final = ", ".join(RECORD_TYPES)
+LETTER_COLUMNS: Final = ", ".join(LETTER_TYPES)
+
+
+def _given(types: Mapping[str, str]) -> str:
+    """The batch as a table ``given``: $1 is the holder, $2 the keys' hashes, the columns follow."""
+    columns = {"key_id": "bytea", **types}
+    arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(columns.values(), start=2))
+    return f"given AS (SELECT * FROM unnest({arrays}) AS given({', '.join(columns)}))"  # noqa: S608 - see below
+
+
+# Only names and types of columns, all of them from this file, are put into these texts.
+_MINE: Final = """mine AS MATERIALIZED (
+  SELECT key_id FROM mns_consumer_job JOIN given USING (key_id)
+  WHERE holder = $1 AND dead IS NULL ORDER BY key_id FOR UPDATE OF mns_consumer_job)"""
+
+CLAIM: Final = f"""WITH {_given({"key": "text", "lease_s": "float8"})}, taken AS (
+  INSERT INTO mns_consumer_job AS job (key_id, key, holder, held_until, claimed_at)
+  SELECT key_id, key, $1, clock_timestamp() + make_interval(secs => lease_s), clock_timestamp()
+  FROM given ORDER BY key_id
+  ON CONFLICT (key_id) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until,
+    claimed_at = excluded.claimed_at, started = false
+  WHERE job.dead IS NULL
+    AND (job.held_until IS NULL OR job.held_until <= clock_timestamp() OR job.holder = excluded.holder)
+  RETURNING key_id, failures, starts)
+SELECT key_id, taken.failures, taken.starts, job.dead,
+  extract(epoch FROM job.held_until - clock_timestamp())::float8 AS remaining_s
+FROM given LEFT JOIN taken USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
+"""Our own claim is taken again: the caller knows which ones it has, so this is one whose answer got lost. What
+is told of a row that was not taken may be a moment old: it says when to come back, no more."""
+
+RENEW: Final = f"""WITH {_given({"lease_s": "float8"})}, {_MINE}
+UPDATE mns_consumer_job AS job SET held_until = clock_timestamp() + make_interval(secs => given.lease_s)
+FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id"""  # noqa: S608 - see above
+
+START: Final = f"""WITH {_given({})}, {_MINE}, begun AS (
+  UPDATE mns_consumer_job AS job SET starts = starts + (NOT started)::integer, started = true
+  FROM mine WHERE job.key_id = mine.key_id RETURNING job.key_id, job.starts)
+SELECT key_id, coalesce(begun.starts, CASE WHEN job.dead IS NULL THEN job.starts END, 0) AS number
+FROM given LEFT JOIN begun USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
+
+FAIL: Final = f"""WITH {_given({"error": "text"})}, {_MINE}, failed AS (
+  UPDATE mns_consumer_job AS job SET failures = failures + 1, starts = starts - started::integer, started = false,
+    holder = NULL, held_until = NULL, error = given.error
+  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id, job.failures)
+SELECT key_id, coalesce(failed.failures, CASE WHEN job.dead IS NULL THEN job.failures END, 0) AS number
+FROM given LEFT JOIN failed USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
+
+RELEASE: Final = f"""WITH {_given({})}, {_MINE}
+UPDATE mns_consumer_job AS job SET starts = starts - started::integer, started = false, holder = NULL, held_until = NULL
+FROM mine WHERE job.key_id = mine.key_id"""  # noqa: S608 - see above
+
+
+def _closed(dead: str) -> str:
+    copied = ", ".join(f"{name} = given.{name}" for name in RECORD_TYPES if name != "key")
+    return f"""closed AS (
+  UPDATE mns_consumer_job AS job SET dead = {dead}, stored_at = clock_timestamp(), held_until = NULL, error = NULL,
+    failures = 0, starts = 0, started = false, {copied}
+  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id)"""  # noqa: S608 - see above
+
+
+def _is_closed(dead: str) -> str:
+    return f"""SELECT key_id, closed.key_id IS NOT NULL OR (job.dead IS NOT DISTINCT FROM {dead}
+  AND job.holder IS NOT DISTINCT FROM $1) AS ours
+FROM given LEFT JOIN closed USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
+
+
+DONE: Final = f"WITH {_given(RECORD_TYPES)}, {_MINE}, {_closed('false')} {_is_closed('false')}"
+
+BURY: Final = f"""WITH {_given({**RECORD_TYPES, **LETTER_TYPES})}, {_MINE}, {_closed("true")}, filed AS (
+  INSERT INTO mns_consumer_letter (stored_at, {RECORD_COLUMNS}, {LETTER_COLUMNS})
+  SELECT clock_timestamp(), {RECORD_COLUMNS}, {LETTER_COLUMNS} FROM given JOIN closed USING (key_id) ORDER BY key_id)
+{_is_closed("true")}"""  # noqa: S608 - see above
+
+PRUNE: Final = (
+    """DELETE FROM mns_consumer_job WHERE key_id IN (
+  SELECT key_id FROM mns_consumer_job WHERE dead IS NOT NULL
+    AND stored_at <= clock_timestamp() - make_interval(secs => $1)
+    ORDER BY stored_at LIMIT $2 FOR UPDATE SKIP LOCKED)""",
+    """DELETE FROM mns_consumer_job WHERE key_id IN (
+  SELECT key_id FROM mns_consumer_job WHERE dead IS NULL
+    AND claimed_at <= clock_timestamp() - make_interval(secs => $1)
+    AND (held_until IS NULL OR held_until <= clock_timestamp())
+    ORDER BY claimed_at LIMIT $2 FOR UPDATE SKIP LOCKED)""",
+    """DELETE FROM mns_consumer_letter WHERE id IN (
+  SELECT id FROM mns_consumer_letter WHERE replay = 'replayed'
+    AND replayed_at <= clock_timestamp() - make_interval(secs => $1) ORDER BY replayed_at LIMIT $2
+    FOR UPDATE SKIP LOCKED)""",
+)
+"""$1 is the age in seconds, $2 the most rows."""
+
+PRUNE_LETTERS: Final = """DELETE FROM mns_consumer_letter WHERE id IN (
+  SELECT id FROM mns_consumer_letter WHERE stored_at <= clock_timestamp() - make_interval(secs => $1)
+  ORDER BY stored_at LIMIT $2 FOR UPDATE SKIP LOCKED)"""
+"""The same for letters that nobody replayed."""
+
+PING: Final = "UPDATE mns_consumer_schema SET version = version"
+
+
+def columns(rows: Sequence[Any], names: Mapping[str, str]) -> list[list[Any]]:
+    """Turn records or letters into the arrays of a statement, in the order of its columns."""
+    return [[getattr(row, name) for row in rows] for name in names]
+
+
+def record_of(row: asyncpg.Record) -> JobRecord:
+    """The record in a row that has its columns."""
+    return JobRecord(**{name: row[name] for name in RECORD_TYPES})

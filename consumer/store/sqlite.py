@@ -1,0 +1,76 @@
+"""The ledger on SQLite, the default: one file, one daemon.
+
+Here is only the loop's side: each call becomes an entry in a list, the list of one turn of the loop goes to
+the writer's thread, and the answers come back together.
+
+Elsewhere: the thread (``store.sqlite_writer``), what is decided and written (``store.sqlite_book``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from consumer.errors import StoreError
+from consumer.store.batch import Call, Kind
+from consumer.store.calls import Calls
+from consumer.store.sqlite_writer import Writer
+
+
+class SqliteLedger(Calls):
+    """A ``Ledger`` in a file.
+
+    Args:
+        path: The file; made when missing, with its directory. Links are followed, so that a file is owned once
+            under all its names.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(os.path.realpath(path))
+        self._writer: Writer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._gathered: list[Call] = []
+
+    async def open(self) -> None:
+        """See ``Ledger.open``."""
+        if self._writer is not None:
+            return
+        loop = asyncio.get_running_loop()
+        writer = Writer(self._path, loop)
+        writer.launch()
+        try:
+            await writer.opened
+        except BaseException:
+            # It failed, and the thread is gone; or nobody waits any more, and then it must go.
+            writer.stop()
+            raise
+        self._writer, self._loop = writer, loop
+
+    async def close(self) -> None:
+        """See ``Ledger.close``."""
+        writer = self._writer
+        if writer is None:
+            return
+        self._flush()
+        self._writer = None
+        writer.stop()
+        await writer.closed
+        writer.join()
+
+    async def _ask(self, kind: Kind, key: str | None, value: Any = None) -> Any:
+        loop = self._loop
+        if self._writer is None or loop is None:
+            raise StoreError(f"store {self._path} is not open")
+        call = Call(kind, key, value, loop.create_future())
+        if not self._gathered:
+            # At the end of this turn of the loop: whoever asks until then shares the batch and the hop.
+            loop.call_soon(self._flush)
+        self._gathered.append(call)
+        return await call.answer
+
+    def _flush(self) -> None:
+        if self._gathered and self._writer is not None:
+            calls, self._gathered = self._gathered, []
+            self._writer.put(calls)

@@ -1,0 +1,184 @@
+"""Open SQLite's file as this program wants it, and say in plain words what is wrong when it can't be.
+
+WAL with ``synchronous=FULL``: what was answered is on disk, and operators read while the daemon writes.
+The file and its companions are for their owner only (0600), since they hold users' data.
+
+    job       what has ended. Rows are only ever added at the end and found by a 64-bit hash of their key:
+              the index holds 15 bytes a row instead of a hundred, and a new key is ruled out by it alone.
+    attempt   failures and starts of keys that have not ended: a handful of rows.
+    letter    what was set aside.
+
+Elsewhere: who owns the file (``store.owner``), what is written (``store.sqlite_book``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from consumer.errors import StoreError, StoreSchemaError
+
+BUSY_TIMEOUT_MS: Final = 5_000
+"""For how long a writer waits for the other one: operators' writes are short."""
+_CACHE_KIB: Final = 8 * 1024
+_CHECKPOINT_PAGES: Final = 4_000
+_WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
+
+_V1: Final = """
+CREATE TABLE job (
+  id INTEGER PRIMARY KEY, key_hash INTEGER NOT NULL, key TEXT NOT NULL, dead INTEGER NOT NULL,
+  holder TEXT NOT NULL, stored_at REAL NOT NULL, queue TEXT NOT NULL, kind TEXT NOT NULL, function TEXT NOT NULL,
+  message_id TEXT NOT NULL, job_id TEXT, state TEXT NOT NULL, code TEXT, message TEXT, user_data TEXT, result TEXT,
+  attempts INTEGER NOT NULL, enqueued_at REAL NOT NULL, started_at REAL NOT NULL, ended_at REAL NOT NULL);
+CREATE INDEX job_key ON job (key_hash);
+CREATE TABLE attempt (
+  key TEXT PRIMARY KEY, failures INTEGER NOT NULL, starts INTEGER NOT NULL, error TEXT, stored_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX attempt_age ON attempt (stored_at);
+CREATE TABLE letter (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, replay TEXT NOT NULL, replayed_at REAL, stored_at REAL NOT NULL,
+  reason TEXT NOT NULL, error TEXT NOT NULL, traceback TEXT, body BLOB NOT NULL, dequeue_count INTEGER NOT NULL,
+  first_dequeued_at REAL NOT NULL, key TEXT NOT NULL, queue TEXT NOT NULL, kind TEXT NOT NULL,
+  function TEXT NOT NULL, message_id TEXT NOT NULL, job_id TEXT, state TEXT NOT NULL, code TEXT, message TEXT,
+  user_data TEXT, result TEXT, attempts INTEGER NOT NULL, enqueued_at REAL NOT NULL, started_at REAL NOT NULL,
+  ended_at REAL NOT NULL);
+CREATE INDEX letter_replayed ON letter (replayed_at) WHERE replay = 'replayed';
+CREATE TABLE heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), stored_at REAL NOT NULL);
+"""
+
+MIGRATIONS: Final = (_V1,)
+"""Statements that lead from each schema version to the next; what was released is never changed."""
+
+_MEANINGS: Final = {
+    "SQLITE_FULL": "the disk is full; free some space",
+    "SQLITE_READONLY": "it can be read but not written; give the daemon's user the right to write it",
+    "SQLITE_IOERR": "the disk failed or is full; look at its free space and the kernel's log",
+    "SQLITE_CORRUPT": "it is damaged; move it away to start afresh, or restore it",
+    "SQLITE_NOTADB": "it is no SQLite database; name another file or move this one away",
+    "SQLITE_BUSY": f"another process kept it locked for {BUSY_TIMEOUT_MS / 1000:g} s; end that one",
+    "SQLITE_LOCKED": "another connection keeps it locked",
+    "SQLITE_CANTOPEN": "it can't be opened; see that its directory exists and that the daemon's user may write there",
+    "SQLITE_TOOBIG": "a value is larger than SQLite takes",
+}
+_KEEPS_CONNECTION: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_TOOBIG", "SQLITE_FULL")
+
+
+def key_hash(key: str) -> int:
+    """A key's hash as SQLite's integers hold it: 64 bits, signed. Rows keep the whole key, so equal ones do no harm."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def explain(path: Path, error: sqlite3.Error | OSError) -> StoreError:
+    """Turn what SQLite or the system said into one line: the file, what failed, what to do."""
+    if isinstance(error, OSError):
+        return StoreError(f"store {path}: {error.strerror or error}; see that its directory exists and may be written")
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    meaning = next((text for prefix, text in _MEANINGS.items() if name.startswith(prefix)), "SQLite refused the call")
+    return StoreError(f"store {path}: {meaning} ({name}: {error})")
+
+
+def spoils_connection(error: sqlite3.Error) -> bool:
+    """Whether the connection had better be made anew before the next call."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    return not name.startswith(_KEEPS_CONNECTION)
+
+
+def prepare(path: Path) -> None:
+    """Make the file (0600) and its directory (0700) where they are missing.
+
+    Raises:
+        OSError: They can't be made, or the file can't be opened for writing.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # SQLite gives its companions (-wal, -shm) the mode of the file, so it is enough to make that one.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def connect(path: Path, *, create: bool) -> sqlite3.Connection:
+    """Open the file and bring its schema up to date.
+
+    Args:
+        path: The file.
+        create: Make the file, and its directory (0700), when missing.
+
+    Returns:
+        A connection without implicit transactions, to be used in the calling thread.
+
+    Raises:
+        StoreSchemaError: A newer version of this program wrote it.
+        StoreError: Anything else.
+    """
+    try:
+        if create:
+            prepare(path)
+        elif not path.exists():
+            raise StoreError(f"store {path}: there is no such file; the daemon makes it when it first runs")
+        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
+    except (OSError, sqlite3.Error) as error:
+        raise explain(path, error) from error
+    try:
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        _migrate(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+    except sqlite3.Error as error:
+        connection.close()
+        raise explain(path, error) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def writing(connection: sqlite3.Connection) -> Iterator[None]:
+    """One write transaction: on disk when the block is left, undone when it raises."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite has rolled back by itself after some errors (a full disk); a second ROLLBACK would be an error.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def marks(rows: int) -> str:
+    """Placeholders of one row's or one list's parameters."""
+    return ",".join("?" * rows)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    if _version(connection, path) == len(MIGRATIONS):
+        return
+    with writing(connection):
+        # Read again under the lock: another process may have done it meanwhile.
+        found = _version(connection, path)
+        for number, script in enumerate(MIGRATIONS[found:], start=found + 1):
+            _run_script(connection, script)
+            connection.execute(f"PRAGMA user_version = {number}")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if found > len(MIGRATIONS):
+        raise StoreSchemaError(
+            f"store {path} has schema version {found}, this program knows {len(MIGRATIONS)};"
+            " run the newer mns-consumer that wrote it, or name another store"
+        )
+    return found
+
+
+def _run_script(connection: sqlite3.Connection, script: str) -> None:
+    # executescript() would commit the transaction that this has to be one with.
+    for statement in script.split(";"):
+        if statement.strip():
+            connection.execute(statement)

@@ -1,0 +1,137 @@
+"""Places for stores: a file in a folder of the test's own, a schema of the test's own in a PostgreSQL server."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from consumer.policy import Reason
+from consumer.store.dead_letters import Operators
+from consumer.store.ledger import DeadLetter, JobRecord, Ledger
+from consumer.store.open import make_ledger, make_operators
+
+# Several test runs may share a server: each makes a schema of its own.
+POSTGRES = os.environ.get("MNS_CONSUMER_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test")
+
+Holder = Callable[[], Awaitable[Ledger]]
+MakeRecord = Callable[..., JobRecord]
+MakeLetter = Callable[..., DeadLetter]
+
+
+def record(key: str, **fields: object) -> JobRecord:
+    """A record with everything filled in, so that a column that goes astray shows."""
+    values: dict[str, object] = {
+        "queue": "1234/cn-hangzhou/done",
+        "kind": "IProduction",
+        "function": "Cover",
+        "message_id": f"M-{key}",
+        "job_id": f"J-{key}",
+        "state": "Success",
+        "code": "Code",
+        "message": "told",
+        "user_data": '{"a": 1}',
+        "result": '{"b": 2}',
+        "attempts": 3,
+        "enqueued_at": 1000.5,
+        "started_at": 1001.5,
+        "ended_at": 1002.25,
+    }
+    return JobRecord(key=key, **{**values, **fields})  # type: ignore[arg-type]  # a test names fields freely
+
+
+def letter(key: str, *, body: bytes = b"\x00\xff raw", reason: Reason = Reason.REJECTED, **job: object) -> DeadLetter:
+    """A dead letter with everything filled in."""
+    return DeadLetter(
+        job=record(key, **job),
+        reason=reason,
+        error="expected this, came that",
+        traceback="Traceback: here",
+        body=body,
+        dequeue_count=7,
+        first_dequeued_at=999.5,
+    )
+
+
+@pytest.fixture
+def make_record() -> MakeRecord:
+    return record
+
+
+@pytest.fixture
+def make_letter() -> MakeLetter:
+    return letter
+
+
+async def _tell(statement: str) -> None:
+    connection = await asyncpg.connect(POSTGRES, timeout=5)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def postgres_target() -> Iterator[str]:
+    """The address of an empty schema, dropped at the end; where there is no server: skip at home, fail in CI."""
+    schema = f"mns_consumer_test_{secrets.token_hex(6)}"
+    try:
+        asyncio.run(_tell(f"CREATE SCHEMA {schema}"))
+    except (OSError, asyncpg.PostgresError) as error:
+        told = f"no PostgreSQL at {urlsplit(POSTGRES).hostname} ({error}); set MNS_CONSUMER_TEST_POSTGRES"
+        if os.environ.get("CI"):
+            pytest.fail(told)
+        pytest.skip(told)
+    yield f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}search_path={schema}"
+    asyncio.run(_tell(f"DROP SCHEMA {schema} CASCADE"))
+
+
+@pytest.fixture
+def sqlite_path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "store.db"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def target(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
+    """Where a store may be, on each engine in turn."""
+    if request.param == "sqlite":
+        return str(sqlite_path)
+    found: str = request.getfixturevalue("postgres_target")
+    return found
+
+
+@pytest.fixture
+async def ledger(target: str) -> AsyncIterator[Ledger]:
+    """The only holder."""
+    made = make_ledger(target)
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def operators(target: str) -> AsyncIterator[Operators]:
+    made = make_operators(target)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def successor(target: str, ledger: Ledger) -> AsyncIterator[Holder]:
+    """Another holder on the same store, after the first: on SQLite that one must end, for it owns the file."""
+    async with AsyncExitStack() as stack:
+
+        async def make() -> Ledger:
+            if "://" not in target:
+                await ledger.close()
+            made = make_ledger(target)
+            await made.open()
+            stack.push_async_callback(made.close)
+            return made
+
+        yield make

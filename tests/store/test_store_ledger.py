@@ -1,0 +1,346 @@
+"""What every engine must do for the daemon: one suite, on SQLite and PostgreSQL, on both event loops."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+
+from consumer.errors import StoreError
+from consumer.policy import Reason
+from consumer.store.dead_letters import Operators
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord, Ledger
+from consumer.store.open import make_ledger
+
+Make = Callable[..., JobRecord]
+MakeLetter = Callable[..., DeadLetter]
+Successor = Callable[[], Awaitable[Ledger]]
+
+
+@pytest.fixture(params=[pytest.param(False, id="asyncio"), pytest.param(True, id="uvloop")])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
+async def test_a_new_key_is_ours(ledger: Ledger) -> None:
+    """A key that nobody has seen is claimed, with no failures and no starts."""
+    assert await ledger.claim("k", 60) == Claimed(failures=0, starts=0)
+
+
+async def test_a_claim_is_one(ledger: Ledger) -> None:
+    """A key that is claimed is elsewhere for everybody, until about the end of its lease."""
+    await ledger.claim("k", 60)
+    answer = await ledger.claim("k", 60)
+    assert isinstance(answer, Elsewhere)
+    assert 55 < answer.remaining_s <= 60
+
+
+async def test_many_claim_one_key(ledger: Ledger) -> None:
+    """Of many tasks that claim a key at once exactly one gets it."""
+    answers = await asyncio.gather(*(ledger.claim("k", 60) for _ in range(50)))
+    assert sum(isinstance(answer, Claimed) for answer in answers) == 1
+
+
+async def test_a_claim_ends(ledger: Ledger) -> None:
+    """A claim whose lease has ended may be taken."""
+    await ledger.claim("k", 0.05)
+    await anyio.sleep(0.1)
+    assert await ledger.claim("k", 60) == Claimed()
+
+
+async def test_done_is_the_end(ledger: Ledger, successor: Successor, make_record: Make) -> None:
+    """A key that is done has ended, here and for whoever comes after."""
+    await ledger.claim("k", 60)
+    assert await ledger.done(make_record("k"))
+    assert await ledger.claim("k", 60) == Ended(dead=False)
+    assert await (await successor()).claim("k", 60) == Ended(dead=False)
+
+
+async def test_bury_is_the_end(ledger: Ledger, successor: Successor, make_letter: MakeLetter) -> None:
+    """A key that is buried has ended dead, here and for whoever comes after."""
+    await ledger.claim("k", 60)
+    assert await ledger.bury(make_letter("k"))
+    assert await ledger.claim("k", 60) == Ended(dead=True)
+    assert await (await successor()).claim("k", 60) == Ended(dead=True)
+
+
+async def test_what_is_kept(ledger: Ledger, operators: Operators, make_record: Make, make_letter: MakeLetter) -> None:
+    """Every field of a record and of a letter comes back as it was given, the body byte for byte."""
+    dead = make_letter("dead", body=bytes(range(256)) * 200)
+    for key in ("done", "dead", "bare"):
+        await ledger.claim(key, 60)
+    bare = JobRecord(key="bare", queue="q", kind="k", function="f", message_id="m")
+    assert await ledger.done(make_record("done"))
+    assert await ledger.bury(dead)
+    assert await ledger.done(bare)
+    jobs = await operators.list_jobs(Filter(), limit=10)
+    assert {job.record.key: job.record for job in jobs} == {
+        "done": make_record("done"),
+        "dead": dead.job,
+        "bare": bare,
+    }
+    assert {job.record.key for job in jobs if job.dead} == {"dead"}
+    (stored,) = await operators.list_letters(Filter(), limit=10)
+    assert stored.letter == dead
+
+
+async def test_saying_it_again(
+    ledger: Ledger, operators: Operators, make_record: Make, make_letter: MakeLetter
+) -> None:
+    """An end said again by its holder is the same end: true again, and nothing is stored twice."""
+    for key in ("a", "b"):
+        await ledger.claim(key, 60)
+    assert [await ledger.done(make_record("a")) for _ in range(3)] == [True] * 3
+    assert [await ledger.bury(make_letter("b")) for _ in range(3)] == [True] * 3
+    assert not await ledger.bury(make_letter("a"))
+    assert not await ledger.done(make_record("b"))
+    assert await operators.count_letters(Filter()) == 1
+    assert len(await operators.list_jobs(Filter(), limit=10)) == 2
+
+
+async def test_not_ours(
+    ledger: Ledger, successor: Successor, operators: Operators, make_record: Make, make_letter: MakeLetter
+) -> None:
+    """What another holder has claimed can't be ended, failed, started, released or renewed."""
+    await ledger.claim("k", 0.05)
+    await ledger.start("k")
+    await anyio.sleep(0.1)
+    other = await successor()
+    assert await other.claim("k", 60) == Claimed(failures=0, starts=1)
+    stale = ledger
+    if isinstance(await _outcome(stale.ping()), StoreError):
+        # The first owner of a file has ended with its claims; one who never claimed stands in for it.
+        stale, key = other, "never claimed"
+    else:
+        key = "k"
+    assert not await stale.done(make_record(key))
+    assert not await stale.bury(make_letter(key))
+    assert await stale.fail(key, "x") == 0
+    assert await stale.start(key) == (1 if key == "k" else 0)
+    await stale.release(key)
+    assert list(await stale.renew([key, "unknown"], 60)) == [key, "unknown"]
+    assert isinstance(await other.claim("k", 60), Elsewhere)
+    assert await operators.count_letters(Filter()) == 0
+    assert list(await operators.list_jobs(Filter(), limit=10)) == []
+
+
+async def _outcome(call: Awaitable[None]) -> StoreError | None:
+    try:
+        await call
+    except StoreError as error:
+        return error
+    return None
+
+
+async def test_take_over_by_a_successor(ledger: Ledger, successor: Successor, make_record: Make) -> None:
+    """A holder that comes after takes over what was running, and its end counts."""
+    await ledger.claim("k", 0.05)
+    await anyio.sleep(0.1)
+    other = await successor()
+    assert await other.claim("k", 60) == Claimed()
+    assert await other.done(make_record("k"))
+
+
+async def test_failures_are_counted(ledger: Ledger, successor: Successor, make_record: Make) -> None:
+    """Failures add up over claims and holders until the key ends, and let go of the key each time."""
+    for failures in range(3):
+        assert await ledger.claim("k", 60) == Claimed(failures=failures)
+        assert await ledger.fail("k", "it broke") == failures + 1
+        # Said again when the first answer was lost: counted once.
+        assert await ledger.fail("k", "it broke") == failures + 1
+    other = await successor()
+    assert await other.claim("k", 60) == Claimed(failures=3)
+    assert await other.done(make_record("k"))
+
+
+async def test_starts_are_counted(ledger: Ledger, successor: Successor) -> None:
+    """A start without an end is there for the next holder; said twice it is one."""
+    await ledger.claim("k", 0.05)
+    assert [await ledger.start("k"), await ledger.start("k")] == [1, 1]
+    await anyio.sleep(0.1)
+    other = await successor()
+    assert await other.claim("k", 60) == Claimed(failures=0, starts=1)
+    assert await other.start("k") == 2
+
+
+async def test_release_takes_back_a_start(ledger: Ledger) -> None:
+    """A release counts nothing and takes back only its own start."""
+    await ledger.claim("k", 0.05)
+    await ledger.start("k")
+    await anyio.sleep(0.1)
+    assert await ledger.claim("k", 60) == Claimed(starts=1)
+    assert await ledger.start("k") == 2
+    await ledger.release("k")
+    await ledger.release("k")
+    assert await ledger.claim("k", 60) == Claimed(starts=1)
+    await ledger.release("k")
+    assert await ledger.claim("k", 60) == Claimed(starts=1)
+
+
+async def test_a_failure_ends_its_start(ledger: Ledger) -> None:
+    """A run that failed has ended: it is a failure and no crash."""
+    await ledger.claim("k", 60)
+    await ledger.start("k")
+    assert await ledger.fail("k", "x") == 1
+    assert await ledger.claim("k", 60) == Claimed(failures=1, starts=0)
+
+
+async def test_renewing_keeps(ledger: Ledger) -> None:
+    """Renewed claims last longer; keys that were never ours are named, empty is fine."""
+    await ledger.claim("k", 0.2)
+    assert list(await ledger.renew(["k", "other"], 60)) == ["other"]
+    assert list(await ledger.renew([], 60)) == []
+    await anyio.sleep(0.25)
+    assert isinstance(await ledger.claim("k", 60), Elsewhere)
+
+
+async def test_a_late_holder_still_ends(ledger: Ledger, make_record: Make) -> None:
+    """A claim whose lease has ended is its holder's as long as nobody took it."""
+    await ledger.claim("k", 0.01)
+    await anyio.sleep(0.05)
+    assert list(await ledger.renew(["k"], 0.01)) == []
+    assert await ledger.done(make_record("k"))
+
+
+async def test_cancelled_calls_run_their_course(ledger: Ledger, make_record: Make) -> None:
+    """A caller that is cancelled takes nothing back and harms no neighbour of its batch."""
+    await ledger.claim("gone", 60)
+    await ledger.claim("stays", 60)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ledger.done, make_record("gone"))
+        tasks.start_soon(anyio.sleep, 0)
+        await asyncio.sleep(0)
+        neighbour = asyncio.ensure_future(ledger.done(make_record("stays")))
+        await asyncio.sleep(0)
+        tasks.cancel_scope.cancel()
+    assert await neighbour
+    assert await ledger.claim("gone", 60) == Ended(dead=False)
+
+
+async def test_calls_about_a_key_keep_their_order(ledger: Ledger) -> None:
+    """Calls of one turn about one key take effect in the order in which they were made."""
+    answers = await asyncio.gather(
+        ledger.claim("k", 60), ledger.start("k"), ledger.release("k"), ledger.claim("k", 60), ledger.fail("k", "x")
+    )
+    assert list[object](answers) == [Claimed(), 1, None, Claimed(), 1]
+
+
+async def test_many_at_once(ledger: Ledger, make_record: Make, make_letter: MakeLetter) -> None:
+    """Hundreds of messages at once each get their own answer."""
+
+    async def live(number: int) -> bool:
+        key = f"key {number}"
+        assert await ledger.claim(key, 60) == Claimed()
+        if number % 3 == 0:
+            return await ledger.bury(make_letter(key))
+        if number % 3 == 1:
+            return await ledger.fail(key, "x") == 1
+        return await ledger.done(make_record(key))
+
+    assert all(await asyncio.gather(*(live(number) for number in range(600))))
+    answers = await asyncio.gather(*(ledger.claim(f"key {number}", 60) for number in range(600)))
+    assert list(answers) == [Ended(dead=True), Claimed(failures=1), Ended(dead=False)] * 200
+
+
+async def test_text_that_databases_refuse(
+    ledger: Ledger, operators: Operators, make_record: Make, make_letter: MakeLetter
+) -> None:
+    """NUL and lone surrogates are replaced wherever they come, long errors and tracebacks are cut, bodies never."""
+    nasty = "a\x00b\ud800c"
+    dead = make_letter("k", body=nasty.encode("utf-8", "surrogatepass"), message=nasty, user_data=nasty)
+    dead = DeadLetter(
+        job=dead.job, reason=Reason.EXHAUSTED, error="\x00é" * 9000, traceback="\ud800ü" * 90_000, body=dead.body
+    )
+    await ledger.claim("k", 60)
+    await ledger.claim("r", 60)
+    await ledger.claim("f", 60)
+    assert await ledger.fail("f", nasty * 5000) == 1
+    assert await ledger.bury(dead)
+    assert await ledger.done(make_record("r", result=nasty, code="\ud800"))
+    (stored,) = await operators.list_letters(Filter(), limit=1)
+    assert stored.letter.body == dead.body
+    assert stored.letter.job.user_data == "a\ufffdb\ufffdc"
+    assert len(stored.letter.error.encode()) <= 2048
+    assert stored.letter.traceback is not None
+    assert 16_000 < len(stored.letter.traceback.encode()) <= 16_384
+    (job,) = [job for job in await operators.list_jobs(Filter(), limit=9) if not job.dead]
+    assert (job.record.result, job.record.code) == ("a\ufffdb\ufffdc", "\ufffd")
+
+
+async def test_one_bad_value_harms_no_neighbour(ledger: Ledger, make_record: Make) -> None:
+    """A value that no database takes is that call's error alone."""
+    keys = [f"k{number}" for number in range(5)]
+    for key in keys:
+        await ledger.claim(key, 60)
+    answers = await asyncio.gather(
+        *(ledger.done(make_record(key, attempts=2**70 if key == "k2" else 1)) for key in keys),
+        ledger.claim("\ud800", 60),
+        ledger.claim("good", 60),
+        return_exceptions=True,
+    )
+    assert [answer for number, answer in enumerate(answers[:5]) if number != 2] == [True] * 4
+    assert isinstance(answers[2], StoreError)
+    assert isinstance(answers[5], StoreError)
+    assert answers[6] == Claimed()
+    assert await ledger.done(make_record("k2"))
+
+
+async def test_pruning(ledger: Ledger, operators: Operators, make_record: Make, make_letter: MakeLetter) -> None:
+    """Old jobs go in steps of the given size, young ones stay, letters by an age of their own."""
+    for number in range(5):
+        await ledger.claim(f"k{number}", 60)
+        await ledger.done(make_record(f"k{number}"))
+    await ledger.claim("dead", 60)
+    await ledger.bury(make_letter("dead"))
+    await ledger.claim("failing", 60)
+    await ledger.fail("failing", "x")
+    assert await ledger.prune(older_than_s=3600, limit=100, letters_older_than_s=3600) == 0
+    await anyio.sleep(0.02)
+    assert await ledger.prune(older_than_s=0, limit=2) == 2
+    assert await ledger.prune(older_than_s=0, limit=100) == 5
+    assert await ledger.claim("k0", 60) == Claimed()
+    assert await ledger.claim("failing", 60) == Claimed()
+    assert await operators.count_letters(Filter()) == 1
+    assert await ledger.prune(older_than_s=3600, limit=100, letters_older_than_s=0) == 1
+    assert await operators.count_letters(Filter()) == 0
+
+
+async def test_pruning_takes_no_running_claim(ledger: Ledger, make_record: Make) -> None:
+    """However old, what still runs is not forgotten."""
+    await ledger.claim("k", 60)
+    await ledger.start("k")
+    await anyio.sleep(0.02)
+    await ledger.prune(older_than_s=0, limit=100)
+    assert isinstance(await ledger.claim("k", 60), Elsewhere)
+    assert await ledger.done(make_record("k"))
+
+
+async def test_ping(ledger: Ledger) -> None:
+    """A healthy store says so, as often as it is asked."""
+    await ledger.ping()
+    await asyncio.gather(*(ledger.ping() for _ in range(5)))
+
+
+async def test_closed(ledger: Ledger, target: str) -> None:
+    """A store that is not open says so; opening and closing twice are fine."""
+    await ledger.open()
+    await ledger.close()
+    await ledger.close()
+    with pytest.raises(StoreError, match="not open"):
+        await ledger.claim("k", 60)
+    with pytest.raises(StoreError, match="not open"):
+        await make_ledger(target).ping()
+    await ledger.open()
+    assert await ledger.claim("k", 60) == Claimed()
+
+
+async def test_closing_waits_for_what_was_accepted(ledger: Ledger, successor: Successor, make_record: Make) -> None:
+    """Writes that were asked for before the end are on disk when it is over."""
+    for number in range(40):
+        await ledger.claim(f"k{number}", 60)
+    writes = [asyncio.ensure_future(ledger.done(make_record(f"k{number}"))) for number in range(40)]
+    await asyncio.sleep(0)
+    await ledger.close()
+    assert all(await asyncio.gather(*writes))
+    other = await successor()
+    assert [await other.claim(f"k{number}", 60) for number in range(40)] == [Ended(dead=False)] * 40

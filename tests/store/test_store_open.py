@@ -1,0 +1,100 @@
+"""Which store a setting means, and what text fits into one."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.errors import ExitCode, SettingsError
+from consumer.store.clip import cut, fit
+from consumer.store.open import make_ledger, make_operators
+from consumer.store.postgres import PostgresLedger
+from consumer.store.postgres_operators import PostgresOperators
+from consumer.store.sqlite import SqliteLedger
+from consumer.store.sqlite_operators import SqliteOperators
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        pytest.param("/var/lib/x/store.db", "/var/lib/x/store.db", id="a path"),
+        pytest.param("sqlite:////var/lib/x.db", "/var/lib/x.db", id="a URL, absolute"),
+        pytest.param("sqlite:////var/a%20b.db", "/var/a b.db", id="a URL, escaped"),
+        pytest.param("/var/a%20b.db", "/var/a%20b.db", id="a path is no URL"),
+    ],
+)
+def test_files(target: str, path: str) -> None:
+    """A path and sqlite:/// mean a file, for the daemon and for operators."""
+    ledger, operators = make_ledger(target), make_operators(target)
+    assert isinstance(ledger, SqliteLedger)
+    assert isinstance(operators, SqliteOperators)
+    assert ledger._path == operators._path == Path(path)
+
+
+def test_relative_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three strokes and a bare name are relative to where one stands; ~ is one's home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for target in ("x.db", "sqlite:///x.db", "~/x.db"):
+        ledger = make_ledger(target)
+        assert isinstance(ledger, SqliteLedger)
+        assert ledger._path == tmp_path / "x.db"
+
+
+@pytest.mark.parametrize("target", ["postgresql://u:p@h/d", "postgres://h/d", "POSTGRESQL://h/d"])
+def test_databases(target: str) -> None:
+    """postgresql:// means PostgreSQL, for the daemon and for operators."""
+    assert isinstance(make_ledger(target), PostgresLedger)
+    assert isinstance(make_operators(target), PostgresOperators)
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        pytest.param("", "store is empty", id="empty"),
+        pytest.param("  ", "store is empty", id="blank"),
+        pytest.param(
+            "mysql://u:hush@h/d", "has the scheme mysql://, expected a path, sqlite:///PATH", id="other scheme"
+        ),
+        pytest.param("sqlite://x.db", "three strokes", id="two strokes"),
+        pytest.param("sqlite:///", "three strokes", id="no path"),
+    ],
+)
+def test_neither(target: str, told: str) -> None:
+    """Anything else is told with what was expected, and without what may be a password."""
+    for make in (make_ledger, make_operators):
+        with pytest.raises(SettingsError) as caught:
+            make(target)
+        assert told in str(caught.value)
+        assert "hush" not in str(caught.value)
+        assert caught.value.exit_code is ExitCode.SETTINGS
+
+
+def test_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where PostgreSQL's driver is missing, it is told how to install it."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(SettingsError, match=r"pip install 'mns-consumer\[postgres\]'"):
+        make_ledger("postgresql://h/d")
+
+
+@given(st.text(st.characters(), max_size=400), st.integers(32, 300))
+def test_cutting(text: str, limit_bytes: int) -> None:
+    """Whatever comes in, what comes out can be stored, is short enough, and keeps both ends of what was cut."""
+    kept = cut(text, limit_bytes)
+    raw = kept.encode()
+    assert len(raw) <= limit_bytes
+    assert "\x00" not in kept
+    whole = fit(text)
+    if len(whole.encode()) <= limit_bytes:
+        assert kept == whole
+    else:
+        head, tail = kept.split("\n[...]\n", 1)
+        assert whole.startswith(head)
+        assert whole.endswith(tail)
+
+
+def test_cutting_keeps_most_of_what_there_is_room_for() -> None:
+    """A huge text is cut to nearly its limit, however large it is."""
+    assert 16_380 <= len(cut("x" * 10_000_000, 16_384)) <= 16_384

@@ -1,0 +1,173 @@
+"""What every engine must do for operators, while a daemon holds the store."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from consumer.errors import StoreError, UsageError
+from consumer.policy import Reason
+from consumer.store.dead_letters import Operators
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord, Ledger, LetterState
+from consumer.store.open import make_operators
+
+MakeRecord = Callable[..., JobRecord]
+MakeLetter = Callable[..., DeadLetter]
+
+
+@pytest.fixture
+async def five(ledger: Ledger, make_letter: MakeLetter) -> list[DeadLetter]:
+    """Five letters that differ in what a filter asks for."""
+    letters = [
+        make_letter("a", reason=Reason.REJECTED),
+        make_letter("b", reason=Reason.UNROUTED, function="VideoH2V"),
+        make_letter("c", reason=Reason.UNROUTED, queue="9/cn-beijing/other"),
+        make_letter("d", reason=Reason.EXHAUSTED, job_id=None),
+        make_letter("e", reason=Reason.EXHAUSTED),
+    ]
+    for letter in letters:
+        await ledger.claim(letter.job.key, 60)
+        await ledger.bury(letter)
+    return letters
+
+
+@pytest.mark.parametrize(
+    ("wanted", "keys"),
+    [
+        pytest.param(Filter(), "abcde", id="all"),
+        pytest.param(Filter(reason=Reason.UNROUTED), "bc", id="reason"),
+        pytest.param(Filter(function="VideoH2V"), "b", id="function"),
+        pytest.param(Filter(queue="9/cn-beijing/other"), "c", id="queue"),
+        pytest.param(Filter(job_id="J-e"), "e", id="job id"),
+        pytest.param(Filter(since=4e9), "", id="since"),
+        pytest.param(Filter(since=1.0, reason=Reason.EXHAUSTED, function="Cover"), "de", id="all of them"),
+        pytest.param(Filter(ids=(1, 3, 99)), "ac", id="numbers"),
+        pytest.param(Filter(state=LetterState.SET_ASIDE), "abcde", id="state"),
+        pytest.param(Filter(state=LetterState.REPLAYED), "", id="other state"),
+        pytest.param(Filter(queue="' OR 1=1 --"), "", id="a filter is never SQL"),
+    ],
+)
+async def test_filters(operators: Operators, five: list[DeadLetter], wanted: Filter, keys: str) -> None:
+    """Each filter finds its letters; counting and purging agree with listing."""
+    found = await operators.list_letters(wanted, limit=10)
+    assert "".join(stored.letter.job.key for stored in found) == keys
+    assert await operators.count_letters(wanted) == len(keys)
+    assert await operators.purge(wanted) == len(keys)
+    assert await operators.count_letters(Filter()) == 5 - len(keys)
+
+
+async def test_pages(operators: Operators, five: list[DeadLetter]) -> None:
+    """Limit and offset cut pages out of one order."""
+    pages = [await operators.list_letters(Filter(), limit=2, offset=offset) for offset in (0, 2, 4, 6)]
+    assert [stored.letter for page in pages for stored in page] == five
+    assert [len(page) for page in pages] == [2, 2, 1, 0]
+
+
+async def test_jobs(ledger: Ledger, operators: Operators, five: list[DeadLetter], make_record: MakeRecord) -> None:
+    """Jobs that ended are listed, the latest first; those that run are not; filters of letters match none."""
+    await ledger.claim("f", 60)
+    await ledger.done(make_record("f", function="Other"))
+    await ledger.claim("runs", 60)
+    jobs = await operators.list_jobs(Filter(), limit=3)
+    assert [job.record.key for job in jobs] == ["f", "e", "d"]
+    assert [job.dead for job in jobs] == [False, True, True]
+    assert [job.record.key for job in await operators.list_jobs(Filter(), limit=9, offset=5)] == ["a"]
+    (job,) = await operators.list_jobs(Filter(function="Other", since=jobs[0].stored_at - 1), limit=3)
+    assert job.record == make_record("f", function="Other")
+    for wanted in (Filter(ids=(1,)), Filter(reason=Reason.REJECTED), Filter(state=LetterState.SET_ASIDE)):
+        assert list(await operators.list_jobs(wanted, limit=3)) == []
+
+
+async def test_replay(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
+    """A replayed letter's key runs again from nothing; dying again makes a new letter and leaves the old one."""
+    await ledger.claim("k", 60)
+    await ledger.fail("k", "x")
+    await ledger.claim("k", 60)
+    await ledger.bury(make_letter("k"))
+    begun = await operators.begin_replay(1)
+    assert (begun.state, begun.letter) == (LetterState.REPLAYING, make_letter("k"))
+    assert await ledger.claim("k", 60) == Claimed(failures=0, starts=0)
+    await operators.finish_replay(1)
+    await operators.finish_replay(1)
+    done = await operators.get_letter(1)
+    assert done.state is LetterState.REPLAYED
+    assert done.replayed_at is not None
+    assert done.replayed_at >= done.stored_at > 1e9
+    assert await ledger.bury(make_letter("k", reason=Reason.EXHAUSTED))
+    letters = await operators.list_letters(Filter(), limit=9)
+    assert [(stored.id, stored.state) for stored in letters] == [(1, LetterState.REPLAYED), (2, LetterState.SET_ASIDE)]
+
+
+async def test_a_replay_that_broke_off(ledger: Ledger, operators: Operators, five: list[DeadLetter]) -> None:
+    """A letter whose replay never finished shows so, and is begun again without force."""
+    await operators.begin_replay(2)
+    assert [s.id for s in await operators.list_letters(Filter(state=LetterState.REPLAYING), limit=9)] == [2]
+    assert (await operators.begin_replay(2)).state is LetterState.REPLAYING
+    await operators.cancel_replay(2)
+    assert (await operators.get_letter(2)).state is LetterState.SET_ASIDE
+
+
+async def test_force(ledger: Ledger, operators: Operators, five: list[DeadLetter]) -> None:
+    """A replayed letter needs force, also when that second replay is called off."""
+    await operators.begin_replay(1)
+    await operators.finish_replay(1)
+    assert await ledger.claim("a", 0.01) == Claimed()
+    with pytest.raises(UsageError, match=r"replayed at \d{4}-.*--force"):
+        await operators.begin_replay(1)
+    await operators.begin_replay(1, force=True)
+    await operators.cancel_replay(1)
+    assert (await operators.get_letter(1)).state is LetterState.REPLAYED
+
+
+async def test_a_replay_of_what_runs(ledger: Ledger, operators: Operators, five: list[DeadLetter]) -> None:
+    """Forcing a replay of a job that runs leaves its claim alone."""
+    await operators.begin_replay(1)
+    await operators.finish_replay(1)
+    assert await ledger.claim("a", 60) == Claimed()
+    await operators.begin_replay(1, force=True)
+    assert isinstance(await ledger.claim("a", 60), Elsewhere)
+
+
+async def test_what_can_not_be(operators: Operators, five: list[DeadLetter]) -> None:
+    """Unknown numbers and ends of replays that never began are told as such, and change nothing."""
+    for call in (operators.get_letter, operators.begin_replay, operators.finish_replay, operators.cancel_replay):
+        with pytest.raises(UsageError, match="no dead letter has the number 77"):
+            await call(77)
+    for call in (operators.finish_replay, operators.cancel_replay):
+        with pytest.raises(UsageError, match="is set_aside, expected replaying"):
+            await call(1)
+    assert await operators.count_letters(Filter(state=LetterState.SET_ASIDE)) == 5
+
+
+async def test_old_replayed_letters_go_first(ledger: Ledger, operators: Operators, five: list[DeadLetter]) -> None:
+    """Replayed letters are pruned with the jobs; the others stay until their own age, however many there are."""
+    await operators.begin_replay(4)
+    await operators.finish_replay(4)
+    await anyio.sleep(0.02)
+    assert await ledger.prune(older_than_s=0, limit=100) == 4 + 1
+    assert [stored.id for stored in await operators.list_letters(Filter(), limit=9)] == [1, 2, 3, 5]
+    assert await ledger.claim("a", 60) == Claimed()
+
+
+async def test_a_large_purge(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
+    """More letters than one step takes are purged, and their keys stay closed."""
+    async with anyio.create_task_group() as tasks:
+        for number in range(450):
+
+            async def die(key: str) -> None:
+                await ledger.claim(key, 60)
+                await ledger.bury(make_letter(key))
+
+            tasks.start_soon(die, f"k{number}")
+    assert await operators.purge(Filter(reason=Reason.REJECTED)) == 450
+    assert await ledger.claim("k7", 60) == Ended(dead=True)
+
+
+async def test_nothing_there_yet(target: str, sqlite_path: Path) -> None:
+    """Where no daemon ever ran there is nothing to look at: told as such, and nothing is made."""
+    operators = make_operators(target)
+    with pytest.raises(StoreError, match="daemon"):
+        await operators.count_letters(Filter())
+    await operators.close()
+    assert not sqlite_path.parent.exists()

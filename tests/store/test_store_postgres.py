@@ -1,0 +1,394 @@
+"""What holds of the store in a database alone: several daemons, and a database that goes away."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import anyio
+import asyncpg
+import pytest
+
+from consumer.errors import StoreError, StoreSchemaError
+from consumer.store import postgres_link, postgres_statements
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord
+from consumer.store.postgres import PostgresLedger
+from consumer.store.postgres_operators import PostgresOperators
+
+MakeRecord = Callable[..., JobRecord]
+MakeLetter = Callable[..., DeadLetter]
+
+
+class Proxy:
+    """A TCP proxy before the database that can be cut, refuse, and fall silent."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = urlsplit(dsn)
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._passing = asyncio.Event()
+        self._passing.set()
+        self.port = 0
+        self.accepted = 0
+
+    @property
+    def dsn(self) -> str:
+        """The database's address through here, with a password that must show nowhere."""
+        netloc = f"{self._dsn.username}:hush%40hush@127.0.0.1:{self.port}"
+        return urlunsplit(self._dsn._replace(netloc=netloc))
+
+    async def listen(self) -> None:
+        """Accept connections, on the same port as before."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def refuse(self) -> None:
+        """Accept none, and cut those there are."""
+        assert self._server is not None
+        self._server.close()
+        await self.cut()
+
+    async def cut(self) -> None:
+        """Drop every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def hang(self) -> None:
+        """Pass nothing on, and close nothing."""
+        self._passing.clear()
+
+    def pass_on(self) -> None:
+        """Pass everything on again."""
+        self._passing.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        try:
+            there = await asyncio.open_connection(self._dsn.hostname, self._dsn.port)
+        except OSError:
+            writer.transport.abort()
+            return
+        for source, sink in ((reader, there[1]), (there[0], writer)):
+            self._writers.add(sink)
+            task = asyncio.ensure_future(self._copy(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                await self._passing.wait()
+                sink.write(data)
+                await sink.drain()
+        sink.transport.abort()
+
+
+@pytest.fixture
+async def proxy(postgres_target: str) -> AsyncIterator[Proxy]:
+    made = Proxy(postgres_target)
+    await made.listen()
+    yield made
+    made.pass_on()
+    await made.refuse()
+
+
+@pytest.fixture
+async def ledgers(postgres_target: str) -> AsyncIterator[list[PostgresLedger]]:
+    """Four daemons that start at once on an empty schema."""
+    made = [PostgresLedger(postgres_target) for _ in range(4)]
+    await asyncio.gather(*(ledger.open() for ledger in made))
+    yield made
+    await asyncio.gather(*(ledger.close() for ledger in made))
+
+
+async def test_one_of_many_runs_each_key(
+    ledgers: list[PostgresLedger], make_record: MakeRecord, make_letter: MakeLetter
+) -> None:
+    """Daemons that race for the same keys in different orders each get some, no key twice, none hangs."""
+    keys = [f"k{number}" for number in range(300)]
+    runs: list[tuple[int, str]] = []
+
+    async def live(number: int, key: str) -> None:
+        ledger = ledgers[number]
+        answer = await ledger.claim(key, 60)
+        if isinstance(answer, Claimed):
+            runs.append((number, key))
+            await ledger.start(key)
+            assert await (ledger.bury(make_letter(key)) if key.endswith("3") else ledger.done(make_record(key)))
+
+    orders = [keys, keys[::-1], keys[150:] + keys[:150], keys[::2] + keys[1::2]]
+    async with anyio.create_task_group() as tasks:
+        for number, order in enumerate(orders):
+            for key in order:
+                tasks.start_soon(live, number, key)
+    assert sorted(key for _, key in runs) == sorted(keys)
+    assert all([isinstance(await ledgers[0].claim(key, 60), Ended) for key in keys[:20]])
+
+
+async def test_two_holders(ledgers: list[PostgresLedger], make_record: MakeRecord, make_letter: MakeLetter) -> None:
+    """A claim keeps others out until it ends; then its first holder has lost it for good."""
+    first, second = ledgers[:2]
+    assert await first.claim("k", 0.3) == Claimed()
+    answer = await second.claim("k", 60)
+    assert isinstance(answer, Elsewhere)
+    assert 0 < answer.remaining_s <= 0.3
+    assert await first.start("k") == 1
+    await anyio.sleep(0.35)
+    assert await second.claim("k", 60) == Claimed(failures=0, starts=1)
+    assert list(await first.renew(["k"], 60)) == ["k"]
+    assert not await first.done(make_record("k"))
+    assert not await first.bury(make_letter("k"))
+    assert await first.fail("k", "x") == 0
+    assert await first.start("k") == 1
+    await first.release("k")
+    assert await second.start("k") == 2
+    assert await second.done(make_record("k"))
+    assert not await first.done(make_record("k"))
+    assert await first.claim("k", 60) == Ended(dead=False)
+
+
+async def test_a_connection_that_died_of_idleness(proxy: Proxy, make_record: MakeRecord) -> None:
+    """Connections that are dropped while nothing happens cost no caller an error."""
+    ledger = PostgresLedger(proxy.dsn)
+    await ledger.open()
+    await ledger.claim("k", 60)
+    for _ in range(3):
+        await proxy.cut()
+        await ledger.renew(["k"], 60)
+        assert await ledger.start("k") == 1
+    await proxy.cut()
+    assert await ledger.done(make_record("k"))
+    await ledger.close()
+
+
+async def test_a_database_that_goes_away(proxy: Proxy, make_record: MakeRecord) -> None:
+    """While it is gone each call says so at once, in one line without the password; when back, all goes on."""
+    ledger = PostgresLedger(proxy.dsn)
+    operators = PostgresOperators(proxy.dsn)
+    await ledger.open()
+    for key in ("k", "f"):
+        await ledger.claim(key, 60)
+    await proxy.refuse()
+    with anyio.fail_after(3):
+        told = await asyncio.gather(
+            ledger.done(make_record("k")),
+            ledger.claim("n", 60),
+            ledger.fail("f", "x"),
+            ledger.ping(),
+            operators.count_letters(Filter()),
+            PostgresLedger(proxy.dsn).open(),
+            return_exceptions=True,
+        )
+    for error in told:
+        assert isinstance(error, StoreError)
+        assert f"store postgresql://127.0.0.1:{proxy.port}/" in str(error)
+        assert "see that it runs" in str(error)
+        assert "hush" not in str(error)
+        assert "\n" not in str(error)
+    await proxy.listen()
+    assert await ledger.done(make_record("k"))
+    assert await ledger.fail("f", "x") == 1
+    await ledger.ping()
+    assert await operators.count_letters(Filter()) == 0
+    await ledger.close()
+    await operators.close()
+
+
+async def test_a_database_that_falls_silent(
+    proxy: Proxy, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that doesn't come is waited for so long and no longer, on old connections and on new ones."""
+    for name in ("CONNECT_TIMEOUT_S", "ANSWER_TIMEOUT_S", "_CLOSE_TIMEOUT_S"):
+        monkeypatch.setattr(postgres_link, name, 0.3)
+    ledger = PostgresLedger(proxy.dsn)
+    await ledger.open()
+    await ledger.claim("k", 60)
+    proxy.hang()
+    with anyio.fail_after(2):
+        for _ in range(2):
+            with pytest.raises(StoreError, match="no answer within"):
+                await ledger.done(make_record("k"))
+            with pytest.raises(StoreError, match="no answer within"):
+                await ledger.claim("n", 60)
+    proxy.pass_on()
+    assert await ledger.done(make_record("k"))
+    proxy.hang()
+    with anyio.fail_after(2):
+        await ledger.close()
+    proxy.pass_on()
+
+
+async def test_closing_while_a_call_is_under_way(proxy: Proxy, make_record: MakeRecord) -> None:
+    """Closing waits for what was accepted, also when its caller is gone."""
+    ledger = PostgresLedger(proxy.dsn)
+    await ledger.open()
+    await ledger.claim("k", 60)
+    proxy.hang()
+    ending = asyncio.ensure_future(ledger.done(make_record("k")))
+    await asyncio.sleep(0.05)
+    ending.cancel()
+    closing = asyncio.ensure_future(ledger.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    proxy.pass_on()
+    await closing
+    await ledger.open()
+    assert await ledger.claim("k", 60) == Ended(dead=False)
+    await ledger.close()
+
+
+async def test_a_cancelled_operator(proxy: Proxy) -> None:
+    """An operator's command that is cancelled in the middle of an answer leaves a link that still works."""
+    ledger = PostgresLedger(proxy.dsn)
+    await ledger.open()
+    await ledger.close()
+    operators = PostgresOperators(proxy.dsn)
+    assert await operators.count_letters(Filter()) == 0
+    proxy.hang()
+    with anyio.move_on_after(0.1):
+        await operators.count_letters(Filter())
+    proxy.pass_on()
+    assert await operators.count_letters(Filter()) == 0
+    await operators.close()
+    await operators.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        pytest.param(("/test", "/no_such_database"), "there is no such database; create it", id="database"),
+        pytest.param(("search_path=", "search_path=no_such_"), "there is no such schema; create it", id="schema"),
+        pytest.param(
+            ("search_path=", "default_transaction_read_only=on&search_path="), "takes no writes", id="standby"
+        ),
+        pytest.param(("127.0.0.1", "no-such-host.invalid"), "can't be reached", id="host"),
+        pytest.param(("search_path=", "sslmode=nonsense&search_path="), "the driver refused the call", id="dsn"),
+    ],
+)
+async def test_what_is_wrong_in_plain_words(postgres_target: str, change: tuple[str, str], told: str) -> None:
+    """Each common mistake is told as what it is."""
+    dsn = postgres_target.replace(*change)
+    if dsn == postgres_target:
+        pytest.skip("the server's address has no part to change here")
+    with pytest.raises(StoreError, match=told):
+        await PostgresLedger(dsn).open()
+
+
+async def test_a_newer_schema(postgres_target: str) -> None:
+    """A schema of a newer version is refused, by the daemon and by operators."""
+    ledger = PostgresLedger(postgres_target)
+    await ledger.open()
+    await ledger.close()
+    connection = await asyncpg.connect(postgres_target)
+    await connection.execute("UPDATE mns_consumer_schema SET version = 99")
+    await connection.close()
+    operators = PostgresOperators(postgres_target)
+    for call in (ledger.open, lambda: operators.count_letters(Filter())):
+        with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 1"):
+            await call()
+    await operators.close()
+
+
+async def test_a_refused_call_harms_nothing(ledgers: list[PostgresLedger], make_record: MakeRecord) -> None:
+    """When the server refuses, the caller hears why, and the connection is used again."""
+    first = ledgers[0]
+    address = first._lanes[0].link
+    await first.claim("k", 60)
+
+    async def rename(old: str, new: str) -> None:
+        await address.run(lambda connection: connection.execute(f"ALTER TABLE {old} RENAME TO {new}"))
+
+    await rename("mns_consumer_job", "elsewhere")
+    with pytest.raises(StoreError, match=r"it refused the call \(UndefinedTableError"):
+        await first.done(make_record("k"))
+    await rename("elsewhere", "mns_consumer_job")
+    assert await first.done(make_record("k"))
+
+
+async def test_look_ups_read_an_index(ledgers: list[PostgresLedger]) -> None:
+    """No statement of a message reads a whole table, even with plans made while the tables are empty."""
+    link = ledgers[0]._lanes[1].link
+
+    async def plan(connection: asyncpg.Connection) -> str:
+        rows = await connection.fetch(
+            "EXPLAIN " + postgres_statements.CLAIM, "holder", [b"x"] * 16, ["k"] * 16, [1.0] * 16
+        )
+        return "\n".join(row[0] for row in rows)
+
+    told = await link.run(plan)
+    assert "Index Scan" in told
+    assert "Seq Scan on mns_consumer_job" not in told
+
+
+async def test_long_waits_are_cut(ledgers: list[PostgresLedger], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that somebody keeps on a row ends in an error, not in a daemon that stands still."""
+    monkeypatch.setattr(postgres_link, "STATEMENT_TIMEOUT_S", 0.3)
+    first, second = ledgers[:2]
+    await first.claim("k", 0.001)
+    locked, free = asyncio.Event(), asyncio.Event()
+
+    async def hold(connection: asyncpg.Connection) -> None:
+        async with connection.transaction():
+            await connection.execute("SELECT 1 FROM mns_consumer_job FOR UPDATE")
+            locked.set()
+            await free.wait()
+
+    holding = asyncio.ensure_future(first._lanes[2].link.run(hold))
+    await locked.wait()
+    with pytest.raises(StoreError, match="a statement took longer than"):
+        await second.claim("k", 60)
+    free.set()
+    await holding
+    assert await second.claim("k", 60) == Claimed()
+
+
+async def test_a_claim_whose_answer_got_lost(
+    proxy: Proxy, postgres_target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that went through unheard may be claimed again by its own holder, at once, and by no other."""
+    ledger, other = PostgresLedger(proxy.dsn), PostgresLedger(postgres_target)
+    await ledger.open()
+    await other.open()
+    assert await ledger.claim("warm", 60) == Claimed()
+    connection = ledger._lanes[0].link._connection
+    assert connection is not None
+    real = type(connection).fetch
+
+    async def lost(self: asyncpg.Connection, query: str, *arguments: object) -> object:
+        rows = await real(self, query, *arguments)
+        if self is connection:
+            raise TimeoutError
+        return rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(connection), "fetch", lost)
+        with pytest.raises(StoreError, match="no answer"):
+            await ledger.claim("k", 60)
+    assert isinstance(await other.claim("k", 60), Elsewhere)
+    assert await ledger.claim("k", 60) == Claimed()
+    assert isinstance(await ledger.claim("k", 60), Elsewhere)
+    await ledger.close()
+    await other.close()
+
+
+@pytest.mark.parametrize(
+    ("dsn", "address"),
+    [
+        pytest.param("postgresql://u:hush@h:5/d", "postgresql://h:5/d", id="password"),
+        pytest.param("postgresql://u:a%20hush%40@h:5/d", "postgresql://h:5/d", id="escaped"),
+        pytest.param("postgresql://u:a@hush@h/d", "postgresql://h/d", id="not escaped"),
+        pytest.param("postgresql://h/d?password=a%20hush%40", "postgresql://h/d", id="in the query"),
+        pytest.param("postgresql:///d?host=/tmp", "postgresql://localhost/d", id="socket, no password"),
+    ],
+)
+def test_addresses_hold_no_password(dsn: str, address: str) -> None:
+    """Neither the address nor a driver's text that repeats what was set gives a password away."""
+    assert postgres_link.describe(dsn) == address
+    told = str(postgres_link.explain(address, dsn, OSError(f"cannot log in: {dsn} {unquote(dsn)}\nmore")))
+    assert "hush" not in told
+    assert "\n" not in told
+    assert "it can't be reached" in told

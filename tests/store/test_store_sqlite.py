@@ -1,0 +1,486 @@
+"""What holds of the store in a file alone: its owner, its faults, kill -9, and how few transactions it makes."""
+
+# ruff: noqa: ASYNC240 - a test waits for its own small files
+
+import asyncio
+import functools
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from consumer.errors import ExitCode, StoreBusyError, StoreError, StoreSchemaError
+from consumer.policy import Reason
+from consumer.store import sqlite_file
+from consumer.store.ledger import Claimed, DeadLetter, Ended, Filter, JobRecord
+from consumer.store.owner import Owner
+from consumer.store.sqlite import SqliteLedger
+from consumer.store.sqlite_operators import SqliteOperators
+
+MakeRecord = Callable[..., JobRecord]
+MakeLetter = Callable[..., DeadLetter]
+
+CHILD = """
+import asyncio, os, resource, sys
+from pathlib import Path
+from consumer.errors import StoreError
+from consumer.policy import Reason
+from consumer.store.ledger import Claimed, DeadLetter, Ended, JobRecord
+from consumer.store.sqlite import SqliteLedger
+
+ledger = SqliteLedger(Path(sys.argv[1]))
+
+def record(key, **more):
+    return JobRecord(key=key, queue="q", kind="k", function="f", message_id="m", **more)
+"""
+
+
+@pytest.fixture
+def child(sqlite_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a process that has a ledger on the test's file; whatever is left of it is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(script: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD + script, str(sqlite_path)], stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+async def test_for_the_owner_only(sqlite_path: Path, make_record: MakeRecord) -> None:
+    """All files are for their owner only, whatever the umask; so is the directory that is made."""
+    before = os.umask(0)
+    try:
+        ledger = SqliteLedger(sqlite_path)
+        await ledger.open()
+        await ledger.claim("k", 60)
+        await ledger.done(make_record("k"))
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in sqlite_path.parent.iterdir()}
+        assert modes == dict.fromkeys(["store.db", "store.db-wal", "store.db-shm", "store.db.lock"], 0o600)
+        assert stat.S_IMODE(sqlite_path.parent.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+        await ledger.close()
+
+
+async def test_one_owner(sqlite_path: Path, tmp_path: Path) -> None:
+    """A second daemon on the file is refused under each of its names, and told whose it is; then it is free."""
+    first = SqliteLedger(sqlite_path)
+    await first.open()
+    other_name = tmp_path / "link.db"
+    other_name.symlink_to(sqlite_path)
+    for name in (sqlite_path, other_name):
+        with pytest.raises(StoreBusyError, match=rf"{sqlite_path} belongs to another daemon \(pid {os.getpid()}\)"):
+            await SqliteLedger(name).open()
+    assert StoreBusyError.exit_code is ExitCode.TEMPORARY
+    await first.close()
+    second = SqliteLedger(other_name)
+    await second.open()
+    await second.close()
+
+
+async def test_ownership_ends_with_its_process(sqlite_path: Path, child: Callable[..., subprocess.Popen[str]]) -> None:
+    """A daemon that is killed leaves the file to the next, its claims ended, its starts written down."""
+    process = child("""
+async def main():
+    await ledger.open()
+    await ledger.claim("k", 3600)
+    await ledger.start("k")
+    print("held", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+""")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    ledger = SqliteLedger(sqlite_path)
+    with pytest.raises(StoreBusyError, match=rf"pid {process.pid}\)"):
+        await ledger.open()
+    process.kill()
+    process.wait()
+    await ledger.open()
+    assert await ledger.claim("k", 60) == Claimed(failures=0, starts=1)
+    await ledger.close()
+
+
+async def test_what_was_answered_survives_a_kill(
+    sqlite_path: Path, child: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Every end that was answered is there after kill -9 in the middle of the work."""
+    process = child("""
+async def live(key):
+    await ledger.claim(key, 60)
+    if key.endswith("7"):
+        body = b"body of " + key.encode()
+        await ledger.bury(DeadLetter(job=record(key), reason=Reason.REJECTED, error="e", body=body))
+    else:
+        await ledger.done(record(key))
+    os.write(1, f"{key}\\n".encode())
+
+async def main():
+    await ledger.open()
+    for first in range(0, 1_000_000, 16):
+        await asyncio.gather(*(live(f"key {number}") for number in range(first, first + 16)))
+asyncio.run(main())
+""")
+    assert process.stdout is not None
+    answered = [process.stdout.readline().strip() for _ in range(500)]
+    process.send_signal(signal.SIGKILL)
+    answered += [line.strip() for line in process.stdout if line.endswith("\n")]
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    found = await asyncio.gather(*(ledger.claim(key, 60) for key in answered))
+    assert list(found) == [Ended(dead=key.endswith("7")) for key in answered]
+    letters = await SqliteOperators(sqlite_path).list_letters(Filter(), limit=100_000)
+    bodies = [stored.letter.body.decode() for stored in letters]
+    assert len(bodies) == len(set(bodies))
+    assert {f"body of {key}" for key in answered if key.endswith("7")} <= set(bodies)
+    await ledger.close()
+
+
+def test_a_full_disk(child: Callable[..., subprocess.Popen[str]]) -> None:
+    """A disk that is full fails every write in plain words; once there is room the same object goes on."""
+    process = child("""
+async def main():
+    await ledger.open()
+    await ledger.claim("before", 60)
+    assert await ledger.done(record("before"))
+    await ledger.claim("k", 60)
+    await ledger.claim("failing", 60)
+    large = record("k", result="x" * 3_000_000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+    for _ in range(3):
+        try:
+            await ledger.done(large)
+        except StoreError as error:
+            text = str(error)
+            assert sys.argv[1] in text and "full" in text and "\\n" not in text, text
+        else:
+            raise SystemExit("a write beyond the limit went through")
+    assert await ledger.claim("before", 60) == Ended(dead=False)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await ledger.ping()
+    assert await ledger.done(large)
+    assert await ledger.fail("failing", "x") == 1
+    await ledger.close()
+    print("went on")
+asyncio.run(main())
+""")
+    assert process.communicate(timeout=15)[0] == "went on\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user, whom only root can become")
+def test_no_right_to_write() -> None:
+    """A file or a directory that may not be written is said so, with its path."""
+    script = (
+        CHILD
+        + """
+os.seteuid(65534)
+async def main():
+    try:
+        await ledger.open()
+    except StoreError as error:
+        print(error)
+asyncio.run(main())
+"""
+    )
+    # Not pytest's folder, which other users can't even pass through.
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        (folder / "readonly.db").touch(mode=0o644)
+        for path in (folder / "store.db", folder / "readonly.db"):
+            told = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+            assert told.stdout.startswith(f"store {path}: Permission denied; ")
+
+
+async def test_not_a_directory(tmp_path: Path) -> None:
+    """A path through a file is told as such, and works once it is a directory."""
+    (tmp_path / "file").write_text("x")
+    ledger = SqliteLedger(tmp_path / "file" / "store.db")
+    with pytest.raises(StoreError, match="see that its directory exists and may be written"):
+        await ledger.open()
+    (tmp_path / "file").unlink()
+    await ledger.open()
+    await ledger.ping()
+    await ledger.close()
+
+
+async def test_no_database(sqlite_path: Path) -> None:
+    """A file that is something else is left as it is and told as such; out of the way, all is well."""
+    sqlite_path.parent.mkdir()
+    sqlite_path.write_bytes(b"my diary " * 1000)
+    ledger = SqliteLedger(sqlite_path)
+    with pytest.raises(StoreError, match="is no SQLite database; name another file"):
+        await ledger.open()
+    assert sqlite_path.read_bytes() == b"my diary " * 1000
+    sqlite_path.unlink()
+    await ledger.open()
+    await ledger.close()
+
+
+async def test_damaged_while_it_is_used(sqlite_path: Path, make_record: MakeRecord) -> None:
+    """Damage ends in an error for those who ask, not in a dead thread; a restored file is used again."""
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    await ledger.close()
+    whole = sqlite_path.read_bytes()
+    await ledger.open()
+    await ledger.claim("k", 60)
+    sqlite_path.write_bytes(b"\x00" * len(whole))
+    (sqlite_path.parent / "store.db-wal").write_bytes(b"")
+    for _ in range(3):
+        with pytest.raises(StoreError, match="store "):
+            await ledger.done(make_record("k"))
+    sqlite_path.write_bytes(whole)
+    assert await ledger.done(make_record("k"))
+    await ledger.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+async def test_removed_while_it_is_used(sqlite_path: Path, make_record: MakeRecord, *, replaced: bool) -> None:
+    """No end is ever answered that went into a file which nobody will find again."""
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    await ledger.claim("k", 60)
+    sqlite_path.rename(sqlite_path.with_name("old"))
+    if replaced:
+        sqlite_path.touch(mode=0o600)
+    with pytest.raises(StoreError, match="removed or replaced"):
+        await ledger.done(make_record("k"))
+    assert await ledger.done(make_record("k"))
+    await ledger.close()
+    await ledger.open()
+    assert await ledger.claim("k", 60) == Ended(dead=False)
+    await ledger.close()
+
+
+async def test_a_newer_schema(sqlite_path: Path) -> None:
+    """A file of a newer version is refused and not touched, by the daemon and by operators."""
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    await ledger.close()
+    with closing(sqlite3.connect(sqlite_path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = sqlite_path.read_bytes()
+    with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 1"):
+        await ledger.open()
+    with pytest.raises(StoreSchemaError, match="99"):
+        await SqliteOperators(sqlite_path).count_letters(Filter())
+    assert sqlite_path.read_bytes() == before
+
+
+async def test_locked_by_somebody_else(
+    sqlite_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that isn't given up is an error that may be tried again; what is said again is stored once."""
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_MS", 50)
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    for key in ("done", "fail", "start", "release"):
+        await ledger.claim(key, 60)
+    with closing(sqlite3.connect(sqlite_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused = await asyncio.gather(
+            ledger.done(make_record("done")),
+            ledger.fail("fail", "x"),
+            ledger.start("start"),
+            ledger.start("release"),
+            return_exceptions=True,
+        )
+        assert [type(answer) for answer in refused] == [StoreError] * 4
+        assert "locked" in str(refused[0])
+        with pytest.raises(StoreError, match="locked"):
+            await SqliteOperators(sqlite_path).purge(Filter())
+        assert await ledger.claim("done too", 60) == Claimed()
+        other.execute("ROLLBACK")
+    assert await ledger.done(make_record("done"))
+    assert await ledger.fail("fail", "x") == 1
+    assert await ledger.start("start") == 1
+    await ledger.release("release")
+    assert await ledger.claim("release", 60) == Claimed()
+    await ledger.close()
+
+
+async def test_a_commit_in_doubt(sqlite_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end that went through although its commit seemed to fail is found, not stored twice."""
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    for key in ("first", "second"):
+        await ledger.claim(key, 60)
+    real = sqlite3.Connection.execute
+
+    class Doubtful(sqlite3.Connection):
+        """Commits, and then says that it could not."""
+
+        def execute(self, sql: str, parameters: object = (), /) -> sqlite3.Cursor:
+            cursor = real(self, sql, parameters)  # type: ignore[arg-type]  # handed on as it came
+            if sql == "COMMIT":
+                raise sqlite3.OperationalError("disk I/O error")
+            return cursor
+
+    writer = ledger._writer
+    assert writer is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Doubtful))
+        # The file seems to be another for a moment, so that the next call opens it anew.
+        writer._identity = None
+        with pytest.raises(StoreError, match="removed or replaced"):
+            await ledger.ping()
+        with pytest.raises(StoreError, match="disk I/O error"):
+            await ledger.done(make_record("first"))
+    assert await ledger.done(make_record("first"))
+    assert await ledger.done(make_record("second"))
+    jobs = await SqliteOperators(sqlite_path).list_jobs(Filter(), limit=9)
+    assert [job.record.key for job in jobs] == ["second", "first"]
+    await ledger.close()
+
+
+async def test_few_transactions(sqlite_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims and releases of many tasks write nothing; their ends share transactions."""
+    told: list[str] = []
+
+    class Traced(sqlite3.Connection):
+        """Tells every statement."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.set_trace_callback(told.append)
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Traced))
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    told.clear()
+    await asyncio.gather(*(ledger.claim(f"k{number}", 60) for number in range(100)))
+    await asyncio.gather(*(ledger.release(f"k{number}") for number in range(50)))
+    assert not [text for text in told if not text.startswith("SELECT")]
+    assert len(told) == 4
+    await asyncio.gather(*(ledger.done(make_record(f"k{number}")) for number in range(50, 100)))
+    assert told.count("COMMIT") == 1
+    assert len([text for text in told if text.startswith("INSERT")]) == 50
+    await ledger.close()
+
+
+def test_the_pragmas(sqlite_path: Path) -> None:
+    """What is committed is on disk: write-ahead log, every commit synced."""
+    with closing(sqlite_file.connect(sqlite_path, create=True)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_a_look_up_reads_an_index(sqlite_path: Path) -> None:
+    """Neither a claim nor a step of pruning reads a whole table."""
+    with closing(sqlite_file.connect(sqlite_path, create=True)) as connection:
+        statements = [
+            ("SELECT key, dead FROM job WHERE key_hash IN (?, ?)", (1, 2)),
+            ("DELETE FROM job WHERE id IN (SELECT id FROM job ORDER BY id LIMIT ?) AND stored_at <= ?", (1, 2)),
+            ("SELECT id FROM letter WHERE replay = 'replayed' AND replayed_at <= ?", (1,)),
+        ]
+        for statement, values in statements:
+            plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values))
+            assert "SEARCH" in plan
+        assert sqlite_file.key_hash("k") == sqlite_file.key_hash("k") != sqlite_file.key_hash("l")
+
+
+async def test_equal_hashes_do_no_harm(
+    sqlite_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two keys of one hash are still two keys."""
+    for module in ("sqlite_book", "sqlite_rows"):
+        monkeypatch.setattr(f"consumer.store.{module}.key_hash", lambda _key: 7)
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    await ledger.claim("a", 60)
+    await ledger.done(make_record("a"))
+    assert await ledger.claim("b", 60) == Claimed()
+    assert await ledger.claim("a", 60) == Ended(dead=False)
+    assert not await ledger.bury(DeadLetter(make_record("a"), reason=Reason.REJECTED, error="e", body=b""))
+    assert await ledger.done(make_record("b"))
+    await ledger.close()
+
+
+def test_a_process_that_forgets_to_close(child: Callable[..., subprocess.Popen[str]]) -> None:
+    """A loop that ends and a process that exits without closing the store hang nowhere."""
+    process = child("""
+async def main():
+    await ledger.open()
+    asyncio.ensure_future(ledger.ping())
+    await asyncio.sleep(0)
+asyncio.run(main())
+print("over")
+""")
+    assert process.communicate(timeout=15)[0] == "over\n"
+    assert process.returncode == 0
+
+
+async def test_opening_that_is_cancelled(sqlite_path: Path) -> None:
+    """Who stops waiting for the store to open leaves no owner and no thread behind."""
+    ledger = SqliteLedger(sqlite_path)
+    opening = asyncio.ensure_future(ledger.open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    for _ in range(200):
+        if not [thread for thread in threading.enumerate() if thread.name == "mns-consumer-store"]:
+            break
+        await asyncio.sleep(0.01)
+    await ledger.open()
+    await ledger.close()
+
+
+def test_a_lock_that_is_removed_is_no_lock(sqlite_path: Path) -> None:
+    """A lock's file that vanishes between opening and locking is made again; if it always does, that is said."""
+    sqlite_path.parent.mkdir()
+
+    class Hasty(Owner):
+        left = 2
+
+        def _lock(self) -> int:
+            descriptor = super()._lock()
+            if self.left > 0:
+                self.left -= 1
+                self._lock_path.unlink()
+            return descriptor
+
+    hasty = Hasty(sqlite_path)
+    hasty.take()
+    hasty.take()
+    with pytest.raises(StoreBusyError):
+        Owner(sqlite_path).take()
+    hasty.let_go()
+    hasty.let_go()
+    hasty.left = 100
+    with pytest.raises(StoreError, match="keeps being removed"):
+        hasty.take()
+    with pytest.raises(StoreError, match="can't make its lock"):
+        Owner(sqlite_path.parent / "missing" / "store.db").take()
+
+
+def test_read_only_in_plain_words(sqlite_path: Path) -> None:
+    """What SQLite says of a file that may only be read is put into plain words."""
+    sqlite_file.connect(sqlite_path, create=True).close()
+    with closing(sqlite3.connect(f"file:{sqlite_path}?mode=ro", uri=True)) as connection:
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            connection.execute("DELETE FROM job")
+        told = str(sqlite_file.explain(sqlite_path, caught.value))
+    assert told.startswith(f"store {sqlite_path}: it can be read but not written; give")
+    assert sqlite_file.spoils_connection(caught.value)
