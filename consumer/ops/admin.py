@@ -1,0 +1,204 @@
+"""Serve what operators and their machines ask: figures and health, over HTTP, reading only.
+
+    /metrics    every figure, for Prometheus
+    /livez      does it get anywhere?      no -> restart it
+    /readyz     does it handle messages?   no -> somebody look
+    /startupz   is its start over?
+
+Each health answer is 200 or 503 with JSON that tells every check. One request a connection, which must be over in
+``CONNECTION_S``: a slow or silent client, or a thousand of them, hold up nothing. Everything is answered from memory in
+the event loop: some 2 ms for a scrape of one queue, microseconds for a check.
+
+Elsewhere: the figures (``ops.metrics``), the checks (``engine.vitals``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from types import TracebackType
+from typing import Final, Self, cast
+
+import structlog
+from aiohttp import web
+
+from consumer.errors import SettingsError
+from consumer.ops.health import Check, Checks
+from consumer.ops.metrics import Metrics
+from consumer.ops.redact import SECRETS
+
+log = structlog.stdlib.get_logger(__name__)
+
+CONNECTION_S: Final = 10.0
+"""How long one connection may last, its request and its answer included."""
+_CONNECTIONS_LIMIT: Final = 64
+_LINE_LIMIT_BYTES: Final = 4_096
+_HEADERS_LIMIT: Final = 64
+_STOP_S: Final = 1.0
+_HEADERS: Final = {"Server": "mns-consumer", "Cache-Control": "no-store"}
+
+_WHY: Final[Mapping[int, str]] = {
+    errno.EADDRINUSE: "another program listens there; set admin_port to a free port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; set admin_host to one of its own",
+    errno.EACCES: "only root may listen there; set admin_port to 1024 or above",
+}
+
+
+class AdminServer:
+    """Serves while it is entered.
+
+    Args:
+        host: Address to listen on: a name, IPv4 or IPv6.
+        port: Port to listen on; 0 takes a free one.
+        metrics: The figures.
+        checks: The health checks.
+        connection_s: How long one connection may last, in seconds.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, metrics: Metrics, checks: Checks, connection_s: float = CONNECTION_S
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._metrics = metrics
+        self._connection_s = connection_s
+        self._server: asyncio.Server | None = None
+        self._requests: web.Server | None = None
+        self._health: Mapping[str, Callable[[], Sequence[Check]]] = {
+            "/livez": checks.live,
+            "/readyz": checks.ready,
+            "/startupz": checks.started,
+        }
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        if self._server is None:
+            return self._port
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def __aenter__(self) -> Self:
+        """Listen.
+
+        Raises:
+            SettingsError: It can't listen there; names the settings.
+        """
+        self._requests = web.Server(self._answer)
+        try:
+            self._server = await asyncio.get_running_loop().create_server(self._connect, self._host, self._port)
+        except (OSError, OverflowError, UnicodeError) as error:
+            why = _WHY.get(getattr(error, "errno", None) or 0, f"{error}; check admin_host and admin_port")
+            raise SettingsError(
+                f"admin_host, admin_port: can't listen on {self._host!r} port {self._port}: {why}"
+            ) from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop listening; an answer that is under way is ended."""
+        server, requests = self._server, self._requests
+        if server is None or requests is None:
+            return
+        server.close()
+        await requests.shutdown(_STOP_S)
+        self._server = self._requests = None
+
+    def _connect(self) -> asyncio.Protocol:
+        requests = self._requests
+        if requests is None or len(requests.connections) >= _CONNECTIONS_LIMIT:
+            return _Refusal()
+        return _Connection(requests, self._connection_s)
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        """Any request's answer; the connection ends with it."""
+        try:
+            answer = self._route(request)
+        except Exception:  # a bug in a check or a figure must be seen by the one who asks, and stop nothing else
+            log.exception("an admin answer failed", path=request.path)
+            answer = _told(HTTPStatus.INTERNAL_SERVER_ERROR, {"status": "failing", "error": "see the log"})
+        answer.force_close()
+        return answer
+
+    def _route(self, request: web.BaseRequest) -> web.Response:
+        if request.method not in {"GET", "HEAD"}:
+            refusal = _told(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "expected GET or HEAD"})
+            refusal.headers["Allow"] = "GET, HEAD"
+            return refusal
+        if request.path == "/metrics":
+            body, content_type = self._metrics.render(request.headers.get("Accept"))
+            return web.Response(body=body, headers={**_HEADERS, "Content-Type": content_type})
+        ask = self._health.get(request.path)
+        if ask is None:
+            return _told(HTTPStatus.NOT_FOUND, {"error": f"known are /metrics, {', '.join(self._health)}"})
+        checks = ask()
+        well = all(check.ok for check in checks)
+        told = {
+            "status": "ok" if well else "failing",
+            "checks": [{"name": check.name, "ok": check.ok, "detail": SECRETS.mask(check.detail)} for check in checks],
+        }
+        return _told(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, told)
+
+
+class _Connection(web.RequestHandler):
+    """One connection, which ends in time whatever its client does."""
+
+    __slots__ = ("_end", "_limit_s")
+
+    def __init__(self, requests: web.Server, limit_s: float) -> None:
+        super().__init__(
+            requests,
+            loop=asyncio.get_running_loop(),
+            access_log=logging.getLogger("aiohttp.access"),
+            max_line_size=_LINE_LIMIT_BYTES,
+            max_field_size=_LINE_LIMIT_BYTES,
+            max_headers=_HEADERS_LIMIT,
+            lingering_time=0,
+        )
+        self._limit_s = limit_s
+        self._end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # Not close(): that would wait for a client which doesn't read. uvloop's transports have abort() as asyncio's
+        # do, but don't inherit from them.
+        abort = cast("asyncio.Transport", transport).abort
+        self._end = asyncio.get_running_loop().call_later(self._limit_s, abort)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._end is not None:
+            self._end.cancel()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A request that is none: told in our words, and no line in the log for each port scan."""
+        del request, exc, message
+        answer = _told(status, {"error": "expected an HTTP/1.1 GET request"})
+        answer.force_close()
+        return answer
+
+
+class _Refusal(asyncio.Protocol):
+    """Ends a connection at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _told(status: int, body: Mapping[str, object]) -> web.Response:
+    return web.Response(
+        status=status,
+        body=json.dumps(body).encode() + b"\n",
+        headers={**_HEADERS, "Content-Type": "application/json"},
+    )

@@ -1,0 +1,336 @@
+"""The admin server over real sockets: its answers, its limits, and that no client can hold it up."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from consumer.errors import ExitCode, SettingsError
+from consumer.ops import redact
+from consumer.ops.admin import AdminServer
+from consumer.ops.health import Check
+from consumer.ops.metrics import Metrics
+from consumer.ops.words import Outcome
+
+
+@dataclass
+class Answers:
+    """Checks whose answers the test sets."""
+
+    said_live: Sequence[Check] = (Check("polling jobs", ok=True, detail="the last poll succeeded"),)
+    said_ready: Sequence[Check] = ()
+    said_started: Sequence[Check] = ()
+    broken: list[Exception] = field(default_factory=list)
+
+    def live(self) -> Sequence[Check]:
+        """What the test said."""
+        return self.said_live
+
+    def ready(self) -> Sequence[Check]:
+        """What the test said, unless it broke it."""
+        if self.broken:
+            raise self.broken.pop()
+        return self.said_ready
+
+    def started(self) -> Sequence[Check]:
+        """What the test said."""
+        return self.said_started
+
+
+@pytest.fixture
+def checks() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    metrics = Metrics(["Cover"], version="1.2.3")
+    metrics.queue("jobs").function("Cover").jobs[Outcome.DONE].inc()
+    return metrics
+
+
+@pytest.fixture
+async def server(checks: Answers, metrics: Metrics) -> AsyncIterator[AdminServer]:
+    async with AdminServer("127.0.0.1", 0, metrics=metrics, checks=checks, connection_s=0.5) as server:
+        yield server
+
+
+@dataclass
+class Answer:
+    """One HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def told(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+async def send(port: int, raw: bytes, host: str = "127.0.0.1") -> bytes:
+    """Send bytes; everything that comes until the server closes."""
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(raw)
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def ask(port: int, path: str, *, method: str = "GET", host: str = "127.0.0.1", headers: str = "") -> Answer:
+    raw = await send(port, f"{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode(), host)
+    head, _, body = raw.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    pairs = (line.split(": ", 1) for line in lines)
+    return Answer(int(status.split()[1]), {name.lower(): value for name, value in pairs}, body)
+
+
+async def test_metrics(server: AdminServer) -> None:
+    """A scrape gets every figure, in the form that it asks for."""
+    classic = await ask(server.port, "/metrics")
+    assert classic.status == 200
+    assert classic.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert b'mns_consumer_jobs_total{function="Cover",outcome="done",queue="jobs"} 1.0' in classic.body
+    modern = await ask(server.port, "/metrics", headers="Accept: application/openmetrics-text; version=1.0.0\r\n")
+    assert modern.headers["content-type"].startswith("application/openmetrics-text")
+    assert modern.body.endswith(b"# EOF\n")
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz"])
+@pytest.mark.parametrize("ok", [True, False])
+async def test_health(server: AdminServer, checks: Answers, path: str, ok: bool) -> None:  # noqa: FBT001  # parameter
+    """Each question has its own checks; one that fails makes it 503, and all are told."""
+    said = (Check("store", ok=ok, detail="seen"), Check("handlers", ok=True, detail="3 registered"))
+    match path:
+        case "/livez":
+            checks.said_live = said
+        case "/readyz":
+            checks.said_ready = said
+        case _:
+            checks.said_started = said
+    answer = await ask(server.port, path)
+    assert answer.status == (200 if ok else 503)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.told == {
+        "status": "ok" if ok else "failing",
+        "checks": [
+            {"name": "store", "ok": ok, "detail": "seen"},
+            {"name": "handlers", "ok": True, "detail": "3 registered"},
+        ],
+    }
+
+
+async def test_head(server: AdminServer) -> None:
+    """HEAD tells the same without a body."""
+    answer = await ask(server.port, "/livez", method="HEAD")
+    assert answer.status == 200
+    assert int(answer.headers["content-length"]) > 0
+    assert answer.body == b""
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+async def test_reading_only(server: AdminServer, method: str) -> None:
+    """Nothing can be changed here."""
+    answer = await ask(server.port, "/metrics", method=method, headers="Content-Length: 0\r\n")
+    assert answer.status == 405
+    assert answer.headers["allow"] == "GET, HEAD"
+
+
+async def test_unknown_path(server: AdminServer) -> None:
+    """Another path is told which there are; a query changes nothing."""
+    answer = await ask(server.port, "/../etc/passwd")
+    assert answer.status == 404
+    assert "/metrics, /livez, /readyz, /startupz" in answer.told["error"]
+    assert (await ask(server.port, "/livez?verbose")).status == 200
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", id="TLS"),
+        pytest.param(b"nonsense\r\n\r\n", id="no HTTP"),
+        pytest.param(b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", id="endless path"),
+        pytest.param(b"GET / HTTP/1.1\r\nA: " + b"x" * 20_000 + b"\r\n\r\n", id="endless header"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 500 + b"\r\n", id="endless headers"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", id="wrong length"),
+    ],
+)
+async def test_bad_requests(server: AdminServer, caplog: pytest.LogCaptureFixture, raw: bytes) -> None:
+    """What is no request is refused without a word about what serves here, and without a line in the log."""
+    answer = await send(server.port, raw)
+    assert answer.startswith(b"HTTP/1.0 400 ")
+    assert b"expected an HTTP/1.1 GET request" in answer
+    assert b"aiohttp" not in answer
+    assert b"Python" not in answer
+    assert caplog.records == []
+    assert (await ask(server.port, "/livez")).status == 200
+
+
+async def test_headers(server: AdminServer) -> None:
+    """No answer tells versions, may be kept by a cache, or leaves its connection open."""
+    for path in ("/metrics", "/livez", "/nowhere"):
+        answer = await ask(server.port, path)
+        assert answer.headers["server"] == "mns-consumer"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["connection"] == "close"
+
+
+async def test_a_broken_check(server: AdminServer, checks: Answers) -> None:
+    """A check that raises is a failing answer and a line in the log; the next question is answered as ever."""
+    checks.broken = [RuntimeError("bug")]
+    with capture_logs() as lines:
+        answer = await ask(server.port, "/readyz")
+    assert (answer.status, answer.told["status"]) == (500, "failing")
+    assert b"bug" not in answer.body
+    assert [(line["event"], line["path"]) for line in lines] == [("an admin answer failed", "/readyz")]
+    assert (await ask(server.port, "/readyz")).status == 200
+
+
+async def test_no_secret_in_a_check(server: AdminServer, checks: Answers) -> None:
+    """A detail that quotes a secret is masked."""
+    redact.protect("a-very-secret-key")
+    checks.said_ready = (Check("store", ok=False, detail="can't log in with a-very-secret-key"),)
+    assert (await ask(server.port, "/readyz")).told["checks"][0]["detail"] == "can't log in with ***"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"", id="silent"),
+        pytest.param(b"GET /metrics HT", id="half a line"),
+        pytest.param(b"GET /metrics HTTP/1.1\r\nHost: x\r\n", id="half a head"),
+    ],
+)
+async def test_slow_clients(server: AdminServer, raw: bytes) -> None:
+    """A client that doesn't end its request is cut off in time, and others are answered meanwhile."""
+    began = time.monotonic()
+    slow = asyncio.create_task(send(server.port, raw))
+    await asyncio.sleep(0)
+    assert (await ask(server.port, "/livez")).status == 200
+    assert await slow == b""
+    assert 0.4 < time.monotonic() - began < 3
+
+
+async def test_a_client_that_does_not_read(server: AdminServer, checks: Answers) -> None:
+    """An answer that nobody takes is thrown away in time."""
+    checks.said_live = (Check("x", ok=True, detail="y" * 30_000_000),)
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    client.settimeout(0)
+    with client:
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", server.port))
+        client.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert server._requests is not None
+        began = time.monotonic()
+        await asyncio.sleep(0.1)
+        assert len(server._requests.connections) == 1
+        while server._requests.connections:
+            await asyncio.sleep(0.02)
+            assert time.monotonic() - began < 5
+
+
+async def test_many_connections(server: AdminServer) -> None:
+    """Of a crowd of silent clients some are turned away at once; when they are gone, answers come again."""
+    crowd = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(100)]
+    ends = await asyncio.gather(*(asyncio.wait_for(reader.read(), 5) for reader, _ in crowd), return_exceptions=True)
+    assert len(ends) == 100
+    for _, writer in crowd:
+        writer.close()
+    assert (await ask(server.port, "/livez")).status == 200
+
+
+async def test_port_in_use(server: AdminServer, checks: Answers, metrics: Metrics) -> None:
+    """A port that is taken stops the start, names the settings, and says what to do."""
+    with pytest.raises(SettingsError, match=r"admin_host, admin_port: can't listen on '127\.0\.0\.1' port") as caught:
+        async with AdminServer("127.0.0.1", server.port, metrics=metrics, checks=checks):
+            pass
+    assert "another program listens there; set admin_port to a free port" in str(caught.value)
+    assert caught.value.exit_code is ExitCode.SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "told"),
+    [
+        pytest.param("192.0.2.1", 0, "set admin_host to one of its own", id="an address that is not ours"),
+        pytest.param("no such host", 0, "check admin_host and admin_port", id="no address"),
+        pytest.param("x" * 300, 0, "check admin_host and admin_port", id="no name"),
+        pytest.param("127.0.0.1", 70_000, "check admin_host and admin_port", id="no port"),
+    ],
+)
+async def test_no_listening_there(checks: Answers, metrics: Metrics, host: str, port: int, told: str) -> None:
+    """Each wrong address by name."""
+    with pytest.raises(SettingsError, match="admin_host, admin_port") as caught:
+        async with AdminServer(host, port, metrics=metrics, checks=checks):
+            pass
+    assert told in str(caught.value)
+
+
+async def test_ipv6(checks: Answers, metrics: Metrics) -> None:
+    """It listens on IPv6 where that is asked for."""
+    try:
+        async with AdminServer("::1", 0, metrics=metrics, checks=checks) as server:
+            assert (await ask(server.port, "/livez", host="::1")).status == 200
+    except SettingsError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+            pytest.skip("this machine has no IPv6")
+        raise
+
+
+async def test_stops(checks: Answers, metrics: Metrics) -> None:
+    """After its end nothing listens, a silent client holds it up no longer than asked, and it can start again."""
+    server = AdminServer("127.0.0.1", 0, metrics=metrics, checks=checks)
+    assert server.port == 0
+    for _ in range(2):
+        async with server:
+            port = server.port
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.sleep(0.05)
+            began = time.monotonic()
+        assert time.monotonic() - began < 2
+        assert await reader.read() == b""
+        writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+    await server.__aexit__(None, None, None)
+
+
+def test_on_uvloop(checks: Answers, metrics: Metrics) -> None:
+    """On uvloop a slow client is cut off too."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def slow() -> bytes:
+        async with AdminServer("127.0.0.1", 0, metrics=metrics, checks=checks, connection_s=0.3) as server:
+            assert (await ask(server.port, "/livez")).status == 200
+            return await send(server.port, b"GET /")
+
+    assert uvloop.run(slow()) == b""
+
+
+async def test_a_scrape_is_short(server: AdminServer, metrics: Metrics) -> None:
+    """Rendering the figures of one queue with sixteen handlers holds the loop for milliseconds (bound: 200)."""
+    names = [f"Function{number}" for number in range(16)]
+    metrics.register(names)
+    for name in names:
+        metrics.queue("jobs").function(name).jobs[Outcome.DONE].inc()
+    best_s, body = 1.0, b""
+    for _ in range(5):
+        began = time.perf_counter()
+        body, _ = metrics.render()
+        best_s = min(best_s, time.perf_counter() - began)
+    lines = body.count(b"\n")
+    print(f"{best_s * 1e3:.1f} ms, {lines} lines")  # noqa: T201  # the figure is wanted in the output
+    assert best_s < 0.2

@@ -1,0 +1,396 @@
+"""Log lines: one each, JSON or readable, whatever they carry and wherever they go."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import subprocess
+import sys
+import timeit
+import warnings
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.ops import logs
+from consumer.ops.line import EXCEPTION_LIMIT, LINE_LIMIT_BYTES, TEXT_LIMIT, LineRenderer
+from consumer.ops.redact import Secrets
+from consumer.ops.words import Outcome
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """As it says."""
+        return True
+
+
+class Unshowable:
+    """A value that can't show itself."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+class Colour(Enum):
+    """An enumeration of texts."""
+
+    RED = "red"
+
+
+class Text(str):
+    """A text of another class."""
+
+    __slots__ = ()
+
+
+def read(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def render(fields: Mapping[str, Any], *, terminal: bool = False, secrets: Secrets | None = None) -> bytes:
+    return LineRenderer(secrets or Secrets(), terminal=terminal).render("info", dict(fields))
+
+
+def test_a_line() -> None:
+    """A line off the terminal is one JSON object with UTC time, level and event first."""
+    stream = io.StringIO()
+    logs.configure(stream=stream)
+    before = datetime.now(UTC)
+    structlog.get_logger().info("job done", job_id="88c6", seconds=0.25, missing=None, text="日本")
+    (line,) = read(stream)
+    assert list(line)[:3] == ["timestamp", "level", "event"]
+    stamp = datetime.fromisoformat(line.pop("timestamp"))
+    assert abs((stamp - before).total_seconds()) < 5
+    assert line == {
+        "level": "info", "event": "job done", "job_id": "88c6", "seconds": 0.25, "missing": None, "text": "日本",
+    }  # fmt: skip
+    assert "日本" in stream.getvalue()
+
+
+def test_times_rise() -> None:
+    """Times keep their form and never fall while the second changes."""
+    renderer = LineRenderer(Secrets(), terminal=False)
+    renderer._second = (1, "1970-01-01T00:00:01")
+    stamps = [json.loads(renderer.render("info", {"event": "x"}))["timestamp"] for _ in range(200)]
+    assert stamps == sorted(stamps)
+    assert all(len(stamp) == 27 and stamp.endswith("Z") for stamp in stamps)
+    assert stamps[0] > "2020"
+
+
+def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal lines are for reading, coloured unless NO_COLOR is set."""
+    for no_color in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", no_color)
+        stream = Terminal()
+        logs.configure(stream=stream)
+        structlog.get_logger().warning("job comes back later", job_id="88c6")
+        assert "job comes back later" in stream.getvalue()
+        assert "88c6" in stream.getvalue()
+        assert ("\x1b[" in stream.getvalue()) == (no_color == "")
+
+
+def test_format_by_choice() -> None:
+    """The form can be chosen against what the stream is."""
+    stream = Terminal()
+    logs.configure(stream=stream, json=True)
+    structlog.get_logger().info("x")
+    logs.configure(stream=stream, json=False)
+    structlog.get_logger().info("y")
+    first, second = stream.getvalue().splitlines()
+    assert json.loads(first)["event"] == "x"
+    assert not second.startswith("{")
+
+
+def test_level_reaches_loggers_in_use() -> None:
+    """A changed level holds for loggers that have logged before, in both directions."""
+    stream = io.StringIO()
+    log = structlog.stdlib.get_logger("consumer.engine")
+    logs.configure(stream=stream)
+    bound = log.bind(queue="jobs")
+    for level in ("info", "debug", "error"):
+        logs.configure(level, stream=stream)
+        for logger in (log, bound, log.bind(queue="jobs")):
+            logger.debug("debug", at=level)
+            logger.info("info", at=level)
+            logger.error("error", at=level)
+    told = [f"{line['event']} at {line['at']}" for line in read(stream)]
+    assert set(told) == {"info at info", "error at info", "debug at debug", "info at debug", "error at debug",
+                         "error at error"}  # fmt: skip
+    assert told.count("error at error") == 3
+
+
+def test_fields_of_a_task() -> None:
+    """Fields put around a block stand on each of its lines, of either kind of logger, and on none after it."""
+    stream = io.StringIO()
+    logs.configure(stream=stream)
+    log = structlog.get_logger()
+    with logs.fields(trace_id="t1"), logs.fields(job_id="j1"):
+        log.info("inside", job_id="own")
+        logging.getLogger("aiohttp").error("inside too")
+    log.info("after")
+    first, second, third = read(stream)
+    assert (first["trace_id"], first["job_id"]) == ("t1", "own")
+    assert (second["trace_id"], second["job_id"]) == ("t1", "j1")
+    assert "trace_id" not in third
+
+
+def test_other_libraries() -> None:
+    """Other libraries' lines come from WARNING upwards, whatever their loggers are set to; handlers' own sooner."""
+    stream = io.StringIO()
+    logs.configure("debug", stream=stream, own=["acme.handlers"])
+    for name in ("aiohttp", "credentials", "handlersome"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG)
+        logger.debug("Authorization: %s", "secret")
+        logger.info("chatter")
+        logger.warning("trouble %d", 1)
+        logger.setLevel(logging.NOTSET)
+    logging.getLogger("acme.handlers.cover").debug("mine")
+    logging.getLogger("handlers.cover").debug("shipped")
+    logging.getLogger("_mns_consumer_handlers_0a1b.cover").info("dropped in")
+    told = [(line["logger"], line["level"], line["event"]) for line in read(stream)]
+    assert told == [
+        ("aiohttp", "warning", "trouble 1"),
+        ("credentials", "warning", "trouble 1"),
+        ("handlersome", "warning", "trouble 1"),
+        ("acme.handlers.cover", "debug", "mine"),
+        ("handlers.cover", "debug", "shipped"),
+        ("_mns_consumer_handlers_0a1b.cover", "info", "dropped in"),
+    ]
+    logs.configure("error", stream=stream)
+    logging.getLogger("aiohttp").warning("not at this level")
+    assert len(read(stream)) == len(told)
+
+
+def test_one_bridge_however_often() -> None:
+    """Configuring again doubles no line, and takes over from a plain StreamHandler."""
+    stream, plain = io.StringIO(), io.StringIO()
+    logging.getLogger().addHandler(logging.StreamHandler(plain))
+    for _ in range(3):
+        logs.configure(stream=stream)
+    logging.getLogger("x").error("once")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old thing", DeprecationWarning, stacklevel=1)
+    assert [line["logger"] for line in read(stream)] == ["x", "py.warnings"]
+    assert plain.getvalue() == ""
+
+
+def test_a_wrong_format_string() -> None:
+    """A library's log call that doesn't format still gives a line, and no error."""
+    stream = io.StringIO()
+    logs.configure(stream=stream)
+    (bridge,) = [handler for handler in logging.getLogger().handlers if isinstance(handler, logs._Bridge)]
+    bridge.handle(logging.LogRecord("x", logging.ERROR, __file__, 1, "%d of %d", ("a",), None))
+    (line,) = read(stream)
+    assert line["event"].startswith("%d of %d (TypeError")
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+@pytest.mark.parametrize("how", ["exception", "instance", "tuple", "stdlib"])
+def test_exceptions(how: str) -> None:
+    """An exception is told with its traceback on the one JSON line, however it is handed over."""
+    stream = io.StringIO()
+    logs.configure(stream=stream)
+    log = structlog.get_logger()
+    try:
+        fail("first line\nsecond line")
+    except ValueError as error:
+        match how:
+            case "exception":
+                log.exception("handler failed")
+            case "instance":
+                log.warning("handler failed", exc_info=error)
+            case "tuple":
+                log.warning("handler failed", exc_info=sys.exc_info())
+            case _:
+                logging.getLogger("x").exception("handler failed")
+    (line,) = read(stream)
+    assert line["level"] == ("error" if how in {"exception", "stdlib"} else "warning")
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("ValueError: first line\nsecond line\n")
+    assert "exc_info" not in line
+
+
+def test_long_exceptions_keep_their_end() -> None:
+    """A traceback without end is cut in its middle: where it was raised and what was raised stay."""
+    error = ValueError("a" * 50_000 + "the end")
+    line = json.loads(render({"event": "x", "exc_info": error}))
+    assert len(line["exception"]) < EXCEPTION_LIMIT + 100
+    assert line["exception"].startswith("ValueError: aaa")
+    assert line["exception"].endswith("the end\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        pytest.param(Outcome.DONE, "done", id="word"),
+        pytest.param(Colour.RED, "red", id="enumeration"),
+        pytest.param(Text("x"), "x", id="text of another class"),
+        pytest.param(Path("/a/b"), "/a/b", id="path"),
+        pytest.param(Decimal("1.50"), "1.50", id="decimal"),
+        pytest.param(datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02 00:00:00+00:00", id="time"),
+        pytest.param(b"\xff", "b'\\xff'", id="bytes"),
+        pytest.param(ValueError("no"), "ValueError: no", id="exception"),
+        pytest.param(Unshowable(), "<Unshowable that can't be shown>", id="unshowable"),
+        pytest.param({"a": (1, {"b"})}, {"a": [1, ["b"]]}, id="nested"),
+        pytest.param({Unshowable(): 1}, {"<Unshowable that can't be shown>": 1}, id="unshowable key"),
+        pytest.param([[[[1]]]], [[["[1]"]]], id="too deep"),
+        pytest.param(list(range(99)), list(range(50)), id="too many"),
+        pytest.param(math.inf, "Infinity", id="infinity"),
+        pytest.param("\ud800", "\ud800", id="lone surrogate"),
+        pytest.param(2**70, 2**70, id="big integer"),
+        pytest.param((x for x in "ab"), None, id="generator"),
+    ],
+)
+def test_values(value: object, shown: object) -> None:
+    """Each kind of value by name: shown, bounded, and never an error."""
+    line = json.loads(render({"event": "x", "value": value}))
+    assert "unrenderable" not in line
+    if shown is None:
+        assert line["value"].startswith("<generator object")
+    else:
+        assert line["value"] == shown
+
+
+def test_a_generator_is_not_used_up() -> None:
+    """Logging a generator takes nothing out of it."""
+    numbers = (x for x in range(3))
+    render({"event": "x", "value": numbers})
+    assert list(numbers) == [0, 1, 2]
+
+
+def test_long_texts_are_cut() -> None:
+    """A text of a megabyte gives a line of a few kilobytes that shows its beginning and end."""
+    line = json.loads(render({"event": "x", "body": "begin" + "x" * 1_000_000 + "end"}))
+    assert len(line["body"]) < TEXT_LIMIT + 100
+    assert line["body"].startswith("begin")
+    assert line["body"].endswith("end")
+
+
+def test_a_line_is_bounded() -> None:
+    """Many long fields, or a number without end, give a line of bounded length that shows the beginning of each."""
+    texts = {f"field{number}": ["begin" + "x" * 3_000] * 40 for number in range(200)}
+    rendered = render({"event": "job done", **texts})
+    assert len(rendered) < LINE_LIMIT_BYTES
+    line = json.loads(rendered)
+    assert line["event"] == "job done"
+    assert line["field0"].startswith("['begin")
+    line = json.loads(render({"event": "job done", "number": 10**100_000}))
+    assert line["number"] == "<int that can't be shown>"
+
+
+class Broken(Mapping[str, object]):
+    """A mapping that can't be read."""
+
+    def __getitem__(self, key: str) -> object:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        raise OSError("gone")
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_can_not_be_rendered(terminal: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """A field that can't even be looked at still leaves a line with the event."""
+    line = json.loads(render({"event": "job done", "value": Broken()}, terminal=terminal))
+    assert (line["event"], line["unrenderable"]) == ("job done", "OSError")
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=()))
+    | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=())), ANYTHING), st.booleans())
+def test_rendering_is_total(values: dict[str, Any], terminal: bool) -> None:  # noqa: FBT001  # drawn by hypothesis
+    """Any fields give a line, JSON ones one valid line; nothing reaches a terminal that could steer it."""
+    rendered = render({**values, "event": "x"} if "exc_info" not in values else {"event": "x"}, terminal=terminal)
+    assert rendered.endswith(b"\n")
+    if not terminal:
+        assert rendered.count(b"\n") == 1
+        json.loads(rendered)
+    elif "exception" not in values and "stack" not in values:
+        assert rendered.count(b"\n") == 1
+        assert b"\x1b" not in rendered
+
+
+def test_no_steering_of_a_terminal() -> None:
+    """An escape sequence in a field or an exception's text is shown, not obeyed; a traceback keeps its lines."""
+    shown = render({"event": "x\x1b[2J", "text": "a\x1b[2Jb", "exc_info": ValueError("\x1b[2J")}, terminal=True)
+    assert b"\x1b" not in shown
+    assert b"\\x1b[2J" in shown
+    assert shown.count(b"\n") >= 2
+
+
+def test_no_exception_under_way() -> None:
+    """Asking for the current exception where there is none gives a line too."""
+    assert json.loads(render({"event": "x", "exc_info": True}))["exception"] == "NoneType: None\n"
+
+
+def test_silent_before_configured() -> None:
+    """A line before logging is set up goes nowhere and raises nothing."""
+    logs._output.write(b"x\n")
+
+
+def test_cost_of_a_line(tmp_path: Path) -> None:
+    """A message's line to a file costs some microseconds (bound: 60, for slow machines)."""
+    with (tmp_path / "log").open("w") as stream:
+        logs.configure(stream=stream)
+        log = structlog.stdlib.get_logger("consumer.engine.report")
+        values = {
+            "queue": "jobs", "job_id": "88c6ca184c0e47098a5b665e2a126797", "function": "Cover", "attempt": 1,
+            "message_id": "5F290C926D472878-2-14D9529A8FA-200000001", "outcome": "done", "seconds": 0.0123,
+        }  # fmt: skip
+        best_s = min(timeit.repeat(lambda: log.info("job done", **values), number=2_000, repeat=5)) / 2_000
+        logs._output.stream = None
+    print(f"{best_s * 1e6:.2f} us a line")  # noqa: T201  # the figure is wanted in the test's output
+    assert (tmp_path / "log").read_bytes().count(b"\n") == 10_000
+    assert best_s < 60e-6
+
+
+DAEMON = """
+import sys, structlog
+from consumer.ops import logs
+logs.configure(stream=getattr(sys, sys.argv[1]))
+log = structlog.get_logger()
+for number in range(int(sys.argv[2])):
+    log.info("line", number=number, pad="x" * 500)
+open(sys.argv[3], "w").write("lived")
+"""
+
+
+def test_a_reader_that_leaves(tmp_path: Path) -> None:
+    """A process whose log pipe is closed by its reader works on to its end."""
+    end = tmp_path / "end"
+    process = subprocess.Popen([sys.executable, "-c", DAEMON, "stdout", "2000", str(end)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(15) == 0
+    assert end.read_text() == "lived"
