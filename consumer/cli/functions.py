@@ -1,0 +1,126 @@
+"""``mns-consumer functions``: who takes which FunctionName, and what its result holds.
+
+Elsewhere: how handlers are found (``plugin.registry``).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from consumer.cli.function_names import DOCUMENTED
+from consumer.cli.options import Said, takes_settings
+
+if TYPE_CHECKING:
+    from consumer.plugin.handler import Handler
+    from consumer.plugin.registry import Registry
+
+_FOUND_IN: Final = {
+    "DIRECTORY": "drop-in folder",
+    "IMPORT_PATH": "import path",
+    "ENTRY_POINT": "entry point",
+    "SHIPPED": "shipped",
+}
+
+
+@takes_settings
+def functions(said: Said, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:  # noqa: FBT002 - typer's flag
+    """List each FunctionName with its handler, where it was found, and its result's fields.
+
+    Needs no queue: `mns-consumer functions --shipped` shows what is shipped.
+    """
+    from consumer.daemon import sources_of  # noqa: PLC0415 - quick --help
+    from consumer.plugin.registry import discover  # noqa: PLC0415 - the same
+
+    registry = discover(sources_of(said.settings()))
+    rows = [_row(name, registry) for name in _names(registry)]
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False, indent=2))
+    else:
+        _print_table(rows)
+
+
+def _names(registry: Registry) -> list[str]:
+    """The documented names in their order, then every other name that has a handler."""
+    return [*DOCUMENTED, *sorted(name for name in registry.handlers if name not in DOCUMENTED)]
+
+
+def _row(name: str, registry: Registry) -> dict[str, Any]:
+    handler = registry.find(name)
+    if handler is None:
+        return {"function": name, "handler": None, "found_in": None, "origin": None, "result": None, "fields": []}
+    return {
+        "function": name,
+        "handler": getattr(handler.function, "__qualname__", repr(handler.function)),
+        "found_in": _FOUND_IN[registry.strengths[handler.name].name],
+        "origin": handler.origin,
+        "result": None if handler.result is None else _type_name(handler.result.annotation),
+        "fields": fields_of(handler),
+    }
+
+
+def fields_of(handler: Handler) -> list[dict[str, str]]:
+    """The fields of the result that a handler asks for; none where it is no model or of any shape.
+
+    Returns:
+        For each its ``name``, ``type`` and ``description``; those of a list's items are named ``stills[].url``.
+    """
+    return [] if handler.result is None else _fields(handler.result.annotation, "", ())
+
+
+def _fields(annotation: Any, prefix: str, above: tuple[Any, ...]) -> list[dict[str, str]]:
+    from pydantic import BaseModel, RootModel  # noqa: PLC0415 - quick --help
+
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)) or annotation in above:
+        return []
+    if issubclass(annotation, RootModel):
+        return []
+    found: list[dict[str, str]] = []
+    for name, field in annotation.model_fields.items():
+        path = f"{prefix}{name}"
+        found.append({"name": path, "type": _type_name(field.annotation), "description": field.description or ""})
+        inner = getattr(field.annotation, "__args__", ())
+        is_list = getattr(field.annotation, "__origin__", None) is list
+        for part in inner if is_list else (field.annotation,):
+            found.extend(_fields(part, f"{path}[]." if is_list else f"{path}.", (*above, annotation)))
+    return found
+
+
+def _type_name(annotation: Any) -> str:
+    """A type as one writes it, without the modules' names."""
+    arguments = getattr(annotation, "__args__", ())
+    if isinstance(annotation, type) and not arguments:
+        return annotation.__name__
+    if annotation is Any:
+        return "Any"
+    text = str(annotation)
+    for prefix in ("typing.", "pydantic.types.", "pydantic.root_model."):
+        text = text.replace(prefix, "")
+    for argument in arguments:
+        if isinstance(argument, type):
+            text = text.replace(f"{argument.__module__}.{argument.__qualname__}", argument.__name__)
+    return text
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table  # noqa: PLC0415 - quick --help
+    from rich.text import Text  # noqa: PLC0415 - the same
+
+    from consumer.cli.consoles import wide_console  # noqa: PLC0415 - the same
+
+    table = Table(show_lines=True)
+    for title in ("FunctionName", "Handler", "Result's fields"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        if row["handler"] is None:
+            where, result = "none: its messages are set aside as unrouted", ""
+        else:
+            where = f"{row['handler']}\n{row['found_in']}: {row['origin']}"
+            result = row["result"] or "asks for no result"
+            fields = [f"{field['name']}: {field['type']}" for field in row["fields"]]
+            result = "\n".join([f"{result}:" if fields else result, *(f"  {line}" for line in fields)])
+        # As plain text: a path or a type with brackets is no markup.
+        table.add_row(row["function"], Text(where), Text(result))
+    wide_console().print(table)

@@ -1,0 +1,230 @@
+"""``mns-consumer submit``: submit one job, and wait for its result if asked to.
+
+What is wrong with the arguments is told before anything is sent.
+
+Elsewhere: the call (``cloud.mps``), unfolding a result (``message.result``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from consumer.cli.function_names import DOCUMENTED, nearest
+from consumer.errors import ConsumerError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from consumer.cloud.mps import JobAnswer, Mps
+    from consumer.config import Lane
+
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
+_FIRST_LOOK_S: Final = 0.2
+_LONGEST_LOOK_S: Final = 5.0
+_ENDED: Final = frozenset({"Success", "Fail"})
+_CLOUD: Final = "Where to"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """One job to submit; the parameters of SubmitIProductionJob (facts: iproduction, 1)."""
+
+    function: str
+    params: str
+    input: str | None
+    output: str | None
+    user_data: str | None
+    notify_url: str | None
+    pipeline_id: str | None
+    model_id: str | None
+    schedule_params: str | None
+
+
+def _cloud(text: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=text, metavar=metavar, rich_help_panel=_CLOUD, show_default=False)
+
+
+def submit(
+    *,
+    function: Annotated[str, typer.Option(metavar="NAME", help="FunctionName, such as Cover.")],
+    params: Annotated[str, typer.Option(metavar="JSON", help="JobParams: a JSON object.")] = "{}",
+    input_url: Annotated[str | None, typer.Option("--input", metavar="OSS_URL", help="Input.")] = None,
+    output_url: Annotated[
+        str | None, typer.Option("--output", metavar="OSS_URL", help="Output; may hold {source}, {sequenceId}, ...")
+    ] = None,
+    user_data: Annotated[str | None, typer.Option(metavar="TEXT", help="UserData: text or JSON, given back.")] = None,
+    notify_url: Annotated[str | None, typer.Option(metavar="MNS_URL", help="Queue that is told of the end.")] = None,
+    pipeline_id: Annotated[str | None, typer.Option(metavar="ID", help="PipelineId: the MPS queue.")] = None,
+    model_id: Annotated[str | None, typer.Option(metavar="ID", help="ModelId: the algorithm's model.")] = None,
+    schedule_params: Annotated[str | None, typer.Option(metavar="JSON", help="ScheduleParams.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the job's end and print its typed result.")] = False,
+    wait_seconds: Annotated[float, typer.Option(metavar="SECONDS", help="For how long at the most.")] = 600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    endpoint: Annotated[str | None, _cloud("Address of MPS in place of the region's own.", "URL")] = None,
+    region: Annotated[str | None, _cloud("Region of MPS; default: the NotifyUrl's.", "REGION")] = None,
+    access_key_id: Annotated[str | None, _cloud("AccessKey id; default: settings, then the credentials chain.")] = None,
+    access_key_secret: Annotated[str | None, _cloud("AccessKey secret; better set in the environment.")] = None,
+    config: Annotated[Path | None, _cloud("Settings file, TOML.", "FILE")] = None,
+) -> None:
+    """Submit one job to MPS; prints its JobId.
+
+    With neither [bold]--notify-url[/] nor [bold]--pipeline-id[/] nobody is told of its end; `mns-consumer jobs run`
+    handles such a job later.
+    """
+    order = _Order(
+        function=_checked_function(function),
+        params=_checked_object("--params", params),
+        input=input_url,
+        output=output_url,
+        user_data=user_data,
+        notify_url=None if notify_url is None else _checked_notify_url(notify_url),
+        pipeline_id=pipeline_id,
+        model_id=model_id,
+        schedule_params=None if schedule_params is None else _checked_object("--schedule-params", schedule_params),
+    )
+    if not order.notify_url and not order.pipeline_id:
+        _warn("neither --notify-url nor --pipeline-id is given: no message will tell of this job's end")
+    import anyio  # noqa: PLC0415 - quick --help
+
+    keys = {"access_key_id": access_key_id, "access_key_secret": access_key_secret}
+    lane = _lane(order.notify_url, endpoint, region, keys, config)
+    code = anyio.run(_submit, lane, order, wait_seconds if wait else None, as_json)
+    raise typer.Exit(code)
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def _checked_function(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"--function {name!r}: expected a FunctionName such as Cover; known: {', '.join(DOCUMENTED)}")
+    if name not in DOCUMENTED:
+        near = nearest(name)
+        hint = f"did you mean {near}?" if near else f"documented are {', '.join(DOCUMENTED)}."
+        _warn(f"{name!r} is not a documented FunctionName, and is sent as it is; {hint}")
+    return name
+
+
+def _checked_object(flag: str, text: str) -> str:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f'{flag} {text[:200]!r}: expected a JSON object such as \'{{"Model": "gif"}}\': {error}'
+        ) from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{flag} {text[:200]!r}: expected a JSON object, got JSON of another kind")
+    return text
+
+
+def _checked_notify_url(text: str) -> str:
+    from consumer.notify_url import NotifyUrl  # noqa: PLC0415 - quick --help
+
+    return str(NotifyUrl.parse(text))
+
+
+def _lane(
+    notify_url: str | None, endpoint: str | None, region: str | None, keys: dict[str, str | None], config: Path | None
+) -> Lane:
+    """Where MPS is and with which keys; a job without NotifyUrl borrows the settings' first queue, or a region."""
+    from consumer.config import Lane, LaneSettings, load  # noqa: PLC0415 - quick --help
+
+    settings = load({name: value for name, value in keys.items() if value is not None}, config)
+    configured = {str(lane.url): lane for lane in settings.all_lanes()}
+    if endpoint is None and region is None and notify_url is None and configured:
+        return next(iter(configured.values()))
+    if notify_url in configured and endpoint is None and region is None and not any(keys.values()):
+        return configured[notify_url]
+    known = endpoint or settings.mps_endpoint or settings.endpoint
+    if notify_url is None and region is None and known is None:
+        raise UsageError(
+            "no region of MPS is known; expected --region cn-hangzhou, --endpoint URL, --notify-url MNS_URL,"
+            " or a queue in the settings"
+        )
+    if region is not None:
+        known = endpoint or settings.mps_endpoint or settings.endpoint or f"https://mts.{region}.aliyuncs.com"
+    if known is not None and not re.fullmatch(r"https?://[^/\s?#]+/?", known):
+        raise UsageError(f"--endpoint {known!r}: expected http://HOST:PORT or https://HOST, without a path")
+    # Without a NotifyUrl nothing asks this queue; only MPS's address and the keys are used.
+    place = notify_url or f"mns://none.mns.{region or 'none'}.aliyuncs.com/queues/none"
+    own = LaneSettings.model_construct(notify_url=place, mps_endpoint=known and known.rstrip("/"))
+    return Lane(settings=own, of=settings)
+
+
+async def _submit(lane: Lane, order: _Order, wait_s: float | None, as_json: bool) -> int:  # noqa: FBT001 - handed on by anyio.run
+    from consumer.cloud.clients import open_clients  # noqa: PLC0415 - quick --help
+
+    async with open_clients(lane) as clients:
+        submitted = await clients.mps.submit(
+            function=order.function,
+            params=order.params,
+            input=order.input,
+            output=order.output,
+            user_data=order.user_data,
+            notify_url=order.notify_url,
+            pipeline_id=order.pipeline_id,
+            model_id=order.model_id,
+            schedule_params=order.schedule_params,
+        )
+        if wait_s is None:
+            print(_json(job_id=submitted.job_id, request_id=submitted.request_id) if as_json else submitted.job_id)
+            return ExitCode.OK
+        if not as_json:
+            print(submitted.job_id, flush=True)
+        answer = await _ended(clients.mps, submitted.job_id, wait_s)
+    _print_end(answer, as_json=as_json)
+    return ExitCode.OK if answer.state == "Success" else ExitCode.FAILURE
+
+
+async def _ended(mps: Mps, job_id: str, wait_s: float) -> JobAnswer:
+    """Ask, less and less often, until the job has ended."""
+    import anyio  # noqa: PLC0415 - quick --help
+
+    until, pause_s = time.monotonic() + wait_s, _FIRST_LOOK_S
+    while True:
+        answer = await mps.query(job_id)
+        if answer.state in _ENDED:
+            return answer
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            state = answer.state or "unknown to MPS"
+            raise ConsumerError(f"job {job_id} is still {state} after {wait_s:g} s; wait longer by --wait-seconds")
+        await anyio.sleep(min(pause_s, left_s))
+        pause_s = min(pause_s * 1.5, _LONGEST_LOOK_S)
+
+
+def _print_end(answer: JobAnswer, *, as_json: bool) -> None:
+    from consumer.cli.typed import typed  # noqa: PLC0415 - quick --help
+    from consumer.message.user_data import decode_user_data  # noqa: PLC0415 - the same
+
+    shown = typed(answer.function or "", answer.result, answer.output)
+    if as_json:
+        print(
+            _json(
+                job_id=answer.job_id,
+                function=answer.function,
+                state=answer.state,
+                code=shown.code,
+                message=shown.message,
+                result=shown.data,
+                typed=shown.fits,
+                user_data=decode_user_data(answer.user_data),
+            )
+        )
+        return
+    print(f"{answer.state}: {shown.summary if answer.state == 'Success' else f'{shown.code}: {shown.message}'}")
+    if answer.state == "Success":
+        print(json.dumps(shown.data, ensure_ascii=False, indent=2))
+    if shown.problem:
+        _warn(shown.problem)
+
+
+def _json(**fields: Any) -> str:
+    return json.dumps(fields, ensure_ascii=False)

@@ -1,0 +1,72 @@
+"""Rules of what a handler gets and may raise: ``job.result`` in each state, and the errors' bounds and wording."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from consumer import Job, JobFailed, Reject, Retry
+from consumer.plugin.job import NOT_WANTED, ResultNotWantedError
+
+
+def make(**fields: Any) -> Job[Any, Any]:
+    base = {"function": "Cover", "job_id": "j1", "state": "Success", "failed": False, "code": "Success"}
+    return Job(**{**base, "message": None, "user_data": None, **fields})
+
+
+@pytest.mark.parametrize("result", [{"a": 1}, [], "", 0, None], ids=repr)
+def test_the_result_is_handed_on_as_it_is(result: object) -> None:
+    """A result that was fetched is what ``job.result`` gives, ``None`` and other falsy ones included."""
+    assert make(result_or_none=result).result == result
+
+
+@pytest.mark.parametrize("result", [NOT_WANTED, None, {"a": 1}], ids=repr)
+def test_a_failed_job_has_no_result(result: object) -> None:
+    """Reading the result of a failed job raises ``JobFailed`` with the job's own code and message, whatever is there."""
+    job = make(failed=True, code="InvalidParameter", message="no such file", result_or_none=result)
+    with pytest.raises(JobFailed, match="code InvalidParameter: no such file") as caught:
+        _ = job.result
+    assert (caught.value.code, caught.value.message) == ("InvalidParameter", "no such file")
+
+
+def test_a_failure_without_words_says_so() -> None:
+    """A failed job without code and message is told as such, not as ``None``."""
+    assert str(JobFailed(None, None)) == "the job failed with code none: no message"
+
+
+def test_a_result_that_was_not_asked_for_is_the_handlers_mistake() -> None:
+    """Reading the result without asking for one in the annotation names the function and what to write."""
+    with pytest.raises(ResultNotWantedError, match=r"'Cover' reads job\.result .* Job\[CoverResult\]"):
+        _ = make().result
+    assert repr(NOT_WANTED) == "<no result: the handler's annotation asks for none>"
+
+
+def test_a_job_shows_no_payload_and_changes_no_more() -> None:
+    """The repr, which lands in logs, holds neither result nor document; a handler can't alter its job."""
+    job = make(result_or_none={"k": "RESULT"}, document={"k": "DOCUMENT"})
+    assert "RESULT" not in repr(job)
+    assert "DOCUMENT" not in repr(job)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        job.attempt = 2  # type: ignore[misc]  # the point of the test
+
+
+@pytest.mark.parametrize("after_s", [None, 0, 0.5, 43_200], ids=str)
+def test_retry_takes_what_mns_can_do(after_s: float | None) -> None:
+    """Delays up to MNS's twelve hours are taken as given."""
+    assert Retry("busy", after_s=after_s).after_s == after_s
+
+
+@pytest.mark.parametrize("after_s", [-1, 43_201, float("nan"), float("inf")], ids=str)
+def test_retry_refuses_what_mns_cannot(after_s: float) -> None:
+    """A delay out of range is refused where it is written, with the range."""
+    with pytest.raises(ValueError, match=r"Retry\(after_s=.*: expected seconds from 0 to 43200"):
+        Retry(after_s=after_s)
+
+
+def test_orders_need_no_reason() -> None:
+    """``raise Reject`` and ``raise Retry`` without a word still say something to whoever reads the log."""
+    assert str(Reject()) == "the handler gave no reason"
+    assert str(Retry()) == "the handler asked for it"
+    assert str(Reject("no such user")) == "no such user"

@@ -1,0 +1,272 @@
+"""The house's rules, read off the imports of every file: floors, public face, SDKs, sandbox, sizes, names.
+
+Imports inside functions, under ``TYPE_CHECKING`` and by ``import_module("...")`` count like any other. ``breach`` is
+the one rule book; the first tests show that it can say no.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import consumer
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+FLOORS: Final = {
+    "__main__": 8,
+    "cli": 7,
+    "app": 6,
+    "daemon": 6,
+    "engine": 5,
+    "plugin": 4,
+    "store": 3,
+    "cloud": 3,
+    "ops": 3,
+    "message": 2,
+    "config": 1,
+    "errors": 1,
+    "notify_url": 1,
+    "policy": 1,
+    "progress": 1,
+    "version": 1,
+}
+FACE: Final = "plugin"
+"""Whoever imports ``consumer`` itself gets what ``plugin`` makes, so the face stands on plugin's floor."""
+SDKS: Final = ("mns", "alibabacloud", "aliyun", "darabonba", "Tea")
+LONG_FILES: Final = {
+    "consumer/engine/outcome.py": "every way to end and its one pure answer; split, the rules could not be read as one",
+    "consumer/sandbox/queue.py": "one queue's state and all that changes it; the time-ordered parts share every field",
+}
+"""Files between 300 and 350 lines that had their second look, and why they stayed whole."""
+MOST_LINES: Final = 350
+SECOND_LOOK_LINES: Final = 300
+MOST_FUNCTION_LINES: Final = 60
+BANNED_NAMES: Final = frozenset({"utils", "util", "base", "common", "helpers", "helper", "misc"})
+
+
+def files() -> list[Path]:
+    return sorted([*(ROOT / "consumer").rglob("*.py"), *(ROOT / "handlers").rglob("*.py")])
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
+    """Every import of a source, as line and dotted name; ``from a import b`` gives ``a.b``."""
+    home = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = home[: len(home) - node.level + 1] if node.level else []
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{start}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {
+            "importlib.import_module",
+            "import_module",
+            "__import__",
+        }:
+            first = node.args[0] if node.args else None
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield node.lineno, first.value
+
+
+def part_of(dotted: str) -> str:
+    """The part of ``consumer`` that a name belongs to; what the face hands on is the face's."""
+    parts = dotted.split(".")
+    known = len(parts) > 1 and (parts[1] in FLOORS or parts[1] == "sandbox")
+    return parts[1] if known else FACE
+
+
+def breach(module: str, target: str) -> str | None:
+    """Which rule an import breaks, ``None`` for none."""
+    root, to = module.partition(".")[0], target.partition(".")[0]
+    if to.startswith(SDKS) and not (module.startswith("consumer.cloud.") or to == "mns_consumer"):
+        return "only consumer/cloud imports an SDK"
+    if root == "handlers":
+        if to == "handlers":
+            return "a handler imports no other handler"
+        if to == "consumer" and target.removeprefix("consumer.") not in consumer.__all__:
+            return "a handler imports only the public face"
+        return None
+    if to == "handlers":
+        return "consumer never imports handlers"
+    if to != "consumer" or module == "consumer":
+        return None
+    here, there = part_of(module), part_of(target)
+    if here == "sandbox":
+        return None if there == "sandbox" else "the sandbox imports nothing of the daemon"
+    if there == "sandbox":
+        return None if here == "cli" else "only the command line imports the sandbox"
+    if FLOORS[there] > FLOORS[here]:
+        return "imports never point up"
+    both_packages = all((ROOT / "consumer" / part).is_dir() for part in (here, there))
+    if FLOORS[there] == FLOORS[here] and here != there and both_packages:
+        return "imports never point sideways"
+    return None
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "rule"),
+    [
+        pytest.param("consumer.store.x", "from consumer.engine import outcome", "up", id="up"),
+        pytest.param("consumer.message.x", "import consumer.cloud.mns", "up", id="up by plain import"),
+        pytest.param(
+            "consumer.store.x", "def f():\n    from consumer.cloud.mns import Q", "sideways", id="in a function"
+        ),
+        pytest.param("consumer.ops.x", "if TYPE_CHECKING:\n    import consumer.store.open", "sideways", id="for types"),
+        pytest.param("consumer.cloud.x", "from ..engine import poll", "up", id="relative"),
+        pytest.param("consumer.cloud.x", "import_module('consumer.app')", "up", id="by name"),
+        pytest.param("consumer.policy", "import consumer.message.key", "up", id="from the lowest floor"),
+        pytest.param("consumer.cloud.x", "from consumer import Job", "up", id="the face from below it"),
+        pytest.param("consumer.engine.x", "from mns.account import Account", "SDK", id="an SDK outside cloud"),
+        pytest.param("handlers.x", "import alibabacloud_tea_openapi", "SDK", id="an SDK in a handler"),
+        pytest.param(
+            "consumer.cli.x", "from handlers.cover import CoverResult", "never imports", id="handlers by name"
+        ),
+        pytest.param("handlers.x", "from handlers.cover import CoverResult", "no other", id="handler to handler"),
+        pytest.param("handlers.x", "from . import cover", "no other", id="handler to handler, relative"),
+        pytest.param("handlers.x", "from consumer.errors import Fault", "public face", id="behind the face"),
+        pytest.param("handlers.x", "import consumer", "public face", id="the face as a whole"),
+        pytest.param("consumer.sandbox.x", "from consumer.errors import Fault", "nothing of", id="sandbox to daemon"),
+        pytest.param("consumer.engine.x", "from consumer.sandbox import Sandbox", "only the command", id="to sandbox"),
+    ],
+)
+def test_the_rule_book_can_say_no(module: str, source: str, rule: str) -> None:
+    """Each kind of wrong import is seen, wherever in a file it stands."""
+    told = [breach(module, target) for _, target in imports(source, module)]
+    assert [text for text in told if text is not None and rule in text], told
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        pytest.param("consumer.cli.x", "from consumer.sandbox import Sandbox", id="command line to sandbox"),
+        pytest.param("consumer.cloud.clients", "from consumer.config import Lane", id="cloud to settings"),
+        pytest.param("consumer.cloud.x", "from mns.account import Account", id="cloud to SDK"),
+        pytest.param("consumer.config", "from consumer.errors import SettingsError", id="module to module of a floor"),
+        pytest.param("consumer.daemon", "from consumer.app import App", id="daemon to app"),
+        pytest.param("handlers.x", "from consumer import Job, handler\nimport structlog", id="handler to face"),
+        pytest.param("consumer.store.x", "from . import ledger", id="within a package"),
+    ],
+)
+def test_the_rule_book_lets_the_right_ones_pass(module: str, source: str) -> None:
+    """Imports that point down, stay inside or use the face are none of the rules' business."""
+    found = list(imports(source, module))
+    assert found
+    assert [breach(module, target) for _, target in found] == [None] * len(found)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    """No file imports upwards, sideways, an SDK, the sandbox or a handler that it must not."""
+    module = name_of(path)
+    found = imports(path.read_text(encoding="utf-8"), module, is_package=path.name == "__init__.py")
+    told = [(line, target, breach(module, target)) for line, target in found]
+    assert [f"{path}:{line} {target}: {rule}" for line, target, rule in told if rule] == []
+
+
+def test_every_part_has_a_floor() -> None:
+    """Whatever stands directly in consumer/ is on a floor, so that no new folder escapes the rules."""
+    inside = {path.stem for path in (ROOT / "consumer").iterdir() if path.suffix == ".py"}
+    inside |= {path.parent.name for path in (ROOT / "consumer").glob("*/*.py")}
+    assert inside - {"__init__"} == {*FLOORS, "sandbox"}
+
+
+def test_single_modules_of_one_floor_run_in_no_circle() -> None:
+    """The modules that may import each other sideways do so in one direction only."""
+    edges = {
+        part: {
+            part_of(target)
+            for _, target in imports((ROOT / "consumer" / f"{part}.py").read_text(encoding="utf-8"), f"consumer.{part}")
+            if target.startswith("consumer.")
+        }
+        for part in FLOORS
+        if (ROOT / "consumer" / f"{part}.py").is_file()
+    }
+    while leaves := [part for part, onto in edges.items() if not onto & edges.keys()]:
+        for part in leaves:
+            del edges[part]
+    assert edges == {}
+
+
+@pytest.mark.parametrize("path", [p for p in files() if p.name == "__init__.py"], ids=lambda p: p.parent.name)
+def test_init_files_only_hand_names_on(path: Path) -> None:
+    """An ``__init__.py`` has a docstring, imports and ``__all__``; only the public face adds its lazy look-up."""
+    is_face = path.parent == ROOT / "consumer"
+    names = {"__all__", "_HOMES"} if is_face else {"__all__"}
+    functions = {"__getattr__", "__dir__"} if is_face else set()
+    first, *rest = ast.parse(path.read_text(encoding="utf-8")).body
+    assert isinstance(first, ast.Expr), "a docstring opens the file"
+    for node in rest:
+        match node:
+            case ast.Import() | ast.ImportFrom():
+                pass
+            case ast.Assign(targets=[ast.Name(id=name)]) if name in names:
+                pass
+            case ast.FunctionDef(name=name) if name in functions:
+                pass
+            case ast.If(test=ast.Name(id="TYPE_CHECKING"), body=body, orelse=[]) if is_face:
+                assert all(isinstance(inner, ast.ImportFrom) for inner in body)
+            case _:
+                pytest.fail(f"{path}:{node.lineno}: {ast.unparse(node)[:80]} is more than handing a name on")
+
+
+def test_the_face_hands_on_what_it_names() -> None:
+    """Every public name is there when asked for, a foreign one is refused with the list of them."""
+    assert dir(consumer) == sorted(consumer.__all__)
+    assert [name for name in consumer.__all__ if getattr(consumer, name).__name__ != name] == []
+    with pytest.raises(AttributeError, match="no attribute 'Jobs'; it hands on Job, JobFailed"):
+        _ = consumer.Jobs
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_sizes_and_names(path: Path) -> None:
+    """No file and no function outgrows one reader, and no module is named after nothing."""
+    text = path.read_text(encoding="utf-8")
+    lines = len(text.splitlines())
+    relative = path.relative_to(ROOT)
+    assert lines <= MOST_LINES
+    assert lines <= SECOND_LOOK_LINES or str(relative) in LONG_FILES, (
+        f"{lines} lines: split it, or name it with a reason"
+    )
+    assert BANNED_NAMES.isdisjoint(relative.with_suffix("").parts)
+    functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    sizes = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert {name: size for name, size in sizes.items() if size > MOST_FUNCTION_LINES} == {}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules that a fresh process holds after a statement."""
+    code = f"{statement}\nimport sys\nprint(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_sandbox_stands_alone() -> None:
+    """Importing the sandbox in a fresh process loads nothing of the daemon and no SDK."""
+    loaded = loaded_by("import consumer.sandbox")
+    own = {name for name in loaded if name.startswith("consumer.")}
+    assert "consumer.sandbox.server" in own
+    assert {name for name in own if part_of(name) != "sandbox"} == set()
+    assert {name for name in loaded if name.partition(".")[0].startswith(SDKS)} == set()
+
+
+def test_the_face_alone_loads_nothing() -> None:
+    """Importing ``consumer`` loads none of its parts."""
+    assert {name for name in loaded_by("import consumer") if name.startswith("consumer.")} == set()
+
+
+def test_a_handler_loads_only_what_a_handler_sees() -> None:
+    """Importing a handler's file loads the face and what stands below it, nothing that runs the daemon."""
+    loaded = loaded_by("import handlers.cover")
+    assert "consumer.plugin.handler" in loaded
+    assert {part_of(name) for name in loaded if name.startswith("consumer.")} <= {"plugin", "errors", "policy"}
