@@ -264,6 +264,14 @@ async def _live(lane: Lane, delivery: Delivery) -> None:
     lane.live.add(delivery)
     try:
         await process(lane, delivery)
+    except Exception:
+        # A mistake in this program must cost one message some time, not all of them the daemon. Its claim and its lease
+        # run out by themselves, so that it is neither lost nor deleted.
+        log.exception(
+            "internal fault; the message comes back when its lease ends",
+            queue=lane.url.queue,
+            message_id=delivery.message.message_id,
+        )
     finally:
         lane.live.discard(delivery)
         lane.slots.give_back(1)

@@ -90,9 +90,14 @@ async def _await(
     with anyio.move_on_after(limits.timeout_s) as scope:
         try:
             await function(job)
-        except Exception as error:  # noqa: BLE001 - as said below
+        except anyio.get_cancelled_exc_class():
+            if scope.cancel_called or anyio.get_current_task().has_pending_cancellation():
+                raise
+            # Nobody cancelled this run: the handler awaited something of its own that was cancelled.
+            return Raised(RuntimeError("the handler awaited something that was cancelled, and let that pass through"))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as said below
             # The user's code runs here: whatever it raises is an end, decided on by its type.
-            return Raised(error)
+            return Raised(_ordinary(error))
         return Returned()
     assert scope.cancelled_caught  # noqa: S101 - no other way leads here
     return TimedOut(limits.timeout_s)
@@ -113,6 +118,13 @@ async def _in_thread(
         # It raised, but late: the limit is the better explanation of why.
         return TimedOut(limits.timeout_s)
     return call.end
+
+
+def _ordinary(error: Exception | SystemExit) -> Exception:
+    """An exit called by a handler is its failure; it must not take the daemon and all other jobs with it."""
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(f"the handler called sys.exit({error.code!r}); raise Reject or Retry instead")
 
 
 class _ThreadCall:
@@ -140,9 +152,9 @@ class _ThreadCall:
         end: Returned | Raised = Returned()
         try:
             self._function(self._job)
-        except Exception as error:  # noqa: BLE001 - as said below
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as said below
             # The user's code runs here: whatever it raises is an end, decided on by its type.
-            end = Raised(error)
+            end = Raised(_ordinary(error))
         with self._lock:
             self.seconds = time.monotonic() - self._begun_at
             self.end = end

@@ -84,6 +84,8 @@ async def _run(lane: Lane, work: Work) -> End:
     if lane.held[work.key] is not work.delivery:
         # Another message of the same job, as when MPS sent its notification twice.
         return HeldElsewhere(lane.settings.lease_step_s / 4)
+    # Ours from the asking on: a claim whose answer got lost is let go like any other.
+    work.delivery.key = work.key
     try:
         claim = await lane.ledger.claim(work.key, lane.leases.claim_s(work.delivery))
     except StoreError as error:
@@ -91,12 +93,13 @@ async def _run(lane: Lane, work: Work) -> End:
         return Unreachable(error)
     match claim:
         case Ended():
+            work.delivery.key = None
             return Skipped.DUPLICATE
         case Elsewhere():
+            work.delivery.key = None
             return HeldElsewhere(claim.remaining_s)
         case Claimed():
             work.claim = claim
-            work.delivery.key = work.key
     if isinstance(work.verdict, Unfit):
         return work.verdict
     if dead := crashing(_facts(lane, work)):

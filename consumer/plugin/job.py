@@ -88,7 +88,8 @@ class _NotWanted:
 NOT_WANTED: Final = _NotWanted()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Without slots: typing notes the parameters of ``Job[int](...)`` on the instance, and with them that is an error.
+@dataclass(frozen=True, kw_only=True)
 class Job(Generic[ResultT, UserDataT]):
     """One ended job, as its handler sees it.
 

@@ -1,0 +1,105 @@
+"""Calling a handler: every way in which user code can end, within its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from consumer.engine.invoke import CallLimits, HandlerEnd, Threads, invoke
+from consumer.engine.outcome import Raised, Returned, TimedOut, Unfit
+from consumer.plugin.handler import Limits, Note, build
+from consumer.plugin.job import Job
+
+JOB: Job = Job(function="Cover", job_id="1", state="Success", failed=False, code=None, message=None, user_data=None)
+
+
+async def call(
+    function: Callable[[Job], object], *, timeout_s: float = 5, max_hold_s: float = 5, threads: Threads | None = None
+) -> HandlerEnd:
+    handler = build(function, Note("Cover", Limits()))
+    return await invoke(handler, JOB, CallLimits(timeout_s, max_hold_s), threads or Threads(slots=4, stuck_limit=2))
+
+
+async def exits(job: Job) -> None:
+    sys.exit(3)
+
+
+def exits_in_a_thread(job: Job) -> None:
+    sys.exit(3)
+
+
+async def cancels_itself(job: Job) -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        pytest.param(exits, "sys.exit(3)", id="an async function that exits"),
+        pytest.param(exits_in_a_thread, "sys.exit(3)", id="a plain function that exits"),
+        pytest.param(cancels_itself, "cancelled", id="one that awaits something cancelled"),
+    ],
+)
+async def test_whatever_user_code_does_is_its_own_failure(function: Callable[[Job], object], told: str) -> None:
+    """A handler that exits or cancels itself has failed; the daemon lives on."""
+    end = await call(function)
+    assert isinstance(end, Raised)
+    assert told in str(end.error)
+
+
+async def test_a_plain_function_that_returns_late_has_still_returned() -> None:
+    """A plain function past its time limit that then returns did its work: it is done."""
+
+    def late(job: Job) -> None:
+        time.sleep(0.2)
+
+    assert await call(late, timeout_s=0.05) == Returned()
+
+
+async def test_a_plain_function_that_raises_late_timed_out() -> None:
+    """A plain function past its time limit that then raises is told by the limit."""
+
+    def late(job: Job) -> None:
+        time.sleep(0.2)
+        raise ValueError("late")
+
+    assert await call(late, timeout_s=0.05) == TimedOut(0.05)
+
+
+async def test_stuck_threads_are_counted_until_they_end() -> None:
+    """A thread left behind is counted, the limit says when only a restart helps, and one that ends is counted off."""
+    threads = Threads(slots=1, stuck_limit=1)
+    release = False
+
+    def stuck(job: Job) -> None:
+        while not release:
+            time.sleep(0.01)
+
+    assert isinstance(await call(stuck, timeout_s=0.05, max_hold_s=0.1, threads=threads), Unfit)
+    assert (threads.left_behind, threads.exhausted) == (1, True)
+    assert await call(lambda job: job.job_id, threads=threads) == Returned(), "its place is free for another thread"
+    release = True
+    with anyio.fail_after(5):
+        while threads.left_behind:  # noqa: ASYNC110 - a thread has no event to wait for
+            await anyio.sleep(0.01)
+
+
+async def test_cancellation_from_outside_passes_through() -> None:
+    """A run that is cancelled from outside ends as cancelled, not as a failure."""
+    ended = False
+
+    async def long(job: Job) -> None:
+        await anyio.sleep(60)
+
+    with anyio.move_on_after(0.05) as scope:
+        await call(long, timeout_s=60)
+        ended = True
+    assert scope.cancelled_caught
+    assert not ended

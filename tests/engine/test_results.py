@@ -1,0 +1,172 @@
+"""What a handler gets besides the message: results of MPS, typed, only when wanted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+from pydantic import BaseModel
+
+from consumer.app import App
+from consumer.plugin.job import Job
+from consumer.policy import Reason
+from consumer.sandbox import Fault, Sandbox, SandboxSettings
+from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
+
+OUTPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/out/{source}-{sequenceId}.mp4"
+
+
+class File(BaseModel):
+    """One file."""
+
+    file: str
+
+
+class Files(BaseModel):
+    """A result that names files."""
+
+    result: list[File]
+
+
+async def submit(daemon: Daemon, function: str = "VideoClip", **more: str) -> str:
+    submitted = await daemon.app.lanes[0].mps.submit(
+        function=function,
+        params=more.pop("params", "{}"),
+        input="oss://bucket.oss-cn-hangzhou.aliyuncs.com/in/film.mp4",
+        output=OUTPUT,
+        notify_url=daemon.sandbox.notify_url(QUEUE),
+        **more,
+    )
+    return submitted.job_id
+
+
+async def test_a_wanted_result_is_fetched_and_typed(serve: Serve) -> None:
+    """A handler that asks for a model gets it, with full URLs, and the job's Input and Output."""
+    seen: list[Job[Files]] = []
+
+    async def clip(job: Job[Files]) -> None:
+        seen.append(job)
+
+    async with serve(handlers(VideoClip=clip)) as daemon:
+        job_id = await submit(daemon)
+        await daemon.until(lambda: bool(seen))
+        assert seen[0].job_id == job_id
+        assert seen[0].output == OUTPUT
+        assert seen[0].result.result[0].file.startswith("oss://bucket.oss-cn-hangzhou.aliyuncs.com/out/film-")
+        assert daemon.count("result_queries_total", result="ended") == 1
+
+
+async def test_mps_is_not_asked_when_no_result_is_wanted(sandbox: Sandbox, serve: Serve) -> None:
+    """A handler whose annotation names no result costs no call to MPS, and reading the result tells what to write."""
+    told: list[str] = []
+
+    async def clip(job: Job) -> None:
+        try:
+            _ = job.result
+        except Exception as error:  # noqa: BLE001 - the test looks at whatever comes
+            told.append(str(error))
+
+    async with serve(handlers(VideoClip=clip)) as daemon:
+        await submit(daemon)
+        await daemon.until(lambda: bool(told))
+        await daemon.emptied()
+    assert "Job[CoverResult]" in told[0]
+    assert sandbox.log.by_operation["QueryIProductionJob"] == 0
+
+
+async def test_a_result_that_does_not_fit_is_set_aside(serve: Serve) -> None:
+    """A result of another shape than the handler's model is a dead letter that names the place."""
+
+    async def clip(job: Job[list[int]]) -> None:
+        assert job.result
+
+    async with serve(handlers(VideoClip=clip)) as daemon:
+        await submit(daemon)
+        await daemon.until(lambda: daemon.count("messages_received_total", queue=QUEUE) == 1)
+        await daemon.emptied()
+        (letter,) = await daemon.letters()
+    assert letter.letter.reason is Reason.ILL_TYPED
+    assert "list[int]" in letter.letter.error
+
+
+async def test_a_failed_job_reaches_a_handler_that_looks(serve: Serve) -> None:
+    """A handler that asks ``job.failed`` gets code and message and ends the job as done."""
+    seen: list[tuple[bool, str | None, str | None]] = []
+
+    async def clip(job: Job[Files]) -> None:
+        seen.append((job.failed, job.code, job.message))
+
+    async with serve(handlers(VideoClip=clip)) as daemon:
+        await submit(daemon, params='{"sandbox": {"fail": {"code": "InvalidFile", "message": "no video"}}}')
+        await daemon.until(lambda: bool(seen))
+        await daemon.emptied()
+        assert not await daemon.letters()
+    assert seen == [(True, "InvalidFile", "no video")]
+
+
+async def test_an_outage_of_mps_is_not_the_handlers_failure(sandbox: Sandbox, serve: Serve) -> None:
+    """While MPS answers 503 the message comes back without a failure counted; afterwards it is the first attempt."""
+    attempts: list[int] = []
+
+    async def clip(job: Job[Any]) -> None:
+        attempts.append(job.attempt)
+
+    sandbox.faults.add(Fault(kind="error", status=503, operations=("query",), count=1))
+    async with serve(handlers(VideoClip=clip)) as daemon:
+        await submit(daemon)
+        await daemon.until(lambda: bool(attempts), 15)
+        assert daemon.count("retries_total", queue=QUEUE, function="VideoClip", cause="unavailable") == 1
+    assert attempts == [1]
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["comes later", "never comes"])
+async def test_a_result_that_is_not_ready(serve: Serve, *, waits: bool) -> None:
+    """A job that MPS still calls Analysing comes back later, and is set aside once the setting's time is over."""
+    seen: list[str] = []
+
+    async def clip(job: Job[Any]) -> None:
+        seen.append(job.job_id)
+
+    async with Sandbox(SandboxSettings(port=0, job_s=4)) as slow:
+        slow.account.ensure(QUEUE)
+        async with serve(
+            handlers(VideoClip=clip),
+            notify_url=slow.notify_url(QUEUE),
+            endpoint=slow.url,
+            result_wait_s=60 if waits else 0.001,
+        ) as daemon:
+            daemon.sandbox = slow
+            job_id = await submit(daemon)
+            slow.put(QUEUE, body(job_id, "VideoClip").decode())
+            await daemon.until(lambda: daemon.count("result_queries_total", result="not_ready") >= 1)
+            if waits:
+                await daemon.until(lambda: bool(seen), 15)
+                assert not await daemon.letters()
+            else:
+                await anyio.sleep(0.3)
+                (letter,) = await daemon.letters()
+                assert letter.letter.reason is Reason.RESULT_NOT_READY
+
+
+async def test_a_job_without_its_message_is_handled_once(sandbox: Sandbox, serve: Serve) -> None:
+    """``run_job`` handles a job whose notification was lost; its late message is then only deleted."""
+    seen: list[Job[Files]] = []
+
+    async def clip(job: Job[Files]) -> None:
+        seen.append(job)
+
+    registry = handlers(VideoClip=clip)
+    sandbox.faults.add(Fault(kind="notification_lost", count=1))
+    async with serve(registry) as daemon:
+        job_id = await submit(daemon, user_data='{"album": 1}')
+        await anyio.sleep(0.3)
+        settings = daemon.app.settings
+
+    assert await App(settings, registry).run_job(job_id) == "done"
+    assert await App(settings, registry).run_job(job_id) == "duplicate"
+    assert [job.user_data for job in seen] == [{"album": 1}]
+    sandbox.put(QUEUE, body(job_id, "VideoClip").decode())
+    async with serve(registry) as daemon:
+        await daemon.emptied()
+    assert len(seen) == 1

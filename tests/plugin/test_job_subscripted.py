@@ -1,0 +1,20 @@
+"""Building a job by hand, as users do in their handlers' own tests."""
+
+from __future__ import annotations
+
+from consumer import Job
+
+
+def test_a_subscripted_job_can_be_built() -> None:
+    """``Job[int, str](...)`` builds a job just as a bare ``Job(...)`` does."""
+    job = Job[int, str](
+        function="Cover",
+        job_id="1",
+        state="Success",
+        failed=False,
+        code=None,
+        message=None,
+        user_data="x",
+        result_or_none=7,
+    )
+    assert (job.result, job.user_data) == (7, "x")
