@@ -111,17 +111,17 @@ def _entries(data: bytes) -> Iterator[_Entry]:
 
 
 def _entry(element: Element) -> _Entry:
-    found: dict[str, str] = {}
+    # One namespace holds for the whole answer, so what its own tag has of it is cut from each child's.
+    start = element.tag.rfind("}") + 1
+    found = {child.tag[start:]: child.text or "" for child in element}
     user = system = _PLAIN
-    for child in element:
-        tag = child.tag
-        name = tag[tag.rfind("}") + 1 :]
-        if name == "UserProperties":
-            user = _properties(child)
-        elif name == "SystemProperties":
-            system = _properties(child)
-        else:
-            found[name] = child.text or ""
+    if "UserProperties" in found or "SystemProperties" in found:
+        for child in element:
+            name = child.tag[start:]
+            if name == "UserProperties":
+                user = _properties(child)
+            elif name == "SystemProperties":
+                system = _properties(child)
     body = found.get("MessageBody")
     return _Entry(found, None if body is None else body.encode(), user, system)
 

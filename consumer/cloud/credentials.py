@@ -32,6 +32,9 @@ _JUST_FOUND_S: Final = 5.0
 _RENEWAL_WAIT_S: Final = 1.0
 _SDK: Final = "alibabacloud_credentials"
 _LOGGER: Final = "credentials"
+# Writes each path with its query at debug level, tokens in it included.
+_HTTP_LOGGER: Final = "urllib3.connectionpool"
+_THREAD: Final = "mns-consumer-credentials"
 # What a part says may quote a whole answer, keys included, or a URI with a token in its query.
 _QUOTED: Final = re.compile(r"(result:|[\[{<]).*", re.DOTALL)
 _QUERY: Final = re.compile(r"\?\S+")
@@ -171,7 +174,7 @@ class DefaultChain:
                 # The loop was closed meanwhile: nobody waits any more.
                 return
 
-        threading.Thread(target=run, name="credentials", daemon=True).start()
+        threading.Thread(target=run, name=_THREAD, daemon=True).start()
         return search
 
     def _take(self, search: asyncio.Future[Keys], found: Keys | Exception) -> None:
@@ -277,8 +280,13 @@ def _silence(log: logging.Logger, level: int, handlers: Sequence[logging.Handler
         if handler not in handlers:
             log.removeHandler(handler)
     log.setLevel(level)
-    if _not_the_sdk not in log.filters:
-        log.addFilter(_not_the_sdk)
+    # A filter that is there already is not added a second time.
+    log.addFilter(_not_the_sdk)
+    logging.getLogger(_HTTP_LOGGER).addFilter(_not_our_search)
+
+
+def _not_our_search(record: logging.LogRecord) -> bool:
+    return record.threadName != _THREAD
 
 
 def _not_the_sdk(record: logging.LogRecord) -> bool:

@@ -2,8 +2,8 @@
 
 Declarations of any kind (doctype, entities, CDATA, comments) are refused before expat starts: MNS sends
 none, and they are how XML does harm. The text is taken as UTF-8 whatever it claims to be, and a zero byte is
-refused, since a byte order mark would switch expat to UTF-16 all the same: no encoding can hide one. Names are compared without
-their namespace.
+refused, since a byte order mark would switch expat to UTF-16 all the same: no encoding can hide one. Names
+are compared without their namespace.
 
 Elsewhere: messages and receipts (``answer``), which answer is a success (``mns_call``).
 """

@@ -91,31 +91,32 @@ async def test_what_a_receive_sends(start: Any, mns_reply: Any) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(
-    ("status", "body", "headers"),
+    ("answer", "headers"),
     [
-        pytest.param(200, b"<!DOCTYPE html><html>Welcome</html>", {}, id="200 HTML"),
-        pytest.param(200, b"<html/>", {"request_id": None}, id="200 HTML of a proxy"),
-        pytest.param(302, b"", {"Location": "http://elsewhere.example/?token=hush"}, id="redirect"),
-        pytest.param(301, b"", {"Location": "http://[broken"}, id="redirect to nowhere"),
-        pytest.param(202, b"", {}, id="another success"),
-        pytest.param(404, b"<html>not found</html>", {}, id="404 HTML"),
-        pytest.param(404, error_xml("MessageNotExist"), {"request_id": None}, id="404 without request id"),
-        pytest.param(403, error_xml("AccessDenied"), {"request_id": None}, id="403 without request id"),
-        pytest.param(404, b"<Errors/>", {}, id="404 naming nothing"),
-        pytest.param(204, b"", {"request_id": None}, id="204 without request id"),
-        pytest.param(201, b"<Message><MessageId></MessageId></Message>", {}, id="201 without a MessageId"),
+        pytest.param((200, b"<!DOCTYPE html><html>Welcome</html>"), {}, id="200 HTML"),
+        pytest.param((200, b"<html/>"), {"request_id": None}, id="200 HTML of a proxy"),
+        pytest.param((302, b""), {"Location": "http://elsewhere.example/?token=hush"}, id="redirect"),
+        pytest.param((301, b""), {"Location": "http://[broken"}, id="redirect to nowhere"),
+        pytest.param((202, b""), {}, id="another success"),
+        pytest.param((404, b"<html>not found</html>"), {}, id="404 HTML"),
+        pytest.param((404, error_xml("MessageNotExist")), {"request_id": None}, id="404 without request id"),
+        pytest.param((403, error_xml("AccessDenied")), {"request_id": None}, id="403 without request id"),
+        pytest.param((404, b"<!DOCTYPE html><html>"), {}, id="404 HTML with doctype"),
+        pytest.param((404, b"<Errors/>"), {}, id="404 naming nothing"),
+        pytest.param((204, b""), {"request_id": None}, id="204 without request id"),
+        pytest.param((201, b"<Message><MessageId></MessageId></Message>"), {}, id="201 without a MessageId"),
         pytest.param(
-            200, b"<ChangeVisibility><ReceiptHandle>h</ReceiptHandle></ChangeVisibility>", {}, id="half a 200"
+            (200, b"<ChangeVisibility><ReceiptHandle>h</ReceiptHandle></ChangeVisibility>"), {}, id="half a 200"
         ),
-        pytest.param(200, b"<Queue><QueueName>q</QueueName></Queue>", {}, id="half a queue"),
+        pytest.param((200, b"<Queue><QueueName>q</QueueName></Queue>"), {}, id="half a queue"),
     ],
 )
 async def test_what_is_not_the_services_answer_is_never_success(
-    start: Any, mns_reply: Any, verb: Any, status: int, body: bytes, headers: dict[str, Any]
+    start: Any, mns_reply: Any, verb: Any, answer: tuple[int, bytes], headers: dict[str, Any]
 ) -> None:
     """Anything but the documented success is an error, and nothing is asked a second time."""
-    talk = await start(mns_reply(status, body, **headers))
-    with pytest.raises(CloudError, match="expected|missing") as caught:
+    talk = await start(mns_reply(*answer, **headers))
+    with pytest.raises(CloudError, match=r"expected|missing") as caught:
         await verb(talk.queue)
     assert caught.value.fault is Fault.UNREADABLE
     assert len(talk.peer.asked) == 1
@@ -125,31 +126,32 @@ async def test_what_is_not_the_services_answer_is_never_success(
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(
-    ("status", "body", "request_id", "fault", "code"),
+    ("answer", "expected"),
     [
-        pytest.param(404, error_xml("QueueNotExist"), "R", Fault.MISSING, "QueueNotExist", id="no queue"),
-        pytest.param(403, error_xml("AccessDenied"), "R", Fault.CREDENTIALS, "AccessDenied", id="no right"),
-        pytest.param(403, error_xml("NewWord"), "R", Fault.CREDENTIALS, "NewWord", id="unknown 403"),
-        pytest.param(408, error_xml("TimeExpired"), "R", Fault.CLOCK, "TimeExpired", id="clock"),
-        pytest.param(400, error_xml("InvalidArgument"), "R", Fault.REQUEST, "InvalidArgument", id="argument"),
-        pytest.param(400, error_xml("QpsLimitExceeded"), "R", Fault.THROTTLED, "QpsLimitExceeded", id="too fast"),
-        pytest.param(429, b"", None, Fault.THROTTLED, "Http429", id="429 of a front end"),
-        pytest.param(500, error_xml("InternalError"), "R", Fault.SERVER, "InternalError", id="500"),
-        pytest.param(503, b"<html>busy</html>", None, Fault.SERVER, "Http503", id="503 HTML"),
-        pytest.param(502, b"<Errors/>", "R", Fault.SERVER, "Http502", id="502 with another root"),
+        pytest.param((404, error_xml("QueueNotExist"), "R"), (Fault.MISSING, "QueueNotExist"), id="no queue"),
+        pytest.param((403, error_xml("AccessDenied"), "R"), (Fault.CREDENTIALS, "AccessDenied"), id="no right"),
+        pytest.param((403, error_xml("NewWord"), "R"), (Fault.CREDENTIALS, "NewWord"), id="unknown 403"),
+        pytest.param((408, error_xml("TimeExpired"), "R"), (Fault.CLOCK, "TimeExpired"), id="clock"),
+        pytest.param((400, error_xml("InvalidArgument"), "R"), (Fault.REQUEST, "InvalidArgument"), id="argument"),
+        pytest.param((400, error_xml("QpsLimitExceeded"), "R"), (Fault.THROTTLED, "QpsLimitExceeded"), id="too fast"),
+        pytest.param((429, b"", None), (Fault.THROTTLED, "Http429"), id="429 of a front end"),
+        pytest.param((500, error_xml("InternalError"), "R"), (Fault.SERVER, "InternalError"), id="500"),
+        pytest.param((503, b"<html>busy</html>", None), (Fault.SERVER, "Http503"), id="503 HTML"),
+        pytest.param((502, b"<Errors/>", "R"), (Fault.SERVER, "Http502"), id="502 with another root"),
     ],
 )
 async def test_each_refusal_has_its_fault(
-    start: Any, mns_reply: Any, verb: Any, status: int, body: bytes, request_id: str | None, fault: Fault, code: str
+    start: Any, mns_reply: Any, verb: Any, answer: tuple[int, bytes, str | None], expected: tuple[Fault, str]
 ) -> None:
     """The service's code decides the fault; operation, queue, status and request id go along."""
+    status, body, request_id = answer
     talk = await start(mns_reply(status, body, request_id=request_id))
     with pytest.raises(CloudError) as caught:
         await verb(talk.queue)
     error = caught.value
-    assert (error.fault, error.code, error.status, error.target) == (fault, code, status, "q")
+    assert (error.fault, error.code, error.status, error.target) == (*expected, status, "q")
     assert error.request_id == request_id
-    assert talk.observed == [(error.operation, fault.value)]
+    assert talk.observed == [(error.operation, error.fault.value)]
 
 
 @pytest.mark.parametrize("code", ["MessageNotExist", "ReceiptHandleError"])

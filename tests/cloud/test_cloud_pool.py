@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
+import struct
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -179,8 +179,11 @@ async def test_an_untrusted_certificate_names_the_setting(start: Any, mns_reply:
     assert talk.peer.asked == []
 
 
-async def test_tls_against_a_plain_port(start: Any, mns_reply: Any, authority: Any) -> None:
-    """https to a port that speaks http is a network fault."""
+async def test_tls_against_a_plain_port(
+    start: Any, mns_reply: Any, authority: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS to a port that speaks plain http is a network fault."""
+    monkeypatch.setattr(pool_module, "CONNECT_S", 0.3)
     talk = await start(mns_reply(404, EMPTY))
     async with open_pool(ca_file=authority.ca_file) as pool:
         queue = MnsQueue(
@@ -265,8 +268,35 @@ async def test_a_clock_that_agrees_has_no_offset(start: Any, mns_reply: Any) -> 
     assert (await talk.queue.receive(1, 0)).server_offset_s == 0.0
 
 
-def test_the_system_verifies_by_default() -> None:
-    """aiohttp's own context, which the pool uses without a ca_file, checks certificates and names."""
-    context = ssl.create_default_context()
-    assert context.check_hostname
-    assert context.verify_mode is ssl.CERT_REQUIRED
+@pytest.mark.parametrize(
+    ("scheme", "farewell", "code"),
+    [
+        pytest.param("https", b"220 ready\r\n", "TlsFailed", id="no TLS there"),
+        pytest.param("http", None, "ConnectionLost", id="reset"),
+    ],
+)
+async def test_a_peer_that_speaks_something_else(
+    authority: Any, scheme: str, farewell: bytes | None, code: str
+) -> None:
+    """What is no TLS, and a connection that is reset, are network faults with one line each."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        if farewell is None:
+            # Closing at once, with nothing lingering, sends a reset in place of an end.
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        else:
+            writer.write(farewell)
+        writer.close()
+
+    async with (
+        await asyncio.start_server(serve, "127.0.0.1", 0) as server,
+        open_pool(ca_file=authority.ca_file) as pool,
+    ):
+        port = server.sockets[0].getsockname()[1]
+        queue = MnsQueue(
+            endpoint=f"{scheme}://127.0.0.1:{port}", queue="q", credentials=StaticCredentials(Keys("a", "b")), pool=pool
+        )
+        with pytest.raises(CloudError) as caught:
+            await queue.receive(1, 0)
+    assert (caught.value.fault, caught.value.code) == (Fault.NETWORK, code)

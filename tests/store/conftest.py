@@ -17,7 +17,7 @@ from consumer.store.ledger import DeadLetter, JobRecord, Ledger
 from consumer.store.open import make_ledger, make_operators
 
 # Several test runs may share a server: each makes a schema of its own.
-POSTGRES = os.environ.get("MNS_CONSUMER_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test")
+POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test")
 
 Holder = Callable[[], Awaitable[Ledger]]
 MakeRecord = Callable[..., JobRecord]
@@ -83,7 +83,7 @@ def postgres_target() -> Iterator[str]:
     try:
         asyncio.run(_tell(f"CREATE SCHEMA {schema}"))
     except (OSError, asyncpg.PostgresError) as error:
-        told = f"no PostgreSQL at {urlsplit(POSTGRES).hostname} ({error}); set MNS_CONSUMER_TEST_POSTGRES"
+        told = f"no PostgreSQL at {urlsplit(POSTGRES).hostname} ({error}); set TEST_POSTGRES_URL"
         if os.environ.get("CI"):
             pytest.fail(told)
         pytest.skip(told)

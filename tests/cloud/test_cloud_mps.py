@@ -1,0 +1,204 @@
+"""Asking MPS and submitting to it, and the pace of both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+
+from consumer.cloud.credentials import Keys, StaticCredentials
+from consumer.cloud.limiter import RateLimiter
+from consumer.cloud.mps import Mps
+from consumer.cloud.pool import open_pool
+from consumer.errors import CloudError, Fault, SettingsError
+
+
+def json_reply(mns_reply: Any, status: int, value: object) -> Any:
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return mns_reply(status, body, request_id=None, Content_Type="application/json")
+
+
+async def test_what_a_query_sends(start: Any, mns_reply: Any) -> None:
+    """A query is an ACS3-signed POST with its parameter in the query and no body, the token in its header."""
+    talk = await start(json_reply(mns_reply, 200, {"RequestId": "R", "JobId": "j"}))
+    answer = await talk.mps.query("j/ +é")
+    (asked,) = talk.peer.asked
+    assert asked.line == "POST /?JobId=j%2F%20%2B%C3%A9 HTTP/1.1"
+    assert asked.body == b""
+    assert asked.headers["x-acs-action"] == "queryiproductionjob"
+    assert asked.headers["x-acs-security-token"] == "hush-hush-token"
+    assert asked.headers["authorization"].startswith("acs3-hmac-sha256 credential=hush-hush-id,signedheaders=accept;")
+    assert (answer.found, answer.job_id, answer.state) == (False, "j", None)
+    assert talk.observed == [("QueryIProductionJob", "ok")]
+
+
+async def test_a_result_is_text_whatever_it_came_as(start: Any, mns_reply: Any) -> None:
+    """Result and JobParams stay the text they are; an object is written as text."""
+    known = {"RequestId": "R", "JobId": "j", "State": "Success", "FunctionName": "Cover"}
+    talk = await start(
+        json_reply(mns_reply, 200, known | {"Result": '{"Code": 1}', "JobParams": {"a": "é"}}),
+        json_reply(mns_reply, 200, known | {"Result": {"Code": "é"}}),
+        json_reply(mns_reply, 200, {"RequestId": "R", "JobId": "j", "Result": {"a": 1}}),
+    )
+    first, second = await talk.mps.query("j"), await talk.mps.query("j")
+    submitted = await talk.mps.submit(function="Cover", params="{}", user_data="")
+    assert (first.result, first.params, first.found, first.state) == ('{"Code": 1}', '{"a": "é"}', True, "Success")
+    assert second.result == '{"Code": "é"}'
+    assert (submitted.job_id, submitted.request_id, submitted.result) == ("j", "R", '{"a": 1}')
+    sent = dict(parse_qsl(talk.peer.asked[2].line.split()[1].partition("?")[2], keep_blank_values=True))
+    assert sent == {"FunctionName": "Cover", "JobParams": "{}", "UserData": ""}
+
+
+@pytest.mark.parametrize(
+    ("status", "value"),
+    [
+        pytest.param(200, b"<html>Welcome</html>", id="200 HTML"),
+        pytest.param(200, {"JobId": "j"}, id="no RequestId"),
+        pytest.param(200, ["RequestId"], id="no object"),
+        pytest.param(200, b"[" * 100_000, id="nested for ever"),
+        pytest.param(302, b"", id="redirect"),
+        pytest.param(404, b"<html/>", id="404 HTML"),
+        pytest.param(400, {"Code": "Throttling"}, id="an error without RequestId"),
+        pytest.param(204, b"", id="204"),
+    ],
+)
+async def test_what_is_not_mps_is_never_success(start: Any, mns_reply: Any, status: int, value: object) -> None:
+    """Anything but JSON with a request id is unreadable, and asked only once."""
+    talk = await start(json_reply(mns_reply, status, value))
+    with pytest.raises(CloudError, match="expected status 200") as caught:
+        await talk.mps.query("j")
+    assert caught.value.fault is Fault.UNREADABLE
+    assert len(talk.peer.asked) == 1
+
+
+async def test_a_submission_without_a_job_id_is_unreadable(start: Any, mns_reply: Any) -> None:
+    """A submission must bring a JobId."""
+    talk = await start(json_reply(mns_reply, 200, {"RequestId": "R"}))
+    with pytest.raises(CloudError, match="JobId") as caught:
+        await talk.mps.submit(function="Cover", params="{}")
+    assert caught.value.fault is Fault.UNREADABLE
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "expected"),
+    [
+        pytest.param(400, {"Code": "Throttling.User"}, (Fault.THROTTLED, "Throttling.User"), id="throttled"),
+        pytest.param(403, {"Code": "PermissionDenied.X"}, (Fault.CREDENTIALS, "PermissionDenied.X"), id="no right"),
+        pytest.param(400, {"Code": "InvalidParameter.JobId"}, (Fault.REQUEST, "InvalidParameter.JobId"), id="bad id"),
+        pytest.param(500, {"Code": "InternalError"}, (Fault.SERVER, "InternalError"), id="500"),
+        pytest.param(502, b"<html/>", (Fault.SERVER, "Http502"), id="502 HTML"),
+        pytest.param(429, b"", (Fault.THROTTLED, "Http429"), id="429"),
+    ],
+)
+async def test_each_refusal_has_its_fault(
+    start: Any, mns_reply: Any, status: int, value: Any, expected: tuple[Fault, str]
+) -> None:
+    """The code decides the fault, and only throttling slows the account down."""
+    body = value | {"RequestId": "R", "HostId": "h", "Message": "m"} if isinstance(value, dict) else value
+    talk = await start(json_reply(mns_reply, status, body))
+    with pytest.raises(CloudError) as caught:
+        await talk.mps.query("j")
+    assert (caught.value.fault, caught.value.code) == expected
+    assert caught.value.target == "127.0.0.1"
+    assert (talk.limiter.rate_per_s < 60) is (expected[0] is Fault.THROTTLED)
+
+
+async def test_a_wrong_endpoint_stops_the_start() -> None:
+    """An endpoint of another form is a settings error."""
+    async with open_pool() as pool:
+        with pytest.raises(SettingsError, match="expected https://HOST"):
+            Mps(
+                endpoint="mts.cn-x.aliyuncs.com",
+                region="cn-x",
+                credentials=StaticCredentials(Keys("a", "b")),
+                pool=pool,
+                limiter=RateLimiter(),
+            )
+
+
+async def test_warming_up_loads_the_signer(start: Any, mns_reply: Any) -> None:
+    """After warming up the signer is there, and doing it again costs nothing."""
+    talk = await start(json_reply(mns_reply, 200, {"RequestId": "R", "JobId": "j"}))
+    await talk.mps.warm_up()
+    began = time.monotonic()
+    await talk.mps.warm_up()
+    assert time.monotonic() - began < 0.01
+
+
+async def calls(limiter: RateLimiter, number: int) -> list[float]:
+    """Let that many concurrent callers through; give the times at which they went."""
+    times: list[float] = []
+
+    async def one() -> None:
+        await limiter.wait()
+        times.append(time.monotonic())
+
+    await asyncio.gather(*(one() for _ in range(number)))
+    return times
+
+
+async def test_the_pace_is_even_below_the_limit_and_near_it() -> None:
+    """At 100 a second, no window of a second holds more than 100, and at least 95 a second go through."""
+    times = await calls(RateLimiter(100), 300)
+    assert max(sum(1 for t in times if start <= t < start + 1) for start in times) <= 100
+    assert 299 / (times[-1] - times[0]) >= 95
+
+
+async def test_callers_go_in_the_order_in_which_they_asked() -> None:
+    """First come, first served, also past a caller that is cancelled while it waits, which costs no turn."""
+    limiter = RateLimiter(50)
+    order: list[int] = []
+
+    async def one(number: int) -> None:
+        await limiter.wait()
+        order.append(number)
+
+    tasks = [asyncio.create_task(one(number)) for number in range(30)]
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    for number in range(5, 25):
+        tasks[number].cancel()
+    await asyncio.wait(tasks)
+    assert order == [*range(5), *range(25, 30)]
+    assert time.monotonic() - began < 0.4
+
+
+async def test_a_stalled_loop_makes_no_burst() -> None:
+    """Turns missed while the loop stood still are lost, not made good at once."""
+    limiter = RateLimiter(100)
+    task = asyncio.create_task(calls(limiter, 40))
+    await asyncio.sleep(0.05)
+    time.sleep(0.2)  # noqa: ASYNC251 - the loop is meant to stand still
+    resumed = time.monotonic()
+    times = await task
+    assert sum(1 for t in times if resumed <= t < resumed + 0.1) <= 13
+
+
+async def test_throttling_halves_once_and_heals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many throttled answers within a second halve the rate once; it is whole again after 60 s, never zero."""
+    limiter = RateLimiter(100)
+    now = 1000.0
+    monkeypatch.setattr("consumer.cloud.limiter.time.monotonic", lambda: now)
+    for _ in range(10):
+        limiter.throttled()
+    assert limiter.rate_per_s == pytest.approx(48.5)
+    now += 30
+    assert limiter.rate_per_s == pytest.approx(72.75)
+    now += 30
+    assert limiter.rate_per_s == pytest.approx(97)
+    for _ in range(20):
+        limiter.throttled()
+        now += 1.01
+    assert 97 / 32 <= limiter.rate_per_s < 7
+    now += 1000
+    assert limiter.rate_per_s == pytest.approx(97)
+
+
+def test_a_rate_of_nothing_is_a_bug() -> None:
+    """A limit of 0 would wait for ever."""
+    with pytest.raises(ValueError, match="above 0"):
+        RateLimiter(0)
