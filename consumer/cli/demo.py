@@ -278,13 +278,16 @@ def _print_end(
 def _print_what_to_try(console: Console, sandbox: Sandbox, app: App, folder: Path) -> None:
     from rich.text import Text  # noqa: PLC0415 - quick --help
 
+    submit = (
+        f"mns-consumer submit --function Cover --endpoint {sandbox.url} --access-key-id sandbox"
+        f" --access-key-secret sandbox --notify-url {sandbox.notify_url(_QUEUE)} --wait"
+    )
     lines = (
         "",
         f"Still serving. MNS and MPS are at {sandbox.url}, the daemon's log is {folder / 'daemon.log'}. Try:",
         f"  curl http://127.0.0.1:{app.admin_port}/metrics",
         f"  curl {sandbox.url}/_sandbox/state",
-        f"  mns-consumer submit --function Cover --endpoint {sandbox.url} --access-key-id sandbox"
-        f" --access-key-secret sandbox --notify-url {sandbox.notify_url(_QUEUE)} --wait",
+        f"  {submit}",
         "Ctrl-C ends it.",
     )
     for line in lines:

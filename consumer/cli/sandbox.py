@@ -114,6 +114,9 @@ async def _serve(settings: SandboxSettings) -> None:
                 " expected a free port of this machine, choose another one by --port"
             ) from None
         try:
+            # The queues that were named are there from the start: a daemon may come before the first job.
+            for name in (QUEUE, *settings.dlq_policies, *settings.fifo_queues):
+                server.account.ensure(name)
             print(_announcement(server.url, server.notify_url(QUEUE), settings), flush=True)
             async for _ in signals:
                 break

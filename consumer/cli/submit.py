@@ -22,7 +22,7 @@ from consumer.errors import ConsumerError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from consumer.cloud.mps import JobAnswer, Mps
-    from consumer.config import Lane
+    from consumer.config import Lane, Settings
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _FIRST_LOOK_S: Final = 0.2
@@ -74,8 +74,7 @@ def submit(
 ) -> None:
     """Submit one job to MPS; prints its JobId.
 
-    With neither [bold]--notify-url[/] nor [bold]--pipeline-id[/] nobody is told of its end; `mns-consumer jobs run`
-    handles such a job later.
+    Without --notify-url and --pipeline-id nobody is told of its end; `jobs run` handles such a job later.
     """
     order = _Order(
         function=_checked_function(function),
@@ -93,8 +92,11 @@ def submit(
     import anyio  # noqa: PLC0415 - quick --help
 
     keys = {"access_key_id": access_key_id, "access_key_secret": access_key_secret}
-    lane = _lane(order.notify_url, endpoint, region, keys, config)
-    code = anyio.run(_submit, lane, order, wait_seconds if wait else None, as_json)
+    from consumer.config import load  # noqa: PLC0415 - quick --help
+
+    settings = load({name: value for name, value in keys.items() if value is not None}, config)
+    lane = _lane(settings, order.notify_url, endpoint, region, own_keys=any(keys.values()))
+    code = anyio.run(_submit, lane, settings.ca_file, order, wait_seconds if wait else None, as_json)
     raise typer.Exit(code)
 
 
@@ -131,16 +133,15 @@ def _checked_notify_url(text: str) -> str:
 
 
 def _lane(
-    notify_url: str | None, endpoint: str | None, region: str | None, keys: dict[str, str | None], config: Path | None
+    settings: Settings, notify_url: str | None, endpoint: str | None, region: str | None, *, own_keys: bool
 ) -> Lane:
     """Where MPS is and with which keys; a job without NotifyUrl borrows the settings' first queue, or a region."""
-    from consumer.config import Lane, LaneSettings, load  # noqa: PLC0415 - quick --help
+    from consumer.config import Lane, LaneSettings  # noqa: PLC0415 - quick --help
 
-    settings = load({name: value for name, value in keys.items() if value is not None}, config)
     configured = {str(lane.url): lane for lane in settings.all_lanes()}
     if endpoint is None and region is None and notify_url is None and configured:
         return next(iter(configured.values()))
-    if notify_url in configured and endpoint is None and region is None and not any(keys.values()):
+    if notify_url in configured and endpoint is None and region is None and not own_keys:
         return configured[notify_url]
     known = endpoint or settings.mps_endpoint or settings.endpoint
     if notify_url is None and region is None and known is None:
@@ -158,10 +159,10 @@ def _lane(
     return Lane(settings=own, of=settings)
 
 
-async def _submit(lane: Lane, order: _Order, wait_s: float | None, as_json: bool) -> int:  # noqa: FBT001 - handed on by anyio.run
+async def _submit(lane: Lane, ca_file: Path | None, order: _Order, wait_s: float | None, as_json: bool) -> int:  # noqa: FBT001 - handed on by anyio.run
     from consumer.cloud.clients import open_clients  # noqa: PLC0415 - quick --help
 
-    async with open_clients(lane) as clients:
+    async with open_clients(lane, ca_file=ca_file) as clients:
         submitted = await clients.mps.submit(
             function=order.function,
             params=order.params,

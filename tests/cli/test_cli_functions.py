@@ -1,0 +1,111 @@
+"""functions: who takes which FunctionName, and what its result holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, RootModel
+
+from consumer import Job, handler
+from consumer.cli.function_names import DOCUMENTED
+from consumer.cli.functions import fields_of
+from consumer.plugin.handler import Handler, build, notes
+
+Cli = Callable[..., Any]
+
+
+class Point(BaseModel):
+    """A part of a result."""
+
+    x: float
+    next: Point | None = None
+
+
+class Drawing(BaseModel):
+    """A result in a result."""
+
+    points: list[Point]
+    first: Point
+    tags: dict[str, int] = {}
+
+
+class Anything(RootModel[Any]):
+    """A result of any shape."""
+
+
+def _handler(annotation: Any) -> Handler:
+    async def take(job: Any) -> None: ...
+
+    take.__annotations__["job"] = annotation
+    marked = handler("X")(take)
+    return build(marked, notes(marked)[0])
+
+
+@pytest.mark.parametrize(
+    ("annotation", "names"),
+    [
+        pytest.param(Job, [], id="no result"),
+        pytest.param(Job[Any], [], id="any JSON"),
+        pytest.param(Job[Anything], [], id="a model of any shape"),
+        pytest.param(
+            Job[Drawing],
+            ["points", "points[].x", "points[].next", "first", "first.x", "first.next", "tags"],
+            id="models in models, one that holds itself too",
+        ),
+    ],
+)
+def test_fields(annotation: Any, names: list[str]) -> None:
+    """The fields of a result by path, those of a list's items included."""
+    assert [field["name"] for field in fields_of(_handler(annotation))] == names
+
+
+def test_types_read_as_written() -> None:
+    """A field's type is named without its module."""
+    types = {field["name"]: field["type"] for field in fields_of(_handler(Job[Drawing]))}
+    assert types["points"] == "list[Point]"
+    assert types["first.next"] == "Point | None"
+    assert types["tags"] == "dict[str, int]"
+
+
+def test_shipped(cli: Cli) -> None:
+    """Every documented FunctionName is listed with its shipped handler, without any queue set."""
+    ran = cli("functions", "--shipped", "--json")
+    rows = {row["function"]: row for row in json.loads(ran.out)}
+    assert ran.code == 0
+    assert list(rows) == list(DOCUMENTED)
+    assert all(row["found_in"] == "shipped" for row in rows.values())
+    assert {"name": "stills[].url", "type": "str"}.items() <= rows["Cover"]["fields"][3].items()
+
+
+def test_own_handlers_are_stronger(cli: Cli, handlers_dir: Path) -> None:
+    """A drop-in handler stands in the place of the shipped one, with its path and line."""
+    ran = cli("functions", "--shipped", "--handlers", str(handlers_dir))
+    assert ran.code == 0
+    assert "my_cover" in ran.out
+    assert "drop-in folder" in ran.out
+    assert f"{handlers_dir / 'cover.py'}:" in ran.out.replace("\n", "")
+
+
+def test_names_without_a_handler(cli: Cli, handlers_dir: Path) -> None:
+    """A name that nobody takes is shown as such; other names with a handler come after the documented ones."""
+    (handlers_dir / "other.py").write_text(
+        'from consumer import Job, handler\n\n@handler("Transcode")\ndef transcode(job: Job) -> None: ...\n',
+        encoding="utf-8",
+    )
+    table = cli("functions", "--handlers", str(handlers_dir))
+    assert "set aside as unrouted" in table.out
+    assert "asks for no result" in table.out
+    rows = json.loads(cli("functions", "--handlers", str(handlers_dir), "--json").out)
+    assert rows[-1]["function"] == "Transcode"
+    assert [row["function"] for row in rows if row["handler"]] == ["Cover", "Transcode"]
+
+
+def test_nothing_to_list(cli: Cli) -> None:
+    """Without any source of handlers it says where handlers are looked for."""
+    ran = cli("functions")
+    assert ran.code == 78
+    assert "shipped = true" in ran.err

@@ -1,0 +1,179 @@
+"""The command line as a whole: help, version, exit codes, plain lines instead of tracebacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from consumer.cli import main as main_module
+from consumer.cli.function_names import DOCUMENTED, nearest
+from consumer.cli.options import parse_assignments
+from consumer.errors import ConsumerError, SettingsError, StoreBusyError, UsageError
+from consumer.sandbox import results
+
+Cli = Callable[..., Any]
+
+COMMANDS = ("run", "check", "demo", "sandbox", "submit", "functions", "jobs")
+
+
+def test_version(process: Cli) -> None:
+    """The version is told as a process and in one line."""
+    ran = process("--version")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("mns-consumer ")
+
+
+def test_help_names_every_command(cli: Cli) -> None:
+    """The help lists every command and an example."""
+    ran = cli("--help")
+    assert ran.code == 0
+    assert all(f" {command} " in ran.out for command in COMMANDS)
+    assert "mns-consumer demo" in ran.out
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "jobs run"])
+def test_help_of_each_command(cli: Cli, command: str) -> None:
+    """Each command explains itself."""
+    ran = cli(*command.split(), "--help")
+    assert ran.code == 0
+    assert "Usage: mns-consumer" in ran.out
+
+
+@pytest.mark.parametrize("flag", ["--version", "--help"])
+def test_quick_start(flag: str) -> None:
+    """Neither the version nor the help loads an HTTP library, an SDK, pydantic or a store."""
+    heavy = "aiohttp mns alibabacloud_credentials alibabacloud_tea_openapi pydantic structlog"
+    heavy += " consumer.app consumer.config consumer.store.sqlite_file"
+    code = (
+        f"import sys\nfrom consumer.cli.main import main\nmain([{flag!r}])\n"
+        f"print([name for name in {heavy.split()} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=15)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        pytest.param(["nonsense"], id="no such command"),
+        pytest.param(["run", "--nonsense"], id="no such flag"),
+        pytest.param(["run", "--slots", "many"], id="no number"),
+        pytest.param(["submit"], id="a flag is missing"),
+        pytest.param(["run", "--set", "slots"], id="no assignment"),
+        pytest.param(["run", "--set", "_env_file=x"], id="the reader's own switch"),
+        pytest.param(["run", "--set", "lanes=[{"], id="no JSON"),
+    ],
+)
+def test_wrong_command_line(cli: Cli, argv: list[str]) -> None:
+    """A wrong command line ends with 2 and says so."""
+    ran = cli(*argv)
+    assert ran.code == 2
+    assert ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "lines"),
+    [
+        pytest.param(UsageError("say x"), 2, ["error: say x"], id="usage"),
+        pytest.param(SettingsError("a", "b"), 78, ["error: a", "error: b"], id="each problem is a line"),
+        pytest.param(StoreBusyError("taken"), 75, ["error: taken"], id="the store has another owner"),
+        pytest.param(ConsumerError("no"), 1, ["error: no"], id="anything else"),
+        pytest.param(ExceptionGroup("g", [ExceptionGroup("h", [UsageError("x")])]), 2, ["error: x"], id="in a group"),
+        pytest.param(KeyboardInterrupt(), 130, [], id="Ctrl-C"),
+        pytest.param(SystemExit(), 0, [], id="an end without a code"),
+        pytest.param(SystemExit("text"), 1, [], id="an end with a text"),
+    ],
+)
+def test_exit_codes(
+    error: BaseException, code: int, lines: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each error's exit code, and one line for each problem."""
+
+    def fail(**_: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(main_module, "app", fail)
+    ran = cli("run")
+    assert (ran.code, ran.err.splitlines()) == (code, lines)
+
+
+def test_a_bug_is_no_plain_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this program did not raise on purpose keeps its traceback, alone and among others."""
+    for error in (ZeroDivisionError(), ExceptionGroup("g", [UsageError("x"), ZeroDivisionError()])):
+
+        def fail(error: Exception = error, **_: object) -> NoReturn:
+            raise error
+
+        monkeypatch.setattr(main_module, "app", fail)
+        with pytest.raises(type(error)):
+            cli("run")
+
+
+def test_no_queue_and_no_handler(cli: Cli) -> None:
+    """Without a queue and a handler it does not start, and says both at once."""
+    ran = cli("run")
+    assert ran.code == 78
+    assert "notify_url: expected at least one queue" in ran.err
+    assert "no handler found" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_no_queue(cli: Cli) -> None:
+    """With handlers alone it does not start either."""
+    ran = cli("run", "--shipped")
+    assert ran.code == 78
+    assert ran.err.count("error:") == 1
+    assert "--notify-url mns://ACCOUNT" in ran.err
+
+
+def test_every_settings_problem_is_a_line(cli: Cli) -> None:
+    """Each wrong setting is told on its own line with its name."""
+    ran = cli("run", "--slots", "0", "--set", "retry_base_s=x", "--set", "nonsense=1", "--notify-url", "http://x/q")
+    assert ran.code == 78
+    lines = ran.err.splitlines()
+    assert len(lines) == 4
+    for name in ("slots", "retry_base_s", "nonsense", "notify_url"):
+        assert any(line.startswith(f"error: {name}") for line in lines)
+
+
+def test_a_settings_file(cli: Cli, tmp_path: Path) -> None:
+    """A file is read by --config, and a flag beats it."""
+    path = tmp_path / "settings.toml"
+    path.write_text('slots = 0\nlog_level = "loud"\n', encoding="utf-8")
+    ran = cli("run", "--config", str(path), "--slots", "3")
+    assert ran.code == 78
+    assert "log_level" in ran.err
+    assert "slots" not in ran.err
+
+
+def test_a_broken_handler_file(cli: Cli, tmp_path: Path, queue_url: Callable[[str], str]) -> None:
+    """A broken handler file stops the start with its path and line."""
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name\n", encoding="utf-8")
+    ran = cli("run", "--handlers", str(tmp_path), "--notify-url", queue_url("q"))
+    assert ran.code == 78
+    assert f"{tmp_path / 'broken.py'}:1" in ran.err
+
+
+def test_assignments() -> None:
+    """Assignments give settings by name; lanes are decoded, since they are objects."""
+    found = parse_assignments(["retry-base-s=10", "store=a=b", 'lanes=[{"slots": 1}]'])
+    assert found == {"retry_base_s": "10", "store": "a=b", "lanes": [{"slots": 1}]}
+
+
+def test_documented_names() -> None:
+    """The hints know the names that the sandbox knows, each of which has its shipped file."""
+    assert DOCUMENTED == results.FUNCTIONS
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("cover", "Cover"), ("VideoH2v", "VideoH2V"), ("SpeechDenoize", "SpeechDenoise"), ("xyz", None)]
+)
+def test_nearest(name: str, near: str | None) -> None:
+    """A misspelt name finds its neighbour, another one finds none."""
+    assert nearest(name) == near

@@ -1,0 +1,65 @@
+"""sandbox: what it prints, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., Any]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_and_ends(start: Cli, fetch: Callable[..., str], sent: signal.Signals) -> None:
+    """It prints where it listens and what to try, answers, and ends cleanly on a signal."""
+    started = start(
+        *("sandbox", "--port", "0", "--dlq", "jobs=dead:3", "--dlq", "other=dead", "--fifo", "line", "--raw"),
+        *("--fault", "error:status=503,operations=send,count=2", "--lenient-handles", "--envelope", "json"),
+    )
+    url = started.wait_for(r"are at (http://127\.0\.0\.1:\d+)")[1]
+    text = started.wait_for(r"(?s)mns-consumer run .*mns-consumer submit .*curl .*Ctrl-C")[0]
+    assert "/queues/jobs" in text
+    state = json.loads(fetch(f"{url}/_sandbox/state"))
+    assert state["queues"]["line"]["fifo"] is True
+    assert state["queues"]["jobs"]["dlq"]["max_receive_count"] == 3
+    assert state["queues"]["other"]["dlq"]["dead_letter_target_queue"] == "dead"
+    assert json.loads(fetch(f"{url}/_sandbox/faults"))["faults"][0]["status"] == 503
+    assert started.end(sent) == 0
+    assert "Traceback" not in started.text()
+
+
+def test_open_to_others_is_warned_of(start: Cli) -> None:
+    """An address that others reach is warned of, since its faults ask for no keys."""
+    started = start("sandbox", "--host", "0.0.0.0", "--port", "0")
+    started.wait_for("warning: whoever reaches it")
+    assert started.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        pytest.param(["--port", "70000"], "port", id="no port"),
+        pytest.param(["--envelope", "paper"], "envelope", id="no envelope"),
+        pytest.param(["--fault", "rain"], "kind", id="no fault"),
+        pytest.param(["--fault", "error:status"], "is not key=value", id="half a fault"),
+        pytest.param(["--dlq", "jobs"], "expected QUEUE=TARGET", id="half a policy"),
+        pytest.param(["--dlq", "jobs=dead:x"], "expected QUEUE=TARGET", id="no count"),
+        pytest.param(["--dlq", "jobs=dead:0"], "max_receive_count", id="a count out of range"),
+    ],
+)
+def test_refused(cli: Cli, argv: list[str], told: str) -> None:
+    """A wrong option is told and ends with 2."""
+    ran = cli("sandbox", *argv)
+    assert ran.code == 2
+    assert told in ran.err
+
+
+def test_a_port_that_is_taken(process: Cli, sandbox_url: str) -> None:
+    """A port that is taken is told with the flag that takes another."""
+    ran = process("sandbox", "--port", sandbox_url.rpartition(":")[2])
+    assert ran.code == 1
+    assert "choose another one by --port" in ran.err
+    assert "Traceback" not in ran.err

@@ -1,0 +1,140 @@
+"""submit: what is refused before anything is sent, what is printed, waiting for a result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., Any]
+QueueUrl = Callable[[str], str]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        pytest.param(["--function", ""], "expected a FunctionName", id="no name"),
+        pytest.param(["--function", "Co ver"], "expected a FunctionName", id="a blank in it"),
+        pytest.param(["--function", "Cover", "--params", "{"], "expected a JSON object", id="no JSON"),
+        pytest.param(["--function", "Cover", "--params", "[1]"], "expected a JSON object", id="an array"),
+        pytest.param(["--function", "Cover", "--schedule-params", "1"], "--schedule-params", id="a number"),
+        pytest.param(
+            ["--function", "Cover", "--notify-url", "http://x/queues/q"], "expected mns://ACCOUNT", id="no queue"
+        ),
+        pytest.param(["--function", "Cover", "--pipeline-id", "p"], "no region of MPS", id="MPS is not known"),
+        pytest.param(["--function", "Cover", "--endpoint", "mns:x"], "expected http://HOST:PORT", id="no address"),
+    ],
+)
+def test_refused(cli: Cli, argv: list[str], told: str) -> None:
+    """A wrong argument is told with what was expected, and ends with 2."""
+    ran = cli("submit", *argv)
+    assert ran.code == 2
+    assert told in ran.err
+    assert ran.out == ""
+
+
+def test_the_job_id_is_printed(cli: Cli, keys: str, queue_url: QueueUrl, fetch: Callable[[str], str]) -> None:
+    """The JobId is all that stdout gets, and MPS knows the job with every parameter."""
+    ran = cli(
+        *("submit", "--function", "Cover", "--params", '{"Model":"gif"}', "--pipeline-id", "p1", "--model-id", "m"),
+        *(
+            "--input",
+            "oss://b.oss-cn-hangzhou.aliyuncs.com/a.mp4",
+            "--output",
+            "oss://b.oss-cn-hangzhou.aliyuncs.com/o",
+        ),
+        *("--user-data", "mine", "--notify-url", queue_url("sub"), "--schedule-params", "{}"),
+    )
+    assert (ran.code, ran.err) == (0, "")
+    job = next(job for job in json.loads(fetch(f"{keys}/_sandbox/jobs")) if job["job_id"] == ran.out.strip())
+    assert (job["function"], job["user_data"], job["notify_queue"]) == ("Cover", "mine", "sub")
+
+
+def test_json_output(cli: Cli, keys: str) -> None:
+    """With --json the ids come as one object; who will be told of the end is warned of on stderr."""
+    ran = cli("submit", "--function", "Cover", "--json")
+    assert ran.code == 0
+    assert len(json.loads(ran.out)["job_id"]) == 32
+    assert "neither --notify-url nor --pipeline-id" in ran.err
+
+
+@pytest.mark.parametrize(("name", "hint"), [("Covr", "did you mean Cover?"), ("Qqqqqqqq", "documented are VideoH2V")])
+def test_unknown_names_are_sent(cli: Cli, keys: str, name: str, hint: str) -> None:
+    """A name outside of the documented ones is warned of, and sent all the same."""
+    ran = cli("submit", "--function", name, "--pipeline-id", "p")
+    assert ran.code == 0
+    assert hint in ran.err
+
+
+def test_waiting_prints_the_typed_result(cli: Cli, keys: str) -> None:
+    """With --wait the end is printed: state, summary, the typed result."""
+    output = "oss://b.oss-cn-hangzhou.aliyuncs.com/{source}-{sequenceId}.jpg"
+    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--output", output, "--wait")
+    assert ran.code == 0
+    assert "Success: stills: 5, best:" in ran.out
+    assert '"Url": "oss://b.oss-cn-hangzhou.aliyuncs.com/' in ran.out
+
+
+def test_waiting_as_json(cli: Cli, keys: str) -> None:
+    """With --wait and --json stdout is one object, typed and with UserData decoded."""
+    ran = cli("submit", "--function", "VideoClip", "--pipeline-id", "p", "--user-data", '{"a":1}', "--wait", "--json")
+    found = json.loads(ran.out)
+    assert (ran.code, found["state"], found["typed"], found["user_data"]) == (0, "Success", True, {"a": 1})
+
+
+def test_a_failed_job(cli: Cli, keys: str) -> None:
+    """A failed job ends with 1 and its own code and message."""
+    params = '{"sandbox":{"fail":{"code":"Bad","message":"worse"}}}'
+    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--params", params, "--wait")
+    assert ran.code == 1
+    assert "Fail: Bad: worse" in ran.out
+
+
+def test_a_result_that_does_not_fit(cli: Cli, keys: str) -> None:
+    """A result of another shape is printed as it came, with a warning why."""
+    params = '{"sandbox":{"result":{"Code":"Success","Data":"[{\\"Score\\":\\"high\\"}]"}}}'
+    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--params", params, "--wait")
+    assert ran.code == 0
+    assert "does not fit CoverResult" in ran.err
+    assert '"Score": "high"' in ran.out
+
+
+def test_a_function_without_a_model(cli: Cli, keys: str) -> None:
+    """The result of a name that nobody knows is printed as it came."""
+    ran = cli("submit", "--function", "MusicDemix", "--pipeline-id", "p", "--wait", "--json")
+    found = json.loads(ran.out)
+    assert (ran.code, found["typed"], found["result"]) == (0, False, {"Details": []})
+
+
+def test_waiting_ends(cli: Cli, keys: str) -> None:
+    """A job that goes on for longer than the wait is told, with the flag that waits longer."""
+    params = '{"sandbox":{"stuck":true}}'
+    argv = ("submit", "--function", "Cover", "--pipeline-id", "p", "--params", params, "--wait", "--wait-seconds")
+    ran = cli(*argv, "0.3")
+    assert ran.code == 1
+    assert "still Analysing after 0.3 s" in ran.err
+
+
+def test_keys_by_flag(cli: Cli, sandbox_url: str) -> None:
+    """Keys and address may stand on the command line; wrong keys are told as such."""
+    argv = ["submit", "--function", "Cover", "--pipeline-id", "p", "--endpoint", sandbox_url, "--access-key-id"]
+    assert cli(*argv, "sandbox", "--access-key-secret", "sandbox").code == 0
+    wrong = cli(*argv, "sandbox", "--access-key-secret", "other")
+    assert wrong.code == 1
+    assert "SignatureDoesNotMatch" in wrong.err
+    assert cli(*argv, "alone").code == 78
+
+
+def test_the_settings_queue(
+    cli: Cli, keys: str, monkeypatch: pytest.MonkeyPatch, queue_url: QueueUrl, sandbox_url: str
+) -> None:
+    """Where the command line names no place, the settings' first queue says where MPS is."""
+    monkeypatch.delenv("MNS_CONSUMER_ENDPOINT")
+    monkeypatch.setenv("MNS_CONSUMER_MPS_ENDPOINT", sandbox_url)
+    monkeypatch.setenv("MNS_CONSUMER_NOTIFY_URL", queue_url("mine"))
+    assert cli("submit", "--function", "Cover", "--pipeline-id", "p").code == 0
+    assert cli("submit", "--function", "Cover", "--notify-url", queue_url("mine")).code == 0
+    monkeypatch.delenv("MNS_CONSUMER_NOTIFY_URL")
+    assert cli("submit", "--function", "Cover", "--region", "cn-beijing", "--pipeline-id", "p").code == 0
