@@ -131,6 +131,9 @@ class App:
                 background.start_soon(self._gate.run)
                 background.start_soon(prune, self._ledger, self._gate, self.settings, self.lanes)
                 for lane in self.lanes:
+                    if any(handler.result is not None for handler in self.registry.handlers.values()):
+                        # The signer takes a quarter of a second to load: not in front of the first result.
+                        background.start_soon(lane.mps.warm_up)
                     background.start_soon(lane.leases.run)
                     background.start_soon(lane.deletes.run)
                     background.start_soon(watch_attributes, lane)

@@ -29,6 +29,9 @@ from consumer.policy import MAX_HIDE_S, MAX_WAIT_S, LeasePolicy, RetryPolicy, Un
 PREFIX: Final = "MNS_CONSUMER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 _DAY_S: Final = 86_400
+_MAX_PORT: Final = 65_535
+# What Kubernetes puts into every pod beside a service that is called mns-consumer; nobody set it.
+_KUBERNETES: Final = re.compile(r"MNS_CONSUMER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 _ENDPOINT: Final = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:@?#\[\]]+)(:\d{1,5})?/?")
 
 Seconds = Annotated[float, Field(gt=0, le=365 * _DAY_S, allow_inf_nan=False)]
@@ -36,7 +39,8 @@ Endpoint = Annotated[str, Field(description="http(s)://HOST[:PORT]")]
 
 
 def _check_endpoint(value: str | None) -> str | None:
-    if value is not None and not _ENDPOINT.fullmatch(value):
+    found = None if value is None else _ENDPOINT.fullmatch(value)
+    if value is not None and (found is None or not 0 < int((found[2] or ":1")[1:]) <= _MAX_PORT):
         raise ValueError("expected http://HOST:PORT or https://HOST[:PORT] without a path")
     return None if value is None else value.rstrip("/")
 
@@ -109,6 +113,7 @@ class Settings(BaseSettings, Connection):
 
     store: str | None = Field(
         None,
+        repr=False,  # An address may hold a password.
         description="Ledger and dead letters: a file's path, or postgresql://...; default: `mns-consumer.db` in "
         "`$STATE_DIRECTORY`, else in the user's state folder.",
     )
@@ -144,7 +149,7 @@ class Settings(BaseSettings, Connection):
     @field_validator("notify_url", "handler_modules", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(re.split(r"[,\s]+", value.strip())) if isinstance(value, str) and value.strip() else value
+        return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
 
     @field_validator("notify_url")
     @classmethod
@@ -234,6 +239,10 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
     path = config_file or (Path(named) if named else None)
     from_file = {} if path is None else _read_toml(path)
     problems = _unknown_variables()
+    # The reader's own switches (_secrets_dir and its like) are no settings, though it would take them for such.
+    for name in [name for name in from_file if name not in Settings.model_fields]:
+        problems.append(f"{name} ({path}): no such setting{_nearest(name, set(Settings.model_fields))}")
+        del from_file[name]
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     try:
         settings = Settings(_secrets_dir=credentials, **{**from_file, **flags})
@@ -262,7 +271,7 @@ def _unknown_variables() -> list[str]:
     return [
         f"{name} (environment): no such setting{_nearest(name, known)}"
         for name in sorted(os.environ)
-        if name.upper().startswith(PREFIX) and name.upper() not in known
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not _KUBERNETES.fullmatch(name)
     ]
 
 
@@ -280,10 +289,26 @@ def _told(
     message = detail["msg"].removeprefix("Value error, ")
     if not top:
         return message.splitlines()
-    place = "command line" if top in flags else str(path) if top in from_file else f"environment {PREFIX}{top.upper()}"
+    place = _place(top, flags, from_file, path)
     if detail["type"] == "extra_forbidden":
-        return [f"{location} ({place}): no such setting{_nearest(top, set(Settings.model_fields))}"]
+        known = LaneSettings.model_fields if top == "lanes" else Settings.model_fields
+        return [f"{location} ({place}): no such setting{_nearest(str(detail['loc'][-1]), set(known))}"]
     secret = "key" in location or "token" in location
-    got = "" if secret or isinstance(detail["input"], dict) else f", got {str(detail['input'])[:80]!r}"
+    # An address may hold a password.
+    shown = re.sub(r"//[^/@\s]*@", "//***@", str(detail["input"]))[:80]
+    got = "" if secret or isinstance(detail["input"], dict) else f", got {shown!r}"
     expected = message[0].lower() + message[1:] if detail["type"] != "value_error" else message
     return [f"{location} ({place}): {expected.replace('input should be', 'expected')}{got}"]
+
+
+def _place(name: str, flags: Mapping[str, Any], from_file: Mapping[str, Any], path: Path | None) -> str:
+    """Where the value in force stood."""
+    if name in flags:
+        return "command line"
+    if name in from_file:
+        return str(path)
+    variable = f"{PREFIX}{name}".upper()
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if credentials is not None and not any(each.upper() == variable for each in os.environ):
+        return f"{credentials}/{variable.lower()}"
+    return f"environment {variable}"

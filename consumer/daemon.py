@@ -41,6 +41,21 @@ def sources_of(settings: Settings) -> Sources:
     )
 
 
+def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
+    """Log as the settings say, with every secret of theirs masked."""
+    configure(
+        settings.log_level,
+        json=None if settings.log_format == "auto" else settings.log_format == "json",
+        # What handlers log through ``logging`` passes at the daemon's own level.
+        own=sorted({handler.function.__module__ for handler in registry.handlers.values()}),
+        on_drop=app.metrics.log_lines_dropped.inc,
+    )
+    for queue in settings.all_lanes():
+        for secret in (queue.access_key_secret, queue.security_token):
+            if secret is not None:
+                SECRETS.protect(secret.get_secret_value())
+
+
 def run(settings: Settings, registry: Registry) -> ExitCode:
     """Run until a signal stops it.
 
@@ -55,16 +70,7 @@ def run(settings: Settings, registry: Registry) -> ExitCode:
         ConsumerError: It could not start; its exit code says of which kind the fault is.
     """
     app = App(settings, registry)
-    configure(
-        settings.log_level,
-        json=None if settings.log_format == "auto" else settings.log_format == "json",
-        own=_modules_of(registry),
-        on_drop=app.metrics.log_lines_dropped.inc,
-    )
-    for queue in settings.all_lanes():
-        for secret in (queue.access_key_secret, queue.security_token):
-            if secret is not None:
-                SECRETS.protect(secret.get_secret_value())
+    set_up_logs(settings, registry, app)
     # uvloop does not install everywhere; the plain loop does the same, only slower.
     options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     try:
@@ -72,11 +78,6 @@ def run(settings: Settings, registry: Registry) -> ExitCode:
     except BaseExceptionGroup as group:
         raise _single(group) from group
     return ExitCode.OK
-
-
-def _modules_of(registry: Registry) -> list[str]:
-    """The modules of the handlers: what they log through ``logging`` passes at the daemon's own level."""
-    return sorted({handler.function.__module__ for handler in registry.handlers.values()})
 
 
 async def _serve(app: App) -> None:

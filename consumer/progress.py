@@ -44,6 +44,7 @@ class LaneProgress:
         """A poll has ended; ``fault`` tells in one line why it failed."""
         self.polled_at = time.monotonic()
         self.waiting = None
+        self.waiting_until = 0.0
         self.fault = fault
         if fault is None:
             self.succeeded_at = self.polled_at
@@ -56,6 +57,7 @@ class LaneProgress:
     def resume(self) -> None:
         """The declared pause is over; a poll is due from now on."""
         self.waiting = None
+        self.waiting_until = 0.0
         self.began_at = time.monotonic()
 
     def alive(self, now: float) -> bool:

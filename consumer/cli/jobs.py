@@ -40,11 +40,12 @@ def run_job(
 
     from consumer.app import App  # noqa: PLC0415 - the same
     from consumer.cli.ready import handlers_and_queues  # noqa: PLC0415 - the same
-    from consumer.ops.logs import configure  # noqa: PLC0415 - the same
+    from consumer.daemon import set_up_logs  # noqa: PLC0415 - the same
 
     settings = said.settings()
     registry = handlers_and_queues(settings)
-    configure(level=settings.log_level, json=None if settings.log_format == "auto" else settings.log_format == "json")
-    word = anyio.run(App(settings, registry).run_job, job_id, queue)
+    app = App(settings, registry)
+    set_up_logs(settings, registry, app)
+    word = anyio.run(app.run_job, job_id, queue)
     print(word)
     raise typer.Exit(ExitCode.OK if word in _HANDLED else ExitCode.FAILURE)

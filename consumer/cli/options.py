@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, ParamSpec
 import typer
 
 from consumer.errors import UsageError
+from consumer.notify_url import NotifyUrl
 
 if TYPE_CHECKING:
     from consumer.config import Settings
@@ -114,6 +115,9 @@ def takes_settings(command: Callable[Concatenate[Said, _Own], None]) -> Callable
         said: dict[str, Any] = {name: values.pop(name) for name in _FLAGS}
         config_file = said.pop(_CONFIG)
         flags = {name: value for name, value in said.items() if value not in (None, []) and name != _SET}
+        for text in flags.get("notify_url", ()):
+            # A slip on the command line itself, so it counts as one; the same in a file is a wrong setting.
+            NotifyUrl.parse(text)
         command(Said({**parse_assignments(said[_SET] or ()), **flags}, config_file), *own, **values)
 
     parameters = [

@@ -9,6 +9,7 @@ Elsewhere: what the end leads to (``engine.outcome``), who may cut a run short (
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -151,7 +152,12 @@ class _ThreadCall:
         self._begun_at = time.monotonic()
         end: Returned | Raised = Returned()
         try:
-            self._function(self._job)
+            returned = self._function(self._job)
+            if inspect.iscoroutine(returned):
+                returned.close()
+                end = Raised(
+                    TypeError("the handler is a plain function that returned a coroutine; make it `async def`")
+                )
         except (Exception, SystemExit) as error:  # noqa: BLE001 - as said below
             # The user's code runs here: whatever it raises is an end, decided on by its type.
             end = Raised(_ordinary(error))

@@ -101,11 +101,14 @@ class AdminServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop listening; an answer that is under way is ended."""
+        """Stop listening; an answer that has begun is ended."""
         server, requests = self._server, self._requests
         if server is None or requests is None:
             return
         server.close()
+        # Answers are made within one turn of the loop, so whoever is connected still is silent or slow to read.
+        for connection in requests.connections:
+            connection.force_close()
         await requests.shutdown(_STOP_S)
         self._server = self._requests = None
 

@@ -52,13 +52,13 @@ class Limits:
     def __post_init__(self) -> None:
         """Refuse what can't be meant, where it is written: with the handler's own line in the traceback."""
         _in_range("timeout_s", self.timeout_s, 0.001, MAX_HIDE_S, "seconds")
-        _in_range("concurrency", self.concurrency, 1, _MAX_CONCURRENCY, "runs at once")
+        _in_range("concurrency", self.concurrency, 1, _MAX_CONCURRENCY, "runs at once", whole=True)
         _in_range("max_hold_s", self.max_hold_s, 1, MAX_HIDE_S, "seconds")
-        _in_range("max_failures", self.max_failures, 1, 1_000_000, "failures")
+        _in_range("max_failures", self.max_failures, 1, 1_000_000, "failures", whole=True)
 
 
-def _in_range(name: str, value: float | None, low: float, high: float, unit: str) -> None:
-    if value is not None and not low <= value <= high:
+def _in_range(name: str, value: float | None, low: float, high: float, unit: str, *, whole: bool = False) -> None:
+    if value is not None and (not low <= value <= high or (whole and value != int(value))):
         raise ValueError(f"@handler({name}={value!r}): expected {unit} from {low} to {high}")
 
 
@@ -84,6 +84,9 @@ class Wanted(Generic[ParsedT]):
         self.annotation = annotation
         # Nothing to validate: whatever came is handed on, so its adapter would be work for nothing.
         self._adapter: TypeAdapter[ParsedT] | None = None if annotation is Any else TypeAdapter(annotation)
+        if self._adapter is not None and not self._adapter.pydantic_complete:
+            # A model that names something unknown would fail at the first message: better now, by its name.
+            self._adapter.rebuild(force=True, raise_errors=True)
 
     def validate(self, value: JsonValue) -> ParsedT:
         """Turn decoded JSON into the type.
@@ -143,7 +146,8 @@ def handler(
     Raises:
         ValueError: The name is empty or a limit is out of range.
     """
-    if not name or name != name.strip():
+    # A decorator without its parentheses gets the function as its name.
+    if not isinstance(name, str) or not name or name != name.strip():  # type: ignore[redundant-expr]  # as said
         raise ValueError(f"@handler({name!r}): expected a FunctionName such as 'Cover', or '*' for all the rest")
     note = Note(name, Limits(timeout_s, concurrency, max_hold_s, max_failures))
 
@@ -178,11 +182,17 @@ def build(function: HandlerFunction, note: Note) -> Handler:
             names its path and line.
     """
     origin = origin_of(function)
+    inner = inspect.unwrap(function)
+    if any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in (function, inner)):
+        raise HandlersError(
+            f"{origin}: the handler for {note.name!r} must not yield: called, a generator does nothing; "
+            "expected `async def` or `def` that does the work and returns"
+        )
     result, user_data = _wanted(function, note.name, origin)
     return Handler(
         name=note.name,
         function=function,
-        is_async=inspect.iscoroutinefunction(inspect.unwrap(function)),
+        is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(inner),
         limits=note.limits,
         result=result,
         user_data=user_data,

@@ -35,6 +35,7 @@ from consumer.errors import HandlersError
 from consumer.plugin.handler import ANY_NAME, Handler, build, notes
 
 ENTRY_POINT_GROUP: Final = "mns_consumer.handlers"
+_OURS: Final = (str(Path(__file__).resolve().parent), str(Path(importlib.__file__).resolve().parent))
 _SHIPPED_DIR: Final = Path(__file__).resolve().parents[2] / "handlers"
 
 
@@ -134,7 +135,10 @@ def _places(sources: Sources, problems: list[str]) -> Iterator[tuple[Strength, s
     if sources.directory is not None:
         unsafe = _unsafe(sources.directory)
         if unsafe is None:
-            for path in _files(sources.directory):
+            files = _files(sources.directory)
+            if not files:
+                yield Strength.DIRECTORY, str(sources.directory), list
+            for path in files:
                 yield Strength.DIRECTORY, str(path), _file_loader(path, _private_package(sources.directory))
         else:
             problems.append(unsafe)
@@ -157,7 +161,7 @@ def _unsafe(directory: Path) -> str | None:
     """Why a drop-in folder can't be used; whoever may write there runs code as the daemon."""
     if not directory.is_dir():
         return f"handlers_dir: {directory} is not a folder; expected one that holds .py files with @handler functions"
-    for path in (directory, *_files(directory)):
+    for path in (directory, *sorted(path for path in directory.rglob("*") if path.is_dir() or path.suffix == ".py")):
         if path.stat().st_mode & stat.S_IWOTH:
             return (
                 f"handlers_dir: everybody may write to {path}, and so run code as this daemon; run `chmod o-w {path}`"
@@ -204,7 +208,9 @@ def _module_loader(name: str) -> _Functions:
     def load() -> list[Callable[..., object]]:
         module = _imported(name, f"handler_modules: {name}")
         inside = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")
-        submodules = (_imported(info.name, f"handler_modules: {info.name}") for info in inside)
+        # A package's __main__ is a program to be run, not a module to be looked at.
+        names = [info.name for info in inside if not info.name.endswith(".__main__")]
+        submodules = [_imported(each, f"handler_modules: {each}") for each in names]
         return [function for part in (module, *submodules) for function in _marked(part)]
 
     return load
@@ -216,7 +222,7 @@ def _entry_point_loader(point: EntryPoint) -> _Functions:
     def load() -> list[Callable[..., object]]:
         try:
             target = point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # The user's code runs here: whatever it raises is its own fault and is told with its traceback.
             raise _broken(place, error) from error
         if isinstance(target, ModuleType):
@@ -231,19 +237,17 @@ def _entry_point_loader(point: EntryPoint) -> _Functions:
 def _imported(name: str, place: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
-        # The user's code runs here: whatever it raises is its own fault and is told with its traceback.
-        raise _broken(place, error) from error
-    except SystemExit as error:
-        # A script in the folder that ends itself would end the daemon without a word.
+    except (Exception, SystemExit) as error:
+        # The user's code runs here: whatever it raises is its own fault and is told with its traceback. A script that
+        # ends itself would else end the daemon without a word.
         raise _broken(place, error) from error
 
 
 def _broken(place: str, error: BaseException) -> HandlersError:
     """One line that names the place, then the traceback from the user's first own line on."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__]
-    at = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else ""
+    own = [frame for frame in frames if not frame.filename.startswith(("<", *_OURS))]
+    at = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) and error.filename else ""
     if not at and own:
         at = f"{own[-1].filename}:{own[-1].lineno}"
     told = "".join(traceback.format_exception_only(error)).strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import socket
@@ -244,9 +245,17 @@ async def test_a_client_that_does_not_read(server: AdminServer, checks: Answers)
 
 async def test_many_connections(server: AdminServer) -> None:
     """Of a crowd of silent clients some are turned away at once; when they are gone, answers come again."""
+    began = time.monotonic()
     crowd = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(100)]
-    ends = await asyncio.gather(*(asyncio.wait_for(reader.read(), 5) for reader, _ in crowd), return_exceptions=True)
-    assert len(ends) == 100
+    ends: list[float] = []
+
+    async def wait(reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 5)
+        ends.append(time.monotonic() - began)
+
+    await asyncio.gather(*(wait(reader) for reader, _ in crowd))
+    assert sum(end_s < 0.45 for end_s in ends) == 36
     for _, writer in crowd:
         writer.close()
     assert (await ask(server.port, "/livez")).status == 200
@@ -291,7 +300,7 @@ async def test_ipv6(checks: Answers, metrics: Metrics) -> None:
 
 
 async def test_stops(checks: Answers, metrics: Metrics) -> None:
-    """After its end nothing listens, a silent client holds it up no longer than asked, and it can start again."""
+    """After its end nothing listens, no silent client holds it up, and it can start again."""
     server = AdminServer("127.0.0.1", 0, metrics=metrics, checks=checks)
     assert server.port == 0
     for _ in range(2):
@@ -300,7 +309,7 @@ async def test_stops(checks: Answers, metrics: Metrics) -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             await asyncio.sleep(0.05)
             began = time.monotonic()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 0.5
         assert await reader.read() == b""
         writer.close()
         with pytest.raises(ConnectionRefusedError):

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import timeit
+from collections.abc import Iterator, Mapping
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -49,6 +50,40 @@ def test_no_secret_survives(secret: str, around: str, terminal: bool) -> None:  
     assert secret.encode("utf-8", "surrogatepass") not in line
     if not terminal:
         assert line.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("around", ["", "'", '"', "'\""], ids=["bare", "single", "double", "both"])
+@pytest.mark.parametrize("secret", ["pass'word", 'pass"word', "pa's\"s\\word", "päss\nwörd"])
+def test_quoted(secret: str, around: str) -> None:
+    """Whichever quotes ``repr`` takes, a secret with quotes of its own is found."""
+    secrets = Secrets()
+    secrets.protect(secret)
+    for text in (repr(around + secret), json.dumps(around + secret)):
+        line = LineRenderer(secrets, terminal=False).render("info", {"event": "x", "text": text})
+        assert "word" not in json.loads(line)["text"]
+        assert "wörd" not in json.loads(line)["text"]
+        assert MASK.encode() in line
+
+
+class Unreadable(Mapping[str, object]):
+    """A mapping that can't be read."""
+
+    def __getitem__(self, key: str) -> object:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        raise OSError("gone")
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_a_line_that_can_not_be_rendered() -> None:
+    """What is left of a line whose fields can't be read holds no secret either."""
+    secrets = Secrets()
+    secrets.protect(KEY)
+    line = LineRenderer(secrets, terminal=False).render("info", {"event": f"with {KEY}", "value": Unreadable()})
+    assert json.loads(line)["event"] == f"with {MASK}"
 
 
 @given(st.from_regex(r"\A[A-Za-z0-9+/=]{8,40}\Z"))

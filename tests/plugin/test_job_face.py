@@ -24,7 +24,7 @@ def test_the_result_is_handed_on_as_it_is(result: object) -> None:
 
 @pytest.mark.parametrize("result", [NOT_WANTED, None, {"a": 1}], ids=repr)
 def test_a_failed_job_has_no_result(result: object) -> None:
-    """Reading the result of a failed job raises ``JobFailed`` with the job's own code and message, whatever is there."""
+    """Reading the result of a failed job raises ``JobFailed`` with the job's own code and message in every case."""
     job = make(failed=True, code="InvalidParameter", message="no such file", result_or_none=result)
     with pytest.raises(JobFailed, match="code InvalidParameter: no such file") as caught:
         _ = job.result

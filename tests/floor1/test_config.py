@@ -1,0 +1,361 @@
+"""Rules of the settings: which place wins, what is refused and how it is told, lanes, secrets, the state folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.config import Settings, load
+from consumer.errors import ExitCode, SettingsError
+from consumer.policy import LeasePolicy, RetryPolicy, UnroutedPolicy
+
+Toml = Callable[[str], Path]
+Credentials = Callable[[str, str], Path]
+
+A = "mns://1234.mns.cn-hangzhou.aliyuncs.com/queues/a"
+B = "mns://1234.mns.cn-hangzhou.aliyuncs.com/queues/b"
+KEYS = {"access_key_id": "LTAI-ID", "access_key_secret": "hunter2"}
+
+
+def problems(flags: dict[str, Any] | None = None, path: Path | None = None) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(flags or {}, path)
+    assert caught.value.exit_code is ExitCode.SETTINGS
+    return list(caught.value.problems)
+
+
+def test_each_place_beats_the_one_before(monkeypatch: pytest.MonkeyPatch, toml: Toml, credentials: Credentials) -> None:
+    """Default, credentials directory, environment, file, flags: each later one wins."""
+    assert load({}).slots == 64
+    credentials("mns_consumer_slots", "11\n")
+    assert load({}).slots == 11
+    monkeypatch.setenv("MNS_CONSUMER_SLOTS", "12")
+    assert load({}).slots == 12
+    path = toml("slots = 13")
+    assert load({}, path).slots == 13
+    assert load({"slots": 14}, path).slots == 14
+
+
+def test_places_add_up(monkeypatch: pytest.MonkeyPatch, toml: Toml, credentials: Credentials) -> None:
+    """A place that does not name a setting leaves it to the weaker ones; foreign files beside the keys do no harm."""
+    credentials("mns_consumer_access_key_secret", "hunter2\n")
+    credentials("some-other-service.pem", "x")
+    monkeypatch.setenv("MNS_CONSUMER_ACCESS_KEY_ID", "LTAI-ID")
+    settings = load({"slots": 2}, toml("wait_s = 5"))
+    assert settings.access_key_secret is not None
+    assert settings.access_key_secret.get_secret_value() == "hunter2"
+    assert (settings.slots, settings.wait_s) == (2, 5)
+
+
+def test_the_environment_names_the_file(monkeypatch: pytest.MonkeyPatch, toml: Toml, tmp_path: Path) -> None:
+    """``MNS_CONSUMER_CONFIG`` names the settings file, unless the command line names another; empty names none."""
+    monkeypatch.setenv("MNS_CONSUMER_CONFIG", str(toml("slots = 7")))
+    assert load({}).slots == 7
+    other = tmp_path / "other.toml"
+    other.write_text("slots = 8", encoding="utf-8")
+    assert load({}, other).slots == 8
+    monkeypatch.setenv("MNS_CONSUMER_CONFIG", "")
+    assert load({}).slots == 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"{A},{B}", f"{A}, {B}", f" {A}\n{B} ", f"{A},{B},"],
+    ids=["comma", "comma and blank", "lines", "last comma"],
+)
+def test_lists_of_the_environment(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A list in the environment is separated by commas or blanks, with no quoting and no JSON."""
+    monkeypatch.setenv("MNS_CONSUMER_NOTIFY_URL", text)
+    monkeypatch.setenv("MNS_CONSUMER_HANDLER_MODULES", "a.b,c")
+    settings = load({})
+    assert settings.notify_url == (A, B)
+    assert settings.handler_modules == ("a.b", "c")
+
+
+def test_empty_variables_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable, as service files have it, leaves the default in force."""
+    monkeypatch.setenv("MNS_CONSUMER_SLOTS", "")
+    monkeypatch.setenv("MNS_CONSUMER_NOTIFY_URL", "")
+    assert (load({}).slots, load({}).notify_url) == (64, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("slotz = 3", "slotz ({path}): no such setting; did you mean slots?"),
+        ("qqqqqq = 3", "qqqqqq ({path}): no such setting; see the table of settings in the README"),
+        ('_env_file = "x"', "_env_file ({path}): no such setting"),
+        ('_secrets_dir = "x"', "_secrets_dir ({path}): no such setting"),
+        (f'[[lanes]]\nnotify_url = "{A}"\nslotz = 3', "lanes.0.slotz ({path}): no such setting; did you mean slots?"),
+    ],
+    ids=["near", "far", "a switch of the reader", "another switch", "in a lane"],
+)
+def test_unknown_keys_of_the_file(toml: Toml, text: str, told: str) -> None:
+    """An unknown key stops the start with its place and the nearest name that there is."""
+    path = toml(text)
+    (line,) = problems({}, path)
+    assert line.startswith(told.format(path=path))
+
+
+def test_unknown_flags_and_variables_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every unknown name of every place is told at once, with the values beside it left out."""
+    monkeypatch.setenv("MNS_CONSUMER_ACCESS_KEY_SECRT", "hunter2")
+    told = problems({"slotz": 3})
+    assert told == [
+        "MNS_CONSUMER_ACCESS_KEY_SECRT (environment): no such setting; did you mean MNS_CONSUMER_ACCESS_KEY_SECRET?",
+        "slotz (command line): no such setting; did you mean slots?",
+    ]
+    assert problems() == told[:1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MNS_CONSUMER_SERVICE_HOST",
+        "MNS_CONSUMER_SERVICE_PORT",
+        "MNS_CONSUMER_SERVICE_PORT_METRICS",
+        "MNS_CONSUMER_PORT",
+        "MNS_CONSUMER_PORT_9464_TCP",
+        "MNS_CONSUMER_PORT_9464_TCP_ADDR",
+    ],
+)
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_let_pass(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A Service named mns-consumer puts such variables into every pod; they are no mistyped settings."""
+    monkeypatch.setenv(name, "tcp://10.0.0.1:9464")
+    assert load({}).slots == 64
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ({"slots": 0}, ("slots (command line): expected greater than or equal to 1", "got '0'")),
+        ({"slots": "many"}, ("slots (command line): expected a valid integer", "got 'many'")),
+        ({"wait_s": 31}, ("wait_s (command line): expected less than or equal to 30", "got '31'")),
+        ({"retry_base_s": "nan"}, ("retry_base_s (command line): expected", "got 'nan'")),
+        ({"log_level": "loud"}, ("log_level (command line): expected 'debug', 'info'", "got 'loud'")),
+        ({"unrouted": "keep"}, ("unrouted (command line): expected 'set_aside' or 'drop'", "got 'keep'")),
+        ({"admin_port": 65_536}, ("admin_port (command line): expected less than or equal to 65535", "got '65536'")),
+        ({"mps_rate": 101}, ("mps_rate (command line): expected less than or equal to 100", "got '101'")),
+        ({"endpoint": "ftp://h"}, ("endpoint (command line): expected http://HOST:PORT", "got 'ftp://h'")),
+        ({"endpoint": "http://h/path"}, ("endpoint (command line): expected http://HOST:PORT", "without a path")),
+        (
+            {"endpoint": "http://h:70000"},
+            ("endpoint (command line): expected http://HOST:PORT", "got 'http://h:70000'"),
+        ),
+        ({"notify_url": ["http://h/q"]}, ("notify_url (command line): NotifyUrl 'http://h/q' is not", "mns://ACCOUNT")),
+        (
+            {"lanes": [{"notify_url": "x"}]},
+            ("lanes.0.notify_url (command line): NotifyUrl 'x' is not", "mns://ACCOUNT"),
+        ),
+        ({"lanes": [{"slots": 2}]}, ("lanes.0.notify_url (command line): ", "required")),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_values(flags: dict[str, Any], parts: tuple[str, ...]) -> None:
+    """A bad value gives one line with the setting, the place, what was expected and what came."""
+    (line,) = problems(flags)
+    for part in parts:
+        assert part in line
+
+
+def test_bad_values_say_where_they_stood(monkeypatch: pytest.MonkeyPatch, toml: Toml) -> None:
+    """Each bad value is told with its own place, all of them at once."""
+    monkeypatch.setenv("MNS_CONSUMER_WAIT_S", "long")
+    path = toml("max_polls = 0")
+    told = problems({"slots": 0}, path)
+    assert len(told) == 3
+    for start in (f"max_polls ({path}): ", "slots (command line): ", "wait_s (environment MNS_CONSUMER_WAIT_S): "):
+        assert [line for line in told if line.startswith(start)], (start, told)
+
+
+def test_a_bad_value_of_the_credentials_directory_is_told_with_it(credentials: Credentials) -> None:
+    """A bad value from the credentials directory is not blamed on the environment."""
+    folder = credentials("mns_consumer_slots", "many")
+    (line,) = problems()
+    assert line.startswith("slots (")
+    assert str(folder) in line
+
+
+def test_broken_json_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes in the environment are JSON; what does not parse is told without its text."""
+    monkeypatch.setenv("MNS_CONSUMER_LANES", '[{"access_key_secret": "hunter2"')
+    (line,) = problems()
+    assert "lanes" in line
+    assert "expected JSON" in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(None, "can't be read: No such file", id="missing"),
+        pytest.param(b"slots = ", "is not TOML: ", id="no TOML"),
+        pytest.param(b"a = '\xff'", "is not TOML: ", id="no UTF-8"),
+    ],
+)
+def test_a_broken_settings_file(tmp_path: Path, content: bytes | None, said: str) -> None:
+    """A settings file that can't be read or parsed is told with its path."""
+    path = tmp_path / "broken.toml"
+    if content is not None:
+        path.write_bytes(content)
+    (line,) = problems({}, path)
+    assert line.startswith(f"settings file {path} {said}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (
+            {"retry_base_s": 50, "retry_cap_s": 20},
+            ["retry_cap_s: expected at least retry_base_s (50), got 20"],
+        ),
+        (
+            {"max_hold_s": 100},
+            ["max_hold_s: expected at least handler_timeout_s (300), got 100"],
+        ),
+        (
+            {"max_hold_s": 50, "handler_timeout_s": 40},
+            ["max_hold_s: expected at least lease_step_s (60), got 50"],
+        ),
+        (
+            {"max_hold_s": 30, "retry_cap_s": 1},
+            [
+                "retry_cap_s: expected at least retry_base_s (30), got 1",
+                "max_hold_s: expected at least handler_timeout_s (300), got 30",
+                "max_hold_s: expected at least lease_step_s (60), got 30",
+            ],
+        ),
+        (
+            {"notify_url": [A, B, A.replace(".aliyuncs", "-internal.aliyuncs")]},
+            ["notify_url: the queue 1234/cn-hangzhou/a is named 2 times; name each once"],
+        ),
+        (
+            {"notify_url": [A], "lanes": [{"notify_url": A}]},
+            ["notify_url: the queue 1234/cn-hangzhou/a is named 2 times; name each once"],
+        ),
+        (
+            {"access_key_id": "x"},
+            ["access_key_id and access_key_secret: expected both or neither, got one of them"],
+        ),
+        (
+            {"security_token": "x"},
+            ["security_token: expected access_key_id and access_key_secret beside it"],
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other(flags: dict[str, Any], told: list[str]) -> None:
+    """Values that are fine alone and wrong together give one line for each contradiction."""
+    assert problems(flags) == told
+
+
+def test_values_that_just_agree() -> None:
+    """Equal times are no contradiction."""
+    settings = load(
+        {"max_hold_s": 60, "lease_step_s": 60, "handler_timeout_s": 60, "retry_base_s": 9, "retry_cap_s": 9}
+    )
+    assert settings.lease == LeasePolicy(step_s=60, max_s=60)
+    assert settings.retry == RetryPolicy(max_failures=10, base_s=9, cap_s=9)
+    assert settings.unrouted is UnroutedPolicy.SET_ASIDE
+
+
+def test_a_lane_has_its_own(toml: Toml) -> None:
+    """A lane uses its own slots, endpoints and keys; what it leaves out is the daemon's."""
+    own = f'[[lanes]]\nnotify_url = "{B}"\nslots = 3\nendpoint = "http://127.0.0.1:1/"\n'
+    own += 'access_key_id = "OTHER"\naccess_key_secret = "swordfish"\n'
+    path = toml(
+        f'notify_url = "{A}"\nslots = 5\naccess_key_id = "ID"\naccess_key_secret = "S"\nsecurity_token = "T"\n{own}'
+    )
+    plain, lane = load({}, path).all_lanes()
+    assert (plain.url.queue, plain.slots) == ("a", 5)
+    assert plain.endpoint == "https://1234.mns.cn-hangzhou.aliyuncs.com"
+    assert plain.mps_endpoint == "https://mts.cn-hangzhou.aliyuncs.com"
+    assert plain.security_token is not None
+    assert plain.security_token.get_secret_value() == "T"
+    assert (lane.url.queue, lane.slots) == ("b", 3)
+    assert (lane.endpoint, lane.mps_endpoint) == ("http://127.0.0.1:1", "http://127.0.0.1:1")
+    assert lane.access_key_id is not None
+    assert lane.access_key_id.get_secret_value() == "OTHER"
+    assert lane.security_token is None, "the daemon's token belongs to the daemon's key"
+
+
+@pytest.mark.parametrize(
+    ("of_daemon", "of_lane", "mns", "mps"),
+    [
+        pytest.param({}, {"mps_endpoint": "http://m:1"}, None, "http://m:1", id="lane's MPS alone"),
+        pytest.param({"endpoint": "http://d:1"}, {}, "http://d:1", "http://d:1", id="daemon's for both"),
+        pytest.param(
+            {"endpoint": "http://d:1", "mps_endpoint": "http://m:1"},
+            {},
+            "http://d:1",
+            "http://m:1",
+            id="daemon's, each",
+        ),
+        pytest.param(
+            {"endpoint": "http://d:1"},
+            {"endpoint": "https://[::1]:9"},
+            "https://[::1]:9",
+            "https://[::1]:9",
+            id="lane's",
+        ),
+    ],
+)
+def test_which_endpoint_holds(of_daemon: dict[str, str], of_lane: dict[str, str], mns: str | None, mps: str) -> None:
+    """A lane's endpoint beats the daemon's, that beats the NotifyUrl's; MPS follows MNS unless it has its own."""
+    (lane,) = load({**of_daemon, "lanes": [{"notify_url": A, **of_lane}]}).all_lanes()
+    assert lane.endpoint == (mns or lane.url.endpoint)
+    assert lane.mps_endpoint == mps
+
+
+def test_lanes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes can be given as JSON in the environment."""
+    monkeypatch.setenv("MNS_CONSUMER_LANES", json.dumps([{"notify_url": A, "slots": 2}]))
+    assert [(lane.url.queue, lane.slots) for lane in load({}).all_lanes()] == [("a", 2)]
+
+
+def test_no_secret_in_a_repr() -> None:
+    """Neither keys nor the database's password show when settings are printed or logged."""
+    lane = {"notify_url": A, "access_key_id": "LANE-ID", "access_key_secret": "swordfish"}
+    settings = load({**KEYS, "security_token": "TOKEN", "store": "postgresql://u:opensesame@h/db", "lanes": [lane]})
+    shown = repr(settings) + str(settings) + repr(settings.all_lanes()) + repr(settings.lanes)
+    assert [word for word in ("hunter2", "swordfish", "TOKEN", "opensesame") if word in shown] == []
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"access_key_id": "x", "access_key_secret": ["hunter2"]},
+        {"access_key_secret": "hunter2"},
+        {**KEYS, "security_token": {"a": "hunter2"}},
+        {"lanes": [{"access_key_secret": "hunter2"}]},
+        {"lanes": {"access_key_secret": "hunter2"}},
+        {"lanes": [{"notify_url": A, "access_key_id": "x", "access_key_secret": ["hunter2"]}]},
+        {"store": ["postgresql://u:hunter2@h/db"]},
+        {"endpoint": "http://u:hunter2@127.0.0.1:1"},
+        {"acess_key_secret": "hunter2"},
+    ],
+    ids=["key", "half", "token", "lane", "no list", "lane's key", "store", "endpoint", "misspelt"],
+)
+def test_no_secret_in_an_error(flags: dict[str, Any]) -> None:
+    """Whatever is wrong with a setting that may hold a secret, the error does not repeat it."""
+    told = problems(flags)
+    assert told
+    assert "hunter2" not in "\n".join(told)
+
+
+def test_the_store_is_where_it_was_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The setting wins, then the service manager's first state folder, then the user's own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert Path(load({}).store_target()).name == "mns-consumer.db"
+    assert Path(load({}).store_target()).is_relative_to(tmp_path)
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/one:/var/lib/two")
+    assert load({}).store_target() == "/var/lib/one/mns-consumer.db"
+    assert load({"store": "postgresql://h/db"}).store_target() == "postgresql://h/db"
+
+
+def test_every_setting_is_described() -> None:
+    """Each field says what it is, for the tables and for ``--help``."""
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []

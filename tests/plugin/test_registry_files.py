@@ -1,0 +1,308 @@
+"""Rules of the drop-in folder: what is taken from which file, what is refused, and that it hides nobody's modules."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from consumer.errors import ExitCode, HandlersError
+from consumer.plugin.registry import Registry, Sources, Strength, discover
+
+Write = Callable[[str, str], Path]
+
+COVER = """
+from consumer import Job, handler
+
+@handler("Cover")
+async def cover(job: Job) -> None: ...
+"""
+
+
+def find(folder: Path, *, shipped: bool = False) -> Registry:
+    return discover(Sources(directory=folder, use_entry_points=False, shipped=shipped))
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(HandlersError) as caught:
+        find(folder)
+    assert caught.value.exit_code is ExitCode.SETTINGS
+    return str(caught.value)
+
+
+def test_files_and_packages_are_taken(folder: Path, write: Write) -> None:
+    """Every file and every package of the folder gives its handlers, each with the place of its own line."""
+    path = write("mine.py", COVER)
+    write("more/__init__.py", COVER.replace("Cover", "VideoClip"))
+    found = find(folder)
+    assert dict(found.strengths) == {
+        "Cover": Strength.DIRECTORY,
+        "VideoClip": Strength.DIRECTORY,
+    }
+    assert found.handlers["Cover"].origin == f"{path}:3"
+    assert found.empty == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["_shared.py", ".hidden.py", "notes.txt", "cover.py.bak", "data/cover.py", "__pycache__/cover.py"]
+)
+def test_what_is_no_module_of_the_folder_is_left_alone(folder: Path, write: Write, name: str) -> None:
+    """Private and hidden files, other kinds of files and folders that are no packages are not even imported."""
+    write("mine.py", COVER)
+    write(name, "raise RuntimeError('imported')")
+    assert list(find(folder).handlers) == ["Cover"]
+
+
+def test_one_function_may_take_several_names(folder: Path, write: Write) -> None:
+    """Stacked decorators register the same function under each name, each with its own limits."""
+    write("mine.py", COVER.replace("@handler", '@handler("VideoClip", concurrency=2)\n@handler'))
+    found = find(folder)
+    assert sorted(found.handlers) == ["Cover", "VideoClip"]
+    assert found.handlers["Cover"].function is found.handlers["VideoClip"].function
+    assert [found.handlers[name].limits.concurrency for name in ("Cover", "VideoClip")] == [None, 2]
+
+
+def test_an_own_name_comes_before_the_rest(folder: Path, write: Write) -> None:
+    """``*`` takes every name that has no handler of its own; without it such a name has none."""
+    path = write("mine.py", COVER)
+    assert find(folder).find("Unheard") is None
+    write("rest.py", COVER.replace("Cover", "*"))
+    found = find(folder)
+    own, rest = found.find("Cover"), found.find("Unheard")
+    assert own is not None
+    assert rest is not None
+    assert own.origin == f"{path}:3"
+    assert rest.name == "*"
+
+
+def test_string_annotations_and_plain_functions(folder: Path, write: Write) -> None:
+    """Annotations that are strings are read in the file's own namespace; a plain function is marked as such."""
+    write(
+        "mine.py",
+        """
+        from __future__ import annotations
+        from pydantic import BaseModel
+        from consumer import Job, handler
+        class Mine(BaseModel):
+            score: float
+        @handler("Cover")
+        def cover(job: Job[Mine, dict[str, int]]) -> None: ...
+        """,
+    )
+    held = find(folder).handlers["Cover"]
+    assert not held.is_async
+    assert held.result is not None
+    assert held.result.validate({"score": 1}).score == 1.0
+    assert held.user_data is not None
+    assert held.user_data.validate({"a": 1}) == {"a": 1}
+
+
+def test_files_of_one_folder_share_modules(folder: Path, write: Write) -> None:
+    """``from . import _shared`` and ``from ._shared import X`` work between the folder's files."""
+    write("_shared.py", "NAME = 'Cover'\n")
+    write(
+        "mine.py",
+        COVER.replace('"Cover"', "_shared.NAME").replace("from consumer", "from . import _shared\nfrom consumer"),
+    )
+    write(
+        "more.py", COVER.replace('"Cover"', "'*'").replace("from consumer", "from ._shared import NAME\nfrom consumer")
+    )
+    assert sorted(find(folder).handlers) == ["*", "Cover"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("from handlers.cover import CoverResult, cover", id="a shipped model and handler"),
+        pytest.param("import handlers.cover as other", id="a shipped module"),
+        pytest.param("from .other import taken, Model", id="a neighbour's"),
+    ],
+)
+def test_what_is_imported_registers_nothing(folder: Path, write: Write, line: str) -> None:
+    """Only the file that defines a handler registers it: a neighbour's or a shipped one in it does not count."""
+    write("other.py", COVER.replace("Cover", "VideoClip").replace("cover(", "taken(") + "\nclass Model: ...\n")
+    write("mine.py", f"{line}\n{COVER}")
+    found = find(folder)
+    assert {name: held.origin.rpartition("/")[2].partition(":")[0] for name, held in found.handlers.items()} == {
+        "Cover": "mine.py",
+        "VideoClip": "other.py",
+    }
+
+
+def test_an_alias_is_no_second_handler(folder: Path, write: Write) -> None:
+    """A second name for the same function in its own file registers it once."""
+    write("mine.py", f"{COVER}\nagain = cover\n")
+    assert list(find(folder).handlers) == ["Cover"]
+
+
+@pytest.mark.parametrize("name", ["cover", "json", "handlers", "consumer", "structlog"])
+def test_a_users_file_hides_no_module(folder: Path, write: Write, name: str) -> None:
+    """A drop-in file or package of any name leaves the modules of that name to everybody else."""
+    write(f"{name}.py", COVER)
+    write("package/__init__.py", COVER.replace("Cover", "VideoClip"))
+    before = sys.modules.get(name)
+    find(folder)
+    assert sys.modules.get(name) is before
+    assert str(folder) not in sys.path
+    assert "package" not in sys.modules
+    assert json.dumps(1) == "1"
+    shipped = importlib.import_module("handlers.cover")
+    assert not str(shipped.__file__).startswith(str(folder))
+
+
+def test_a_users_own_package_handlers_leaves_the_shipped_ones(folder: Path, write: Write) -> None:
+    """With a package ``handlers`` of the user's in the folder the shipped ones are still found, below the user's."""
+    write("handlers/__init__.py", COVER)
+    found = find(folder, shipped=True)
+    assert found.strengths["Cover"] is Strength.DIRECTORY
+    assert found.strengths["VideoClip"] is Strength.SHIPPED
+    assert len(found.handlers) == 16
+
+
+def test_two_for_one_name_are_refused(folder: Path, write: Write) -> None:
+    """Two files with one name refuse to start, and the line names both places."""
+    first, second = write("a.py", COVER), write("b.py", COVER)
+    told = refused(folder)
+    assert told == f"two handlers for 'Cover': {first}:3 and {second}:3; remove or rename one of them"
+
+
+def test_every_problem_is_told_at_once(folder: Path, write: Write) -> None:
+    """Broken files hide neither each other nor a doubled name."""
+    write("a.py", COVER)
+    write("b.py", COVER)
+    write("c.py", "import nowhere_to_be_found")
+    write("d.py", COVER.replace("job: Job", "job: int").replace("Cover", "VideoClip"))
+    told = refused(folder)
+    assert "two handlers for 'Cover'" in told
+    assert "No module named 'nowhere_to_be_found'" in told
+    assert "the handler for 'VideoClip' takes <class 'int'>" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        pytest.param("x = 1\ndef broken(:\n", 2, "SyntaxError: invalid syntax", id="SyntaxError"),
+        pytest.param(
+            "X = 1\nimport nowhere_to_be_found\n", 2, "ModuleNotFoundError: No module named", id="ImportError"
+        ),
+        pytest.param("from consumer import Jobs\n", 1, "cannot import name 'Jobs'", id="wrong name of the face"),
+        pytest.param("def f():\n    1 / 0\nf()\n", 2, "ZeroDivisionError: division by zero", id="exception"),
+        pytest.param("import sys\nsys.exit(3)\n", 2, "SystemExit: 3", id="SystemExit"),
+        pytest.param(
+            "from consumer import handler\n@handler('Cover', timeout_s=0)\ndef f(job): ...\n",
+            2,
+            "ValueError: @handler(timeout_s=0): expected seconds from 0.001 to 43200",
+            id="limit out of range",
+        ),
+    ],
+)
+def test_a_broken_file_is_named(folder: Path, write: Write, text: str, line: int, said: str) -> None:
+    """The first line names file, fault and line; the traceback below it shows the user's line and none of ours."""
+    path = write("mine.py", text)
+    head, *below = refused(folder).splitlines()
+    assert head.startswith(f"{path}: can't be loaded: ")
+    assert said in head
+    assert f"{path}:{line}" in head
+    assert f'File "{path}", line {line}' in "\n".join(below)
+    assert "registry.py" not in "\n".join(below)
+    assert "importlib" not in "\n".join(below)
+
+
+def test_a_folder_named_like_the_import_machinery_is_told_as_well(tmp_path: Path) -> None:
+    """The user's lines are told apart from Python's own by more than a word in their path."""
+    folder = tmp_path / "importlib-handlers"
+    folder.mkdir(mode=0o755)
+    (folder / "mine.py").write_text("\n1 / 0\n", encoding="utf-8")
+    assert f"{folder}/mine.py:2" in refused(folder)
+
+
+def test_a_file_that_is_no_text_is_named(folder: Path) -> None:
+    """Bytes that are no Python at all are told by the file's name, with no place made up."""
+    path = folder / "mine.py"
+    path.write_bytes(b"x = '\x00\xff'\n")
+    told = refused(folder)
+    assert told.startswith(f"{path}: can't be loaded: ")
+    assert "None:None" not in told
+
+
+@pytest.mark.parametrize("name", ["my-cover.py", "2cover.py", "a.b.py"])
+def test_a_name_that_no_module_can_have_is_told(folder: Path, write: Write, name: str) -> None:
+    """A file that would be left out in silence for its name stops the start instead."""
+    path = write(name, COVER)
+    assert refused(folder).startswith(f"{path}: '{path.stem}' can't be a module's name; expected letters, digits")
+
+
+@pytest.mark.parametrize("kind", ["missing", "a file"])
+def test_a_mistyped_folder_refuses_even_with_the_shipped_ones(tmp_path: Path, kind: str) -> None:
+    """A folder that is none stops the start with its name, shipped handlers or not: they would log and delete."""
+    path = tmp_path / "handlres"
+    if kind == "a file":
+        path.write_text(COVER, encoding="utf-8")
+    with pytest.raises(HandlersError, match=f"handlers_dir: {path} is not a folder; expected one that holds"):
+        find(path, shipped=True)
+
+
+def test_no_handler_at_all_refuses(folder: Path, write: Write) -> None:
+    """A folder without one handler stops the start with every way to give one."""
+    write("mine.py", "X = 1\n")
+    told = refused(folder)
+    assert all(word in told for word in ("handlers_dir", "handler_modules", "mns_consumer.handlers", "shipped = true"))
+
+
+def test_empty_places_are_told(folder: Path, write: Write) -> None:
+    """A file without handlers is named for a warning, as long as another place has some."""
+    path = write("mine.py", "X = 1\n")
+    assert find(folder, shipped=True).empty == (str(path),)
+
+
+def test_an_empty_folder_is_told(folder: Path) -> None:
+    """A folder without any file, easily a mistyped one, is named for a warning when the shipped handlers stand in."""
+    assert find(folder, shipped=True).empty == (str(folder),)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(".", id="the folder"),
+        pytest.param("mine.py", id="a file"),
+        pytest.param("more", id="a package's folder"),
+        pytest.param("more/__init__.py", id="a package"),
+        pytest.param("more/inner.py", id="a file inside a package"),
+        pytest.param("_shared.py", id="a private file that others import"),
+    ],
+)
+def test_what_everybody_may_write_to_is_refused(folder: Path, write: Write, name: str) -> None:
+    """Whatever may be imported from the folder must not be writable by everybody; the line says what to run."""
+    write("mine.py", COVER)
+    write("_shared.py", "")
+    write("more/__init__.py", "from . import inner")
+    write("more/inner.py", "")
+    assert list(find(folder).handlers) == ["Cover"]
+    path = folder / name
+    path.chmod(path.stat().st_mode | 0o002)
+    told = refused(folder)
+    assert told.startswith("handlers_dir: everybody may write to ")
+    assert f"run `chmod o-w {path}`" in told
+
+
+def test_a_link_to_an_unsafe_file_is_refused(folder: Path, tmp_path: Path) -> None:
+    """It is the file that counts, not the link that leads to it."""
+    target = tmp_path / "elsewhere.py"
+    target.write_text(COVER, encoding="utf-8")
+    (folder / "mine.py").symlink_to(target)
+    target.chmod(0o644)
+    assert list(find(folder).handlers) == ["Cover"]
+    target.chmod(0o646)
+    assert "everybody may write to" in refused(folder)
+
+
+def test_nothing_of_an_unsafe_folder_is_run(folder: Path, write: Write) -> None:
+    """The check comes before the first import."""
+    write("mine.py", "import os\nos.environ['MINE_RAN'] = '1'\n").chmod(0o646)
+    refused(folder)
+    assert "MINE_RAN" not in os.environ

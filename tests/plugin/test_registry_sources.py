@@ -1,0 +1,175 @@
+"""Rules of the sources: import paths, entry points of a real distribution, the shipped ones, and who hides whom."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from consumer.errors import HandlersError
+from consumer.plugin.registry import ENTRY_POINT_GROUP, Sources, Strength, discover
+
+Write = Callable[[str, str], Path]
+
+
+def cover(said: str, name: str = "Cover") -> str:
+    return f"from consumer import Job, handler\n@handler({name!r})\nasync def {said}(job: Job) -> None: ...\n"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder on ``sys.path``, as installed packages are."""
+    made = tmp_path / "site"
+    made.mkdir()
+    sys.path.insert(0, str(made))
+    return made
+
+
+def module(site: Path, name: str, text: str) -> None:
+    path = site / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+
+
+def install(site: Path, *lines: str, name: str = "mine-dist") -> None:
+    """Lay down what an installer writes for a distribution with entry points."""
+    info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("\n".join([f"[{ENTRY_POINT_GROUP}]", *lines, ""]), encoding="utf-8")
+
+
+def test_the_stronger_source_hides_the_weaker(site: Path, folder: Path, write: Write) -> None:
+    """For one name the folder wins over import paths, those over entry points, those over the shipped ones."""
+    write("mine.py", cover("of_folder"))
+    module(site, "mine_path.py", cover("of_path"))
+    module(site, "mine_point.py", cover("of_point"))
+    install(site, "all = mine_point")
+    sources = [
+        Sources(shipped=True, use_entry_points=False),
+        Sources(shipped=True),
+        Sources(shipped=True, modules=["mine_path"]),
+        Sources(shipped=True, modules=["mine_path"], directory=folder),
+    ]
+    found = [discover(each) for each in sources]
+    assert [each.handlers["Cover"].function.__name__ for each in found] == ["cover", "of_point", "of_path", "of_folder"]
+    assert [each.strengths["Cover"] for each in found] == list(Strength)
+    assert {each.strengths["VideoClip"] for each in found} == {Strength.SHIPPED}
+
+
+def test_nothing_found_refuses() -> None:
+    """Without any source there is no start: a daemon without handlers would only set messages aside."""
+    with pytest.raises(HandlersError, match="no handler found: expected a drop-in folder"):
+        discover(Sources(use_entry_points=False))
+
+
+def test_a_module_by_its_import_path(site: Path) -> None:
+    """A module named in the settings gives its own handlers, a package those of its modules as well."""
+    module(site, "mine_pack/__init__.py", cover("top"))
+    module(site, "mine_pack/clip.py", "from mine_pack import top\n" + cover("clip", "VideoClip"))
+    found = discover(Sources(modules=["mine_pack"], use_entry_points=False))
+    assert {name: held.function.__name__ for name, held in found.handlers.items()} == {
+        "Cover": "top",
+        "VideoClip": "clip",
+    }
+
+
+def test_a_packages_program_is_not_run(site: Path) -> None:
+    """Looking for handlers in a package does not start the program that its ``__main__`` is."""
+    module(site, "mine_tool/__init__.py", cover("top"))
+    module(site, "mine_tool/__main__.py", "raise SystemExit('the program was run')\n")
+    assert list(discover(Sources(modules=["mine_tool"], use_entry_points=False)).handlers) == ["Cover"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        pytest.param("mine_nowhere", "No module named 'mine_nowhere'", id="missing"),
+        pytest.param("", "Empty module name", id="empty"),
+        pytest.param(".mine", "TypeError", id="relative"),
+    ],
+)
+def test_a_wrong_import_path_is_named(name: str, said: str) -> None:
+    """An import path that leads nowhere is told with the setting's name and what came."""
+    with pytest.raises(HandlersError, match=f"handler_modules: {name}.*: can't be loaded: .*{said}"):
+        discover(Sources(modules=[name], use_entry_points=False))
+
+
+def test_a_broken_module_of_a_package_is_named(site: Path) -> None:
+    """The line names the inner module and the place of its fault."""
+    module(site, "mine_half/__init__.py", cover("top"))
+    module(site, "mine_half/bad.py", "\n1 / 0\n")
+    with pytest.raises(HandlersError) as caught:
+        discover(Sources(modules=["mine_half"], use_entry_points=False))
+    assert str(caught.value).startswith("handler_modules: mine_half.bad: can't be loaded: ZeroDivisionError")
+    assert f"{site}/mine_half/bad.py:2" in str(caught.value)
+
+
+def test_two_import_paths_for_one_name_are_refused(site: Path) -> None:
+    """Equal strength refuses across modules, too."""
+    module(site, "mine_a.py", cover("a"))
+    module(site, "mine_b.py", cover("b"))
+    with pytest.raises(HandlersError, match=r"two handlers for 'Cover': .*mine_a\.py:2 and .*mine_b\.py:2; remove"):
+        discover(Sources(modules=["mine_a", "mine_b"], use_entry_points=False))
+
+
+def test_entry_points_name_modules_or_functions(site: Path) -> None:
+    """An installed distribution's entry point gives a module's handlers or one function, wherever that was defined."""
+    module(site, "mine_inner.py", cover("deep", "VideoClip"))
+    module(site, "mine_outer.py", "from mine_inner import deep\n" + cover("own"))
+    install(site, "module = mine_outer", "function = mine_outer:deep")
+    found = discover(Sources())
+    assert {name: held.function.__name__ for name, held in found.handlers.items()} == {
+        "Cover": "own",
+        "VideoClip": "deep",
+    }
+    assert set(found.strengths.values()) == {Strength.ENTRY_POINT}
+
+
+def test_entry_points_can_be_left_out(site: Path, folder: Path, write: Write) -> None:
+    """With the setting off an installed distribution's code is not even imported."""
+    write("mine.py", cover("of_folder", "VideoClip"))
+    module(site, "mine_loud.py", "raise RuntimeError('imported')\n")
+    install(site, "all = mine_loud")
+    assert list(discover(Sources(directory=folder, use_entry_points=False)).handlers) == ["VideoClip"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "said"),
+    [
+        pytest.param("1 / 0\n", "mine_bad", "can't be loaded: ZeroDivisionError", id="exception"),
+        pytest.param("raise SystemExit(0)\n", "mine_bad", "can't be loaded: SystemExit", id="SystemExit"),
+        pytest.param("x = 1\n", "mine_bad:gone", "can't be loaded: AttributeError", id="no such name"),
+        pytest.param(
+            "x = 1\n", "mine_bad:x", "expected a module or a function marked with @handler, got 1", id="value"
+        ),
+        pytest.param("def f(job): ...\n", "mine_bad:f", "expected a module or a function marked", id="unmarked"),
+    ],
+)
+def test_a_broken_entry_point_is_named(site: Path, text: str, value: str, said: str) -> None:
+    """An entry point that gives no handler stops the start with its name and value."""
+    module(site, "mine_bad.py", text)
+    install(site, f"all = {value}")
+    with pytest.raises(HandlersError) as caught:
+        discover(Sources())
+    assert str(caught.value).startswith(f"entry point all = {value}: ")
+    assert said in str(caught.value)
+
+
+def test_an_entry_point_without_handlers_is_told(site: Path) -> None:
+    """A module without handlers behind an entry point is named for a warning."""
+    module(site, "mine_empty.py", "x = 1\n")
+    install(site, "all = mine_empty")
+    assert discover(Sources(shipped=True)).empty == ("entry point all = mine_empty",)
+
+
+def test_two_distributions_for_one_name_are_refused(site: Path) -> None:
+    """Which of two installed distributions wins would be chance: neither does."""
+    for each in ("a", "b"):
+        module(site, f"mine_{each}.py", cover(each))
+        install(site, f"x = mine_{each}", name=f"mine-{each}")
+    with pytest.raises(HandlersError, match="two handlers for 'Cover'"):
+        discover(Sources())

@@ -1,0 +1,416 @@
+"""Hold README.md to the program: every table is made anew from the code, every example is run.
+
+Where a table differs, the failure prints the one that should stand there, ready to be pasted.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin
+
+import anyio
+import pytest
+import typer
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from consumer import policy
+from consumer.app import App
+from consumer.cli import main as command_line
+from consumer.cli.function_names import DOCUMENTED
+from consumer.config import PREFIX, LaneSettings, Settings, load
+from consumer.errors import ExitCode, Fault
+from consumer.ops import words
+from consumer.ops.metrics import OK, OTHER, Metrics
+from consumer.plugin.registry import Registry, Sources, discover
+from consumer.policy import Reason
+from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.store.ledger import Filter
+from consumer.store.open import make_operators
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+DEMO: Final = (
+    "python3 -m venv .venv && .venv/bin/pip install --quiet --require-hashes -r constraints.txt "
+    "&& .venv/bin/pip install --quiet --no-deps . && .venv/bin/mns-consumer demo"
+)
+TESTS: Final = "bash tests/run.sh"
+
+Row = tuple[str, ...]
+
+
+def section(heading: str) -> str:
+    """What stands under a heading, up to the next chapter."""
+    match = re.search(rf"^(#+) {re.escape(heading)}$(.*?)(?=^#{{1,2}} |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert match, f"README.md has no heading {heading!r}"
+    return match[2]
+
+
+def rows_of(heading: str) -> list[Row]:
+    """The rows of the first table under a heading, its head first, its rule left out."""
+    rows: list[Row] = []
+    for line in section(heading).splitlines():
+        if line.startswith("|"):
+            rows.append(tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]))
+        elif rows:
+            break
+    assert len(rows) > 2, f"README.md has no table under {heading!r}"
+    return [rows[0], *rows[2:]]
+
+
+def written(rows: Iterable[Row]) -> str:
+    head, *rest = rows
+    lines = [head, tuple("---" for _ in head), *rest]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def code(text: object) -> str:
+    return f"`{text}`"
+
+
+def listed(values: Iterable[object]) -> str:
+    return ", ".join(code(value) for value in values)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+# The tables, as the code has them.
+
+
+def settings_table(fields: dict[str, FieldInfo]) -> Iterator[Row]:
+    yield ("Setting", "Environment variable", "Unit", "Default", "Range", "Meaning")
+    for name, field in fields.items():
+        variable = code(f"{PREFIX}{name.upper()}")
+        yield (code(name), variable, unit(name), default(field), allowed(field), str(field.description))
+
+
+def unit(name: str) -> str:
+    return "s" if name.endswith("_s") else "1/s" if name.endswith("_rate") else ""
+
+
+def default(field: FieldInfo) -> str:
+    value = field.default
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, Enum):
+        return code(value.value)
+    return code(str(value).lower() if isinstance(value, bool) else value)
+
+
+def allowed(field: FieldInfo) -> str:
+    kind: Any = field.annotation
+    if get_origin(kind) is Literal:
+        return listed(get_args(kind))
+    if kind is bool:
+        return listed(("true", "false"))
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return listed(kind)
+    bounds = {
+        name: getattr(part, name) for part in field.metadata for name in ("ge", "gt", "le") if hasattr(part, name)
+    }
+    if not bounds:
+        return ""
+    low = f"from {bounds['ge']:g}" if "ge" in bounds else f"above {bounds['gt']:g}"
+    return f"{low} to {bounds['le']}"
+
+
+def metrics_table() -> Iterator[Row]:
+    yield ("Metric", "Type", "Labels", "Help")
+    for info in Metrics().catalogue():
+        yield (code(info.name), info.type, listed(info.labels), info.help)
+
+
+def labels_table() -> Iterator[Row]:
+    yield ("Metric and label", "Words")
+    api = [OK, *Fault]
+    for name, label, values in (
+        ("polls_total", "result", [*words.PollResult, *Fault]),
+        ("jobs_total", "outcome", list(words.Outcome)),
+        ("lease_renewals_total", "result", list(words.RenewalResult)),
+        ("deletes_total", "result", list(words.DeleteResult)),
+        ("retries_total", "cause", list(words.RetryCause)),
+        ("dead_letters_total", "reason", list(Reason)),
+        ("api_requests_total", "result", api),
+        ("result_queries_total", "result", list(words.QueryResult)),
+        ("reloads_total", "result", list(words.ReloadResult)),
+    ):
+        yield (f"{code('mns_consumer_' + name)} {code(label)}", listed(values))
+
+
+def commands_table() -> Iterator[Row]:
+    yield ("Command", "What it does")
+    for name, told in commands(typer.main.get_command(command_line.app), "mns-consumer"):
+        yield (code(name), told)
+
+
+def commands(command: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Each command that does something, with the first sentence of its help."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield name, " ".join(str(command.help).split("\n\n", maxsplit=1)[0].split())
+        return
+    for word, inner in below.items():
+        yield from commands(inner, f"{name} {word}")
+
+
+def exit_codes() -> dict[str, str]:
+    codes = {str(int(code)): code.name for code in ExitCode}
+    return codes | {str(command_line._INTERRUPTED): "INTERRUPTED"}
+
+
+def reasons_table() -> Iterator[Row]:
+    """The reasons with the sentences that stand below them in the code."""
+    tree = ast.parse(Path(policy.__file__).read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Reason")
+    yield ("Reason", "Why the message was set aside")
+    for member, told in itertools.pairwise(body):
+        if isinstance(member, ast.Assign) and isinstance(told, ast.Expr):
+            yield (
+                code(ast.literal_eval(member.value)),
+                " ".join(ast.literal_eval(told.value).split()).replace("``", "`"),
+            )
+
+
+def shipped_table() -> Iterator[Row]:
+    yield ("FunctionName", "File", "Result model", "What the job does")
+    registry = discover(Sources(use_entry_points=False, shipped=True))
+    for name in DOCUMENTED:
+        found = registry.handlers[name]
+        assert found.result is not None
+        path = Path(found.origin.rpartition(":")[0])
+        title = str(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))).partition("\n")[0]
+        told = title.removeprefix(f"{name}: ").rstrip(".")
+        yield (code(name), code(f"handlers/{path.name}"), code(found.result.annotation.__name__), told)
+
+
+@pytest.mark.parametrize(
+    ("heading", "expected"),
+    [
+        pytest.param("Settings", list(settings_table(Settings.model_fields)), id="settings"),
+        pytest.param("Metrics", list(metrics_table()), id="metrics"),
+        pytest.param("Label values", list(labels_table()), id="label values"),
+        pytest.param("Commands", list(commands_table()), id="commands"),
+        pytest.param("Dead-letter reasons", list(reasons_table()), id="reasons"),
+        pytest.param("Shipped handlers", list(shipped_table()), id="shipped handlers"),
+    ],
+)
+def test_table_is_what_the_code_says(heading: str, expected: Sequence[Row]) -> None:
+    """Each table of the README is, cell by cell, what the code says."""
+    found = rows_of(heading)
+    assert found == list(expected), f"under {heading!r} should stand:\n\n{written(expected)}\n"
+
+
+def test_every_reason_has_a_sentence() -> None:
+    """The reasons read from the source are all there are."""
+    assert [row[0].strip("`") for row in list(reasons_table())[1:]] == list(Reason)
+
+
+def test_shipped_handlers_are_all_files() -> None:
+    """The table of shipped handlers names each of the 16 files, and no other is shipped."""
+    named = {row[1].strip("`") for row in rows_of("Shipped handlers")[1:]}
+    there = {f"handlers/{path.name}" for path in (ROOT / "handlers").glob("*.py") if path.name != "__init__.py"}
+    assert named == there
+    assert len(named) == 16
+
+
+def test_exit_codes() -> None:
+    """The table of exit codes has each code with its name, and no other."""
+    rows = rows_of("Exit codes")[1:]
+    assert {row[0].strip("`"): row[1].strip("`") for row in rows} == exit_codes()
+    assert all(row[2] for row in rows)
+
+
+def test_label_words_name_known_metrics() -> None:
+    """Each row of label values names a metric and a label of the catalogue; every label of fixed words has a row."""
+    fixed = {
+        (info.name, label)
+        for info in Metrics().catalogue()
+        for label in info.labels
+        if label not in {"queue", "function", "operation", "version", "python"}
+    }
+    rows = [re.findall(r"`([^`]+)`", row[0]) for row in rows_of("Label values")[1:]]
+    assert {(name, label) for name, label in rows} == fixed
+    assert code(OTHER) in section("Metrics")
+
+
+def test_lane_settings() -> None:
+    """Every setting that a lane may have of its own is named where lanes are told."""
+    told = section("A queue with settings of its own")
+    assert [name for name in LaneSettings.model_fields if code(name) not in told] == []
+
+
+# The commands and the examples.
+
+
+@pytest.mark.parametrize("command", [DEMO, TESTS], ids=["demo", "tests"])
+def test_the_two_commands_stand_as_they_are_run(command: str) -> None:
+    """Both commands stand in the README, each on one line, ready to be copied."""
+    assert command in README.splitlines()
+
+
+def test_files_of_the_two_commands_exist() -> None:
+    """What the two commands name is there, and so is what the README links to."""
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    for name in ("tests/run.sh", "constraints.txt", "tests/constraints.txt", *links):
+        assert (ROOT / name).is_file(), name
+
+
+def test_named_commands_and_flags_exist() -> None:
+    """Every ``mns-consumer`` command in the README is one, and every flag that follows it is its own."""
+    known = {name.split(" ", 1)[1] for name, _ in commands(typer.main.get_command(command_line.app), "mns-consumer")}
+    text = re.sub(r"\\\n\s*", "", "\n".join(blocks("(?:console|sh)")))
+    said = re.findall(r"mns-consumer ((?:jobs )?[a-z]+)([^|&\n]*)", text)
+    assert said
+    root: Any = typer.main.get_command(command_line.app)
+    for name, arguments in said:
+        assert name in known
+        command = root
+        for word in name.split():
+            command = command.commands[word]
+        flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", arguments)) <= flags | {"--help"}
+
+
+def test_settings_file_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings file of the README is TOML that the daemon takes."""
+    for name in ("CONFIG", *(field.upper() for field in Settings.model_fields)):
+        monkeypatch.delenv(f"{PREFIX}{name}", raising=False)
+    (example,) = blocks("toml")
+    path = tmp_path / "mns-consumer.toml"
+    path.write_text(example, encoding="utf-8")
+    settings = load({}, path)
+    assert len(settings.all_lanes()) == len(settings.notify_url) + len(tomllib.loads(example)["lanes"])
+
+
+def handler_example(folder: Path) -> Registry:
+    """The README's handler file, found as the daemon finds it."""
+    (example,) = (block for block in blocks("python") if '@handler("*")' in block)
+    folder.mkdir()
+    (folder / "films.py").write_text(example, encoding="utf-8")
+    return discover(Sources(directory=folder, use_entry_points=False))
+
+
+async def test_handler_example_handles_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's handler file, unchanged, is found and handles, rejects and delays jobs of a real queue."""
+    monkeypatch.chdir(tmp_path)
+    registry = handler_example(tmp_path / "films")
+    store = tmp_path / "films.db"
+    async with Sandbox(SandboxSettings(port=0, job_s=0.01)) as sandbox:
+        sandbox.account.ensure("jobs")
+        settings = Settings(
+            _env_prefix="README_READS_NO_ENVIRONMENT_",
+            notify_url=(sandbox.notify_url("jobs"),),
+            endpoint=sandbox.url,
+            access_key_id=SecretStr("sandbox"),
+            access_key_secret=SecretStr("sandbox"),
+            store=str(store),
+            admin=False,
+        )
+        app = App(settings, registry)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(app.serve)
+            ids = await submit_examples(settings)
+            with anyio.fail_after(12):
+                while not await all_seen(app, str(store), len(ids)):  # noqa: ASYNC110 - the store tells nobody
+                    await anyio.sleep(0.05)
+            app.stop()
+    operators = make_operators(str(store))
+    done = {job.record.job_id for job in await operators.list_jobs(Filter(), limit=100) if not job.dead}
+    assert done == {ids["cover"], ids["failed cover"], ids["choruses"], ids["other"]}
+    letters = {letter.letter.job.job_id: letter.letter for letter in await operators.list_letters(Filter(), limit=100)}
+    assert {job_id: letter.reason for job_id, letter in letters.items()} == {
+        ids["no film"]: Reason.ILL_TYPED,
+        ids["no song"]: Reason.REJECTED,
+        ids["failed song"]: Reason.JOB_FAILED,
+    }
+    assert (tmp_path / "choruses" / f"{ids['choruses']}.txt").read_text(encoding="utf-8").strip()
+
+
+async def submit_examples(settings: Settings) -> dict[str, str]:
+    """Submit one job for each way that the example goes; returns what each is for with its JobId."""
+    from consumer.cloud.clients import open_clients  # noqa: PLC0415 - the tables need no client
+
+    bucket = "oss://demo.oss-cn-hangzhou.aliyuncs.com"
+    fails = {"sandbox": {"fail": {"code": "Bad.Input", "message": "no picture"}}}
+    empty = {"sandbox": {"result": {"Code": "Success", "Data": json.dumps({"result": []}), "Message": "ok"}}}
+    orders = {
+        "cover": ("Cover", {}, {"film": 7}),
+        "failed cover": ("Cover", fails, {"film": 8}),
+        "no film": ("Cover", {}, {"song": 1}),
+        "not yet": ("Cover", {}, {"film": 9, "not_before": "2999-01-01T00:00:00Z"}),
+        "choruses": ("MusicSegmentDetect", {}, None),
+        "no song": ("MusicSegmentDetect", empty, None),
+        "failed song": ("MusicSegmentDetect", fails, None),
+        "other": ("MusicDemix", {}, "a name that no handler has"),
+    }
+    ids: dict[str, str] = {}
+    lane = settings.all_lanes()[0]
+    async with open_clients(lane) as clients:
+        for what, (function, params, user_data) in orders.items():
+            answer = await clients.mps.submit(
+                function=function,
+                params=json.dumps(params),
+                input=f"{bucket}/film.mp4",
+                output=f"{bucket}/{{source}}-{{sequenceId}}.jpg",
+                user_data=user_data if isinstance(user_data, str) or user_data is None else json.dumps(user_data),
+                notify_url=str(lane.url),
+            )
+            ids[what] = answer.job_id
+    return ids
+
+
+async def all_seen(app: App, store: str, most: int) -> bool:
+    """Whether every job has ended, well or badly, or was sent back as its handler asked."""
+    labels = {"queue": "jobs", "function": "Cover", "cause": words.RetryCause.ASKED.value}
+    back = app.metrics.registry.get_sample_value("mns_consumer_retries_total", labels)
+    return back == 1 and len(await make_operators(store).list_jobs(Filter(), limit=100)) == most - 1
+
+
+# What no file may say.
+
+
+def files() -> list[Path]:
+    """Every file of the project."""
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        listing = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file()]
+    return [path for part in ("consumer", "handlers", "tests") for path in (ROOT / part).rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "tests/constraints.txt"])
+def test_constraints_name_no_place(name: str) -> None:
+    """A file of constraints names packages, versions and hashes: no host, no path, no package without a hash."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert not re.search(r"://|@ |--index|--find-links|--trusted-host|(?:^|[\s=])[/~]", text, re.MULTILINE)
+    entries = [entry for entry in re.split(r"\n(?=\S)", text) if not entry.startswith("#")]
+    assert len(entries) > 20
+    for entry in entries:
+        assert re.match(r"[a-z0-9._-]+(?:\[[a-z,]+\])?==\S+ ", entry), entry
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry
+
+
+def test_no_file_names_a_machine() -> None:
+    """No file of the tree holds a path of the machine that it was made on."""
+    # Spelt so that this file does not find itself. An entity that names /etc/passwd is an attack in a test, no place.
+    places = re.compile(rb"file://[/](?!etc/passwd)|(?<![\w.*{}-])/(?:work|root)[/]|/tmp[/]v")
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]!r}" for path in files() for match in places.finditer(path.read_bytes())
+    ]
+    assert found == []
