@@ -71,6 +71,8 @@ def run(settings: Settings, registry: Registry) -> ExitCode:
     """
     app = App(settings, registry)
     set_up_logs(settings, registry, app)
+    for place in registry.empty:
+        log.warning("no handler found in a place that should hold some", place=place)
     # uvloop does not install everywhere; the plain loop does the same, only slower.
     options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     try:

@@ -153,8 +153,10 @@ class _ThreadCall:
         end: Returned | Raised = Returned()
         try:
             returned = self._function(self._job)
-            if inspect.iscoroutine(returned):
-                returned.close()
+            if inspect.isawaitable(returned):
+                # Nobody awaits it in a thread: the job would count as done without having run.
+                if inspect.iscoroutine(returned):
+                    returned.close()
                 end = Raised(
                     TypeError("the handler is a plain function that returned a coroutine; make it `async def`")
                 )

@@ -44,7 +44,7 @@ class Retry(Exception):  # noqa: N818 - as above
 
     Args:
         reason: One sentence for the log.
-        after_s: Seconds until the next run, in [1, 43200]; ``None`` leaves it to the retry policy.
+        after_s: Seconds until the next run, in [0, 43200] (MNS waits 1 at least); ``None`` leaves it to the retry policy.
 
     Raises:
         ValueError: ``after_s`` is out of range.

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import stat
 import sys
@@ -161,11 +162,18 @@ def _unsafe(directory: Path) -> str | None:
     """Why a drop-in folder can't be used; whoever may write there runs code as the daemon."""
     if not directory.is_dir():
         return f"handlers_dir: {directory} is not a folder; expected one that holds .py files with @handler functions"
-    for path in (directory, *sorted(path for path in directory.rglob("*") if path.is_dir() or path.suffix == ".py")):
-        if path.stat().st_mode & stat.S_IWOTH:
-            return (
-                f"handlers_dir: everybody may write to {path}, and so run code as this daemon; run `chmod o-w {path}`"
-            )
+    try:
+        next(directory.iterdir(), None)
+        if os.statvfs(directory).f_flag & os.ST_RDONLY:
+            # Mounted read-only, as Kubernetes mounts a ConfigMap: whatever its mode says, nobody may write here.
+            return None
+        inside = sorted(path for path in directory.rglob("*") if path.is_dir() or path.suffix == ".py")
+        for path in (directory, *inside):
+            if path.stat().st_mode & stat.S_IWOTH:
+                told = f"everybody may write to {path}, and so run code as this daemon; run `chmod o-w {path}`"
+                return f"handlers_dir: {told}"
+    except OSError as error:
+        return f"handlers_dir: {directory} can't be read: {error.strerror}"
     return None
 
 
@@ -208,8 +216,8 @@ def _module_loader(name: str) -> _Functions:
     def load() -> list[Callable[..., object]]:
         module = _imported(name, f"handler_modules: {name}")
         inside = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")
-        # A package's __main__ is a program to be run, not a module to be looked at.
-        names = [info.name for info in inside if not info.name.endswith(".__main__")]
+        # Names that begin with ``_`` are for the others to import; ``__main__`` is a program, not a module.
+        names = [info.name for info in inside if not info.name.rpartition(".")[2].startswith("_")]
         submodules = [_imported(each, f"handler_modules: {each}") for each in names]
         return [function for part in (module, *submodules) for function in _marked(part)]
 

@@ -39,9 +39,14 @@ async def cancels_itself(job: Job) -> None:
     await future
 
 
+def hands_a_coroutine_on(job: Job) -> object:
+    return exits(job)
+
+
 @pytest.mark.parametrize(
     ("function", "told"),
     [
+        pytest.param(hands_a_coroutine_on, "make it `async def`", id="a plain function that returns a coroutine"),
         pytest.param(exits, "sys.exit(3)", id="an async function that exits"),
         pytest.param(exits_in_a_thread, "sys.exit(3)", id="a plain function that exits"),
         pytest.param(cancels_itself, "cancelled", id="one that awaits something cancelled"),
