@@ -21,11 +21,11 @@ import anyio.abc
 import structlog
 
 from consumer.cloud.clients import Clients, open_clients
+from consumer.cloud.credentials import Keys
 from consumer.cloud.limiter import RateLimiter
 from consumer.config import Lane as LaneSettings
 from consumer.config import Settings
 from consumer.engine.delivery import Delivery, Stage
-from consumer.engine.invoke import Threads
 from consumer.engine.lane import Lane, Shared, make_lane
 from consumer.engine.poll import Poller
 from consumer.engine.process import process
@@ -36,6 +36,7 @@ from consumer.engine.without_message import NoQueue, delivery_of
 from consumer.errors import Fault, SettingsError, UsageError
 from consumer.ops.admin import AdminServer
 from consumer.ops.metrics import Metrics
+from consumer.ops.redact import SECRETS
 from consumer.plugin.registry import Registry
 from consumer.store.ledger import Ledger
 from consumer.store.open import make_ledger
@@ -72,7 +73,6 @@ class App:
         self.registry = registry
         self.metrics = Metrics(registry.handlers, version=version())
         self.admin_port: int | None = None
-        self.threads = Threads(slots=sum(queue.slots for queue in queues), stuck_limit=settings.stuck_limit)
         self.lanes: list[Lane] = []
         self._queues = queues
         self._ledger: Ledger = make_ledger(settings.store_target())
@@ -82,13 +82,12 @@ class App:
         self._stop_asked = anyio.Event()
         self._hurry_asked = anyio.Event()
         self._stop_at = float("inf")
-        self.vitals = Vitals(self.lanes, self._gate, self.threads, len(registry.handlers))
+        self.vitals = Vitals(self.lanes, self._gate, len(registry.handlers))
         self._shared = Shared(
             settings=settings,
             registry=registry,
             ledger=self._ledger,
             gate=self._gate,
-            threads=self.threads,
             turns={
                 name: anyio.CapacityLimiter(handler.limits.concurrency)
                 for name, handler in registry.handlers.items()
@@ -182,7 +181,9 @@ class App:
     async def _clients(self, stack: AsyncExitStack, queue: LaneSettings) -> Clients:
         account = f"{queue.url.account}/{queue.url.region}"
         limiter = self._limiters.setdefault(account, RateLimiter(self.settings.mps_rate))
-        clients = open_clients(queue, ca_file=self.settings.ca_file, limiter=limiter, observe=self._observe_call)
+        clients = open_clients(
+            queue, ca_file=self.settings.ca_file, limiter=limiter, observe=self._observe_call, on_keys=_mask
+        )
         return await stack.enter_async_context(clients)
 
     def _observe_call(self, operation: str, result: str, seconds: float) -> None:
@@ -260,6 +261,12 @@ class App:
         for delivery in self._held():
             if delivery.stage <= most and delivery.scope is not None:
                 delivery.scope.cancel("the daemon stops")
+
+
+def _mask(keys: Keys) -> None:
+    """Keep the default chain's keys out of the logs; an older pair may still be in use."""
+    SECRETS.protect(keys.access_key_secret, slot="chain secret")
+    SECRETS.protect(keys.security_token, slot="chain token")
 
 
 async def _live(lane: Lane, delivery: Delivery) -> None:

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 import anyio
 import structlog
@@ -54,6 +55,9 @@ def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
         for secret in (queue.access_key_secret, queue.security_token):
             if secret is not None:
                 SECRETS.protect(secret.get_secret_value())
+    password = urlsplit(settings.store or "").password
+    for spelling in {password, password and unquote(password)} - {None, ""}:
+        SECRETS.protect(str(spelling))
 
 
 def run(settings: Settings, registry: Registry) -> ExitCode:
@@ -93,9 +97,9 @@ async def _serve(app: App) -> None:
                 beside.start_soon(_watchdog, app, notifier, notifier.watchdog_interval_s)
             await app.serve(started=started)
             beside.cancel_scope.cancel("stopped")
-    if app.threads.left_behind:
+    if left_behind := sum(lane.threads.left_behind for lane in app.lanes):
         # Threads can't be ended, and the interpreter would wait for them for ever; all that matters is on disk.
-        log.warning("ending with plain functions still running", threads=app.threads.left_behind)
+        log.warning("ending with plain functions still running", threads=left_behind)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ExitCode.OK)
@@ -104,7 +108,8 @@ async def _serve(app: App) -> None:
 async def _stop_on_signal(app: App, notifier: Notifier, signals: AsyncIterator[signal.Signals]) -> None:
     async for received in signals:
         log.info("signal received", signal=received.name)
-        notifier.stopping()
+        if not app.vitals.stopping:
+            notifier.stopping()
         app.stop()
 
 

@@ -38,7 +38,6 @@ class LaneProgress:
     waiting: Wait | None = None
     waiting_until: float = 0.0
     fault: str | None = None
-    stuck: int = 0
 
     def polled(self, *, fault: str | None = None) -> None:
         """A poll has ended; ``fault`` tells in one line why it failed."""

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, ParamSpec
 
 import typer
 
-from consumer.errors import UsageError
-from consumer.notify_url import NotifyUrl
+from consumer.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
     from consumer.config import Settings
@@ -44,10 +43,17 @@ class Said:
 
         Raises:
             SettingsError: One line for each problem.
+            UsageError: Nothing is wrong but a NotifyUrl on the command line.
         """
         from consumer.config import load  # noqa: PLC0415 - pydantic is loaded by who needs it, not by --help
 
-        return load(self.flags, self.config_file)
+        try:
+            return load(self.flags, self.config_file)
+        except SettingsError as error:
+            # A slip on the command line, so it counts as one; the same in a file is a wrong setting.
+            if all(problem.startswith("notify_url (command line)") for problem in error.problems):
+                raise UsageError(str(error)) from None
+            raise
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -115,9 +121,6 @@ def takes_settings(command: Callable[Concatenate[Said, _Own], None]) -> Callable
         said: dict[str, Any] = {name: values.pop(name) for name in _FLAGS}
         config_file = said.pop(_CONFIG)
         flags = {name: value for name, value in said.items() if value not in (None, []) and name != _SET}
-        for text in flags.get("notify_url", ()):
-            # A slip on the command line itself, so it counts as one; the same in a file is a wrong setting.
-            NotifyUrl.parse(text)
         command(Said({**parse_assignments(said[_SET] or ()), **flags}, config_file), *own, **values)
 
     parameters = [

@@ -35,10 +35,15 @@ class Clients:
     credentials: CredentialsSource
 
 
-def credentials_of(lane: Lane) -> CredentialsSource:
-    """The keys of the settings where they are given, else the default chain's."""
+def credentials_of(lane: Lane, on_keys: Callable[[Keys], None] | None = None) -> CredentialsSource:
+    """The keys of the settings where they are given, else the default chain's.
+
+    Args:
+        lane: Whose settings.
+        on_keys: Told of every key that the chain finds.
+    """
     if lane.access_key_id is None or lane.access_key_secret is None:
-        return DefaultChain()
+        return DefaultChain(on_keys=on_keys)
     return StaticCredentials(
         Keys(_plain(lane.access_key_id), _plain(lane.access_key_secret), _plain(lane.security_token))
     )
@@ -51,6 +56,7 @@ async def open_clients(
     ca_file: Path | None = None,
     limiter: RateLimiter | None = None,
     observe: Callable[[str, str, float], None] | None = None,
+    on_keys: Callable[[Keys], None] | None = None,
 ) -> AsyncIterator[Clients]:
     """Open the clients of one queue; closing ends their connections.
 
@@ -59,12 +65,13 @@ async def open_clients(
         ca_file: Certificates to trust in place of the system's.
         limiter: The account's pace for MPS, shared by all that ask it; default: one of its own.
         observe: Told of every request: operation, result, seconds.
+        on_keys: Told of every key that the default chain finds.
 
     Raises:
         SettingsError: ``ca_file`` can't be read.
     """
     async with open_pool(ca_file=ca_file) as pool:
-        credentials = credentials_of(lane)
+        credentials = credentials_of(lane, on_keys)
         yield Clients(
             queue=MnsQueue(
                 endpoint=lane.endpoint, queue=lane.url.queue, credentials=credentials, pool=pool, observe=observe

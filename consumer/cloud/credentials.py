@@ -101,10 +101,12 @@ class DefaultChain:
     Args:
         deadline_s: How long a first search may take. A renewal is waited for 1 s; meanwhile the keys at
             hand are used.
+        on_keys: Told of every key that is found, so that it can be masked in the logs.
     """
 
-    def __init__(self, *, deadline_s: float = 10.0) -> None:
+    def __init__(self, *, deadline_s: float = 10.0, on_keys: Callable[[Keys], None] | None = None) -> None:
         self._deadline_s = deadline_s
+        self._on_keys = on_keys
         self._keys: Keys | None = None
         self._found_at = float("-inf")
         self._ask_at = float("-inf")
@@ -183,6 +185,8 @@ class DefaultChain:
             self._search = None
         now = time.monotonic()
         if isinstance(found, Keys):
+            if self._on_keys is not None:
+                self._on_keys(found)
             if current:
                 self._keys, self._found_at, self._ask_at = found, now, now + _USED_FOR_S
             search.set_result(found)

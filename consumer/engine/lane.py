@@ -48,7 +48,7 @@ class Lane:
         deletes: Deletes what has ended.
         settler: Ends messages.
         slots: Free places.
-        threads: Where plain functions run, shared by all lanes.
+        threads: Where plain functions run.
         turns: The handlers that limit how many run at once, shared by all lanes.
         metrics: What is counted for this queue.
         queries: The counter of result queries by their answer.
@@ -97,11 +97,6 @@ class Lane:
             self.leases.keep(running)
         return True
 
-    def note_stuck(self) -> None:
-        """Publish how many plain functions are stuck."""
-        self.progress.stuck = self.threads.left_behind
-        self.metrics.stuck.set(self.threads.left_behind)
-
 
 @dataclass(frozen=True, slots=True)
 class Shared:
@@ -112,7 +107,6 @@ class Shared:
         registry: The handlers.
         ledger: The store.
         gate: Its gate.
-        threads: Where plain functions run.
         turns: The handlers that limit how many run at once.
         metrics: What is counted.
     """
@@ -121,7 +115,6 @@ class Shared:
     registry: Registry
     ledger: Ledger
     gate: StoreGate
-    threads: Threads
     turns: Mapping[str, anyio.CapacityLimiter]
     metrics: Metrics
 
@@ -148,6 +141,8 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
     slots = Slots(queue.slots)
     metrics.slots.set(slots.total)
     metrics.in_flight.set_function(lambda: slots.taken)
+    threads = Threads(slots=queue.slots, stuck_limit=settings.stuck_limit)
+    metrics.stuck.set_function(lambda: threads.left_behind)
     return Lane(
         url=queue.url,
         settings=settings,
@@ -160,7 +155,7 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         deletes=deletes,
         settler=Settler(queue=orders, ledger=shared.ledger, gate=shared.gate, deletes=deletes),
         slots=slots,
-        threads=shared.threads,
+        threads=threads,
         turns=shared.turns,
         metrics=metrics,
         queries=shared.metrics.result_queries,

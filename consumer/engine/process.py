@@ -43,7 +43,7 @@ from consumer.errors import StoreError
 from consumer.ops.words import Outcome as Word
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import NOT_WANTED, Job
-from consumer.policy import Reason, RetryPolicy
+from consumer.policy import RetryPolicy
 from consumer.store.ledger import Claimed, Elsewhere, Ended
 
 
@@ -131,8 +131,6 @@ async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) ->
         work.seconds = time.monotonic() - work.started_at
         # From here on a lost lease cancels nothing more: the handler has ended, its end counts.
         work.delivery.stage = Stage.SETTLING
-        if isinstance(end, Unfit) and end.reason is Reason.STUCK:
-            lane.note_stuck()
         return end
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from consumer.engine.invoke import Threads
 from consumer.engine.lane import Lane
 from consumer.engine.store_gate import StoreGate
 from consumer.ops.health import Check
@@ -20,14 +19,12 @@ class Vitals:
     Args:
         lanes: Its queues; filled while it starts.
         gate: Its store's gate.
-        threads: Its worker threads.
         handlers: How many handlers are registered.
     """
 
-    def __init__(self, lanes: Sequence[Lane], gate: StoreGate, threads: Threads, handlers: int) -> None:
+    def __init__(self, lanes: Sequence[Lane], gate: StoreGate, handlers: int) -> None:
         self._lanes = lanes
         self._gate = gate
-        self._threads = threads
         self._handlers = handlers
         self.serving = False
         self.stopping = False
@@ -58,9 +55,9 @@ class Vitals:
         return [Check("serving", self.serving, "polling" if self.serving else "starting")]
 
     def _stuck(self) -> Check:
-        threads = self._threads
-        told = f"{threads.left_behind} plain functions are stuck; at {threads.stuck_limit} only a restart helps"
-        return Check("threads", not threads.exhausted, told)
+        stuck = sum(lane.threads.left_behind for lane in self._lanes)
+        exhausted = any(lane.threads.exhausted for lane in self._lanes)
+        return Check("threads", not exhausted, f"{stuck} plain functions are stuck; at the limit only a restart helps")
 
 
 def _doing(lane: Lane) -> str:

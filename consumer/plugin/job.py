@@ -44,7 +44,7 @@ class Retry(Exception):  # noqa: N818 - as above
 
     Args:
         reason: One sentence for the log.
-        after_s: Seconds until the next run, in [0, 43200] (MNS waits 1 at least); ``None`` leaves it to the retry policy.
+        after_s: Seconds until the next run, in [0, 43200] (MNS waits 1 at least); ``None`` leaves it to the policy.
 
     Raises:
         ValueError: ``after_s`` is out of range.
@@ -147,3 +147,12 @@ class Job(Generic[ResultT, UserDataT]):
             )
         # A model may well be Optional: None is then a result like any other.
         return self.result_or_none  # type: ignore[return-value]  # ResultT may include None
+
+    @property
+    def failure(self) -> dict[str, str | None]:
+        """What a log line should say of a failed job: ``log.warning("job failed", **job.failure)``.
+
+        Returns:
+            ``function``, ``job_id``, and MPS's ``code`` and ``message``; of a job that succeeded likewise.
+        """
+        return {"function": self.function, "job_id": self.job_id, "code": self.code, "message": self.message}

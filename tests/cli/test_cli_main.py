@@ -142,6 +142,13 @@ def test_every_settings_problem_is_a_line(cli: Cli) -> None:
         assert any(line.startswith(f"error: {name}") for line in lines)
 
 
+def test_a_wrong_notify_url_is_a_slip_on_the_command_line(cli: Cli) -> None:
+    """A NotifyUrl that is none, given as a flag, is told with what was expected and ends with 2."""
+    ran = cli("run", "--shipped", "--notify-url", "http://x/q")
+    assert ran.code == 2
+    assert "expected mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME" in ran.err
+
+
 def test_a_settings_file(cli: Cli, tmp_path: Path) -> None:
     """A file is read by --config, and a flag beats it."""
     path = tmp_path / "settings.toml"

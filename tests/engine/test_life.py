@@ -224,7 +224,7 @@ async def test_a_stuck_plain_function_is_set_aside_and_counted(sandbox: Sandbox,
         assert daemon.count("stuck_handlers", queue=QUEUE) == 1
         assert not all(check.ok for check in daemon.app.vitals.live())
         release = True
-        await daemon.until(lambda: daemon.app.threads.left_behind == 0)
+        await daemon.until(lambda: daemon.app.lanes[0].threads.left_behind == 0)
 
 
 async def test_a_handler_runs_no_more_often_at_once_than_it_says(sandbox: Sandbox, serve: Serve) -> None:
