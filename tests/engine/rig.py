@@ -65,7 +65,7 @@ class Daemon:
         """The dead letters."""
         operators = make_operators(str(self.store))
         try:
-            return list(await operators.list_letters(Filter(), limit=100))
+            return list(await operators.list_letters(Filter(), limit=1000))
         finally:
             await operators.close()
 

@@ -1,0 +1,122 @@
+"""The store is gone for a while: messages stay in their queue, polling pauses, and it recovers by itself."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import anyio
+import asyncpg
+import pytest
+from structlog.testing import capture_logs
+
+from consumer.plugin.job import Job
+from consumer.sandbox import Sandbox
+from tests.engine.proxy import Proxy
+from tests.engine.rig import QUEUE, Serve, body, handlers
+
+ADDRESS = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test")
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    """A proxy in front of the database."""
+    parts = urlsplit(ADDRESS)
+    async with Proxy(parts.hostname or "127.0.0.1", parts.port or 5432) as running:
+        yield running
+
+
+@pytest.fixture
+async def target(proxy: Proxy) -> AsyncIterator[str]:
+    """The store's address through the proxy, in a schema of the test's own."""
+    schema = f"outage_{secrets.token_hex(6)}"
+    try:
+        connection = await asyncpg.connect(ADDRESS)
+    except OSError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no PostgreSQL at {ADDRESS}: {error}")
+    await connection.execute(f"CREATE SCHEMA {schema}")
+    parts = urlsplit(ADDRESS)
+    yield f"{parts.scheme}://{parts.username}@127.0.0.1:{proxy.port}{parts.path}?search_path={schema}"
+    await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+    await connection.close()
+
+
+async def test_a_database_that_goes_away_pauses_the_polls(
+    sandbox: Sandbox, serve: Serve, proxy: Proxy, target: str
+) -> None:
+    """While the database is gone nothing is polled or lost; two lines tell of it; afterwards each job runs once."""
+    runs: dict[str, int] = {}
+
+    async def cover(job: Job) -> None:
+        runs[job.job_id] = runs.get(job.job_id, 0) + 1
+
+    with capture_logs() as lines:
+        async with serve(handlers(Cover=cover), store=target) as daemon:
+            sandbox.put(QUEUE, body("1" * 32).decode())
+            await daemon.emptied()
+            await proxy.cut()
+            sandbox.put(QUEUE, body("2" * 32).decode())
+            await daemon.until(lambda: not all(check.ok for check in daemon.app.vitals.ready()))
+            before = sandbox.log.by_operation["BatchReceiveMessage"]
+            sandbox.put(QUEUE, body("3" * 32).decode())
+            await anyio.sleep(2.5)
+            assert sandbox.log.by_operation["BatchReceiveMessage"] - before <= 1
+            assert len(sandbox.messages(QUEUE)) == 2
+            assert all(check.ok for check in daemon.app.vitals.live())
+            await proxy.mend()
+            await daemon.emptied(13)
+            assert all(check.ok for check in daemon.app.vitals.ready())
+    assert runs == {"1" * 32: 1, "2" * 32: 1, "3" * 32: 1}
+    told = [line["event"] for line in lines if line["event"].startswith("store")]
+    assert told == ["store failed; polling pauses until it works", "store works again"]
+
+
+async def test_an_ended_handler_waits_for_the_database(
+    sandbox: Sandbox, serve: Serve, proxy: Proxy, target: str
+) -> None:
+    """A handler that ends while the database is gone is not run again: its end is written once it is back."""
+    runs = 0
+    begun = anyio.Event()
+    finish = anyio.Event()
+
+    async def cover(job: Job) -> None:
+        nonlocal runs
+        runs += 1
+        begun.set()
+        await finish.wait()
+
+    sandbox.put(QUEUE, body().decode())
+    async with serve(handlers(Cover=cover), store=target) as daemon:
+        await begun.wait()
+        await proxy.cut()
+        finish.set()
+        await anyio.sleep(2)
+        assert len(sandbox.messages(QUEUE)) == 1
+        await proxy.mend()
+        await daemon.emptied(12)
+    assert runs == 1
+
+
+async def test_a_stop_while_the_database_is_gone_ends_in_time(
+    sandbox: Sandbox, serve: Serve, proxy: Proxy, target: str
+) -> None:
+    """With an end that can't be written, a stop still ends within its deadline, and the message stays."""
+    begun = anyio.Event()
+    finish = anyio.Event()
+
+    async def cover(job: Job) -> None:
+        begun.set()
+        await finish.wait()
+
+    sandbox.put(QUEUE, body().decode())
+    async with serve(handlers(Cover=cover), store=target, stop_deadline_s=3) as daemon:
+        await begun.wait()
+        await proxy.cut()
+        finish.set()
+        await anyio.sleep(0.5)
+        assert await daemon.stop() < 6
+        assert len(sandbox.messages(QUEUE)) == 1
