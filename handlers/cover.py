@@ -11,27 +11,23 @@ Source:
 """
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, model_validator
+from pydantic import Field, FiniteFloat, JsonValue, model_validator
 
-from consumer import Job, handler
+from consumer import Job, ResultModel, handler
 
 log = structlog.get_logger()
 
 
-class CoverStill(BaseModel):
+class CoverStill(ResultModel):
     """One picture."""
-
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
 
     score: FiniteFloat = Field(alias="Score", description="how well it suits, higher is better; its scale is unknown")
     time_ms: FiniteFloat = Field(alias="Time", description="its place in the video, in milliseconds (inferred)")
     url: str = Field(alias="Url", min_length=1, description="oss:// URL of the picture")
 
 
-class CoverResult(BaseModel):
+class CoverResult(ResultModel):
     """What a Cover job gives, of either family; fields that are not documented are kept."""
-
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
 
     stills: list[CoverStill] = Field(default_factory=list, description="the pictures, in the order they came")
     details: list[JsonValue] = Field(default_factory=list, alias="Details", description="family (c), often empty")
@@ -63,9 +59,7 @@ class CoverResult(BaseModel):
 async def cover(job: Job[CoverResult]) -> None:
     """Log how many stills there are, and the best one's score, time and URL."""
     if job.failed:
-        log.warning(
-            "job failed; it is only kept", function=job.function, job_id=job.job_id, code=job.code, message=job.message
-        )
+        log.warning("job failed; it is only kept", **job.failure)
         return
     best = job.result.best
     log.info(

@@ -10,27 +10,23 @@ Source:
 """
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 
-from consumer import Job, handler
+from consumer import Job, ResultModel, handler
 
 log = structlog.get_logger()
 
 
-class MusicSegment(BaseModel):
+class MusicSegment(ResultModel):
     """One part of the piece."""
-
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
 
     start_s: FiniteFloat = Field(alias="start", description="its beginning, in seconds (inferred)")
     end_s: FiniteFloat = Field(alias="end", description="its end, in seconds (inferred)")
     title: str | None = Field(default=None, description="what it is, as it came")
 
 
-class MusicSegmentDetectResult(BaseModel):
+class MusicSegmentDetectResult(ResultModel):
     """What a MusicSegmentDetect job gives; fields that are not documented are kept."""
-
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
 
     # "Empty when there is no chorus" is all that is known: an absent list must be as good as an empty one.
     segments: list[MusicSegment] = Field(default_factory=list, alias="result", description="the parts, as they came")
@@ -53,9 +49,7 @@ class MusicSegmentDetectResult(BaseModel):
 async def music_segment_detect(job: Job[MusicSegmentDetectResult]) -> None:
     """Log how many parts there are, how long they are together, and where the first one begins."""
     if job.failed:
-        log.warning(
-            "job failed; it is only kept", function=job.function, job_id=job.job_id, code=job.code, message=job.message
-        )
+        log.warning("job failed; it is only kept", **job.failure)
         return
     segments = job.result.segments
     log.info(

@@ -2,59 +2,28 @@
 
 Input a video; JobParams none.
 
-Format: family (c), no ``Data`` but ``{"Details": []}`` or ``{"Details": [{"Status", "Input", "Output"}]}``. It names
-no file as a rule: the job's Output tells where it was written, a template whose placeholders MPS does not fill in when
-it is asked.
+Format: family (c), ``{"Details": []}``, which names no file as a rule: the job's Output tells where it was written.
 
 Source:
     facts: iproduction, 4.
 """
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from consumer import Job, handler
+from consumer import DetailsResult, Job, handler
 
 log = structlog.get_logger()
 
 
-class VideoH2VDetail(BaseModel):
-    """One entry of ``Details``."""
-
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
-
-    status: str | None = Field(default=None, alias="Status", description="how it ended, as it came")
-    input: JsonValue = Field(default=None, alias="Input", description="what was read, as it came")
-    output: JsonValue = Field(default=None, alias="Output", description="what was written, as it came")
-
-
-class VideoH2VResult(BaseModel):
-    """What a VideoH2V job gives; fields that are not documented are kept."""
-
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
-
-    details: list[VideoH2VDetail] = Field(
-        default_factory=list, alias="Details", description="what was done, often empty"
-    )
-
-    @property
-    def written(self) -> str | None:
-        """The first output that the details name, as it came; ``None`` where they name none."""
-        outputs = (detail.output for detail in self.details)
-        return next((output for output in outputs if isinstance(output, str) and output), None)
-
-    def summary(self) -> str:
-        """One line for a table: how many details, and the output if they name one."""
-        return f"details: {len(self.details)}, {self.written or 'no file named, see the output of the job'}"
+class VideoH2VResult(DetailsResult):
+    """What a VideoH2V job gives."""
 
 
 @handler("VideoH2V")
 async def video_h2v(job: Job[VideoH2VResult]) -> None:
     """Log where the portrait video goes."""
     if job.failed:
-        log.warning(
-            "job failed; it is only kept", function=job.function, job_id=job.job_id, code=job.code, message=job.message
-        )
+        log.warning("job failed; it is only kept", **job.failure)
         return
     result = job.result
     log.info(

@@ -1,0 +1,150 @@
+"""Rules of the shared result forms: what each keeps, refuses and sums up, and that one's own model extends it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field, JsonValue, ValidationError
+
+from consumer import AnyResult, DetailsResult, FilesResult, Job, ResultFile, ResultModel
+from consumer.plugin.registry import Sources, discover
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+Write = Callable[[str, str], Path]
+NO_FILE = "no file named, see the output of the job"
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "summary"),
+    [
+        pytest.param(FilesResult, {"result": []}, "files: 0, first: none", id="no file"),
+        pytest.param(FilesResult, {"result": [{"file": "oss://b/1"}]}, "files: 1, first: oss://b/1", id="a file"),
+        pytest.param(
+            FilesResult, {"result": [{"file": "1"}, {"file": "2"}]}, "files: 2, first: 1", id="the first of two files"
+        ),
+        pytest.param(DetailsResult, {}, f"details: 0, {NO_FILE}", id="no details"),
+        pytest.param(DetailsResult, {"Details": [{}]}, f"details: 1, {NO_FILE}", id="an empty detail"),
+        pytest.param(
+            DetailsResult,
+            {"Details": [{"Output": ""}, {"Output": {"Bucket": "b"}}, {"Output": "c"}, {"Output": "d"}]},
+            "details: 4, c",
+            id="the first output that is a text",
+        ),
+        pytest.param(AnyResult, None, "null", id="nothing"),
+        pytest.param(AnyResult, {"a": ["副歌"]}, '{"a": ["副歌"]}', id="any JSON"),
+        pytest.param(AnyResult, "x" * 118, '"' + "x" * 118 + '"', id="as long as is shown"),
+        pytest.param(AnyResult, "x" * 119, '"' + "x" * 119 + "...", id="longer than is shown"),
+    ],
+)
+def test_summaries(model: type[FilesResult | DetailsResult | AnyResult], data: JsonValue, summary: str) -> None:
+    """Each form is summed up in one line, with what a person looks for first."""
+    assert model.model_validate(data).summary() == summary
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        pytest.param(FilesResult, {}, id="files that are not there"),
+        pytest.param(FilesResult, {"result": None}, id="null for files"),
+        pytest.param(FilesResult, {"result": [{"file": ""}]}, id="a file without a name"),
+        pytest.param(FilesResult, {"result": [{"start": 1}]}, id="a part of a song for a file"),
+        pytest.param(DetailsResult, {"Details": None}, id="null for details"),
+        pytest.param(DetailsResult, {"Details": [{"Status": 1}]}, id="a status that is a number"),
+        pytest.param(DetailsResult, "{broken", id="text for an object"),
+    ],
+)
+def test_what_does_not_fit_is_refused(model: type[ResultModel], data: JsonValue) -> None:
+    """A form with fields takes nothing else, so that its message is set aside and can be replayed."""
+    with pytest.raises(ValidationError):
+        model.model_validate(data)
+
+
+@given(known=st.lists(st.text(min_size=1), max_size=4), more=st.dictionaries(st.text(), JSON, max_size=3))
+def test_what_no_page_names_is_kept(known: list[str], more: dict[str, JsonValue]) -> None:
+    """Whatever else stands beside the documented fields comes out as it went in, at the top and in each part."""
+    files = {**more, "result": [{**more, "file": key} for key in known]}
+    details = {**more, "Details": [{**more, "Status": key, "Input": None, "Output": key} for key in known]}
+    # A name that is one of Python's own spellings of a documented field is read as that field.
+    if more.keys().isdisjoint({"files", "url", "details", "status", "input", "output"}):
+        assert FilesResult.model_validate(files).model_dump(by_alias=True) == files
+        assert DetailsResult.model_validate(details).model_dump(by_alias=True) == details
+
+
+@given(JSON)
+def test_any_json_is_kept_and_summed_up(data: JsonValue) -> None:
+    """An unknown format is kept unchanged and shown as JSON in one line of at most 123 characters."""
+    found = AnyResult.model_validate(data)
+    assert found.root == data
+    assert len(found.summary()) <= 123
+    assert json.dumps(data, ensure_ascii=False).startswith(found.summary().removesuffix("..."))
+    assert "\n" not in found.summary()
+
+
+class Page(ResultFile):
+    """A file of a function that is not shipped: with its number."""
+
+    number: int = Field(alias="No")
+
+
+class PagesResult(FilesResult):
+    """A result that names its files, and one more of them apart."""
+
+    cover: Page = Field(alias="Cover")
+
+
+def test_a_form_can_be_extended() -> None:
+    """A model of one's own adds fields to a form, which keeps both spellings and the summary."""
+    found = PagesResult.model_validate({"result": [{"file": "oss://b/1"}], "Cover": {"file": "oss://b/2", "No": "7"}})
+    assert (found.cover.url, found.cover.number) == ("oss://b/2", 7)
+    assert found.summary() == "files: 1, first: oss://b/1"
+    assert found == PagesResult(files=[ResultFile(url="oss://b/1")], cover=Page(url="oss://b/2", number=7))
+
+
+def test_a_handler_for_a_new_function_is_short(write: Write) -> None:
+    """A drop-in file whose model stands on a shared form is found, and its result is validated as that form."""
+    path = write(
+        "image_matting.py",
+        """
+        from consumer import FilesResult, Job, handler
+
+        class ImageMattingResult(FilesResult):
+            pass
+
+        @handler("ImageMatting")
+        async def image_matting(job: Job[ImageMattingResult]) -> None: ...
+        """,
+    )
+    registry = discover(Sources(directory=path.parent, use_entry_points=False))
+    assert list(registry.handlers) == ["ImageMatting"]
+    wanted = registry.handlers["ImageMatting"].result
+    assert wanted is not None
+    assert wanted.validate({"result": [{"file": "oss://b/1"}]}).first_url == "oss://b/1"
+
+
+def test_a_log_line_of_a_failed_job() -> None:
+    """``job.failure`` holds what tells one failed job from another, code and wording as MPS gave them."""
+    job: Job = Job(
+        function="Cover", job_id="j1", state="Fail", failed=True, code="Bad.Input", message=None, user_data="secret"
+    )
+    assert job.failure == {"function": "Cover", "job_id": "j1", "code": "Bad.Input", "message": None}
+
+
+@pytest.mark.parametrize("name", ["AnyResult", "DetailsResult", "FilesResult", "ResultFile", "ResultModel"])
+def test_the_forms_load_alone(name: str) -> None:
+    """Asking the face for a form, in a fresh process, loads its own module and nothing that runs the daemon."""
+    code = f"from consumer import {name}\nimport sys\nprint(*sorted(m for m in sys.modules if 'consumer.' in m))"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["consumer.plugin", "consumer.plugin.families"]
