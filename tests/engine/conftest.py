@@ -43,8 +43,11 @@ def serve(sandbox: Sandbox, tmp_path: Path) -> Serve:
         daemon = Daemon(app, sandbox, store)
 
         async def run(started: anyio.Event) -> None:
-            await app.serve(started=started)
-            daemon.ended.set()
+            try:
+                with daemon.task:
+                    await app.serve(started=started)
+            finally:
+                daemon.ended.set()
 
         async with anyio.create_task_group() as tasks:
             started = anyio.Event()

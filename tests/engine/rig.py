@@ -44,12 +44,15 @@ class Daemon:
         app: The app.
         sandbox: The sandbox.
         store: Its ledger's file.
+        ended: Set once it has ended.
+        task: Cancels it all at once.
     """
 
     app: App
     sandbox: Sandbox
     store: Path
     ended: anyio.Event = field(default_factory=anyio.Event)
+    task: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     async def until(self, holds: Callable[[], bool], within_s: float = 10.0) -> None:
         """Wait until something holds; fails when it does not in time."""

@@ -116,3 +116,16 @@ async def test_a_message_that_comes_back_while_it_runs_is_not_run_again(
         await empty(daemon)
         assert daemon.count("messages_received_total", queue=SHORT) >= 2
     assert runs.begun == 1
+
+
+@pytest.mark.timeout(60)
+async def test_full_slots_of_long_handlers_repeat_nothing(sandbox: Sandbox, serve: Serve) -> None:
+    """200 messages whose handlers take ten times the visibility timeout, all slots full: each runs once."""
+    sandbox.account.create("brief", {"VisibilityTimeout": "2"})
+    runs = Runs(20)
+    for number in range(200):
+        sandbox.put("brief", body(f"{number:032x}").decode())
+    async with serve(registry(runs), notify_url=sandbox.notify_url("brief"), lease_step_s=10, slots=200) as daemon:
+        await daemon.until(lambda: not sandbox.messages("brief"), 40)
+        assert daemon.count("lease_renewals_total", queue="brief", result="lost") == 0
+    assert (runs.begun, runs.ended) == (200, 200)

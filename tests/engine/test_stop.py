@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 
 import anyio
+import pytest
 
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
 from consumer.plugin.registry import Registry
 from consumer.sandbox import Fault, Sandbox
+from consumer.store.ledger import JobRecord
 from tests.engine.rig import QUEUE, Serve, body, handlers
 
 
@@ -108,3 +110,28 @@ async def test_a_stop_while_the_queue_is_down_ends_in_time(sandbox: Sandbox, ser
         sandbox.put(QUEUE, body().decode())
         await anyio.sleep(0.3)
         assert await daemon.stop() < 3.5
+
+
+async def test_an_end_that_is_being_written_is_not_cut_short(
+    sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even when the whole daemon is cancelled at once, an end whose writing has begun is written."""
+    writing = anyio.Event()
+    written: list[str] = []
+
+    async with serve(handlers(Cover=nothing)) as daemon:
+        ledger = daemon.app.lanes[0].ledger
+        done = ledger.done
+
+        async def slowly(record: JobRecord) -> bool:
+            writing.set()
+            await anyio.sleep(0.3)
+            written.append(record.key)
+            return await done(record)
+
+        monkeypatch.setattr(ledger, "done", slowly)
+        sandbox.put(QUEUE, body().decode())
+        await writing.wait()
+        daemon.task.cancel()
+        await daemon.ended.wait()
+    assert len(written) == 1

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from consumer.plugin.job import Job
+from consumer.plugin.job import Job, Reject
 from consumer.sandbox import Sandbox
 from tests.engine.proxy import Proxy
 from tests.engine.rig import QUEUE, Serve, body, handlers
@@ -75,10 +75,11 @@ async def test_a_database_that_goes_away_pauses_the_polls(
     assert told == ["store failed; polling pauses until it works", "store works again"]
 
 
+@pytest.mark.parametrize("refuses", [False, True], ids=["done", "dead letter"])
 async def test_an_ended_handler_waits_for_the_database(
-    sandbox: Sandbox, serve: Serve, proxy: Proxy, target: str
+    sandbox: Sandbox, serve: Serve, proxy: Proxy, target: str, *, refuses: bool
 ) -> None:
-    """A handler that ends while the database is gone is not run again: its end is written once it is back."""
+    """A handler that ends while the database is gone is not run again: its end is written first, then it is deleted."""
     runs = 0
     begun = anyio.Event()
     finish = anyio.Event()
@@ -88,6 +89,8 @@ async def test_an_ended_handler_waits_for_the_database(
         runs += 1
         begun.set()
         await finish.wait()
+        if refuses:
+            raise Reject("never")
 
     sandbox.put(QUEUE, body().decode())
     async with serve(handlers(Cover=cover), store=target) as daemon:

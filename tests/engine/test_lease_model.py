@@ -1,0 +1,155 @@
+"""Renew, redeliver, lose, hide and delete in any order: a model of one message, as MNS keeps it.
+
+The queue here is a model: only so can every order of events, and every answer that got lost, be played through.
+What the model says of receipts is MNS's rule: each is good until it is replaced or has expired (facts: mns, 3).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anyio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.cloud.messages import DeleteFailure, Message, Receipt
+from consumer.engine.deletes import Deletes
+from consumer.engine.delivery import Delivery, Stage
+from consumer.engine.lease import LeaseKeeper
+from consumer.engine.outcome import Done, Hide, Lost, Outcome
+from consumer.engine.settle import Settler
+from consumer.engine.store_gate import StoreGate
+from consumer.errors import CloudError, Fault
+from consumer.policy import LeasePolicy
+from consumer.store.ledger import JobRecord
+from consumer.store.open import make_ledger
+
+KEY = "account/region/queue|IProduction|1"
+
+
+class Event(Enum):
+    """What may happen to a message that is held."""
+
+    RENEW = "renew"
+    RENEW_UNANSWERED = "the renewal has its effect, its answer gets lost"
+    RENEW_REFUSED = "the renewal is answered by 503"
+    REVOKED = "MNS takes the lease away"
+    REDELIVERED = "the same message comes back to us"
+
+
+class Queue:
+    """One message, as MNS keeps it."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.good: str | None = self.fresh()
+        self.deleted = False
+        self.hidden_for_s = 0
+        self.next: Event | None = None
+        self.used: list[str] = []
+
+    def fresh(self) -> str:
+        self.number += 1
+        return f"receipt-{self.number}"
+
+    def _check(self, handle: str, operation: str) -> None:
+        self.used.append(handle)
+        if handle != self.good:
+            raise CloudError(Fault.GONE, operation=operation, target="q", code="MessageNotExist", detail="dead")
+
+    async def hide(self, handle: str, seconds: int) -> Receipt:
+        event, self.next = self.next, None
+        if event is Event.RENEW_REFUSED:
+            raise CloudError(Fault.SERVER, operation="hide", target="q", code="InternalError", detail="503")
+        self._check(handle, "hide")
+        self.good, self.hidden_for_s = self.fresh(), seconds
+        if event is Event.RENEW_UNANSWERED:
+            raise CloudError(Fault.NETWORK, operation="hide", target="q", code="Dropped", detail="no answer")
+        return Receipt(self.good, time.monotonic() + seconds)
+
+    async def delete(self, handles: Sequence[str]) -> Sequence[DeleteFailure]:
+        (handle,) = handles
+        try:
+            self._check(handle, "delete")
+        except CloudError as error:
+            return [DeleteFailure(handle, error.code, gone=True, retryable=False, detail="dead")]
+        self.deleted = True
+        return []
+
+
+def message(queue: Queue) -> Message:
+    receipt = Receipt(queue.good or "", time.monotonic() + 30)
+    return Message("id", b"", receipt, time.time(), time.time(), 1, 8, None, {}, {})
+
+
+async def play(events: list[Event], end: Outcome, folder: str) -> tuple[Queue, Delivery, Outcome, bool]:
+    """Play events on a held message, then settle it; returns what became of it, and whether the key is free again."""
+    queue, ledger = Queue(), make_ledger(str(Path(folder) / "ledger.db"))
+    await ledger.open()
+    gate = StoreGate(ledger, lambda _: None)
+    deletes = Deletes(queue=queue, name="q", observe=lambda *_: None)
+    keeper = LeaseKeeper(queue=queue, name="q", ledger=ledger, policy=LeasePolicy(), observe=lambda _: None)
+    settler = Settler(queue=queue, ledger=ledger, gate=gate, deletes=deletes)
+    held = message(queue)
+    delivery = Delivery(held, held.receipt, key=KEY)
+    await ledger.claim(KEY, 60)
+    keeper.keep(delivery)
+    for event in events:
+        if event is Event.REVOKED:
+            queue.good = None
+        elif event is Event.REDELIVERED:
+            queue.good = queue.fresh()
+            delivery.hold(Receipt(queue.good, time.monotonic() + 30))
+        else:
+            queue.next = event
+            await keeper._renew(delivery)
+            queue.next = None
+    record = JobRecord(key=KEY, queue="q", kind="IProduction", function="Cover", message_id="id")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(deletes.run)
+        outcome = await settler.settle(delivery, Lost() if delivery.lost else end, record)
+        keeper.drop(delivery)
+        await deletes.flush()
+        tasks.cancel_scope.cancel()
+    used = len(queue.used)
+    # Whatever is due now must find that nothing is to be renewed any more.
+    await keeper._renew(delivery)
+    assert len(queue.used) == used
+    free = type(await ledger.claim(KEY, 1)).__name__ == "Claimed"
+    await ledger.close()
+    return queue, delivery, outcome, free
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(st.sampled_from(Event), max_size=8), st.sampled_from([Done(), Hide(30, None, "later")]))
+def test_whatever_happens_nothing_is_deleted_that_is_not_ours(events: list[Event], end: Outcome) -> None:
+    """In any order of events: a delete only after done, only by the newest receipt; a lost lease orders nothing."""
+    with TemporaryDirectory() as folder:
+        queue, delivery, outcome, free = anyio.run(play, events, end, folder)
+    assert delivery.stage is Stage.CLOSED
+    # Receipts are used in the order in which they were learnt: never an older one after a newer one.
+    numbers = [int(handle.partition("-")[2]) for handle in queue.used]
+    assert numbers == sorted(numbers)
+    if queue.deleted:
+        assert outcome == Done()
+    if outcome == Done():
+        assert not free, "a done job is never free again"
+    else:
+        assert free, "a job that was let go can be claimed at once"
+        assert not queue.deleted
+    if delivery.lost:
+        assert outcome == Lost()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([Event.RENEW, Event.RENEW_REFUSED, Event.REDELIVERED]), max_size=8))
+def test_without_losses_the_end_always_reaches_the_message(events: list[Event]) -> None:
+    """As long as no answer and no lease is lost, a done message is deleted at once."""
+    with TemporaryDirectory() as folder:
+        queue, _, outcome, _ = anyio.run(play, events, Done(), folder)
+    assert outcome == Done()
+    assert queue.deleted

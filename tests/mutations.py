@@ -1,0 +1,159 @@
+"""Take one guarantee out of the code at a time and see that a test notices.
+
+Run by hand, from the checkout: ``python -m tests.mutations [NAME ...]``. Each mutation is made in a copy of the tree,
+the tests named beside it are run there, and they must fail. ``tests/test_mutations.py`` keeps the places true.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One guarantee taken out.
+
+    Args:
+        name: Which guarantee.
+        path: The file.
+        old: The text that gives it; stands there once.
+        new: What it becomes.
+        tests: What must fail then: arguments for pytest.
+    """
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS: Final = (
+    Mutation(
+        "done before delete",
+        "consumer/engine/settle.py",
+        """                if not await self._gate.persist(lambda: self._ledger.done(record)):
+                    return self._taken_over(delivery)
+                self._delete(delivery)
+""",
+        """                self._delete(delivery)
+                if not await self._gate.persist(lambda: self._ledger.done(record)):
+                    return self._taken_over(delivery)
+""",
+        ("tests/engine/test_store_outage.py",),
+    ),
+    Mutation(
+        "dead letter before delete",
+        "consumer/engine/settle.py",
+        """                if not await self._gate.persist(lambda: self._ledger.bury(letter)):
+                    return self._taken_over(delivery)
+                self._delete(delivery)
+""",
+        """                self._delete(delivery)
+                if not await self._gate.persist(lambda: self._ledger.bury(letter)):
+                    return self._taken_over(delivery)
+""",
+        ("tests/engine/test_store_outage.py",),
+    ),
+    Mutation(
+        "newest receipt",
+        "consumer/engine/delivery.py",
+        """        self.receipt = receipt
+        self.doubtful = False
+""",
+        """        self.doubtful = False
+""",
+        ("tests/engine/test_lease.py",),
+    ),
+    Mutation(
+        "holder check",
+        "consumer/store/postgres_statements.py",
+        "  WHERE holder = $1 AND dead IS NULL ORDER BY key_id FOR UPDATE",
+        "  WHERE $1::text IS NOT NULL AND dead IS NULL ORDER BY key_id FOR UPDATE",
+        ("tests/store/test_store_ledger.py",),
+    ),
+    Mutation(
+        "shield around settle",
+        "consumer/engine/process.py",
+        "with anyio.CancelScope(shield=True) as delivery.settling:",
+        "with anyio.CancelScope(shield=False) as delivery.settling:",
+        ("tests/engine/test_stop.py",),
+    ),
+    Mutation(
+        "flush at stop",
+        "consumer/app.py",
+        """            await self._flush()
+            # What is left""",
+        """            # What is left""",
+        ("tests/engine/test_stop.py",),
+    ),
+    Mutation(
+        "take-over",
+        "consumer/store/postgres_statements.py",
+        "AND (job.held_until IS NULL OR job.held_until <= clock_timestamp() OR job.holder = excluded.holder)",
+        "AND (job.held_until IS NULL OR job.holder = excluded.holder)",
+        ("tests/store/test_store_ledger.py",),
+    ),
+    Mutation(
+        "pacing",
+        "consumer/engine/poll.py",
+        """                await self._pause(pause_s)
+            return None
+""",
+        """                await self._pause(0)
+            return None
+""",
+        ("tests/engine/test_outage.py",),
+    ),
+    Mutation(
+        "no re-sending",
+        "consumer/cloud/pool.py",
+        "session._retry_connection = False",
+        "session._retry_connection = True",
+        ("tests/cloud/test_cloud_pool.py", "tests/cloud/test_cloud_mns.py"),
+    ),
+)
+
+
+def survives(mutation: Mutation) -> bool:
+    """Whether the tests pass although the guarantee is gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        ignored = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", ".hypothesis")
+        shutil.copytree(ROOT, tree, ignore=ignored)
+        path = tree / mutation.path
+        path.write_text(path.read_text().replace(mutation.old, mutation.new))
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests],
+            cwd=tree,
+            env={**os.environ, "PYTHONPATH": str(tree)},
+            capture_output=True,
+            check=False,
+            timeout=600,
+        )
+    return ran.returncode == 0
+
+
+def main(names: list[str]) -> int:
+    """Try the mutations of these names, or all; returns how many no test noticed."""
+    missed = 0
+    for mutation in MUTATIONS:
+        if names and mutation.name not in names:
+            continue
+        noticed = not survives(mutation)
+        missed += not noticed
+        print(f"{'noticed' if noticed else 'MISSED '}  {mutation.name}", flush=True)  # noqa: T201 - a program's output
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
