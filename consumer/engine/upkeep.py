@@ -19,7 +19,7 @@ from consumer.store.ledger import Ledger
 
 log = structlog.stdlib.get_logger(__name__)
 
-_ATTRIBUTES_EVERY_S: Final = 600.0
+_ATTRIBUTES_EVERY_S: Final = 3600.0
 _ATTRIBUTES_AGAIN_S: Final = 30.0
 _PRUNE_EVERY_S: Final = 60.0
 _PRUNE_STEP: Final = 500

@@ -41,6 +41,9 @@ async def target(proxy: Proxy) -> AsyncIterator[str]:
     await connection.execute(f"CREATE SCHEMA {schema}")
     parts = urlsplit(ADDRESS)
     yield f"{parts.scheme}://{parts.username}@127.0.0.1:{proxy.port}{parts.path}?search_path={schema}"
+    # A test that failed half-way may leave a session in a transaction: without its connection it ends.
+    await proxy.cut()
+    await connection.execute("SET lock_timeout = '10s'")
     await connection.execute(f"DROP SCHEMA {schema} CASCADE")
     await connection.close()
 
