@@ -192,33 +192,48 @@ class App:
     async def _work(self, started: anyio.Event | None) -> None:
         """Poll and handle, then drain; returns when every message is settled or the deadline has come."""
         async with anyio.create_task_group() as work:
-
-            def start(lane: Lane, delivery: Delivery) -> None:
-                work.start_soon(_live, lane, delivery)
-
-            async with anyio.create_task_group() as polls:
-                self._pollers = [Poller(lane, start) for lane in self.lanes]
-                for poller in self._pollers:
-                    polls.start_soon(poller.run)
-                log.info(
-                    "started",
-                    version=version(),
-                    queues=[lane.url.queue for lane in self.lanes],
-                    handlers=list(self.registry.handlers),
-                    admin_port=self.admin_port,
-                )
-                self.vitals.serving = True
-                if started is not None:
-                    started.set()
-                await self._stop_asked.wait()
-                await self._stop_polling()
-            await self._drain()
-            await self._flush()
+            try:
+                await self._poll(work, started)
+                await self._drain()
+                await self._flush()
+            except BaseException:
+                # Ended from outside or by a fault of our own: ends that are being written get a moment, not for ever.
+                self._limit_settling(_HURRY_S)
+                raise
             # What is left at the deadline is left to its lease: all that remains is to let go of it.
             work.cancel_scope.cancel("the stop deadline has come")
-            for delivery in self._held():
-                if delivery.settling is not None:
-                    delivery.settling.cancel("the stop deadline has come")
+            self._limit_settling(0)
+
+    async def _poll(self, work: anyio.abc.TaskGroup, started: anyio.Event | None) -> None:
+        """Poll until a stop is asked for and every receive has ended."""
+
+        def start(lane: Lane, delivery: Delivery) -> None:
+            work.start_soon(_live, lane, delivery)
+
+        async with anyio.create_task_group() as polls:
+            self._pollers = [Poller(lane, start) for lane in self.lanes]
+            for poller in self._pollers:
+                polls.start_soon(poller.run)
+            log.info(
+                "started",
+                version=version(),
+                queues=[lane.url.queue for lane in self.lanes],
+                handlers=list(self.registry.handlers),
+                admin_port=self.admin_port,
+            )
+            self.vitals.serving = True
+            if started is not None:
+                started.set()
+            await self._stop_asked.wait()
+            await self._stop_polling()
+
+    def _limit_settling(self, seconds: float) -> None:
+        """Give up, so many seconds from now, what is still being written down."""
+        for lane in self.lanes:
+            lane.settle_by = anyio.current_time() + seconds
+        for delivery in self._held():
+            if delivery.settling is not None:
+                delivery.settling.deadline = anyio.current_time() + seconds
 
     async def _stop_polling(self) -> None:
         """Ask no more, and give back what no handler has begun."""

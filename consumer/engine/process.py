@@ -66,7 +66,7 @@ async def process(lane: Lane, delivery: Delivery) -> Word | None:
         outcome = decide(end, _facts(lane, work), _policy(lane, work.handler))
         # Nothing may cut short what is being written down, but the stop deadline.
         settled: Outcome = Lost()
-        with anyio.CancelScope(shield=True) as delivery.settling:
+        with anyio.CancelScope(shield=True, deadline=lane.settle_by) as delivery.settling:
             settled = await lane.settler.settle(delivery, outcome, work.record(lane.url.identity))
         return report(lane, work, settled)
     finally:

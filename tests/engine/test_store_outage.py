@@ -126,3 +126,25 @@ async def test_a_stop_while_the_database_is_gone_ends_in_time(
         await anyio.sleep(0.5)
         assert await daemon.stop() < 6
         assert len(sandbox.messages(QUEUE)) == 1
+
+
+async def test_a_daemon_that_is_cancelled_while_the_database_is_gone_ends(
+    sandbox: Sandbox, serve: Serve, proxy: Proxy, target: str
+) -> None:
+    """Cancelled from outside with an end that can't be written, the daemon gives up after a moment."""
+    begun = anyio.Event()
+    finish = anyio.Event()
+
+    async def cover(job: Job) -> None:
+        begun.set()
+        await finish.wait()
+
+    sandbox.put(QUEUE, body().decode())
+    async with serve(handlers(Cover=cover), store=target) as daemon:
+        await begun.wait()
+        await proxy.cut()
+        finish.set()
+        await anyio.sleep(0.5)
+        daemon.task.cancel()
+        with anyio.fail_after(5):
+            await daemon.ended.wait()
