@@ -214,13 +214,8 @@ class App:
             self._pollers = [Poller(lane, start) for lane in self.lanes]
             for poller in self._pollers:
                 polls.start_soon(poller.run)
-            log.info(
-                "started",
-                version=version(),
-                queues=[lane.url.queue for lane in self.lanes],
-                handlers=list(self.registry.handlers),
-                admin_port=self.admin_port,
-            )
+            queues, handlers = [lane.url.queue for lane in self.lanes], list(self.registry.handlers)
+            log.info("started", version=version(), queues=queues, handlers=handlers, admin_port=self.admin_port)
             self.vitals.serving = True
             if started is not None:
                 started.set()

@@ -84,16 +84,15 @@ MUTATIONS: Final = (
     Mutation(
         "shield around settle",
         "consumer/engine/process.py",
-        "with anyio.CancelScope(shield=True) as delivery.settling:",
-        "with anyio.CancelScope(shield=False) as delivery.settling:",
+        "with anyio.CancelScope(shield=True, deadline=lane.settle_by) as delivery.settling:",
+        "with anyio.CancelScope(shield=False, deadline=lane.settle_by) as delivery.settling:",
         ("tests/engine/test_stop.py",),
     ),
     Mutation(
         "flush at stop",
         "consumer/app.py",
-        """            await self._flush()
-            # What is left""",
-        """            # What is left""",
+        "                await self._flush()\n",
+        "",
         ("tests/engine/test_stop.py",),
     ),
     Mutation(

@@ -270,7 +270,7 @@ def test_named_commands_and_flags_exist() -> None:
     """Every ``mns-consumer`` command in the README is one, and every flag that follows it is its own."""
     known = {name.split(" ", 1)[1] for name, _ in commands(typer.main.get_command(command_line.app), "mns-consumer")}
     text = re.sub(r"\\\n\s*", "", "\n".join(blocks("(?:console|sh)")))
-    said = re.findall(r"mns-consumer ((?:jobs )?[a-z]+)([^|&\n]*)", text)
+    said = re.findall(r"mns-consumer ((?:(?:jobs|queue|dead-letters) )?[a-z]+)([^|&\n]*)", text)
     assert said
     root: Any = typer.main.get_command(command_line.app)
     for name, arguments in said:

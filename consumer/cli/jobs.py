@@ -1,6 +1,6 @@
 """``mns-consumer jobs``: what is done with single jobs.
 
-Elsewhere: the life that a job goes through (``engine.process``).
+Elsewhere: the life that a job goes through (``engine.process``), looking into the ledger (``cli.jobs_ledger``).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from consumer.cli.jobs_ledger import list_jobs, show_job
 from consumer.cli.options import Said, takes_settings
 from consumer.errors import ExitCode
 
@@ -20,6 +21,10 @@ _HANDLED: Final = frozenset({"done", "duplicate"})
 @jobs.callback()
 def _group() -> None:
     """Look after single jobs."""
+
+
+jobs.command(name="list")(list_jobs)
+jobs.command(name="show")(show_job)
 
 
 @jobs.command(name="run")

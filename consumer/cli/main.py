@@ -15,9 +15,13 @@ from typing import Annotated, Final
 import typer
 
 from consumer.cli.check import check
+from consumer.cli.dead_letters import dead_letters
 from consumer.cli.demo import demo
 from consumer.cli.functions import functions
+from consumer.cli.health import health
 from consumer.cli.jobs import jobs
+from consumer.cli.manifests import manifests
+from consumer.cli.queue import queue
 from consumer.cli.run import run
 from consumer.cli.sandbox import sandbox
 from consumer.cli.submit import submit
@@ -54,14 +58,19 @@ app = typer.Typer(
 _DAEMON: Final = "The daemon"
 _TRY: Final = "Trying it out"
 _ASK: Final = "Jobs and handlers"
+_OPERATE: Final = "Operations"
 
 app.command(rich_help_panel=_DAEMON)(run)
 app.command(rich_help_panel=_DAEMON)(check)
+app.command(rich_help_panel=_DAEMON)(health)
 app.command(rich_help_panel=_TRY)(demo)
 app.command(rich_help_panel=_TRY)(sandbox)
 app.command(rich_help_panel=_ASK)(submit)
 app.command(rich_help_panel=_ASK)(functions)
 app.add_typer(jobs, name="jobs", rich_help_panel=_ASK)
+app.add_typer(dead_letters, name="dead-letters", rich_help_panel=_OPERATE)
+app.add_typer(queue, name="queue", rich_help_panel=_OPERATE)
+app.command(rich_help_panel=_OPERATE)(manifests)
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value alone

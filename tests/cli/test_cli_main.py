@@ -18,7 +18,7 @@ from consumer.sandbox import results
 
 Cli = Callable[..., Any]
 
-COMMANDS = ("run", "check", "demo", "sandbox", "submit", "functions", "jobs")
+COMMANDS = ("run", "check", "demo", "sandbox", "submit", "functions", "jobs", "dead-letters", "queue")
 
 
 def test_version(process: Cli) -> None:

@@ -1,0 +1,235 @@
+"""``mns-consumer queue``: look at the queues without taking anything out of them, and put a message in.
+
+Elsewhere: the calls (``cloud.mns``), taking messages (``engine.poll``).
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from consumer.cli.options import Said, takes_settings
+from consumer.cli.record_view import (
+    body_json,
+    note,
+    one_line,
+    plain,
+    print_fields,
+    print_json,
+    readable_body,
+    time_text,
+)
+from consumer.cli.records import JsonFlag, lane_of
+from consumer.errors import CloudError, ExitCode, SettingsError, UsageError
+from consumer.policy import MAX_BATCH
+
+if TYPE_CHECKING:
+    from consumer.cloud.messages import Peeked, QueueAttributes
+    from consumer.cloud.mns import MnsQueue
+    from consumer.config import Lane, Settings
+
+queue = typer.Typer(help="Look into the queues, and send to them.", no_args_is_help=True)
+
+_MOST_READ_BYTES: Final = 1024 * 1024
+_LONGEST_BODY: Final = 2000
+_LONGEST_DELAY_S: Final = 604_800
+_LOWEST_PRIORITY: Final = 16
+
+_WhichFlag = Annotated[
+    str | None,
+    typer.Option("--queue", metavar="QUEUE", help="Which of the settings' queues: its name, or ACCOUNT/REGION/NAME."),
+]
+
+
+@queue.command(name="stats")
+@takes_settings
+def stats(said: Said, *, which: _WhichFlag = None, as_json: JsonFlag = False) -> None:
+    """Show how each queue is set up and how many messages it holds.
+
+    MNS's counts are estimates, and it may leave them out.
+    """
+    from consumer.cli.ready import missing_queue  # noqa: PLC0415 - quick --help
+
+    settings = said.settings()
+    if which is None and (problems := missing_queue(settings)):
+        raise SettingsError(*problems)
+    lanes = settings.all_lanes() if which is None else [lane_of(settings, which)]
+    failed = False
+    for number, lane in enumerate(lanes):
+        try:
+            found = _run(_attributes, settings, lane)
+        except CloudError as error:
+            # A dead queue hides no other.
+            note(f"error: {error}")
+            failed = True
+            continue
+        shown = {"queue": lane.url.identity, **asdict(found)}
+        shown |= {name: time_text(shown[name]) for name in ("created_at", "modified_at")}
+        del shown["name"]
+        if as_json:
+            print_json(shown)
+        else:
+            print("\n" * bool(number), end="")
+            print_fields({name: "unknown" if value is None else value for name, value in shown.items()})
+    raise typer.Exit(ExitCode.FAILURE if failed else ExitCode.OK)
+
+
+@queue.command(name="peek")
+@takes_settings
+def peek(
+    said: Said,
+    *,
+    which: _WhichFlag = None,
+    count: Annotated[int, typer.Option(min=1, max=MAX_BATCH, metavar="N", help="At most N messages.")] = MAX_BATCH,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show messages that wait, decoded, without receiving them.
+
+    MNS shows only those that could be received now, and not always all of them.
+    """
+    settings = said.settings()
+    lane = lane_of(settings, which)
+
+    async def look() -> Sequence[Peeked]:
+        async with _opened(settings, lane) as opened:
+            return await opened.peek(count)
+
+    found: Sequence[Peeked] = _run(look)
+    for message in found:
+        if as_json:
+            print_json(_message_json(message))
+        else:
+            _print_message(message)
+    if not found:
+        note(f"no message waits in {lane.url.identity}")
+
+
+@queue.command(name="send")
+@takes_settings
+def send(
+    said: Said,
+    body: Annotated[str | None, typer.Argument(metavar="[BODY]", help="The message's body, sent as it is.")] = None,
+    *,
+    file: Annotated[Path | None, typer.Option(metavar="FILE", help="Take the body from a file; - is stdin.")] = None,
+    encode: Annotated[
+        bool, typer.Option("--base64", help="Send it as base64, as MPS does; a body that is no text needs it.")
+    ] = False,
+    which: _WhichFlag = None,
+    delay_s: Annotated[
+        int, typer.Option("--delay-s", min=0, max=_LONGEST_DELAY_S, metavar="S", help="Not before S seconds.")
+    ] = 0,
+    priority: Annotated[
+        int | None, typer.Option(min=1, max=_LOWEST_PRIORITY, metavar="N", help="1 (first) to 16; MNS's default is 8.")
+    ] = None,
+    group_id: Annotated[str | None, typer.Option(metavar="ID", help="MessageGroupId, for a FIFO queue.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Send one message to a queue; prints its MessageId."""
+    data = _body(body, file)
+    settings = said.settings()
+    lane = lane_of(settings, which)
+    sent = base64.b64encode(data) if encode else data
+
+    async def put() -> str:
+        async with _opened(settings, lane) as opened:
+            return await opened.send(sent, delay_s=delay_s, priority=priority, group_id=group_id)
+
+    message_id = _run(put)
+    if as_json:
+        print_json({"message_id": message_id, "queue": lane.url.identity})
+    else:
+        print(message_id)
+
+
+def _body(text: str | None, file: Path | None) -> bytes:
+    if (text is None) == (file is None):
+        raise UsageError("send what? Expected either a body or --file FILE")
+    data = os.fsencode(text) if text is not None else _read(file or Path())
+    if not data:
+        raise UsageError("send what? Expected a body, came an empty one")
+    return data
+
+
+def _read(file: Path) -> bytes:
+    try:
+        if str(file) == "-":
+            data = sys.stdin.buffer.read(_MOST_READ_BYTES + 1)
+        else:
+            with file.open("rb") as opened:
+                data = opened.read(_MOST_READ_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"--file {file}: it can't be read: {error.strerror}") from None
+    if len(data) > _MOST_READ_BYTES:
+        raise UsageError(f"--file {file}: expected a message (a queue takes 64 KB at the most), it has over 1 MiB")
+    return data
+
+
+def _run(work: Any, *values: Any) -> Any:
+    import anyio  # noqa: PLC0415 - quick --help
+
+    return anyio.run(work, *values)
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, lane: Lane) -> AsyncIterator[MnsQueue]:
+    from consumer.cloud.clients import open_clients  # noqa: PLC0415 - quick --help
+
+    async with open_clients(lane, ca_file=settings.ca_file) as clients:
+        yield clients.queue
+
+
+async def _attributes(settings: Settings, lane: Lane) -> QueueAttributes:
+    async with _opened(settings, lane) as opened:
+        return await opened.attributes()
+
+
+def _message_json(message: Peeked) -> dict[str, Any]:
+    return {
+        "message_id": message.message_id,
+        "enqueued_at": time_text(message.enqueued_at),
+        "first_dequeued_at": time_text(message.first_dequeued_at) if message.dequeue_count else None,
+        "dequeue_count": message.dequeue_count,
+        "priority": message.priority,
+        "group_id": message.group_id,
+        **_notification_json(message.body),
+        **body_json(message.body),
+    }
+
+
+def _notification_json(body: bytes) -> dict[str, str | None]:
+    """What the daemon would read in a body, or why it would not."""
+    from consumer.message.notification import Undecodable, decode  # noqa: PLC0415 - quick --help
+
+    read = decode(body)
+    if isinstance(read, Undecodable):
+        return {"function": None, "kind": None, "job_id": None, "state": None, "undecodable": str(read)}
+    return {
+        "function": read.function,
+        "kind": read.kind.value,
+        "job_id": read.job_id,
+        "state": read.state,
+        "undecodable": None,
+    }
+
+
+def _print_message(message: Peeked) -> None:
+    told = _notification_json(message.body)
+    what = f"undecodable: {told['undecodable']}" if told["undecodable"] else told["function"] or told["kind"]
+    job = f", job {told['job_id']}" if told["job_id"] else ""
+    print(
+        f"{message.message_id}  since {time_text(message.enqueued_at)}, received {message.dequeue_count} times,"
+        f" priority {message.priority}"
+    )
+    print(f"  {one_line(what, 300)}{one_line(job, 200)}")
+    body = readable_body(message.body)
+    if len(body) > _LONGEST_BODY:
+        body = f"{body[:_LONGEST_BODY]}... ({len(body) - _LONGEST_BODY} characters more; --json prints them)"
+    print("  " + plain(body).replace("\n", "\n  "))

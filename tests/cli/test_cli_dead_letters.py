@@ -1,0 +1,305 @@
+"""dead-letters list, show, export, purge: choosing letters, and what is told and kept of them, on both engines."""
+
+from __future__ import annotations
+
+import base64
+import json
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.cli.letter_pages import open_operators, walk_letters
+from consumer.cli.record_view import body_json, one_line, plain, readable_body, time_text
+from consumer.cli.records import parse_since
+from consumer.errors import UsageError
+from consumer.policy import Reason
+from consumer.store.ledger import Ended, Filter
+from tests.cli.letters_rig import ACCOUNT, claim, fill, letter, postgres_schema, states, stored
+
+Cli = Callable[..., Any]
+QueueUrl = Callable[[str], str]
+
+BODY = b'{"Type": "IProduction", "FunctionName": "Cover", "JobId": "J-a"}'
+FIVE = [
+    letter("a", base64.b64encode(BODY)),
+    letter("b", reason=Reason.UNROUTED, function="VideoH2V"),
+    letter("c", reason=Reason.UNROUTED, queue="other"),
+    letter("d", b"\xff\x00raw", reason=Reason.UNDECODABLE),
+    letter("e", reason=Reason.EXHAUSTED, error="[bold]not \x1b[31m red"),
+]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A store with five dead letters, numbered from 1."""
+    if request.param == "sqlite":
+        fill(str(tmp_path / "store.db"), FIVE)
+        yield str(tmp_path / "store.db")
+    else:
+        with postgres_schema() as target:
+            fill(target, FIVE)
+            yield target
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """The same on SQLite alone, for what does not hang on the engine."""
+    fill(str(tmp_path / "one.db"), FIVE)
+    return str(tmp_path / "one.db")
+
+
+def ids(text: str) -> list[int]:
+    return [json.loads(line)["id"] for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        pytest.param([], [1, 2, 3, 4, 5], id="all"),
+        pytest.param(["--reason", "unrouted"], [2, 3], id="reason"),
+        pytest.param(["--function", "VideoH2V"], [2], id="function"),
+        pytest.param(["--queue", f"{ACCOUNT}/other"], [3], id="queue"),
+        pytest.param(["--queue", "mns://1234567890123456.mns.cn-hangzhou-internal.aliyuncs.com/queues/other"], [3]),
+        pytest.param(["--queue", "other"], [3], id="queue of the settings"),
+        pytest.param(["--job-id", "J-d"], [4], id="job"),
+        pytest.param(["--state", "replayed"], [], id="state"),
+        pytest.param(["--since", "2h", "--state", "set_aside"], [1, 2, 3, 4, 5], id="since"),
+        pytest.param(["--since", "2999-01-01"], [], id="since then"),
+        pytest.param(["--limit", "2"], [4, 5], id="the latest two"),
+        pytest.param(["--limit", "0"], [1, 2, 3, 4, 5], id="no limit"),
+    ],
+)
+def test_list(
+    cli: Cli, store: str, flags: list[str], found: list[int], *, monkeypatch: pytest.MonkeyPatch, queue_url: QueueUrl
+) -> None:
+    """Each flag chooses its letters, as JSON lines and as a table."""
+    monkeypatch.setenv("MNS_CONSUMER_NOTIFY_URL", queue_url("other"))
+    ran = cli("dead-letters", "list", "--store", store, "--json", *flags)
+    assert (ran.code, ids(ran.out)) == (0, found)
+    table = cli("dead-letters", "list", "--store", store, *flags)
+    assert [line.split()[0] for line in table.out.splitlines()[1:]] == [str(number) for number in found]
+    assert ("no dead letter matches" in table.err) == (not found)
+    assert ("the latest 2 of 5 are shown" in table.err) == ("2" in flags)
+
+
+def test_list_on_each_engine(cli: Cli, target: str) -> None:
+    """All flags together choose what fits every one of them; a look at the latest skips the others."""
+    flags = ("--reason", "unrouted", "--function", "Cover", "--queue", f"{ACCOUNT}/other", "--job-id", "J-c")
+    ran = cli("dead-letters", "list", "--store", target, "--json", *flags, "--since", "1h", "--state", "set_aside")
+    assert ids(ran.out) == [3]
+    assert ids(cli("dead-letters", "list", "--store", target, "--json", "--limit", "2").out) == [4, 5]
+
+
+def test_show(cli: Cli, target: str) -> None:
+    """One letter is shown with its error, its traceback and its body decoded."""
+    ran = cli("dead-letters", "show", "1", "--store", target)
+    assert (ran.code, ran.err) == (0, "")
+    for text in ("rejected", "expected this, came that", "Traceback: here", BODY.decode(), "job_id"):
+        assert text in ran.out
+    found = json.loads(cli("dead-letters", "show", "1", "--store", target, "--json").out)
+    assert base64.b64decode(found["body_base64"]) == base64.b64encode(BODY)
+    assert found["body_decoded"].encode() == BODY
+    assert (found["traceback"], found["job"]["attempts"]) == ("Traceback: here", 3)
+    assert r"\xff\x00raw" in cli("dead-letters", "show", "4", "--store", target).out
+
+
+@pytest.mark.parametrize("verb", ["show", "replay", "export", "purge"])
+def test_unknown_number(cli: Cli, target: str, verb: str) -> None:
+    """A number that no letter has is told with 2, and nothing is done with the others that were named."""
+    number = 2**63 - 1
+    argv = ["1", str(number)] if verb != "show" else [str(number)]
+    ran = cli("dead-letters", verb, *argv, "--store", target, *(["--yes"] if verb == "purge" else []))
+    assert ran.code == 2
+    assert f"no dead letter has the number {number}; see 'mns-consumer dead-letters list'" in ran.err
+    assert states(target) == ["set_aside"] * 5
+
+
+def test_terminals_obey_nothing(cli: Cli, store: str) -> None:
+    """An error's escape codes and markup are shown as the characters that they are."""
+    for argv in (["list"], ["show", "5"]):
+        ran = cli("dead-letters", *argv, "--store", store)
+        assert "[bold]not \\x1b[31m red" in ran.out
+        assert "\x1b" not in ran.out
+
+
+def test_export(cli: Cli, target: str, tmp_path: Path) -> None:
+    """Every letter is a line with its body in all readings, in a new file of its owner's alone."""
+    out = tmp_path / "letters.jsonl"
+    ran = cli("dead-letters", "export", "--store", target, "--out", str(out))
+    assert (ran.code, ran.out) == (0, "")
+    assert "5 exported to" in ran.err
+    assert out.stat().st_mode & 0o777 == 0o600
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [base64.b64decode(line["body_base64"]) for line in lines] == [one.body for one in FIVE]
+    assert [line["body_text"] for line in lines] == [
+        None if one.body.startswith(b"\xff") else one.body.decode() for one in FIVE
+    ]
+    before = out.read_bytes()
+    again = cli("dead-letters", "export", "--store", target, "--out", str(out))
+    assert again.code == 2
+    assert "expected a new file, this one is there already" in again.err
+    assert out.read_bytes() == before
+
+
+def test_export_to_stdout(cli: Cli, store: str) -> None:
+    """Without a file the lines go to stdout, for numbers and for flags."""
+    assert ids(cli("dead-letters", "export", "3", "1", "3", "--store", store).out) == [3, 1]
+    assert ids(cli("dead-letters", "export", "--reason", "unrouted", "--store", store).out) == [2, 3]
+
+
+def test_export_to_a_place_that_is_not(cli: Cli, store: str, tmp_path: Path) -> None:
+    """A file that can't be made is told."""
+    ran = cli("dead-letters", "export", "--store", store, "--out", str(tmp_path / "none" / "x"))
+    assert ran.code == 2
+    assert "it can't be made: No such file or directory" in ran.err
+
+
+def test_export_to_a_full_disk(cli: Cli, store: str, tmp_path: Path) -> None:
+    """A file that can't be finished is told with 1 and taken away, so that nobody takes it for whole."""
+    fill(store, [letter(f"large-{number}", b"x" * 60_000) for number in range(4)])
+    out = tmp_path / "letters.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, before[1]))
+    try:
+        ran = cli("dead-letters", "export", "--store", store, "--out", str(out), "--job-id", "J-large-1")
+        whole = cli("dead-letters", "export", "--store", store, "--out", str(tmp_path / "all.jsonl"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (ran.code, whole.code) == (1, 1)
+    assert "it can't be written: File too large; nothing is kept of it" in whole.err
+    assert not out.exists()
+    assert not (tmp_path / "all.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "left"),
+    [
+        pytest.param(["--all"], [], id="all"),
+        pytest.param(["2", "4"], [1, 3, 5], id="numbers"),
+        pytest.param(["--reason", "unrouted"], [1, 4, 5], id="reason"),
+        pytest.param(["--since", "2999-01-01"], [1, 2, 3, 4, 5], id="none"),
+    ],
+)
+def test_purge(cli: Cli, target: str, argv: Sequence[str], left: list[int]) -> None:
+    """Only with --yes are those that were chosen gone; until then it says how many that would be."""
+    count = 5 - len(left)
+    dry = cli("dead-letters", "purge", *argv, "--store", target, "--dry-run", "--yes")
+    assert (dry.code, dry.err) == (0, f"dry run: {count} would be purged\n")
+    unsaid = cli("dead-letters", "purge", *argv, "--store", target)
+    assert unsaid.code == 2
+    assert f"{count} would be gone for good; say --yes" in unsaid.err
+    assert len(stored(target)) == 5
+    done = cli("dead-letters", "purge", *argv, "--store", target, "--yes")
+    assert (done.code, done.err) == (0, f"{count} purged\n")
+    assert [one.id for one in stored(target)] == left
+    # A job stays ended without its letter.
+    assert claim(target, FIVE[1].job.key) == Ended(dead=True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        pytest.param(["purge", "--yes"], "purge what?", id="purge nothing"),
+        pytest.param(["purge", "1", "--all", "--yes"], "not several", id="purge numbers and all"),
+        pytest.param(["purge", "--all", "--reason", "unrouted"], "not several", id="purge all and some"),
+        pytest.param(["replay"], "replay what?", id="replay nothing"),
+        pytest.param(["replay", "1", "--function", "Cover"], "not several", id="replay numbers and flags"),
+        pytest.param(["replay", "--all", "--rate", "0"], "expected a number of letters a second", id="no rate"),
+        pytest.param(["replay", "--all", "--rate", "nan"], "expected a number of letters a second", id="no number"),
+        pytest.param(["replay", "0"], "Invalid value for", id="number 0"),
+        pytest.param(["replay", str(2**63)], "Invalid value for", id="a number too large"),
+        pytest.param(["show", "one"], "Invalid value for", id="a word"),
+        pytest.param(["export", "1", "--state", "replayed"], "not several", id="export numbers and flags"),
+        pytest.param(["list", "--reason", "bored"], "not one of", id="reason"),
+        pytest.param(["list", "--state", "gone"], "not one of", id="state"),
+        pytest.param(["list", "--since", "yesterday"], "expected an age such as 30m", id="since"),
+        pytest.param(["list", "--since", "999999999w"], "expected an age such as 30m", id="an age too large"),
+        pytest.param(["list", "--limit", "-1"], "Invalid value for", id="limit"),
+        pytest.param(["list", "--queue", "jobs"], "none; say --notify-url", id="a queue of no settings"),
+        pytest.param(["list", "--queue", "mns://x"], "not an MNS queue address", id="a queue's address"),
+        pytest.param(["list", "--function", "\udcff"], "expected UTF-8", id="no text"),
+    ],
+)
+def test_refused(cli: Cli, store: str, argv: list[str], told: str) -> None:
+    """A wrong command line is told with what was expected, ends with 2 and changes nothing."""
+    ran = cli("dead-letters", *argv, "--store", store)
+    assert (ran.code, ran.out) == (2, "")
+    assert told in " ".join(ran.err.replace("│", " ").split())
+    assert states(store) == ["set_aside"] * 5
+
+
+def test_a_name_of_two_queues(cli: Cli, store: str, monkeypatch: pytest.MonkeyPatch, queue_url: QueueUrl) -> None:
+    """A name that two of the settings' queues have is told with both."""
+    other = queue_url("jobs").replace("hangzhou", "beijing")
+    monkeypatch.setenv("MNS_CONSUMER_NOTIFY_URL", f"{queue_url('jobs')} {other}")
+    ran = cli("dead-letters", "list", "--queue", "jobs", "--store", store)
+    assert ran.code == 2
+    assert "names several of the settings' queues" in ran.err
+    assert "cn-beijing/jobs" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        pytest.param("90s", "2026-03-01T11:58:30Z", id="seconds"),
+        pytest.param("30m", "2026-03-01T11:30:00Z", id="minutes"),
+        pytest.param(" 2h ", "2026-03-01T10:00:00Z", id="hours"),
+        pytest.param("7d", "2026-02-22T12:00:00Z", id="days"),
+        pytest.param("1w", "2026-02-22T12:00:00Z", id="weeks"),
+        pytest.param("2026-01-31", "2026-01-31T00:00:00Z", id="a day"),
+        pytest.param("2026-01-31T12:00:00", "2026-01-31T12:00:00Z", id="no zone is UTC"),
+        pytest.param("2026-01-31T12:00:00+08:00", "2026-01-31T04:00:00Z", id="a zone"),
+    ],
+)
+def test_since(text: str, time: str) -> None:
+    """Ages and times are read as they are meant."""
+    assert parse_since(text, datetime(2026, 3, 1, 12, tzinfo=UTC)) == datetime.fromisoformat(time).timestamp()
+
+
+@pytest.mark.parametrize("text", ["", "h", "-2h", "2 h", "1.5h", "2y", "2026-13-01"])
+def test_no_time(text: str) -> None:
+    """What is neither an age nor a time is refused."""
+    with pytest.raises(UsageError, match="--since"):
+        parse_since(text, datetime.now(UTC))
+
+
+def test_views() -> None:
+    """Texts and times that can't be shown as they are become something that can."""
+    assert (plain("a\x00\x9b\u202e\n"), one_line("a\n b" + "c" * 99)[-4:]) == ("a\\x00\\x9b\\u202e\n", "c...")
+    assert [time_text(value) for value in (None, 0.0, 1e18)] == [None, None, None]
+    assert body_json(b"YWJj") == {"body_base64": "WVdKag==", "body_text": "YWJj", "body_decoded": "abc"}
+    assert (readable_body(b""), readable_body(b"\xff")) == ("", "\\xff")
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 4, 5, 6])
+async def test_walking_while_letters_go(store_of_nine: str, page: int) -> None:
+    """Letters that go meanwhile make the walk miss none of those that stay, nor give one twice."""
+    async with open_operators(store_of_nine) as operators:
+        seen: list[int] = []
+        async for one in walk_letters(operators, Filter(), page=page):
+            seen.append(one.id)
+            if one.id in {2, 5}:
+                await operators.purge(Filter(ids=(one.id, one.id - 1, one.id + 2)))
+        assert sorted(set(seen)) == seen
+        assert set(seen) >= {1, 2, 3, 5, 6, 8, 9}
+
+
+@pytest.fixture
+def store_of_nine(tmp_path: Path) -> str:
+    fill(str(tmp_path / "nine.db"), [letter(str(number)) for number in range(9)])
+    return str(tmp_path / "nine.db")
+
+
+async def test_walking_to_an_end_that_goes(store_of_nine: str) -> None:
+    """A walk ends where everything before and behind it goes."""
+    async with open_operators(store_of_nine) as operators:
+        seen = []
+        async for one in walk_letters(operators, Filter(), page=3):
+            seen.append(one.id)
+            if one.id == 4:
+                await operators.purge(Filter())
+    assert seen == [1, 2, 3, 4]

@@ -1,0 +1,116 @@
+"""jobs list, jobs show: what the ledger tells of jobs that have ended, on both engines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import pytest
+
+from consumer.store.open import make_operators
+from tests.cli.letters_rig import ACCOUNT, fill, letter, postgres_schema, record
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """The same as ``target`` on SQLite alone, for what does not hang on the engine."""
+    target = str(tmp_path / "one.db")
+    fill(target, [letter("dead")], [record("first"), record("second", queue="other", function="VideoH2V")])
+    return target
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A store with two jobs that are done, in two queues, and one that is dead."""
+    if request.param == "sqlite":
+        target = str(tmp_path / "store.db")
+        fill(target, [letter("dead")], [record("first"), record("second", queue="other", function="VideoH2V")])
+        yield target
+    else:
+        with postgres_schema() as target:
+            fill(target, [letter("dead")], [record("first"), record("second", queue="other", function="VideoH2V")])
+            yield target
+
+
+@pytest.mark.parametrize(
+    ("flags", "ids"),
+    [
+        pytest.param([], ["J-second", "J-first", "J-dead"], id="the latest first"),
+        pytest.param(["--limit", "1"], ["J-second"], id="limit"),
+        pytest.param(["--limit", "0"], ["J-second", "J-first", "J-dead"], id="no limit"),
+        pytest.param(["--function", "VideoH2V"], ["J-second"], id="function"),
+        pytest.param(["--queue", f"{ACCOUNT}/other"], ["J-second"], id="queue"),
+        pytest.param(["--job-id", "J-first"], ["J-first"], id="job"),
+        pytest.param(["--ended", "dead"], ["J-dead"], id="dead"),
+        pytest.param(["--ended", "done", "--limit", "1"], ["J-second"], id="done"),
+        pytest.param(["--since", "1h"], ["J-second", "J-first", "J-dead"], id="since"),
+        pytest.param(["--since", "2999-01-01"], [], id="since then"),
+    ],
+)
+def test_list(cli: Cli, store: str, flags: list[str], ids: list[str]) -> None:
+    """Each flag chooses its jobs, as JSON lines and as a table."""
+    ran = cli("jobs", "list", "--store", store, "--json", *flags)
+    assert ran.code == 0
+    assert [json.loads(line)["job_id"] for line in ran.out.splitlines()] == ids
+    table = cli("jobs", "list", "--store", store, *flags)
+    assert all(job_id in table.out for job_id in ids)
+    assert len(table.out.splitlines()) == (len(ids) + 1 if ids else 0)
+    assert ("no job that has ended matches" in table.err) == (not ids)
+    assert ("say --limit for more" in table.err) == ("1" in flags)
+
+
+def test_list_on_each_engine(cli: Cli, target: str) -> None:
+    """All flags together choose what fits every one of them."""
+    flags = ("--function", "VideoH2V", "--queue", f"{ACCOUNT}/other", "--job-id", "J-second", "--since", "1h")
+    ran = cli("jobs", "list", "--store", target, "--json", *flags, "--ended", "done")
+    assert [json.loads(line)["job_id"] for line in ran.out.splitlines()] == ["J-second"]
+
+
+def test_show(cli: Cli, target: str) -> None:
+    """One job is shown with all that is kept of it, and with the numbers of its dead letters."""
+    ran = cli("jobs", "show", "J-dead", "--store", target)
+    assert ran.code == 0
+    assert '{"film": 7}' in ran.out
+    assert "ended        dead" in ran.out
+    assert "dead letter 1 (rejected, set_aside): mns-consumer dead-letters show 1" in ran.err
+    found = json.loads(cli("jobs", "show", "J-dead", "--store", target, "--json").out)
+    assert (found["ended"], found["attempts"], found["dead_letters"]) == ("dead", 3, [1])
+    assert found["enqueued_at"] == "2023-11-14T22:13:20.000Z"
+    assert json.loads(cli("jobs", "show", "J-first", "--store", target, "--json").out)["result"] == '{"stills": 5}'
+
+
+async def test_show_by_its_letter(store: str, process: Cli) -> None:
+    """A job whose key was opened again, and that has not ended since, is shown by its dead letter."""
+    await make_operators(store).begin_replay(1)
+    ran = await anyio.to_thread.run_sync(process, "jobs", "show", "J-dead", "--store", store, "--json")
+    assert ran.code == 0
+    assert (json.loads(ran.out)["id"], json.loads(ran.out)["state"]) == (1, "replaying")
+
+
+def test_show_unknown(cli: Cli, target: str) -> None:
+    """A job that the ledger does not know is told, with 2."""
+    ran = cli("jobs", "show", "J-none", "--store", target)
+    assert (ran.code, ran.out) == (2, "")
+    assert "knows no job 'J-none' that has ended; expected a JobId" in ran.err
+
+
+def test_more_than_a_page(cli: Cli, tmp_path: Path) -> None:
+    """Every job is listed, once, where there are more than one page of them."""
+    target = str(tmp_path / "store.db")
+    fill(target, done=[record(str(number)) for number in range(205)])
+    ran = cli("jobs", "list", "--store", target, "--json", "--limit", "0")
+    ids = [json.loads(line)["job_id"] for line in ran.out.splitlines()]
+    assert ids == [f"J-{number}" for number in reversed(range(205))]
+
+
+def test_no_store(cli: Cli, tmp_path: Path) -> None:
+    """Where there is no store it says so, and makes none."""
+    ran = cli("jobs", "list", "--store", str(tmp_path / "none.db"))
+    assert ran.code == 1
+    assert "there is no such file" in ran.err
+    assert not (tmp_path / "none.db").exists()
