@@ -50,7 +50,8 @@ class Delivery:
         message: As received.
         receipt: The newest receipt.
         age_offset_s: The server's clock minus ours, in seconds.
-        key: Its ledger key, once claimed.
+        key: Its ledger key, from the asking for it on: it is to be let go at the end.
+        claimed: Whether the ledger has said that the key is ours: from then on its claim is renewed.
         stage: How far it has come.
         lost: Whether its lease is known to be lost.
         scope: Cancels its run; set while it can be cut short.
@@ -62,6 +63,7 @@ class Delivery:
     age_offset_s: float = 0.0
     received_at: float = field(default_factory=time.monotonic)
     key: str | None = None
+    claimed: bool = False
     stage: Stage = Stage.HELD
     lost: bool = False
     renew_at: float = 0.0

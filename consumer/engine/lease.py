@@ -32,6 +32,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 _LOOK_EVERY_S: Final = 0.5
 _TRY_AGAIN_S: Final = 1.0
+_LATE_S: Final = 1.5
 CLAIM_MARGIN_S: Final = 10.0
 """A claim outlives the lease by this much, so that a redelivery elsewhere finds it still held."""
 
@@ -106,7 +107,7 @@ class LeaseKeeper:
                 log.debug("claim not renewed", queue=self._name, error=str(error))
 
     async def _renew_claim(self, delivery: Delivery) -> None:
-        if delivery.key is None or delivery.lost:
+        if delivery.key is None or not delivery.claimed or delivery.lost:
             return
         if await self._ledger.renew([delivery.key], self.claim_s(delivery)):
             self._lost(delivery, "another daemon has taken its claim over")
@@ -118,15 +119,16 @@ class LeaseKeeper:
 
     def _refused(self, delivery: Delivery, error: CloudError) -> None:
         now = time.monotonic()
-        expired = now >= delivery.receipt.expires_at
+        # Close to its end it may have ended on the way: an answer that we read late began its lease before we knew.
+        expired = now >= delivery.receipt.expires_at - _LATE_S
         if error.fault is not Fault.GONE:
             # The call may have had its effect: from here on a dead receipt proves nothing.
             delivery.doubtful = True
             delivery.renew_at = now + min(_TRY_AGAIN_S, max(0.1, (delivery.receipt.expires_at - now) / 4))
-            if expired:
+            if now >= delivery.receipt.expires_at:
                 delivery.renew_at = now + _TRY_AGAIN_S
             self._observe(RenewalResult.FAILED)
-        elif (delivery.doubtful or expired) and delivery.key is not None:
+        elif (delivery.doubtful or expired) and delivery.stage < Stage.SETTLING:
             delivery.grace_until = now + self._policy.step_s
             delivery.renew_at = delivery.grace_until
             self._observe(RenewalResult.FAILED)

@@ -100,6 +100,7 @@ async def _run(lane: Lane, work: Work) -> End:
             return HeldElsewhere(claim.remaining_s)
         case Claimed():
             work.claim = claim
+            work.delivery.claimed = True
     if isinstance(work.verdict, Unfit):
         return work.verdict
     if dead := crashing(_facts(lane, work)):

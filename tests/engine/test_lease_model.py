@@ -95,7 +95,7 @@ async def play(events: list[Event], end: Outcome, folder: str) -> tuple[Queue, D
     keeper = LeaseKeeper(queue=queue, name="q", ledger=ledger, policy=LeasePolicy(), observe=lambda _: None)
     settler = Settler(queue=queue, ledger=ledger, gate=gate, deletes=deletes)
     held = message(queue)
-    delivery = Delivery(held, held.receipt, key=KEY)
+    delivery = Delivery(held, held.receipt, key=KEY, claimed=True)
     await ledger.claim(KEY, 60)
     keeper.keep(delivery)
     for event in events:

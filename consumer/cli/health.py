@@ -1,0 +1,130 @@
+"""``mns-consumer health``: ask a daemon that runs here how it is, in one line and one exit code.
+
+For a container's health check and for scripts: it loads neither the daemon nor an HTTP library, and it does not wait
+long for a daemon that is silent.
+
+Elsewhere: the checks (``engine.vitals``), the server that answers (``ops.admin``).
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from typing import Annotated, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import typer
+
+from consumer.cli.options import Said, takes_settings
+from consumer.errors import ConsumerError, SettingsError, UsageError
+
+_TIMEOUT_S: Final = 4.0
+"""Below the five seconds that a container's health check gets, so that the line comes before the kill."""
+_BODY_LIMIT_BYTES: Final = 65_536
+_LINE_LIMIT: Final = 400
+_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}  # noqa: S104 - where not to ask
+_WORD: Final = {"/livez": "alive", "/readyz": "ready"}
+
+
+class _Place(NamedTuple):
+    """Where to ask.
+
+    Args:
+        host: Name or address, IPv6 without brackets.
+        port: The admin server's.
+        path: ``/livez`` or whatever ``--url`` says.
+    """
+
+    host: str
+    port: int
+    path: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}{self.path}"
+
+
+@takes_settings
+def health(
+    said: Said,
+    *,
+    ready: Annotated[
+        bool, typer.Option("--ready/--live", help="Does it handle messages, or (the default) does it get anywhere?")
+    ] = False,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Its admin server, in place of admin_host and admin_port.")
+    ] = None,
+) -> None:
+    """Ask the daemon that runs here whether it is well; exits with 0 or 1.
+
+    Example: mns-consumer health --ready --url http://127.0.0.1:9464
+    """
+    path = "/readyz" if ready else "/livez"
+    place = _of_settings(said, path) if url is None else _of_url(url, path)
+    print(_ask(place))
+
+
+def _of_url(url: str, path: str) -> _Place:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 80
+    except ValueError:
+        host, port = None, 0
+    else:
+        path = path if parts.path in {"", "/"} else parts.path
+    if not host or not url.startswith("http://") or re.search(r"[^!-~]", url):
+        raise UsageError(f"--url {url!r}: expected http://HOST:PORT")
+    return _Place(host, port, path)
+
+
+def _of_settings(said: Said, path: str) -> _Place:
+    try:
+        settings = said.settings()
+    except SettingsError as error:
+        # 1 and not 78: a health check knows well and not well, nothing else.
+        raise ConsumerError(f"can't tell where to ask: {'; '.join(error.problems)}") from None
+    if not settings.admin:
+        raise ConsumerError("can't ask: admin is false, so the daemon serves no health; set it, or say --url")
+    if settings.admin_port == 0:
+        raise ConsumerError("can't tell where to ask: admin_port is 0, any free one; set it, or say --url")
+    return _Place(_ANY_ADDRESS.get(settings.admin_host, settings.admin_host), settings.admin_port, path)
+
+
+def _ask(place: _Place) -> str:
+    """The line that tells that it is well.
+
+    Raises:
+        ConsumerError: It isn't, or nothing that can be understood answers.
+    """
+    word = _WORD.get(place.path, "well")
+    connection = http.client.HTTPConnection(place.host, place.port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", place.path)
+        answer = connection.getresponse()
+        status, body = answer.status, answer.read(_BODY_LIMIT_BYTES)
+    except (OSError, UnicodeError, http.client.HTTPException) as error:
+        why = str(error) or type(error).__name__
+        raise ConsumerError(_line(f"not {word}: no answer from {place}: {why}")) from None
+    finally:
+        connection.close()
+    checks = _checks(body)
+    if checks is None or status not in {http.client.OK, http.client.SERVICE_UNAVAILABLE}:
+        raise ConsumerError(_line(f"not {word}: {place} is no daemon's admin server; it answered {status}"))
+    if status == http.client.OK:
+        return _line(f"{word}: {', '.join(name for name, _, _ in checks)}")
+    failing = "; ".join(f"{name} ({detail})" for name, ok, detail in checks if not ok)
+    raise ConsumerError(_line(f"not {word}: {failing}"))
+
+
+def _checks(body: bytes) -> list[tuple[str, bool, str]] | None:
+    """Name, whether it is well and what was seen of each check; ``None`` where the answer isn't the daemon's."""
+    try:
+        return [(str(check["name"]), check["ok"] is True, str(check["detail"])) for check in json.loads(body)["checks"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _line(text: str) -> str:
+    """One line, whatever was answered."""
+    return "".join(char if char.isprintable() else " " for char in text)[:_LINE_LIMIT]

@@ -1,0 +1,119 @@
+"""manifests: what is printed names only settings and metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+
+from consumer.cli.manifests import Kind, text_of
+from consumer.config import PREFIX, Settings, load
+from consumer.ops.metrics import Metrics
+
+Cli = Callable[..., Any]
+CATALOGUE: Final = {info.name: info for info in Metrics().catalogue()}
+SERIES: Final = {
+    **{name: {*info.labels} for name, info in CATALOGUE.items() if info.type != "histogram"},
+    **{
+        f"{name}_{part}": {*info.labels, *({"le"} if part == "bucket" else ())}
+        for name, info in CATALOGUE.items()
+        if info.type == "histogram"
+        for part in ("bucket", "sum", "count")
+    },
+}
+"""Every series of the program's own with its labels."""
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """Each query of each manifest, with where it stands."""
+    board = json.loads(text_of(Kind.GRAFANA))
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            yield f"grafana: {panel['title']} {target['refId']}", target["expr"]
+    for variable in board["templating"]["list"]:
+        if variable["type"] == "query":
+            yield f"grafana: variable {variable['name']}", variable["query"]["query"]
+    rules = text_of(Kind.PROMETHEUS)
+    for name, expression in re.findall(r"- alert: (\w+)\n +expr: >-\n +(.+)", rules):
+        yield f"prometheus: {name}", expression
+    (asked,) = re.findall(r"query: (.+)", text_of(Kind.KEDA))
+    yield "keda", asked
+
+
+QUERIES: Final = dict(queries())
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_it_is_printed_as_it_lies_there(cli: Cli, kind: Kind) -> None:
+    """Each manifest is printed, whole, and nothing else."""
+    ran = cli("manifests", kind.value)
+    assert (ran.code, ran.out, ran.err) == (0, text_of(kind), "")
+    assert ran.out.endswith("\n")
+
+
+def test_an_unknown_one(cli: Cli) -> None:
+    """Another word is a wrong command line that lists the known ones."""
+    ran = cli("manifests", "nomad")
+    assert ran.code == 2
+    assert all(kind in ran.err for kind in Kind)
+
+
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES.keys())
+def test_queries_name_what_exists(query: str) -> None:
+    """Each query names metrics of the catalogue, and selects by labels that they have."""
+    found = re.findall(r"(mns_consumer_\w+)(?:\{([^}]*)\})?", query)
+    assert found
+    for name, selectors in found:
+        assert name in SERIES
+        assert set(re.findall(r"(\w+)[=!]~?\"", selectors)) <= SERIES[name]
+    grouped = {label.strip() for labels in re.findall(r"by \(([^)]*)\)", query) for label in labels.split(",")}
+    assert grouped <= {label for name, _ in found for label in SERIES[name]}
+
+
+def test_every_alert_is_read() -> None:
+    """The queries above are those of all alerts, not of some."""
+    assert len([name for name in QUERIES if name.startswith("prometheus")]) == text_of(Kind.PROMETHEUS).count("alert:")
+
+
+def test_the_dashboard_is_laid_out() -> None:
+    """Panels have numbers of their own, and none lies on another."""
+    panels = json.loads(text_of(Kind.GRAFANA))["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for at in (panel["gridPos"] for panel in panels)
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert {x for x, _ in cells} <= set(range(24))
+
+
+def test_the_deployment_sets_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the Deployment sets are settings; filled in they are good, and the pod lives longer than its stop takes."""
+    text = text_of(Kind.KUBERNETES)
+    values: dict[str, str] = dict(re.findall(rf'^  ({PREFIX}\w+): "(.*)"$', text, re.MULTILINE))
+    assert {name.removeprefix(PREFIX).lower() for name in values} <= set(Settings.model_fields)
+    values[f"{PREFIX}NOTIFY_URL"] = "mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/jobs"
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    settings = load({})
+    grace = re.findall(r"terminationGracePeriodSeconds: (\d+)", text)
+    assert [int(seconds) > settings.stop_deadline_s + 10 for seconds in grace] == [True]
+
+
+def test_the_deployment_is_locked_down() -> None:
+    """Probes ask for what is served; nothing is written but to volumes, nobody is root."""
+    text = text_of(Kind.KUBERNETES)
+    assert re.findall(r"path: (/\w+), port: admin", text) == ["/startupz", "/livez", "/readyz"]
+    for line in (
+        "runAsNonRoot: true",
+        "readOnlyRootFilesystem: true",
+        "allowPrivilegeEscalation: false",
+        'capabilities: {drop: ["ALL"]}',
+        "automountServiceAccountToken: false",
+    ):
+        assert line in text

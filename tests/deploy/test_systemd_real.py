@@ -1,0 +1,209 @@
+"""The units on a systemd that is booted for it: started, killed, hung, wrongly set, stopped.
+
+Switched on by ``DEPLOY_TESTS=1``, as root on Debian, with ``debootstrap`` and ``systemd-nspawn`` installed; it makes a
+machine of its own in a temporary folder, in about two minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+TOOLS: Final = ("debootstrap", "systemd-nspawn", "nsenter")
+CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
+UNIT: Final = "mns-consumer"
+SETTINGS: Final = """
+notify_url = ["mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/jobs"]
+endpoint = "http://127.0.0.1:8420"
+shipped = true
+admin_port = {port}
+"""
+
+pytestmark = [
+    pytest.mark.skipif(os.environ.get("DEPLOY_TESTS") != "1", reason="DEPLOY_TESTS=1 switches it on"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root boots a machine"),
+    pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"{', '.join(TOOLS)} are needed"),
+    pytest.mark.timeout(600),
+]
+
+
+def built(folder: Path) -> Path:
+    """A Debian with the program installed and both units set up, as the README says."""
+    machine = folder / "machine"
+    packages = "systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,procps,iproute2"
+    run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(machine))
+    source = machine / "src"
+    for name in ("consumer", "handlers", "systemd"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    # What this machine trusts and asks for names, the new one does too.
+    for trusted in (CERTIFICATES, Path("/etc/resolv.conf")):
+        if trusted.is_file():
+            shutil.copy(trusted, machine / trusted.relative_to("/"))
+    pip = "/opt/mns-consumer/bin/pip install --quiet"
+    run(
+        *("chroot", str(machine), "sh", "-ec"),
+        "cd /src; python3 -m venv /opt/mns-consumer;"
+        f"{pip} --require-hashes -r constraints.txt; {pip} --no-deps .;"
+        "install -m 644 systemd/*.service /etc/systemd/system/",
+    )
+    etc = machine / "etc" / "mns-consumer"
+    for name, port, keys in (("mns-consumer", 9464, "credentials"), ("songs", 9465, "songs.credentials")):
+        (etc / keys).mkdir(parents=True, mode=0o700)
+        for key in ("access_key_id", "access_key_secret"):
+            (etc / keys / key).write_text("sandbox\n", encoding="utf-8")
+            (etc / keys / key).chmod(0o600)
+        (etc / f"{name}.toml").write_text(SETTINGS.format(port=port), encoding="utf-8")
+    return machine
+
+
+def run(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{argv}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
+    return done.stdout
+
+
+class Machine:
+    """A booted one.
+
+    Args:
+        leader: The process that is its process 1, as this machine numbers it.
+    """
+
+    def __init__(self, leader: int) -> None:
+        self.leader = leader
+
+    def ask(self, *argv: str) -> tuple[int, str]:
+        enter = ("nsenter", "-t", str(self.leader), "-m", "-p", "-u", "-i", "-n", "-C", "--")
+        done = subprocess.run((*enter, *argv), capture_output=True, text=True, check=False, timeout=60)
+        return done.returncode, (done.stdout + done.stderr).strip()
+
+    def systemctl(self, *argv: str) -> str:
+        code, told = self.ask("systemctl", *argv)
+        assert code == 0, told
+        return told
+
+    def shows(self, key: str, unit: str = UNIT) -> str:
+        return self.systemctl("show", "--value", "-p", key, unit)
+
+    def health(self, *argv: str) -> tuple[int, str]:
+        return self.ask("/opt/mns-consumer/bin/mns-consumer", "health", *argv)
+
+    def until(self, key: str, value: str, within_s: float = 30) -> None:
+        """Wait until the unit shows this."""
+        end = time.monotonic() + within_s
+        while self.shows(key) != value:
+            assert time.monotonic() < end, f"{key} is {self.shows(key)}, not {value}: {self.log()}"
+            time.sleep(0.2)
+
+    def log(self, unit: str = UNIT) -> str:
+        return self.ask("journalctl", "-u", unit, "--no-pager", "-o", "cat")[1]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine with a sandbox that runs in it."""
+    folder = built(tmp_path_factory.mktemp("systemd"))
+    flags = "--boot --register=no --keep-unit --private-network --link-journal=no --console=pipe --capability=all"
+    with (folder.parent / "boot.log").open("wb") as log:
+        nspawn = subprocess.Popen(
+            [
+                "systemd-nspawn",
+                "-q",
+                *flags.split(),
+                "--system-call-filter=bpf",
+                "-D",
+                str(folder),
+                "--machine=mnsdeploy",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        booted = leader_of(nspawn)
+        booted.ask("systemd-run", "--unit=sandbox", "/opt/mns-consumer/bin/mns-consumer", "sandbox")
+        yield booted
+        os.kill(booted.leader, signal.SIGRTMIN + 3)
+        nspawn.wait(60)
+    finally:
+        nspawn.kill()
+        nspawn.wait()
+
+
+def leader_of(nspawn: subprocess.Popen[bytes]) -> Machine:
+    """Wait until the machine has booted."""
+    children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children")
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        assert nspawn.poll() is None
+        found = children.read_text(encoding="ascii").split()
+        if found and Machine(int(found[0])).ask("systemctl", "is-system-running")[1] == "running":
+            return Machine(int(found[0]))
+        time.sleep(0.2)
+    raise AssertionError("it did not boot")
+
+
+def test_both_units_start(machine: Machine) -> None:
+    """Both are ready once started, with keys from the credentials folder, and serve health and process metrics."""
+    begun = time.monotonic()
+    machine.systemctl("start", UNIT, f"{UNIT}@songs")
+    assert time.monotonic() - begun < 10
+    for port in (9464, 9465):
+        end = time.monotonic() + 20
+        while (asked := machine.health("--ready", "--url", f"http://127.0.0.1:{port}"))[0] != 0:
+            assert time.monotonic() < end, asked
+            time.sleep(0.5)
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
+    assert "process_resident_memory_bytes" in machine.ask("/opt/mns-consumer/bin/python", "-c", ask)[1]
+    assert machine.shows("StateDirectory") != machine.shows("StateDirectory", f"{UNIT}@songs")
+
+
+def test_a_killed_daemon_comes_back(machine: Machine) -> None:
+    """After SIGKILL it is started again and gets ready."""
+    before = int(machine.shows("NRestarts"))
+    machine.systemctl("kill", "-s", "KILL", "--kill-who=main", UNIT)
+    machine.until("NRestarts", str(before + 1))
+    machine.until("ActiveState", "active")
+
+
+def test_a_hung_daemon_comes_back(machine: Machine) -> None:
+    """One that does nothing any more is ended by the watchdog and started again."""
+    drop_in = f"/run/systemd/system/{UNIT}.service.d"
+    machine.ask("sh", "-c", f"mkdir -p {drop_in}; printf '[Service]\\nWatchdogSec=3\\n' > {drop_in}/watchdog.conf")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("restart", UNIT)
+    time.sleep(5)
+    assert machine.shows("NRestarts") == "0", "pings keep a daemon that works"
+    machine.ask("kill", "-STOP", machine.shows("MainPID"))
+    machine.until("NRestarts", "1")
+    machine.until("ActiveState", "active")
+    assert "Failed with result 'watchdog'" in machine.log()
+
+
+def test_it_stops_in_order(machine: Machine) -> None:
+    """A stop ends it by itself, with 0."""
+    machine.systemctl("stop", UNIT)
+    assert (machine.shows("Result"), machine.shows("ExecMainStatus")) == ("success", "0")
+    assert '"event":"stopped"' in machine.log()
+
+
+def test_wrong_settings_are_not_tried_again(machine: Machine) -> None:
+    """A wrong setting ends it with 78 and a line that names it, and it is not started again."""
+    unit = f"{UNIT}@songs"
+    machine.ask("sh", "-c", "echo 'slotz = 3' >> /etc/mns-consumer/songs.toml")
+    assert machine.ask("systemctl", "restart", unit)[0] != 0
+    time.sleep(7)
+    assert (machine.shows("ActiveState", unit), machine.shows("ExecMainStatus", unit)) == ("failed", "78")
+    assert machine.shows("NRestarts", unit) == "0"
+    assert "no such setting; did you mean slots?" in machine.log(unit)
