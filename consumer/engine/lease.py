@@ -58,11 +58,12 @@ class LeaseKeeper:
         self._observe = observe
         self._held: set[Delivery] = set()
         self._news = anyio.Event()
+        self._look_at = math.inf
 
     def keep(self, delivery: Delivery) -> None:
         """Renew this one's lease from now on."""
         self._held.add(delivery)
-        if delivery.renew_at < time.monotonic() + _LOOK_EVERY_S or len(self._held) == 1:
+        if delivery.renew_at < self._look_at:
             self._news.set()
 
     def drop(self, delivery: Delivery) -> None:
@@ -83,8 +84,11 @@ class LeaseKeeper:
                     # Not due again before this try has ended one way or the other.
                     delivery.renew_at = math.inf
                     renewals.start_soon(self._renew, delivery)
-                # With nothing held there is nothing to look at: idle costs no wake-ups.
-                with anyio.move_on_after(_LOOK_EVERY_S if self._held else None):
+                # With nothing held there is nothing to look at: idle costs no wake-ups. A short lease leaves no time to
+                # be late, so the next look is when the next one is due.
+                soonest = min((held.renew_at for held in self._held), default=math.inf)
+                self._look_at = min(soonest, now + _LOOK_EVERY_S) if self._held else math.inf
+                with anyio.move_on_after(None if self._look_at == math.inf else max(0.0, self._look_at - now)):
                     await self._news.wait()
                 self._news = anyio.Event()
 

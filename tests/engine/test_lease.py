@@ -120,13 +120,13 @@ async def test_a_message_that_comes_back_while_it_runs_is_not_run_again(
     assert runs.begun == 1
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(90)
 async def test_full_slots_of_long_handlers_repeat_nothing(sandbox: Sandbox, serve: Serve) -> None:
     """200 messages whose handlers take ten times the visibility timeout, all slots full: each runs once."""
-    sandbox.account.create("brief", {"VisibilityTimeout": "2"})
-    runs = Runs(20)
+    sandbox.account.create("brief", {"VisibilityTimeout": "3"})
+    runs = Runs(30)
     for number in range(200):
         sandbox.put("brief", body(f"{number:032x}").decode())
     async with serve(registry(runs), notify_url=sandbox.notify_url("brief"), lease_step_s=10, slots=200) as daemon:
-        await daemon.until(lambda: not sandbox.messages("brief"), 40)
+        await daemon.until(lambda: not sandbox.messages("brief"), 60)
     assert (runs.begun, runs.ended) == (200, 200)

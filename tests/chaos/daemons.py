@@ -1,0 +1,164 @@
+"""Daemons as real processes that can be killed, stopped and started again at any moment.
+
+Each has a log of its own; all share one handlers' file, one journal and one store. Only processes that were started
+here are ever signalled.
+
+Elsewhere: when that happens (``driver``), what the logs are good for (``book``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+import anyio
+import anyio.to_thread
+
+from consumer.sandbox import Sandbox
+from tests.chaos.drop_in import JOURNAL_VARIABLE, TEXT
+
+QUEUE: Final = "chaos"
+LEASE_STEP_S: Final = 10
+"""The shortest that the settings allow: for so long a killed daemon's renewed message stays hidden."""
+STOP_DEADLINE_S: Final = 3.0
+_START_S: Final = 20.0
+
+
+class Daemon:
+    """One process.
+
+    Args:
+        process: The process.
+        log: Its output.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    @property
+    def pid(self) -> int:
+        """Its process id, as the journal's lines carry it."""
+        return self.process.pid
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it has said that it polls."""
+        return b'"event":"started"' in self.log.read_bytes()
+
+    def lines(self) -> Iterator[Mapping[str, object]]:
+        """Its log, line by line; a last line that a kill cut short is left out."""
+        for line in self.log.read_text(errors="replace").splitlines():
+            try:
+                seen = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(seen, dict):
+                yield seen
+
+    async def ended(self, within_s: float) -> int:
+        """Wait for its exit code."""
+        return await anyio.to_thread.run_sync(lambda: self.process.wait(within_s))
+
+    async def serving(self) -> None:
+        """Wait until it polls; fails when it ends instead."""
+        with anyio.fail_after(_START_S):
+            while not self.is_serving:
+                self.check()
+                await anyio.sleep(0.02)
+
+    def check(self) -> None:
+        """Fail when it has ended though nobody ended it."""
+        code = self.process.poll()
+        assert code is None, f"daemon {self.pid} ended by itself with {code}:\n{self.log.read_text()[-3000:]}"
+
+    async def kill(self) -> None:
+        """End it by SIGKILL."""
+        self.process.kill()
+        await self.ended(10)
+
+    async def stop(self) -> None:
+        """End it by SIGTERM; it must end in order and in time."""
+        self.process.send_signal(signal.SIGTERM)
+        assert await self.ended(STOP_DEADLINE_S + 3) == 0, self.log.read_text()[-3000:]
+
+
+@dataclass(slots=True)
+class Nest:
+    """Where daemons come from.
+
+    Args:
+        sandbox: Whose queue they take messages from.
+        folder: Where handlers, journal and logs are.
+        store: The store's address.
+        born: Every daemon that was started.
+    """
+
+    sandbox: Sandbox
+    folder: Path
+    store: str
+    born: list[Daemon] = field(default_factory=list)
+
+    @property
+    def journal(self) -> Path:
+        """The file that the handlers write to."""
+        return self.folder / "journal"
+
+    def start(self) -> Daemon:
+        """Start one more daemon."""
+        handlers = self.folder / "handlers"
+        handlers.mkdir(exist_ok=True)
+        (handlers / "mine.py").write_text(TEXT)
+        log = self.folder / f"daemon-{len(self.born)}.log"
+        settings = {
+            "notify_url": self.sandbox.notify_url(QUEUE),
+            "endpoint": self.sandbox.url,
+            "handlers_dir": str(handlers),
+            "store": self.store,
+            "admin": "false",
+            "wait_s": "2",
+            "slots": "32",
+            "lease_step_s": str(LEASE_STEP_S),
+            "stop_deadline_s": str(STOP_DEADLINE_S),
+            "max_failures": "3",
+            "retry_base_s": "1",
+            "retry_cap_s": "2",
+            "result_wait_s": "2",
+        }
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "consumer", "run"),
+                    *(part for name, value in settings.items() for part in ("--set", f"{name}={value}")),
+                ],
+                stdout=out,
+                stderr=out,
+                env={
+                    **os.environ,
+                    JOURNAL_VARIABLE: str(self.journal),
+                    "HOME": str(self.folder),
+                    "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
+                    "MNS_CONSUMER_ACCESS_KEY_ID": self.sandbox.settings.access_key_id,
+                    "MNS_CONSUMER_ACCESS_KEY_SECRET": self.sandbox.settings.access_key_secret,
+                },
+            )
+        daemon = Daemon(process, log)
+        self.born.append(daemon)
+        return daemon
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        """Leave no process behind."""
+        for daemon in self.born:
+            if daemon.process.poll() is None:
+                daemon.process.kill()
+                daemon.process.wait()

@@ -1,0 +1,194 @@
+"""Run a daemon's life under all faults at once: send, make trouble, kill; then wait in peace, stop, and judge.
+
+    sender, trouble and killer run side by side for so many seconds
+    -> faults end -> wait until the queue is empty -> stop every daemon -> read journal, logs and store -> verdict
+
+Elsewhere: each of these (``traffic``, ``trouble``, ``daemons``, ``stored``), the verdict (``book``).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from consumer.ops.words import Outcome
+from consumer.sandbox.message import State
+from tests.chaos.book import Death, Evidence, Verdict, Why, find, read_journal
+from tests.chaos.daemons import LEASE_STEP_S, QUEUE, Daemon, Nest
+from tests.chaos.stored import read_store
+from tests.chaos.traffic import ACTS, Sender, Watch
+from tests.chaos.trouble import KINDS, Trouble
+
+VISIBILITY_S: Final = 3
+_KILL_EVERY_S: Final = 2.0
+_STOPS: Final = 0.25
+"""Of the ends of daemons, the share that is an orderly stop."""
+_RATE: Final = 40.0
+"""Things sent in a second."""
+_BACKLOG: Final = 200
+"""Messages in the queue at which the sender waits."""
+_PEACE_S: Final = 60.0
+_LOOK_S: Final = 0.1
+_SHOW_EVERY_S: Final = 3.0
+
+
+@dataclass(slots=True)
+class Campaign:
+    """One run.
+
+    Args:
+        nest: Where daemons come from.
+        seed: Of every dice in it.
+        fleet: Daemons at once.
+        watch: What passed through the queue.
+        deaths: The daemons that were ended.
+    """
+
+    nest: Nest
+    seed: int
+    fleet: int
+    watch: Watch = field(default_factory=Watch)
+    deaths: dict[int, Death] = field(default_factory=dict)
+    _alive: list[Daemon] = field(default_factory=list)
+    _peace_s: float = 0.0
+
+    async def run(self, seconds: float) -> tuple[Verdict, Counter[str]]:
+        """Go through all of it.
+
+        Args:
+            seconds: How long there is trouble; peace comes on top.
+
+        Returns:
+            The verdict, and how often each kind of fault hit.
+        """
+        sandbox = self.nest.sandbox
+        sandbox.account.create(QUEUE, {"VisibilityTimeout": str(VISIBILITY_S)})
+        self.watch.stand(sandbox)
+        trouble = Trouble(sandbox, self.seed)
+        self._alive = [self.nest.start() for _ in range(self.fleet)]
+        for daemon in self._alive:
+            await daemon.serving()
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._send)
+                tasks.start_soon(trouble.run)
+                tasks.start_soon(self._kill)
+        trouble.end()
+        began_at = time.monotonic()
+        left = await self._come_to_rest()
+        self._peace_s = time.monotonic() - began_at
+        async with anyio.create_task_group() as ends:
+            for daemon in self._alive:
+                ends.start_soon(self._end, daemon)
+        verdict = find(await self._evidence())
+        verdict.wrong[:0] = left
+        return verdict, trouble.applied
+
+    async def _send(self) -> None:
+        sender = Sender(self.nest.sandbox, self.watch, self.seed)
+        for name in ACTS:
+            sender.send(name)
+        queue = self.nest.sandbox.account.get(QUEUE).queue
+        while True:
+            await anyio.sleep(1 / _RATE)
+            # A growing backlog would try nothing more, and only lengthen the peace.
+            if len(queue) < _BACKLOG:
+                sender.send()
+
+    async def _kill(self) -> None:
+        """End a daemon every so often, and start another in its place."""
+        dice = random.Random(self.seed)  # noqa: S311 - chance that can be repeated, no secret
+        while True:
+            await anyio.sleep(_KILL_EVERY_S)
+            daemon = dice.choice(self._alive)
+            killed = dice.random() >= _STOPS
+            # Killing what has not begun yet would only try the interpreter.
+            await daemon.serving()
+            # The end of trouble must not leave a daemon half ended and not replaced.
+            with anyio.CancelScope(shield=True):
+                await self._end(daemon, killed=killed)
+                self._alive[self._alive.index(daemon)] = self.nest.start()
+
+    async def _end(self, daemon: Daemon, *, killed: bool = False) -> None:
+        daemon.check()
+        at = time.time()
+        await (daemon.kill() if killed else daemon.stop())
+        stored = await read_store(self.nest.store)
+        self.deaths[daemon.pid] = Death(at, frozenset(stored.ended), killed=killed)
+
+    async def _come_to_rest(self) -> list[str]:
+        """Wait until the queue is empty; returns what is left when that takes too long, one sentence each."""
+        queue = self.nest.sandbox.account.get(QUEUE).queue
+        # The last jobs that were submitted have still to end.
+        await anyio.sleep(2 * self.nest.sandbox.settings.job_s + 0.5)
+        for daemon in self._alive:
+            await daemon.serving()
+        show_at = 0.0
+        with anyio.move_on_after(_PEACE_S):
+            while self.nest.sandbox.messages(QUEUE):
+                if time.monotonic() >= show_at:
+                    show_at = time.monotonic() + _SHOW_EVERY_S
+                    self._show(queue.attributes.visibility_timeout_s)
+                await anyio.sleep(_LOOK_S)
+        return [
+            f"{self.watch.came[message.message_id].job} is still in the queue after {_PEACE_S:g} s of peace,"
+            f" {message.state.name}, handed out {message.dequeue_count} times"
+            for message in self.nest.sandbox.messages(QUEUE)
+        ]
+
+    def _show(self, visibility_s: int) -> None:
+        """Make visible what is hidden for longer than any lease: nobody holds it, it only waits for its time."""
+        sandbox = self.nest.sandbox
+        queue = sandbox.account.get(QUEUE).queue
+        latest_ms = sandbox.clock.now_ms() + (max(LEASE_STEP_S, visibility_s) + 1) * 1000
+        for message in sandbox.messages(QUEUE):
+            if message.state is State.OUT and message.visible_ms > latest_ms:
+                queue.revoke(message)
+
+    async def _evidence(self) -> Evidence:
+        return Evidence(
+            watch=self.watch,
+            runs=read_journal(self.nest.journal.read_text().splitlines()),
+            deaths=self.deaths,
+            leases_lost=leases_lost(self.nest.born),
+            stored=await read_store(self.nest.store),
+        )
+
+    def figures(self, verdict: Verdict, faults: Counter[str]) -> str:
+        """What a reader of the run wants to know, as text."""
+        killed = sum(death.killed for death in self.deaths.values())
+        acts = Counter(self.watch.asked.values())
+        return "\n".join(
+            [
+                f"seed {self.seed}, daemons at once {self.fleet}, {self._peace_s:.1f} s until the queue was empty",
+                f"jobs sent {len(self.watch.asked)}, messages {len(self.watch.came)}",
+                f"deletes {len(self.watch.deleted)}, runs of handlers {verdict.runs}",
+                f"daemons killed {killed}, stopped {len(self.deaths) - killed}",
+                f"sent: {_counts(acts)}",
+                f"faults: {', '.join(f'{kind} {faults[kind]}' for kind in KINDS)}",
+                f"lost {verdict.lost}, run again {sum(verdict.again.values())}: "
+                + (", ".join(f"{verdict.again[why]} because {why}" for why in Why if verdict.again[why]) or "none"),
+                *(f"WRONG: {line}" for line in verdict.wrong),
+            ]
+        )
+
+
+def leases_lost(daemons: Sequence[Daemon]) -> Counter[tuple[int, str]]:
+    """How often each daemon said that a job's lease was lost."""
+    return Counter(
+        (daemon.pid, str(line["job_id"]))
+        for daemon in daemons
+        for line in daemon.lines()
+        if line.get("outcome") == Outcome.LEASE_LOST
+    )
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
