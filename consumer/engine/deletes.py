@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
-import anyio.abc
 import structlog
 
 from consumer.engine.delivery import Delivery, Orders

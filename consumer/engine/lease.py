@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Final
 
 import anyio
-import anyio.abc
 import structlog
 
 from consumer.engine.delivery import Delivery, Orders, Stage
@@ -100,7 +99,10 @@ class LeaseKeeper:
                 self._lost(delivery, "it did not come back within a lease's length after its receipt had died")
                 return
             try:
-                await self._renew_claim(delivery)
+                if not await self._renew_claim(delivery):
+                    # The message is the other daemon's: an order of ours could only take it out of its hands.
+                    self._lost(delivery, "another daemon has taken its claim over")
+                    return
                 delivery.hold(await self._queue.hide(delivery.receipt.handle, self._step_s(delivery)))
                 self._observe(RenewalResult.RENEWED)
             except CloudError as error:
@@ -110,11 +112,11 @@ class LeaseKeeper:
                 delivery.renew_at = time.monotonic() + _TRY_AGAIN_S
                 log.debug("claim not renewed", queue=self._name, error=str(error))
 
-    async def _renew_claim(self, delivery: Delivery) -> None:
-        if delivery.key is None or not delivery.claimed or delivery.lost:
-            return
-        if await self._ledger.renew([delivery.key], self.claim_s(delivery)):
-            self._lost(delivery, "another daemon has taken its claim over")
+    async def _renew_claim(self, delivery: Delivery) -> bool:
+        """Renew its claim, where it has one yet; ``False`` when it is ours no longer."""
+        if delivery.key is None or not delivery.claimed:
+            return True
+        return not await self._ledger.renew([delivery.key], self.claim_s(delivery))
 
     def _step_s(self, delivery: Delivery) -> int:
         """The next lease's length, cut so that the whole stays within the maximum."""

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
-import anyio.abc
 import structlog
 
 from consumer.cloud.messages import Batch
