@@ -98,3 +98,6 @@ class LeasePolicy:
 
 CRASH_STARTS = 5
 """Starts without an end after which a message counts as the one that kills the process."""
+SUSPECT_STARTS = 3
+"""Starts without an end from which on a message runs with no other such message beside it: the one that kills the
+process must not take its neighbours' good names with it."""

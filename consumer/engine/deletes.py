@@ -1,30 +1,31 @@
 """Delete ended messages in batches, in the background.
 
-Whatever comes here is safe to delete: its end is written down. So a delete that fails costs nothing but a
-redelivery, which the ledger recognises. Handles are read at the last moment, since
-a message may have come back meanwhile.
+Whatever comes here is safe to delete: its end is written down. So a delete that fails is tried again as long as its
+receipt lives, and after that costs nothing but a redelivery, which the ledger recognises. Handles are read at the last
+moment, since a message may have come back meanwhile.
 
 Elsewhere: what must be written first (``engine.settle``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import anyio
 import structlog
 
 from consumer.engine.delivery import Delivery, Orders
-from consumer.errors import CloudError
+from consumer.engine.pacing import Outage, pause_s
+from consumer.errors import CloudError, ConsumerError
 from consumer.ops.words import DeleteResult
 from consumer.policy import MAX_BATCH
 
 log = structlog.stdlib.get_logger(__name__)
 
 _LINGER_S: Final = 0.02
-_TRIES: Final = 6
-_PAUSE_S: Final = 0.5
+_HURRY_S: Final = 0.25
 _CALLS_AT_ONCE: Final = 8
 
 
@@ -41,6 +42,11 @@ class Deletes:
         self._queue = queue
         self._name = name
         self._observe = observe
+        self._outage = Outage(
+            "delete failed; the end is written down, so the redelivery will only be deleted",
+            "deletes work again",
+            name,
+        )
         self._waiting: list[Delivery] = []
         self._under_way = 0
         self._news = anyio.Event()
@@ -86,14 +92,11 @@ class Deletes:
             await self._settled.wait()
 
     async def _delete(self, batch: Sequence[Delivery]) -> None:
-        left = list(batch)
+        left, tries = list(batch), 0
         try:
-            for tries in range(_TRIES):
-                left = await self._once(left)
-                if not left:
-                    return
-                await anyio.sleep(_PAUSE_S * (tries + 1) if not self._hurry else _PAUSE_S / 2)
-            self._give_up(left, f"tried {_TRIES} times")
+            while left := await self._once(left):
+                tries += 1
+                await anyio.sleep(_HURRY_S if self._hurry else pause_s(tries))
         finally:
             self._under_way -= len(batch)
             self._room.release()
@@ -109,24 +112,28 @@ class Deletes:
         try:
             failures = await self._queue.delete(list(by_handle))
         except CloudError as error:
-            if error.retryable:
-                return list(by_handle.values())
-            self._give_up(list(by_handle.values()), str(error))
-            return []
+            return self._again(list(by_handle.values()) if error.retryable else [], by_handle.values(), error)
         gone = [failure for failure in failures if failure.gone]
-        again = [failure for failure in failures if failure.retryable and not failure.gone]
-        refused = [failure for failure in failures if not failure.retryable and not failure.gone]
+        left = [failure for failure in failures if not failure.gone]
         self._observe(DeleteResult.DELETED, len(by_handle) - len(failures))
         self._observe(DeleteResult.GONE, len(gone))
-        if refused:
-            self._give_up([by_handle[failure.handle] for failure in refused], refused[0].detail)
-        return [by_handle[failure.handle] for failure in again]
+        if len(left) < len(by_handle):
+            self._outage.over()
+        if not left:
+            return []
+        again = [by_handle[failure.handle] for failure in left if failure.retryable]
+        told = ConsumerError(f"MNS refused {len(left)} of {len(by_handle)}: {left[0].code}: {left[0].detail}")
+        return self._again(again, [by_handle[failure.handle] for failure in left], told)
 
-    def _give_up(self, batch: Sequence[Delivery], why: str) -> None:
-        self._observe(DeleteResult.FAILED, len(batch))
-        log.warning(
-            "delete failed; the end is written down, so the redelivery will only be deleted",
-            queue=self._name,
-            message_ids=[delivery.message.message_id for delivery in batch],
-            why=why,
-        )
+    def _again(
+        self, retryable: Sequence[Delivery], failed: Collection[Delivery], error: ConsumerError
+    ) -> list[Delivery]:
+        """Those whose receipts still live; the others are given up."""
+        now = time.monotonic()
+        again = [delivery for delivery in retryable if delivery.receipt.expires_at > now]
+        given_up = [delivery.message.message_id for delivery in failed if delivery not in again]
+        if given_up:
+            self._observe(DeleteResult.FAILED, len(given_up))
+            self._outage.failed(error)
+            log.debug("delete given up", queue=self._name, message_ids=given_up, error=str(error))
+        return again

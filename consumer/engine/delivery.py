@@ -53,7 +53,10 @@ class Delivery:
         key: Its ledger key, from the asking for it on: it is to be let go at the end.
         claimed: Whether the ledger has said that the key is ours: from then on its claim is renewed.
         stage: How far it has come.
-        lost: Whether its lease is known to be lost.
+        in_thread: Whether a plain function runs it: that can't be cut short, so its claim outlives a lost lease.
+        adrift: Whether its lease is known to be lost while its plain function runs on, with its claim kept.
+        lost: Whether its lease is known to be lost and its run was cut short for that.
+        overdue: Whether it was cut short for having waited as long as a message may be held.
         scope: Cancels its run; set while it can be cut short.
         settling: Cancels the writing down of its end; only the stop deadline does that.
     """
@@ -65,7 +68,10 @@ class Delivery:
     key: str | None = None
     claimed: bool = False
     stage: Stage = Stage.HELD
+    in_thread: bool = False
+    adrift: bool = False
     lost: bool = False
+    overdue: bool = False
     renew_at: float = 0.0
     doubtful: bool = False
     grace_until: float = 0.0
@@ -80,6 +86,7 @@ class Delivery:
     def hold(self, receipt: Receipt) -> None:
         """Take a newer receipt: of a renewal, or of the same message coming back while it is here."""
         self.receipt = receipt
+        self.adrift = False
         self.doubtful = False
         self.grace_until = 0.0
         now = time.monotonic()
@@ -90,6 +97,12 @@ class Delivery:
         self.lost = True
         if self.scope is not None and self.stage < Stage.SETTLING:
             self.scope.cancel("its lease is lost")
+
+    def give_back(self) -> None:
+        """It has waited as long as a message may be held: let it come back later."""
+        self.overdue = True
+        if self.scope is not None:
+            self.scope.cancel("it waited too long")
 
     def age_s(self) -> float:
         """Seconds since MNS took the message, by MNS's clock."""

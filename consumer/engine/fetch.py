@@ -3,7 +3,8 @@
 MPS is asked only when the handler's annotation wants a result, the job did not fail and the message has none of its
 own.
 
-Elsewhere: the call itself (``cloud.mps``), unfolding the answer (``message.result``).
+Elsewhere: the call itself (``cloud.mps``), waiting while MPS is down (``engine.results``), unfolding the answer
+(``message.result``).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any, Final
 
 from pydantic import JsonValue, ValidationError
 
-from consumer.cloud.mps import JobAnswer, Mps
+from consumer.cloud.mps import JobAnswer
 from consumer.engine.outcome import NotReady, Unfit, Unreachable
+from consumer.engine.results import Query
 from consumer.errors import CloudError, Fault
 from consumer.message.notification import Kind, Notification, Phase
 from consumer.message.result import read_result
@@ -57,14 +59,18 @@ class Fetched:
 
 
 async def fetch(
-    notification: Notification, handler: Handler, mps: Mps, wait_limit_s: float, observe: Callable[[QueryResult], None]
+    notification: Notification,
+    handler: Handler,
+    query: Query,
+    wait_limit_s: float,
+    observe: Callable[[QueryResult], None],
 ) -> Fetched | Unfit | NotReady | Unreachable:
     """Complete a job for its handler.
 
     Args:
         notification: What the message says.
         handler: What it wants.
-        mps: Whom to ask.
+        query: Asks MPS for one job.
         wait_limit_s: For how long a result may be not ready, from the message's enqueuing.
         observe: Told what each question brought.
 
@@ -73,7 +79,7 @@ async def fetch(
     """
     answer: JobAnswer | None = None
     if _must_ask(notification, handler):
-        asked = await _ask(notification, mps, wait_limit_s, observe)
+        asked = await _ask(notification, query, wait_limit_s, observe)
         if not isinstance(asked, JobAnswer):
             return asked
         answer = asked
@@ -90,13 +96,12 @@ def _must_ask(notification: Notification, handler: Handler) -> bool:
 
 
 async def _ask(
-    notification: Notification, mps: Mps, wait_limit_s: float, observe: Callable[[QueryResult], None]
+    notification: Notification, query: Query, wait_limit_s: float, observe: Callable[[QueryResult], None]
 ) -> JobAnswer | Unfit | NotReady | Unreachable:
     job_id = notification.job_id or ""
     try:
-        answer = await mps.query(job_id)
+        answer = await query(job_id)
     except CloudError as error:
-        observe(QueryResult.FAILED)
         if error.fault is Fault.REQUEST:
             return Unfit(Reason.NOT_IPRODUCTION, f"MPS refuses to look for job {job_id!r}: {error}")
         return Unreachable(error)

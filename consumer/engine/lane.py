@@ -21,11 +21,13 @@ from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery, Orders, Stage
 from consumer.engine.invoke import Threads
 from consumer.engine.lease import LeaseKeeper
+from consumer.engine.results import Results
 from consumer.engine.settle import Settler
 from consumer.engine.slots import Slots
 from consumer.engine.store_gate import StoreGate
 from consumer.notify_url import NotifyUrl
 from consumer.ops.metrics import Metrics, QueueMetrics, Words
+from consumer.ops.words import QueryResult
 from consumer.plugin.registry import Registry
 from consumer.progress import LaneProgress
 from consumer.store.ledger import Ledger
@@ -43,6 +45,7 @@ class Lane:
         registry: The handlers.
         queue: MNS's client.
         mps: MPS's client.
+        results: Asks it for results, patiently.
         ledger: The store, shared by all lanes.
         gate: Its gate, shared by all lanes.
         leases: Keeps what is held.
@@ -51,6 +54,7 @@ class Lane:
         slots: Free places.
         threads: Where plain functions run.
         turns: The handlers that limit how many run at once, shared by all lanes.
+        alone: Held by the one message that may be what kills the process, shared by all lanes.
         metrics: What is counted for this queue.
         queries: The counter of result queries by their answer.
         progress: What is told of its polls.
@@ -66,6 +70,7 @@ class Lane:
     registry: Registry
     queue: MnsQueue
     mps: Mps
+    results: Results
     ledger: Ledger
     gate: StoreGate
     leases: LeaseKeeper
@@ -74,6 +79,7 @@ class Lane:
     slots: Slots
     threads: Threads
     turns: Mapping[str, anyio.CapacityLimiter]
+    alone: anyio.Lock
     metrics: QueueMetrics
     queries: Words
     progress: LaneProgress
@@ -112,6 +118,7 @@ class Shared:
         gate: Its gate.
         turns: The handlers that limit how many run at once.
         metrics: What is counted.
+        alone: Held by the one message that may be what kills the process.
     """
 
     settings: Settings
@@ -120,6 +127,7 @@ class Shared:
     gate: StoreGate
     turns: Mapping[str, anyio.CapacityLimiter]
     metrics: Metrics
+    alone: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: Orders | None = None) -> Lane:
@@ -138,6 +146,7 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         queue=orders,
         name=name,
         ledger=shared.ledger,
+        gate=shared.gate,
         policy=settings.lease,
         observe=lambda word: metrics.renewals[word].inc(),
     )
@@ -152,6 +161,7 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         registry=shared.registry,
         queue=clients.queue,
         mps=clients.mps,
+        results=Results(clients.mps.query, name, failed=shared.metrics.result_queries[QueryResult.FAILED].inc),
         ledger=shared.ledger,
         gate=shared.gate,
         leases=leases,
@@ -160,6 +170,7 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         slots=slots,
         threads=threads,
         turns=shared.turns,
+        alone=shared.alone,
         metrics=metrics,
         queries=shared.metrics.result_queries,
         progress=LaneProgress(name, poll_limit_s=settings.wait_s + _POLL_MARGIN_S),

@@ -1,30 +1,38 @@
 """Keep every message that is held hidden, from its receipt until it is settled.
 
 One task for each queue looks at what is held and renews what is due, at about half of the lease that is left, so
-that one lost answer leaves time for another try. Messages that wait for a busy handler are renewed like those that run.
-With each renewal the claim in the ledger is renewed too.
+that one lost answer leaves time for another try. Messages that wait for a busy handler are renewed like those that run,
+as long as a message may be held. With each renewal the claim in the ledger is renewed too; while the store is down
+only the lease is.
 
 A lease counts as lost when MNS refuses a receipt that should be good. It is no proof when the answer to an earlier
 renewal was lost, or when the lease ran out while MNS was out of reach: the receipt may have been replaced by our own
 renewal. Then the claim guards the job, and the message gets one more lease's length to come back to us.
 
-Elsewhere: what a lost lease leads to (``engine.outcome``), the receipt itself (``engine.delivery``).
+A known loss cuts an async handler short. A plain function can't be: its claim is renewed for as long as it runs, so
+that nobody else begins its job, and its message is taken back when it comes again. The same holds for a handler that
+has ended, until its end is written down.
+
+Elsewhere: what a lost lease leads to (``engine.outcome``), the receipt itself (``engine.delivery``), how often to ask
+while MNS does not answer (``engine.pacing``).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
 import structlog
 
 from consumer.engine.delivery import Delivery, Orders, Stage
+from consumer.engine.pacing import Probes
+from consumer.engine.store_gate import StoreGate
 from consumer.errors import CloudError, Fault, StoreError
 from consumer.ops.words import RenewalResult
-from consumer.policy import MIN_HIDE_S, LeasePolicy
+from consumer.policy import LeasePolicy
 from consumer.store.ledger import Ledger
 
 log = structlog.stdlib.get_logger(__name__)
@@ -32,6 +40,8 @@ log = structlog.stdlib.get_logger(__name__)
 _LOOK_EVERY_S: Final = 0.5
 _TRY_AGAIN_S: Final = 1.0
 _LATE_S: Final = 1.5
+_CLAIM_PATIENCE_S: Final = 2.0
+"""For so long a renewal waits for the store: a lease is worth more than a claim that nobody else can take just now."""
 CLAIM_MARGIN_S: Final = 10.0
 """A claim outlives the lease by this much, so that a redelivery elsewhere finds it still held."""
 
@@ -43,19 +53,29 @@ class LeaseKeeper:
         queue: The queue's client.
         name: The queue's name, for the log.
         ledger: Where the claims are.
+        gate: The ledger's gate.
         policy: For how long each renewal holds and how long at most.
         observe: Told how each renewal ended.
     """
 
     def __init__(
-        self, *, queue: Orders, name: str, ledger: Ledger, policy: LeasePolicy, observe: Callable[[RenewalResult], None]
+        self,
+        *,
+        queue: Orders,
+        name: str,
+        ledger: Ledger,
+        gate: StoreGate,
+        policy: LeasePolicy,
+        observe: Callable[[RenewalResult], None],
     ) -> None:
         self._queue = queue
         self._name = name
         self._ledger = ledger
+        self._gate = gate
         self._policy = policy
         self._observe = observe
         self._held: set[Delivery] = set()
+        self._probes = Probes()
         self._news = anyio.Event()
         self._look_at = math.inf
 
@@ -79,49 +99,84 @@ class LeaseKeeper:
         async with anyio.create_task_group() as renewals:
             while True:
                 now = time.monotonic()
-                for delivery in [held for held in self._held if held.renew_at <= now]:
+                for delivery in self._due(now):
                     # Not due again before this try has ended one way or the other.
                     delivery.renew_at = math.inf
                     renewals.start_soon(self._renew, delivery)
                 # With nothing held there is nothing to look at: idle costs no wake-ups. A short lease leaves no time to
                 # be late, so the next look is when the next one is due.
                 soonest = min((held.renew_at for held in self._held), default=math.inf)
+                soonest = max(soonest, self._probes.not_before)
                 self._look_at = min(soonest, now + _LOOK_EVERY_S) if self._held else math.inf
                 with anyio.move_on_after(None if self._look_at == math.inf else max(0.0, self._look_at - now)):
                     await self._news.wait()
                 self._news = anyio.Event()
 
+    def _due(self, now: float) -> list[Delivery]:
+        """What is to be renewed now; while MNS does not answer, one at a time shows whether it does again."""
+        due = [held for held in self._held if held.renew_at <= now]
+        if not due or not self._probes.failing:
+            return due
+        # MNS is not asked for these: only their claims are kept.
+        chosen = [held for held in due if held.adrift]
+        if now >= self._probes.not_before and len(chosen) < len(due):
+            self._probes.begin()
+            # The one with the most time left: what it is answered says the most.
+            chosen.append(max((held for held in due if not held.adrift), key=lambda held: held.receipt.expires_at))
+        return chosen
+
     async def _renew(self, delivery: Delivery) -> None:
         async with delivery.lock:
             if delivery.stage is Stage.CLOSED or delivery not in self._held:
                 return
-            if 0 < delivery.grace_until <= time.monotonic():
+            now = time.monotonic()
+            if 0 < delivery.grace_until <= now:
                 self._lost(delivery, "it did not come back within a lease's length after its receipt had died")
                 return
-            try:
-                if not await self._renew_claim(delivery):
-                    # The message is the other daemon's: an order of ours could only take it out of its hands.
-                    self._lost(delivery, "another daemon has taken its claim over")
-                    return
-                delivery.hold(await self._queue.hide(delivery.receipt.handle, self._step_s(delivery)))
-                self._observe(RenewalResult.RENEWED)
-            except CloudError as error:
-                self._refused(delivery, error)
-            except StoreError as error:
-                # The store's own outage is told where it is met first; here it only must not cost the lease.
-                delivery.renew_at = time.monotonic() + _TRY_AGAIN_S
-                log.debug("claim not renewed", queue=self._name, error=str(error))
+            if delivery.stage is Stage.HELD and now - delivery.received_at >= self._policy.max_s:
+                self.drop(delivery)
+                delivery.give_back()
+                return
+            if not await self._renew_claim(delivery):
+                # The message is the other daemon's: an order of ours could only take it out of its hands.
+                self._taken_over(delivery)
+            elif delivery.adrift:
+                delivery.renew_at = time.monotonic() + self._policy.step_s / 2
+            else:
+                await self._renew_lease(delivery)
+
+    async def _renew_lease(self, delivery: Delivery) -> None:
+        asked_at = time.monotonic()
+        try:
+            delivery.hold(await self._queue.hide(delivery.receipt.handle, self._policy.step_s))
+        except CloudError as error:
+            if error.fault is Fault.GONE:
+                self._answered()
+            else:
+                self._probes.failed(asked_at)
+            self._refused(delivery, error)
+        else:
+            self._answered()
+            self._observe(RenewalResult.RENEWED)
+
+    def _answered(self) -> None:
+        if self._probes.failing:
+            self._probes.passed()
+            # What waited for this is due at once.
+            self._news.set()
 
     async def _renew_claim(self, delivery: Delivery) -> bool:
         """Renew its claim, where it has one yet; ``False`` when it is ours no longer."""
-        if delivery.key is None or not delivery.claimed:
+        if delivery.key is None or not delivery.claimed or not self._gate.is_open:
             return True
-        return not await self._ledger.renew([delivery.key], self.claim_s(delivery))
-
-    def _step_s(self, delivery: Delivery) -> int:
-        """The next lease's length, cut so that the whole stays within the maximum."""
-        left_s = self._policy.max_s - (time.monotonic() - delivery.received_at)
-        return max(MIN_HIDE_S, math.ceil(min(self._policy.step_s, left_s)))
+        gone: Sequence[str] = ()
+        # A call that is cut short still runs its course.
+        with anyio.move_on_after(_CLAIM_PATIENCE_S):
+            try:
+                gone = await self._ledger.renew([delivery.key], self.claim_s(delivery))
+            except StoreError as error:
+                self._gate.shut(error)
+        return not gone
 
     def _refused(self, delivery: Delivery, error: CloudError) -> None:
         now = time.monotonic()
@@ -143,12 +198,27 @@ class LeaseKeeper:
 
     def _lost(self, delivery: Delivery, why: str) -> None:
         self._observe(RenewalResult.LOST)
+        fields = {"queue": self._name, "message_id": delivery.message.message_id, "why": why}
+        if delivery.in_thread or delivery.stage is Stage.SETTLING:
+            if delivery.stage is Stage.RUNNING:
+                log.warning("lease lost while a plain function runs on; its claim is kept until it ends", **fields)
+            delivery.adrift = True
+            delivery.grace_until = 0.0
+            delivery.renew_at = time.monotonic()
+            self._news.set()
+            return
+        log.warning("lease lost; its run is cancelled and the message will be handled when it comes back", **fields)
+        self.drop(delivery)
+        delivery.lose()
+
+    def _taken_over(self, delivery: Delivery) -> None:
+        self._observe(RenewalResult.LOST)
         self.drop(delivery)
         if delivery.stage < Stage.SETTLING:
             log.warning(
-                "lease lost; its run is cancelled and the message will be handled when it comes back",
+                "another daemon has taken the claim over; its run is cancelled and the message is left to that one",
                 queue=self._name,
                 message_id=delivery.message.message_id,
-                why=why,
             )
-        delivery.lose()
+        if not delivery.in_thread:
+            delivery.lose()

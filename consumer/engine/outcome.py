@@ -24,6 +24,8 @@ RETENTION_MARGIN: Final = 0.9
 _NOT_READY_BASE_S: Final = 5.0
 _NOT_READY_CAP_S: Final = 300.0
 _RELEASE_S: Final = MIN_HIDE_S
+_AFTER_EXIT_S: Final = 5
+"""Longer than a process takes from its stop deadline to its end."""
 
 
 # How a run ended. One value for each way; what can go wrong with the surroundings is told apart from what the
@@ -116,8 +118,12 @@ class Skipped(StrEnum):
 class Cut(StrEnum):
     """Why a run was cut short from outside."""
 
-    STOPPING = "released"
-    LEASE_LOST = "lease_lost"
+    STOPPING = "stopping"
+    LEFT_RUNNING = "left running"
+    """By the stop deadline, while its plain function runs on until the process ends."""
+    OVERDUE = "overdue"
+    """It had waited for as long as a message may be held, and no handler was called."""
+    LEASE_LOST = "lease lost"
 
 
 End: TypeAlias = Returned | Raised | TimedOut | Unfit | NotReady | Unreachable | HeldElsewhere | Skipped | Cut
@@ -220,22 +226,15 @@ def decide(end: End, run: Run, policy: RetryPolicy) -> Outcome:
             return Done()
         case Skipped():
             return Forget(end)
-        case Cut.LEASE_LOST:
-            return Lost()
-        case Cut.STOPPING:
-            return Hide(_RELEASE_S, None, "the daemon stops")
+        case Cut():
+            return _cut_short(end, run)
         case HeldElsewhere():
             # It comes back once that claim can have ended; the holder deletes its own message meanwhile.
             return Hide(_whole(end.remaining_s), None, "its job is being handled by another delivery")
         case Unfit():
             return Dead(end.reason, end.error)
-        case NotReady() if run.age_s >= end.limit_s:
-            told = (
-                f"MPS still says {end.state!r} {run.age_s:.0f} s after the notification; waited up to {end.limit_s:g} s"
-            )
-            return Dead(Reason.RESULT_NOT_READY, told)
         case NotReady():
-            return _come_back(_patience_s(run), run, None, f"the job is {end.state!r}: no result yet")
+            return _not_ready(end, run)
         case Unreachable():
             return _come_back(_patience_s(run), run, None, _sentence(end.error))
         case TimedOut():
@@ -249,6 +248,25 @@ def crashing(run: Run) -> Dead | None:
     if run.starts < CRASH_STARTS:
         return None
     return Dead(Reason.CRASHING, f"its handler was started {run.starts} times and the process ended each time")
+
+
+def _cut_short(cut: Cut, run: Run) -> Outcome:
+    match cut:
+        case Cut.LEASE_LOST:
+            return Lost()
+        case Cut.STOPPING:
+            return Hide(_RELEASE_S, None, "the daemon stops")
+        case Cut.LEFT_RUNNING:
+            return Hide(_AFTER_EXIT_S, None, "the daemon stops; its plain function runs on until the process has ended")
+        case Cut.OVERDUE:
+            return _come_back(_patience_s(run), run, None, "it waited for its turn for as long as a message is held")
+
+
+def _not_ready(end: NotReady, run: Run) -> Hide | Dead:
+    if run.age_s >= end.limit_s:
+        told = f"MPS still says {end.state!r} {run.age_s:.0f} s after the notification; waited up to {end.limit_s:g} s"
+        return Dead(Reason.RESULT_NOT_READY, told)
+    return _come_back(_patience_s(run), run, None, f"the job is {end.state!r}: no result yet")
 
 
 def _raised(error: Exception, run: Run, policy: RetryPolicy) -> Outcome:

@@ -5,7 +5,8 @@ nothing spins: a fault that passes by itself is tried again with growing, jitter
 (so that work resumes within five of its going); one that waits for a person is tried every 5 s for 2 minutes, then
 every 60 s.
 
-Elsewhere: which fault an error is (``errors.Fault``), who asks (``engine.poll``, ``engine.process``).
+Elsewhere: which fault an error is (``errors.Fault``), who asks (``engine.poll``, ``engine.lease``,
+``engine.deletes``, ``engine.results``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,48 @@ _CAP_S: Final = 4.0
 _SLOW_S: Final = 5.0
 _SLOWER_S: Final = 60.0
 _SLOW_FOR_S: Final = 120.0
+
+
+def pause_s(faults: int) -> float:
+    """The pause after so many faults in a row, from 1: doubled up to the cap, half of it by dice."""
+    ceiling_s = min(_CAP_S, _BASE_S * 2.0 ** min(faults - 1, 10))
+    return ceiling_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads a crowd, guards nothing
+
+
+class Probes:
+    """Many callers of one service while it does not answer: one at a time asks, with growing pauses.
+
+    Tells nobody: an outage has its two lines where it is met by polling.
+    """
+
+    def __init__(self) -> None:
+        self._faults = 0
+        self._failed_at = 0.0
+        self.not_before = 0.0
+        """When the next one may ask, on the monotonic clock; 0 while the service answers."""
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last answer was a fault."""
+        return self._faults > 0
+
+    def begin(self) -> None:
+        """One asks: no other one does until it is answered, or takes too long over it."""
+        self.not_before = time.monotonic() + _CAP_S
+
+    def failed(self, asked_at: float) -> None:
+        """Note a fault of a call that began at ``asked_at``, on the monotonic clock."""
+        now = time.monotonic()
+        # Calls that were under way together fail together: that is one fault, not many.
+        if asked_at >= self._failed_at:
+            self._faults += 1
+            self._failed_at = now
+        self.not_before = now + pause_s(self._faults)
+
+    def passed(self) -> None:
+        """Note an answer: everybody may ask again."""
+        self._faults = 0
+        self.not_before = 0.0
 
 
 class Outage:
@@ -66,8 +109,7 @@ class Outage:
             log.warning(self._begins, **self._queue, error=str(error))
         if isinstance(error, CloudError) and not error.retryable:
             return _SLOW_S if now - self._began_at < _SLOW_FOR_S else _SLOWER_S
-        ceiling_s = min(_CAP_S, _BASE_S * 2.0 ** min(self._faults - 1, 10))
-        return ceiling_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads a crowd, guards nothing
+        return pause_s(self._faults)
 
     def over(self) -> None:
         """Note a success; logs the outage's length when there was one."""

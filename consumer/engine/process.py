@@ -43,7 +43,7 @@ from consumer.errors import StoreError
 from consumer.ops.words import Outcome as Word
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import NOT_WANTED, Job
-from consumer.policy import RetryPolicy
+from consumer.policy import SUSPECT_STARTS, RetryPolicy
 from consumer.store.ledger import Claimed, Elsewhere, Ended
 
 
@@ -62,7 +62,7 @@ async def process(lane: Lane, delivery: Delivery) -> Word | None:
         with anyio.CancelScope() as delivery.scope:
             work.end = await _run(lane, work)
         # A run that was cut short left no end behind.
-        end = work.end = work.end or (Cut.LEASE_LOST if delivery.lost else Cut.STOPPING)
+        end = work.end = work.end or _cut(delivery)
         outcome = decide(end, _facts(lane, work), _policy(lane, work.handler))
         # Nothing may cut short what is being written down, but the stop deadline.
         settled: Outcome = Lost()
@@ -106,7 +106,11 @@ async def _run(lane: Lane, work: Work) -> End:
     if dead := crashing(_facts(lane, work)):
         return Unfit(dead.reason, dead.error)
     fetched = await fetch(
-        work.notification, work.verdict, lane.mps, lane.settings.result_wait_s, lambda word: lane.queries[word].inc()
+        work.notification,
+        work.verdict,
+        lane.results.query,
+        lane.settings.result_wait_s,
+        lambda word: lane.queries[word].inc(),
     )
     if not isinstance(fetched, Fetched):
         return fetched
@@ -116,7 +120,8 @@ async def _run(lane: Lane, work: Work) -> End:
 
 async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> End:
     """Hop 7: wait for the handler's turn, then call it."""
-    async with lane.turns.get(handler.name) or contextlib.nullcontext():
+    suspect = lane.alone if work.claim.starts >= SUSPECT_STARTS else contextlib.nullcontext()
+    async with lane.turns.get(handler.name) or contextlib.nullcontext(), suspect:
         if lane.stopping:
             return Cut.STOPPING
         if work.delivery.message.dequeue_count > 1:
@@ -126,6 +131,7 @@ async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) ->
             except StoreError as error:
                 lane.gate.shut(error)
                 return Unreachable(error)
+        work.delivery.in_thread = not handler.is_async
         work.delivery.stage = Stage.RUNNING
         work.started_at = time.monotonic()
         end = await invoke(handler, _job(lane, work, fetched), _limits(lane, handler), lane.threads)
@@ -133,6 +139,15 @@ async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) ->
         # From here on a lost lease cancels nothing more: the handler has ended, its end counts.
         work.delivery.stage = Stage.SETTLING
         return end
+
+
+def _cut(delivery: Delivery) -> Cut:
+    """Why a run that came to no end was cut short."""
+    if delivery.lost:
+        return Cut.LEASE_LOST
+    if delivery.overdue:
+        return Cut.OVERDUE
+    return Cut.LEFT_RUNNING if delivery.in_thread else Cut.STOPPING
 
 
 def _job(lane: Lane, work: Work, fetched: Fetched) -> Job[Any, Any]:

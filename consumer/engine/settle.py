@@ -98,6 +98,8 @@ class Settler:
             await self._gate.persist(lambda: self._ledger.release(key))
         else:
             await self._gate.persist(lambda: self._ledger.fail(key, failure))
+        # A renewal that comes now must not take the missing claim for one that was taken over.
+        delivery.claimed = False
 
     async def _hide(self, delivery: Delivery, delay_s: int) -> None:
         async with delivery.lock:

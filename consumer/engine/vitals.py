@@ -41,9 +41,13 @@ class Vitals:
     def ready(self) -> Sequence[Check]:
         """Whether messages are being handled."""
         polls = [Check(f"polling {lane.url.queue}", lane.progress.ready(), _doing(lane)) for lane in self._lanes]
+        results = [
+            Check(f"results for {lane.url.queue}", lane.results.fault is None, _asking(lane)) for lane in self._lanes
+        ]
         store = "takes writes" if self._gate.is_open else "down; polling pauses until it works"
         return [
             *polls,
+            *results,
             Check("store", self._gate.is_open, store),
             Check("handlers", self._handlers > 0, f"{self._handlers} registered"),
             self._stuck(),
@@ -58,6 +62,10 @@ class Vitals:
         stuck = sum(lane.threads.left_behind for lane in self._lanes)
         exhausted = any(lane.threads.exhausted for lane in self._lanes)
         return Check("threads", not exhausted, f"{stuck} plain functions are stuck; at the limit only a restart helps")
+
+
+def _asking(lane: Lane) -> str:
+    return "MPS answers" if lane.results.fault is None else f"waiting for MPS: {lane.results.fault}"
 
 
 def _doing(lane: Lane) -> str:

@@ -48,6 +48,18 @@ OLD = Run(age_s=345_600 * 0.9)
         pytest.param(Cut.LEASE_LOST, Run(), Lost(), id="a lost lease deletes nothing"),
         pytest.param(Cut.STOPPING, OLD, Hide(1, None, "the daemon stops"), id="a stop gives back at once, no failure"),
         pytest.param(
+            Cut.LEFT_RUNNING,
+            OLD,
+            Hide(5, None, "the daemon stops; its plain function runs on until the process has ended"),
+            id="a plain function that a stop leaves running keeps its message hidden until the process is gone",
+        ),
+        pytest.param(
+            Cut.OVERDUE,
+            Run(dequeue_count=3, dice=0.0),
+            Hide(10, None, "it waited for its turn for as long as a message is held"),
+            id="what waited as long as a message may be held comes back later, no failure",
+        ),
+        pytest.param(
             HeldElsewhere(12.2),
             OLD,
             Hide(13, None, "its job is being handled by another delivery"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import anyio
 import pytest
 from pydantic import BaseModel
+from structlog.testing import capture_logs
 
 from consumer.app import App
 from consumer.plugin.job import Job
@@ -105,19 +107,62 @@ async def test_a_failed_job_reaches_a_handler_that_looks(serve: Serve) -> None:
     assert seen == [(True, "InvalidFile", "no video")]
 
 
-async def test_an_outage_of_mps_is_not_the_handlers_failure(sandbox: Sandbox, serve: Serve) -> None:
-    """While MPS answers 503 the message comes back without a failure counted; afterwards it is the first attempt."""
+@pytest.mark.parametrize("status", [503, 429])
+async def test_an_outage_of_mps_is_waited_for(sandbox: Sandbox, serve: Serve, status: int) -> None:
+    """While MPS refuses, few questions are put and nothing moves in the queue; then each is the first attempt."""
     attempts: list[int] = []
 
     async def clip(job: Job[Any]) -> None:
         attempts.append(job.attempt)
 
-    sandbox.faults.add(Fault(kind="error", status=503, operations=("query",), count=1))
-    async with serve(handlers(VideoClip=clip)) as daemon:
+    async def bare(job: Job) -> None:
+        attempts.append(0)
+
+    with capture_logs() as lines:
+        async with serve(handlers(VideoClip=clip, Cover=bare), slots=16) as daemon:
+            for _ in range(60):
+                await submit(daemon)
+            sandbox.faults.add(Fault(kind="error", status=status, operations=("query",)))
+            await daemon.until(lambda: daemon.app.lanes[0].slots.free == 0)
+            await anyio.sleep(1)
+            before = sandbox.log.by_operation["QueryIProductionJob"]
+            await anyio.sleep(3)
+            assert sandbox.log.by_operation["QueryIProductionJob"] - before <= 4
+            assert not all(check.ok for check in daemon.app.vitals.ready())
+            assert all(check.ok for check in daemon.app.vitals.live())
+            sandbox.faults.clear()
+            over_at = time.monotonic()
+            await daemon.emptied()
+            assert time.monotonic() - over_at < 5.5
+            assert daemon.count("retries_total", queue=QUEUE, function="VideoClip", cause="unavailable") == 0
+            assert sandbox.log.by_operation["ChangeMessageVisibility"] == 0
+            assert all(check.ok for check in daemon.app.vitals.ready())
+    assert attempts == [1] * 60
+    told = [line["event"] for line in lines if line["log_level"] in {"warning", "error"} or "again" in line["event"]]
+    assert told == ["MPS does not answer; results wait until it does", "MPS answers again"]
+
+
+async def test_what_needs_no_result_passes_by(sandbox: Sandbox, serve: Serve) -> None:
+    """While MPS is down, a handler that wants no result goes on as long as there are slots; a stop waits for nobody."""
+    seen: list[str] = []
+
+    async def clip(job: Job[Any]) -> None:
+        seen.append(job.function)
+
+    async def bare(job: Job) -> None:
+        seen.append(job.function)
+
+    sandbox.faults.add(Fault(kind="error", status=503, operations=("query",)))
+    async with serve(handlers(VideoClip=clip, Cover=bare), slots=4) as daemon:
         await submit(daemon)
-        await daemon.until(lambda: bool(attempts), 15)
-        assert daemon.count("retries_total", queue=QUEUE, function="VideoClip", cause="unavailable") == 1
-    assert attempts == [1]
+        await daemon.until(lambda: daemon.app.lanes[0].results.fault is not None)
+        for number in range(8):
+            sandbox.put(QUEUE, body(f"{number:032x}").decode())
+        await daemon.until(lambda: len(seen) == 8)
+        assert await daemon.stop() < 2
+        (left,) = sandbox.messages(QUEUE)
+        assert left.visible_ms / 1000 < time.time() + 2
+    assert seen == ["Cover"] * 8
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["comes later", "never comes"])

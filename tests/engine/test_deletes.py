@@ -1,0 +1,71 @@
+"""Deletes that fail: tried while their receipts live, told once, and without them nothing runs again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import anyio
+from structlog.testing import capture_logs
+
+from consumer.plugin.job import Job
+from consumer.sandbox import Fault, Sandbox
+from tests.engine.rig import QUEUE, Serve, body, handlers
+
+BEGINS = "delete failed; the end is written down, so the redelivery will only be deleted"
+ENDS = "deletes work again"
+
+
+async def nothing(job: Job) -> None:
+    """Does nothing."""
+
+
+def told(lines: Sequence[Mapping[str, object]]) -> list[object]:
+    return [line["event"] for line in lines if line["event"] in {BEGINS, ENDS} and line["log_level"] != "debug"]
+
+
+async def test_deletes_outlast_an_outage(sandbox: Sandbox, serve: Serve) -> None:
+    """While deletes are answered by 503 few are made and nothing is told; afterwards the same receipts delete."""
+    sandbox.faults.add(Fault(kind="error", status=503, operations=("delete",)))
+    for number in range(60):
+        sandbox.put(QUEUE, body(f"{number:032x}").decode())
+    with capture_logs() as lines:
+        async with serve(handlers(Cover=nothing)) as daemon:
+            await daemon.until(lambda: daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="done") == 60)
+            await anyio.sleep(4)
+            assert sandbox.log.by_operation["BatchDeleteMessage"] <= 32
+            sandbox.faults.clear()
+            await daemon.emptied()
+            assert daemon.count("messages_received_total", queue=QUEUE) == 60
+    assert told(lines) == []
+
+
+async def test_refused_deletes_are_told_once(sandbox: Sandbox, serve: Serve) -> None:
+    """Deletes that MNS refuses for good are one line at the start and one, with its length, at the end."""
+    sandbox.account.create("brief", {"VisibilityTimeout": "1"})
+    sandbox.faults.add(Fault(kind="error", status=403, code="AccessDenied", operations=("delete",)))
+    with capture_logs() as lines:
+        async with serve(handlers(Cover=nothing), notify_url=sandbox.notify_url("brief")) as daemon:
+            for number in range(40):
+                sandbox.put("brief", body(f"{number:032x}").decode())
+            await daemon.until(lambda: daemon.count("deletes_total", queue="brief", result="failed") >= 80)
+            sandbox.faults.clear()
+            await daemon.until(lambda: not sandbox.messages("brief"))
+            assert daemon.count("jobs_total", queue="brief", function="Cover", outcome="done") == 40
+    assert told(lines) == [BEGINS, ENDS]
+
+
+async def test_a_stop_tries_its_deletes_until_the_deadline(sandbox: Sandbox, serve: Serve) -> None:
+    """A stop while deletes fail tries on; one that works before the deadline deletes, and the stop ends with it."""
+    sandbox.faults.add(Fault(kind="error", status=503, operations=("delete",)))
+    sandbox.put(QUEUE, body().decode())
+    async with serve(handlers(Cover=nothing), stop_deadline_s=8) as daemon:
+        await daemon.until(lambda: daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="done") == 1)
+
+        async def mend() -> None:
+            await anyio.sleep(2)
+            sandbox.faults.clear()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mend)
+            assert 1.5 < await daemon.stop() < 5
+    assert not sandbox.messages(QUEUE)

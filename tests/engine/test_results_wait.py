@@ -1,0 +1,117 @@
+"""Waiting for MPS: one asks, the others wait, nobody for ever; played with answers as a test wants them."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from structlog.testing import capture_logs
+
+from consumer.cloud.mps import JobAnswer
+from consumer.engine.results import Results
+from consumer.errors import CloudError, Fault
+
+
+class Service:
+    """Answers with the next fault of a list, and well when there is none."""
+
+    def __init__(self, *faults: Fault) -> None:
+        self.faults = list(faults)
+        self.asked: list[str] = []
+        self.at_once = self.most_at_once = 0
+
+    async def query(self, job_id: str) -> JobAnswer:
+        self.asked.append(job_id)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await anyio.sleep(0.01)
+        finally:
+            self.at_once -= 1
+        if self.faults:
+            raise CloudError(self.faults.pop(0), operation="Query", target="mps", code="c", detail="d")
+        return JobAnswer(job_id, "Cover", "Success", None, None, None, None, None, None, "r", found=True)
+
+
+def asking(service: Service, patience_s: float = 30) -> Results:
+    return Results(service.query, "q", failed=lambda: None, patience_s=patience_s)
+
+
+async def test_one_asks_while_it_is_down() -> None:
+    """Once a question has failed only one is put at a time; all are answered in the end."""
+    service = Service(*[Fault.SERVER] * 4)
+    results = asking(service)
+    answers: list[str] = []
+
+    async def ask(job_id: str) -> None:
+        answers.append((await results.query(job_id)).job_id)
+
+    with anyio.fail_after(15):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, "first")
+            await anyio.sleep(0.1)
+            service.most_at_once = 0
+            for number in range(30):
+                tasks.start_soon(ask, str(number))
+            await anyio.sleep(0.1)
+            # Nobody asked within the pause.
+            assert service.asked == ["first"]
+            while service.faults:  # noqa: ASYNC110 - the service is a stand-in without events
+                await anyio.sleep(0.01)
+            assert service.most_at_once == 1
+    assert len(answers) == 31
+    assert results.fault is None
+
+
+async def test_the_one_that_asks_may_be_cut_short() -> None:
+    """When the one whose turn it is gets cancelled, the next one asks; the pause is kept."""
+    service = Service(Fault.NETWORK)
+    results = asking(service)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(results.query, "cut")
+            await anyio.sleep(0.1)
+            tasks.cancel_scope.cancel()
+        assert results.fault is not None
+        assert (await results.query("other")).job_id == "other"
+    assert service.asked == ["cut", "other"]
+
+
+async def test_nobody_waits_for_ever() -> None:
+    """After the patience every question fails with the fault, also those that never had their turn."""
+    service = Service(*[Fault.SERVER] * 100)
+    results = asking(service, patience_s=1)
+    failed: list[Fault] = []
+
+    async def ask(number: int) -> None:
+        try:
+            await results.query(str(number))
+        except CloudError as error:
+            failed.append(error.fault)
+
+    with anyio.fail_after(3):
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(ask, number)
+    assert failed == [Fault.SERVER] * 20
+    assert len(service.asked) <= 20 + 3
+
+
+@pytest.mark.parametrize(("throttles", "told"), [(2, 0), (5, 2)])
+async def test_a_throttled_question_is_put_again(throttles: int, told: int) -> None:
+    """Being throttled now and then is no outage and no news; nothing but that is one."""
+    service = Service(*[Fault.THROTTLED] * throttles)
+    results = asking(service)
+    with anyio.fail_after(10), capture_logs() as lines:
+        assert (await results.query("j")).job_id == "j"
+    assert len(service.asked) == throttles + 1
+    assert len(lines) == told
+
+
+async def test_a_refused_id_is_no_outage() -> None:
+    """MPS that refuses an id has answered: the fault is that question's own, and ends an outage."""
+    service = Service(Fault.SERVER, Fault.REQUEST)
+    results = asking(service)
+    with anyio.fail_after(5), pytest.raises(CloudError) as raised:
+        await results.query("j")
+    assert raised.value.fault is Fault.REQUEST
+    assert results.fault is None
