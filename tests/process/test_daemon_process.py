@@ -2,100 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
-import pytest
 
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, body
-
-HANDLERS = """
-import time
-from consumer import Job, handler
-
-@handler("Cover")
-async def cover(job: Job) -> None:
-    pass
-
-@handler("VideoClip")
-def never_returns(job: Job) -> None:
-    print("begun", flush=True)
-    time.sleep(600)
-"""
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(SandboxSettings(port=0)) as running:
-        running.account.ensure(QUEUE)
-        yield running
-
-
-class Process:
-    """A daemon of its own on one queue.
-
-    Args:
-        sandbox: Whose queue.
-        folder: Where its handlers, its ledger and its log are.
-        environ: Variables besides those that every test sets.
-        flags: Settings as ``KEY=VALUE``.
-    """
-
-    def __init__(self, sandbox: Sandbox, folder: Path, *flags: str, **environ: str) -> None:
-        (folder / "handlers").mkdir(exist_ok=True)
-        (folder / "handlers" / "mine.py").write_text(HANDLERS)
-        self.log = folder / "daemon.log"
-        settings = [
-            f"notify_url={sandbox.notify_url(QUEUE)}",
-            f"endpoint={sandbox.url}",
-            f"handlers_dir={folder / 'handlers'}",
-            f"store={folder / 'ledger.db'}",
-            "admin_port=0",
-            *flags,
-        ]
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "consumer", "run", *(part for text in settings for part in ("--set", text))],
-                stdout=out,
-                stderr=out,
-                env={
-                    **os.environ,
-                    "HOME": str(folder),
-                    "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
-                    "MNS_CONSUMER_ACCESS_KEY_ID": "sandbox",
-                    "MNS_CONSUMER_ACCESS_KEY_SECRET": "sandbox",
-                    **environ,
-                },
-            )
-
-    async def told(self, text: str, within_s: float = 10) -> None:
-        """Wait until the log holds a text."""
-        with anyio.fail_after(within_s):
-            while text not in self.log.read_text():  # noqa: ASYNC110 - another process writes it
-                await anyio.sleep(0.02)
-
-    async def ended(self, within_s: float = 10) -> int:
-        """Wait for the exit code."""
-        return await anyio.to_thread.run_sync(lambda: self.process.wait(within_s))
-
-
-@pytest.fixture
-def started() -> Iterator[list[Process]]:
-    processes: list[Process] = []
-    yield processes
-    for each in processes:
-        if each.process.poll() is None:
-            each.process.kill()
-            each.process.wait()
+from tests.process.rig import HANDLERS, Process
 
 
 async def test_sigterm_ends_an_idle_daemon_at_once(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
@@ -162,8 +79,7 @@ async def test_a_killed_daemon_loses_nothing(sandbox: Sandbox, tmp_path: Path, s
     first = Process(sandbox, tmp_path, f"notify_url={sandbox.notify_url('brief')}")
     started.append(first)
     await first.told("job done")
-    first.process.kill()
-    first.process.wait()
+    first.kill()
     second = Process(sandbox, tmp_path, f"notify_url={sandbox.notify_url('brief')}")
     started.append(second)
     with anyio.fail_after(12):
@@ -189,3 +105,42 @@ async def test_the_service_manager_is_told(sandbox: Sandbox, tmp_path: Path, sta
         daemon.process.send_signal(signal.SIGTERM)
         await anyio.to_thread.run_sync(listen, "STOPPING=1")
         assert await daemon.ended() == 0
+
+
+async def test_stuck_threads_ask_for_a_restart(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
+    """Stuck threads are replaced, so work goes on, up to the limit; then the watchdog is no longer pinged."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(1)
+        daemon = Process(
+            sandbox,
+            tmp_path,
+            *("stuck_limit=2", "slots=1", "max_hold_s=10", "lease_step_s=10", "handler_timeout_s=1"),
+            handlers=HANDLERS.replace('@handler("VideoClip")', '@handler("VideoClip", max_hold_s=1)'),
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+            WATCHDOG_USEC="400000",
+        )
+        started.append(daemon)
+
+        def pinged(seconds: float) -> bool:
+            """Whether the watchdog is pinged in the seconds to come."""
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                try:
+                    if "WATCHDOG=1" in manager.recv(4096).decode():
+                        return True
+                except TimeoutError:
+                    return False
+            return False
+
+        await daemon.told('"event":"started"')
+        sandbox.put(QUEUE, body("1" * 32, "VideoClip").decode())
+        await daemon.told("stuck")
+        sandbox.put(QUEUE, body("2" * 32).decode())
+        await daemon.told("job done")
+        assert await anyio.to_thread.run_sync(pinged, 2.0)
+        sandbox.put(QUEUE, body("3" * 32, "VideoClip").decode())
+        with anyio.fail_after(8):
+            while await anyio.to_thread.run_sync(pinged, 1.0):
+                pass
+        assert not await anyio.to_thread.run_sync(pinged, 1.0)

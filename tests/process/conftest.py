@@ -1,0 +1,26 @@
+"""A sandbox for daemons that are processes of their own, and the end of those that a test leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from consumer.sandbox import Sandbox, SandboxSettings
+from tests.engine.rig import QUEUE
+from tests.process.rig import Process
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(SandboxSettings(port=0)) as running:
+        running.account.ensure(QUEUE)
+        yield running
+
+
+@pytest.fixture
+def started() -> Iterator[list[Process]]:
+    processes: list[Process] = []
+    yield processes
+    for each in processes:
+        each.kill()
