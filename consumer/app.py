@@ -12,6 +12,7 @@ Elsewhere: signals, logs and the event loop (``daemon``), the life of a message 
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import AsyncExitStack
 from typing import Final
@@ -44,7 +45,7 @@ from consumer.version import version
 
 log = structlog.stdlib.get_logger(__name__)
 
-_SETTLE_RESERVE_S: Final = 2.0
+_SETTLE_RESERVE_S: Final = 1.0
 _FLUSH_RESERVE_S: Final = 0.5
 _HURRY_S: Final = 1.5
 _LOOK_S: Final = 0.02
@@ -81,7 +82,10 @@ class App:
         self._limiters: dict[str, RateLimiter] = {}
         self._stop_asked = anyio.Event()
         self._hurry_asked = anyio.Event()
-        self._stop_at = float("inf")
+        self.stop_at = math.inf
+        """When everything must have ended, on the monotonic clock."""
+        self.flushed = False
+        """Whether all that had ended when the daemon stopped is deleted."""
         self.vitals = Vitals(self.lanes, self._gate, len(registry.handlers))
         self._shared = Shared(
             settings=settings,
@@ -100,9 +104,9 @@ class App:
         """Stop; called again, skip the waiting for handlers."""
         if self._stop_asked.is_set():
             self._hurry_asked.set()
-            self._stop_at = min(self._stop_at, time.monotonic() + _HURRY_S)
+            self.stop_at = min(self.stop_at, time.monotonic() + _HURRY_S)
             return
-        self._stop_at = time.monotonic() + self.settings.stop_deadline_s
+        self.stop_at = time.monotonic() + self.settings.stop_deadline_s
         self.vitals.stopping = True
         self._stop_asked.set()
 
@@ -169,14 +173,22 @@ class App:
             lane = make_lane(named[0], clients, self._shared, orders=NoQueue())
             async with anyio.create_task_group() as background:
                 background.start_soon(self._gate.run)
+                background.start_soon(lane.leases.run)
                 word = await process(lane, delivery_of(answer))
                 background.cancel_scope.cancel("handled")
             return str(word)
 
     async def _open_store(self, stack: AsyncExitStack) -> None:
         await self._ledger.open()
-        stack.push_async_callback(self._ledger.close)
+        stack.push_async_callback(self._close_store)
         self.metrics.store_up.set(1)
+
+    async def _close_store(self) -> None:
+        """Let go of the store; what was answered is on disk already, so a store that hangs is left alone."""
+        with anyio.move_on_after(max(_FLUSH_RESERVE_S, self.stop_at - time.monotonic())) as scope:
+            await self._ledger.close()
+        if scope.cancelled_caught:
+            log.warning("store not closed in time; what was written is safe")
 
     async def _clients(self, stack: AsyncExitStack, queue: LaneSettings) -> Clients:
         account = f"{queue.url.account}/{queue.url.region}"
@@ -210,17 +222,29 @@ class App:
         def start(lane: Lane, delivery: Delivery) -> None:
             work.start_soon(_live, lane, delivery)
 
-        async with anyio.create_task_group() as polls:
-            self._pollers = [Poller(lane, start) for lane in self.lanes]
-            for poller in self._pollers:
-                polls.start_soon(poller.run)
-            queues, handlers = [lane.url.queue for lane in self.lanes], list(self.registry.handlers)
-            log.info("started", version=version(), queues=queues, handlers=handlers, admin_port=self.admin_port)
-            self.vitals.serving = True
-            if started is not None:
-                started.set()
-            await self._stop_asked.wait()
-            await self._stop_polling()
+        async with anyio.create_task_group() as limit:
+            async with anyio.create_task_group() as polls:
+                self._pollers = [Poller(lane, start) for lane in self.lanes]
+                for poller in self._pollers:
+                    polls.start_soon(poller.run)
+                self._tell_started(started)
+                await self._stop_asked.wait()
+                await self._stop_polling()
+                limit.start_soon(self._cut_polls, polls.cancel_scope)
+            limit.cancel_scope.cancel("all polls have ended")
+
+    def _tell_started(self, started: anyio.Event | None) -> None:
+        queues, handlers = [lane.url.queue for lane in self.lanes], list(self.registry.handlers)
+        log.info("started", version=version(), queues=queues, handlers=handlers, admin_port=self.admin_port)
+        self.vitals.serving = True
+        if started is not None:
+            started.set()
+
+    async def _cut_polls(self, polls: anyio.CancelScope) -> None:
+        """An answer that has begun is read to its end, but one that stalls must not cost the handlers their time."""
+        while time.monotonic() < self.stop_at - self._settle_reserve_s:  # noqa: ASYNC110 - it comes nearer when hurried
+            await anyio.sleep(_LOOK_S)
+        polls.cancel("the stop deadline comes")
 
     def _limit_settling(self, seconds: float) -> None:
         """Give up, so many seconds from now, what is still being written down."""
@@ -242,19 +266,24 @@ class App:
 
     async def _drain(self) -> None:
         """Let running handlers finish; at the deadline, or when hurried, cut them short and give them back."""
-        await self._while_held(min(_SETTLE_RESERVE_S, self.settings.stop_deadline_s / 4), unless_hurried=True)
+        await self._while_held(self._settle_reserve_s, unless_hurried=True)
         self._cancel(Stage.RUNNING)
         await self._while_held(min(_FLUSH_RESERVE_S, self.settings.stop_deadline_s / 8), unless_hurried=False)
 
+    @property
+    def _settle_reserve_s(self) -> float:
+        """What is kept of the stop deadline for writing down how cut runs ended."""
+        return min(_SETTLE_RESERVE_S, self.settings.stop_deadline_s / 4)
+
     async def _while_held(self, reserve_s: float, *, unless_hurried: bool) -> None:
-        while self._held() and time.monotonic() < self._stop_at - reserve_s:
+        while self._held() and time.monotonic() < self.stop_at - reserve_s:
             if unless_hurried and self._hurry_asked.is_set():
                 return
             await anyio.sleep(_LOOK_S)
 
     async def _flush(self) -> None:
         """Delete everything that has ended, up to the deadline."""
-        with anyio.move_on_after(max(0.1, self._stop_at - time.monotonic())) as scope:
+        with anyio.move_on_after(max(0.1, self.stop_at - time.monotonic())) as scope:
             async with anyio.create_task_group() as flushes:
                 for lane in self.lanes:
                     flushes.start_soon(lane.deletes.flush)
@@ -262,6 +291,7 @@ class App:
         if scope.cancelled_caught:
             log.warning("stopped with deletes pending; their redeliveries will only be deleted", pending=pending)
         else:
+            self.flushed = True
             log.info("stopped")
 
     def _held(self) -> list[Delivery]:

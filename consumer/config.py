@@ -122,7 +122,7 @@ class Settings(BaseSettings, Connection):
 
     slots: int = Field(64, ge=1, le=4096, description="Messages held at once for each queue.")
     max_polls: int = Field(4, ge=1, le=32, description="Polls at once for each queue while messages flow.")
-    wait_s: int = Field(MAX_WAIT_S, ge=0, le=MAX_WAIT_S, description="Length of a long poll.")
+    wait_s: int = Field(MAX_WAIT_S, ge=1, le=MAX_WAIT_S, description="Length of a long poll.")
     lease_step_s: int = Field(60, ge=10, le=MAX_HIDE_S, description="For how long each renewal hides a message.")
     max_hold_s: Seconds = Field(MAX_HIDE_S, description="The most that a message is held in one run.")
     handler_timeout_s: Seconds = Field(300, description="Time for one run of a handler.")
@@ -197,6 +197,11 @@ class Settings(BaseSettings, Connection):
             return self.store
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         return str((Path(state) if state else user_state_path("mns-consumer")) / "mns-consumer.db")
+
+    @property
+    def store_is_shared(self) -> bool:
+        """Whether other daemons may use the same store."""
+        return "://" in self.store_target()
 
     def all_lanes(self) -> Sequence[Lane]:
         """Every queue with the settings that hold for it, those of ``notify_url`` first."""

@@ -1,7 +1,7 @@
 """Run the daemon as a process: logs, the event loop, signals, the service manager, the exit code.
 
 SIGTERM and SIGINT stop it in order, a second one skips the waiting. The process ends even when threads of plain
-functions never return.
+functions never return, when a handler shields itself from being cancelled, or when a library's thread hangs.
 
 Elsewhere: the parts and their order (``app``), the command line (``cli.run``).
 """
@@ -12,8 +12,10 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, NoReturn
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -30,6 +32,11 @@ from consumer.plugin.registry import Registry, Sources
 log = structlog.stdlib.get_logger(__name__)
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_GRACE_S: Final = 0.5
+"""How long after the stop deadline the process ends whatever still runs."""
+_LAST_WORDS_S: Final = 1.0
+"""How long the interpreter has for its own end once the daemon is done: exit hooks, threads of libraries."""
+_LOOK_S: Final = 0.05
 
 
 def sources_of(settings: Settings) -> Sources:
@@ -96,21 +103,38 @@ async def _serve(app: App) -> None:
             if notifier.watchdog_interval_s is not None:
                 beside.start_soon(_watchdog, app, notifier, notifier.watchdog_interval_s)
             await app.serve(started=started)
+            app.stop_at = min(app.stop_at, time.monotonic() + _LAST_WORDS_S)
             beside.cancel_scope.cancel("stopped")
     if left_behind := sum(lane.threads.left_behind for lane in app.lanes):
         # Threads can't be ended, and the interpreter would wait for them for ever; all that matters is on disk.
         log.warning("ending with plain functions still running", threads=left_behind)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(ExitCode.OK)
+        _exit(app)
+
+
+def _exit(app: App) -> NoReturn:
+    """End at once: all that matters is on disk."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ExitCode.OK if app.flushed else ExitCode.FAILURE)
+
+
+def _end_in_time(app: App) -> None:
+    """Runs in a thread of its own from the first signal on, so that nothing that hangs can keep the process."""
+    while time.monotonic() < app.stop_at + _GRACE_S:
+        time.sleep(_LOOK_S)
+    log.warning("the stop deadline is over; ending with what still runs", flushed=app.flushed)
+    _exit(app)
 
 
 async def _stop_on_signal(app: App, notifier: Notifier, signals: AsyncIterator[signal.Signals]) -> None:
     async for received in signals:
         log.info("signal received", signal=received.name)
-        if not app.vitals.stopping:
+        first = not app.vitals.stopping
+        if first:
             notifier.stopping()
         app.stop()
+        if first:
+            threading.Thread(target=_end_in_time, args=(app,), name="stop deadline", daemon=True).start()
 
 
 async def _tell_started(started: anyio.Event, notifier: Notifier) -> None:

@@ -18,6 +18,8 @@ MAX_HIDE_S = 43_200
 """The longest, 12 hours; longer waits hide the message again when it comes back."""
 MAX_BATCH = 16
 """Messages in one receive, handles in one delete (facts: mns, 3)."""
+MAX_RETENTION_S = 604_800
+"""The longest for which a queue keeps a message, 7 days (facts: mns, 2)."""
 MAX_WAIT_S = 30
 """The longest long poll, in seconds (facts: mns, 2)."""
 

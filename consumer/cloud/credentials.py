@@ -29,6 +29,7 @@ from consumer.errors import CloudError, Fault
 _USED_FOR_S: Final = 60.0
 _RETRY_S: Final = 10.0
 _JUST_FOUND_S: Final = 5.0
+_DENIED_AGAIN_S: Final = 600.0
 _RENEWAL_WAIT_S: Final = 1.0
 _SDK: Final = "alibabacloud_credentials"
 _LOGGER: Final = "credentials"
@@ -69,8 +70,12 @@ class CredentialsSource(Protocol):
             CloudError: ``Fault.CREDENTIALS``: none were found; says in one line what was tried.
         """
 
-    async def refresh(self) -> None:
-        """Forget what is cached, since the service refused it."""
+    async def refresh(self, *, denied: bool = False) -> None:
+        """Look for other keys, since the service refused these.
+
+        Args:
+            denied: It knows the keys and says that they lack a right: other ones may have it, but probably won't.
+        """
 
 
 class StaticCredentials:
@@ -83,7 +88,7 @@ class StaticCredentials:
         """The keys that were given."""
         return self._keys
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, denied: bool = False) -> None:
         """Given keys stay as they are."""
 
 
@@ -108,7 +113,9 @@ class DefaultChain:
         self._deadline_s = deadline_s
         self._on_keys = on_keys
         self._keys: Keys | None = None
+        self._refused = False
         self._found_at = float("-inf")
+        self._denied_at = float("-inf")
         self._ask_at = float("-inf")
         self._search: asyncio.Future[Keys] | None = None
         self._chain = _Chain()
@@ -127,7 +134,7 @@ class DefaultChain:
         search = self._search
         if search is None:
             search = self._search = self._begin()
-        wait_s = self._deadline_s if self._keys is None else _RENEWAL_WAIT_S
+        wait_s = self._deadline_s if self._keys is None or self._refused else _RENEWAL_WAIT_S
         # Not wait_for: a search that takes too long goes on, and serves whoever asks next.
         await asyncio.wait([search], timeout=wait_s)
         if search.done() and not search.exception():
@@ -138,14 +145,21 @@ class DefaultChain:
             raise _failure("SearchTimeout", f"no keys within {self._deadline_s:g} s; {_TO_DO}")
         raise _failure("NoCredentials", f"{search.exception()}; {_TO_DO}")
 
-    async def refresh(self) -> None:
-        """Forget the keys, and what the chain's parts hold, unless they were found just now.
+    async def refresh(self, *, denied: bool = False) -> None:
+        """Search anew, and forget what the chain's parts hold, unless the keys were found just now.
 
-        Several calls may be refused for the same old keys; only the first may throw them away.
+        Several calls may be refused for the same old keys; only the first may have them replaced. They stay in use
+        when the search finds none: a right that one call lacks must not take the keys from all the others.
         """
-        if time.monotonic() - self._found_at < _JUST_FOUND_S:
+        now = time.monotonic()
+        if now - self._found_at < _JUST_FOUND_S or (denied and now - self._denied_at < _DENIED_AGAIN_S):
             return
-        self._keys = None
+        if self._refused and self._search is not None:
+            # It began after these keys had been refused: what it brings is new.
+            return
+        if denied:
+            self._denied_at = now
+        self._refused = True
         self._ask_at = float("-inf")
         self._chain = _Chain()
         # A search under way may still bring the old keys: the next caller begins its own.
@@ -189,6 +203,7 @@ class DefaultChain:
                 self._on_keys(found)
             if current:
                 self._keys, self._found_at, self._ask_at = found, now, now + _USED_FOR_S
+                self._refused = False
             search.set_result(found)
         else:
             if current:

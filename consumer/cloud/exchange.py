@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from consumer.cloud.credentials import CredentialsSource
+from consumer.cloud.faults import lacks_a_right
 from consumer.errors import CloudError, Fault
 
 Observe = Callable[[str, str, float], None]
@@ -55,7 +56,7 @@ class Exchange:
             self._tell(error.fault.value)
             # With a status it is the service that refused; without one there were no keys to refuse.
             if error.fault is Fault.CREDENTIALS and error.status is not None:
-                await self.credentials.refresh()
+                await self.credentials.refresh(denied=lacks_a_right(error.code))
 
     def failure(
         self, fault: Fault, code: str, detail: str, *, status: int | None = None, request_id: str | None = None

@@ -46,6 +46,14 @@ _FAILED: Final = 500
 _BY_STATUS: Final = {401: Fault.CREDENTIALS, 403: Fault.CREDENTIALS, 408: Fault.CLOCK, 429: Fault.THROTTLED}
 
 
+_RIGHTS: Final = ("AccessDenied", "PermissionDenied", "InvalidIdentity", "NoPermission", "Forbidden")
+
+
+def lacks_a_right(code: str) -> bool:
+    """Whether a refusal is of keys that are right, but may not do this."""
+    return code.startswith(_RIGHTS)
+
+
 def mns_fault(code: str, status: int) -> Fault:
     """What an error of MNS asks for: by its code, else by the HTTP status, else ``REQUEST``."""
     return _MNS.get(code) or _by_status(status)

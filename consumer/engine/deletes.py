@@ -26,6 +26,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 _LINGER_S: Final = 0.02
 _HURRY_S: Final = 0.25
+_QUIET_S: Final = 5.0
 _CALLS_AT_ONCE: Final = 8
 
 
@@ -46,6 +47,7 @@ class Deletes:
             "delete failed; the end is written down, so the redelivery will only be deleted",
             "deletes work again",
             name,
+            quiet_s=_QUIET_S,
         )
         self._waiting: list[Delivery] = []
         self._under_way = 0

@@ -17,8 +17,8 @@ from pydantic import JsonValue, ValidationError
 
 from consumer.cloud.mps import JobAnswer
 from consumer.engine.outcome import NotReady, Unfit, Unreachable
-from consumer.engine.results import Query
-from consumer.errors import CloudError, Fault
+from consumer.engine.results import Query, is_about_the_job
+from consumer.errors import CloudError
 from consumer.message.notification import Kind, Notification, Phase
 from consumer.message.result import read_result
 from consumer.ops.words import QueryResult
@@ -102,7 +102,7 @@ async def _ask(
     try:
         answer = await query(job_id)
     except CloudError as error:
-        if error.fault is Fault.REQUEST:
+        if is_about_the_job(error):
             return Unfit(Reason.NOT_IPRODUCTION, f"MPS refuses to look for job {job_id!r}: {error}")
         return Unreachable(error)
     if not answer.found:

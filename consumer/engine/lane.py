@@ -101,9 +101,11 @@ class Lane:
         if running is None or running.message.message_id != delivery.message.message_id:
             return False
         async with running.lock:
+            if running.stage is Stage.CLOSED or running.lost:
+                # It has ended, or is about to: this delivery lives a life of its own.
+                return False
             running.hold(delivery.receipt)
-        if running.stage is not Stage.CLOSED:
-            self.leases.keep(running)
+        self.leases.keep(running)
         return True
 
 

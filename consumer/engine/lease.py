@@ -78,6 +78,7 @@ class LeaseKeeper:
         self._probes = Probes()
         self._news = anyio.Event()
         self._look_at = math.inf
+        self._claims_late = False
 
     def keep(self, delivery: Delivery) -> None:
         """Renew this one's lease from now on."""
@@ -103,6 +104,9 @@ class LeaseKeeper:
                     # Not due again before this try has ended one way or the other.
                     delivery.renew_at = math.inf
                     renewals.start_soon(self._renew, delivery)
+                if self._claims_late and self._gate.is_open:
+                    self._claims_late = False
+                    renewals.start_soon(self._catch_up)
                 # With nothing held there is nothing to look at: idle costs no wake-ups. A short lease leaves no time to
                 # be late, so the next look is when the next one is due.
                 soonest = min((held.renew_at for held in self._held), default=math.inf)
@@ -167,16 +171,35 @@ class LeaseKeeper:
 
     async def _renew_claim(self, delivery: Delivery) -> bool:
         """Renew its claim, where it has one yet; ``False`` when it is ours no longer."""
-        if delivery.key is None or not delivery.claimed or not self._gate.is_open:
+        if delivery.key is None or not delivery.claimed:
+            return True
+        if not self._gate.is_open:
+            self._claims_late = True
             return True
         gone: Sequence[str] = ()
         # A call that is cut short still runs its course.
-        with anyio.move_on_after(_CLAIM_PATIENCE_S):
+        with anyio.move_on_after(_CLAIM_PATIENCE_S) as patience:
             try:
                 gone = await self._ledger.renew([delivery.key], self.claim_s(delivery))
             except StoreError as error:
+                self._claims_late = True
                 self._gate.shut(error)
+        self._claims_late |= patience.cancelled_caught
         return not gone
+
+    async def _catch_up(self) -> None:
+        """Renew all claims at once, now that the store works again: some have been without for long."""
+        held = {one.key: one for one in self._held if one.key is not None and one.claimed}
+        try:
+            gone = await self._ledger.renew(list(held), self._policy.step_s + CLAIM_MARGIN_S) if held else ()
+        except StoreError as error:
+            self._claims_late = True
+            self._gate.shut(error)
+            return
+        for key in gone:
+            # One that has ended meanwhile has let go by itself.
+            if held[key] in self._held and held[key].claimed and held[key].stage < Stage.SETTLING:
+                self._taken_over(held[key])
 
     def _refused(self, delivery: Delivery, error: CloudError) -> None:
         now = time.monotonic()

@@ -28,9 +28,9 @@ _SLOWER_S: Final = 60.0
 _SLOW_FOR_S: Final = 120.0
 
 
-def pause_s(faults: int) -> float:
+def pause_s(faults: int, cap_s: float = _CAP_S) -> float:
     """The pause after so many faults in a row, from 1: doubled up to the cap, half of it by dice."""
-    ceiling_s = min(_CAP_S, _BASE_S * 2.0 ** min(faults - 1, 10))
+    ceiling_s = min(cap_s, _BASE_S * 2.0 ** min(faults - 1, 10))
     return ceiling_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads a crowd, guards nothing
 
 
@@ -77,9 +77,13 @@ class Outage:
         begins: The log's event at its start, such as ``polling failed; trying on until it works``.
         ends: The log's event at its end, such as ``polling works again``.
         queue: The queue's name, for the log; ``None`` for what concerns all.
+        quiet_s: A success ends it only so long after its last fault: where single calls fail among others that
+            don't, it is one outage, not many.
     """
 
-    def __init__(self, begins: str, ends: str, queue: str | None = None) -> None:
+    def __init__(self, begins: str, ends: str, queue: str | None = None, *, quiet_s: float = 0.0) -> None:
+        self._quiet_s = quiet_s
+        self._failed_at = 0.0
         self._begins = begins
         self._ends = ends
         self._queue = {} if queue is None else {"queue": queue}
@@ -102,6 +106,7 @@ class Outage:
         if not self._faults:
             self._began_at = now
         self._faults += 1
+        self._failed_at = now
         kind = error.fault if isinstance(error, CloudError) else type(error).__name__
         # A change of its kind (refused, then wrong keys) is news; the same fault again is not.
         if kind != self._told:
@@ -113,8 +118,9 @@ class Outage:
 
     def over(self) -> None:
         """Note a success; logs the outage's length when there was one."""
-        if self._faults:
-            seconds = round(time.monotonic() - self._began_at, 1)
+        now = time.monotonic()
+        if self._faults and now - self._failed_at >= self._quiet_s:
+            seconds = round(now - self._began_at, 1)
             log.info(self._ends, **self._queue, outage_seconds=seconds, faults=self._faults)
             self._faults = 0
             self._told = ""

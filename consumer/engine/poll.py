@@ -12,6 +12,7 @@ Elsewhere: what happens to a message (``engine.process``), the call itself (``cl
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -22,7 +23,7 @@ import structlog
 from consumer.cloud.messages import Batch
 from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane
-from consumer.engine.pacing import Outage
+from consumer.engine.pacing import Outage, pause_s
 from consumer.errors import CloudError
 from consumer.ops.words import PollResult
 from consumer.policy import MAX_BATCH
@@ -70,6 +71,8 @@ class Poller:
         self._joined = 0
         self._most_joined = lane.settings.max_polls - 1
         self._sheds = 0
+        self._failed_joins = 0
+        self._join_at = 0.0
         self._stopped = anyio.Event()
         self._idle = anyio.CancelScope()
 
@@ -79,12 +82,14 @@ class Poller:
         async with anyio.create_task_group() as joiners:
             while not self._stopped.is_set():
                 asked = await self._slots()
-                if not asked:
+                if self._stopped.is_set():
+                    # It may have come just before a slot: then nobody would wait for the poll that begins now.
+                    self._lane.slots.give_back(asked)
                     break
                 batch = await self._receive(asked, wait_s, lead=True)
                 if batch is None:
                     continue
-                if len(batch.messages) == asked and self._joined < self._most_joined:
+                if len(batch.messages) == asked and self._may_join():
                     self._joined += 1
                     joiners.start_soon(self._join)
                 if self._was_shed(batch, wait_s):
@@ -146,25 +151,34 @@ class Poller:
                 used = len(batch.messages)
         except CloudError as error:
             lane.metrics.polls[error.fault].inc()
+            if not lead:
+                # The leading poll tells of an outage; one that only joined is not missed for a while.
+                self._failed_joins += 1
+                self._join_at = time.monotonic() + pause_s(self._failed_joins, cap_s=_SHED_CAP_S)
+                return None
             lane.progress.polled(fault=str(error))
-            pause_s = self._outage.failed(error)
-            if lead:
-                # Its slots stay taken during the pause only as long as nobody else could use them: nobody can.
-                await self._pause(pause_s)
+            # Its slots stay taken during the pause only as long as nobody else could use them: nobody can.
+            await self._pause(self._outage.failed(error))
             return None
         finally:
             self._receives.discard(receive)
             lane.slots.give_back(asked - used)
         if receive.scope.cancelled_caught:
             return None
-        self._note(batch, wait_s)
+        self._note(batch, wait_s, lead=lead)
         for message in batch.messages:
             self._start(lane, Delivery(message, message.receipt, batch.server_offset_s))
         return batch
 
-    def _note(self, batch: Batch, wait_s: int) -> None:
+    def _may_join(self) -> bool:
+        return self._joined < self._most_joined and time.monotonic() >= self._join_at
+
+    def _note(self, batch: Batch, wait_s: int, *, lead: bool) -> None:
         lane = self._lane
-        self._outage.over()
+        if lead:
+            self._outage.over()
+        else:
+            self._failed_joins = 0
         lane.progress.polled()
         lane.metrics.last_poll.set_to_current_time()
         for problem in batch.problems:
@@ -184,11 +198,11 @@ class Poller:
     async def _pause_for_shed(self) -> None:
         """The service has too many polls of ours: fewer from now on, and this one pauses."""
         self._most_joined = 0
-        pause_s = min(_SHED_CAP_S, _SHED_PAUSE_S * 2.0 ** min(self._sheds, 10))
+        seconds = min(_SHED_CAP_S, _SHED_PAUSE_S * 2.0 ** min(self._sheds, 10))
         if not self._sheds:
             log.info("polls are answered empty at once; polling less", queue=self._lane.url.queue)
         self._sheds += 1
-        await self._pause(pause_s)
+        await self._pause(seconds)
 
     async def _pause(self, seconds: float) -> None:
         self._lane.progress.wait(Wait.OUTAGE, seconds + 1)

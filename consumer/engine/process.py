@@ -70,6 +70,7 @@ async def process(lane: Lane, delivery: Delivery) -> Word | None:
             settled = await lane.settler.settle(delivery, outcome, work.record(lane.url.identity))
         return report(lane, work, settled)
     finally:
+        delivery.stage = Stage.CLOSED
         lane.leases.drop(delivery)
         if lane.held.get(work.key) is delivery:
             del lane.held[work.key]
@@ -121,7 +122,8 @@ async def _run(lane: Lane, work: Work) -> End:
 async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> End:
     """Hop 7: wait for the handler's turn, then call it."""
     suspect = lane.alone if work.claim.starts >= SUSPECT_STARTS else contextlib.nullcontext()
-    async with lane.turns.get(handler.name) or contextlib.nullcontext(), suspect:
+    # The turn comes last: while one suspect runs, the others must not keep it from the good ones.
+    async with suspect, lane.turns.get(handler.name) or contextlib.nullcontext():
         if lane.stopping:
             return Cut.STOPPING
         if work.delivery.message.dequeue_count > 1:

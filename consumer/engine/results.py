@@ -31,6 +31,11 @@ _THROTTLES: Final = 3
 Query: TypeAlias = Callable[[str], Awaitable[JobAnswer]]
 
 
+def is_about_the_job(error: CloudError) -> bool:
+    """Whether MPS refused the job's id itself; any other refusal is of the surroundings, an endpoint or a proxy."""
+    return error.fault is Fault.REQUEST and (error.code.startswith("InvalidParameter") or "JobId" in error.code)
+
+
 class Results:
     """The questions of one queue's messages.
 
@@ -57,7 +62,7 @@ class Results:
         """Ask for one job, and wait while MPS is down.
 
         Raises:
-            CloudError: ``Fault.REQUEST``: MPS refuses the id itself; anything else: it was down for too long.
+            CloudError: MPS refuses the id itself (``is_about_the_job``), or it was down for too long.
         """
         give_up_at = time.monotonic() + self._patience_s
         while True:
@@ -87,7 +92,7 @@ class Results:
             answer = await self._query(job_id)
         except CloudError as error:
             self._failed()
-            if error.fault is Fault.REQUEST:
+            if is_about_the_job(error):
                 self._over()
                 raise
             self._note(error, asked_at)

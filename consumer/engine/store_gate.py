@@ -1,7 +1,10 @@
 """Stop asking for messages while the store is down, and try it until it is back.
 
 With no ledger nothing can be claimed, ended or set aside, so messages are better off in their queue: whoever
-meets the fault shuts the gate, polls wait in front of it, and one task knocks until the store takes writes again.
+meets a fault shuts the gate, polls wait in front of it, and one task knocks until the store takes writes again.
+
+A fault may be of one write alone, as when another session keeps its row locked: then the store answers the knock at
+once and the gate opens again untold. That write is tried on by itself, with growing pauses, its message held meanwhile.
 
 Elsewhere: who meets the fault (``engine.process``, ``engine.settle``), who waits (``engine.poll``).
 """
@@ -9,15 +12,17 @@ Elsewhere: who meets the fault (``engine.process``, ``engine.settle``), who wait
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import anyio
 
-from consumer.engine.pacing import Outage
+from consumer.engine.pacing import Outage, pause_s
 from consumer.errors import StoreError
 from consumer.store.ledger import Ledger
 
 T = TypeVar("T")
+
+_STUBBORN_CAP_S: Final = 30.0
 
 
 class StoreGate:
@@ -32,10 +37,15 @@ class StoreGate:
         self._ledger = ledger
         self._observe = observe
         self._outage = Outage("store failed; polling pauses until it works", "store works again")
+        self._stubborn = Outage(
+            "an end can't be written though the store works; its message is held and it is tried on",
+            "all ends are written again",
+        )
+        self._stubborn_writes = 0
         self._opened = anyio.Event()
         self._opened.set()
         self._trouble = anyio.Event()
-        self._pause_s = 0.0
+        self._error = StoreError("")
 
     @property
     def is_open(self) -> bool:
@@ -43,11 +53,10 @@ class StoreGate:
         return self._opened.is_set()
 
     def shut(self, error: StoreError) -> None:
-        """The store failed: hold the polls back until it works again."""
+        """A call to the store failed: hold the polls back until it is known to work."""
         if self._opened.is_set():
             self._opened = anyio.Event()
-            self._pause_s = self._outage.failed(error)
-            self._observe(0)
+            self._error = error
             self._trouble.set()
 
     async def passed(self) -> None:
@@ -56,12 +65,36 @@ class StoreGate:
 
     async def persist(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write until it is written; every write is idempotent. Ends otherwise only by cancellation."""
-        while True:
-            try:
-                return await write()
-            except StoreError as error:
-                self.shut(error)
+        try:
+            return await write()
+        except StoreError as error:
+            self.shut(error)
+        await self.passed()
+        try:
+            return await write()
+        except StoreError as error:
+            self.shut(error)
+            return await self._persist_alone(write, error)
+
+    async def _persist_alone(self, write: Callable[[], Awaitable[T]], error: StoreError) -> T:
+        """The store was tried and worked, and this write failed all the same: on with it, without the others."""
+        tries = 1
+        self._stubborn_writes += 1
+        try:
+            while True:
                 await self.passed()
+                self._stubborn.failed(error)
+                await anyio.sleep(pause_s(tries, cap_s=_STUBBORN_CAP_S))
+                try:
+                    return await write()
+                except StoreError as again:
+                    error = again
+                    tries += 1
+                    self.shut(error)
+        finally:
+            self._stubborn_writes -= 1
+            if not self._stubborn_writes:
+                self._stubborn.over()
 
     async def run(self) -> None:
         """Knock while the gate is shut, until cancelled."""
@@ -69,11 +102,13 @@ class StoreGate:
             await self._trouble.wait()
             self._trouble = anyio.Event()
             while not self._opened.is_set():
-                await anyio.sleep(self._pause_s)
                 try:
                     await self._ledger.ping()
                 except StoreError as error:
-                    self._pause_s = self._outage.failed(error)
+                    # What was met first says more than the knock that failed after it.
+                    seconds = self._outage.failed(error if self._outage.on else self._error)
+                    self._observe(0)
+                    await anyio.sleep(seconds)
                 else:
                     self._outage.over()
                     self._observe(1)

@@ -13,8 +13,10 @@ import structlog
 
 from consumer.config import Settings
 from consumer.engine.lane import Lane
+from consumer.engine.pacing import Outage
 from consumer.engine.store_gate import StoreGate
 from consumer.errors import CloudError, Fault, StoreError
+from consumer.policy import MAX_RETENTION_S
 from consumer.store.ledger import Ledger
 
 log = structlog.stdlib.get_logger(__name__)
@@ -35,9 +37,10 @@ async def watch_attributes(lane: Lane) -> None:
             lane.retention_s = (await lane.queue.attributes()).retention_s
             told = False
         except CloudError as error:
-            pause_s = _ATTRIBUTES_AGAIN_S
-            # A fault that polling meets too is told there.
-            if not told and error.fault is Fault.CREDENTIALS and lane.progress.ready():
+            # A fault that polling meets too is told there; a right that is missing for this alone will be for long.
+            denied = error.fault is Fault.CREDENTIALS and lane.progress.ready()
+            pause_s = _ATTRIBUTES_EVERY_S if denied else _ATTRIBUTES_AGAIN_S
+            if denied and not told:
                 told = True
                 log.warning(
                     "queue attributes can't be read; taking its retention for MNS's default",
@@ -49,10 +52,15 @@ async def watch_attributes(lane: Lane) -> None:
 
 
 async def prune(ledger: Ledger, gate: StoreGate, settings: Settings, lanes: Sequence[Lane]) -> None:
-    """Forget what ended long ago, in small steps; never sooner than twice the longest retention of the queues."""
+    """Forget what ended long ago, in small steps; never sooner than twice the longest retention of the queues.
+
+    In a store that daemons share, other queues than ours may have rows: there twice the longest that MNS knows.
+    """
+    outage = Outage("old records can't be removed from the store; tried again every minute", "old records go again")
+    least_s = 2 * MAX_RETENTION_S if settings.store_is_shared else 0.0
     while True:
         await anyio.sleep(_PRUNE_EVERY_S)
-        keep_s = max([settings.job_retention_s, *(2 * lane.retention_s for lane in lanes)])
+        keep_s = max([settings.job_retention_s, least_s, *(2 * lane.retention_s for lane in lanes)])
         letters_s = max(keep_s, settings.dead_letter_retention_s)
         removed = _PRUNE_STEP
         while removed >= _PRUNE_STEP:
@@ -60,6 +68,9 @@ async def prune(ledger: Ledger, gate: StoreGate, settings: Settings, lanes: Sequ
             try:
                 removed = await ledger.prune(older_than_s=keep_s, limit=_PRUNE_STEP, letters_older_than_s=letters_s)
             except StoreError as error:
-                gate.shut(error)
+                # Nobody waits for this: messages go on as long as their own writes do.
+                outage.failed(error)
+                break
+            outage.over()
             # Messages must not wait behind a long clean-up.
             await anyio.sleep(_PRUNE_PAUSE_S)

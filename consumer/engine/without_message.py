@@ -9,13 +9,15 @@ Elsewhere: the life (``engine.process``), who asks for it (the command ``jobs ru
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from consumer.cloud.messages import DeleteFailure, Message, Receipt
 from consumer.cloud.mps import JobAnswer
 from consumer.engine.delivery import Delivery
+
+_LEASE_S: Final = 60.0
 
 
 class NoQueue:
@@ -48,9 +50,9 @@ def notification_of(answer: JobAnswer) -> bytes:
 
 
 def delivery_of(answer: JobAnswer) -> Delivery:
-    """A delivery whose lease never ends."""
+    """A delivery whose lease can always be renewed."""
     now = time.time()
-    receipt = Receipt("", math.inf)
+    receipt = Receipt("", time.monotonic() + _LEASE_S)
     message = Message(
         message_id=f"job-{answer.job_id}",
         body=notification_of(answer),

@@ -1,47 +1,16 @@
-"""What the tests of the operators' commands share: places for stores, and dead letters in them."""
+"""What the tests of the operators' commands share: dead letters in stores."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from urllib.parse import urlsplit
-
-import asyncpg
-import pytest
+from collections.abc import Sequence
 
 from consumer.policy import Reason
 from consumer.store.dead_letters import StoredLetter
 from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord
 from consumer.store.open import make_ledger, make_operators
 
-POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test")
 ACCOUNT = "1234567890123456/cn-hangzhou"
-
-
-@contextmanager
-def postgres_schema() -> Iterator[str]:
-    """The address of an empty schema, dropped at the end; where there is no server: skip at home, fail in CI."""
-    schema = f"mns_consumer_cli_{secrets.token_hex(6)}"
-
-    async def tell(statement: str) -> None:
-        connection = await asyncpg.connect(POSTGRES, timeout=5)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    try:
-        asyncio.run(tell(f"CREATE SCHEMA {schema}"))
-    except (OSError, asyncpg.PostgresError) as error:
-        told = f"no PostgreSQL at {urlsplit(POSTGRES).hostname} ({error}); set TEST_POSTGRES_URL"
-        if os.environ.get("CI"):
-            pytest.fail(told)
-        pytest.skip(told)
-    yield f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}search_path={schema}"
-    asyncio.run(tell(f"DROP SCHEMA {schema} CASCADE"))
 
 
 def record(name: str, queue: str = "jobs", function: str = "Cover") -> JobRecord:

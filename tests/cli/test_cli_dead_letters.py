@@ -18,7 +18,8 @@ from consumer.cli.records import parse_since
 from consumer.errors import UsageError
 from consumer.policy import Reason
 from consumer.store.ledger import Ended, Filter
-from tests.cli.letters_rig import ACCOUNT, claim, fill, letter, postgres_schema, states, stored
+from tests.cli.letters_rig import ACCOUNT, claim, fill, letter, states, stored
+from tests.postgres import postgres_store
 
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
@@ -40,7 +41,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         fill(str(tmp_path / "store.db"), FIVE)
         yield str(tmp_path / "store.db")
     else:
-        with postgres_schema() as target:
+        with postgres_store() as target:
             fill(target, FIVE)
             yield target
 

@@ -11,7 +11,8 @@ import anyio.to_thread
 import pytest
 
 from consumer.store.open import make_operators
-from tests.cli.letters_rig import ACCOUNT, fill, letter, postgres_schema, record
+from tests.cli.letters_rig import ACCOUNT, fill, letter, record
+from tests.postgres import postgres_store
 
 Cli = Callable[..., Any]
 
@@ -32,7 +33,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         fill(target, [letter("dead")], [record("first"), record("second", queue="other", function="VideoH2V")])
         yield target
     else:
-        with postgres_schema() as target:
+        with postgres_store() as target:
             fill(target, [letter("dead")], [record("first"), record("second", queue="other", function="VideoH2V")])
             yield target
 

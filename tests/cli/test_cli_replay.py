@@ -22,7 +22,8 @@ from consumer.errors import CloudError, Fault
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, Filter
 from consumer.store.open import make_operators
-from tests.cli.letters_rig import ACCOUNT, claim, fill, letter, postgres_schema, states, stored
+from tests.cli.letters_rig import ACCOUNT, claim, fill, letter, states, stored
+from tests.postgres import postgres_store
 
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
@@ -83,7 +84,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("MNS_CONSUMER_STORE", str(tmp_path / "store.db"))
         yield str(tmp_path / "store.db")
     else:
-        with postgres_schema() as target:
+        with postgres_store() as target:
             monkeypatch.setenv("MNS_CONSUMER_STORE", target)
             yield target
 

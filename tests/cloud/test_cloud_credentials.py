@@ -12,7 +12,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -250,7 +250,7 @@ async def test_a_first_search_has_a_deadline(vendor: Vendor) -> None:
 
 
 async def test_refreshing_forgets(vendor: Vendor) -> None:
-    """Refreshing throws the keys and the parts away, but not keys that were found just now."""
+    """Refreshing replaces the keys and the parts, but not keys that were found just now."""
     chain = DefaultChain()
     await chain.keys()
     await chain.refresh()
@@ -274,6 +274,30 @@ async def test_a_search_of_before_a_refresh_is_not_kept(vendor: Vendor) -> None:
     await old
     assert chain._keys is None
     await chain.keys()
+    assert vendor.made == 2
+
+
+async def test_refused_keys_stay_until_others_are_found(vendor: Vendor) -> None:
+    """When the search for other keys fails, the refused ones are used on: perhaps they lack but one right."""
+    chain = DefaultChain()
+    await chain.keys()
+    chain._found_at -= 60
+    vendor.gives = RuntimeError("down")
+    await chain.refresh()
+    assert (await chain.keys()).access_key_id == "id"
+    asked = vendor.asked
+    assert (await chain.keys()).access_key_id == "id"
+    assert vendor.asked == asked
+
+
+async def test_a_right_that_is_missing_is_no_reason_to_search_for_ever(vendor: Vendor) -> None:
+    """Keys that lack a right are searched for once in ten minutes, however often the service says so."""
+    chain = DefaultChain()
+    await chain.keys()
+    for _ in range(5):
+        chain._found_at -= 60
+        await chain.refresh(denied=True)
+        await chain.keys()
     assert vendor.made == 2
 
 
@@ -335,21 +359,26 @@ async def test_refused_keys_are_forgotten(start: Any, mns_reply: Any) -> None:
 
     class Source(StaticCredentials):
         refreshed = 0
+        denied: ClassVar[list[bool]] = []
 
-        async def refresh(self) -> None:
+        async def refresh(self, *, denied: bool = False) -> None:
             Source.refreshed += 1
+            Source.denied.append(denied)
 
-    refused, missing = (
+    refused, denied, missing = (
         mns_reply(status, b"<Error><Code>%s</Code></Error>" % code)
-        for status, code in ((403, b"InvalidAccessKeyId"), (404, b"QueueNotExist"))
-    )
-    talk = await start(refused, missing)
+        for status, code in (
+            (403, b"InvalidAccessKeyId"), (403, b"AccessDeniedByRamPolicy"), (404, b"QueueNotExist"),
+        )
+    )  # fmt: skip
+    talk = await start(refused, denied, missing)
     endpoint = talk.queue._endpoint
     object.__setattr__(endpoint, "credentials", Source(Keys("a", "b")))
-    for _ in range(2):
+    for _ in range(3):
         with pytest.raises(CloudError):
             await talk.queue.receive(1, 0)
-    assert Source.refreshed == 1
+    assert Source.denied == [False, True]
+    assert Source.refreshed == 2
 
 
 async def test_a_search_without_keys_is_observed_but_refreshes_nothing(

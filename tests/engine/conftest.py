@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from consumer.config import load
 from consumer.plugin.registry import Registry
 from consumer.sandbox import Sandbox, SandboxSettings
 from tests.engine.rig import QUEUE, Daemon, Serve
+from tests.postgres import postgres_store
 
 
 @pytest.fixture
@@ -21,6 +22,16 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     async with Sandbox(SandboxSettings(port=0, job_s=0.05)) as running:
         running.account.ensure(QUEUE)
         yield running
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest) -> Iterator[Mapping[str, str]]:
+    """The setting that names the store, on each engine in turn."""
+    if request.param == "sqlite":
+        yield {}
+    else:
+        with postgres_store() as address:
+            yield {"store": address}
 
 
 @pytest.fixture

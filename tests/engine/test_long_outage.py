@@ -5,24 +5,18 @@ Each lasts ``OUTAGE_SECONDS`` (4 by default; 30 for the long run).
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import os
-import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import anyio
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
 from consumer.plugin.job import Job
 from consumer.sandbox import Fault, Sandbox, SandboxSettings
+from tests.certificates import make_certificate, serving
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
 
 OUTAGE_S = float(os.environ.get("OUTAGE_SECONDS", "4"))
@@ -38,36 +32,13 @@ async def nothing(job: Job) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 with its key, signed by itself, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sandbox")])
-    now = dt.datetime.now(dt.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path / "sandbox.pem"
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(built.public_bytes(serialization.Encoding.PEM) + secret)
-    return path
+    return make_certificate(tmp_path)
 
 
 @pytest.fixture
 async def secure(certificate: Path) -> AsyncIterator[Sandbox]:
     """A sandbox that speaks https."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    async with Sandbox(SandboxSettings(port=0, tls=context)) as running:
+    async with Sandbox(SandboxSettings(port=0, tls=serving(certificate))) as running:
         running.account.ensure(QUEUE)
         yield running
 

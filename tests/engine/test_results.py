@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -194,7 +195,27 @@ async def test_a_result_that_is_not_ready(serve: Serve, *, waits: bool) -> None:
                 assert letter.letter.reason is Reason.RESULT_NOT_READY
 
 
-async def test_a_job_without_its_message_is_handled_once(sandbox: Sandbox, serve: Serve) -> None:
+async def test_a_refusal_that_is_not_about_the_job_buries_nothing(sandbox: Sandbox, serve: Serve) -> None:
+    """A wrong endpoint's answer sets no message aside: it is an outage, told and waited for."""
+    seen: list[int] = []
+
+    async def clip(job: Job[Any]) -> None:
+        seen.append(job.attempt)
+
+    sandbox.faults.add(Fault(kind="error", status=404, code="InvalidAction.NotFound", operations=("query",), count=1))
+    with capture_logs() as lines:
+        async with serve(handlers(VideoClip=clip)) as daemon:
+            await submit(daemon)
+            await daemon.until(lambda: bool(seen))
+            await daemon.emptied()
+            assert not await daemon.letters()
+    assert seen == [1]
+    assert "MPS does not answer; results wait until it does" in [line["event"] for line in lines]
+
+
+async def test_a_job_without_its_message_is_handled_once(
+    sandbox: Sandbox, serve: Serve, store: Mapping[str, str]
+) -> None:
     """``run_job`` handles a job whose notification was lost; its late message is then only deleted."""
     seen: list[Job[Files]] = []
 
@@ -203,7 +224,7 @@ async def test_a_job_without_its_message_is_handled_once(sandbox: Sandbox, serve
 
     registry = handlers(VideoClip=clip)
     sandbox.faults.add(Fault(kind="notification_lost", count=1))
-    async with serve(registry) as daemon:
+    async with serve(registry, **store) as daemon:
         job_id = await submit(daemon, user_data='{"album": 1}')
         await anyio.sleep(0.3)
         settings = daemon.app.settings
@@ -212,6 +233,6 @@ async def test_a_job_without_its_message_is_handled_once(sandbox: Sandbox, serve
     assert await App(settings, registry).run_job(job_id) == "duplicate"
     assert [job.user_data for job in seen] == [{"album": 1}]
     sandbox.put(QUEUE, body(job_id, "VideoClip").decode())
-    async with serve(registry) as daemon:
+    async with serve(registry, **store) as daemon:
         await daemon.emptied()
     assert len(seen) == 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import anyio
 import pytest
 
+from consumer.cloud.messages import Batch
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
 from consumer.plugin.registry import Registry
@@ -135,3 +137,45 @@ async def test_an_end_that_is_being_written_is_not_cut_short(
         daemon.task.cancel()
         await daemon.ended.wait()
     assert len(written) == 1
+
+
+async def test_a_slot_that_gets_free_as_the_stop_comes_begins_no_poll(sandbox: Sandbox, serve: Serve) -> None:
+    """When the last slot gets free in the very moment of the stop, no long poll begins that the stop would wait for."""
+    begun, finish = anyio.Event(), anyio.Event()
+
+    async def cover(job: Job) -> None:
+        begun.set()
+        await finish.wait()
+
+    sandbox.put(QUEUE, body().decode())
+    async with serve(handlers(Cover=cover), slots=1, wait_s=30) as daemon:
+        await begun.wait()
+        lane = daemon.app.lanes[0]
+        give_back = lane.slots.give_back
+        with pytest.MonkeyPatch.context() as patch:
+
+            def at_that_moment(count: int) -> None:
+                give_back(count)
+                daemon.app.stop()
+
+            patch.setattr(lane.slots, "give_back", at_that_moment)
+            began_at = time.monotonic()
+            finish.set()
+            await daemon.ended.wait()
+        assert time.monotonic() - began_at < 1.5
+    assert not sandbox.messages(QUEUE)
+
+
+async def test_an_answer_that_stalls_does_not_hold_the_stop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receive whose answer has begun is read on, but not past the deadline."""
+    async with serve(handlers(Cover=nothing), stop_deadline_s=3) as daemon:
+
+        async def stalls(count: int, wait_s: int, *, on_answer: Callable[[], None]) -> Batch:
+            on_answer()
+            await anyio.sleep(60)
+            raise AssertionError("unreachable")
+
+        monkeypatch.setattr(daemon.app.lanes[0].queue, "receive", stalls)
+        # The poll of before ends after 2 s.
+        await anyio.sleep(2.5)
+        assert 1.5 < await daemon.stop() < 3.5

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
 import anyio
-import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
@@ -16,8 +13,7 @@ from consumer.plugin.job import Job, Reject
 from consumer.sandbox import Sandbox
 from tests.engine.proxy import Proxy
 from tests.engine.rig import QUEUE, Serve, body, handlers
-
-ADDRESS = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test")
+from tests.postgres import ADDRESS, postgres_schema, store_at
 
 
 @pytest.fixture
@@ -29,23 +25,18 @@ async def proxy() -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def target(proxy: Proxy) -> AsyncIterator[str]:
+def schema() -> Iterator[str]:
+    with postgres_schema() as name:
+        yield name
+
+
+@pytest.fixture
+async def target(proxy: Proxy, schema: str) -> AsyncIterator[str]:
     """The store's address through the proxy, in a schema of the test's own."""
-    schema = f"outage_{secrets.token_hex(6)}"
-    try:
-        connection = await asyncpg.connect(ADDRESS)
-    except OSError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no PostgreSQL at {ADDRESS}: {error}")
-    await connection.execute(f"CREATE SCHEMA {schema}")
     parts = urlsplit(ADDRESS)
-    yield f"{parts.scheme}://{parts.username}@127.0.0.1:{proxy.port}{parts.path}?search_path={schema}"
+    yield store_at(f"{parts.scheme}://{parts.username}@127.0.0.1:{proxy.port}{parts.path}", schema)
     # A test that failed half-way may leave a session in a transaction: without its connection it ends.
     await proxy.cut()
-    await connection.execute("SET lock_timeout = '10s'")
-    await connection.execute(f"DROP SCHEMA {schema} CASCADE")
-    await connection.close()
 
 
 async def test_a_database_that_goes_away_pauses_the_polls(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import socket
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -144,3 +146,46 @@ async def test_stuck_threads_ask_for_a_restart(sandbox: Sandbox, tmp_path: Path,
             while await anyio.to_thread.run_sync(pinged, 1.0):
                 pass
         assert not await anyio.to_thread.run_sync(pinged, 1.0)
+
+
+SHIELDED = """
+import anyio
+from consumer import Job, handler
+
+@handler("Cover")
+async def cover(job: Job) -> None:
+    print("begun", flush=True)
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep(600)
+"""
+
+
+async def test_a_handler_that_shields_itself_does_not_keep_the_process(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process]
+) -> None:
+    """A handler that can't be cancelled is left behind at the deadline; its message stays."""
+    sandbox.put(QUEUE, body().decode())
+    daemon = Process(sandbox, tmp_path, "stop_deadline_s=2", handlers=SHIELDED)
+    started.append(daemon)
+    await daemon.told("begun")
+    asked_at = time.monotonic()
+    assert await daemon.stop() == 0
+    assert time.monotonic() - asked_at < 3.5
+    assert len(sandbox.messages(QUEUE)) == 1
+
+
+async def test_a_store_that_hangs_does_not_keep_the_process(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process]
+) -> None:
+    """With its store locked by another process, a stop still ends within its deadline, and nothing is deleted."""
+    daemon = Process(sandbox, tmp_path, "stop_deadline_s=2")
+    started.append(daemon)
+    await daemon.told('"event":"started"')
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        sandbox.put(QUEUE, body().decode())
+        await anyio.sleep(0.5)
+        asked_at = time.monotonic()
+        await daemon.stop()
+        assert time.monotonic() - asked_at < 3.5
+    assert len(sandbox.messages(QUEUE)) == 1

@@ -1,23 +1,16 @@
 """Places for stores: a file in a folder of the test's own, a schema of the test's own in a PostgreSQL server."""
 
-import asyncio
-import os
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import asyncpg
 import pytest
 
 from consumer.policy import Reason
 from consumer.store.dead_letters import Operators
 from consumer.store.ledger import DeadLetter, JobRecord, Ledger
 from consumer.store.open import make_ledger, make_operators
-
-# Several test runs may share a server: each makes a schema of its own.
-POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test")
+from tests.postgres import postgres_store
 
 Holder = Callable[[], Awaitable[Ledger]]
 MakeRecord = Callable[..., JobRecord]
@@ -68,27 +61,10 @@ def make_letter() -> MakeLetter:
     return letter
 
 
-async def _tell(statement: str) -> None:
-    connection = await asyncpg.connect(POSTGRES, timeout=5)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
 @pytest.fixture
 def postgres_target() -> Iterator[str]:
-    """The address of an empty schema, dropped at the end; where there is no server: skip at home, fail in CI."""
-    schema = f"mns_consumer_test_{secrets.token_hex(6)}"
-    try:
-        asyncio.run(_tell(f"CREATE SCHEMA {schema}"))
-    except (OSError, asyncpg.PostgresError) as error:
-        told = f"no PostgreSQL at {urlsplit(POSTGRES).hostname} ({error}); set TEST_POSTGRES_URL"
-        if os.environ.get("CI"):
-            pytest.fail(told)
-        pytest.skip(told)
-    yield f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}search_path={schema}"
-    asyncio.run(_tell(f"DROP SCHEMA {schema} CASCADE"))
+    with postgres_store() as target:
+        yield target
 
 
 @pytest.fixture
