@@ -5,7 +5,7 @@ the file has one owner, and when that ends its claims end with it. What has ende
 from the file at every claim, since operators open keys again.
 
     answers to claims and renewals go out first: they are reads and wait for no disk
-    everything else is one transaction; memory follows only once it is on disk
+    everything else but pruning is one transaction; memory follows only once it is on disk
 
 Failures and starts are written as the numbers they come to, not as "one more": saying a call again after a
 commit whose end nobody saw counts nothing twice.
@@ -83,7 +83,7 @@ class Book:
         return answers + self._claim(connection, [call for call in calls if call.kind is Kind.CLAIM])
 
     def write(self, connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Answer]:
-        """Carry out all other calls of a batch in one transaction; on disk when it returns.
+        """Carry out calls of any other kind in one transaction; on disk when it returns.
 
         Raises:
             sqlite3.Error: Nothing is known to be written; every call may be made again.

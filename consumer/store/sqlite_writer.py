@@ -1,6 +1,7 @@
 """The one thread that touches SQLite's file: it takes everything that waits and makes one transaction of it.
 
-While a commit waits for the disk, the next calls gather; the slower the disk, the larger the batches.
+While a commit waits for the disk, the next calls gather; the slower the disk, the larger the batches. Pruning comes
+last and has a transaction of its own: a fault at the old end of a table must not keep an end from being written.
 
     loop: calls of one turn -> inbox -> thread: reads answered, writes committed -> loop: answers, one wake-up
 
@@ -101,8 +102,10 @@ class Writer:
                 going_on = self._gather(waiting, block=False)
             batch, waiting = take(waiting)
             reads = [call for call in batch if call.kind in _READS]
-            writes = [call for call in batch if call.kind not in _READS]
-            for calls, carry in ((reads, self._book.read), (writes, self._book.write)):
+            prunes = [call for call in batch if call.kind is Kind.PRUNE]
+            writes = [call for call in batch if call.kind not in _READS and call.kind is not Kind.PRUNE]
+            shares = [(reads, self._book.read), (writes, self._book.write)]
+            for calls, carry in [*shares, *(([call], self._book.write) for call in prunes)]:
                 if calls:
                     self._post(resolve, self._carry_out(carry, calls))
 

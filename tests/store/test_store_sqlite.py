@@ -354,6 +354,29 @@ async def test_a_commit_in_doubt(sqlite_path: Path, make_record: MakeRecord, mon
     await ledger.close()
 
 
+async def test_a_failing_prune_fails_alone(sqlite_path: Path, make_record: MakeRecord) -> None:
+    """A prune that the file can't carry out takes no end of its batch with it, wherever it stands in the batch."""
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    for key in ("before", "after"):
+        await ledger.claim(key, 60)
+    with closing(sqlite3.connect(sqlite_path, isolation_level=None)) as other:
+        # What SQLite says of every row's removal is then about the file, as with a damaged page: OperationalError.
+        other.execute("CREATE TRIGGER broken BEFORE DELETE ON job BEGIN INSERT INTO nowhere VALUES (1); END")
+    answers = await asyncio.gather(
+        ledger.done(make_record("before")),
+        ledger.prune(older_than_s=0, limit=100),
+        ledger.done(make_record("after")),
+        ledger.ping(),
+        return_exceptions=True,
+    )
+    assert isinstance(answers[1], StoreError)
+    assert "nowhere" in str(answers[1])
+    assert [answers[0], *answers[2:]] == [True, True, None]
+    assert await ledger.claim("after", 60) == Ended(dead=False)
+    await ledger.close()
+
+
 async def test_few_transactions(sqlite_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     """Claims and releases of many tasks write nothing; their ends share transactions."""
     told: list[str] = []
