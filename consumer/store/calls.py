@@ -5,6 +5,7 @@ Elsewhere: what the verbs promise (``store.ledger``), how calls share a transact
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -22,11 +23,13 @@ class Calls(ABC):
 
     async def claim(self, key: str, lease_s: float) -> Claimed | Ended | Elsewhere:
         """See ``Ledger.claim``."""
+        _check_lease(lease_s)
         answer: Claimed | Ended | Elsewhere = await self._ask(Kind.CLAIM, key, lease_s)
         return answer
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
         """See ``Ledger.renew``."""
+        _check_lease(lease_s)
         gone: Sequence[str] = await self._ask(Kind.RENEW, None, (tuple(keys), lease_s))
         return gone
 
@@ -57,3 +60,9 @@ class Calls(ABC):
     async def ping(self) -> None:
         """See ``Ledger.ping``."""
         await self._ask(Kind.PING, None)
+
+
+def _check_lease(lease_s: float) -> None:
+    # Refused where it is the caller's bug: PostgreSQL has no such interval, and SQLite would hold the key forever.
+    if not (math.isfinite(lease_s) and lease_s > 0):
+        raise ValueError(f"lease_s is {lease_s!r}, expected a finite number of seconds above 0")

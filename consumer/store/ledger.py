@@ -156,12 +156,18 @@ class Ledger(Protocol):
         """Take a key for ``lease_s`` seconds, unless it has ended or somebody holds it.
 
         A holder finds its own claim ``Elsewhere`` too, until it lets go or the lease ends.
+
+        Raises:
+            ValueError: ``lease_s`` is not finite or not above 0: a bug in the caller.
         """
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
         """Keep claims that are ours; returns the keys that are ours no longer.
 
         A claim whose lease has ended is still ours as long as nobody has taken it over.
+
+        Raises:
+            ValueError: As for ``claim``, also with no keys.
         """
 
     async def start(self, key: str) -> int:

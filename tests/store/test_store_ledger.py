@@ -1,6 +1,7 @@
 """What every engine must do for the daemon: one suite, on SQLite and PostgreSQL, on both event loops."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -192,6 +193,19 @@ async def test_renewing_keeps(ledger: Ledger) -> None:
     assert list(await ledger.renew([], 60)) == []
     await anyio.sleep(0.25)
     assert isinstance(await ledger.claim("k", 60), Elsewhere)
+
+
+@pytest.mark.parametrize("lease_s", [math.inf, -math.inf, math.nan, 0, 0.0, -1.0])
+async def test_a_lease_is_finite(ledger: Ledger, lease_s: float) -> None:
+    """A lease that never ends, or that is over at once, is its caller's bug: told as such, and nothing is held."""
+    await ledger.claim("held", 60)
+    with pytest.raises(ValueError, match=r"lease_s is .*, expected a finite number of seconds above 0"):
+        await ledger.claim("k", lease_s)
+    for keys in (["held"], []):
+        with pytest.raises(ValueError, match="lease_s"):
+            await ledger.renew(keys, lease_s)
+    assert await ledger.claim("k", 60) == Claimed()
+    assert isinstance(await ledger.claim("held", 60), Elsewhere)
 
 
 async def test_a_late_holder_still_ends(ledger: Ledger, make_record: Make) -> None:
