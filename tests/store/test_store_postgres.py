@@ -87,6 +87,23 @@ class Proxy:
         sink.transport.abort()
 
 
+@contextlib.asynccontextmanager
+async def psql(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session of somebody else in the same database."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Look at every turn of the loop, until it holds."""
+    with anyio.fail_after(5):
+        while not holds():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+
+
 @pytest.fixture
 async def proxy(postgres_target: str) -> AsyncIterator[Proxy]:
     made = Proxy(postgres_target)
@@ -373,6 +390,67 @@ async def test_a_claim_whose_answer_got_lost(
     assert isinstance(await ledger.claim("k", 60), Elsewhere)
     await ledger.close()
     await other.close()
+
+
+async def test_a_renewal_that_is_answered_late(
+    ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal whose answer comes after its key's end or failure does not make it held again."""
+    ledger = ledgers[0]
+    for key in ("done", "failed"):
+        await ledger.claim(key, 60)
+    connection = ledger._lanes[0].link._connection
+    assert connection is not None
+    real = type(connection).fetch
+    answered, heard = asyncio.Event(), asyncio.Event()
+
+    async def late(self: asyncpg.Connection, query: str, *arguments: object) -> object:
+        rows = await real(self, query, *arguments)
+        if self is connection and query == postgres_statements.RENEW:
+            answered.set()
+            await heard.wait()
+        return rows
+
+    monkeypatch.setattr(type(connection), "fetch", late)
+    renewing = asyncio.ensure_future(ledger.renew(["done", "failed"], 60))
+    await answered.wait()
+    assert await ledger.done(make_record("done"))
+    assert await ledger.fail("failed", "x") == 1
+    heard.set()
+    assert list(await renewing) == []
+    # An operator's replay: the key is open again.
+    async with psql(postgres_target) as other:
+        await other.execute("DELETE FROM mns_consumer_job WHERE key = 'done'")
+    assert await ledger.claim("done", 60) == Claimed()
+    assert await ledger.claim("failed", 60) == Claimed(failures=1)
+
+
+async def test_a_key_is_let_go_of_once(
+    ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord
+) -> None:
+    """A call waits for the one about its key in another lane, also when the batch that had it before ends meanwhile."""
+    ledger = ledgers[0]
+    for key in ("slow", "k"):
+        await ledger.claim(key, 60)
+    async with psql(postgres_target) as other, psql(postgres_target) as another:
+        keeps_slow, keeps_k = other.transaction(), another.transaction()
+        await keeps_slow.start()
+        await other.execute("SELECT FROM mns_consumer_job WHERE key = 'slow' FOR UPDATE")
+        batch = asyncio.gather(ledger.fail("k", "x"), ledger.done(make_record("slow")))
+        await until(lambda: "k" in ledger._busy_keys)
+        await until(lambda: "k" not in ledger._busy_keys)
+        await keeps_k.start()
+        await another.execute("SELECT FROM mns_consumer_job WHERE key = 'k' FOR UPDATE")
+        claiming = asyncio.ensure_future(ledger.claim("k", 60))
+        await until(lambda: "k" in ledger._busy_keys)
+        await keeps_slow.rollback()
+        assert list(await batch) == [1, True]
+        ending = asyncio.ensure_future(ledger.done(make_record("k")))
+        await asyncio.sleep(0.1)
+        assert not ending.done()
+        await keeps_k.rollback()
+        assert await claiming == Claimed(failures=1)
+        assert await ending
 
 
 @pytest.mark.parametrize(
