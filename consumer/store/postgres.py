@@ -14,17 +14,26 @@ Elsewhere: what a batch says and what is remembered of it (``store.postgres_book
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+import asyncpg
 
 from consumer.errors import StoreError
 from consumer.store.batch import Answer, Call, Kind, resolve, take
 from consumer.store.calls import Calls
 from consumer.store.postgres_book import Book
-from consumer.store.postgres_link import LAZY_COMMIT, STEADY_PLANS, Link
+from consumer.store.postgres_link import LAZY_COMMIT, LOCK_TIMEOUT_S, STEADY_PLANS, Link, RefusedError
 from consumer.store.postgres_schema import migrate
+
+_PREPARE: Final = f"{STEADY_PLANS}; SET lock_timeout = {int(LOCK_TIMEOUT_S * 1000)}"
+_HURRY: Final = "SET LOCAL lock_timeout = 100"
+"""For a call that is tried alone, in milliseconds: it has waited long enough in its batch."""
+_BLAME_S: Final = 8.0
+"""For how long the calls of a failed batch may go on failing one by one before all that are left fail with them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,11 +54,11 @@ class PostgresLedger(Calls):
 
     def __init__(self, dsn: str) -> None:
         self._book = Book()
-        ends = Link(dsn, STEADY_PLANS)
+        ends = Link(dsn, _PREPARE)
         self._lanes = (
-            _Lane(frozenset({Kind.CLAIM, Kind.RENEW, Kind.RELEASE}), Link(dsn, f"{STEADY_PLANS}; {LAZY_COMMIT}")),
+            _Lane(frozenset({Kind.CLAIM, Kind.RENEW, Kind.RELEASE}), Link(dsn, f"{_PREPARE}; {LAZY_COMMIT}")),
             _Lane(frozenset({Kind.START, Kind.DONE, Kind.FAIL, Kind.BURY}), ends),
-            _Lane(frozenset({Kind.PRUNE, Kind.PING}), Link(dsn, STEADY_PLANS)),
+            _Lane(frozenset({Kind.PRUNE, Kind.PING}), Link(dsn, _PREPARE)),
         )
         self._first = ends
         self._address = ends.address
@@ -131,16 +140,47 @@ class PostgresLedger(Calls):
 
     async def _carry_out(self, lane: _Lane, kind: Kind, calls: Sequence[Call]) -> list[Answer]:
         try:
-            answers = await lane.link.run(lambda connection: self._book.carry_out(connection, kind, calls))
+            return await self._say(lane, kind, calls)
+        except RefusedError as error:
+            # Nothing was written. One by one, only the call that is to blame fails.
+            return [_blamed(calls[0], error)] if len(calls) == 1 else await self._one_by_one(lane, kind, calls, error)
         except StoreError as error:
             # An error apiece: one that several tasks raise would gather all their tracebacks.
             return [Answer(call, error=type(error)(*error.args)) for call in calls]
-        except Exception as error:  # noqa: BLE001 - one call with a value that no database takes may not take others along
-            if len(calls) == 1:
-                text = f"store {self._address}: {kind.value} of {calls[0].key!r} can't be written: {error!r}"
-                return [Answer(calls[0], error=StoreError(text))]
-        else:
-            self._book.remember(answers)
-            return answers
-        # Nothing was written. One by one, only the call that is to blame fails.
-        return [answer for call in calls for answer in await self._carry_out(lane, kind, [call])]
+
+    async def _one_by_one(self, lane: _Lane, kind: Kind, calls: Sequence[Call], error: StoreError) -> list[Answer]:
+        answers: list[Answer] = []
+        failing_s = 0.0
+        for call in calls:
+            if failing_s >= _BLAME_S:
+                answers.append(Answer(call, error=type(error)(*error.args)))
+                continue
+            asked_at = time.monotonic()
+            try:
+                answers += await self._say(lane, kind, [call], in_a_hurry=True)
+            except StoreError as alone:
+                answers.append(_blamed(call, alone))
+                failing_s += time.monotonic() - asked_at
+        return answers
+
+    async def _say(self, lane: _Lane, kind: Kind, calls: Sequence[Call], *, in_a_hurry: bool = False) -> list[Answer]:
+        async def say(connection: asyncpg.Connection) -> list[Answer]:
+            if not in_a_hurry:
+                return await self._book.carry_out(connection, kind, calls)
+            async with connection.transaction():
+                await connection.execute(_HURRY)
+                return await self._book.carry_out(connection, kind, calls)
+
+        try:
+            answers = await lane.link.run(say)
+        except StoreError:
+            raise
+        except Exception as error:  # a value that can't even be sent is refused like one that the server refuses
+            raise RefusedError(f"store {self._address}: it can't be written ({error!r})") from error
+        self._book.remember(answers)
+        return answers
+
+
+def _blamed(call: Call, error: StoreError) -> Answer:
+    about = ", ".join(call.value[0]) if call.kind is Kind.RENEW else call.key
+    return Answer(call, error=type(error)(f"{error}; met by {call.kind.value} of {about!r}"))

@@ -22,6 +22,8 @@ STATEMENT_TIMEOUT_S: Final = 10.0
 """After which the server itself gives a statement up."""
 ANSWER_TIMEOUT_S: Final = 12.0
 """After which a server that says nothing at all is given up: later, so that it leaves no statement running."""
+LOCK_TIMEOUT_S: Final = 2.0
+"""For how long a daemon's statement waits for a lock that somebody else keeps: its neighbours wait with it."""
 _CLOSE_TIMEOUT_S: Final = 2.0
 _MAX_TOLD: Final = 300
 
@@ -43,6 +45,11 @@ _MEANINGS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (asyncpg.ReadOnlySQLTransactionError, "it takes no writes just now; name the primary, not a standby"),
     (asyncpg.TooManyConnectionsError, "it has no connection left; raise max_connections or run fewer daemons"),
     (asyncpg.CannotConnectNowError, "it is starting or stopping"),
+    (
+        asyncpg.LockNotAvailableError,
+        "another session keeps a row or a table locked; find it in pg_stat_activity, end it",
+    ),
+    (asyncpg.DataError, "it takes no such value"),
     (asyncpg.QueryCanceledError, f"a statement took longer than {STATEMENT_TIMEOUT_S:g} s; see its load and its locks"),
     (TimeoutError, f"no answer within {ANSWER_TIMEOUT_S:g} s; see that it runs and the network lets through to it"),
     (asyncpg.PostgresConnectionError, "the connection was lost; see that it runs"),
@@ -51,7 +58,24 @@ _MEANINGS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (OSError, "it can't be reached; see that it runs and listens at this address"),
 )
 
+_ABOUT_ONE: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.LockNotAvailableError,
+    # Deadlocks, and conflicts where the database demands stricter isolation.
+    asyncpg.TransactionRollbackError,
+    asyncpg.ProgramLimitExceededError,
+    # A trigger of somebody's own that refuses a row.
+    asyncpg.RaiseError,
+    # A damaged page.
+    asyncpg.InternalServerError,
+)
+
 T = TypeVar("T")
+
+
+class RefusedError(StoreError):
+    """The database refused one value or one row, as it seems: what was asked together with it may go through alone."""
 
 
 class Link:
@@ -74,8 +98,8 @@ class Link:
         """Do some work on the connection; it may be done twice.
 
         Raises:
+            RefusedError: It refused something about one value or row; nothing was written.
             StoreError: The database can't be reached or refused the call.
-            ValueError: A value can't be sent; nothing was.
         """
         async with self._turn:
             fresh = self._connection is None or self._connection.is_closed()
@@ -83,11 +107,11 @@ class Link:
                 return await self._once(work)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 if fresh or not self._lost(error):
-                    raise self._explained(error) from error
+                    raise explain(self.address, self._dsn, error) from error
             try:
                 return await self._once(work)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                raise self._explained(error) from error
+                raise explain(self.address, self._dsn, error) from error
 
     async def close(self) -> None:
         """Let go, politely when the other side answers."""
@@ -138,11 +162,6 @@ class Link:
         # A time-out is not tried again: the caller has waited long enough.
         return self._connection is None and not isinstance(error, TimeoutError)
 
-    def _explained(self, error: BaseException) -> Exception:
-        if isinstance(error, asyncpg.DataError):
-            return ValueError(str(error))
-        return explain(self.address, self._dsn, error)
-
 
 def describe(dsn: str) -> str:
     """A database's address without user and password, as errors name it."""
@@ -157,7 +176,8 @@ def explain(address: str, dsn: str, error: BaseException) -> StoreError:
     told = (str(error).splitlines() or [""])[0][:_MAX_TOLD]
     for secret in _secrets(dsn):
         told = told.replace(secret, "***")
-    return StoreError(f"store {address}: {meaning} ({type(error).__name__}{': ' if told else ''}{told})")
+    kind = RefusedError if isinstance(error, _ABOUT_ONE) else StoreError
+    return kind(f"store {address}: {meaning} ({type(error).__name__}{': ' if told else ''}{told})")
 
 
 def _secrets(dsn: str) -> list[str]:

@@ -63,6 +63,8 @@ async def migrate(connection: asyncpg.Connection, address: str) -> None:
     if await _version(connection, address) == len(MIGRATIONS):
         return
     async with connection.transaction():
+        # Whoever is changing it just now may need longer than any other lock is waited for.
+        await connection.execute("SET LOCAL lock_timeout = 0")
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
         # Several daemons may start at once. Looking for the table again is not enough: that a table is missing
         # is remembered within a transaction, also when another session has made it meanwhile; making it isn't.

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import anyio
@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from consumer.errors import StoreError, StoreSchemaError
-from consumer.store import postgres_link, postgres_statements
+from consumer.store import postgres, postgres_link, postgres_schema, postgres_statements
 from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord
 from consumer.store.postgres import PostgresLedger
 from consumer.store.postgres_operators import PostgresOperators
@@ -361,6 +361,84 @@ async def test_long_waits_are_cut(ledgers: list[PostgresLedger], monkeypatch: py
     free.set()
     await holding
     assert await second.claim("k", 60) == Claimed()
+
+
+@pytest.mark.parametrize("verb", ["done", "claim", "renew"])
+async def test_a_locked_row_fails_alone(
+    ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord, verb: str
+) -> None:
+    """Of a batch only the call about the row that somebody keeps locked fails, soon, and is told in plain words."""
+    ledger = ledgers[0]
+    keys = [f"k{number}" for number in range(20)]
+    for key in keys:
+        await ledger.claim(key, 60)
+        if verb == "claim":
+            await ledger.release(key)
+    calls: dict[str, Callable[[str], Awaitable[object]]] = {
+        "done": lambda key: ledger.done(make_record(key)),
+        "claim": lambda key: ledger.claim(key, 60),
+        "renew": lambda key: ledger.renew([key], 60),
+    }
+    expected: dict[str, object] = {"done": True, "claim": Claimed(), "renew": []}
+    async with psql(postgres_target) as other, other.transaction():
+        await other.execute("UPDATE mns_consumer_job SET failures = failures WHERE key = 'k7'")
+        with anyio.fail_after(postgres_link.LOCK_TIMEOUT_S + 2):
+            answers = await asyncio.gather(*(calls[verb](key) for key in keys), return_exceptions=True)
+    refused = answers.pop(7)
+    assert answers == [expected[verb]] * 19
+    assert isinstance(refused, StoreError)
+    told = str(refused)
+    assert "another session keeps a row or a table locked; find it in pg_stat_activity, end it" in told
+    assert told.endswith(f"; met by {verb} of 'k7'")
+    assert await calls[verb]("k7") == expected[verb]
+
+
+async def test_a_locked_table_fails_soon(
+    ledgers: list[PostgresLedger], postgres_target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While everything is locked, a large batch is not tried to its last call, one after the other."""
+    monkeypatch.setattr(postgres, "_BLAME_S", 0.3)
+    ledger = ledgers[0]
+    await ledger.claim("k", 60)
+    async with psql(postgres_target) as other, other.transaction():
+        await other.execute("LOCK TABLE mns_consumer_job")
+        with anyio.fail_after(postgres_link.LOCK_TIMEOUT_S + 2):
+            answers = await asyncio.gather(
+                *(ledger.claim(f"k{number}", 60) for number in range(200)), return_exceptions=True
+            )
+    assert all(isinstance(answer, StoreError) and "locked" in str(answer) for answer in answers)
+    assert len({id(answer) for answer in answers}) == 200
+    assert await ledger.claim("k7", 60) == Claimed()
+
+
+async def test_a_row_that_is_refused_fails_alone(
+    ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord
+) -> None:
+    """A row that a constraint of somebody's own refuses takes no neighbour of its batch with it."""
+    ledger = ledgers[0]
+    async with psql(postgres_target) as other:
+        await other.execute("ALTER TABLE mns_consumer_job ADD CHECK (function <> 'Unwanted')")
+    for key in "abc":
+        await ledger.claim(key, 60)
+    answers = await asyncio.gather(
+        *(ledger.done(make_record(key, function="Unwanted" if key == "b" else "Cover")) for key in "abc"),
+        return_exceptions=True,
+    )
+    assert [answers[0], answers[2]] == [True, True]
+    assert isinstance(answers[1], StoreError)
+    assert "CheckViolationError" in str(answers[1])
+
+
+async def test_opening_waits_for_who_changes_the_schema(postgres_target: str) -> None:
+    """A daemon that starts while another brings the schema up to date waits longer than for any other lock."""
+    ledger = PostgresLedger(postgres_target)
+    async with psql(postgres_target) as other, other.transaction():
+        await other.execute("SELECT pg_advisory_xact_lock($1)", postgres_schema._LOCK)
+        opening = asyncio.ensure_future(ledger.open())
+        await asyncio.sleep(postgres_link.LOCK_TIMEOUT_S + 0.3)
+        assert not opening.done()
+    await opening
+    await ledger.close()
 
 
 async def test_a_claim_whose_answer_got_lost(
