@@ -4,7 +4,7 @@ Calls gather while a statement is under way and go out together; three lanes, a 
 don't wait for commits and nothing waits for upkeep:
 
     claims   claim, renew, release: not waited for on the server's disk
-    ends     start, done, fail, bury: committed when answered
+    ends     start, done, fail, bury: on the server's disk when answered
     upkeep   prune, ping
 
 Elsewhere: what a batch says and what is remembered of it (``store.postgres_book``), the connections
@@ -26,7 +26,7 @@ from consumer.errors import StoreError
 from consumer.store.batch import Answer, Call, Kind, resolve, take
 from consumer.store.calls import Calls
 from consumer.store.postgres_book import Book
-from consumer.store.postgres_link import LAZY_COMMIT, LOCK_TIMEOUT_S, STEADY_PLANS, Link, RefusedError
+from consumer.store.postgres_link import DURABLE_COMMIT, LAZY_COMMIT, LOCK_TIMEOUT_S, STEADY_PLANS, Link, RefusedError
 from consumer.store.postgres_schema import migrate
 
 _PREPARE: Final = f"{STEADY_PLANS}; SET lock_timeout = {int(LOCK_TIMEOUT_S * 1000)}"
@@ -54,7 +54,7 @@ class PostgresLedger(Calls):
 
     def __init__(self, dsn: str) -> None:
         self._book = Book()
-        ends = Link(dsn, _PREPARE)
+        ends = Link(dsn, f"{_PREPARE}; {DURABLE_COMMIT}")
         self._lanes = (
             _Lane(frozenset({Kind.CLAIM, Kind.RENEW, Kind.RELEASE}), Link(dsn, f"{_PREPARE}; {LAZY_COMMIT}")),
             _Lane(frozenset({Kind.START, Kind.DONE, Kind.FAIL, Kind.BURY}), ends),

@@ -34,6 +34,10 @@ STEADY_PLANS: Final = (
 """Look up by index, always: a plan that was made while the tables were empty is kept when they are large."""
 LAZY_COMMIT: Final = "SET synchronous_commit = off"
 """For claims: one that a crash of the database undoes is a claim that ends early."""
+DURABLE_COMMIT: Final = (
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
+"""For what must survive a crash once it was answered, however the database or the user is set up."""
 
 _MEANINGS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (asyncpg.InvalidPasswordError, "the user or the password is refused; see the store's setting"),

@@ -13,7 +13,7 @@ import asyncpg
 from consumer.policy import Reason
 from consumer.store.dead_letters import StoredJob, StoredLetter, not_replaying, replayed_already, unknown_letter
 from consumer.store.ledger import DeadLetter, Filter, LetterState
-from consumer.store.postgres_link import Link
+from consumer.store.postgres_link import DURABLE_COMMIT, Link
 from consumer.store.postgres_schema import check, key_id
 from consumer.store.postgres_statements import LETTER_COLUMNS, LETTER_TYPES, RECORD_COLUMNS, record_of
 
@@ -42,7 +42,8 @@ class PostgresOperators:
     """
 
     def __init__(self, dsn: str) -> None:
-        self._link = Link(dsn, "")
+        # A letter must not forget that its body was sent.
+        self._link = Link(dsn, DURABLE_COMMIT)
 
     async def close(self) -> None:
         """See ``Operators.close``."""

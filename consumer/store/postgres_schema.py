@@ -58,8 +58,9 @@ async def migrate(connection: asyncpg.Connection, address: str) -> None:
         address: How errors name the database.
 
     Raises:
-        StoreSchemaError: A newer version of this program made it.
+        StoreSchemaError: A newer version of this program made it, or the database can't hold all text.
     """
+    await _demand_unicode(connection, address)
     if await _version(connection, address) == len(MIGRATIONS):
         return
     async with connection.transaction():
@@ -89,6 +90,16 @@ async def check(connection: asyncpg.Connection, address: str) -> None:
         raise StoreSchemaError(
             f"store {address} has schema version {found}, expected {len(MIGRATIONS)};"
             " run this version's daemon once: it brings the schema up to date"
+        )
+
+
+async def _demand_unicode(connection: asyncpg.Connection, address: str) -> None:
+    # Anything else refuses some job's text when it comes, or keeps bytes that nobody can read back (SQL_ASCII).
+    found = await connection.fetchval("SELECT current_setting('server_encoding')")
+    if found != "UTF8":
+        raise StoreSchemaError(
+            f"store {address} has the encoding {found}, expected UTF8;"
+            " name a database that was made by CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         )
 
 

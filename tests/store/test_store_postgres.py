@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -9,7 +10,7 @@ import anyio
 import asyncpg
 import pytest
 
-from consumer.errors import StoreError, StoreSchemaError
+from consumer.errors import ExitCode, StoreError, StoreSchemaError
 from consumer.store import postgres, postgres_link, postgres_schema, postgres_statements
 from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord
 from consumer.store.postgres import PostgresLedger
@@ -307,6 +308,45 @@ async def test_a_newer_schema(postgres_target: str) -> None:
     for call in (ledger.open, lambda: operators.count_letters(Filter())):
         with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 1"):
             await call()
+    await operators.close()
+
+
+@pytest.fixture
+async def latin_target(postgres_target: str) -> AsyncIterator[str]:
+    """The address of a database that can't hold all text."""
+    name = f"mns_consumer_test_{secrets.token_hex(6)}"
+    async with psql(postgres_target) as connection:
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+        yield urlunsplit(urlsplit(postgres_target)._replace(path=f"/{name}", query=""))
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_a_database_that_can_not_hold_all_text(latin_target: str) -> None:
+    """A database of another encoding than UTF8 is refused as a fault of the settings, and nothing is made in it."""
+    for _ in range(2):
+        with pytest.raises(StoreSchemaError) as caught:
+            await PostgresLedger(latin_target).open()
+        told = str(caught.value)
+        assert "has the encoding LATIN1, expected UTF8; name a database that was made by CREATE DATABASE" in told
+        assert "\n" not in told
+        assert caught.value.exit_code is ExitCode.SETTINGS
+    async with psql(latin_target) as connection:
+        assert await connection.fetchval("SELECT to_regclass('mns_consumer_schema')") is None
+
+
+@pytest.mark.parametrize(("set_up", "ends"), [("off", "on"), ("local", "local"), ("on", "on")])
+async def test_ends_are_durable(postgres_target: str, make_record: MakeRecord, set_up: str, ends: str) -> None:
+    """Ends and operators' marks wait for the server's disk, also where its set-up says that nobody does."""
+    target = f"{postgres_target}&synchronous_commit={set_up}"
+    ledger, operators = PostgresLedger(target), PostgresOperators(target)
+    await ledger.open()
+    await ledger.claim("k", 60)
+    await ledger.done(make_record("k"))
+    await operators.count_letters(Filter())
+    links = [ledger._lanes[0].link, ledger._lanes[1].link, operators._link]
+    shown = [await link.run(lambda connection: connection.fetchval("SHOW synchronous_commit")) for link in links]
+    assert shown == ["off", ends, ends]
+    await ledger.close()
     await operators.close()
 
 
