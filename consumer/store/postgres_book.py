@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -90,12 +90,14 @@ class Book:
         return answers + [Answer(call, _claimed(row)) for call, row in zip(asked, rows, strict=True)]
 
     async def _renew(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
-        leases: dict[bytes, float] = {}
+        leases: dict[str, float] = {}
         for call in calls:
             keys, lease_s = call.value
             for key in keys:
-                leases[key_id(key)] = max(lease_s, leases.get(key_id(key), 0.0))
-        rows = await connection.fetch(sql.RENEW, self._holder, list(leases), list(leases.values())) if leases else []
+                leases[key] = max(lease_s, leases.get(key, 0.0))
+        ids = [key_id(key) for key in leases]
+        arrays = [ids, list(leases), list(leases.values()), self._told(leases)]
+        rows = await connection.fetch(sql.RENEW, self._holder, *arrays) if leases else []
         kept = {row["key_id"] for row in rows}
         return [Answer(call, [key for key in call.value[0] if key_id(key) not in kept]) for call in calls]
 
@@ -112,13 +114,18 @@ class Book:
 
     async def _done(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
         arrays = sql.columns([fit_record(call.value) for call in calls], sql.RECORD_TYPES)
+        arrays.append(self._told(str(call.key) for call in calls))
         return _answers(calls, "ours", await self._by_key(connection, sql.DONE, calls, *arrays))
 
     async def _bury(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
         letters = [fit_letter(call.value) for call in calls]
         records = sql.columns([letter.job for letter in letters], sql.RECORD_TYPES)
-        arrays = [*records, *sql.columns(letters, sql.LETTER_TYPES)]
+        arrays = [*records, *sql.columns(letters, sql.LETTER_TYPES), self._told(str(call.key) for call in calls)]
         return _answers(calls, "ours", await self._by_key(connection, sql.BURY, calls, *arrays))
+
+    def _told(self, keys: Iterable[str]) -> list[bool]:
+        """Of which claims a caller was told: their rows are made again where they are missing."""
+        return [key in self._held for key in keys]
 
     async def _by_key(
         self, connection: asyncpg.Connection, statement: str, calls: Sequence[Call], *arrays: Sequence[Any]

@@ -3,6 +3,10 @@
 Rows are locked in the order of their keys' hashes, so that the batches of several daemons never wait for each
 other in a circle. Time is the database's clock, so that daemons' clocks need not agree.
 
+A claim's row may be missing, since a crash of the database may undo its lazy commit. Where the caller was told that
+it has the claim (``told``), a renewal makes the row again and an end makes it closed, unless somebody else was there
+first. A row that is there is believed.
+
 Elsewhere: the tables (``store.postgres_schema``), gathering the batches (``store.postgres``).
 """
 
@@ -56,6 +60,11 @@ _MINE: Final = """mine AS MATERIALIZED (
   SELECT key_id FROM mns_consumer_job JOIN given USING (key_id)
   WHERE holder = $1 AND dead IS NULL ORDER BY key_id FOR UPDATE OF mns_consumer_job)"""
 
+_TOLD: Final = {"told": "boolean"}
+_MISSING: Final = """FROM given
+  WHERE told AND NOT EXISTS (SELECT FROM mns_consumer_job AS job WHERE job.key_id = given.key_id)
+  ORDER BY key_id ON CONFLICT (key_id) DO NOTHING RETURNING key_id"""
+
 CLAIM: Final = f"""WITH {_given({"key": "text", "lease_s": "float8"})}, taken AS (
   INSERT INTO mns_consumer_job AS job (key_id, key, holder, held_until, claimed_at)
   SELECT key_id, key, $1, clock_timestamp() + make_interval(secs => lease_s), clock_timestamp()
@@ -71,9 +80,12 @@ FROM given LEFT JOIN taken USING (key_id) LEFT JOIN mns_consumer_job AS job USIN
 """Our own claim is taken again: the caller knows which ones it has, so this is one whose answer got lost. What
 is told of a row that was not taken may be a moment old: it says when to come back, no more."""
 
-RENEW: Final = f"""WITH {_given({"lease_s": "float8"})}, {_MINE}
-UPDATE mns_consumer_job AS job SET held_until = clock_timestamp() + make_interval(secs => given.lease_s)
-FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id"""  # noqa: S608 - see above
+RENEW: Final = f"""WITH {_given({"key": "text", "lease_s": "float8", **_TOLD})}, {_MINE}, renewed AS (
+  UPDATE mns_consumer_job AS job SET held_until = clock_timestamp() + make_interval(secs => given.lease_s)
+  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id), anew AS (
+  INSERT INTO mns_consumer_job (key_id, key, holder, held_until, claimed_at)
+  SELECT key_id, key, $1, clock_timestamp() + make_interval(secs => lease_s), clock_timestamp() {_MISSING})
+SELECT key_id FROM renewed UNION ALL SELECT key_id FROM anew"""  # noqa: S608 - see above
 
 START: Final = f"""WITH {_given({})}, {_MINE}, begun AS (
   UPDATE mns_consumer_job AS job SET starts = starts + (NOT started)::integer, started = true
@@ -93,26 +105,29 @@ UPDATE mns_consumer_job AS job SET starts = starts - started::integer, started =
 FROM mine WHERE job.key_id = mine.key_id"""  # noqa: S608 - see above
 
 
-def _closed(dead: str) -> str:
+def _ended(dead: str) -> str:
     copied = ", ".join(f"{name} = given.{name}" for name in RECORD_TYPES if name != "key")
     return f"""closed AS (
   UPDATE mns_consumer_job AS job SET dead = {dead}, stored_at = clock_timestamp(), held_until = NULL, error = NULL,
     failures = 0, starts = 0, started = false, {copied}
-  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id)"""  # noqa: S608 - see above
+  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id), anew AS (
+  INSERT INTO mns_consumer_job (key_id, holder, claimed_at, dead, stored_at, {RECORD_COLUMNS})
+  SELECT key_id, $1, clock_timestamp(), {dead}, clock_timestamp(), {RECORD_COLUMNS} {_MISSING}), ended AS (
+  SELECT key_id FROM closed UNION ALL SELECT key_id FROM anew)"""  # noqa: S608 - see above
 
 
-def _is_closed(dead: str) -> str:
-    return f"""SELECT key_id, closed.key_id IS NOT NULL OR (job.dead IS NOT DISTINCT FROM {dead}
+def _is_ended(dead: str) -> str:
+    return f"""SELECT key_id, ended.key_id IS NOT NULL OR (job.dead IS NOT DISTINCT FROM {dead}
   AND job.holder IS NOT DISTINCT FROM $1) AS ours
-FROM given LEFT JOIN closed USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
+FROM given LEFT JOIN ended USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
 
 
-DONE: Final = f"WITH {_given(RECORD_TYPES)}, {_MINE}, {_closed('false')} {_is_closed('false')}"
+DONE: Final = f"WITH {_given({**RECORD_TYPES, **_TOLD})}, {_MINE}, {_ended('false')} {_is_ended('false')}"
 
-BURY: Final = f"""WITH {_given({**RECORD_TYPES, **LETTER_TYPES})}, {_MINE}, {_closed("true")}, filed AS (
+BURY: Final = f"""WITH {_given({**RECORD_TYPES, **LETTER_TYPES, **_TOLD})}, {_MINE}, {_ended("true")}, filed AS (
   INSERT INTO mns_consumer_letter (stored_at, {RECORD_COLUMNS}, {LETTER_COLUMNS})
-  SELECT clock_timestamp(), {RECORD_COLUMNS}, {LETTER_COLUMNS} FROM given JOIN closed USING (key_id) ORDER BY key_id)
-{_is_closed("true")}"""  # noqa: S608 - see above
+  SELECT clock_timestamp(), {RECORD_COLUMNS}, {LETTER_COLUMNS} FROM given JOIN ended USING (key_id) ORDER BY key_id)
+{_is_ended("true")}"""  # noqa: S608 - see above
 
 PRUNE: Final = (
     """DELETE FROM mns_consumer_job WHERE key_id IN (
