@@ -49,7 +49,7 @@ def replay(
     queue: QueueFlag = None,
     state: StateFlag = None,
     everything: AllFlag = False,
-    force: Annotated[bool, typer.Option("--force", help="Also those that were replayed before.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also those replayed before or done meanwhile.")] = False,
     rate: Annotated[float | None, typer.Option(metavar="N", help="At most N a second.", show_default=False)] = None,
     group_id: Annotated[str | None, typer.Option(metavar="ID", help="MessageGroupId, for a FIFO queue.")] = None,
     dry_run: DryRunFlag = False,
@@ -58,7 +58,8 @@ def replay(
     """Send dead letters to their queues again, where their jobs are handled as if they were new.
 
     Flags choose only those that were never sent again; numbers, or --state replaying, also choose those whose replay
-    was cut off, so that nobody knows whether they were sent.
+    was cut off, so that nobody knows whether they were sent. Where the job of such a one was done meanwhile, nothing is
+    sent and it is marked as replayed.
     """
     if rate is not None and not (rate > 0 and math.isfinite(rate)):
         raise UsageError(f"--rate {rate}: expected a number of letters a second above 0")
@@ -86,7 +87,7 @@ def replay(
                 _tell_replayed(ended, as_json=as_json)
             told = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in outcomes.items())
             note(told or "no dead letter matches that could be replayed")
-            return ExitCode.OK if set(outcomes) <= {"replayed"} else ExitCode.FAILURE
+            return ExitCode.OK if set(outcomes) <= {"replayed", "handled"} else ExitCode.FAILURE
 
     import anyio  # noqa: PLC0415 - quick --help
 
@@ -109,8 +110,8 @@ async def _chosen(operators: Operators, ids: Sequence[int], wanted: Filter, *, f
         return [Chosen.of(stored) for stored in found]
     every = [Chosen.of(stored) async for stored in walk_letters(operators, wanted)]
     meant = {LetterState.SET_ASIDE, wanted.state or LetterState.SET_ASIDE} - {LetterState.REPLAYED}
-    chosen = [one for one in every if force or one.state in meant]
-    left = Counter(one.state for one in every if not force and one.state not in meant)
+    chosen = [one for one in every if force or one.progress.state in meant]
+    left = Counter(one.progress.state for one in every if not force and one.progress.state not in meant)
     if left[LetterState.REPLAYED]:
         note(f"{left[LetterState.REPLAYED]} left alone that were replayed before; say --force to send them once more")
     if left[LetterState.REPLAYING]:
@@ -143,6 +144,8 @@ def _tell_replayed(one: Replayed, *, as_json: bool) -> None:
     if as_json:
         _tell_chosen(one.chosen, one.outcome.value, as_json=True, message_id=one.message_id, error=one.error)
     elif one.error is None:
-        _tell_chosen(one.chosen, one.outcome.value, as_json=False, sent=f"as message {one.message_id}")
+        handled = "whose job was done meanwhile: nothing was sent, it is marked as replayed"
+        sent = handled if one.message_id is None else f"as message {one.message_id}"
+        _tell_chosen(one.chosen, one.outcome.value, as_json=False, sent=sent)
     else:
         note(plain(f"error: dead letter {one.chosen.id}: {one.error}"))

@@ -3,10 +3,11 @@
     begin_replay   it says replaying, and its key is open
     send           its body, byte for byte
     finish_replay  it says replayed
-    cancel_replay  instead, when it is certain that nothing was sent: it is what it was
+    cancel_replay  instead, when it is certain that nothing was sent: it is what it was, and its key is closed
 
-Where nobody knows whether it was sent, it goes on saying replaying: an operator decides, never this program. What
-fails for the queue as a whole fails once: the queue's other letters are not begun.
+Where nobody knows whether it was sent, it goes on saying replaying: an operator decides, never this program; unless its
+job has been done since, for then it was. What fails for the queue as a whole fails once: the queue's other letters are
+not begun.
 
 Elsewhere: which letters (``cli.dead_letters``), the two halves in the store (``store.dead_letters``).
 """
@@ -25,8 +26,7 @@ from consumer.cloud.clients import open_clients
 from consumer.cloud.mns import MnsQueue
 from consumer.config import Lane, Settings
 from consumer.errors import CloudError, Fault, StoreError, UsageError
-from consumer.store.dead_letters import Operators, StoredLetter
-from consumer.store.ledger import LetterState
+from consumer.store.dead_letters import Begun, Operators, Progress, StoredLetter
 
 # The service said no, or there were no keys to ask it with.
 _REFUSALS: Final = frozenset({Fault.THROTTLED, Fault.CLOCK, Fault.CREDENTIALS, Fault.MISSING, Fault.REQUEST})
@@ -48,6 +48,8 @@ class Outcome(StrEnum):
     """Its queue failed before it; the letter is what it was."""
     CHANGED = "changed"
     """Somebody else replayed or purged it meanwhile; it was left alone."""
+    HANDLED = "handled"
+    """Perhaps sent before, and its job was done meanwhile; nothing was sent now, and the letter says replayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Chosen:
 
     Args:
         id: Its number.
-        state: How far it was when it was chosen.
+        progress: How far it was when it was chosen.
         reason: Why it was set aside.
         function: FunctionName or kind.
         job_id: JobId or RunId.
@@ -64,7 +66,7 @@ class Chosen:
     """
 
     id: int
-    state: LetterState
+    progress: Progress
     reason: str
     function: str
     job_id: str | None
@@ -74,7 +76,7 @@ class Chosen:
     def of(cls, stored: StoredLetter) -> Chosen:
         """What is kept of a letter while it waits for its turn."""
         job = stored.letter.job
-        return cls(stored.id, stored.state, stored.letter.reason.value, job.function, job.job_id, job.queue)
+        return cls(stored.id, stored.progress, stored.letter.reason.value, job.function, job.job_id, job.queue)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ async def replay_letters(
         operators: The store.
         settings: Where the queues are.
         chosen: Which letters.
-        force: Also those that were replayed before.
+        force: Also those that were replayed before, or whose job was done since they were perhaps sent.
         rate: At most so many a second; ``None`` is as fast as the queue takes them.
         group_id: MessageGroupId, for FIFO queues.
 
@@ -160,16 +162,15 @@ async def _replay(
 ) -> tuple[Replayed, str | None]:
     """Replay one letter; beside how it ended, why its queue takes no others either."""
     try:
-        if (now := await operators.get_letter(chosen.id)).state is not chosen.state:
-            told = f"it was {chosen.state.value} when it was chosen and is {now.state.value} now; it is left alone"
-            return Replayed(chosen, Outcome.CHANGED, error=told), None
-        stored = await operators.begin_replay(chosen.id, force=force)
+        begun = await operators.begin_replay(chosen.id, seen=chosen.progress, force=force)
     except UsageError as error:
         return Replayed(chosen, Outcome.CHANGED, error=str(error)), None
+    if begun is None:
+        return Replayed(chosen, Outcome.HANDLED), None
     try:
-        message_id = await queue.send(stored.letter.body, group_id=group_id)
+        message_id = await queue.send(begun.before.letter.body, group_id=group_id)
     except CloudError as error:
-        ended = await _not_acknowledged(operators, chosen, error)
+        ended = await _not_acknowledged(operators, chosen, begun, error)
         # A refused body says nothing of the next one.
         return ended, None if error.fault is Fault.REQUEST else f"{error.code}: {error.detail}"
     try:
@@ -181,12 +182,12 @@ async def _replay(
     return Replayed(chosen, Outcome.REPLAYED, message_id), None
 
 
-async def _not_acknowledged(operators: Operators, chosen: Chosen, error: CloudError) -> Replayed:
+async def _not_acknowledged(operators: Operators, chosen: Chosen, begun: Begun, error: CloudError) -> Replayed:
     if not surely_not_sent(error):
         told = f"nobody knows whether it was sent; it says replaying, look into the queue before the next try: {error}"
         return Replayed(chosen, Outcome.UNKNOWN, error=told)
     try:
-        await operators.cancel_replay(chosen.id)
+        await operators.cancel_replay(begun)
     except (StoreError, UsageError) as failure:
         raise StoreError(
             f"dead letter {chosen.id} was not sent ({error.code}), but may go on saying replaying: {failure}"

@@ -5,9 +5,11 @@ A replay has two halves, because the queue and the store share no transaction:
     begin_replay   the letter says ``replaying`` and its key is open again, in one transaction
     (send)         the body goes to its queue
     finish_replay  the letter says ``replayed``
+    cancel_replay  instead, when it is certain that nothing was sent: letter and key are what they were
 
-A crash between them leaves a letter that says ``replaying``, and it may be begun again. All of this works
-from another process while the daemon runs. A replayed job that dies again is a new letter.
+A crash between them leaves a letter that says ``replaying``, and it may be begun again. Who begins says what he saw of
+the letter, and begins nothing when that is no longer so: of two commands at once one sends. All of this works from
+another process while the daemon runs. A replayed job that dies again is a new letter.
 
 Elsewhere: sending (``cli``), the daemon's side of the same store (``store.ledger``).
 """
@@ -17,10 +19,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from consumer.errors import UsageError
 from consumer.store.ledger import DeadLetter, Filter, JobRecord, LetterState
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a dead letter is on its way back; no two replays of a letter leave the same.
+
+    Args:
+        state: Sent again or not.
+        replayed_at: As in ``StoredLetter``.
+    """
+
+    state: LetterState = LetterState.SET_ASIDE
+    replayed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +47,7 @@ class StoredLetter:
         letter: What was set aside; its times as the daemon wrote them.
         state: How far it is on its way back.
         stored_at: UNIX seconds, by the store's clock.
-        replayed_at: When it was last sent again; ``None`` when never.
+        replayed_at: When it was last sent again, or that was last begun; ``None`` when never.
     """
 
     id: int
@@ -40,6 +55,11 @@ class StoredLetter:
     state: LetterState
     stored_at: float
     replayed_at: float | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """What a replay is begun from."""
+        return Progress(self.state, self.replayed_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +75,24 @@ class StoredJob:
     record: JobRecord
     dead: bool
     stored_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A replay that was begun, with what is needed to call it off.
+
+    Args:
+        before: The letter as it was.
+        began_at: UNIX seconds, by the store's clock; the letter's ``replayed_at`` until the replay ends.
+        ended: How its key had ended; ``None`` when it was open already.
+    """
+
+    before: StoredLetter
+    began_at: float
+    ended: StoredJob | None
+
+
+NEVER_REPLAYED: Final = Progress()
 
 
 class Operators(Protocol):
@@ -76,11 +114,25 @@ class Operators(Protocol):
             UsageError: There is none of this number.
         """
 
-    async def begin_replay(self, letter_id: int, *, force: bool = False) -> StoredLetter:
+    async def begin_replay(
+        self, letter_id: int, *, seen: Progress = NEVER_REPLAYED, force: bool = False
+    ) -> Begun | None:
         """Mark a letter as being replayed and open its key again, with no failures and no starts.
 
+        A letter that says ``replaying`` may have been sent. When its job has been done since, it was: sent once more
+        it would run once more. Then the letter is marked as replayed, which it is, and its key stays closed.
+
+        Args:
+            letter_id: Its number.
+            seen: The letter's progress when it was chosen.
+            force: Also when it was replayed before, or its job was done since.
+
+        Returns:
+            ``None`` when its job was done since, and ``force`` is not said: send nothing.
+
         Raises:
-            UsageError: There is none of this number, or it was replayed before and ``force`` is not said.
+            UsageError: There is none of this number, or its progress is no longer what was seen, or it was replayed
+                before and ``force`` is not said; nothing is changed.
         """
 
     async def finish_replay(self, letter_id: int) -> None:
@@ -90,11 +142,15 @@ class Operators(Protocol):
             UsageError: There is none of this number, or its replay was never begun.
         """
 
-    async def cancel_replay(self, letter_id: int) -> None:
-        """Put a letter back whose body is known not to have been sent; its key stays open.
+    async def cancel_replay(self, begun: Begun) -> None:
+        """Undo the begin of a replay whose body is known not to have been sent.
+
+        The letter is what it was. A key that was closed is closed again, as dead or as done as it was, so that nothing
+        is left open; unless somebody has claimed it since, whose end counts. One that was open already stays open: a
+        message of an earlier replay may be on its way.
 
         Raises:
-            UsageError: There is none of this number, or its replay was never begun.
+            UsageError: The letter is gone, or this is no longer its replay; nothing is changed.
         """
 
     async def purge(self, wanted: Filter) -> int:
@@ -109,10 +165,43 @@ def unknown_letter(letter_id: int) -> UsageError:
     return UsageError(f"no dead letter has the number {letter_id}; see 'mns-consumer dead-letters list'")
 
 
+def demand_unchanged(found: StoredLetter, seen: Progress) -> None:
+    """See that a letter is still what was seen of it.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if found.progress == seen:
+        return
+    now = f"and is {found.state.value} now"
+    if found.state is seen.state:
+        now = "and somebody else has begun its replay once more since"
+    raise UsageError(f"dead letter {found.id} was {seen.state.value} when it was chosen {now}; it is left alone")
+
+
+def is_handled(found: StoredLetter, ended: StoredJob | None) -> bool:
+    """Whether a letter that was perhaps sent again was sent for certain, because its job has been done since."""
+    # The key was opened when its replay was begun, so whatever closed it came later.
+    return found.state is LetterState.REPLAYING and ended is not None and not ended.dead
+
+
 def replayed_already(letter_id: int, replayed_at: float | None) -> UsageError:
     """What is said when a letter that was sent again is to be sent once more."""
     when = "before" if replayed_at is None else f"at {datetime.fromtimestamp(replayed_at, UTC):%Y-%m-%d %H:%M:%S} UTC"
     return UsageError(f"dead letter {letter_id} was replayed {when}; say --force to send it once more")
+
+
+def demand_begun(found: StoredLetter, begun: Begun) -> None:
+    """See that a letter's replay is still the one that was begun.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if found.progress != Progress(LetterState.REPLAYING, begun.began_at):
+        raise UsageError(
+            f"dead letter {found.id} is {found.state.value} by somebody else's doing since its replay was begun;"
+            " it is left alone"
+        )
 
 
 def not_replaying(letter_id: int, state: LetterState) -> UsageError:

@@ -11,11 +11,23 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from consumer.policy import Reason
-from consumer.store.dead_letters import StoredJob, StoredLetter, not_replaying, replayed_already, unknown_letter
+from consumer.store.dead_letters import (
+    NEVER_REPLAYED,
+    Begun,
+    Progress,
+    StoredJob,
+    StoredLetter,
+    demand_begun,
+    demand_unchanged,
+    is_handled,
+    not_replaying,
+    replayed_already,
+    unknown_letter,
+)
 from consumer.store.ledger import DeadLetter, Filter, LetterState
 from consumer.store.postgres_link import DURABLE_COMMIT, Link
 from consumer.store.postgres_schema import check, key_id
-from consumer.store.postgres_statements import LETTER_COLUMNS, LETTER_TYPES, RECORD_COLUMNS, record_of
+from consumer.store.postgres_statements import LETTER_COLUMNS, LETTER_TYPES, RECORD_COLUMNS, RECORD_TYPES, record_of
 
 _PURGE_STEP: Final = 200
 
@@ -25,11 +37,20 @@ _SELECT_LETTER: Final = f"""SELECT id, replay, extract(epoch FROM stored_at)::fl
 FROM mns_consumer_letter"""  # noqa: S608 - see above
 _SELECT_JOB: Final = f"""SELECT dead, extract(epoch FROM stored_at)::float8 AS stored_s, {RECORD_COLUMNS}
 FROM mns_consumer_job"""  # noqa: S608 - see above
-_REOPEN: Final = (
-    "DELETE FROM mns_consumer_job WHERE key_id = $1 AND dead IS NOT NULL",
-    # Open already, or even running: what runs goes on, what failed before no longer counts.
-    "UPDATE mns_consumer_job SET failures = 0, starts = 0, started = false, error = NULL WHERE key_id = $1",
-)
+_OPEN: Final = "DELETE FROM mns_consumer_job WHERE key_id = $1 AND dead IS NOT NULL"
+# Open already, or even running: what runs goes on, what failed before no longer counts.
+_RESET: Final = "UPDATE mns_consumer_job SET failures = 0, starts = 0, started = false, error = NULL WHERE key_id = $1"
+_CLOSE: Final = f"""INSERT INTO mns_consumer_job AS job (key_id, dead, claimed_at, stored_at, {RECORD_COLUMNS})
+VALUES ($1, $2, clock_timestamp(), clock_timestamp(), {", ".join(f"${n}" for n in range(3, 3 + len(RECORD_TYPES)))})
+ON CONFLICT (key_id) DO UPDATE SET dead = excluded.dead, stored_at = excluded.stored_at, holder = NULL,
+  held_until = NULL, error = NULL, failures = 0, starts = 0, started = false,
+  {", ".join(f"{name} = excluded.{name}" for name in RECORD_TYPES)}
+WHERE job.dead IS NULL AND (job.held_until IS NULL OR job.held_until <= clock_timestamp())"""  # noqa: S608 - see above
+"""Unless it has ended or runs: like a claim, it takes a key over whose holder is late."""
+
+_MARK: Final = """UPDATE mns_consumer_letter SET replay = $2, replayed_at = clock_timestamp() WHERE id = $1
+RETURNING extract(epoch FROM replayed_at)::float8"""
+_PUT_BACK: Final = "UPDATE mns_consumer_letter SET replay = $2, replayed_at = to_timestamp($3::float8) WHERE id = $1"
 
 T = TypeVar("T")
 
@@ -65,18 +86,27 @@ class PostgresOperators:
         """See ``Operators.get_letter``."""
         return await self._with(lambda connection: _get(connection, letter_id))
 
-    async def begin_replay(self, letter_id: int, *, force: bool = False) -> StoredLetter:
+    async def begin_replay(
+        self, letter_id: int, *, seen: Progress = NEVER_REPLAYED, force: bool = False
+    ) -> Begun | None:
         """See ``Operators.begin_replay``."""
 
-        async def begin(connection: asyncpg.Connection) -> StoredLetter:
+        async def begin(connection: asyncpg.Connection) -> Begun | None:
             async with connection.transaction():
                 found = await _get(connection, letter_id, lock=True)
+                demand_unchanged(found, seen)
                 if found.state is LetterState.REPLAYED and not force:
                     raise replayed_already(letter_id, found.replayed_at)
-                await _set(connection, letter_id, LetterState.REPLAYING)
-                for statement in _REOPEN:
-                    await connection.execute(statement, key_id(found.letter.job.key))
-                return await _get(connection, letter_id)
+                key = key_id(found.letter.job.key)
+                row = await connection.fetchrow(f"{_SELECT_JOB} WHERE key_id = $1 AND dead IS NOT NULL FOR UPDATE", key)
+                ended = None if row is None else _job(row)
+                if is_handled(found, ended) and not force:
+                    await _set(connection, letter_id, LetterState.REPLAYED)
+                    return None
+                began_at = await _set(connection, letter_id, LetterState.REPLAYING)
+                for statement in (_OPEN, _RESET):
+                    await connection.execute(statement, key)
+                return Begun(found, began_at, ended)
 
         return await self._with(begin)
 
@@ -89,21 +119,21 @@ class PostgresOperators:
                 if state is LetterState.SET_ASIDE:
                     raise not_replaying(letter_id, state)
                 if state is LetterState.REPLAYING:
-                    await _set(connection, letter_id, LetterState.REPLAYED, ", replayed_at = clock_timestamp()")
+                    await _set(connection, letter_id, LetterState.REPLAYED)
 
         await self._with(finish)
 
-    async def cancel_replay(self, letter_id: int) -> None:
+    async def cancel_replay(self, begun: Begun) -> None:
         """See ``Operators.cancel_replay``."""
 
         async def cancel(connection: asyncpg.Connection) -> None:
+            before, ended = begun.before, begun.ended
             async with connection.transaction():
-                found = await _get(connection, letter_id, lock=True)
-                if found.state is not LetterState.REPLAYING:
-                    raise not_replaying(letter_id, found.state)
-                # One that had been sent in an earlier replay stays a replayed one.
-                before = LetterState.SET_ASIDE if found.replayed_at is None else LetterState.REPLAYED
-                await _set(connection, letter_id, before)
+                demand_begun(await _get(connection, before.id, lock=True), begun)
+                await connection.execute(_PUT_BACK, before.id, before.state.value, before.replayed_at)
+                if ended is not None:
+                    values = [getattr(ended.record, name) for name in RECORD_TYPES]
+                    await connection.execute(_CLOSE, key_id(ended.record.key), ended.dead, *values)
 
         await self._with(cancel)
 
@@ -132,7 +162,7 @@ class PostgresOperators:
             f" LIMIT {int(limit)} OFFSET {int(offset)}"
         )
         rows = await self._with(lambda connection: connection.fetch(statement, *values))
-        return [StoredJob(record_of(row), dead=row["dead"], stored_at=row["stored_s"]) for row in rows]
+        return [_job(row) for row in rows]
 
     async def _with(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         async def checked(connection: asyncpg.Connection) -> T:
@@ -149,9 +179,13 @@ async def _get(connection: asyncpg.Connection, letter_id: int, *, lock: bool = F
     return _letter(row)
 
 
-async def _set(connection: asyncpg.Connection, letter_id: int, state: LetterState, further: str = "") -> None:
-    statement = f"UPDATE mns_consumer_letter SET replay = $2{further} WHERE id = $1"  # noqa: S608 - constants only
-    await connection.execute(statement, letter_id, state.value)
+async def _set(connection: asyncpg.Connection, letter_id: int, state: LetterState) -> float:
+    """Mark a letter, and say by the database's clock when that was."""
+    return float(await connection.fetchval(_MARK, letter_id, state.value))
+
+
+def _job(row: asyncpg.Record) -> StoredJob:
+    return StoredJob(record_of(row), dead=row["dead"], stored_at=row["stored_s"])
 
 
 def _letter(row: asyncpg.Record) -> StoredLetter:

@@ -18,10 +18,22 @@ from typing import Any, Final, TypeVar
 
 from anyio import to_thread
 
-from consumer.store.dead_letters import StoredJob, StoredLetter, not_replaying, replayed_already, unknown_letter
+from consumer.store.dead_letters import (
+    NEVER_REPLAYED,
+    Begun,
+    Progress,
+    StoredJob,
+    StoredLetter,
+    demand_begun,
+    demand_unchanged,
+    is_handled,
+    not_replaying,
+    replayed_already,
+    unknown_letter,
+)
 from consumer.store.ledger import Filter, LetterState
 from consumer.store.sqlite_file import connect, explain, key_hash, marks, writing
-from consumer.store.sqlite_rows import SELECT_JOB, SELECT_LETTER, stored_job, stored_letter
+from consumer.store.sqlite_rows import INSERT_JOB, SELECT_JOB, SELECT_LETTER, job_row, stored_job, stored_letter
 
 _PURGE_STEP: Final = 200
 
@@ -63,21 +75,27 @@ class SqliteOperators:
         """See ``Operators.get_letter``."""
         return await self._with(lambda connection: _get(connection, letter_id))
 
-    async def begin_replay(self, letter_id: int, *, force: bool = False) -> StoredLetter:
+    async def begin_replay(
+        self, letter_id: int, *, seen: Progress = NEVER_REPLAYED, force: bool = False
+    ) -> Begun | None:
         """See ``Operators.begin_replay``."""
 
-        def begin(connection: sqlite3.Connection) -> StoredLetter:
+        def begin(connection: sqlite3.Connection) -> Begun | None:
             with writing(connection):
                 found = _get(connection, letter_id)
+                demand_unchanged(found, seen)
                 if found.state is LetterState.REPLAYED and not force:
                     raise replayed_already(letter_id, found.replayed_at)
                 key = found.letter.job.key
-                connection.execute(
-                    "UPDATE letter SET replay = ? WHERE id = ?", (LetterState.REPLAYING.value, letter_id)
-                )
+                ended = _ended(connection, key)
+                now = time.time()
+                if is_handled(found, ended) and not force:
+                    _set(connection, letter_id, Progress(LetterState.REPLAYED, now))
+                    return None
+                _set(connection, letter_id, Progress(LetterState.REPLAYING, now))
                 connection.execute("DELETE FROM job WHERE key_hash = ? AND key = ?", (key_hash(key), key))
                 connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
-                return _get(connection, letter_id)
+                return Begun(found, now, ended)
 
         return await self._with(begin)
 
@@ -90,24 +108,24 @@ class SqliteOperators:
                 if state is LetterState.SET_ASIDE:
                     raise not_replaying(letter_id, state)
                 if state is LetterState.REPLAYING:
-                    connection.execute(
-                        "UPDATE letter SET replay = ?, replayed_at = ? WHERE id = ?",
-                        (LetterState.REPLAYED.value, time.time(), letter_id),
-                    )
+                    _set(connection, letter_id, Progress(LetterState.REPLAYED, time.time()))
 
         await self._with(finish)
 
-    async def cancel_replay(self, letter_id: int) -> None:
+    async def cancel_replay(self, begun: Begun) -> None:
         """See ``Operators.cancel_replay``."""
 
         def cancel(connection: sqlite3.Connection) -> None:
+            letter_id, ended = begun.before.id, begun.ended
             with writing(connection):
-                found = _get(connection, letter_id)
-                if found.state is not LetterState.REPLAYING:
-                    raise not_replaying(letter_id, found.state)
-                # One that had been sent in an earlier replay stays a replayed one.
-                before = LetterState.SET_ASIDE if found.replayed_at is None else LetterState.REPLAYED
-                connection.execute("UPDATE letter SET replay = ? WHERE id = ?", (before.value, letter_id))
+                demand_begun(_get(connection, letter_id), begun)
+                _set(connection, letter_id, begun.before.progress)
+                if ended is not None and _ended(connection, ended.record.key) is None:
+                    # No holder: whoever should run it just now, which only the daemon's memory knows, ends it later,
+                    # and the later row counts.
+                    row = job_row(ended.record, dead=ended.dead, holder="", now=time.time())
+                    connection.execute(INSERT_JOB, row)
+                    connection.execute("DELETE FROM attempt WHERE key = ?", (ended.record.key,))
 
         await self._with(cancel)
 
@@ -155,6 +173,18 @@ def _get(connection: sqlite3.Connection, letter_id: int) -> StoredLetter:
     if row is None:
         raise unknown_letter(letter_id)
     return stored_letter(row)
+
+
+def _set(connection: sqlite3.Connection, letter_id: int, progress: Progress) -> None:
+    values = (progress.state.value, progress.replayed_at, letter_id)
+    connection.execute("UPDATE letter SET replay = ?, replayed_at = ? WHERE id = ?", values)
+
+
+def _ended(connection: sqlite3.Connection, key: str) -> StoredJob | None:
+    """How a key has ended; ``None`` while it is open."""
+    statement = f"{SELECT_JOB} WHERE key_hash = ? AND key = ? ORDER BY id DESC LIMIT 1"
+    row = connection.execute(statement, (key_hash(key), key)).fetchone()
+    return None if row is None else stored_job(row)
 
 
 def _where(wanted: Filter) -> tuple[str, list[Any]]:

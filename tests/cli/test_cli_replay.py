@@ -16,11 +16,12 @@ from typing import Any
 import anyio
 import pytest
 
-from consumer.cli.replay import Chosen, Outcome, replay_letters, surely_not_sent
+from consumer.cli.replay import Chosen, Outcome, Replayed, replay_letters, surely_not_sent
 from consumer.config import load
 from consumer.errors import CloudError, Fault
 from consumer.policy import Reason
-from consumer.store.ledger import Claimed, Filter
+from consumer.store.dead_letters import Operators
+from consumer.store.ledger import Claimed, Ended, Filter
 from consumer.store.open import make_operators
 from tests.cli.letters_rig import ACCOUNT, claim, fill, letter, states, stored
 from tests.postgres import postgres_store
@@ -187,7 +188,7 @@ def test_a_queue_of_no_settings(cli: Cli, store: str, place: Place) -> None:
 def test_certainly_not_sent(
     cli: Cli, target: str, place: Place, *, monkeypatch: pytest.MonkeyPatch, case: str, told: str
 ) -> None:
-    """What was certainly not sent is told in one line with 1, and the letter is what it was."""
+    """What was certainly not sent is told in one line with 1; the letter is what it was, its key closed again."""
     bodies = {"over the limit": b"x" * 65_537, "not sendable": b"\xff"}
     fill(target, [letter("a", bodies.get(case, b"{}"), queue=place.name)])
     before = stored(target)
@@ -206,6 +207,7 @@ def test_certainly_not_sent(
     assert told in first
     assert last == "1 not sent"
     assert stored(target) == before
+    assert claim(target, before[0].letter.job.key) == Ended(dead=True)
 
 
 @pytest.mark.parametrize(
@@ -350,9 +352,66 @@ async def test_changed_meanwhile(store: str, place: Place) -> None:
     await operators.purge(Filter(ids=(2,)))
     ended = [one async for one in replay_letters(operators, load({}), chosen, force=False, rate=None)]
     assert [one.outcome for one in ended] == [Outcome.CHANGED, Outcome.CHANGED]
-    assert "it was set_aside when it was chosen and is replaying now" in str(ended[0].error)
+    assert "dead letter 1 was set_aside when it was chosen and is replaying now" in str(ended[0].error)
     assert "no dead letter has the number 2" in str(ended[1].error)
     assert await anyio.to_thread.run_sync(place.bodies) == []
+
+
+@pytest.mark.parametrize("state", ["set_aside", "replaying", "replayed"])
+async def test_two_commands_at_once(target: str, place: Place, state: str) -> None:
+    """Of two commands that chose the same letter one sends it; the other is told so, and sends nothing."""
+    await anyio.to_thread.run_sync(fill, target, [letter("a", queue=place.name)])
+    both = [make_operators(target) for _ in range(2)]
+    if state != "set_aside":
+        await both[0].begin_replay(1)
+    if state == "replayed":
+        await both[0].finish_replay(1)
+    chosen = [Chosen.of(await operators.get_letter(1)) for operators in both]
+    told: list[Replayed] = []
+
+    async def command(operators: Operators, one: Chosen) -> None:
+        told.extend([ended async for ended in replay_letters(operators, load({}), [one], force=True, rate=None)])
+
+    async with anyio.create_task_group() as tasks:
+        for operators, one in zip(both, chosen, strict=True):
+            tasks.start_soon(command, operators, one)
+    assert sorted(one.outcome for one in told) == [Outcome.CHANGED, Outcome.REPLAYED]
+    assert len(await anyio.to_thread.run_sync(place.bodies)) == 1
+    for operators in both:
+        await operators.close()
+
+
+def test_handled_meanwhile(cli: Cli, target: str, place: Place) -> None:
+    """A letter that was perhaps sent and whose job was done since is marked and not sent again, unless forced."""
+    fill(target, [letter(name, queue=place.name) for name in "abc"])
+    for number in "123":
+        place.fault(kind="drop_after", count=1)
+        assert cli("dead-letters", "replay", number).code == 1
+    fill(target, done=[letter(name, queue=place.name).job for name in "abc"])
+    assert (states(target), len(place.bodies())) == (["replaying"] * 3, 3)
+    ran = cli("dead-letters", "replay", "1")
+    assert ran.code == 0
+    assert ran.out.startswith("handled: dead letter 1 (Cover, job J-a, rejected, ")
+    assert ran.out.endswith(" whose job was done meanwhile: nothing was sent, it is marked as replayed\n")
+    assert ran.err == "1 handled\n"
+    told = json.loads(cli("dead-letters", "replay", "2", "--json").out)
+    assert (told["outcome"], told["message_id"], told["error"]) == ("handled", None, None)
+    assert (states(target), len(place.bodies())) == (["replayed", "replayed", "replaying"], 3)
+    assert cli("dead-letters", "replay", "3", "--force").code == 0
+    assert (states(target), len(place.bodies())) == (["replayed"] * 3, 4)
+
+
+def test_not_sent_after_perhaps_sent(cli: Cli, target: str, place: Place) -> None:
+    """A letter that was perhaps sent says so still after a second try was refused, and its job may be handled."""
+    one = letter("a", queue=place.name)
+    fill(target, [one])
+    place.fault(kind="drop_after", count=1)
+    assert cli("dead-letters", "replay", "1").code == 1
+    before = stored(target)
+    place.fault(kind="error", status=429)
+    assert cli("dead-letters", "replay", "1").err.endswith("1 not sent\n")
+    assert stored(target) == before
+    assert claim(target, one.job.key) == Claimed(failures=0, starts=0)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What every engine must do for operators, while a daemon holds the store."""
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -8,7 +10,7 @@ import pytest
 
 from consumer.errors import StoreError, UsageError
 from consumer.policy import Reason
-from consumer.store.dead_letters import Operators
+from consumer.store.dead_letters import Begun, Operators, Progress, StoredLetter
 from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord, Ledger, LetterState
 from consumer.store.open import make_operators
 
@@ -86,7 +88,10 @@ async def test_replay(ledger: Ledger, operators: Operators, make_letter: MakeLet
     await ledger.claim("k", 60)
     await ledger.bury(make_letter("k"))
     begun = await operators.begin_replay(1)
-    assert (begun.state, begun.letter) == (LetterState.REPLAYING, make_letter("k"))
+    assert begun is not None
+    assert (begun.before.state, begun.before.letter) == (LetterState.SET_ASIDE, make_letter("k"))
+    now = await operators.get_letter(1)
+    assert now.progress == Progress(LetterState.REPLAYING, begun.began_at)
     assert await ledger.claim("k", 60) == Claimed(failures=0, starts=0)
     await operators.finish_replay(1)
     await operators.finish_replay(1)
@@ -102,22 +107,130 @@ async def test_replay(ledger: Ledger, operators: Operators, make_letter: MakeLet
 async def test_a_replay_that_broke_off(ledger: Ledger, operators: Operators, five: list[DeadLetter]) -> None:
     """A letter whose replay never finished shows so, and is begun again without force."""
     await operators.begin_replay(2)
-    assert [s.id for s in await operators.list_letters(Filter(state=LetterState.REPLAYING), limit=9)] == [2]
-    assert (await operators.begin_replay(2)).state is LetterState.REPLAYING
-    await operators.cancel_replay(2)
-    assert (await operators.get_letter(2)).state is LetterState.SET_ASIDE
+    (cut_off,) = await operators.list_letters(Filter(state=LetterState.REPLAYING), limit=9)
+    assert cut_off.id == 2
+    begun = await operators.begin_replay(2, seen=cut_off.progress)
+    assert begun is not None
+    assert begun.before == cut_off
+    await operators.finish_replay(2)
+    assert (await operators.get_letter(2)).state is LetterState.REPLAYED
+
+
+@pytest.fixture(params=list(LetterState))
+async def seen(request: pytest.FixtureRequest, operators: Operators, five: list[DeadLetter]) -> StoredLetter:
+    """The first letter, this far on its way back."""
+    if request.param is not LetterState.SET_ASIDE:
+        await operators.begin_replay(1)
+    if request.param is LetterState.REPLAYED:
+        await operators.finish_replay(1)
+    return await operators.get_letter(1)
+
+
+async def test_one_of_many_begins(target: str, operators: Operators, seen: StoredLetter) -> None:
+    """Of commands that saw the same letter and begin at once, one does; the others are told that it changed."""
+    others = [make_operators(target) for _ in range(5)]
+    answers = await asyncio.gather(
+        *(other.begin_replay(1, seen=seen.progress, force=True) for other in others), return_exceptions=True
+    )
+    refused = [answer for answer in answers if isinstance(answer, UsageError)]
+    assert [type(answer) for answer in answers if answer not in refused] == [Begun]
+    for error in refused:
+        assert f"dead letter 1 was {seen.state.value} when it was chosen and" in str(error)
+    await operators.finish_replay(1)
+    with pytest.raises(UsageError, match="it is left alone"):
+        await operators.begin_replay(1, seen=seen.progress, force=True)
+    for other in others:
+        await other.close()
+
+
+async def test_called_off(ledger: Ledger, operators: Operators, seen: StoredLetter) -> None:
+    """A replay that is called off leaves letter and key as they were: a key that was closed is closed again."""
+    was_open = seen.state is not LetterState.SET_ASIDE
+    begun = await operators.begin_replay(1, seen=seen.progress, force=True)
+    assert begun is not None
+    assert await operators.get_letter(1) != seen
+    await operators.cancel_replay(begun)
+    assert await operators.get_letter(1) == seen
+    jobs = [job for job in await operators.list_jobs(Filter(), limit=9) if job.record.key == "a"]
+    assert [(job.record, job.dead) for job in jobs] == ([] if was_open else [(seen.letter.job, True)])
+    assert await ledger.claim("a", 60) == (Claimed() if was_open else Ended(dead=True))
+    with pytest.raises(UsageError, match=r"dead letter 1 is .* by somebody else's doing since its replay was begun"):
+        await operators.cancel_replay(begun)
+
+
+async def test_called_off_after_it_was_done(
+    ledger: Ledger, operators: Operators, five: list[DeadLetter], make_record: MakeRecord
+) -> None:
+    """A forced replay of a job that was done leaves it done when it is called off, its record included."""
+    await operators.begin_replay(1)
+    await operators.finish_replay(1)
+    await ledger.claim("a", 60)
+    await ledger.done(make_record("a", result="stills"))
+    begun = await operators.begin_replay(1, seen=(await operators.get_letter(1)).progress, force=True)
+    assert begun is not None
+    await operators.cancel_replay(begun)
+    assert await ledger.claim("a", 60) == Ended(dead=False)
+    assert (await operators.list_jobs(Filter(), limit=1))[0].record == make_record("a", result="stills")
+
+
+async def test_called_off_while_it_runs(
+    ledger: Ledger, operators: Operators, five: list[DeadLetter], make_record: MakeRecord
+) -> None:
+    """Whoever has claimed the key meanwhile ends it as if nothing had been called off."""
+    for number, key, waits in ((1, "a", False), (2, "b", True)):
+        begun = await operators.begin_replay(number)
+        assert begun is not None
+        assert await ledger.claim(key, 60) == Claimed()
+        if waits:
+            assert await ledger.done(make_record(key))
+        await operators.cancel_replay(begun)
+        assert waits or await ledger.done(make_record(key))
+        assert await ledger.claim(key, 60) == Ended(dead=False)
+
+
+async def test_handled_meanwhile(
+    ledger: Ledger, operators: Operators, five: list[DeadLetter], make_record: MakeRecord
+) -> None:
+    """A letter that was perhaps sent is not begun again once its job was done: it was sent, and is marked so."""
+    await operators.begin_replay(1)
+    await ledger.claim("a", 60)
+    await ledger.done(make_record("a"))
+    seen = await operators.get_letter(1)
+    assert await operators.begin_replay(1, seen=seen.progress) is None
+    marked = await operators.get_letter(1)
+    assert marked.state is LetterState.REPLAYED
+    assert marked.replayed_at is not None
+    assert await ledger.claim("a", 60) == Ended(dead=False)
+    with pytest.raises(UsageError, match=r"replayed at .*--force"):
+        await operators.begin_replay(1, seen=marked.progress)
+
+
+async def test_handled_meanwhile_and_forced(
+    ledger: Ledger, operators: Operators, five: list[DeadLetter], make_record: MakeRecord, make_letter: MakeLetter
+) -> None:
+    """With force it is begun all the same; without it too, when its job has not been done but died once more."""
+    for number in (1, 2):
+        await operators.begin_replay(number)
+    await ledger.claim("a", 60)
+    await ledger.done(make_record("a"))
+    await ledger.claim("b", 60)
+    await ledger.bury(make_letter("b"))
+    for number, key, force in ((1, "a", True), (2, "b", False)):
+        seen = await operators.get_letter(number)
+        assert isinstance(await operators.begin_replay(number, seen=seen.progress, force=force), Begun)
+        assert (await operators.get_letter(number)).state is LetterState.REPLAYING
+        assert await ledger.claim(key, 60) == Claimed()
 
 
 async def test_force(ledger: Ledger, operators: Operators, five: list[DeadLetter]) -> None:
-    """A replayed letter needs force, also when that second replay is called off."""
+    """A replayed letter needs force."""
     await operators.begin_replay(1)
     await operators.finish_replay(1)
     assert await ledger.claim("a", 0.01) == Claimed()
+    seen = (await operators.get_letter(1)).progress
     with pytest.raises(UsageError, match=r"replayed at \d{4}-.*--force"):
-        await operators.begin_replay(1)
-    await operators.begin_replay(1, force=True)
-    await operators.cancel_replay(1)
-    assert (await operators.get_letter(1)).state is LetterState.REPLAYED
+        await operators.begin_replay(1, seen=seen)
+    assert isinstance(await operators.begin_replay(1, seen=seen, force=True), Begun)
 
 
 async def test_a_replay_of_what_runs(ledger: Ledger, operators: Operators, five: list[DeadLetter]) -> None:
@@ -125,18 +238,25 @@ async def test_a_replay_of_what_runs(ledger: Ledger, operators: Operators, five:
     await operators.begin_replay(1)
     await operators.finish_replay(1)
     assert await ledger.claim("a", 60) == Claimed()
-    await operators.begin_replay(1, force=True)
+    seen = (await operators.get_letter(1)).progress
+    await operators.begin_replay(1, seen=seen, force=True)
     assert isinstance(await ledger.claim("a", 60), Elsewhere)
 
 
 async def test_what_can_not_be(operators: Operators, five: list[DeadLetter]) -> None:
     """Unknown numbers and ends of replays that never began are told as such, and change nothing."""
-    for call in (operators.get_letter, operators.begin_replay, operators.finish_replay, operators.cancel_replay):
+    for call in (operators.get_letter, operators.begin_replay, operators.finish_replay):
         with pytest.raises(UsageError, match="no dead letter has the number 77"):
             await call(77)
-    for call in (operators.finish_replay, operators.cancel_replay):
-        with pytest.raises(UsageError, match="is set_aside, expected replaying"):
-            await call(1)
+    with pytest.raises(UsageError, match="is set_aside, expected replaying"):
+        await operators.finish_replay(1)
+    stored = await operators.get_letter(1)
+    with pytest.raises(UsageError, match="is set_aside by somebody else's doing"):
+        await operators.cancel_replay(Begun(stored, stored.stored_at, None))
+    with pytest.raises(UsageError, match="no dead letter has the number 77"):
+        await operators.cancel_replay(Begun(replace(stored, id=77), stored.stored_at, None))
+    with pytest.raises(UsageError, match="was replayed when it was chosen and is set_aside now; it is left alone"):
+        await operators.begin_replay(1, seen=Progress(LetterState.REPLAYED, 1.0), force=True)
     assert await operators.count_letters(Filter(state=LetterState.SET_ASIDE)) == 5
 
 
