@@ -1,5 +1,6 @@
 """Places for stores: a file in a folder of the test's own, a schema of the test's own in a PostgreSQL server."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,7 +11,9 @@ from consumer.policy import Reason
 from consumer.store.dead_letters import Operators
 from consumer.store.ledger import DeadLetter, JobRecord, Ledger
 from consumer.store.open import make_ledger, make_operators
+from consumer.store.postgres import PostgresLedger
 from tests.postgres import postgres_store
+from tests.store.postgres_rig import Proxy
 
 Holder = Callable[[], Awaitable[Ledger]]
 MakeRecord = Callable[..., JobRecord]
@@ -111,3 +114,21 @@ async def successor(target: str, ledger: Ledger) -> AsyncIterator[Holder]:
             return made
 
         yield make
+
+
+@pytest.fixture
+async def proxy(postgres_target: str) -> AsyncIterator[Proxy]:
+    made = Proxy(postgres_target)
+    await made.listen()
+    yield made
+    made.pass_on()
+    await made.refuse()
+
+
+@pytest.fixture
+async def ledgers(postgres_target: str) -> AsyncIterator[list[PostgresLedger]]:
+    """Four daemons that start at once on an empty schema."""
+    made = [PostgresLedger(postgres_target) for _ in range(4)]
+    await asyncio.gather(*(ledger.open() for ledger in made))
+    yield made
+    await asyncio.gather(*(ledger.close() for ledger in made))

@@ -1,0 +1,113 @@
+"""Claims that a crash of the database undid: they are committed lazily."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord
+from consumer.store.postgres import PostgresLedger
+from consumer.store.postgres_operators import PostgresOperators
+from tests.store.postgres_rig import psql
+
+MakeRecord = Callable[..., JobRecord]
+MakeLetter = Callable[..., DeadLetter]
+
+
+@pytest.fixture
+def forget_claims(postgres_target: str) -> Callable[[], Awaitable[None]]:
+    """Undo claims, as a crash of the database may: they are committed lazily."""
+
+    async def forget() -> None:
+        async with psql(postgres_target) as connection:
+            await connection.execute("DELETE FROM mns_consumer_job WHERE dead IS NULL")
+
+    return forget
+
+
+async def test_a_claim_that_the_database_forgot_still_ends(
+    ledgers: list[PostgresLedger],
+    postgres_target: str,
+    make_record: MakeRecord,
+    make_letter: MakeLetter,
+    forget_claims: Callable[[], Awaitable[None]],
+) -> None:
+    """The end of a claim whose row is gone is written all the same, once, and is the end for everybody."""
+    first, second = ledgers[:2]
+    for key in ("done", "dead"):
+        assert await first.claim(key, 60) == Claimed()
+    await forget_claims()
+    assert [await first.done(make_record("done")) for _ in range(2)] == [True, True]
+    assert [await first.bury(make_letter("dead")) for _ in range(2)] == [True, True]
+    assert not await first.bury(make_letter("done"))
+    assert await second.claim("done", 60) == Ended(dead=False)
+    assert await second.claim("dead", 60) == Ended(dead=True)
+    assert not await second.done(make_record("done"))
+    operators = PostgresOperators(postgres_target)
+    assert {job.record.key: job.record for job in await operators.list_jobs(Filter(), limit=9)} == {
+        "done": make_record("done"),
+        "dead": make_letter("dead").job,
+    }
+    assert [stored.letter for stored in await operators.list_letters(Filter(), limit=9)] == [make_letter("dead")]
+    await operators.close()
+
+
+async def test_a_claim_that_the_database_forgot_is_renewed(
+    ledgers: list[PostgresLedger], make_record: MakeRecord, forget_claims: Callable[[], Awaitable[None]]
+) -> None:
+    """A renewal of a claim whose row is gone makes it again, and it is then kept from others as before."""
+    first, second = ledgers[:2]
+    await first.claim("k", 60)
+    await forget_claims()
+    assert list(await first.renew(["k", "never"], 60)) == ["never"]
+    assert isinstance(await second.claim("k", 60), Elsewhere)
+    assert await second.claim("never", 60) == Claimed()
+    assert await first.start("k") == 1
+    assert await first.done(make_record("k"))
+
+
+@pytest.mark.parametrize("end", ["claimed", "done", "let go"])
+async def test_a_forgotten_claim_is_lost_to_who_came_first(
+    ledgers: list[PostgresLedger],
+    make_record: MakeRecord,
+    make_letter: MakeLetter,
+    forget_claims: Callable[[], Awaitable[None]],
+    end: str,
+) -> None:
+    """Where another holder took the key since, the first has lost it, whatever the other did with it."""
+    first, second = ledgers[:2]
+    for key in ("done", "dead", "renewed"):
+        await first.claim(key, 60)
+    await forget_claims()
+    for key in ("done", "dead", "renewed"):
+        assert await second.claim(key, 60) == Claimed()
+        if end == "done":
+            await second.done(make_record(key))
+        elif end == "let go":
+            await second.release(key)
+    assert not await first.done(make_record("done"))
+    assert not await first.bury(make_letter("dead"))
+    assert list(await first.renew(["renewed"], 60)) == ["renewed"]
+    # Told so, it has no claim any more that could be made again.
+    await forget_claims()
+    assert list(await first.renew(["renewed"], 60)) == ["renewed"]
+    assert not await first.done(make_record("renewed"))
+
+
+async def test_an_end_of_many_forgotten_claims(
+    ledgers: list[PostgresLedger], make_record: MakeRecord, forget_claims: Callable[[], Awaitable[None]]
+) -> None:
+    """Of two holders that race to end what the database forgot, each key has one end, and its holder alone hears so."""
+    keys = [f"k{number}" for number in range(100)]
+    for ledger in ledgers[:2]:
+        await asyncio.gather(*(ledger.claim(key, 60) for key in keys))
+        await forget_claims()
+    orders = (keys, keys[::-1])
+    ended = await asyncio.gather(
+        *(
+            asyncio.gather(*(ledger.done(make_record(key)) for key in order))
+            for ledger, order in zip(ledgers, orders, strict=False)
+        )
+    )
+    assert sorted([*ended[0], *ended[1]]) == [False] * 100 + [True] * 100
+    assert [sum(pair) for pair in zip(ended[0], ended[1][::-1], strict=True)] == [1] * 100

@@ -1,0 +1,177 @@
+"""A row that is locked or refused, and calls about one key that meet: what one call meets is no other's trouble."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import anyio
+import asyncpg
+import pytest
+
+from consumer.errors import StoreError
+from consumer.store import postgres, postgres_link, postgres_schema, postgres_statements
+from consumer.store.ledger import Claimed, JobRecord
+from consumer.store.postgres import PostgresLedger
+from tests.store.postgres_rig import psql, until
+
+MakeRecord = Callable[..., JobRecord]
+
+
+async def test_long_waits_are_cut(ledgers: list[PostgresLedger], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that somebody keeps on a row ends in an error, not in a daemon that stands still."""
+    monkeypatch.setattr(postgres_link, "STATEMENT_TIMEOUT_S", 0.3)
+    first, second = ledgers[:2]
+    await first.claim("k", 0.001)
+    locked, free = asyncio.Event(), asyncio.Event()
+
+    async def hold(connection: asyncpg.Connection) -> None:
+        async with connection.transaction():
+            await connection.execute("SELECT 1 FROM mns_consumer_job FOR UPDATE")
+            locked.set()
+            await free.wait()
+
+    holding = asyncio.ensure_future(first._lanes[2].link.run(hold))
+    await locked.wait()
+    with pytest.raises(StoreError, match="a statement took longer than"):
+        await second.claim("k", 60)
+    free.set()
+    await holding
+    assert await second.claim("k", 60) == Claimed()
+
+
+@pytest.mark.parametrize("verb", ["done", "claim", "renew"])
+async def test_a_locked_row_fails_alone(
+    ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord, verb: str
+) -> None:
+    """Of a batch only the call about the row that somebody keeps locked fails, soon, and is told in plain words."""
+    ledger = ledgers[0]
+    keys = [f"k{number}" for number in range(20)]
+    for key in keys:
+        await ledger.claim(key, 60)
+        if verb == "claim":
+            await ledger.release(key)
+    calls: dict[str, Callable[[str], Awaitable[object]]] = {
+        "done": lambda key: ledger.done(make_record(key)),
+        "claim": lambda key: ledger.claim(key, 60),
+        "renew": lambda key: ledger.renew([key], 60),
+    }
+    expected: dict[str, object] = {"done": True, "claim": Claimed(), "renew": []}
+    async with psql(postgres_target) as other, other.transaction():
+        await other.execute("UPDATE mns_consumer_job SET failures = failures WHERE key = 'k7'")
+        with anyio.fail_after(postgres_link.LOCK_TIMEOUT_S + 2):
+            answers = await asyncio.gather(*(calls[verb](key) for key in keys), return_exceptions=True)
+    refused = answers.pop(7)
+    assert answers == [expected[verb]] * 19
+    assert isinstance(refused, StoreError)
+    told = str(refused)
+    assert "another session keeps a row or a table locked; find it in pg_stat_activity, end it" in told
+    assert told.endswith(f"; met by {verb} of 'k7'")
+    assert await calls[verb]("k7") == expected[verb]
+
+
+async def test_a_locked_table_fails_soon(
+    ledgers: list[PostgresLedger], postgres_target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While everything is locked, a large batch is not tried to its last call, one after the other."""
+    monkeypatch.setattr(postgres, "_BLAME_S", 0.3)
+    ledger = ledgers[0]
+    await ledger.claim("k", 60)
+    async with psql(postgres_target) as other, other.transaction():
+        await other.execute("LOCK TABLE mns_consumer_job")
+        with anyio.fail_after(postgres_link.LOCK_TIMEOUT_S + 2):
+            answers = await asyncio.gather(
+                *(ledger.claim(f"k{number}", 60) for number in range(200)), return_exceptions=True
+            )
+    assert all(isinstance(answer, StoreError) and "locked" in str(answer) for answer in answers)
+    assert len({id(answer) for answer in answers}) == 200
+    assert await ledger.claim("k7", 60) == Claimed()
+
+
+async def test_a_row_that_is_refused_fails_alone(
+    ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord
+) -> None:
+    """A row that a constraint of somebody's own refuses takes no neighbour of its batch with it."""
+    ledger = ledgers[0]
+    async with psql(postgres_target) as other:
+        await other.execute("ALTER TABLE mns_consumer_job ADD CHECK (function <> 'Unwanted')")
+    for key in "abc":
+        await ledger.claim(key, 60)
+    answers = await asyncio.gather(
+        *(ledger.done(make_record(key, function="Unwanted" if key == "b" else "Cover")) for key in "abc"),
+        return_exceptions=True,
+    )
+    assert [answers[0], answers[2]] == [True, True]
+    assert isinstance(answers[1], StoreError)
+    assert "CheckViolationError" in str(answers[1])
+
+
+async def test_opening_waits_for_who_changes_the_schema(postgres_target: str) -> None:
+    """A daemon that starts while another brings the schema up to date waits longer than for any other lock."""
+    ledger = PostgresLedger(postgres_target)
+    async with psql(postgres_target) as other, other.transaction():
+        await other.execute("SELECT pg_advisory_xact_lock($1)", postgres_schema._LOCK)
+        opening = asyncio.ensure_future(ledger.open())
+        await asyncio.sleep(postgres_link.LOCK_TIMEOUT_S + 0.3)
+        assert not opening.done()
+    await opening
+    await ledger.close()
+
+
+async def test_a_renewal_that_is_answered_late(
+    ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal whose answer comes after its key's end or failure does not make it held again."""
+    ledger = ledgers[0]
+    for key in ("done", "failed"):
+        await ledger.claim(key, 60)
+    connection = ledger._lanes[0].link._connection
+    assert connection is not None
+    real = type(connection).fetch
+    answered, heard = asyncio.Event(), asyncio.Event()
+
+    async def late(self: asyncpg.Connection, query: str, *arguments: object) -> object:
+        rows = await real(self, query, *arguments)
+        if self is connection and query == postgres_statements.RENEW:
+            answered.set()
+            await heard.wait()
+        return rows
+
+    monkeypatch.setattr(type(connection), "fetch", late)
+    renewing = asyncio.ensure_future(ledger.renew(["done", "failed"], 60))
+    await answered.wait()
+    assert await ledger.done(make_record("done"))
+    assert await ledger.fail("failed", "x") == 1
+    heard.set()
+    assert list(await renewing) == []
+    # An operator's replay: the key is open again.
+    async with psql(postgres_target) as other:
+        await other.execute("DELETE FROM mns_consumer_job WHERE key = 'done'")
+    assert await ledger.claim("done", 60) == Claimed()
+    assert await ledger.claim("failed", 60) == Claimed(failures=1)
+
+
+async def test_a_key_is_let_go_of_once(
+    ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord
+) -> None:
+    """A call waits for the one about its key in another lane, also when the batch that had it before ends meanwhile."""
+    ledger = ledgers[0]
+    for key in ("slow", "k"):
+        await ledger.claim(key, 60)
+    async with psql(postgres_target) as other, psql(postgres_target) as another:
+        keeps_slow, keeps_k = other.transaction(), another.transaction()
+        await keeps_slow.start()
+        await other.execute("SELECT FROM mns_consumer_job WHERE key = 'slow' FOR UPDATE")
+        batch = asyncio.gather(ledger.fail("k", "x"), ledger.done(make_record("slow")))
+        await until(lambda: "k" in ledger._busy_keys)
+        await until(lambda: "k" not in ledger._busy_keys)
+        await keeps_k.start()
+        await another.execute("SELECT FROM mns_consumer_job WHERE key = 'k' FOR UPDATE")
+        claiming = asyncio.ensure_future(ledger.claim("k", 60))
+        await until(lambda: "k" in ledger._busy_keys)
+        await keeps_slow.rollback()
+        assert list(await batch) == [1, True]
+        ending = asyncio.ensure_future(ledger.done(make_record("k")))
+        await asyncio.sleep(0.1)
+        assert not ending.done()
+        await keeps_k.rollback()
+        assert await claiming == Claimed(failures=1)
+        assert await ending
