@@ -30,6 +30,7 @@ from consumer.engine.delivery import Delivery, Stage
 from consumer.engine.lane import Lane, Shared, make_lane
 from consumer.engine.poll import Poller
 from consumer.engine.process import process
+from consumer.engine.slots import Place
 from consumer.engine.store_gate import StoreGate
 from consumer.engine.upkeep import prune, watch_attributes
 from consumer.engine.vitals import Vitals
@@ -174,7 +175,8 @@ class App:
             async with anyio.create_task_group() as background:
                 background.start_soon(self._gate.run)
                 background.start_soon(lane.leases.run)
-                word = await process(lane, delivery_of(answer))
+                lane.slots.take_now(1)
+                word = await process(lane, delivery_of(answer), Place(lane.slots))
                 background.cancel_scope.cancel("handled")
             return str(word)
 
@@ -312,8 +314,9 @@ def _mask(keys: Keys) -> None:
 async def _live(lane: Lane, delivery: Delivery) -> None:
     """One message's life, in a slot."""
     lane.live.add(delivery)
+    place = Place(lane.slots)
     try:
-        await process(lane, delivery)
+        await process(lane, delivery, place)
     except Exception:
         # A mistake in this program must cost one message some time, not all of them the daemon. Its claim and its lease
         # run out by themselves, so that it is neither lost nor deleted.
@@ -324,4 +327,4 @@ async def _live(lane: Lane, delivery: Delivery) -> None:
         )
     finally:
         lane.live.discard(delivery)
-        lane.slots.give_back(1)
+        place.close()

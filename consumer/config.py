@@ -77,7 +77,9 @@ class LaneSettings(Connection):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     notify_url: Annotated[str, Field(description="The queue's address.")]
-    slots: Annotated[int | None, Field(ge=1, le=4096, description="Messages of this queue held at once.")] = None
+    slots: Annotated[
+        int | None, Field(ge=1, le=4096, description="Messages of this queue that handlers work on at once.")
+    ] = None
 
     @field_validator("notify_url")
     @classmethod
@@ -120,7 +122,7 @@ class Settings(BaseSettings, Connection):
     job_retention_s: Seconds = Field(14 * _DAY_S, description="For how long ended jobs are remembered.")
     dead_letter_retention_s: Seconds = Field(90 * _DAY_S, description="For how long dead letters are kept.")
 
-    slots: int = Field(64, ge=1, le=4096, description="Messages held at once for each queue.")
+    slots: int = Field(64, ge=1, le=4096, description="Messages that handlers work on at once, for each queue.")
     max_polls: int = Field(4, ge=1, le=32, description="Polls at once for each queue while messages flow.")
     wait_s: int = Field(MAX_WAIT_S, ge=1, le=MAX_WAIT_S, description="Length of a long poll.")
     lease_step_s: int = Field(60, ge=10, le=MAX_HIDE_S, description="For how long each renewal hides a message.")

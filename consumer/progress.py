@@ -19,6 +19,7 @@ class Wait(StrEnum):
     SLOTS_FULL = "all slots are full"
     OUTAGE = "pausing after a fault"
     STORE = "the store is down"
+    DELETES = "what has ended can't be deleted"
 
 
 @dataclass(slots=True)

@@ -111,7 +111,7 @@ MUTATIONS: Final = (
         """                await self._pause(0)
             return None
 """,
-        ("tests/engine/test_outage.py",),
+        ("tests/engine/test_long_outage.py",),
     ),
     Mutation(
         "no re-sending",

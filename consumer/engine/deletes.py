@@ -1,8 +1,9 @@
 """Delete ended messages in batches, in the background.
 
 Whatever comes here is safe to delete: its end is written down. So a delete that fails is tried again as long as its
-receipt lives, and after that costs nothing but a redelivery, which the ledger recognises. Handles are read at the last
-moment, since a message may have come back meanwhile.
+receipt lives, and after that costs nothing but a redelivery, which the ledger recognises. While deletes fail one batch
+at a time is tried, and when many wait the polls do too: what can't be deleted had better stay in the queue. Handles are
+read at the last moment, since a message may have come back meanwhile.
 
 Elsewhere: what must be written first (``engine.settle``).
 """
@@ -10,15 +11,16 @@ Elsewhere: what must be written first (``engine.settle``).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
 import structlog
 
+from consumer.cloud.messages import DeleteFailure
 from consumer.engine.delivery import Delivery, Orders
-from consumer.engine.pacing import Outage, pause_s
-from consumer.errors import CloudError, ConsumerError
+from consumer.engine.pacing import Outage, Probes
+from consumer.errors import CloudError, ConsumerError, Fault
 from consumer.ops.words import DeleteResult
 from consumer.policy import MAX_BATCH
 
@@ -28,6 +30,7 @@ _LINGER_S: Final = 0.02
 _HURRY_S: Final = 0.25
 _QUIET_S: Final = 5.0
 _CALLS_AT_ONCE: Final = 8
+_MANY: Final = 256
 
 
 class Deletes:
@@ -55,12 +58,24 @@ class Deletes:
         self._full = anyio.Event()
         self._room = anyio.Semaphore(_CALLS_AT_ONCE)
         self._settled = anyio.Event()
-        self._hurry = False
+        self._probes = Probes()
+        self._error: ConsumerError = ConsumerError("no delete has failed")
+        self._hurry = anyio.Event()
 
     @property
     def pending(self) -> int:
         """Messages that are not known to be deleted yet."""
         return len(self._waiting) + self._under_way
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last call failed."""
+        return self._probes.failing
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many wait for deletes to work again that more would only be handed out in vain."""
+        return self.failing and self.pending >= _MANY
 
     def add(self, delivery: Delivery) -> None:
         """Delete this one soon; its end is written down."""
@@ -74,68 +89,100 @@ class Deletes:
         async with anyio.create_task_group() as calls:
             while True:
                 await self._news.wait()
-                if len(self._waiting) < MAX_BATCH and not self._hurry:
+                if len(self._waiting) < MAX_BATCH and not self._hurry.is_set():
                     with anyio.move_on_after(_LINGER_S):
                         await self._full.wait()
                 self._full = anyio.Event()
                 await self._room.acquire()
+                if self._probes.failing:
+                    await self._pause()
+                    self._drop_expired()
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 if not self._waiting:
                     self._news = anyio.Event()
+                if not batch:
+                    self._room.release()
+                    continue
                 self._under_way += len(batch)
                 calls.start_soon(self._delete, batch)
 
     async def flush(self) -> None:
         """Return when nothing is pending; the caller sets the deadline."""
-        self._hurry = True
+        self._hurry.set()
         self._full.set()
         while self.pending:
             self._settled = anyio.Event()
             await self._settled.wait()
 
+    async def _pause(self) -> None:
+        """Wait for the turn to try whether deletes work again."""
+        if self._hurry.is_set():
+            await anyio.sleep(_HURRY_S)
+            return
+        while (left_s := self._probes.not_before - time.monotonic()) > 0 and not self._hurry.is_set():
+            with anyio.move_on_after(left_s):
+                await self._hurry.wait()
+        self._probes.begin()
+
     async def _delete(self, batch: Sequence[Delivery]) -> None:
-        left, tries = list(batch), 0
+        again: Sequence[Delivery] = ()
         try:
-            while left := await self._once(left):
-                tries += 1
-                await anyio.sleep(_HURRY_S if self._hurry else pause_s(tries))
+            again = await self._once(batch)
         finally:
             self._under_way -= len(batch)
+            if again:
+                self._waiting[:0] = again
+                self._news.set()
             self._room.release()
             self._settled.set()
 
     async def _once(self, batch: Sequence[Delivery]) -> list[Delivery]:
         """One call; returns those worth another try."""
-        by_handle = {}
+        by_handle: dict[str, Delivery] = {}
         for delivery in batch:
             # A renewal under way may be replacing the receipt at this very moment; none begins after this.
             async with delivery.lock:
                 by_handle[delivery.receipt.handle] = delivery
+        asked_at = time.monotonic()
         try:
             failures = await self._queue.delete(list(by_handle))
         except CloudError as error:
-            return self._again(list(by_handle.values()) if error.retryable else [], by_handle.values(), error)
-        gone = [failure for failure in failures if failure.gone]
+            if error.fault is Fault.REQUEST:
+                self._give_up(list(by_handle.values()), error)
+                return []
+            self._probes.failed(asked_at)
+            self._error = error
+            return self._alive(list(by_handle.values()), error)
+        self._probes.passed()
+        return self._sort(by_handle, failures)
+
+    def _sort(self, by_handle: dict[str, Delivery], failures: Sequence[DeleteFailure]) -> list[Delivery]:
+        """Count what an answer says of each handle; returns those worth another try."""
+        gone = sum(failure.gone for failure in failures)
         left = [failure for failure in failures if not failure.gone]
         self._observe(DeleteResult.DELETED, len(by_handle) - len(failures))
-        self._observe(DeleteResult.GONE, len(gone))
-        if len(left) < len(by_handle):
-            self._outage.over()
+        self._observe(DeleteResult.GONE, gone)
         if not left:
+            self._outage.over()
             return []
-        again = [by_handle[failure.handle] for failure in left if failure.retryable]
         told = ConsumerError(f"MNS refused {len(left)} of {len(by_handle)}: {left[0].code}: {left[0].detail}")
-        return self._again(again, [by_handle[failure.handle] for failure in left], told)
+        self._give_up([by_handle[failure.handle] for failure in left if not failure.retryable], told)
+        return self._alive([by_handle[failure.handle] for failure in left if failure.retryable], told)
 
-    def _again(
-        self, retryable: Sequence[Delivery], failed: Collection[Delivery], error: ConsumerError
-    ) -> list[Delivery]:
+    def _alive(self, failed: Sequence[Delivery], error: ConsumerError) -> list[Delivery]:
         """Those whose receipts still live; the others are given up."""
         now = time.monotonic()
-        again = [delivery for delivery in retryable if delivery.receipt.expires_at > now]
-        given_up = [delivery.message.message_id for delivery in failed if delivery not in again]
-        if given_up:
-            self._observe(DeleteResult.FAILED, len(given_up))
-            self._outage.failed(error)
-            log.debug("delete given up", queue=self._name, message_ids=given_up, error=str(error))
-        return again
+        self._give_up([one for one in failed if one.receipt.expires_at <= now], error)
+        return [one for one in failed if one.receipt.expires_at > now]
+
+    def _drop_expired(self) -> None:
+        """After an outage there may be many whose receipts have died meanwhile: no call is worth making for them."""
+        self._waiting = self._alive(self._waiting, self._error)
+
+    def _give_up(self, deliveries: Sequence[Delivery], error: ConsumerError) -> None:
+        if not deliveries:
+            return
+        self._observe(DeleteResult.FAILED, len(deliveries))
+        self._outage.failed(error)
+        ids = [delivery.message.message_id for delivery in deliveries]
+        log.debug("delete given up", queue=self._name, message_ids=ids, error=str(error))

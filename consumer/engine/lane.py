@@ -154,10 +154,9 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
     )
     slots = Slots(queue.slots)
     metrics.slots.set(slots.total)
-    metrics.in_flight.set_function(lambda: slots.taken)
     threads = Threads(slots=queue.slots, stuck_limit=settings.stuck_limit)
     metrics.stuck.set_function(lambda: threads.left_behind)
-    return Lane(
+    lane = Lane(
         url=queue.url,
         settings=settings,
         registry=shared.registry,
@@ -177,3 +176,5 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         queries=shared.metrics.result_queries,
         progress=LaneProgress(name, poll_limit_s=settings.wait_s + _POLL_MARGIN_S),
     )
+    metrics.in_flight.set_function(lambda: len(lane.live))
+    return lane

@@ -37,6 +37,7 @@ _EARLY: Final = 0.5
 _SHED_PAUSE_S: Final = 1.0
 _SHED_CAP_S: Final = 30.0
 _LOOK_S: Final = 5.0
+_CROWDED_S: Final = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -116,6 +117,9 @@ class Poller:
                 lane.progress.wait(Wait.STORE, 2 * _LOOK_S)
                 with anyio.move_on_after(_LOOK_S):
                     await lane.gate.passed()
+            while lane.deletes.crowded:
+                lane.progress.wait(Wait.DELETES, 2 * _LOOK_S)
+                await anyio.sleep(_CROWDED_S)
             while not lane.slots.free:
                 lane.progress.wait(Wait.SLOTS_FULL, 2 * _LOOK_S)
                 with anyio.move_on_after(_LOOK_S):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -38,6 +38,7 @@ from consumer.engine.outcome import (
     decide,
 )
 from consumer.engine.report import report
+from consumer.engine.slots import Place
 from consumer.engine.work import Work, read
 from consumer.errors import StoreError
 from consumer.ops.words import Outcome as Word
@@ -46,9 +47,16 @@ from consumer.plugin.job import NOT_WANTED, Job
 from consumer.policy import SUSPECT_STARTS, RetryPolicy
 from consumer.store.ledger import Claimed, Elsewhere, Ended
 
+_CLAIM_TRIES: Final = 4
 
-async def process(lane: Lane, delivery: Delivery) -> Word | None:
+
+async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
     """Take one message through its whole life.
+
+    Args:
+        lane: Its queue's parts.
+        delivery: The message.
+        place: Its slot, left as soon as no handler needs it.
 
     Returns:
         The word for how it ended; ``None`` when it was handed over to the delivery that stands for it already.
@@ -58,12 +66,15 @@ async def process(lane: Lane, delivery: Delivery) -> Word | None:
         return None
     lane.leases.keep(delivery)
     lane.held.setdefault(work.key, delivery)
+    if work.handler is None:
+        place.leave(unused=True)
     try:
         with anyio.CancelScope() as delivery.scope:
             work.end = await _run(lane, work)
         # A run that was cut short left no end behind.
         end = work.end = work.end or _cut(delivery)
         outcome = decide(end, _facts(lane, work), _policy(lane, work.handler))
+        place.leave(unused=not work.started_at)
         # Nothing may cut short what is being written down, but the stop deadline.
         settled: Outcome = Lost()
         with anyio.CancelScope(shield=True, deadline=lane.settle_by) as delivery.settling:
@@ -88,9 +99,11 @@ async def _run(lane: Lane, work: Work) -> End:
     # Ours from the asking on: a claim whose answer got lost is let go like any other.
     work.delivery.key = work.key
     try:
-        claim = await lane.ledger.claim(work.key, lane.leases.claim_s(work.delivery))
+        # While the store is down the message is held here: nothing moves in the queue.
+        claim = await lane.gate.persist(
+            lambda: lane.ledger.claim(work.key, lane.leases.claim_s(work.delivery)), most_tries=_CLAIM_TRIES
+        )
     except StoreError as error:
-        lane.gate.shut(error)
         return Unreachable(error)
     match claim:
         case Ended():
@@ -129,9 +142,8 @@ async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) ->
         if work.delivery.message.dequeue_count > 1:
             # This may be the message that kills the process: written down first, so that it can be told by it.
             try:
-                await lane.ledger.start(work.key)
+                await lane.gate.persist(lambda: lane.ledger.start(work.key), most_tries=_CLAIM_TRIES)
             except StoreError as error:
-                lane.gate.shut(error)
                 return Unreachable(error)
         work.delivery.in_thread = not handler.is_async
         work.delivery.stage = Stage.RUNNING

@@ -11,6 +11,7 @@ Elsewhere: who meets the fault (``engine.process``, ``engine.settle``), who wait
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -63,8 +64,16 @@ class StoreGate:
         """Return when the gate is open."""
         await self._opened.wait()
 
-    async def persist(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Write until it is written; every write is idempotent. Ends otherwise only by cancellation."""
+    async def persist(self, write: Callable[[], Awaitable[T]], *, most_tries: float = math.inf) -> T:
+        """Write until it is written; every write is idempotent.
+
+        Args:
+            write: The call to the store.
+            most_tries: How often it is tried while the store works and it fails all the same.
+
+        Raises:
+            StoreError: It failed so often. Ends otherwise only by cancellation.
+        """
         try:
             return await write()
         except StoreError as error:
@@ -74,9 +83,9 @@ class StoreGate:
             return await write()
         except StoreError as error:
             self.shut(error)
-            return await self._persist_alone(write, error)
+            return await self._persist_alone(write, error, most_tries)
 
-    async def _persist_alone(self, write: Callable[[], Awaitable[T]], error: StoreError) -> T:
+    async def _persist_alone(self, write: Callable[[], Awaitable[T]], error: StoreError, most_tries: float) -> T:
         """The store was tried and worked, and this write failed all the same: on with it, without the others."""
         tries = 1
         self._stubborn_writes += 1
@@ -91,6 +100,8 @@ class StoreGate:
                     error = again
                     tries += 1
                     self.shut(error)
+                    if tries >= most_tries:
+                        raise
         finally:
             self._stubborn_writes -= 1
             if not self._stubborn_writes:

@@ -44,10 +44,15 @@ class Vitals:
         results = [
             Check(f"results for {lane.url.queue}", lane.results.fault is None, _asking(lane)) for lane in self._lanes
         ]
+        deletes = [
+            Check(f"deletes of {lane.url.queue}", not lane.deletes.failing, f"{lane.deletes.pending} pending")
+            for lane in self._lanes
+        ]
         store = "takes writes" if self._gate.is_open else "down; polling pauses until it works"
         return [
             *polls,
             *results,
+            *deletes,
             Check("store", self._gate.is_open, store),
             Check("handlers", self._handlers > 0, f"{self._handlers} registered"),
             self._stuck(),

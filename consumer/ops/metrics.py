@@ -191,7 +191,7 @@ class Metrics:
             "queue",
         )
         self.in_flight = gauge("in_flight", "Messages held now, from receipt to settled.", "queue")
-        self.slots = gauge("slots", "Messages that may be held at once.", "queue")
+        self.slots = gauge("slots", "Messages that handlers may work on at once.", "queue")
         self.lease_renewals = counter(
             "lease_renewals_total", "Renewals of a message's lease, by result.", "queue", "result"
         )

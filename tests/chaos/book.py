@@ -24,7 +24,7 @@ from consumer.policy import CRASH_STARTS, Reason
 from tests.chaos.stored import Stored
 from tests.chaos.traffic import ACTS, DONE, Watch
 
-_FAIL_AS_TOLD: Final = frozenset({"fails_once", "asks_again", "hopeless", "rejects"})
+FAIL_AS_TOLD: Final = frozenset({"fails_once", "asks_again", "hopeless", "rejects"})
 
 
 @dataclass(slots=True)
@@ -153,7 +153,7 @@ def _repeats(evidence: Evidence, by_job: Mapping[str, Sequence[Run]], verdict: V
 
 
 def _why(run: Run, again: Run, evidence: Evidence, lost: Counter[tuple[int, str]]) -> Why:
-    if run.word == "raise" and evidence.watch.asked.get(run.job) in _FAIL_AS_TOLD:
+    if run.word == "raise" and evidence.watch.asked.get(run.job) in FAIL_AS_TOLD:
         return Why.TOLD
     if lost[run.pid, run.job] > 0:
         lost[run.pid, run.job] -= 1

@@ -13,6 +13,8 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,15 @@ STOP_DEADLINE_S: Final = 3.0
 _START_S: Final = 20.0
 
 
+def _get(address: str) -> str:
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 - our own daemon's
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        # Not ready is an answer too.
+        return error.read().decode()
+
+
 class Daemon:
     """One process.
 
@@ -42,6 +53,8 @@ class Daemon:
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
         self.log = log
+        self.served: list[str] = []
+        """What its admin server answered."""
 
     @property
     def pid(self) -> int:
@@ -79,6 +92,12 @@ class Daemon:
         code = self.process.poll()
         assert code is None, f"daemon {self.pid} ended by itself with {code}:\n{self.log.read_text()[-3000:]}"
 
+    async def look(self) -> None:
+        """Ask its admin server for all that it tells; what it says is kept."""
+        port = next(line["admin_port"] for line in self.lines() if line["event"] == "started")
+        for path in ("metrics", "readyz", "livez", "startupz"):
+            self.served.append(await anyio.to_thread.run_sync(_get, f"http://127.0.0.1:{port}/{path}"))
+
     async def kill(self) -> None:
         """End it by SIGKILL."""
         self.process.kill()
@@ -87,7 +106,8 @@ class Daemon:
     async def stop(self) -> None:
         """End it by SIGTERM; it must end in order and in time."""
         self.process.send_signal(signal.SIGTERM)
-        assert await self.ended(STOP_DEADLINE_S + 3) == 0, self.log.read_text()[-3000:]
+        # On top of its deadline only what the interpreter needs to end.
+        assert await self.ended(STOP_DEADLINE_S + 1.5) == 0, self.log.read_text()[-3000:]
 
 
 @dataclass(slots=True)
@@ -98,12 +118,14 @@ class Nest:
         sandbox: Whose queue they take messages from.
         folder: Where handlers, journal and logs are.
         store: The store's address.
+        settings: Settings of this run's own.
         born: Every daemon that was started.
     """
 
     sandbox: Sandbox
     folder: Path
     store: str
+    settings: Mapping[str, str] = field(default_factory=dict)
     born: list[Daemon] = field(default_factory=list)
 
     @property
@@ -121,8 +143,7 @@ class Nest:
             "notify_url": self.sandbox.notify_url(QUEUE),
             "endpoint": self.sandbox.url,
             "handlers_dir": str(handlers),
-            "store": self.store,
-            "admin": "false",
+            "admin_port": "0",
             "wait_s": "2",
             "slots": "32",
             "lease_step_s": str(LEASE_STEP_S),
@@ -131,6 +152,7 @@ class Nest:
             "retry_base_s": "1",
             "retry_cap_s": "2",
             "result_wait_s": "2",
+            **self.settings,
         }
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -147,6 +169,9 @@ class Nest:
                     "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
                     "MNS_CONSUMER_ACCESS_KEY_ID": self.sandbox.settings.access_key_id,
                     "MNS_CONSUMER_ACCESS_KEY_SECRET": self.sandbox.settings.access_key_secret,
+                    "MNS_CONSUMER_SECURITY_TOKEN": self.sandbox.settings.security_token or "",
+                    # On the command line other users could read it.
+                    "MNS_CONSUMER_STORE": self.store,
                 },
             )
         daemon = Daemon(process, log)

@@ -20,10 +20,11 @@ import anyio.abc
 
 from consumer.ops.words import Outcome
 from consumer.sandbox.message import State
-from tests.chaos.book import Death, Evidence, Verdict, Why, find, read_journal
+from tests.chaos.book import FAIL_AS_TOLD, Death, Evidence, Verdict, Why, find, read_journal
 from tests.chaos.daemons import LEASE_STEP_S, QUEUE, Daemon, Nest
 from tests.chaos.stored import read_store
-from tests.chaos.traffic import ACTS, Sender, Watch
+from tests.chaos.stores import StoreUnderTest
+from tests.chaos.traffic import ACTS, DONE, Sender, Watch
 from tests.chaos.trouble import KINDS, Trouble
 
 VISIBILITY_S: Final = 3
@@ -45,18 +46,23 @@ class Campaign:
 
     Args:
         nest: Where daemons come from.
+        store: Their store.
         seed: Of every dice in it.
         fleet: Daemons at once.
+        peaceful: Whether nothing goes wrong but that daemons are killed; then only what ends well is sent.
         watch: What passed through the queue.
         deaths: The daemons that were ended.
     """
 
     nest: Nest
+    store: StoreUnderTest
     seed: int
     fleet: int
+    peaceful: bool = False
     watch: Watch = field(default_factory=Watch)
     deaths: dict[int, Death] = field(default_factory=dict)
     _alive: list[Daemon] = field(default_factory=list)
+    _starting: anyio.Lock = field(default_factory=anyio.Lock)
     _peace_s: float = 0.0
 
     async def run(self, seconds: float) -> tuple[Verdict, Counter[str]]:
@@ -71,15 +77,16 @@ class Campaign:
         sandbox = self.nest.sandbox
         sandbox.account.create(QUEUE, {"VisibilityTimeout": str(VISIBILITY_S)})
         self.watch.stand(sandbox)
-        trouble = Trouble(sandbox, self.seed)
+        trouble = Trouble(sandbox, self.store, self._starting, self.seed)
         self._alive = [self.nest.start() for _ in range(self.fleet)]
         for daemon in self._alive:
             await daemon.serving()
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._send)
-                tasks.start_soon(trouble.run)
                 tasks.start_soon(self._kill)
+                if not self.peaceful:
+                    tasks.start_soon(trouble.run)
         trouble.end()
         began_at = time.monotonic()
         left = await self._come_to_rest()
@@ -93,34 +100,40 @@ class Campaign:
 
     async def _send(self) -> None:
         sender = Sender(self.nest.sandbox, self.watch, self.seed)
-        for name in ACTS:
+        names = [name for name, act in ACTS.items() if act.end == DONE and name not in FAIL_AS_TOLD]
+        for name in names if self.peaceful else ACTS:
             sender.send(name)
+        dice = random.Random(self.seed)  # noqa: S311 - chance that can be repeated, no secret
         queue = self.nest.sandbox.account.get(QUEUE).queue
         while True:
             await anyio.sleep(1 / _RATE)
             # A growing backlog would try nothing more, and only lengthen the peace.
             if len(queue) < _BACKLOG:
-                sender.send()
+                sender.send(dice.choice(names) if self.peaceful else None)
 
     async def _kill(self) -> None:
         """End a daemon every so often, and start another in its place."""
         dice = random.Random(self.seed)  # noqa: S311 - chance that can be repeated, no secret
+        due_at = time.monotonic()
         while True:
-            await anyio.sleep(_KILL_EVERY_S)
+            due_at = max(due_at + _KILL_EVERY_S, time.monotonic())
+            await anyio.sleep(due_at - time.monotonic())
             daemon = dice.choice(self._alive)
-            killed = dice.random() >= _STOPS
-            # Killing what has not begun yet would only try the interpreter.
-            await daemon.serving()
+            killed = self.peaceful or dice.random() >= _STOPS
             # The end of trouble must not leave a daemon half ended and not replaced.
             with anyio.CancelScope(shield=True):
                 await self._end(daemon, killed=killed)
-                self._alive[self._alive.index(daemon)] = self.nest.start()
+                async with self._starting:
+                    born = self._alive[self._alive.index(daemon)] = self.nest.start()
+                    # Killing what has not begun yet would only try the interpreter.
+                    await born.serving()
 
     async def _end(self, daemon: Daemon, *, killed: bool = False) -> None:
         daemon.check()
+        await daemon.look()
         at = time.time()
         await (daemon.kill() if killed else daemon.stop())
-        stored = await read_store(self.nest.store)
+        stored = await read_store(self.store.book)
         self.deaths[daemon.pid] = Death(at, frozenset(stored.ended), killed=killed)
 
     async def _come_to_rest(self) -> list[str]:
@@ -158,7 +171,7 @@ class Campaign:
             runs=read_journal(self.nest.journal.read_text().splitlines()),
             deaths=self.deaths,
             leases_lost=leases_lost(self.nest.born),
-            stored=await read_store(self.nest.store),
+            stored=await read_store(self.store.book),
         )
 
     def figures(self, verdict: Verdict, faults: Counter[str]) -> str:

@@ -1,5 +1,9 @@
 """Nothing lost and nothing run twice without a reason, under every fault of the sandbox, kills and stops at once.
 
+    sqlite     one daemon, http, all faults, kills and stops
+    postgres   four daemons, https, all faults, kills and stops
+    fleet      four daemons on PostgreSQL, every message of which comes twice, and nothing but kills
+
 A short run is part of the tests. A long one, with every kind of fault at least 20 times:
 
     CHAOS_SECONDS=600 pytest -s tests/chaos/test_chaos.py
@@ -16,9 +20,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,18 +30,42 @@ from typing import Final
 import anyio
 import pytest
 
-from consumer.sandbox import Sandbox
-from tests.chaos.book import Verdict
-from tests.chaos.conftest import NoPostgresError, postgres_schema, sandbox_settings, without_postgres
+from consumer.sandbox import Fault, Sandbox
+from tests.certificates import make_certificate
+from tests.chaos.book import Verdict, Why
+from tests.chaos.conftest import sandbox_settings
 from tests.chaos.daemons import Nest
 from tests.chaos.driver import Campaign
+from tests.chaos.stores import SqliteFile, StoreUnderTest, postgres_behind_proxy
 from tests.chaos.trouble import KINDS
+from tests.postgres import NoPostgresError, new_schema
 
 SECONDS: Final = float(os.environ.get("CHAOS_SECONDS", "8"))
 SEED: Final = int(os.environ.get("CHAOS_SEED", "20260117"))
-_FLEETS: Final = {"sqlite": 1, "postgres": 3}
 _LONG_S: Final = 600
 _EACH_KIND: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one run is made of.
+
+    Args:
+        fleet: Daemons at once; more than one need PostgreSQL.
+        https: Whether the sandbox speaks https.
+        peaceful: Whether nothing goes wrong but kills.
+    """
+
+    fleet: int = 1
+    https: bool = False
+    peaceful: bool = False
+
+
+PLANS: Final = {
+    "sqlite": Plan(),
+    "postgres": Plan(fleet=4, https=True),
+    "fleet": Plan(fleet=4, peaceful=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,45 +77,67 @@ class Fought:
     faults: Counter[str]
 
 
-def _fight(engine: str, folder: Path) -> Fought:
-    """One run in a thread of its own, with an event loop of its own."""
+@asynccontextmanager
+async def _store(schema: str | None, folder: Path) -> AsyncIterator[StoreUnderTest]:
+    if schema is None:
+        yield SqliteFile(folder / "ledger.db")
+    else:
+        async with postgres_behind_proxy(schema) as store:
+            yield store
 
-    async def fight(store: str) -> Fought:
-        async with Sandbox(sandbox_settings()) as sandbox:
-            with Nest(sandbox, folder, store) as nest:
-                campaign = Campaign(nest, SEED, _FLEETS[engine])
+
+def _fight(plan: Plan, folder: Path) -> Fought:
+    """One run in a thread of its own, with an event loop of its own."""
+    certificate = make_certificate(folder) if plan.https else None
+    settings = {"ca_file": str(certificate)} if certificate else {"log_level": "debug"}
+
+    async def fight(schema: str | None) -> Fought:
+        async with Sandbox(sandbox_settings(certificate)) as sandbox, _store(schema, folder) as store:
+            if plan.peaceful:
+                sandbox.faults.add(Fault(kind="duplicate"))
+            with Nest(sandbox, folder, store.address, settings) as nest:
+                campaign = Campaign(nest, store, SEED, plan.fleet, plan.peaceful)
                 verdict, faults = await campaign.run(SECONDS)
                 return Fought(campaign, verdict, faults)
 
-    with postgres_schema() if engine == "postgres" else nullcontext(str(folder / "ledger.db")) as store:
-        return anyio.run(fight, store)
+    with new_schema() if plan.fleet > 1 else nullcontext() as schema:
+        return anyio.run(fight, schema)
 
 
 @pytest.fixture(scope="module")
 def fights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Fought]]]:
-    """A run on each engine, both at once: most of their time is waiting for leases and claims of the killed."""
-    with ThreadPoolExecutor(len(_FLEETS)) as threads:
-        yield {engine: threads.submit(_fight, engine, tmp_path_factory.mktemp(engine)) for engine in _FLEETS}
+    """A run of each plan; short ones all at once: most of their time is waiting for leases and claims of the killed."""
+    with ThreadPoolExecutor(1 if SECONDS >= _LONG_S else len(PLANS)) as threads:
+        yield {name: threads.submit(_fight, plan, tmp_path_factory.mktemp(name)) for name, plan in PLANS.items()}
 
 
-@pytest.mark.timeout(SECONDS + 150)
-@pytest.mark.parametrize("engine", _FLEETS)
-def test_nothing_is_lost_and_every_repeat_has_its_reason(fights: dict[str, Future[Fought]], engine: str) -> None:
+@pytest.mark.timeout(3 * SECONDS + 300)
+@pytest.mark.parametrize("name", PLANS)
+def test_nothing_is_lost_and_every_repeat_has_its_reason(fights: dict[str, Future[Fought]], name: str) -> None:
     """Every job that came was handled or set aside as it had to be, before its delete, and each repeat is explained."""
     try:
-        fought = fights[engine].result()
+        fought = fights[name].result()
     except NoPostgresError as error:
-        without_postgres(error)
-    campaign, faults = fought.campaign, fought.faults
-    figures = campaign.figures(fought.verdict, faults)
-    print(f"\n{engine}: {figures}")  # noqa: T201 - the run's figures are what it is for
-    assert not fought.verdict.wrong, figures
+        error.demand()
+    campaign, faults, verdict = fought.campaign, fought.faults, fought.verdict
+    figures = campaign.figures(verdict, faults)
+    print(f"\n{name}: {figures}")  # noqa: T201 - the run's figures are what it is for
+    assert not verdict.wrong, figures
     # What never came was taken away by a fault: nothing else keeps a job from the queue.
     never_came = campaign.watch.asked.keys() - campaign.watch.jobs.keys()
     assert len(never_came) == faults["notification_lost"] + faults["job_stuck"], figures
-    nest = campaign.nest
-    assert campaign.deaths.keys() == {daemon.pid for daemon in nest.born}
-    secret = nest.sandbox.settings.access_key_secret
-    assert not [daemon.log.name for daemon in nest.born if secret in daemon.log.read_text()]
-    if SECONDS >= _LONG_S:
+    assert campaign.deaths.keys() == {daemon.pid for daemon in campaign.nest.born}
+    assert secrets_told(campaign) == [], figures
+    if PLANS[name].peaceful:
+        assert verdict.again.keys() <= {Why.KILLED}, figures
+    elif SECONDS >= _LONG_S:
         assert not {kind: faults[kind] for kind in KINDS if faults[kind] < _EACH_KIND}, figures
+
+
+def secrets_told(campaign: Campaign) -> list[str]:
+    """Where a secret stands in what the daemons logged or served."""
+    settings = campaign.nest.sandbox.settings
+    secrets = [settings.access_key_secret, settings.security_token, campaign.store.secret]
+    told = [(daemon.log.name, "\n".join([daemon.log.read_text(), *daemon.served])) for daemon in campaign.nest.born]
+    assert all("mns_consumer_polls_total" in text for _, text in told)
+    return [name for name, text in told for secret in secrets if secret and secret in text]

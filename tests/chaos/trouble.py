@@ -8,6 +8,7 @@ Elsewhere: what each kind does (``consumer.sandbox.faults``), killing daemons (`
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from typing import Final
@@ -15,9 +16,12 @@ from typing import Final
 import anyio
 
 from consumer.sandbox import Fault, Sandbox
+from tests.chaos.stores import StoreUnderTest
 
 REFUSED: Final = "refused"
 """Our own word for connections that are refused: no rule of the sandbox's, a state of its listener."""
+STORE: Final = "store_down"
+"""Our own word for a store that takes no calls for a while."""
 
 _REFUSED_S: Final = 0.3
 _EVERY_S: Final = 0.25
@@ -66,7 +70,7 @@ MESSAGES: Final = tuple(
 )
 """What hits single messages and jobs, all the time."""
 
-KINDS: Final = (*dict.fromkeys(rule.kind for rule in (*REQUESTS, *MESSAGES)), REFUSED)
+KINDS: Final = (*dict.fromkeys(rule.kind for rule in (*REQUESTS, *MESSAGES)), REFUSED, STORE)
 
 
 class Trouble:
@@ -74,32 +78,47 @@ class Trouble:
 
     Args:
         sandbox: Where.
+        store: The store, which has its share of it.
+        starting: Held while a daemon starts: one that finds no store then ends, as it should.
         seed: Of the order.
     """
 
-    def __init__(self, sandbox: Sandbox, seed: int) -> None:
+    def __init__(self, sandbox: Sandbox, store: StoreUnderTest, starting: anyio.Lock, seed: int) -> None:
         self._sandbox = sandbox
+        self._store = store
+        self._starting = starting
+        self._store_failed = 0
         self._dice = random.Random(seed)  # noqa: S311 - chance that can be repeated, no secret
         self._refused = 0
 
     @property
     def applied(self) -> Counter[str]:
         """How often each kind hit."""
-        return self._sandbox.faults.applied + Counter({REFUSED: self._refused})
+        return self._sandbox.faults.applied + Counter({REFUSED: self._refused, STORE: self._store_failed})
 
     async def run(self) -> None:
         """Go through all kinds again and again, in a new order each time."""
         on: list[Fault] = []
-        while True:
-            for rule in self._dice.sample((*REQUESTS, None), len(REQUESTS) + 1):
-                if rule is None:
+        for number in itertools.count(1):
+            own = (REFUSED, STORE) if number % self._store.every == 0 else (REFUSED,)
+            turns = (*REQUESTS, *own)
+            for rule in self._dice.sample(turns, len(turns)):
+                if rule == REFUSED:
                     self._refused += 1
                     await self._sandbox.refuse_connections(_REFUSED_S)
-                else:
+                elif rule == STORE:
+                    await self._fail_store()
+                elif isinstance(rule, Fault):
                     # Used up or not, what had its time goes: piled up, they would let nothing pass, and try nothing.
                     on = [*on, rule][-_ON_AT_ONCE:]
                     self._sandbox.faults.set((*MESSAGES, *on))
                 await anyio.sleep(_EVERY_S)
+
+    async def _fail_store(self) -> None:
+        # The end of trouble must not leave the store down.
+        with anyio.CancelScope(shield=True):
+            async with self._starting, self._store.failing(self._dice):
+                self._store_failed += 1
 
     def end(self) -> None:
         """Leave the rest in peace."""

@@ -13,8 +13,9 @@ from consumer.app import App
 from consumer.config import load
 from consumer.plugin.registry import Registry
 from consumer.sandbox import Sandbox, SandboxSettings
+from tests.engine.proxy import Proxy, in_front_of_postgres
 from tests.engine.rig import QUEUE, Daemon, Serve
-from tests.postgres import postgres_store
+from tests.postgres import postgres_schema, postgres_store
 
 
 @pytest.fixture
@@ -32,6 +33,19 @@ def store(request: pytest.FixtureRequest) -> Iterator[Mapping[str, str]]:
     else:
         with postgres_store() as address:
             yield {"store": address}
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    """A proxy in front of the database."""
+    async with in_front_of_postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def schema() -> Iterator[str]:
+    with postgres_schema() as name:
+        yield name
 
 
 @pytest.fixture

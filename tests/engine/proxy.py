@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
+
+from tests.postgres import ADDRESS, store_at
 
 
 class Proxy:
@@ -62,3 +65,16 @@ class Proxy:
             writer.transport.abort()
         finally:
             writer.close()
+
+
+def in_front_of_postgres() -> Proxy:
+    """A proxy in front of the tests' database."""
+    parts = urlsplit(ADDRESS)
+    return Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
+
+
+def behind(proxy: Proxy, schema: str, password: str = "") -> str:
+    """The address of a store in a schema of the tests' database, by way of the proxy."""
+    parts = urlsplit(ADDRESS)
+    keys = f"{parts.username}{password and ':'}{password}"
+    return store_at(f"{parts.scheme}://{keys}@127.0.0.1:{proxy.port}{parts.path}", schema)

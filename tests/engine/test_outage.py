@@ -1,12 +1,8 @@
-"""Outages: paced, told once at each end, over as soon as their cause."""
+"""The pace of polls: fewer when they are shed, more while messages flow, growing pauses after faults."""
 
 from __future__ import annotations
 
-import time
-
 import anyio
-import pytest
-from structlog.testing import capture_logs
 
 from consumer.engine.pacing import Outage
 from consumer.errors import CloudError, StoreError
@@ -18,38 +14,6 @@ from tests.engine.rig import QUEUE, Serve, body, handlers
 
 async def nothing(job: Job) -> None:
     """Does nothing."""
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param(Fault(kind="error", status=503, xml=False, operations=("receive",)), id="503 without XML"),
-        pytest.param(Fault(kind="html", status=502, operations=("receive",)), id="502 HTML"),
-        pytest.param(Fault(kind="html", status=200, operations=("receive",)), id="200 HTML"),
-        pytest.param(Fault(kind="drop", operations=("receive",)), id="dropped connections"),
-        pytest.param(
-            Fault(kind="error", status=403, code="SignatureDoesNotMatch", operations=("receive",)), id="wrong keys"
-        ),
-    ],
-)
-async def test_an_outage_is_paced_and_told_twice(sandbox: Sandbox, serve: Serve, fault: Fault) -> None:
-    """During an outage few calls are made, one line tells its start, one its end, and work resumes within 5 s."""
-    sandbox.faults.add(fault)
-    with capture_logs() as lines:
-        async with serve(handlers(Cover=nothing)) as daemon:
-            await anyio.sleep(2)
-            calls = sandbox.log.by_operation["BatchReceiveMessage"]
-            assert 1 <= calls <= 8
-            assert not all(check.ok for check in daemon.app.vitals.ready())
-            assert all(check.ok for check in daemon.app.vitals.live())
-            sandbox.faults.clear()
-            sandbox.put(QUEUE, body().decode())
-            over_at = time.monotonic()
-            await daemon.emptied(7)
-            assert time.monotonic() - over_at < 5.5
-            assert all(check.ok for check in daemon.app.vitals.ready())
-    told = [line["event"] for line in lines if line["event"].startswith("polling")]
-    assert told == ["polling failed; trying on until it works", "polling works again"]
 
 
 async def test_shed_polls_lower_their_number(sandbox: Sandbox, serve: Serve) -> None:

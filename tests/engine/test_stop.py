@@ -154,8 +154,8 @@ async def test_a_slot_that_gets_free_as_the_stop_comes_begins_no_poll(sandbox: S
         give_back = lane.slots.give_back
         with pytest.MonkeyPatch.context() as patch:
 
-            def at_that_moment(count: int) -> None:
-                give_back(count)
+            def at_that_moment(count: int, *, unused: bool = False) -> None:
+                give_back(count, unused=unused)
                 daemon.app.stop()
 
             patch.setattr(lane.slots, "give_back", at_that_moment)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator
 
 import anyio
 import pytest
@@ -11,30 +10,14 @@ from structlog.testing import capture_logs
 
 from consumer.plugin.job import Job, Reject
 from consumer.sandbox import Sandbox
-from tests.engine.proxy import Proxy
+from tests.engine.proxy import Proxy, behind
 from tests.engine.rig import QUEUE, Serve, body, handlers
-from tests.postgres import ADDRESS, postgres_schema, store_at
-
-
-@pytest.fixture
-async def proxy() -> AsyncIterator[Proxy]:
-    """A proxy in front of the database."""
-    parts = urlsplit(ADDRESS)
-    async with Proxy(parts.hostname or "127.0.0.1", parts.port or 5432) as running:
-        yield running
-
-
-@pytest.fixture
-def schema() -> Iterator[str]:
-    with postgres_schema() as name:
-        yield name
 
 
 @pytest.fixture
 async def target(proxy: Proxy, schema: str) -> AsyncIterator[str]:
     """The store's address through the proxy, in a schema of the test's own."""
-    parts = urlsplit(ADDRESS)
-    yield store_at(f"{parts.scheme}://{parts.username}@127.0.0.1:{proxy.port}{parts.path}", schema)
+    yield behind(proxy, schema)
     # A test that failed half-way may leave a session in a transaction: without its connection it ends.
     await proxy.cut()
 
