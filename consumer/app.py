@@ -1,4 +1,4 @@
-"""Put the parts together, serve, drain, stop.
+"""Put the parts together, serve, stop.
 
     open the store, the clients, the admin server
     -> a poller for each queue, each message in a task of its own
@@ -7,13 +7,12 @@
 
 Whatever the moment, the whole ends within ``stop_deadline_s``; a second stop() skips the waiting, never the flush.
 
-Elsewhere: signals, logs and the event loop (``daemon``), the life of a message (``engine``).
+Elsewhere: signals, logs and the event loop (``daemon``), the life of a message (``engine``), how a stop goes
+(``engine.stop``).
 """
 
 from __future__ import annotations
 
-import math
-import time
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -26,11 +25,12 @@ from consumer.cloud.credentials import Keys
 from consumer.cloud.limiter import RateLimiter
 from consumer.config import Lane as LaneSettings
 from consumer.config import Settings
-from consumer.engine.delivery import Delivery, Stage
+from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane, Shared, make_lane
 from consumer.engine.poll import Poller
 from consumer.engine.process import process
 from consumer.engine.slots import Place
+from consumer.engine.stop import HURRY_S, Stop
 from consumer.engine.store_gate import StoreGate
 from consumer.engine.upkeep import prune, watch_attributes
 from consumer.engine.vitals import Vitals
@@ -46,10 +46,6 @@ from consumer.version import version
 
 log = structlog.stdlib.get_logger(__name__)
 
-_SETTLE_RESERVE_S: Final = 1.0
-_FLUSH_RESERVE_S: Final = 0.5
-_HURRY_S: Final = 1.5
-_LOOK_S: Final = 0.02
 _FAULTS: Final = frozenset(Fault)
 
 
@@ -79,14 +75,8 @@ class App:
         self._queues = queues
         self._ledger: Ledger = make_ledger(settings.store_target())
         self._gate = StoreGate(self._ledger, self.metrics.store_up.set)
-        self._pollers: list[Poller] = []
         self._limiters: dict[str, RateLimiter] = {}
-        self._stop_asked = anyio.Event()
-        self._hurry_asked = anyio.Event()
-        self.stop_at = math.inf
-        """When everything must have ended, on the monotonic clock."""
-        self.flushed = False
-        """Whether all that had ended when the daemon stopped is deleted."""
+        self.stopping = Stop(self.lanes, settings.stop_deadline_s)
         self.vitals = Vitals(self.lanes, self._gate, len(registry.handlers))
         self._shared = Shared(
             settings=settings,
@@ -103,13 +93,8 @@ class App:
 
     def stop(self) -> None:
         """Stop; called again, skip the waiting for handlers."""
-        if self._stop_asked.is_set():
-            self._hurry_asked.set()
-            self.stop_at = min(self.stop_at, time.monotonic() + _HURRY_S)
-            return
-        self.stop_at = time.monotonic() + self.settings.stop_deadline_s
+        self.stopping.ask()
         self.vitals.stopping = True
-        self._stop_asked.set()
 
     async def serve(self, *, started: anyio.Event | None = None) -> None:
         """Handle messages until stopped.
@@ -187,7 +172,7 @@ class App:
 
     async def _close_store(self) -> None:
         """Let go of the store; what was answered is on disk already, so a store that hangs is left alone."""
-        with anyio.move_on_after(max(_FLUSH_RESERVE_S, self.stop_at - time.monotonic())) as scope:
+        with anyio.move_on_after(self.stopping.left_s) as scope:
             await self._ledger.close()
         if scope.cancelled_caught:
             log.warning("store not closed in time; what was written is safe")
@@ -208,15 +193,15 @@ class App:
         async with anyio.create_task_group() as work:
             try:
                 await self._poll(work, started)
-                await self._drain()
-                await self._flush()
+                await self.stopping.drain()
+                await self.stopping.flush()
             except BaseException:
                 # Ended from outside or by a fault of our own: ends that are being written get a moment, not for ever.
-                self._limit_settling(_HURRY_S)
+                self.stopping.limit_settling(HURRY_S)
                 raise
             # What is left at the deadline is left to its lease: all that remains is to let go of it.
             work.cancel_scope.cancel("the stop deadline has come")
-            self._limit_settling(0)
+            self.stopping.limit_settling(0)
 
     async def _poll(self, work: anyio.abc.TaskGroup, started: anyio.Event | None) -> None:
         """Poll until a stop is asked for and every receive has ended."""
@@ -226,13 +211,13 @@ class App:
 
         async with anyio.create_task_group() as limit:
             async with anyio.create_task_group() as polls:
-                self._pollers = [Poller(lane, start) for lane in self.lanes]
-                for poller in self._pollers:
+                pollers = [Poller(lane, start) for lane in self.lanes]
+                for poller in pollers:
                     polls.start_soon(poller.run)
                 self._tell_started(started)
-                await self._stop_asked.wait()
-                await self._stop_polling()
-                limit.start_soon(self._cut_polls, polls.cancel_scope)
+                await self.stopping.asked.wait()
+                await self.stopping.end_polls(pollers)
+                limit.start_soon(self.stopping.cut_polls, polls.cancel_scope)
             limit.cancel_scope.cancel("all polls have ended")
 
     def _tell_started(self, started: anyio.Event | None) -> None:
@@ -241,68 +226,6 @@ class App:
         self.vitals.serving = True
         if started is not None:
             started.set()
-
-    async def _cut_polls(self, polls: anyio.CancelScope) -> None:
-        """An answer that has begun is read to its end, but one that stalls must not cost the handlers their time."""
-        while time.monotonic() < self.stop_at - self._settle_reserve_s:  # noqa: ASYNC110 - it comes nearer when hurried
-            await anyio.sleep(_LOOK_S)
-        polls.cancel("the stop deadline comes")
-
-    def _limit_settling(self, seconds: float) -> None:
-        """Give up, so many seconds from now, what is still being written down."""
-        for lane in self.lanes:
-            lane.settle_by = anyio.current_time() + seconds
-        for delivery in self._held():
-            if delivery.settling is not None:
-                delivery.settling.deadline = anyio.current_time() + seconds
-
-    async def _stop_polling(self) -> None:
-        """Ask no more, and give back what no handler has begun."""
-        log.info("stopping", in_flight=len(self._held()), deadline_seconds=self.settings.stop_deadline_s)
-        for lane in self.lanes:
-            lane.stopping = True
-        self._cancel(Stage.HELD)
-        async with anyio.create_task_group() as stops:
-            for poller in self._pollers:
-                stops.start_soon(poller.stop)
-
-    async def _drain(self) -> None:
-        """Let running handlers finish; at the deadline, or when hurried, cut them short and give them back."""
-        await self._while_held(self._settle_reserve_s, unless_hurried=True)
-        self._cancel(Stage.RUNNING)
-        await self._while_held(min(_FLUSH_RESERVE_S, self.settings.stop_deadline_s / 8), unless_hurried=False)
-
-    @property
-    def _settle_reserve_s(self) -> float:
-        """What is kept of the stop deadline for writing down how cut runs ended."""
-        return min(_SETTLE_RESERVE_S, self.settings.stop_deadline_s / 4)
-
-    async def _while_held(self, reserve_s: float, *, unless_hurried: bool) -> None:
-        while self._held() and time.monotonic() < self.stop_at - reserve_s:
-            if unless_hurried and self._hurry_asked.is_set():
-                return
-            await anyio.sleep(_LOOK_S)
-
-    async def _flush(self) -> None:
-        """Delete everything that has ended, up to the deadline."""
-        with anyio.move_on_after(max(0.1, self.stop_at - time.monotonic())) as scope:
-            async with anyio.create_task_group() as flushes:
-                for lane in self.lanes:
-                    flushes.start_soon(lane.deletes.flush)
-        pending = sum(lane.deletes.pending for lane in self.lanes)
-        if scope.cancelled_caught:
-            log.warning("stopped with deletes pending; their redeliveries will only be deleted", pending=pending)
-        else:
-            self.flushed = True
-            log.info("stopped")
-
-    def _held(self) -> list[Delivery]:
-        return [delivery for lane in self.lanes for delivery in lane.live]
-
-    def _cancel(self, most: Stage) -> None:
-        for delivery in self._held():
-            if delivery.stage <= most and delivery.scope is not None:
-                delivery.scope.cancel("the daemon stops")
 
 
 def _mask(keys: Keys) -> None:

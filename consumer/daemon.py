@@ -103,7 +103,7 @@ async def _serve(app: App) -> None:
             if notifier.watchdog_interval_s is not None:
                 beside.start_soon(_watchdog, app, notifier, notifier.watchdog_interval_s)
             await app.serve(started=started)
-            app.stop_at = min(app.stop_at, time.monotonic() + _LAST_WORDS_S)
+            app.stopping.at = min(app.stopping.at, time.monotonic() + _LAST_WORDS_S)
             beside.cancel_scope.cancel("stopped")
     if left_behind := sum(lane.threads.left_behind for lane in app.lanes):
         # Threads can't be ended, and the interpreter would wait for them for ever; all that matters is on disk.
@@ -115,14 +115,14 @@ def _exit(app: App) -> NoReturn:
     """End at once: all that matters is on disk."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(ExitCode.OK if app.flushed else ExitCode.FAILURE)
+    os._exit(ExitCode.OK if app.stopping.flushed else ExitCode.FAILURE)
 
 
 def _end_in_time(app: App) -> None:
     """Runs in a thread of its own from the first signal on, so that nothing that hangs can keep the process."""
-    while time.monotonic() < app.stop_at + _GRACE_S:
+    while time.monotonic() < app.stopping.at + _GRACE_S:
         time.sleep(_LOOK_S)
-    log.warning("the stop deadline is over; ending with what still runs", flushed=app.flushed)
+    log.warning("the stop deadline is over; ending with what still runs", flushed=app.stopping.flushed)
     _exit(app)
 
 

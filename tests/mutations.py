@@ -68,9 +68,9 @@ MUTATIONS: Final = (
         "newest receipt",
         "consumer/engine/delivery.py",
         """        self.receipt = receipt
-        self.doubtful = False
+        self.adrift = False
 """,
-        """        self.doubtful = False
+        """        self.adrift = False
 """,
         ("tests/engine/test_lease.py",),
     ),
@@ -91,7 +91,7 @@ MUTATIONS: Final = (
     Mutation(
         "flush at stop",
         "consumer/app.py",
-        "                await self._flush()\n",
+        "                await self.stopping.flush()\n",
         "",
         ("tests/engine/test_stop.py",),
     ),
@@ -105,10 +105,11 @@ MUTATIONS: Final = (
     Mutation(
         "pacing",
         "consumer/engine/poll.py",
-        """                await self._pause(pause_s)
+        """            await self._pause(self._outage.failed(error))
             return None
 """,
-        """                await self._pause(0)
+        """            self._outage.failed(error)
+            await self._pause(0)
             return None
 """,
         ("tests/engine/test_long_outage.py",),
@@ -119,6 +120,27 @@ MUTATIONS: Final = (
         "session._retry_connection = False",
         "session._retry_connection = True",
         ("tests/cloud/test_cloud_pool.py", "tests/cloud/test_cloud_mns.py"),
+    ),
+    Mutation(
+        "a thread keeps its claim",
+        "consumer/engine/lease.py",
+        "        if delivery.in_thread or delivery.stage is Stage.SETTLING:\n",
+        "        if delivery.stage is Stage.SETTLING:\n",
+        ("tests/engine/test_lease.py",),
+    ),
+    Mutation(
+        "suspects run alone",
+        "consumer/policy.py",
+        "SUSPECT_STARTS = 3\n",
+        "SUSPECT_STARTS = 99\n",
+        ("tests/process/test_crashing.py",),
+    ),
+    Mutation(
+        "waiting for MPS",
+        "consumer/engine/results.py",
+        "            if self.fault is None:\n                answer = await self._ask(job_id)\n",
+        "            if True:\n                answer = await self._ask(job_id)\n",
+        ("tests/engine/test_results.py",),
     ),
 )
 

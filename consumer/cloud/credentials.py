@@ -1,63 +1,31 @@
 """Find the keys that sign requests: given ones, or the vendor's default chain.
 
-The chain's parts read files, run programs and ask servers, all of them blocking; they run on a thread of
-their own, never on the event loop, one search at a time and with a deadline. Each part renews what it
-holds at least minutes before it expires, so what it gave is used for a minute before it is asked again. Where
-that fails, the keys at hand go on being used: whether they still work, the service itself will say.
+The chain is searched on a thread of its own, never on the event loop, one search at a time and with a deadline. Each of
+its parts renews what it holds at least minutes before it expires, so what it gave is used for a minute before it is
+asked again. Where that fails, the keys at hand go on being used: whether they still work, the service itself will say.
 
-The chain is the vendor's default one, in its order, but put together here from its public parts: the
-ready-made class starts a scheduler's thread on each ``refresh``, and forgets which part said what.
-
-Elsewhere: signing with the keys (``mns_signature``, ``mps_signature``), slowing down when they are wrong
-(``engine.pacing``).
+Elsewhere: the chain's parts (``credentials_chain``), signing with the keys (``mns_signature``, ``mps_signature``),
+slowing down when they are wrong (``engine.pacing``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
-from consumer.cloud.wording import cut
+from consumer.cloud.credentials_chain import THREAD, Chain, Keys, NothingFoundError
 from consumer.errors import CloudError, Fault
+
+__all__ = ["CredentialsSource", "DefaultChain", "Keys", "StaticCredentials"]
 
 _USED_FOR_S: Final = 60.0
 _RETRY_S: Final = 10.0
 _JUST_FOUND_S: Final = 5.0
 _DENIED_AGAIN_S: Final = 600.0
 _RENEWAL_WAIT_S: Final = 1.0
-_SDK: Final = "alibabacloud_credentials"
-_LOGGER: Final = "credentials"
-# Writes each path with its query at debug level, tokens in it included.
-_HTTP_LOGGER: Final = "urllib3.connectionpool"
-_THREAD: Final = "mns-consumer-credentials"
-# What a part says may quote a whole answer, keys included, or a URI with a token in its query.
-_QUOTED: Final = re.compile(r"(result:|[\[{<]).*", re.DOTALL)
-_QUERY: Final = re.compile(r"\?\S+")
-_USER_INFO: Final = re.compile(r"//[^/\s@]+@")
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Keys:
-    """An AccessKey, and the STS token where there is one. Its repr shows neither secret nor token.
-
-    Args:
-        access_key_id: The AccessKey's id.
-        access_key_secret: Its secret.
-        security_token: The STS token; ``""`` for a lasting key.
-    """
-
-    access_key_id: str
-    access_key_secret: str
-    security_token: str = ""
-
-    def __repr__(self) -> str:
-        return f"Keys({'STS' if self.security_token else 'AccessKey'}, hidden)"
 
 
 class CredentialsSource(Protocol):
@@ -92,14 +60,6 @@ class StaticCredentials:
         """Given keys stay as they are."""
 
 
-@dataclass(slots=True)
-class _Part:
-    """One part of the chain: its name, and how to make it."""
-
-    name: str
-    make: Callable[[], Any]
-
-
 class DefaultChain:
     """The default chain of alibabacloud-credentials: environment, OIDC, files, ECS role, URI.
 
@@ -118,7 +78,7 @@ class DefaultChain:
         self._denied_at = float("-inf")
         self._ask_at = float("-inf")
         self._search: asyncio.Future[Keys] | None = None
-        self._chain = _Chain()
+        self._chain = Chain()
 
     def __repr__(self) -> str:
         return "DefaultChain()"
@@ -161,7 +121,7 @@ class DefaultChain:
             self._denied_at = now
         self._refused = True
         self._ask_at = float("-inf")
-        self._chain = _Chain()
+        self._chain = Chain()
         # A search under way may still bring the old keys: the next caller begins its own.
         self._search = None
 
@@ -181,8 +141,8 @@ class DefaultChain:
             except Exception as error:  # noqa: BLE001 - whatever the vendor's code raises is this search's end
                 found = (
                     error
-                    if isinstance(error, _NothingFoundError)
-                    else _NothingFoundError(f"{type(error).__name__} in the chain")
+                    if isinstance(error, NothingFoundError)
+                    else NothingFoundError(f"{type(error).__name__} in the chain")
                 )
             try:
                 loop.call_soon_threadsafe(finish, found)
@@ -190,7 +150,7 @@ class DefaultChain:
                 # The loop was closed meanwhile: nobody waits any more.
                 return
 
-        threading.Thread(target=run, name=_THREAD, daemon=True).start()
+        threading.Thread(target=run, name=THREAD, daemon=True).start()
         return search
 
     def _take(self, search: asyncio.Future[Keys], found: Keys | Exception) -> None:
@@ -222,91 +182,3 @@ def _failure(code: str, detail: str) -> CloudError:
     return CloudError(
         Fault.CREDENTIALS, operation="GetCredentials", target="the default chain", code=code, detail=detail
     )
-
-
-class _NothingFoundError(Exception):
-    """No part of the chain had keys; the text names each with its reason."""
-
-
-class _Chain:
-    """The chain's parts, kept from search to search: each caches its keys and knows when they expire."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._parts: Sequence[_Part] | None = None
-        self._made: dict[str, Any] = {}
-        self._last: str | None = None
-
-    def search(self) -> Keys:
-        """Ask each part in turn, beginning with the one that had keys last time; runs on a thread."""
-        with self._lock:
-            if self._parts is None:
-                self._parts = _default_parts()
-            tried: list[str] = []
-            for part in sorted(self._parts, key=lambda part: part.name != self._last):
-                try:
-                    provider = self._made.get(part.name) or self._made.setdefault(part.name, part.make())
-                    keys = _keys_of(provider.get_credentials())
-                except Exception as error:  # noqa: BLE001 - each part raises what it likes; the next one is asked
-                    tried.append(f"{part.name}: {_scrubbed(error)}")
-                    continue
-                self._last = part.name
-                return keys
-            raise _NothingFoundError(f"tried {'; '.join(tried)}")
-
-
-def _keys_of(found: Any) -> Keys:
-    access_key_id, secret = found.get_access_key_id(), found.get_access_key_secret()
-    if not access_key_id or not secret:
-        raise ValueError("gave no AccessKey")
-    # The SDK of MNS breaks on None where a token is missing (facts: mns, 4).
-    return Keys(access_key_id, secret, found.get_security_token() or "")
-
-
-def _scrubbed(error: Exception) -> str:
-    text = str(getattr(error, "message", "") or error) or type(error).__name__
-    return cut(_USER_INFO.sub("//...@", _QUERY.sub("?...", _QUOTED.sub("...", text))), 120)
-
-
-def _default_parts() -> Sequence[_Part]:
-    """The parts of the vendor's default chain in its order; reads the environment, as its import does."""
-    log = logging.getLogger(_LOGGER)
-    level, handlers = log.level, list(log.handlers)
-    try:
-        from alibabacloud_credentials import provider  # noqa: PLC0415 - 0.35 s, only for who needs it
-        from alibabacloud_credentials.utils import auth_util  # noqa: PLC0415 - the same
-    finally:
-        _silence(log, level, handlers)
-    parts = [_Part("environment", provider.EnvironmentVariableCredentialsProvider)]
-    if auth_util.enable_oidc_credential:
-        parts.append(_Part("OIDC", provider.OIDCRoleArnCredentialsProvider))
-    parts.append(_Part("aliyun CLI's configuration", provider.CLIProfileCredentialsProvider))
-    parts.append(_Part("credentials file", provider.ProfileCredentialsProvider))
-    if auth_util.environment_ecs_metadata_disabled.lower() != "true":
-        # Without its own updates, which start a scheduler's thread: we ask once a minute anyhow.
-        parts.append(_Part("ECS role", lambda: provider.EcsRamRoleCredentialsProvider(async_update_enabled=False)))
-    if auth_util.environment_credentials_uri:
-        parts.append(_Part("credentials URI", provider.URLCredentialsProvider))
-    return parts
-
-
-def _silence(log: logging.Logger, level: int, handlers: Sequence[logging.Handler]) -> None:
-    """Undo what the SDK's import does to a logger of so common a name, and drop the SDK's own records.
-
-    It writes to stderr, and it logs errors whole, which may quote an answer with its keys.
-    """
-    for handler in log.handlers[:]:
-        if handler not in handlers:
-            log.removeHandler(handler)
-    log.setLevel(level)
-    # A filter that is there already is not added a second time.
-    log.addFilter(_not_the_sdk)
-    logging.getLogger(_HTTP_LOGGER).addFilter(_not_our_search)
-
-
-def _not_our_search(record: logging.LogRecord) -> bool:
-    return record.threadName != _THREAD
-
-
-def _not_the_sdk(record: logging.LogRecord) -> bool:
-    return _SDK not in record.pathname

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 
 from consumer.cloud import credentials as module
+from consumer.cloud import credentials_chain as parts
 from consumer.cloud.credentials import DefaultChain, Keys, StaticCredentials
 from consumer.errors import CloudError, Fault
 
@@ -81,10 +82,10 @@ def test_no_keys_anywhere(tmp_path: Path) -> None:
 def test_the_order_is_the_vendors(tmp_path: Path) -> None:
     """The parts are those of the vendor's own default chain, in its order."""
     code = """
-import consumer.cloud.credentials as ours
+import consumer.cloud.credentials_chain as parts
 from alibabacloud_credentials.provider.default import DefaultCredentialsProvider
 theirs = DefaultCredentialsProvider()._DefaultCredentialsProvider__providers_chain
-mine = [part.make() for part in ours._default_parts()]
+mine = [part.make() for part in parts.default_parts()]
 print([type(p).__name__ for p in mine] == [type(p).__name__ for p in theirs], len(mine))
 """
     env = {
@@ -104,8 +105,8 @@ import io, logging
 stream = io.StringIO()
 log = logging.getLogger("credentials")
 log.addHandler(logging.StreamHandler(stream)); log.setLevel(logging.ERROR)
-import consumer.cloud.credentials as ours
-ours._default_parts()
+import consumer.cloud.credentials_chain as parts
+parts.default_parts()
 from alibabacloud_credentials.provider import refreshable
 exec(compile("log.error('hush')", refreshable.__file__, "exec"), {"log": log})
 log.error("a user's own")
@@ -193,7 +194,7 @@ class Vendor:
 def vendor(monkeypatch: pytest.MonkeyPatch) -> Vendor:
     """A chain of one part, without the vendor's environment at import."""
     part = Vendor()
-    monkeypatch.setattr(module, "_default_parts", lambda: [module._Part("the part", part.make)])
+    monkeypatch.setattr(parts, "default_parts", lambda: [parts.Part("the part", part.make)])
     return part
 
 
@@ -318,7 +319,7 @@ async def test_a_broken_sdk_is_an_error_not_a_hang(monkeypatch: pytest.MonkeyPat
     def broken() -> Any:
         raise ImportError("hush")
 
-    monkeypatch.setattr(module, "_default_parts", broken)
+    monkeypatch.setattr(parts, "default_parts", broken)
     with pytest.raises(CloudError, match="ImportError in the chain") as caught:
         await DefaultChain().keys()
     assert "hush" not in str(caught.value)
@@ -336,7 +337,7 @@ def test_a_search_that_outlives_its_loop_ends_quietly(vendor: Vendor) -> None:
     asyncio.run(ask())
     vendor.blocks.set()
     for thread in threading.enumerate():
-        if thread.name == module._THREAD:
+        if thread.name == parts.THREAD:
             thread.join(5)
 
 

@@ -1,0 +1,129 @@
+"""Stop in order and in time: ask no more, let what runs finish, flush every delete.
+
+    receives    get half a second; one whose answer has begun is read on, up to a second before the deadline
+    held        given back at once
+    running     may finish, up to a second before the deadline; then cut short and given back
+    settling    goes on to the deadline
+    deletes     go on to the deadline
+
+A second asking takes the waiting out, never the flush.
+
+Elsewhere: who asks (``app``, for ``daemon``'s signals), what giving back means (``engine.outcome``).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+import structlog
+
+from consumer.engine.delivery import Delivery, Stage
+from consumer.engine.lane import Lane
+from consumer.engine.poll import Poller
+
+log = structlog.stdlib.get_logger(__name__)
+
+HURRY_S: Final = 1.5
+"""What is left of any deadline once the stop was asked for twice."""
+_SETTLE_RESERVE_S: Final = 1.0
+_FLUSH_RESERVE_S: Final = 0.5
+_LOOK_S: Final = 0.02
+
+
+class Stop:
+    """The stop of one daemon.
+
+    Args:
+        lanes: Its queues; filled while it starts.
+        deadline_s: How long it may take.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], deadline_s: float) -> None:
+        self._lanes = lanes
+        self._deadline_s = deadline_s
+        self.asked = anyio.Event()
+        self._hurried = anyio.Event()
+        self.at = math.inf
+        """When everything must have ended, on the monotonic clock."""
+        self.flushed = False
+        """Whether all that had ended is deleted."""
+
+    @property
+    def left_s(self) -> float:
+        """Seconds to the deadline, and a moment at least for what is to be tried once."""
+        return max(_FLUSH_RESERVE_S, self.at - time.monotonic())
+
+    def ask(self) -> None:
+        """Begin; asked again, skip the waiting for handlers."""
+        if self.asked.is_set():
+            self._hurried.set()
+            self.at = min(self.at, time.monotonic() + HURRY_S)
+            return
+        self.at = time.monotonic() + self._deadline_s
+        self.asked.set()
+
+    async def end_polls(self, pollers: Sequence[Poller]) -> None:
+        """Ask no more, and give back what no handler has begun."""
+        log.info("stopping", in_flight=len(self._held()), deadline_seconds=self._deadline_s)
+        for lane in self._lanes:
+            lane.stopping = True
+        self._cancel(Stage.HELD)
+        async with anyio.create_task_group() as stops:
+            for poller in pollers:
+                stops.start_soon(poller.stop)
+
+    async def cut_polls(self, polls: anyio.CancelScope) -> None:
+        """An answer that has begun is read to its end, but one that stalls must not cost the handlers their time."""
+        while time.monotonic() < self.at - self._settle_reserve_s:  # noqa: ASYNC110 - it comes nearer when hurried
+            await anyio.sleep(_LOOK_S)
+        polls.cancel("the stop deadline comes")
+
+    async def drain(self) -> None:
+        """Let running handlers finish; at the deadline, or when hurried, cut them short and give them back."""
+        await self._while_held(self._settle_reserve_s, unless_hurried=True)
+        self._cancel(Stage.RUNNING)
+        await self._while_held(min(_FLUSH_RESERVE_S, self._deadline_s / 8), unless_hurried=False)
+
+    async def flush(self) -> None:
+        """Delete everything that has ended, up to the deadline."""
+        with anyio.move_on_after(self.left_s) as scope:
+            async with anyio.create_task_group() as flushes:
+                for lane in self._lanes:
+                    flushes.start_soon(lane.deletes.flush)
+        pending = sum(lane.deletes.pending for lane in self._lanes)
+        if scope.cancelled_caught:
+            log.warning("stopped with deletes pending; their redeliveries will only be deleted", pending=pending)
+        else:
+            self.flushed = True
+            log.info("stopped")
+
+    def limit_settling(self, seconds: float) -> None:
+        """Give up, so many seconds from now, what is still being written down."""
+        for lane in self._lanes:
+            lane.settle_by = anyio.current_time() + seconds
+        for delivery in self._held():
+            if delivery.settling is not None:
+                delivery.settling.deadline = anyio.current_time() + seconds
+
+    @property
+    def _settle_reserve_s(self) -> float:
+        """What is kept of the deadline for writing down how cut runs ended."""
+        return min(_SETTLE_RESERVE_S, self._deadline_s / 4)
+
+    async def _while_held(self, reserve_s: float, *, unless_hurried: bool) -> None:
+        while self._held() and time.monotonic() < self.at - reserve_s:
+            if unless_hurried and self._hurried.is_set():
+                return
+            await anyio.sleep(_LOOK_S)
+
+    def _held(self) -> list[Delivery]:
+        return [delivery for lane in self._lanes for delivery in lane.live]
+
+    def _cancel(self, most: Stage) -> None:
+        for delivery in self._held():
+            if delivery.stage <= most and delivery.scope is not None:
+                delivery.scope.cancel("the daemon stops")
