@@ -119,7 +119,11 @@ class Settings(BaseSettings, Connection):
         description="Ledger and dead letters: a file's path, or postgresql://...; default: `mns-consumer.db` in "
         "`$STATE_DIRECTORY`, else in the user's state folder.",
     )
-    job_retention_s: Seconds = Field(14 * _DAY_S, description="For how long ended jobs are remembered.")
+    job_retention_s: Seconds = Field(
+        14 * _DAY_S,
+        description="For how long ended jobs are remembered; at least twice the queue's retention, in PostgreSQL at "
+        "least 14 days.",
+    )
     dead_letter_retention_s: Seconds = Field(90 * _DAY_S, description="For how long dead letters are kept.")
 
     slots: int = Field(64, ge=1, le=4096, description="Messages that handlers work on at once, for each queue.")

@@ -14,6 +14,7 @@ from consumer.plugin.job import Job, Reject, Retry
 from consumer.plugin.registry import Registry
 from consumer.policy import Reason
 from consumer.sandbox import Fault, Sandbox
+from consumer.sandbox.message import Draft
 from consumer.store.open import make_ledger
 from tests.engine.rig import QUEUE, Serve, body, handlers
 
@@ -128,6 +129,25 @@ async def test_a_failed_handler_runs_again_and_knows_it(sandbox: Sandbox, serve:
         await daemon.emptied()
         assert daemon.count("retries_total", queue=QUEUE, function="Cover", cause="asked") == 1
     assert attempts == [1, 2]
+
+
+async def test_what_would_come_back_too_late_is_set_aside(sandbox: Sandbox, serve: Serve) -> None:
+    """Near the end of the queue's retention, read from the queue, a failed message is kept instead of hidden."""
+
+    async def broken(job: Job) -> None:
+        raise Retry("later", after_s=8)
+
+    sandbox.account.create("brief", {"MessageRetentionPeriod": "60"})
+    now_ms = sandbox.clock.now_ms()
+    async with serve(handlers(Cover=broken), notify_url=sandbox.notify_url("brief")) as daemon:
+        await daemon.until(lambda: daemon.app.lanes[0].retention_s == 60)
+        queue = sandbox.account.get("brief").queue
+        queue.take(Draft(body("1" * 32).decode()), now_ms, enqueue_ms=now_ms - 40_000)
+        queue.take(Draft(body("2" * 32).decode()), now_ms, enqueue_ms=now_ms - 48_000)
+        await daemon.until(lambda: len(sandbox.messages("brief")) == 1)
+        (letter,) = await daemon.letters()
+    assert (letter.letter.job.job_id, letter.letter.reason) == ("2" * 32, Reason.EXPIRING)
+    assert "its queue keeps 60 s" in letter.letter.error
 
 
 async def test_intermediate_states_are_deleted_without_a_run(sandbox: Sandbox, serve: Serve) -> None:
