@@ -117,7 +117,7 @@ class Campaign:
         due_at = time.monotonic()
         while True:
             due_at = max(due_at + _KILL_EVERY_S, time.monotonic())
-            await anyio.sleep(due_at - time.monotonic())
+            await anyio.sleep(max(0.0, due_at - time.monotonic()))
             daemon = dice.choice(self._alive)
             killed = self.peaceful or dice.random() >= _STOPS
             # The end of trouble must not leave a daemon half ended and not replaced.
