@@ -28,7 +28,9 @@ class Service:
         finally:
             self.at_once -= 1
         if self.faults:
-            raise CloudError(self.faults.pop(0), operation="Query", target="mps", code="c", detail="d")
+            fault = self.faults.pop(0)
+            code = "InvalidParameter.JobId" if fault is Fault.REQUEST else "c"
+            raise CloudError(fault, operation="Query", target="mps", code=code, detail="d")
         return JobAnswer(job_id, "Cover", "Success", None, None, None, None, None, None, "r", found=True)
 
 
