@@ -40,12 +40,21 @@ class Deletes:
         queue: The queue's client.
         name: The queue's name, for the log.
         observe: Told how many deletions ended how.
+        covered: Whether an outage of the whole queue has been told of: then failing deletes are no news.
     """
 
-    def __init__(self, *, queue: Orders, name: str, observe: Callable[[DeleteResult, int], None]) -> None:
+    def __init__(
+        self,
+        *,
+        queue: Orders,
+        name: str,
+        observe: Callable[[DeleteResult, int], None],
+        covered: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._queue = queue
         self._name = name
         self._observe = observe
+        self._covered = covered
         self._outage = Outage(
             "delete failed; the end is written down, so the redelivery will only be deleted",
             "deletes work again",
@@ -183,6 +192,7 @@ class Deletes:
         if not deliveries:
             return
         self._observe(DeleteResult.FAILED, len(deliveries))
-        self._outage.failed(error)
+        if not self._covered():
+            self._outage.failed(error)
         ids = [delivery.message.message_id for delivery in deliveries]
         log.debug("delete given up", queue=self._name, message_ids=ids, error=str(error))

@@ -143,7 +143,13 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
     """
     orders = orders or clients.queue
     name, settings, metrics = queue.url.queue, shared.settings, shared.metrics.queue(queue.url.queue)
-    deletes = Deletes(queue=orders, name=name, observe=lambda word, count: metrics.deletes[word].inc(count))
+    progress = LaneProgress(name, poll_limit_s=settings.wait_s + _POLL_MARGIN_S)
+    deletes = Deletes(
+        queue=orders,
+        name=name,
+        observe=lambda word, count: metrics.deletes[word].inc(count),
+        covered=lambda: progress.fault is not None,
+    )
     leases = LeaseKeeper(
         queue=orders,
         name=name,
@@ -174,7 +180,7 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         alone=shared.alone,
         metrics=metrics,
         queries=shared.metrics.result_queries,
-        progress=LaneProgress(name, poll_limit_s=settings.wait_s + _POLL_MARGIN_S),
+        progress=progress,
     )
     metrics.in_flight.set_function(lambda: len(lane.live))
     return lane
