@@ -108,22 +108,22 @@ async def _serve(app: App) -> None:
     if left_behind := sum(lane.threads.left_behind for lane in app.lanes):
         # Threads can't be ended, and the interpreter would wait for them for ever; all that matters is on disk.
         log.warning("ending with plain functions still running", threads=left_behind)
-        _exit(app)
+        _exit()
 
 
-def _exit(app: App) -> NoReturn:
-    """End at once: all that matters is on disk."""
+def _exit() -> NoReturn:
+    """End at once: what matters is on disk, and the rest comes back with its messages."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(ExitCode.OK if app.stopping.flushed else ExitCode.FAILURE)
+    os._exit(ExitCode.OK)
 
 
 def _end_in_time(app: App) -> None:
     """Runs in a thread of its own from the first signal on, so that nothing that hangs can keep the process."""
     while time.monotonic() < app.stopping.at + _GRACE_S:
         time.sleep(_LOOK_S)
-    log.warning("the stop deadline is over; ending with what still runs", flushed=app.stopping.flushed)
-    _exit(app)
+    log.warning("the stop deadline is over; ending with what still runs")
+    _exit()
 
 
 async def _stop_on_signal(app: App, notifier: Notifier, signals: AsyncIterator[signal.Signals]) -> None:

@@ -49,8 +49,6 @@ class Stop:
         self._hurried = anyio.Event()
         self.at = math.inf
         """When everything must have ended, on the monotonic clock."""
-        self.flushed = False
-        """Whether all that had ended is deleted."""
 
     @property
     def left_s(self) -> float:
@@ -98,7 +96,6 @@ class Stop:
         if scope.cancelled_caught:
             log.warning("stopped with deletes pending; their redeliveries will only be deleted", pending=pending)
         else:
-            self.flushed = True
             log.info("stopped")
 
     def limit_settling(self, seconds: float) -> None:
