@@ -68,6 +68,7 @@ class Deletes:
         self._room = anyio.Semaphore(_CALLS_AT_ONCE)
         self._settled = anyio.Event()
         self._probes = Probes()
+        self._quiet = False
         self._error: ConsumerError = ConsumerError("no delete has failed")
         self._hurry = anyio.Event()
 
@@ -160,9 +161,10 @@ class Deletes:
                 self._give_up(list(by_handle.values()), error)
                 return []
             self._probes.failed(asked_at)
-            self._error = error
+            self._error, self._quiet = error, self._covered()
             return self._alive(list(by_handle.values()), error)
         self._probes.passed()
+        self._quiet = False
         return self._sort(by_handle, failures)
 
     def _sort(self, by_handle: dict[str, Delivery], failures: Sequence[DeleteFailure]) -> list[Delivery]:
@@ -192,7 +194,7 @@ class Deletes:
         if not deliveries:
             return
         self._observe(DeleteResult.FAILED, len(deliveries))
-        if not self._covered():
+        if not self._quiet:
             self._outage.failed(error)
         ids = [delivery.message.message_id for delivery in deliveries]
         log.debug("delete given up", queue=self._name, message_ids=ids, error=str(error))
