@@ -45,7 +45,7 @@ REQUESTS: Final = tuple(
         "drop:operations=mns,count=2",
         "drop:operations=query,count=1",
         "hang:operations=mns,seconds=1,count=1",
-        "early_empty:count=1",
+        "early_empty:count=2",
         "drop_after:operations=receive,count=1",
         "drop_after:operations=hide+delete,count=2",
         "hang_after:operations=mns,seconds=1,count=1",
@@ -64,8 +64,8 @@ MESSAGES: Final = tuple(
         "revoke:seconds=0.1,probability=0.03",
         "revoke:seconds=1,probability=0.03",
         "notification_twice:probability=0.04",
-        "notification_lost:probability=0.02",
-        "job_stuck:probability=0.01",
+        "notification_lost:probability=0.03",
+        "job_stuck:probability=0.03",
     )
 )
 """What hits single messages and jobs, all the time."""
