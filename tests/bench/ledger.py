@@ -1,0 +1,127 @@
+"""CPU time a message with 5,000,000 ended jobs in the SQLite ledger, beside that with 10,000, while it is pruned.
+
+Both ledgers are filled by SQL. In each the same number of rows is old enough to be forgotten, at the old end as in
+life, so both daemons prune the same; only the tables' sizes differ. A daemon prunes one minute after its start for the
+first time: the load begins shortly before that.
+
+Elsewhere: the tables (``consumer.store.sqlite_file``), pruning (``consumer.store.sqlite_prune``).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from consumer.store.sqlite_file import connect
+from consumer.store.sqlite_rows import RECORD_COLUMNS
+from tests.bench.contestants import SQLITE, Stage, started
+from tests.bench.figures import Book
+from tests.bench.messages import user_data
+from tests.bench.process import BenchError, NotHereError
+
+PART: Final = "ledger"
+LARGE: Final = 5_000_000
+SMALL: Final = 10_000
+_OLD: Final = 5_000
+_OLD_S: Final = 15 * 86_400
+"""Older than the daemon's default, 14 days."""
+_ROW_BYTES: Final = 800
+"""More than a row takes, index and log included."""
+_LOAD_AT_S: Final = 57.0
+_CHUNK: Final = 500_000
+_CACHE_KIB: Final = 512 * 1024
+
+# Keys and hashes of other jobs than those that will come: random, as long as real ones.
+_FILL: Final = f"""
+WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < :rows)
+INSERT INTO job (key_hash, dead, holder, stored_at, {RECORD_COLUMNS})
+SELECT random(), 0, '0123456789abcdef', :now,
+  '1234567890123456/cn-hangzhou/bench/iproduction/' || lower(hex(randomblob(16))),
+  'bench', 'IProduction', 'Cover', hex(randomblob(16)), lower(hex(randomblob(16))),
+  'Success', 'Success', '', :user_data, NULL, 1, :now, :now, :now FROM number
+"""  # noqa: S608 - constants only
+_AGE: Final = "UPDATE job SET stored_at = :then WHERE id IN (SELECT id FROM job ORDER BY id LIMIT :rows)"
+_COUNT_OLD: Final = "SELECT count(*) FROM (SELECT stored_at FROM job ORDER BY id LIMIT :rows) WHERE stored_at <= :then"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much comes while it is pruned.
+
+    Args:
+        messages: In the queue.
+        seconds: The most that it takes.
+    """
+
+    messages: int
+    seconds: float
+
+
+def figure(jobs: int) -> str:
+    """The name of a ledger among the contestants."""
+    return f"{SQLITE} with {jobs} jobs"
+
+
+def measure_in_turn(stage: Stage, load: Load, rounds: int, book: Book, sizes: tuple[int, int] = (SMALL, LARGE)) -> None:
+    """A B A B ...
+
+    Raises:
+        NotHereError: The disk has not the room.
+        BenchError: As ``contestants.started``; or nothing was pruned meanwhile.
+    """
+    free_bytes = shutil.disk_usage(stage.folder).free
+    if free_bytes < max(sizes) * _ROW_BYTES * 2:
+        raise NotHereError(f"a ledger of {max(sizes)} jobs needs {max(sizes) * _ROW_BYTES * 2 >> 30} GiB free")
+    ledgers = {jobs: stage.folder / f"ledger-{jobs}.db" for jobs in sizes}
+    try:
+        for jobs, path in ledgers.items():
+            fill(path, jobs)
+        for _ in range(rounds):
+            _measure(stage, ledgers, load, book)
+    finally:
+        for path in ledgers.values():
+            for name in stage.folder.glob(f"{path.name}*"):
+                name.unlink()
+
+
+def fill(path: Path, jobs: int) -> None:
+    """Make a ledger that holds so many ended jobs."""
+    values = {"now": time.time(), "user_data": user_data(7)}
+    with closing(connect(path, create=True)) as connection:
+        # Nothing is lost when this breaks off: it is begun anew.
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        for first in range(0, jobs, _CHUNK):
+            connection.execute(_FILL, {**values, "rows": min(_CHUNK, jobs - first)})
+        connection.execute("PRAGMA wal_checkpoint (TRUNCATE)")
+
+
+def _measure(stage: Stage, ledgers: Mapping[int, Path], load: Load, book: Book) -> None:
+    for jobs, path in ledgers.items():
+        then = time.time() - _OLD_S
+        with closing(connect(path, create=False)) as connection:
+            connection.execute(_AGE, {"then": then, "rows": _OLD})
+        with stage.place(store=path) as place, started(SQLITE, place) as running:
+            running.wait()
+            time.sleep(max(0.0, running.process.began_at_s + _LOAD_AT_S - time.monotonic()))
+            cpu_before_s = running.process.cpu_s
+            filled = stage.server.ask("fill", queue=place.queue, count=load.messages)
+            end = stage.server.ask("emptied", queue=place.queue, within_s=load.seconds)
+            cpu_s = running.process.cpu_s - cpu_before_s
+        with closing(sqlite3.connect(path)) as connection:
+            old = connection.execute(_COUNT_OLD, {"then": then, "rows": _OLD}).fetchone()[0]
+        if old:
+            raise BenchError(f"{old} of {_OLD} old jobs were still in the ledger of {jobs}: too little load to measure")
+        messages = load.messages - end.told["left"]
+        book.add(
+            PART,
+            figure(jobs),
+            messages_per_s=messages / (end.at_s - filled.at_s),
+            cpu_us_per_message=1e6 * cpu_s / max(messages, 1),
+        )
