@@ -1,0 +1,161 @@
+"""Count what a message costs a daemon, without a clock: requests, ledger transactions, Python function calls.
+
+A process of its own, so that neither the counting nor the logs' set-up touches anything else. The daemon runs as in
+life (ledger on SQLite, leases, metrics, the admin server, one log line a message into a file) in the main thread, the
+sandbox in another, whose calls are not counted. Some messages come first, to get everything warm; then a fixed number
+is there at once, and what it takes until they are gone is printed as one line of JSON, for one message each:
+
+    python -m tests.bench.counted MESSAGES
+
+Elsewhere: what it may come to (``test_bench_guard``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import sqlite3
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import anyio
+import uvloop
+from pydantic import SecretStr
+
+import consumer
+from consumer.app import App
+from consumer.config import Settings
+from consumer.ops.logs import configure
+from consumer.plugin.registry import Sources, discover
+from consumer.sandbox import Sandbox, SandboxSettings
+from tests.bench.messages import body
+
+_OWN: Final = str(Path(consumer.__file__).parent)
+_QUEUE: Final = "bench"
+_WARM: Final = 160
+_MOST_S: Final = 15.0
+_LOOK_S: Final = 0.002
+
+
+class Counts:
+    """What is counted of the daemon."""
+
+    def __init__(self) -> None:
+        self._calls: Counter[str] = Counter()
+        self._commits = 0
+
+    def profile(self, frame: FrameType, event: str, _argument: object) -> None:
+        """Count a function call, or a coroutine that goes on; what ``sys.setprofile`` takes."""
+        if event == "call":
+            self._calls[frame.f_code.co_filename] += 1
+
+    def statement(self, text: str) -> None:
+        """Count a commit; what SQLite's trace callback takes."""
+        self._commits += text == "COMMIT"
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._calls.clear()
+        self._commits = 0
+
+    def a_message(self, messages: int, requests: Mapping[str, int]) -> dict[str, Any]:
+        """All of it, for one message."""
+        calls = dict(self._calls)
+        return {
+            "requests": {name: count / messages for name, count in requests.items()},
+            "transactions": self._commits / messages,
+            "own_calls": sum(count for name, count in calls.items() if name.startswith(_OWN)) / messages,
+            "all_calls": sum(calls.values()) / messages,
+        }
+
+
+async def _conduct(counts: Counts, messages: int, listens: Future[Sandbox]) -> dict[str, Any]:
+    """The sandbox's thread: serve, let the daemon get warm, then count."""
+    async with Sandbox(SandboxSettings(port=0)) as sandbox:
+        sandbox.account.ensure(_QUEUE)
+        listens.set_result(sandbox)
+        await _handled(sandbox, 0)
+        await _handled(sandbox, _WARM)
+        counts.clear()
+        before = Counter(sandbox.log.by_operation)
+        await _handled(sandbox, messages)
+        return counts.a_message(messages, sandbox.log.by_operation - before)
+
+
+async def _handled(sandbox: Sandbox, messages: int) -> None:
+    """Put messages into the queue and wait until they are gone and the daemon is back in its long poll."""
+    mailbox = sandbox.account.get(_QUEUE)
+    for number in range(messages):
+        sandbox.put(_QUEUE, body(number))
+    with anyio.fail_after(_MOST_S):
+        while len(mailbox.queue) or not len(mailbox.polls):  # noqa: ASYNC110 - the queue tells nobody
+            await anyio.sleep(_LOOK_S)
+
+
+async def _serve(app: App, counts: Counts, conducted: Future[dict[str, Any]]) -> None:
+    loop = asyncio.get_running_loop()
+    conducted.add_done_callback(lambda _: loop.call_soon_threadsafe(app.stop))
+    sys.setprofile(counts.profile)
+    try:
+        await app.serve()
+    finally:
+        sys.setprofile(None)
+
+
+def _app(sandbox: Sandbox, folder: Path) -> App:
+    handlers = folder / "handlers"
+    handlers.mkdir()
+    text = (Path(__file__).resolve().parent / "handler_nothing.py").read_text()
+    (handlers / "nothing.py").write_text(text)
+    settings = Settings(
+        _env_prefix="BENCH_READS_NO_ENVIRONMENT_",
+        notify_url=(sandbox.notify_url(_QUEUE),),
+        endpoint=sandbox.url,
+        access_key_id=SecretStr("sandbox"),
+        access_key_secret=SecretStr("sandbox"),
+        store=str(folder / "ledger.db"),
+        admin_port=0,
+    )
+    return App(settings, discover(Sources(directory=handlers, use_entry_points=False)))
+
+
+def _tracing(counts: Counts) -> type[sqlite3.Connection]:
+    class Traced(sqlite3.Connection):
+        """Tells every statement."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.set_trace_callback(counts.statement)
+
+    return Traced
+
+
+def main(messages: int) -> None:
+    """Count, and print what was counted."""
+    counts = Counts()
+    listens: Future[Sandbox] = Future()
+    with (
+        tempfile.TemporaryDirectory() as made,
+        (Path(made) / "log").open("w") as log,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        conducted = beside.submit(lambda: uvloop.run(_conduct(counts, messages, listens)))
+        app = _app(listens.result(_MOST_S), Path(made))
+        configure("info", json=True, stream=log)
+        # From here on every new thread is counted: the one that writes to the ledger.
+        threading.setprofile(counts.profile)
+        sqlite3.connect = functools.partial(sqlite3.connect, factory=_tracing(counts))  # type: ignore[assignment]
+        uvloop.run(_serve(app, counts, conducted))
+        sys.stdout.write(f"{json.dumps(conducted.result())}\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
