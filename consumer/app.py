@@ -17,7 +17,6 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 import anyio
-import anyio.abc
 import structlog
 
 from consumer.cloud.clients import Clients, open_clients
@@ -27,6 +26,7 @@ from consumer.config import Lane as LaneSettings
 from consumer.config import Settings
 from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane, Shared, make_lane
+from consumer.engine.lives import Lives
 from consumer.engine.poll import Poller
 from consumer.engine.process import process
 from consumer.engine.slots import Place
@@ -190,24 +190,25 @@ class App:
 
     async def _work(self, started: anyio.Event | None) -> None:
         """Poll and handle, then drain; returns when every message is settled or the deadline has come."""
-        async with anyio.create_task_group() as work:
-            try:
-                await self._poll(work, started)
-                await self.stopping.drain()
-                await self.stopping.flush()
-            except BaseException:
-                # Ended from outside or by a fault of our own: ends that are being written get a moment, not for ever.
-                self.stopping.limit_settling(HURRY_S)
-                raise
+        lives = Lives()
+        moment_s = HURRY_S
+        try:
+            await self._poll(lives, started)
+            await self.stopping.drain()
+            await self.stopping.flush()
             # What is left at the deadline is left to its lease: all that remains is to let go of it.
-            work.cancel_scope.cancel("the stop deadline has come")
-            self.stopping.limit_settling(0)
+            moment_s = 0.0
+        finally:
+            # Ended from outside or by a fault of our own: ends that are being written get a moment, not for ever.
+            with anyio.CancelScope(shield=True):
+                self.stopping.cut_all()
+                await lives.end(moment_s)
 
-    async def _poll(self, work: anyio.abc.TaskGroup, started: anyio.Event | None) -> None:
+    async def _poll(self, lives: Lives, started: anyio.Event | None) -> None:
         """Poll until a stop is asked for and every receive has ended."""
 
         def start(lane: Lane, delivery: Delivery) -> None:
-            work.start_soon(_live, lane, delivery)
+            lives.begin(_live(lane, delivery))
 
         async with anyio.create_task_group() as limit:
             async with anyio.create_task_group() as polls:

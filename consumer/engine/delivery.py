@@ -17,6 +17,7 @@ from typing import Protocol
 import anyio
 
 from consumer.cloud.messages import DeleteFailure, Message, Receipt
+from consumer.engine.outcome import Cut, TimedOut
 
 
 class Orders(Protocol):
@@ -55,10 +56,8 @@ class Delivery:
         stage: How far it has come.
         in_thread: Whether a plain function runs it: that can't be cut short, so its claim outlives a lost lease.
         adrift: Whether its lease is known to be lost while its plain function runs on, with its claim kept.
-        lost: Whether its lease is known to be lost and its run was cut short for that.
-        overdue: Whether it was cut short for having waited as long as a message may be held.
+        cut: Why its run was cut short, if it was.
         scope: Cancels its run; set while it can be cut short.
-        settling: Cancels the writing down of its end; only the stop deadline does that.
     """
 
     message: Message
@@ -70,14 +69,12 @@ class Delivery:
     stage: Stage = Stage.HELD
     in_thread: bool = False
     adrift: bool = False
-    lost: bool = False
-    overdue: bool = False
+    cut: Cut | TimedOut | None = None
     renew_at: float = 0.0
     doubtful: bool = False
     grace_until: float = 0.0
     lock: anyio.Lock = field(default_factory=lambda: anyio.Lock(fast_acquire=True))
     scope: anyio.CancelScope | None = None
-    settling: anyio.CancelScope | None = None
 
     def __post_init__(self) -> None:
         """Plan the first renewal."""
@@ -92,17 +89,17 @@ class Delivery:
         now = time.monotonic()
         self.renew_at = now + max(0.0, receipt.expires_at - now) / 2
 
-    def lose(self) -> None:
-        """The lease is known to be lost: cut the run short."""
-        self.lost = True
-        if self.scope is not None and self.stage < Stage.SETTLING:
-            self.scope.cancel("its lease is lost")
+    @property
+    def lost(self) -> bool:
+        """Whether its lease is known to be lost and its run was cut short for that."""
+        return self.cut is Cut.LEASE_LOST
 
-    def give_back(self) -> None:
-        """It has waited as long as a message may be held: let it come back later."""
-        self.overdue = True
-        if self.scope is not None:
-            self.scope.cancel("it waited too long")
+    def cut_short(self, why: Cut | TimedOut) -> None:
+        """Cancel its run, unless that has ended; the first reason counts."""
+        if self.cut is None and self.stage < Stage.SETTLING:
+            self.cut = why
+            if self.scope is not None:
+                self.scope.cancel(str(why))
 
     def age_s(self) -> float:
         """Seconds since MNS took the message, by MNS's clock."""

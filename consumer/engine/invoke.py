@@ -9,12 +9,13 @@ Elsewhere: what the end leads to (``engine.outcome``), who may cut a run short (
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import anyio
 import anyio.to_thread
@@ -23,6 +24,8 @@ from consumer.engine.outcome import Raised, Returned, TimedOut, Unfit
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import Job
 from consumer.policy import Reason
+
+_RETURNED: Final = Returned()
 
 HandlerEnd = Returned | Raised | TimedOut | Unfit
 
@@ -68,7 +71,9 @@ class Threads:
         return self.left_behind >= self.stuck_limit
 
 
-async def invoke(handler: Handler, job: Job[Any, Any], limits: CallLimits, threads: Threads) -> HandlerEnd:
+async def invoke(
+    handler: Handler, job: Job[Any, Any], limits: CallLimits, threads: Threads, cut_short: Callable[[TimedOut], None]
+) -> HandlerEnd:
     """Call a handler with a job.
 
     Args:
@@ -76,32 +81,33 @@ async def invoke(handler: Handler, job: Job[Any, Any], limits: CallLimits, threa
         job: What it gets.
         limits: Its time.
         threads: Where plain functions run.
+        cut_short: Cancels this call, as an async function's time is over: whoever calls has a scope for that already.
 
     Returns:
-        How it ended. Cancellation from outside passes through; a plain function's thread then runs on by itself.
+        How it ended. Cancellation passes through; a plain function's thread then runs on by itself.
     """
     if handler.is_async:
-        return await _await(cast("Callable[[Job[Any, Any]], Awaitable[object]]", handler.function), job, limits)
+        function = cast("Callable[[Job[Any, Any]], Awaitable[object]]", handler.function)
+        timer = asyncio.get_running_loop().call_later(limits.timeout_s, cut_short, TimedOut(limits.timeout_s))
+        try:
+            return await _await(function, job)
+        finally:
+            timer.cancel()
     return await _in_thread(handler.function, job, limits, threads)
 
 
-async def _await(
-    function: Callable[[Job[Any, Any]], Awaitable[object]], job: Job[Any, Any], limits: CallLimits
-) -> HandlerEnd:
-    with anyio.move_on_after(limits.timeout_s) as scope:
-        try:
-            await function(job)
-        except anyio.get_cancelled_exc_class():
-            if scope.cancel_called or anyio.get_current_task().has_pending_cancellation():
-                raise
-            # Nobody cancelled this run: the handler awaited something of its own that was cancelled.
-            return Raised(RuntimeError("the handler awaited something that was cancelled, and let that pass through"))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - as said below
-            # The user's code runs here: whatever it raises is an end, decided on by its type.
-            return Raised(_ordinary(error))
-        return Returned()
-    assert scope.cancelled_caught  # noqa: S101 - no other way leads here
-    return TimedOut(limits.timeout_s)
+async def _await(function: Callable[[Job[Any, Any]], Awaitable[object]], job: Job[Any, Any]) -> HandlerEnd:
+    try:
+        await function(job)
+    except anyio.get_cancelled_exc_class():
+        if anyio.get_current_task().has_pending_cancellation():
+            raise
+        # Nobody cancelled this run: the handler awaited something of its own that was cancelled.
+        return Raised(RuntimeError("the handler awaited something that was cancelled, and let that pass through"))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - as said below
+        # The user's code runs here: whatever it raises is an end, decided on by its type.
+        return Raised(_ordinary(error))
+    return _RETURNED
 
 
 async def _in_thread(

@@ -5,7 +5,6 @@ Elsewhere: making the parts (``app``), the loop that feeds it (``engine.poll``),
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -61,7 +60,6 @@ class Lane:
         held: The delivery that stands for each ledger key that is here.
         live: Every delivery whose life has not ended.
         stopping: Whether nothing new may be started.
-        settle_by: When what is being written down is given up, on the event loop's clock.
         retention_s: After how long the queue drops a message; MNS's default until it has been read.
     """
 
@@ -86,7 +84,6 @@ class Lane:
     held: dict[str, Delivery] = field(default_factory=dict)
     live: set[Delivery] = field(default_factory=set)
     stopping: bool = False
-    settle_by: float = math.inf
     retention_s: float = 345_600.0
 
     async def hand_over(self, key: str, delivery: Delivery) -> bool:

@@ -28,6 +28,7 @@ import anyio
 import structlog
 
 from consumer.engine.delivery import Delivery, Orders, Stage
+from consumer.engine.outcome import Cut
 from consumer.engine.pacing import Probes
 from consumer.engine.store_gate import StoreGate
 from consumer.errors import CloudError, Fault, StoreError
@@ -139,7 +140,7 @@ class LeaseKeeper:
                 return
             if delivery.stage is Stage.HELD and now - delivery.received_at >= self._policy.max_s:
                 self.drop(delivery)
-                delivery.give_back()
+                delivery.cut_short(Cut.OVERDUE)
                 return
             if not await self._renew_claim(delivery):
                 # The message is the other daemon's: an order of ours could only take it out of its hands.
@@ -232,7 +233,7 @@ class LeaseKeeper:
             return
         log.warning("lease lost; its run is cancelled and the message will be handled when it comes back", **fields)
         self.drop(delivery)
-        delivery.lose()
+        delivery.cut_short(Cut.LEASE_LOST)
 
     def _taken_over(self, delivery: Delivery) -> None:
         self._observe(RenewalResult.LOST)
@@ -244,4 +245,4 @@ class LeaseKeeper:
                 message_id=delivery.message.message_id,
             )
         if not delivery.in_thread:
-            delivery.lose()
+            delivery.cut_short(Cut.LEASE_LOST)

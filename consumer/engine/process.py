@@ -28,8 +28,6 @@ from consumer.engine.outcome import (
     Cut,
     End,
     HeldElsewhere,
-    Lost,
-    Outcome,
     Run,
     Skipped,
     Unfit,
@@ -72,13 +70,11 @@ async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
         with anyio.CancelScope() as delivery.scope:
             work.end = await _run(lane, work)
         # A run that was cut short left no end behind.
-        end = work.end = work.end or _cut(delivery)
+        end = work.end = work.end or delivery.cut or Cut.STOPPING
         outcome = decide(end, _facts(lane, work), _policy(lane, work.handler))
         place.leave(unused=not work.started_at)
-        # Nothing may cut short what is being written down, but the stop deadline.
-        settled: Outcome = Lost()
-        with anyio.CancelScope(shield=True, deadline=lane.settle_by) as delivery.settling:
-            settled = await lane.settler.settle(delivery, outcome, work.record(lane.url.identity))
+        # Outside the scope: nothing may cut short what is being written down, but the stop deadline.
+        settled = await lane.settler.settle(delivery, outcome, work.record(lane.url.identity))
         return report(lane, work, settled)
     finally:
         delivery.stage = Stage.CLOSED
@@ -148,20 +144,15 @@ async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) ->
         work.delivery.in_thread = not handler.is_async
         work.delivery.stage = Stage.RUNNING
         work.started_at = time.monotonic()
-        end = await invoke(handler, _job(lane, work, fetched), _limits(lane, handler), lane.threads)
-        work.seconds = time.monotonic() - work.started_at
+        try:
+            end = await invoke(
+                handler, _job(lane, work, fetched), _limits(lane, handler), lane.threads, work.delivery.cut_short
+            )
+        finally:
+            work.seconds = time.monotonic() - work.started_at
         # From here on a lost lease cancels nothing more: the handler has ended, its end counts.
         work.delivery.stage = Stage.SETTLING
         return end
-
-
-def _cut(delivery: Delivery) -> Cut:
-    """Why a run that came to no end was cut short."""
-    if delivery.lost:
-        return Cut.LEASE_LOST
-    if delivery.overdue:
-        return Cut.OVERDUE
-    return Cut.LEFT_RUNNING if delivery.in_thread else Cut.STOPPING
 
 
 def _job(lane: Lane, work: Work, fetched: Fetched) -> Job[Any, Any]:

@@ -23,6 +23,7 @@ import structlog
 
 from consumer.engine.delivery import Delivery, Stage
 from consumer.engine.lane import Lane
+from consumer.engine.outcome import Cut
 from consumer.engine.poll import Poller
 
 log = structlog.stdlib.get_logger(__name__)
@@ -98,13 +99,11 @@ class Stop:
         else:
             log.info("stopped")
 
-    def limit_settling(self, seconds: float) -> None:
-        """Give up, so many seconds from now, what is still being written down."""
+    def cut_all(self) -> None:
+        """Give back what is here, with no deadline to wait for; what is being written down goes on."""
         for lane in self._lanes:
-            lane.settle_by = anyio.current_time() + seconds
-        for delivery in self._held():
-            if delivery.settling is not None:
-                delivery.settling.deadline = anyio.current_time() + seconds
+            lane.stopping = True
+        self._cancel(Stage.RUNNING)
 
     @property
     def _settle_reserve_s(self) -> float:
@@ -122,5 +121,5 @@ class Stop:
 
     def _cancel(self, most: Stage) -> None:
         for delivery in self._held():
-            if delivery.stage <= most and delivery.scope is not None:
-                delivery.scope.cancel("the daemon stops")
+            if delivery.stage <= most:
+                delivery.cut_short(Cut.LEFT_RUNNING if delivery.in_thread else Cut.STOPPING)

@@ -22,7 +22,17 @@ async def call(
     function: Callable[[Job], object], *, timeout_s: float = 5, max_hold_s: float = 5, threads: Threads | None = None
 ) -> HandlerEnd:
     handler = build(function, Note("Cover", Limits()))
-    return await invoke(handler, JOB, CallLimits(timeout_s, max_hold_s), threads or Threads(slots=4, stuck_limit=2))
+    cut: list[TimedOut] = []
+
+    def cut_short(why: TimedOut) -> None:
+        cut.append(why)
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        return await invoke(
+            handler, JOB, CallLimits(timeout_s, max_hold_s), threads or Threads(slots=4, stuck_limit=2), cut_short
+        )
+    return cut[0]
 
 
 async def exits(job: Job) -> None:

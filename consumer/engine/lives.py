@@ -1,0 +1,46 @@
+"""Run each message's life in a task of its own, and see to it that all of them end.
+
+Plain tasks of asyncio: one of a task group's costs ten times as much (19 us against 2), and there is one for every
+message. What a group would give is here instead: nothing outlives ``end``, which first gives what runs some time, then
+cancels it, and does not wait for ever for a handler that refuses to go.
+
+Elsewhere: what a life is (``engine.process``), cutting single ones short (``engine.delivery``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import structlog
+
+log = structlog.stdlib.get_logger(__name__)
+
+_LAST_S: Final = 0.5
+"""How long a task has to go once it is cancelled."""
+
+
+class Lives:
+    """The tasks of all messages that are here."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, life: Coroutine[Any, Any, None]) -> None:
+        """Run one; it must see to its own exceptions."""
+        task = asyncio.get_running_loop().create_task(life)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def end(self, within_s: float) -> None:
+        """Return when all have ended, or have been cancelled after so many seconds."""
+        if self._tasks and within_s > 0:
+            await asyncio.wait(self._tasks, timeout=within_s)
+        if not self._tasks:
+            return
+        for task in self._tasks:
+            task.cancel("the stop deadline has come")
+        _, stubborn = await asyncio.wait(self._tasks, timeout=_LAST_S)
+        if stubborn:
+            log.warning("handlers that can't be cancelled are left behind", handlers=len(stubborn))
