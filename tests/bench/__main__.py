@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -39,13 +40,27 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--contestant", action="append", default=[], choices=ALL, help="this one; may be repeated")
     parser.add_argument("--quick", action="store_true", help="less than two minutes; rough figures")
     parser.add_argument("--long", action="store_true", help="also 1,000,000 messages and 5,000,000 ended jobs")
-    parser.add_argument("--messages", type=int, metavar="N", help="messages in the queue of one run")
-    parser.add_argument("--seconds", type=float, metavar="S", help="the most that one run of a full queue takes")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often A B A B ... goes round")
+    parser.add_argument("--messages", type=_count, metavar="N", help="messages in the queue of one run")
+    parser.add_argument("--seconds", type=_duration, metavar="S", help="the most that one run of a full queue takes")
+    parser.add_argument("--rounds", type=_count, metavar="N", help="how often A B A B ... goes round")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a bar is missed")
     parser.add_argument("--unpinned", action="store_true", help="leave the choice of cores to the kernel")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where bench.json and bench.png go")
     return parser.parse_args(argv)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return value
+
+
+def _duration(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
+    return value
 
 
 def _sizes(said: argparse.Namespace) -> Sizes:
@@ -77,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out: Path = said.out or Path(tempfile.mkdtemp(prefix="mns-consumer-bench-"))
     out.mkdir(parents=True, exist_ok=True)
     # Ended by a signal, every process that was started is ended as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="mns-consumer-bench-") as made:
         where = report.surroundings(cores, Path(made))
         if cores.server is None:

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from tests.bench import delivery, others, throughput
 from tests.bench.bars import LATENCIES_MS, Verdict
-from tests.bench.figures import Book
+from tests.bench.figures import Book, Spread
 from tests.bench.throughput import Load
 
-_INCHES: Final = (15.0, 10.0)
+_INCHES: Final = (18.0, 11.0)
 _OURS: Final = "#1f6f8b"
 _SDK: Final = "#c98b2b"
 _OTHERS: Final = "#9a9a9a"
@@ -50,57 +50,67 @@ def draw(book: Book, verdicts: Sequence[Verdict], path: Path) -> bool:
 
 
 def _cpu(axes: Any, book: Book) -> None:
-    axes.set_title("CPU time a message, microseconds (less is better)")
+    axes.set_title("CPU time a message, microseconds (less is better)", loc="left")
     rows = [
         (part, series.contestant)
         for part in (throughput.PART, others.PART)
         for series in book.series(part)
         if series.figure == "cpu_us_per_message"
     ]
-    for row, (part, name) in enumerate(reversed(rows)):
-        spread = book.spread(part, name, "cpu_us_per_message")
-        if spread is not None:
-            error = [[spread.median - spread.least], [spread.most - spread.median]]
-            axes.barh(row, spread.median, xerr=error, color=_colour(name), capsize=3)
-            axes.text(spread.most, row, f" {spread.median:.0f}", va="center")
-    axes.set_yticks(range(len(rows)), [name for _, name in reversed(rows)])
+    for row, (part, name) in enumerate(rows):
+        _row(axes, row, book.spread(part, name, "cpu_us_per_message"), _colour(name), ".0f")
+    _label_rows(axes, [name for _, name in rows])
 
 
 def _rate(axes: Any, book: Book) -> None:
-    axes.set_title("Messages a second, by added latency of every request (more is better)")
+    axes.set_title("Messages a second, by latency added to every request (more is better)", loc="left")
     latencies_ms = (0.0, *LATENCIES_MS)
-    names = list(dict.fromkeys(series.contestant for series in book.series(throughput.PART)))
-    for number, name in enumerate(names):
-        found = [book.spread(Load(0, 0, latency_ms).part, name, "messages_per_s") for latency_ms in latencies_ms]
-        places = [place + number / (len(names) + 1) for place, spread in enumerate(found) if spread is not None]
-        heights = [spread.median for spread in found if spread is not None]
-        axes.bar(places, heights, 0.8 / (len(names) + 1), label=name)
-    if names:
-        axes.set_yscale("log")
-        axes.legend()
-    axes.set_xticks([place + 0.3 for place in range(len(latencies_ms))], [f"{value:g} ms" for value in latencies_ms])
+    rows = [
+        (Load(0, 0, latency_ms).part, name, latency_ms)
+        for latency_ms in latencies_ms
+        for name in dict.fromkeys(series.contestant for series in book.series(Load(0, 0, latency_ms).part))
+    ]
+    for row, (part, name, _) in enumerate(rows):
+        _row(axes, row, book.spread(part, name, "messages_per_s"), _colour(name), ",.0f")
+    if rows:
+        axes.set_xscale("log")
+    _label_rows(axes, [f"{name}, {latency_ms:g} ms" for _, name, latency_ms in rows])
 
 
 def _delay(axes: Any, book: Book) -> None:
-    axes.set_title(f"Send to handler start at {delivery.PER_S} messages a second, milliseconds (less is better)")
-    names = list(dict.fromkeys(series.contestant for series in book.series(delivery.PART)))
-    for number, figure in enumerate(("p50_ms", "p99_ms")):
-        for place, name in enumerate(names):
-            spread = book.spread(delivery.PART, name, figure)
-            if spread is not None:
-                error = [[spread.median - spread.least], [spread.most - spread.median]]
-                axes.bar(place + number * 0.4, spread.median, 0.35, yerr=error, capsize=3, color=(_OURS, _SDK)[number])
-                axes.text(place + number * 0.4, spread.median, f"{figure[:3]} {spread.median:.1f}", ha="center")
-    axes.set_xticks([place + 0.2 for place in range(len(names))], names)
+    axes.set_title(f"Send to handler start at {delivery.PER_S} a second, milliseconds (less is better)", loc="left")
+    names = dict.fromkeys(series.contestant for series in book.series(delivery.PART))
+    rows = [(figure, name) for figure in ("p50_ms", "p99_ms") for name in names]
+    for row, (figure, name) in enumerate(rows):
+        _row(axes, row, book.spread(delivery.PART, name, figure), _colour(name), ".2f")
+    _label_rows(axes, [f"{name}, {figure[:3]}" for figure, name in rows])
 
 
 def _bars(axes: Any, verdicts: Sequence[Verdict]) -> None:
-    axes.set_title("How much of each bar is used up (left of the line: reached)")
+    axes.set_title("How much of each bar is used up (up to the line: reached)", loc="left")
     measured = [verdict for verdict in verdicts if verdict.value is not None]
-    for row, verdict in enumerate(reversed(measured)):
+    for row, verdict in enumerate(measured):
+        bar, value = verdict.bar, verdict.value
         axes.barh(row, _used(verdict), color=_GOOD if verdict.reached else _BAD)
-    axes.set_yticks(range(len(measured)), [verdict.bar.name for verdict in reversed(measured)], fontsize=7)
+        told = "" if value is None else f" {value.median:.3g}, {bar.least_or_most} {bar.bar:g} {bar.unit}"
+        axes.text(_used(verdict), row, told, va="center", fontsize=7)
+    _label_rows(axes, [verdict.bar.name for verdict in measured], fontsize=7)
     axes.axvline(1.0, color="black", linewidth=1)
+
+
+def _row(axes: Any, row: int, spread: Spread | None, colour: str, form: str) -> None:
+    """One bar with its spread and its median."""
+    if spread is not None:
+        error = [[spread.median - spread.least], [spread.most - spread.median]]
+        axes.barh(row, spread.median, xerr=error, color=colour, capsize=3)
+        axes.text(spread.most, row, f"  {spread.median:{form}}", va="center")
+
+
+def _label_rows(axes: Any, labels: Sequence[str], **how: Any) -> None:
+    axes.set_yticks(range(len(labels)), labels, **how)
+    axes.invert_yaxis()
+    # Room for what is written at the bars' ends.
+    axes.margins(x=0.2)
 
 
 def _used(verdict: Verdict) -> float:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ _FILL: Final = f"""
 WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < :rows)
 INSERT INTO job (key_hash, dead, holder, stored_at, {RECORD_COLUMNS})
 SELECT random(), 0, '0123456789abcdef', :now,
-  '1234567890123456/cn-hangzhou/bench/iproduction/' || lower(hex(randomblob(16))),
+  '1234567890123456/cn-hangzhou/bench-1|IProduction|' || lower(hex(randomblob(16))),
   'bench', 'IProduction', 'Cover', hex(randomblob(16)), lower(hex(randomblob(16))),
   'Success', 'Success', '', :user_data, NULL, 1, :now, :now, :now FROM number
 """  # noqa: S608 - constants only
@@ -80,14 +79,16 @@ def measure_in_turn(stage: Stage, load: Load, rounds: int, book: Book, sizes: tu
         raise NotHereError(f"a ledger of {max(sizes)} jobs needs {max(sizes) * _ROW_BYTES * 2 >> 30} GiB free")
     ledgers = {jobs: stage.folder / f"ledger-{jobs}.db" for jobs in sizes}
     try:
-        for jobs, path in ledgers.items():
-            fill(path, jobs)
         for _ in range(rounds):
-            _measure(stage, ledgers, load, book)
+            for jobs, path in ledgers.items():
+                # What a run adds is nothing to a large one, but would soon be most of a small one.
+                if jobs <= _CHUNK or not path.exists():
+                    _remove(path)
+                    fill(path, jobs)
+                _measure(stage, path, jobs, load, book)
     finally:
         for path in ledgers.values():
-            for name in stage.folder.glob(f"{path.name}*"):
-                name.unlink()
+            _remove(path)
 
 
 def fill(path: Path, jobs: int) -> None:
@@ -102,26 +103,31 @@ def fill(path: Path, jobs: int) -> None:
         connection.execute("PRAGMA wal_checkpoint (TRUNCATE)")
 
 
-def _measure(stage: Stage, ledgers: Mapping[int, Path], load: Load, book: Book) -> None:
-    for jobs, path in ledgers.items():
-        then = time.time() - _OLD_S
-        with closing(connect(path, create=False)) as connection:
-            connection.execute(_AGE, {"then": then, "rows": _OLD})
-        with stage.place(store=path) as place, started(SQLITE, place) as running:
-            running.wait()
-            time.sleep(max(0.0, running.process.began_at_s + _LOAD_AT_S - time.monotonic()))
-            cpu_before_s = running.process.cpu_s
-            filled = stage.server.ask("fill", queue=place.queue, count=load.messages)
-            end = stage.server.ask("emptied", queue=place.queue, within_s=load.seconds)
-            cpu_s = running.process.cpu_s - cpu_before_s
-        with closing(sqlite3.connect(path)) as connection:
-            old = connection.execute(_COUNT_OLD, {"then": then, "rows": _OLD}).fetchone()[0]
-        if old:
-            raise BenchError(f"{old} of {_OLD} old jobs were still in the ledger of {jobs}: too little load to measure")
-        messages = load.messages - end.told["left"]
-        book.add(
-            PART,
-            figure(jobs),
-            messages_per_s=messages / (end.at_s - filled.at_s),
-            cpu_us_per_message=1e6 * cpu_s / max(messages, 1),
-        )
+def _measure(stage: Stage, path: Path, jobs: int, load: Load, book: Book) -> None:
+    then = time.time() - _OLD_S
+    with closing(connect(path, create=False)) as connection:
+        connection.execute(_AGE, {"then": then, "rows": _OLD})
+    with stage.place(store=path) as place, started(SQLITE, place) as running:
+        running.wait()
+        time.sleep(max(0.0, running.process.began_at_s + _LOAD_AT_S - time.monotonic()))
+        cpu_before_s = running.process.cpu_s
+        filled = stage.server.ask("fill", queue=place.queue, count=load.messages)
+        end = stage.server.ask("emptied", queue=place.queue, within_s=load.seconds)
+        cpu_s = running.process.cpu_s - cpu_before_s
+    with closing(sqlite3.connect(path)) as connection:
+        old = connection.execute(_COUNT_OLD, {"then": then, "rows": _OLD}).fetchone()[0]
+    if old:
+        raise BenchError(f"{old} of {_OLD} old jobs were still in the ledger of {jobs}: too little load to measure")
+    messages = load.messages - end.told["left"]
+    book.add(
+        PART,
+        figure(jobs),
+        messages_per_s=messages / (end.at_s - filled.at_s),
+        cpu_us_per_message=1e6 * cpu_s / max(messages, 1),
+    )
+
+
+def _remove(path: Path) -> None:
+    """Take a ledger away with what lies beside it: its log, its lock."""
+    for name in path.parent.glob(f"{path.name}*"):
+        name.unlink()

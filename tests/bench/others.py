@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from tests.bench.contestants import Stage
 from tests.bench.figures import Book, in_turn
@@ -67,7 +68,12 @@ def measure(stage: Stage, name: str, tasks: int, book: Book) -> None:
 
 
 def measure_in_turn(stage: Stage, tasks: int, rounds: int, book: Book) -> None:
-    """A B A B ...; one that is not here is left out."""
+    """A B A B ...; one that is not here is left out.
+
+    Raises:
+        NotHereError: Redis is missing, so all of them are left out.
+    """
+    _redis().close()
     for name in in_turn(rounds, *WORKERS):
         try:
             measure(stage, name, tasks, book)
@@ -101,17 +107,24 @@ def _wait(process: Process, mark: Path) -> None:
 @contextmanager
 def _own_keys() -> Iterator[str]:
     """A name that nobody else uses in Redis; all that carries it is deleted at the end."""
-    if importlib.util.find_spec("redis") is None:
-        raise NotHereError("the package redis is not installed (group bench of pyproject.toml)")
-    redis: Any = importlib.import_module("redis")
     own = f"{NAME}-{secrets.token_hex(6)}"
-    with redis.Redis.from_url(REDIS, socket_timeout=10) as client:
-        try:
-            client.ping()
-        except redis.RedisError as error:
-            raise NotHereError(f"no Redis at {REDIS} ({error}); set TEST_REDIS_URL") from None
+    with _redis() as client:
         try:
             yield own
         finally:
             for key in client.scan_iter(match=f"*{own}*", count=_SCAN):
                 client.unlink(key)
+
+
+def _redis() -> Any:
+    """A client of a Redis that answers."""
+    if importlib.util.find_spec("redis") is None:
+        raise NotHereError("the package redis is not installed (group bench of pyproject.toml)")
+    redis: Any = importlib.import_module("redis")
+    client = redis.Redis.from_url(REDIS, socket_timeout=10)
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        client.close()
+        raise NotHereError(f"no Redis at {urlsplit(REDIS).hostname} ({error}); set TEST_REDIS_URL") from None
+    return client

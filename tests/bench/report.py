@@ -38,7 +38,6 @@ _FORMATS: Final[Mapping[str, tuple[str, str]]] = {
     "cpu_s_per_hour": ("CPU s/hour", ".2f"),
     "results_per_s": ("results/s", ".1f"),
     "throttling_answers": ("Throttling answers", ".0f"),
-    "queries_per_result": ("queries/result", ".3f"),
 }
 _RATIOS: Final = (("cpu_us_per_message", BATCH, f"CPU x {BATCH}"), ("messages_per_s", SAMPLE, f"rate x {SAMPLE}"))
 _WIDTH: Final = 180
@@ -85,7 +84,10 @@ def show(console: Console, book: Book, verdicts: Sequence[Verdict], where: Mappi
     for part in book.parts():
         console.print(_table(book, part))
     console.print("Median (least..most) of runs taken in turn. A ratio is that of the medians, its spread that of the")
-    console.print("rounds. CPU time is the process's own, from a filled queue to an empty one, user and system.")
+    console.print(
+        "rounds. CPU time is the process's own, from a filled queue to an empty one, user and system; that of"
+    )
+    console.print("PostgreSQL and Redis is in no figure.")
     console.print(_verdicts(verdicts))
     for text in (*(f"note: {note}" for note in book.notes), *(f"failed: {failure}" for failure in book.failures)):
         console.print(text, highlight=False, markup=False)

@@ -50,9 +50,8 @@ def measure(stage: Stage, scheme: str, name: str, seconds: float, book: Book) ->
     book.add(
         part(scheme),
         name,
-        results_per_s=count / (end.at_s - before.at_s),
+        results_per_s=fetched / (end.at_s - before.at_s),
         throttling_answers=end.answers_since(before, _THROTTLED),
-        queries_per_result=fetched / count,
     )
 
 

@@ -28,9 +28,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU clocks of p
 
 @pytest.fixture
 def _signals_as_before() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
