@@ -20,14 +20,14 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mns.mns_request import SendMessageRequest
-from mns.mns_xml_handler import MessageEncoder, ReceiptHandlesEncoder
+from mns.mns_xml_handler import MessageEncoder
 
 from consumer.cloud import answer as reading
 from consumer.cloud.credentials import CredentialsSource
 from consumer.cloud.exchange import EMPTY, Observe
 from consumer.cloud.messages import Batch, DeleteFailure, Message, Peeked, QueueAttributes, Receipt
 from consumer.cloud.mns_call import NO_CONTENT, NOT_FOUND, MnsCall, MnsEndpoint
-from consumer.cloud.mns_deletes import failures
+from consumer.cloud.mns_deletes import failures, handles_xml
 from consumer.cloud.mns_signature import MnsSigner, escaped
 from consumer.cloud.plain_xml import AnswerError
 from consumer.cloud.pool import Pool
@@ -140,7 +140,7 @@ class MnsQueue:
             ValueError: Not 1 to 16 handles.
         """
         _within("number of handles", len(handles), 1, MAX_BATCH)
-        body: bytes = ReceiptHandlesEncoder.encode(handles)
+        body = handles_xml(handles)
         async with self._call("BatchDeleteMessage") as call:
             answer = await call.send("DELETE", self._messages, body)
             if answer.status != NOT_FOUND:

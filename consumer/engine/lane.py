@@ -28,6 +28,7 @@ from consumer.notify_url import NotifyUrl
 from consumer.ops.metrics import Metrics, QueueMetrics, Words
 from consumer.ops.words import QueryResult
 from consumer.plugin.registry import Registry
+from consumer.policy import RetryPolicy
 from consumer.progress import LaneProgress
 from consumer.store.ledger import Ledger
 
@@ -61,6 +62,7 @@ class Lane:
         live: Every delivery whose life has not ended.
         stopping: Whether nothing new may be started.
         retention_s: After how long the queue drops a message; MNS's default until it has been read.
+        retry: The settings' rules for failures.
     """
 
     url: NotifyUrl
@@ -85,6 +87,11 @@ class Lane:
     live: set[Delivery] = field(default_factory=set)
     stopping: bool = False
     retention_s: float = 345_600.0
+    retry: RetryPolicy = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Put the rules together once: each message asks for them."""
+        self.retry = self.settings.retry
 
     async def hand_over(self, key: str, delivery: Delivery) -> bool:
         """Give a message's new receipt to the delivery of the same message that is here already.

@@ -243,11 +243,11 @@ def decide(end: End, run: Run, policy: RetryPolicy) -> Outcome:
             return _raised(end.error, run, policy)
 
 
-def crashing(run: Run) -> Dead | None:
-    """Whether this message looks like the one that takes the process down: started often, never ended."""
-    if run.starts < CRASH_STARTS:
+def crashing(starts: int) -> Unfit | None:
+    """Whether a message started so often without an end looks like the one that takes the process down."""
+    if starts < CRASH_STARTS:
         return None
-    return Dead(Reason.CRASHING, f"its handler was started {run.starts} times and the process ended each time")
+    return Unfit(Reason.CRASHING, f"its handler was started {starts} times and the process ended each time")
 
 
 def _cut_short(cut: Cut, run: Run) -> Outcome:

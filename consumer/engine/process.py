@@ -113,8 +113,8 @@ async def _run(lane: Lane, work: Work) -> End:
             work.delivery.claimed = True
     if isinstance(work.verdict, Unfit):
         return work.verdict
-    if dead := crashing(_facts(lane, work)):
-        return Unfit(dead.reason, dead.error)
+    if dead := crashing(work.claim.starts):
+        return dead
     fetched = await fetch(
         work.notification,
         work.verdict,
@@ -182,7 +182,7 @@ def _limits(lane: Lane, handler: Handler) -> CallLimits:
 
 
 def _policy(lane: Lane, handler: Handler | None) -> RetryPolicy:
-    policy = lane.settings.retry
+    policy = lane.retry
     if handler is None or handler.limits.max_failures is None:
         return policy
     return RetryPolicy(handler.limits.max_failures, policy.base_s, policy.cap_s)

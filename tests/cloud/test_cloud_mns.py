@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mns.mns_xml_handler import ReceiptHandlesEncoder
 from yarl import URL
 
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.faults import mns_fault, mps_fault
 from consumer.cloud.messages import DeleteFailure
 from consumer.cloud.mns import MnsQueue
+from consumer.cloud.mns_deletes import handles_xml
 from consumer.cloud.mns_signature import MnsSigner, escaped
 from consumer.cloud.pool import open_pool
 from consumer.errors import CloudError, Fault, SettingsError
@@ -318,3 +320,13 @@ def test_every_code_has_a_fault(code: str, status: int) -> None:
     """Any code and status of a refusal have a fault; a 5xx of an unknown code is the server's."""
     assert mns_fault(f"?{code}", status) in Fault
     assert status < 500 or mns_fault(f"?{code}", status) is Fault.SERVER
+
+
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1), min_size=1, max_size=16
+    )
+)
+def test_deletes_are_written_as_the_sdk_writes_them(handles: list[str]) -> None:
+    """The body of a batch delete is byte for byte that of the SDK's own encoder."""
+    assert handles_xml(handles) == ReceiptHandlesEncoder.encode(handles)

@@ -150,8 +150,8 @@ def test_too_old_to_come_back_is_expiring(end: End) -> None:
 
 def test_many_starts_without_an_end_are_crashing() -> None:
     """After five starts without an end the message is taken for the one that kills the process, not before."""
-    assert crashing(Run(starts=CRASH_STARTS - 1)) is None
-    dead = crashing(Run(starts=CRASH_STARTS))
+    assert crashing(CRASH_STARTS - 1) is None
+    dead = crashing(CRASH_STARTS)
     assert dead is not None
     assert dead.reason is Reason.CRASHING
 
