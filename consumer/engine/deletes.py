@@ -189,8 +189,13 @@ class Deletes:
         return [one for one in failed if one.receipt.expires_at > now]
 
     def _drop_expired(self) -> None:
-        """After an outage there may be many whose receipts have died meanwhile: no call is worth making for them."""
-        self._waiting = self._alive(self._waiting, self._error)
+        """After an outage there may be many whose receipts have died meanwhile: no call is worth making for them.
+
+        The newest are tried all the same: where receipts live shorter than the pauses last, nothing else would show
+        that deletes work again.
+        """
+        newest = self._waiting[-MAX_BATCH:]
+        self._waiting = [*self._alive(self._waiting[:-MAX_BATCH], self._error), *newest]
 
     def _give_up(self, deliveries: Sequence[Delivery], error: ConsumerError) -> None:
         if not deliveries:
