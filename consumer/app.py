@@ -26,12 +26,12 @@ from consumer.config import Lane as LaneSettings
 from consumer.config import Settings
 from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane, Shared, make_lane
-from consumer.engine.lives import Lives
 from consumer.engine.poll import Poller
 from consumer.engine.process import process
 from consumer.engine.slots import Place
 from consumer.engine.stop import HURRY_S, Stop
 from consumer.engine.store_gate import StoreGate
+from consumer.engine.tasks import Tasks
 from consumer.engine.upkeep import prune, watch_attributes
 from consumer.engine.vitals import Vitals
 from consumer.engine.without_message import NoQueue, delivery_of
@@ -190,7 +190,7 @@ class App:
 
     async def _work(self, started: anyio.Event | None) -> None:
         """Poll and handle, then drain; returns when every message is settled or the deadline has come."""
-        lives = Lives()
+        lives = Tasks()
         moment_s = HURRY_S
         try:
             await self._poll(lives, started)
@@ -204,7 +204,7 @@ class App:
                 self.stopping.cut_all()
                 await lives.end(moment_s)
 
-    async def _poll(self, lives: Lives, started: anyio.Event | None) -> None:
+    async def _poll(self, lives: Tasks, started: anyio.Event | None) -> None:
         """Poll until a stop is asked for and every receive has ended."""
 
         def start(lane: Lane, delivery: Delivery) -> None:

@@ -20,6 +20,7 @@ import structlog
 from consumer.cloud.messages import DeleteFailure
 from consumer.engine.delivery import Delivery, Orders
 from consumer.engine.pacing import Outage, Probes
+from consumer.engine.tasks import Tasks
 from consumer.errors import CloudError, ConsumerError, Fault
 from consumer.ops.words import DeleteResult
 from consumer.policy import MAX_BATCH
@@ -96,7 +97,8 @@ class Deletes:
 
     async def run(self) -> None:
         """Delete what comes, until cancelled."""
-        async with anyio.create_task_group() as calls:
+        calls = Tasks()
+        try:
             while True:
                 await self._news.wait()
                 if len(self._waiting) < MAX_BATCH and not self._hurry.is_set():
@@ -114,7 +116,10 @@ class Deletes:
                     self._room.release()
                     continue
                 self._under_way += len(batch)
-                calls.start_soon(self._delete, batch)
+                calls.begin(self._delete(batch))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await calls.end(0)
 
     async def flush(self) -> None:
         """Return when nothing is pending; the caller sets the deadline."""

@@ -29,7 +29,7 @@ _FAIL: Final = "Fail"
 _UNFINISHED: Final = frozenset({"Queuing", "Analysing"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
 class Fetched:
     """What a handler gets of its job beyond the message.
 

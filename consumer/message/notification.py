@@ -73,7 +73,7 @@ class Undecodable:
         return f"{self.layer}{at}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
 class Notification:
     """One message of MPS or a sister service, understood.
 

@@ -1,10 +1,11 @@
-"""Run each message's life in a task of its own, and see to it that all of them end.
+"""Run tasks of which there are many, and see to it that all of them end.
 
 Plain tasks of asyncio: one of a task group's costs ten times as much (19 us against 2), and there is one for every
 message. What a group would give is here instead: nothing outlives ``end``, which first gives what runs some time, then
 cancels it, and does not wait for ever for a handler that refuses to go.
 
-Elsewhere: what a life is (``engine.process``), cutting single ones short (``engine.delivery``).
+Elsewhere: the life of a message (``engine.process``), deleting a batch (``engine.deletes``), cutting single lives short
+(``engine.delivery``).
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ _LAST_S: Final = 0.5
 """How long a task has to go once it is cancelled."""
 
 
-class Lives:
-    """The tasks of all messages that are here."""
+class Tasks:
+    """Tasks that end together."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, life: Coroutine[Any, Any, None]) -> None:
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Run one; it must see to its own exceptions."""
-        task = asyncio.get_running_loop().create_task(life)
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
