@@ -54,11 +54,14 @@ class Death:
         at: When it was signalled, UNIX seconds.
         ended: The jobs whose end was written down when the process had gone.
         killed: Whether by SIGKILL.
+        storeless: Whether its store was down meanwhile, so that it may have been unable to write down what it gave
+            back: then it looks like a kill to those who come after it.
     """
 
     at: float
     ended: frozenset[str]
     killed: bool = field(kw_only=True)
+    storeless: bool = field(default=False, kw_only=True)
 
 
 class Why(StrEnum):
@@ -187,10 +190,10 @@ def _ends(evidence: Evidence, by_job: Mapping[str, Sequence[Run]], verdict: Verd
 
 
 def _crashed(job: str, runs: Sequence[Run], evidence: Evidence, reasons: Mapping[str, str]) -> bool:
-    """Whether it was set aside for taking its daemons down, and so many were killed that it had to look so."""
-    killed = {pid for pid, death in evidence.deaths.items() if death.killed}
+    """Whether it was set aside for taking its daemons down, and so many ended under it that it had to look so."""
+    without_a_word = {pid for pid, death in evidence.deaths.items() if death.killed or death.storeless}
     # The first delivery's start is not written down; the last may be written down and killed before it begins.
-    cut = sum(1 for run in runs if run.pid in killed)
+    cut = sum(1 for run in runs if run.pid in without_a_word)
     return reasons.get(job) == Reason.CRASHING and cut >= CRASH_STARTS - 1
 
 

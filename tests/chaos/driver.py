@@ -63,6 +63,7 @@ class Campaign:
     deaths: dict[int, Death] = field(default_factory=dict)
     _alive: list[Daemon] = field(default_factory=list)
     _starting: anyio.Lock = field(default_factory=anyio.Lock)
+    _trouble: Trouble = field(init=False)
     _peace_s: float = 0.0
 
     async def run(self, seconds: float) -> tuple[Verdict, Counter[str]]:
@@ -77,7 +78,7 @@ class Campaign:
         sandbox = self.nest.sandbox
         sandbox.account.create(QUEUE, {"VisibilityTimeout": str(VISIBILITY_S)})
         self.watch.stand(sandbox)
-        trouble = Trouble(sandbox, self.store, self._starting, self.seed)
+        trouble = self._trouble = Trouble(sandbox, self.store, self._starting, self.seed)
         self._alive = [self.nest.start() for _ in range(self.fleet)]
         for daemon in self._alive:
             await daemon.serving()
@@ -134,7 +135,9 @@ class Campaign:
         at = time.time()
         await (daemon.kill() if killed else daemon.stop())
         stored = await read_store(self.store.book)
-        self.deaths[daemon.pid] = Death(at, frozenset(stored.ended), killed=killed)
+        self.deaths[daemon.pid] = Death(
+            at, frozenset(stored.ended), killed=killed, storeless=self._trouble.store_was_down(at)
+        )
 
     async def _come_to_rest(self) -> list[str]:
         """Wait until the queue is empty; returns what is left when that takes too long, one sentence each."""

@@ -154,13 +154,21 @@ def test_a_good_story_is_not_wrong(make: Callable[[], Story]) -> None:
     assert verdict.lost == 0
 
 
-def test_a_job_that_was_killed_often_may_count_as_crashing() -> None:
-    """A job whose daemons were killed again and again may be set aside as the one that kills them."""
-    runs = [Run("j", pid, float(pid)) for pid in range(1, 6)]
-    deaths = {pid: Death(pid + 0.5, NOTHING, killed=True) for pid in range(1, 6)}
+@pytest.mark.parametrize(
+    ("death", "allowed"),
+    [
+        pytest.param({"killed": True}, True, id="killed"),
+        pytest.param({"killed": False, "storeless": True}, True, id="stopped without a store"),
+        pytest.param({"killed": False}, False, id="stopped in order"),
+    ],
+)
+def test_a_job_whose_daemons_died_often_may_count_as_crashing(death: dict[str, bool], *, allowed: bool) -> None:
+    """A job whose daemons ended again and again without a word of it may be set aside as the one that ends them."""
+    runs = [Run("j", pid, float(pid), "" if death["killed"] else "cut") for pid in range(1, 6)]
+    deaths = {pid: Death(pid + 0.5, NOTHING, **death) for pid in range(1, 6)}
     verdict = find(dead(Reason.CRASHING, runs=runs, deaths=deaths).evidence())
-    assert verdict.wrong == []
-    assert verdict.again == {Why.KILLED: 4}
+    assert (verdict.wrong == []) is allowed
+    assert verdict.again == {Why.KILLED if death["killed"] else Why.STOPPED: 4}
 
 
 def test_the_journal_pairs_begins_with_ends() -> None:

@@ -9,7 +9,9 @@ Elsewhere: what each kind does (``consumer.sandbox.faults``), killing daemons (`
 from __future__ import annotations
 
 import itertools
+import math
 import random
+import time
 from collections import Counter
 from typing import Final
 
@@ -88,6 +90,7 @@ class Trouble:
         self._store = store
         self._starting = starting
         self._store_failed = 0
+        self._store_back_at = 0.0
         self._dice = random.Random(seed)  # noqa: S311 - chance that can be repeated, no secret
         self._refused = 0
 
@@ -117,8 +120,15 @@ class Trouble:
     async def _fail_store(self) -> None:
         # The end of trouble must not leave the store down.
         with anyio.CancelScope(shield=True):
-            async with self._starting, self._store.failing(self._dice):
-                self._store_failed += 1
+            async with self._starting:
+                self._store_back_at = math.inf
+                async with self._store.failing(self._dice):
+                    self._store_failed += 1
+                self._store_back_at = time.time()
+
+    def store_was_down(self, since: float) -> bool:
+        """Whether the store was down at any moment since then, UNIX seconds."""
+        return self._store_back_at >= since
 
     def end(self) -> None:
         """Leave the rest in peace."""
