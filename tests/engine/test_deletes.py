@@ -75,3 +75,23 @@ async def test_a_stop_tries_its_deletes_until_the_deadline(sandbox: Sandbox, ser
             tasks.start_soon(mend)
             assert 1.5 < await daemon.stop() < 5
     assert not sandbox.messages(QUEUE)
+
+
+async def test_many_that_can_not_be_deleted_hold_the_polls_back(sandbox: Sandbox, serve: Serve) -> None:
+    """While deletes fail and many wait for it, no more is taken from the queue; afterwards all is handled once."""
+    sandbox.faults.add(Fault(kind="error", status=503, operations=("delete",)))
+    for number in range(900):
+        sandbox.put(QUEUE, body(f"{number:032x}").decode())
+    async with serve(handlers(Cover=nothing)) as daemon:
+        await daemon.until(lambda: daemon.app.lanes[0].deletes.crowded)
+        await anyio.sleep(1)
+        # What was asked for already may still come: as many as there are places, and a poll's more.
+        taken = daemon.count("messages_received_total", queue=QUEUE)
+        assert taken <= 256 + 2 * 64 + 64
+        assert not all(check.ok for check in daemon.app.vitals.ready())
+        assert all(check.ok for check in daemon.app.vitals.live())
+        await anyio.sleep(2)
+        assert daemon.count("messages_received_total", queue=QUEUE) == taken
+        sandbox.faults.clear()
+        await daemon.emptied(15)
+        assert daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="done") == 900
