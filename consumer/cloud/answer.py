@@ -4,8 +4,8 @@ A body with characters that XML forbids would spoil the fifteen beside it. So wh
 ``<Messages>`` answer, its entries are cut apart and read one by one, and only the broken ones are read field
 by field, bytes kept as they came: such a message is still delivered, decoded or set aside like any other.
 
-Elsewhere: what is XML at all (``plain_xml``), what the values mean (``messages``), which answer is a success
-(``mns_call``).
+Elsewhere: what is XML at all (``plain_xml``), its common case at a third of the cost (``flat_xml``), what the values
+mean (``messages``), which answer is a success (``mns_call``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 from xml.etree.ElementTree import Element
 
+from consumer.cloud.flat_xml import flat_messages
 from consumer.cloud.messages import Message, Peeked, Receipt
 from consumer.cloud.plain_xml import AnswerError, fields, local_name, parse
 from consumer.cloud.wording import cut
@@ -66,7 +67,7 @@ def messages(data: bytes, arrival: Arrival) -> tuple[list[Message], list[str]]:
             problems.append(_skipped(entry, error))
         else:
             found.append(message)
-            _check_md5(entry, message.body, problems)
+            _check_md5(entry.fields, message.body, problems)
     return found, problems
 
 
@@ -96,6 +97,11 @@ class _Entry:
 
 
 def _entries(data: bytes) -> Iterator[_Entry]:
+    if (flat := flat_messages(data)) is not None:
+        for found in flat:
+            body = found.get("MessageBody")
+            yield _Entry(found, None if body is None else body.encode("ascii"), _PLAIN, _PLAIN)
+        return
     try:
         root = parse(data)
     except AnswerError:
@@ -227,7 +233,7 @@ def _skipped(entry: _Entry, error: Exception) -> str:
     return f"message {name} was skipped and stays in its queue: {what}"
 
 
-def _check_md5(entry: _Entry, body: bytes, problems: list[str]) -> None:
-    expected = entry.fields.get("MessageBodyMD5")
+def _check_md5(found: Mapping[str, str], body: bytes, problems: list[str]) -> None:
+    expected = found.get("MessageBodyMD5")
     if expected and hashlib.md5(body, usedforsecurity=False).hexdigest() != expected.lower():
-        problems.append(f"message {cut(entry.fields['MessageId'], 40)}: its body is not what MessageBodyMD5 says")
+        problems.append(f"message {cut(found['MessageId'], 40)}: its body is not what MessageBodyMD5 says")

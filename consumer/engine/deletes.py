@@ -10,6 +10,7 @@ Elsewhere: what must be written first (``engine.settle``).
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -64,14 +65,14 @@ class Deletes:
         )
         self._waiting: list[Delivery] = []
         self._under_way = 0
-        self._news = anyio.Event()
-        self._full = anyio.Event()
+        self._news = asyncio.Event()
+        self._full = asyncio.Event()
         self._room = anyio.Semaphore(_CALLS_AT_ONCE)
-        self._settled = anyio.Event()
+        self._settled = asyncio.Event()
         self._probes = Probes()
         self._quiet = False
         self._error: ConsumerError = ConsumerError("no delete has failed")
-        self._hurry = anyio.Event()
+        self._hurry = asyncio.Event()
 
     @property
     def pending(self) -> int:
@@ -104,14 +105,14 @@ class Deletes:
                 if len(self._waiting) < MAX_BATCH and not self._hurry.is_set():
                     with anyio.move_on_after(_LINGER_S):
                         await self._full.wait()
-                self._full = anyio.Event()
+                self._full.clear()
                 await self._room.acquire()
                 if self._probes.failing:
                     await self._pause()
                     self._drop_expired()
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 if not self._waiting:
-                    self._news = anyio.Event()
+                    self._news.clear()
                 if not batch:
                     self._room.release()
                     continue
@@ -126,7 +127,7 @@ class Deletes:
         self._hurry.set()
         self._full.set()
         while self.pending:
-            self._settled = anyio.Event()
+            self._settled.clear()
             await self._settled.wait()
 
     async def _pause(self) -> None:

@@ -30,17 +30,23 @@ _RETURNED: Final = Returned()
 HandlerEnd = Returned | Raised | TimedOut | Unfit
 
 
-@dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
+@dataclass(frozen=True, slots=True)
 class CallLimits:
     """What holds for one handler, its own wishes and the settings' defaults put together.
 
     Args:
         timeout_s: Time for one run.
         max_hold_s: The most that its message is held.
+        timed_out: The end of a run that takes longer.
     """
 
     timeout_s: float
     max_hold_s: float
+    timed_out: TimedOut = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make that end once: each run takes it along."""
+        object.__setattr__(self, "timed_out", TimedOut(self.timeout_s))
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +94,7 @@ async def invoke(
     """
     if handler.is_async:
         function = cast("Callable[[Job[Any, Any]], Awaitable[object]]", handler.function)
-        timer = asyncio.get_running_loop().call_later(limits.timeout_s, cut_short, TimedOut(limits.timeout_s))
+        timer = asyncio.get_running_loop().call_later(limits.timeout_s, cut_short, limits.timed_out)
         try:
             return await _await(function, job)
         finally:
@@ -123,7 +129,7 @@ async def _in_thread(
         return Unfit(Reason.STUCK, f"the plain function still runs after {limits.max_hold_s:g} s, the most for one run")
     if call.seconds > limits.timeout_s and not isinstance(call.end, Returned):
         # It raised, but late: the limit is the better explanation of why.
-        return TimedOut(limits.timeout_s)
+        return limits.timed_out
     return call.end
 
 

@@ -18,7 +18,7 @@ from consumer.config import Lane as LaneSettings
 from consumer.config import Settings
 from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery, Orders, Stage
-from consumer.engine.invoke import Threads
+from consumer.engine.invoke import CallLimits, Threads
 from consumer.engine.lease import LeaseKeeper
 from consumer.engine.results import Results
 from consumer.engine.settle import Settler
@@ -62,7 +62,9 @@ class Lane:
         live: Every delivery whose life has not ended.
         stopping: Whether nothing new may be started.
         retention_s: After how long the queue drops a message; MNS's default until it has been read.
+        limits: What holds for each handler that was called, by its name.
         retry: The settings' rules for failures.
+        identity: The queue's, as ledger keys begin.
     """
 
     url: NotifyUrl
@@ -87,11 +89,14 @@ class Lane:
     live: set[Delivery] = field(default_factory=set)
     stopping: bool = False
     retention_s: float = 345_600.0
+    limits: dict[str, CallLimits] = field(default_factory=dict)
     retry: RetryPolicy = field(init=False)
+    identity: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Put the rules together once: each message asks for them."""
+        """Put together once what each message asks for."""
         self.retry = self.settings.retry
+        self.identity = self.url.identity
 
     async def hand_over(self, key: str, delivery: Delivery) -> bool:
         """Give a message's new receipt to the delivery of the same message that is here already.

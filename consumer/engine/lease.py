@@ -19,6 +19,7 @@ while MNS does not answer (``engine.pacing``).
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -77,7 +78,7 @@ class LeaseKeeper:
         self._observe = observe
         self._held: set[Delivery] = set()
         self._probes = Probes()
-        self._news = anyio.Event()
+        self._news = asyncio.Event()
         self._look_at = math.inf
         self._claims_late = False
 
@@ -115,7 +116,7 @@ class LeaseKeeper:
                 self._look_at = min(soonest, now + _LOOK_EVERY_S) if self._held else math.inf
                 with anyio.move_on_after(None if self._look_at == math.inf else max(0.0, self._look_at - now)):
                     await self._news.wait()
-                self._news = anyio.Event()
+                self._news.clear()
 
     def _due(self, now: float) -> list[Delivery]:
         """What is to be renewed now; while MNS does not answer, one at a time shows whether it does again."""

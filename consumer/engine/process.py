@@ -18,8 +18,6 @@ import random
 import time
 from typing import Any, Final
 
-import anyio
-
 from consumer.engine.delivery import Delivery, Stage
 from consumer.engine.fetch import Fetched, fetch
 from consumer.engine.invoke import CallLimits, invoke
@@ -37,6 +35,7 @@ from consumer.engine.outcome import (
 )
 from consumer.engine.report import report
 from consumer.engine.slots import Place
+from consumer.engine.tasks import new_scope
 from consumer.engine.work import Work, read
 from consumer.errors import StoreError
 from consumer.ops.words import Outcome as Word
@@ -46,6 +45,7 @@ from consumer.policy import SUSPECT_STARTS, RetryPolicy
 from consumer.store.ledger import Claimed, Elsewhere, Ended
 
 _CLAIM_TRIES: Final = 4
+_NOTHING: Final = contextlib.nullcontext()
 
 
 async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
@@ -59,22 +59,23 @@ async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
     Returns:
         The word for how it ended; ``None`` when it was handed over to the delivery that stands for it already.
     """
-    work = read(delivery, lane.url.identity, lane.registry, lane.settings.unrouted)
-    if await lane.hand_over(work.key, delivery):
+    work = read(delivery, lane.identity, lane.registry, lane.settings.unrouted)
+    if work.key in lane.held and await lane.hand_over(work.key, delivery):
         return None
     lane.leases.keep(delivery)
     lane.held.setdefault(work.key, delivery)
-    if work.handler is None:
+    handler = work.verdict if isinstance(work.verdict, Handler) else None
+    if handler is None:
         place.leave(unused=True)
     try:
-        with anyio.CancelScope() as delivery.scope:
+        with new_scope() as delivery.scope:
             work.end = await _run(lane, work)
         # A run that was cut short left no end behind.
         end = work.end = work.end or delivery.cut or Cut.STOPPING
-        outcome = decide(end, _facts(lane, work), _policy(lane, work.handler))
+        outcome = decide(end, _facts(lane, work), _policy(lane, handler))
         place.leave(unused=not work.started_at)
         # Outside the scope: nothing may cut short what is being written down, but the stop deadline.
-        settled = await lane.settler.settle(delivery, outcome, work.record(lane.url.identity))
+        settled = await lane.settler.settle(delivery, outcome, work.record(lane.identity))
         return report(lane, work, settled)
     finally:
         delivery.stage = Stage.CLOSED
@@ -130,29 +131,36 @@ async def _run(lane: Lane, work: Work) -> End:
 
 async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> End:
     """Hop 7: wait for the handler's turn, then call it."""
-    suspect = lane.alone if work.claim.starts >= SUSPECT_STARTS else contextlib.nullcontext()
+    suspect = lane.alone if work.claim.starts >= SUSPECT_STARTS else None
+    turn = lane.turns.get(handler.name)
+    if suspect is None and turn is None:
+        return await _call(lane, work, handler, fetched)
     # The turn comes last: while one suspect runs, the others must not keep it from the good ones.
-    async with suspect, lane.turns.get(handler.name) or contextlib.nullcontext():
-        if lane.stopping:
-            return Cut.STOPPING
-        if work.delivery.message.dequeue_count > 1:
-            # This may be the message that kills the process: written down first, so that it can be told by it.
-            try:
-                await lane.gate.persist(lambda: lane.ledger.start(work.key), most_tries=_CLAIM_TRIES)
-            except StoreError as error:
-                return Unreachable(error)
-        work.delivery.in_thread = not handler.is_async
-        work.delivery.stage = Stage.RUNNING
-        work.started_at = time.monotonic()
+    async with suspect or _NOTHING, turn or _NOTHING:
+        return await _call(lane, work, handler, fetched)
+
+
+async def _call(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> End:
+    if lane.stopping:
+        return Cut.STOPPING
+    if work.delivery.message.dequeue_count > 1:
+        # This may be the message that kills the process: written down first, so that it can be told by it.
         try:
-            end = await invoke(
-                handler, _job(lane, work, fetched), _limits(lane, handler), lane.threads, work.delivery.cut_short
-            )
-        finally:
-            work.seconds = time.monotonic() - work.started_at
-        # From here on a lost lease cancels nothing more: the handler has ended, its end counts.
-        work.delivery.stage = Stage.SETTLING
-        return end
+            await lane.gate.persist(lambda: lane.ledger.start(work.key), most_tries=_CLAIM_TRIES)
+        except StoreError as error:
+            return Unreachable(error)
+    work.delivery.in_thread = not handler.is_async
+    work.delivery.stage = Stage.RUNNING
+    work.started_at = time.monotonic()
+    try:
+        end = await invoke(
+            handler, _job(lane, work, fetched), _limits(lane, handler), lane.threads, work.delivery.cut_short
+        )
+    finally:
+        work.seconds = time.monotonic() - work.started_at
+    # From here on a lost lease cancels nothing more: the handler has ended, its end counts.
+    work.delivery.stage = Stage.SETTLING
+    return end
 
 
 def _job(lane: Lane, work: Work, fetched: Fetched) -> Job[Any, Any]:
@@ -176,9 +184,12 @@ def _job(lane: Lane, work: Work, fetched: Fetched) -> Job[Any, Any]:
 
 
 def _limits(lane: Lane, handler: Handler) -> CallLimits:
+    if found := lane.limits.get(handler.name):
+        return found
     own = handler.limits
     timeout_s = own.timeout_s or lane.settings.handler_timeout_s
-    return CallLimits(timeout_s=timeout_s, max_hold_s=max(timeout_s, own.max_hold_s or lane.settings.max_hold_s))
+    made = CallLimits(timeout_s=timeout_s, max_hold_s=max(timeout_s, own.max_hold_s or lane.settings.max_hold_s))
+    return lane.limits.setdefault(handler.name, made)
 
 
 def _policy(lane: Lane, handler: Handler | None) -> RetryPolicy:

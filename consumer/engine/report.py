@@ -5,8 +5,6 @@ Elsewhere: the words (``ops.words``), the metrics themselves (``ops.metrics``).
 
 from __future__ import annotations
 
-import structlog
-
 from consumer.engine.lane import Lane
 from consumer.engine.outcome import (
     Cut,
@@ -22,11 +20,10 @@ from consumer.engine.outcome import (
     TimedOut,
 )
 from consumer.engine.work import Work
+from consumer.ops.logs import gather
 from consumer.ops.words import Outcome as Word
 from consumer.ops.words import RetryCause
 from consumer.plugin.job import Retry
-
-log = structlog.stdlib.get_logger(__name__)
 
 
 def report(lane: Lane, work: Work, outcome: Outcome) -> Word:
@@ -49,21 +46,23 @@ def report(lane: Lane, work: Work, outcome: Outcome) -> Word:
         case Done():
             lane.metrics.last_success.set_to_current_time()
             lane.metrics.settled_seconds.observe(work.delivery.age_s())
-            log.info("job done", **fields)
+            gather("info", event="job done", **fields)
         case Forget():
             lane.metrics.settled_seconds.observe(work.delivery.age_s())
-            log.info("message deleted without a run", **fields)
+            gather("info", event="message deleted without a run", **fields)
         case Dead():
             lane.metrics.settled_seconds.observe(work.delivery.age_s())
             counters.dead_letters[outcome.reason].inc()
-            log.error("message set aside", **fields, reason=str(outcome.reason), error=outcome.error)
+            gather("error", event="message set aside", **fields, reason=str(outcome.reason), error=outcome.error)
         case Hide() if word is Word.RETRY:
             counters.retries[_cause(work)].inc()
-            log.warning("job comes back later", **fields, delay_seconds=outcome.delay_s, error=outcome.why)
+            gather("warning", event="job comes back later", **fields, delay_seconds=outcome.delay_s, error=outcome.why)
         case Hide():
-            log.info("message given back", **fields, delay_seconds=outcome.delay_s, why=outcome.why)
+            gather("info", event="message given back", **fields, delay_seconds=outcome.delay_s, why=outcome.why)
         case Lost():
-            log.warning("lease or claim lost; the job will be handled when its message comes back", **fields)
+            gather(
+                "warning", event="lease or claim lost; the job will be handled when its message comes back", **fields
+            )
     return word
 
 

@@ -10,6 +10,8 @@ Elsewhere: who asks (``engine.poll``), who leaves when (``engine.process``).
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 
 
@@ -26,7 +28,7 @@ class Slots:
         self.leaving = 0
         """Messages that have left their places and are not settled yet."""
         self._hasty = False
-        self._enough = anyio.Event()
+        self._enough = asyncio.Event()
         self._wanted = 1
 
     @property
@@ -80,7 +82,7 @@ class Slots:
     async def _wait_for(self, count: int, *, unless_hasty: bool = False) -> None:
         while self.free < count and not (unless_hasty and self._hasty):
             self._wanted = count
-            self._enough = anyio.Event()
+            self._enough.clear()
             await self._enough.wait()
 
 

@@ -35,6 +35,9 @@ _NOTHING: Final = Notification(
 )
 
 
+_UNCLAIMED: Final = Claimed()
+
+
 @dataclass(slots=True)
 class Work:
     """One message on its way.
@@ -55,16 +58,11 @@ class Work:
     key: str
     notification: Notification
     verdict: Handler | Skipped | Unfit
-    claim: Claimed = field(default_factory=Claimed)
+    claim: Claimed = field(default_factory=lambda: _UNCLAIMED)
     fetched: Fetched | None = None
     end: End | None = None
     started_at: float = 0.0
     seconds: float = 0.0
-
-    @property
-    def handler(self) -> Handler | None:
-        """The handler that takes it, if any does."""
-        return self.verdict if isinstance(self.verdict, Handler) else None
 
     @property
     def attempt(self) -> int:

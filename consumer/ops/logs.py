@@ -14,12 +14,15 @@ Elsewhere: the secrets (``ops.redact``), slow and vanished readers (``ops.stream
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 from typing import Any, Final, Literal, TextIO, TypeAlias
 
 import structlog
@@ -35,6 +38,12 @@ OWN_LOGGERS: Final = ("consumer", "handlers")
 _DROP_IN: Final = "_mns_consumer_handlers_"
 """How ``plugin.registry`` begins the module names of drop-in files, whose loggers pass too (from INFO upwards)."""
 
+_LEVELS: Final[Mapping[Level, int]] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 _NOTHING: Final[Mapping[str, object]] = {}
 _context: ContextVar[Mapping[str, object]] = ContextVar("mns_consumer_log_fields", default=_NOTHING)
 
@@ -53,18 +62,38 @@ class _Output:
         self.level = logging.INFO
         self.own = _beginnings(OWN_LOGGERS)
         self._lost = 0
+        self._gathered: list[bytes] = []
+        self._lock = Lock()
 
     def emit(self, level: str, fields: MutableMapping[str, Any]) -> None:
         self.write(_process(None, level, fields))
 
+    def gather(self, line: bytes) -> None:
+        with self._lock:
+            first = not self._gathered
+            self._gathered.append(line)
+        if first:
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        with self._lock:
+            lines, self._gathered = self._gathered, []
+        for piece in _pieces(lines):
+            self._put(b"".join(piece), len(piece))
+
     def write(self, line: bytes) -> None:
+        if self._gathered:
+            self.flush()
+        self._put(line, 1)
+
+    def _put(self, text: bytes, lines: int) -> None:
         stream = self.stream
         if stream is None:
             return
-        if not stream.write(line):
-            self._lost += 1
+        if not stream.write(text):
+            self._lost += lines
             if self.on_drop is not None:
-                self.on_drop(1)
+                self.on_drop(lines)
         elif self._lost:
             lost, self._lost = self._lost, 0
             told = {"event": "log lines were lost: their reader was gone or too slow", "lines": lost}
@@ -124,7 +153,7 @@ def configure(
     )
     _output.stream = open_stream(stream)
     _output.on_drop = on_drop
-    _output.level = logging.getLevelNamesMapping()[level.upper()]
+    _output.level = _LEVELS[level]
     own = (*OWN_LOGGERS, *own)
     _output.own = _beginnings(own)
     _set_methods(_output.level)
@@ -136,6 +165,20 @@ def configure(
         cache_logger_on_first_use=True,
     )
     _route_stdlib(_output.level, own)
+
+
+def gather(level: Level, **event: object) -> None:
+    """Log a line of which there are many: with the others of the same turn of the loop, in one write.
+
+    For the loop's own thread. A process that dies within that turn takes the line along; all others are written at
+    once. Past structlog's loggers, which take as long as the rendering.
+
+    Args:
+        level: Its level.
+        event: ``event`` and the fields.
+    """
+    if _LEVELS[level] >= _output.level:
+        _output.gather(_process(None, level, event))
 
 
 @contextmanager
@@ -152,6 +195,20 @@ def _process(_logger: object, level: str, event: MutableMapping[str, Any]) -> by
     """The one processor: everything between the call and the finished line."""
     context = _context.get()
     return _output.renderer.render(level, {**context, **event} if context else event)
+
+
+def _pieces(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Lines put together up to what a pipe takes in one piece, so that none is torn by another writer's."""
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        if piece and size + len(line) > select.PIPE_BUF:
+            yield piece
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line)
+    if piece:
+        yield piece
 
 
 def _set_methods(level: int) -> None:

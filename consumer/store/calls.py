@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from asyncio import Future
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ class Calls(ABC):
     """The verbs of a ``Ledger``; an engine adds ``open``, ``close`` and how a call finds its answer."""
 
     @abstractmethod
-    async def _ask(self, kind: Kind, key: str | None, value: Any = None) -> Any:
-        """Put a call among those that wait, and wait for its answer."""
+    def _ask(self, kind: Kind, key: str | None, value: Any = None) -> Future[Any]:
+        """Put a call among those that wait; the future is where its answer comes."""
 
     async def claim(self, key: str, lease_s: float) -> Claimed | Ended | Elsewhere:
         """See ``Ledger.claim``."""

@@ -90,7 +90,7 @@ class PostgresLedger(Calls):
         for lane in self._lanes:
             await lane.link.close()
 
-    async def _ask(self, kind: Kind, key: str | None, value: Any = None) -> Any:
+    def _ask(self, kind: Kind, key: str | None, value: Any = None) -> asyncio.Future[Any]:
         if not self._is_open:
             raise StoreError(f"store {self._address} is not open")
         loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ class PostgresLedger(Calls):
             # At the end of this turn of the loop: whoever asks until then shares the statement.
             self._scheduled = True
             loop.call_soon(self._dispatch)
-        return await call.answer
+        return call.answer
 
     def _dispatch(self) -> None:
         """Send off what may go now, each lane its share."""

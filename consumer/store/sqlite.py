@@ -59,7 +59,7 @@ class SqliteLedger(Calls):
         await writer.closed
         writer.join()
 
-    async def _ask(self, kind: Kind, key: str | None, value: Any = None) -> Any:
+    def _ask(self, kind: Kind, key: str | None, value: Any = None) -> asyncio.Future[Any]:
         loop = self._loop
         if self._writer is None or loop is None:
             raise StoreError(f"store {self._path} is not open")
@@ -68,7 +68,7 @@ class SqliteLedger(Calls):
             # At the end of this turn of the loop: whoever asks until then shares the batch and the hop.
             loop.call_soon(self._flush)
         self._gathered.append(call)
-        return await call.answer
+        return call.answer
 
     def _flush(self) -> None:
         if self._gathered and self._writer is not None:

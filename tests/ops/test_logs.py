@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import math
+import select
 import subprocess
 import sys
 import timeit
@@ -351,6 +353,61 @@ def test_no_steering_of_a_terminal() -> None:
 def test_no_exception_under_way() -> None:
     """Asking for the current exception where there is none gives a line too."""
     assert json.loads(render({"event": "x", "exc_info": True}))["exception"] == "NoneType: None\n"
+
+
+class Writes(io.StringIO):
+    """A stream that keeps each write apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        """Note it."""
+        self.pieces.append(text)
+        return super().write(text)
+
+
+async def _one_turn(count: int, *, in_between: bool) -> None:
+    for number in range(count):
+        logs.gather("info", event="job done", number=number)
+    if in_between:
+        structlog.stdlib.get_logger("consumer.x").warning("at once")
+    logs.gather("debug", event="below the level")
+    logs.gather("info", event="last")
+    await asyncio.sleep(0)
+
+
+def test_gathered_lines_are_written_together() -> None:
+    """Lines of one turn of the loop share a write, up to what a pipe takes in one piece, and none is torn."""
+    stream = Writes()
+    logs.configure("info", json=True, stream=stream)
+    asyncio.run(_one_turn(100, in_between=False))
+    assert [line["event"] for line in read(stream)] == ["job done"] * 100 + ["last"]
+    pieces = [piece for piece in stream.pieces if piece]
+    assert 1 < len(pieces) < 10
+    assert all(piece.endswith("\n") and len(piece) <= select.PIPE_BUF for piece in pieces)
+
+
+def test_a_line_that_is_written_at_once_keeps_its_place() -> None:
+    """What was gathered before it comes before it."""
+    stream = Writes()
+    logs.configure("info", json=True, stream=stream)
+    asyncio.run(_one_turn(2, in_between=True))
+    assert [line["event"] for line in read(stream)] == ["job done", "job done", "at once", "last"]
+
+
+def test_lost_gathered_lines_are_counted_one_by_one() -> None:
+    """A piece that could not be written counts as many lines as were in it."""
+    stream = Writes()
+    lost: list[int] = []
+    logs.configure("info", json=True, stream=stream, on_drop=lost.append)
+    stream.close()
+    asyncio.run(_one_turn(4, in_between=False))
+    assert sum(lost) == 5
+    logs.configure("info", json=True, stream=(again := Writes()))
+    asyncio.run(_one_turn(0, in_between=False))
+    assert [line.get("lines") for line in read(again)] == [None, 5]
 
 
 def test_silent_before_configured() -> None:
