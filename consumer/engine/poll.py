@@ -32,6 +32,7 @@ from consumer.progress import Wait
 log = structlog.stdlib.get_logger(__name__)
 
 _LINGER_S: Final = 0.025
+_FIRST_HOPS_S: Final = 0.001
 _LAST_CHANCE_S: Final = 0.5
 _EARLY: Final = 0.5
 _SHED_PAUSE_S: Final = 1.0
@@ -90,9 +91,13 @@ class Poller:
                 batch = await self._receive(asked, wait_s, lead=True)
                 if batch is None:
                     continue
-                if len(batch.messages) == asked and self._may_join():
-                    self._joined += 1
-                    joiners.start_soon(self._join)
+                if len(batch.messages) == asked:
+                    if self._may_join():
+                        self._joined += 1
+                        joiners.start_soon(self._join)
+                elif batch.messages:
+                    # The queue is empty now, so there is time: asking again at once would hold up what has just come.
+                    await anyio.sleep(_FIRST_HOPS_S)
                 if self._was_shed(batch, wait_s):
                     await self._pause_for_shed()
                 wait_s = self._lane.settings.wait_s
@@ -130,13 +135,13 @@ class Poller:
 
     async def _join(self) -> None:
         """One more poll while messages flow: it leaves at its first answer that is not full."""
-        slots = self._lane.slots
+        lane, slots = self._lane, self._lane.slots
         try:
-            while not self._stopped.is_set() and self._lane.gate.is_open:
+            while lane.gate.is_open and not lane.deletes.crowded and not self._stopped.is_set():
                 # A joining poll that asked for less would only make the batches smaller.
-                if slots.free < min(MAX_BATCH, slots.total):
+                asked = min(MAX_BATCH, slots.total)
+                if not await slots.take_all(asked, _LINGER_S):
                     return
-                asked = slots.take_now(MAX_BATCH)
                 batch = await self._receive(asked, 0, lead=False)
                 if batch is None or len(batch.messages) < asked:
                     return

@@ -11,8 +11,24 @@ Elsewhere: who asks (``engine.poll``), who leaves when (``engine.process``).
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 
 import anyio
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A poll that waits.
+
+    Args:
+        count: For so many free places.
+        unless_hasty: Or for any that came back unused.
+        event: Set when they may be there.
+    """
+
+    count: int
+    unless_hasty: bool
+    event: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Slots:
@@ -28,8 +44,7 @@ class Slots:
         self.leaving = 0
         """Messages that have left their places and are not settled yet."""
         self._hasty = False
-        self._enough = asyncio.Event()
-        self._wanted = 1
+        self._waiters: list[_Waiter] = []
 
     @property
     def taken(self) -> int:
@@ -41,7 +56,7 @@ class Slots:
         await self._wait_for(1)
 
     async def take(self, most: int, linger_s: float) -> int:
-        """Take free places, at least one. One task at a time may wait here.
+        """Take free places, at least one.
 
         Args:
             most: How many are of use.
@@ -61,6 +76,21 @@ class Slots:
             if taken := self.take_now(most):
                 return taken
 
+    async def take_all(self, count: int, patience_s: float) -> bool:
+        """Take so many places or none.
+
+        Args:
+            count: How many.
+            patience_s: How long to wait for them.
+
+        Returns:
+            Whether they were taken.
+        """
+        with anyio.move_on_after(patience_s):
+            await self._wait_for(count)
+        # Just now another poll may have been quicker.
+        return self.free >= count and self.take_now(count) == count
+
     def take_now(self, most: int) -> int:
         """Take what is free at this moment, possibly nothing."""
         taken = min(self.free, most)
@@ -76,14 +106,18 @@ class Slots:
         """
         self.free += count
         self._hasty |= unused
-        if self._hasty or self.free >= self._wanted:
-            self._enough.set()
+        for waiter in self._waiters:
+            if self.free >= waiter.count or (waiter.unless_hasty and self._hasty):
+                waiter.event.set()
 
     async def _wait_for(self, count: int, *, unless_hasty: bool = False) -> None:
         while self.free < count and not (unless_hasty and self._hasty):
-            self._wanted = count
-            self._enough.clear()
-            await self._enough.wait()
+            waiter = _Waiter(count, unless_hasty)
+            self._waiters.append(waiter)
+            try:
+                await waiter.event.wait()
+            finally:
+                self._waiters.remove(waiter)
 
 
 class Place:

@@ -1,0 +1,69 @@
+"""Free places: taken before messages are asked for, by several polls at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from consumer.engine.slots import Place, Slots
+
+pytestmark = pytest.mark.anyio
+
+
+async def _taking(slots: Slots, count: int, patience_s: float, taken: list[int]) -> None:
+    if await slots.take_all(count, patience_s):
+        taken.append(count)
+
+
+async def _soon(holds: Callable[[], bool]) -> None:
+    with anyio.fail_after(2):
+        while not holds():  # noqa: ASYNC110 - a plain look is enough here
+            await anyio.sleep(0.001)
+
+
+async def test_all_or_none() -> None:
+    """Who wants sixteen places and doesn't get them in time takes none."""
+    slots = Slots(20)
+    slots.take_now(10)
+    assert not await slots.take_all(16, 0.01)
+    assert slots.free == 10
+    slots.give_back(6)
+    assert await slots.take_all(16, 0.01)
+    assert slots.free == 0
+
+
+async def test_several_wait_and_each_gets_its_own() -> None:
+    """Places that come back go to whoever waits for no more than there are; nobody gets one twice."""
+    slots = Slots(32)
+    taken: list[int] = []
+    slots.take_now(32)
+    async with anyio.create_task_group() as polls:
+        for _ in range(2):
+            polls.start_soon(_taking, slots, 16, 1.0, taken)
+        await anyio.sleep(0.01)
+        slots.give_back(15)
+        await anyio.sleep(0.01)
+        assert taken == []
+        slots.give_back(1)
+        await _soon(lambda: taken == [16])
+        assert slots.free == 0
+        slots.give_back(16)
+    assert taken == [16, 16]
+    assert slots.free == 0
+
+
+async def test_lingering_ends_early_for_places_that_come_back_unused() -> None:
+    """Messages that no handler took have waited already: the next are asked for at once."""
+    slots = Slots(16)
+    slots.take_now(16)
+    place = Place(slots)
+    begun_s = time.monotonic()
+    async with anyio.create_task_group() as polls:
+        polls.start_soon(slots.take, 16, 5.0)
+        await anyio.sleep(0.01)
+        place.leave(unused=True)
+    assert time.monotonic() - begun_s < 2
+    assert slots.taken == 16
