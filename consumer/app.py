@@ -17,10 +17,11 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 import anyio
+import anyio.to_thread
 import structlog
 
-from consumer.cloud.clients import Clients, open_clients
-from consumer.cloud.credentials import Keys
+from consumer.cloud.clients import Clients, given_keys, open_clients
+from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.limiter import RateLimiter
 from consumer.config import Lane as LaneSettings
 from consumer.config import Settings
@@ -28,6 +29,7 @@ from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane, Shared, make_lane
 from consumer.engine.poll import Poller
 from consumer.engine.process import process
+from consumer.engine.rules import make_rules
 from consumer.engine.slots import Place
 from consumer.engine.stop import HURRY_S, Stop
 from consumer.engine.store_gate import StoreGate
@@ -39,6 +41,8 @@ from consumer.errors import Fault, SettingsError, UsageError
 from consumer.ops.admin import AdminServer
 from consumer.ops.metrics import Metrics
 from consumer.ops.redact import SECRETS
+from consumer.ops.traces import open_traces
+from consumer.plugin.loading import forget
 from consumer.plugin.registry import Registry
 from consumer.store.ledger import Ledger
 from consumer.store.open import make_ledger
@@ -67,29 +71,55 @@ class App:
                 "notify_url: expected at least one queue, as in "
                 "--notify-url mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME, got none"
             )
-        self.settings = settings
-        self.registry = registry
+        self.rules = make_rules(settings, registry)
         self.metrics = Metrics(registry.handlers, version=version())
         self.admin_port: int | None = None
         self.lanes: list[Lane] = []
         self._queues = queues
         self._ledger: Ledger = make_ledger(settings.store_target())
         self._gate = StoreGate(self._ledger, self.metrics.store_up.set)
+        self._retired: Registry | None = None
         self._limiters: dict[str, RateLimiter] = {}
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
         self.vitals = Vitals(self.lanes, self._gate, len(registry.handlers))
         self._shared = Shared(
-            settings=settings,
-            registry=registry,
+            rules=self.rules,
             ledger=self._ledger,
             gate=self._gate,
-            turns={
-                name: anyio.CapacityLimiter(handler.limits.concurrency)
-                for name, handler in registry.handlers.items()
-                if handler.limits.concurrency is not None
-            },
             metrics=self.metrics,
+            traces=open_traces(version()) if settings.otel else None,
         )
+
+    @property
+    def settings(self) -> Settings:
+        """How it is set up now."""
+        return self.rules.settings
+
+    @property
+    def registry(self) -> Registry:
+        """The handlers that it calls now."""
+        return self.rules.registry
+
+    def adopt(self, settings: Settings, registry: Registry) -> None:
+        """Handle what comes from now on by these; what has begun goes on as it began.
+
+        Args:
+            settings: As before, but for those that a reload may change (``reload.RELOADED``).
+            registry: The handlers.
+        """
+        before, self.rules = self.rules, make_rules(settings, registry, self.rules)
+        self.metrics.register(registry.handlers)
+        self.vitals.handlers = len(registry.handlers)
+        for lane, queue in zip(self.lanes, settings.all_lanes(), strict=True):
+            lane.rules = self.rules
+            lane.leases.policy = settings.lease
+            keys = given_keys(queue)
+            if keys is not None and isinstance(lane.credentials, StaticCredentials):
+                lane.credentials.replace(keys)
+        # What still runs of the one before may import from its files; what is older has ended, or has all it needs.
+        if self._retired is not None:
+            forget(self._retired.packages)
+        self._retired = before.registry
 
     def stop(self) -> None:
         """Stop; called again, skip the waiting for handlers."""
@@ -107,6 +137,7 @@ class App:
             StoreError: The store can't be opened.
         """
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_traces)
             await self._open_store(stack)
             if self.settings.admin:
                 admin = AdminServer(
@@ -118,7 +149,7 @@ class App:
                 self.lanes.append(make_lane(queue, await self._clients(stack, queue), self._shared))
             async with anyio.create_task_group() as background:
                 background.start_soon(self._gate.run)
-                background.start_soon(prune, self._ledger, self._gate, self.settings, self.lanes)
+                background.start_soon(prune, self._ledger, self._gate, self.lanes)
                 for lane in self.lanes:
                     if any(handler.result is not None for handler in self.registry.handlers.values()):
                         # The signer takes a quarter of a second to load: not in front of the first result.
@@ -176,6 +207,12 @@ class App:
             await self._ledger.close()
         if scope.cancelled_caught:
             log.warning("store not closed in time; what was written is safe")
+
+    async def _close_traces(self) -> None:
+        """Send what is left of traces, as far as the deadline lets it."""
+        if (traces := self._shared.traces) is not None:
+            with anyio.move_on_after(self.stopping.left_s, shield=True):
+                await anyio.to_thread.run_sync(traces.close, self.stopping.left_s, abandon_on_cancel=True)
 
     async def _clients(self, stack: AsyncExitStack, queue: LaneSettings) -> Clients:
         account = f"{queue.url.account}/{queue.url.region}"
@@ -240,7 +277,15 @@ async def _live(lane: Lane, delivery: Delivery) -> None:
     lane.live.add(delivery)
     place = Place(lane.slots)
     try:
-        await process(lane, delivery, place)
+        if lane.traces is None:
+            await process(lane, delivery, place)
+        else:
+            message = delivery.message
+            carried = {**message.user_properties, **message.system_properties}
+            with lane.traces.processing(
+                lane.url.queue, message.message_id, carried, delivery.received
+            ) as delivery.life:
+                await process(lane, delivery, place)
     except Exception:
         # A mistake in this program must cost one message some time, not all of them the daemon. Its claim and its lease
         # run out by themselves, so that it is neither lost nor deleted.

@@ -147,6 +147,7 @@ class Settings(BaseSettings, Connection):
     admin: bool = Field(default=True, description="Serve /metrics, /livez and /readyz.")
     admin_host: str = Field("127.0.0.1", min_length=1, description="Address that the admin server listens on.")
     admin_port: int = Field(9464, ge=0, le=65_535, description="Its port; 0 takes a free one.")
+    otel: bool = Field(default=False, description="Tell OpenTelemetry; needs the extra `otel`, set up by `OTEL_*`.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto`: JSON lines, but readable ones on a terminal."

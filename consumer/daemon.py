@@ -1,9 +1,10 @@
 """Run the daemon as a process: logs, the event loop, signals, the service manager, the exit code.
 
-SIGTERM and SIGINT stop it in order, a second one skips the waiting. The process ends even when threads of plain
-functions never return, when a handler shields itself from being cancelled, or when a library's thread hangs.
+SIGHUP reloads settings and handlers. SIGTERM and SIGINT stop it in order, a second one skips the waiting. The process
+ends even when threads of plain functions never return, when a handler shields itself from being cancelled, or when a
+library's thread hangs.
 
-Elsewhere: the parts and their order (``app``), the command line (``cli.run``).
+Elsewhere: the parts and their order (``app``), what a reload takes (``reload``), the command line (``cli.run``).
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
-from typing import Final, NoReturn
+from contextlib import suppress
+from typing import Final, NoReturn, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import anyio
 import structlog
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from consumer.app import App
 from consumer.config import Settings
+from consumer.engine.vitals import status_of
 from consumer.errors import ExitCode
 from consumer.ops.logs import configure
 from consumer.ops.redact import SECRETS
 from consumer.ops.systemd import Notifier
 from consumer.plugin.registry import Registry, Sources
+from consumer.reload import Read, reload
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -38,6 +43,12 @@ _GRACE_S: Final = 0.5
 _LAST_WORDS_S: Final = 1.0
 """How long the interpreter has for its own end once the daemon is done: exit hooks, threads of libraries."""
 _LOOK_S: Final = 0.05
+_FIRST_POLLS_S: Final = 10.0
+"""For so long the answers to the first polls are waited for."""
+_STATUS_EVERY_S: Final = 5.0
+_STOP_MARGIN_S: Final = 5.0
+"""What the service manager is asked for beyond the stop deadline."""
+Reloads: TypeAlias = tuple[MemoryObjectSendStream[None], MemoryObjectReceiveStream[None]]
 _GC_AFTER: Final = 5_000
 """Objects that came and did not go, until the collector looks at the young ones; Python's own 700 are those of a
 handful of messages."""
@@ -66,17 +77,20 @@ def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
         for secret in (queue.access_key_secret, queue.security_token):
             if secret is not None:
                 SECRETS.protect(secret.get_secret_value())
+    for place in registry.empty:
+        log.warning("no handler found in a place that should hold some", place=place)
     password = urlsplit(settings.store or "").password
     for spelling in {password, password and unquote(password)} - {None, ""}:
         SECRETS.protect(str(spelling))
 
 
-def run(settings: Settings, registry: Registry) -> ExitCode:
+def run(settings: Settings, registry: Registry, read: Read) -> ExitCode:
     """Run until a signal stops it.
 
     Args:
         settings: How it is set up.
         registry: Its handlers.
+        read: Reads both anew, for a reload.
 
     Returns:
         ``ExitCode.OK`` after an orderly stop.
@@ -86,24 +100,24 @@ def run(settings: Settings, registry: Registry) -> ExitCode:
     """
     app = App(settings, registry)
     set_up_logs(settings, registry, app)
-    for place in registry.empty:
-        log.warning("no handler found in a place that should hold some", place=place)
     # uvloop does not install everywhere; the plain loop does the same, only slower.
     options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     try:
-        anyio.run(_serve, app, backend_options=options)
+        anyio.run(_serve, app, read, backend_options=options)
     except BaseExceptionGroup as group:
         raise _single(group) from group
     return ExitCode.OK
 
 
-async def _serve(app: App) -> None:
+async def _serve(app: App, read: Read) -> None:
     notifier = Notifier()
     started = anyio.Event()
     async with anyio.create_task_group() as beside:
-        with anyio.open_signal_receiver(*_STOP_SIGNALS) as signals:
-            beside.start_soon(_stop_on_signal, app, notifier, signals)
-            beside.start_soon(_tell_started, started, notifier)
+        with anyio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP) as signals:
+            reloads: Reloads = anyio.create_memory_object_stream[None](1)
+            beside.start_soon(_heed, app, notifier, signals, reloads[0])
+            beside.start_soon(_tell_started, app, started, notifier)
+            beside.start_soon(_reload, app, started, notifier, read, reloads[1])
             if notifier.watchdog_interval_s is not None:
                 beside.start_soon(_watchdog, app, notifier, notifier.watchdog_interval_s)
             await app.serve(started=started)
@@ -130,21 +144,56 @@ def _end_in_time(app: App) -> None:
     _exit()
 
 
-async def _stop_on_signal(app: App, notifier: Notifier, signals: AsyncIterator[signal.Signals]) -> None:
+async def _heed(
+    app: App, notifier: Notifier, signals: AsyncIterator[signal.Signals], reloads: MemoryObjectSendStream[None]
+) -> None:
+    # A terminal that goes away says so by the same signal as who wants a reload.
+    on_terminal = sys.stdin is not None and sys.stdin.isatty()
     async for received in signals:
         log.info("signal received", signal=received.name)
         first = not app.vitals.stopping
+        if received is signal.SIGHUP and not on_terminal:
+            if first:
+                # One that waits already will read what is there now: more would only do the same again.
+                with suppress(anyio.WouldBlock):
+                    reloads.send_nowait(None)
+            continue
         if first:
-            notifier.stopping()
+            notifier.stopping("stopping: what runs is given its time")
+            notifier.extend_timeout(app.settings.stop_deadline_s + _STOP_MARGIN_S)
         app.stop()
         if first:
             threading.Thread(target=_end_in_time, args=(app,), name="stop deadline", daemon=True).start()
 
 
-async def _tell_started(started: anyio.Event, notifier: Notifier) -> None:
+async def _tell_started(app: App, started: anyio.Event, notifier: Notifier) -> None:
+    """Ready once every queue has answered; one that does not answer makes it a degraded start, said so."""
     await started.wait()
+    with anyio.move_on_after(_FIRST_POLLS_S):
+        while not all(lane.progress.polled_at for lane in app.lanes):  # noqa: ASYNC110 - once, and for a moment
+            await anyio.sleep(_LOOK_S)
     _spare_the_collector()
-    notifier.ready()
+    if missing := [lane for lane in app.lanes if not lane.progress.ready()]:
+        for lane in missing:
+            fault = lane.progress.fault or "no answer yet"
+            log.warning("started, but a queue can't be polled yet", queue=lane.url.queue, error=fault)
+    notifier.ready(status_of(app.lanes))
+    while notifier.active:
+        await anyio.sleep(_STATUS_EVERY_S)
+        if not app.vitals.stopping:
+            notifier.status(status_of(app.lanes))
+
+
+async def _reload(
+    app: App, started: anyio.Event, notifier: Notifier, read: Read, asked: MemoryObjectReceiveStream[None]
+) -> None:
+    await started.wait()
+    async for _ in asked:
+        notifier.reloading()
+        if await reload(app, read):
+            set_up_logs(app.settings, app.registry, app)
+        if not app.vitals.stopping:
+            notifier.ready(status_of(app.lanes))
 
 
 def _spare_the_collector() -> None:

@@ -23,6 +23,7 @@ FLOORS: Final = {
     "cli": 7,
     "app": 6,
     "daemon": 6,
+    "reload": 6,
     "engine": 5,
     "plugin": 4,
     "store": 3,

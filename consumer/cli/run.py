@@ -5,9 +5,15 @@ Elsewhere: everything it does (``app``), as a process (``daemon``).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from consumer.cli.options import Said, takes_settings
+
+if TYPE_CHECKING:
+    from consumer.config import Settings
+    from consumer.plugin.registry import Registry
 
 
 @takes_settings
@@ -22,5 +28,8 @@ def run(said: Said) -> None:
     from consumer.cli.ready import handlers_and_queues  # noqa: PLC0415 - quick --help
     from consumer.daemon import run as run_daemon  # noqa: PLC0415 - the same
 
-    settings = said.settings()
-    raise typer.Exit(run_daemon(settings, handlers_and_queues(settings)))
+    def read() -> tuple[Settings, Registry]:
+        settings = said.settings()
+        return settings, handlers_and_queues(settings)
+
+    raise typer.Exit(run_daemon(*read(), read))

@@ -42,11 +42,15 @@ def credentials_of(lane: Lane, on_keys: Callable[[Keys], None] | None = None) ->
         lane: Whose settings.
         on_keys: Told of every key that the chain finds.
     """
+    keys = given_keys(lane)
+    return DefaultChain(on_keys=on_keys) if keys is None else StaticCredentials(keys)
+
+
+def given_keys(lane: Lane) -> Keys | None:
+    """The keys that the settings give for a queue."""
     if lane.access_key_id is None or lane.access_key_secret is None:
-        return DefaultChain(on_keys=on_keys)
-    return StaticCredentials(
-        Keys(_plain(lane.access_key_id), _plain(lane.access_key_secret), _plain(lane.security_token))
-    )
+        return None
+    return Keys(_plain(lane.access_key_id), _plain(lane.access_key_secret), _plain(lane.security_token))
 
 
 @asynccontextmanager

@@ -52,6 +52,10 @@ class StaticCredentials:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
+    def replace(self, keys: Keys) -> None:
+        """Use others from the next request on."""
+        self._keys = keys
+
     async def keys(self) -> Keys:
         """The keys that were given."""
         return self._keys

@@ -23,6 +23,7 @@ from consumer.engine.delivery import Delivery, Orders
 from consumer.engine.pacing import Outage, Probes
 from consumer.engine.tasks import Tasks
 from consumer.errors import CloudError, ConsumerError, Fault
+from consumer.ops.traces import Traces
 from consumer.ops.words import DeleteResult
 from consumer.policy import MAX_BATCH
 
@@ -43,6 +44,7 @@ class Deletes:
         name: The queue's name, for the log.
         observe: Told how many deletions ended how.
         covered: Whether an outage of the whole queue has been told of: then failing deletes are no news.
+        traces: Tells OpenTelemetry, where that is wanted.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Deletes:
         name: str,
         observe: Callable[[DeleteResult, int], None],
         covered: Callable[[], bool] = lambda: False,
+        traces: Traces | None = None,
     ) -> None:
         self._queue = queue
         self._name = name
         self._observe = observe
         self._covered = covered
+        self._traces = traces
         self._outage = Outage(
             "delete failed; the end is written down, so the redelivery will only be deleted",
             "deletes work again",
@@ -165,15 +169,22 @@ class Deletes:
         try:
             failures = await self._queue.delete(list(by_handle))
         except CloudError as error:
+            self._trace(batch, asked_at, str(error.fault))
             if error.fault is Fault.REQUEST:
                 self._give_up(list(by_handle.values()), error)
                 return []
             self._probes.failed(asked_at)
             self._error, self._quiet = error, self._covered()
             return self._alive(list(by_handle.values()), error)
+        self._trace(batch, asked_at)
         self._probes.passed()
         self._quiet = False
         return self._sort(by_handle, failures)
+
+    def _trace(self, batch: Sequence[Delivery], asked_at: float, fault: str = "") -> None:
+        if self._traces is not None:
+            lives = [delivery.life for delivery in batch]
+            self._traces.settled(self._name, "delete", lives, time.monotonic() - asked_at, fault)
 
     def _sort(self, by_handle: dict[str, Delivery], failures: Sequence[DeleteFailure]) -> list[Delivery]:
         """Count what an answer says of each handle; returns those worth another try."""

@@ -13,12 +13,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
 from consumer.cloud.messages import DeleteFailure, Message, Receipt
 from consumer.engine.outcome import Cut, TimedOut
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, SpanContext
 
 
 class Orders(Protocol):
@@ -59,6 +62,8 @@ class Delivery:
         adrift: Whether its lease is known to be lost while its plain function runs on, with its claim kept.
         cut: Why its run was cut short, if it was.
         scope: Cancels its run; set while it can be cut short.
+        received: The span of the receive that brought it, where traces are told.
+        life: The span of its life, likewise.
     """
 
     message: Message
@@ -77,6 +82,8 @@ class Delivery:
     # asyncio's own: anyio's takes ten times as long to make, for every message.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     scope: anyio.CancelScope | None = None
+    received: SpanContext | None = None
+    life: Span | None = None
 
     def __post_init__(self) -> None:
         """Plan the first renewal."""

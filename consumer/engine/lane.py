@@ -5,30 +5,29 @@ Elsewhere: making the parts (``app``), the loop that feeds it (``engine.poll``),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
 
 from consumer.cloud.clients import Clients
+from consumer.cloud.credentials import CredentialsSource
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import Mps
 from consumer.config import Lane as LaneSettings
-from consumer.config import Settings
 from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery, Orders, Stage
-from consumer.engine.invoke import CallLimits, Threads
+from consumer.engine.invoke import Threads
 from consumer.engine.lease import LeaseKeeper
 from consumer.engine.results import Results
+from consumer.engine.rules import Rules
 from consumer.engine.settle import Settler
 from consumer.engine.slots import Slots
 from consumer.engine.store_gate import StoreGate
 from consumer.notify_url import NotifyUrl
 from consumer.ops.metrics import Metrics, QueueMetrics, Words
+from consumer.ops.traces import Traces
 from consumer.ops.words import QueryResult
-from consumer.plugin.registry import Registry
-from consumer.policy import RetryPolicy
 from consumer.progress import LaneProgress
 from consumer.store.ledger import Ledger
 
@@ -41,10 +40,10 @@ class Lane:
 
     Args:
         url: Which queue.
-        settings: The daemon's.
-        registry: The handlers.
+        rules: By what messages are handled; replaced by a reload.
         queue: MNS's client.
         mps: MPS's client.
+        credentials: Whose keys both use.
         results: Asks it for results, patiently.
         ledger: The store, shared by all lanes.
         gate: Its gate, shared by all lanes.
@@ -53,25 +52,23 @@ class Lane:
         settler: Ends messages.
         slots: Free places.
         threads: Where plain functions run.
-        turns: The handlers that limit how many run at once, shared by all lanes.
         alone: Held by the one message that may be what kills the process, shared by all lanes.
         metrics: What is counted for this queue.
         queries: The counter of result queries by their answer.
         progress: What is told of its polls.
         held: The delivery that stands for each ledger key that is here.
+        traces: Tells OpenTelemetry, where that is wanted.
         live: Every delivery whose life has not ended.
         stopping: Whether nothing new may be started.
         retention_s: After how long the queue drops a message; MNS's default until it has been read.
-        limits: What holds for each handler that was called, by its name.
-        retry: The settings' rules for failures.
         identity: The queue's, as ledger keys begin.
     """
 
     url: NotifyUrl
-    settings: Settings
-    registry: Registry
+    rules: Rules
     queue: MnsQueue
     mps: Mps
+    credentials: CredentialsSource
     results: Results
     ledger: Ledger
     gate: StoreGate
@@ -80,22 +77,19 @@ class Lane:
     settler: Settler
     slots: Slots
     threads: Threads
-    turns: Mapping[str, anyio.CapacityLimiter]
     alone: anyio.Lock
     metrics: QueueMetrics
     queries: Words
     progress: LaneProgress
+    traces: Traces | None = None
     held: dict[str, Delivery] = field(default_factory=dict)
     live: set[Delivery] = field(default_factory=set)
     stopping: bool = False
     retention_s: float = 345_600.0
-    limits: dict[str, CallLimits] = field(default_factory=dict)
-    retry: RetryPolicy = field(init=False)
     identity: str = field(init=False)
 
     def __post_init__(self) -> None:
         """Put together once what each message asks for."""
-        self.retry = self.settings.retry
         self.identity = self.url.identity
 
     async def hand_over(self, key: str, delivery: Delivery) -> bool:
@@ -123,21 +117,19 @@ class Shared:
     """What all lanes of one daemon have in common.
 
     Args:
-        settings: The daemon's.
-        registry: The handlers.
+        rules: By what messages are handled.
         ledger: The store.
         gate: Its gate.
-        turns: The handlers that limit how many run at once.
         metrics: What is counted.
+        traces: Tells OpenTelemetry, where that is wanted.
         alone: Held by the one message that may be what kills the process.
     """
 
-    settings: Settings
-    registry: Registry
+    rules: Rules
     ledger: Ledger
     gate: StoreGate
-    turns: Mapping[str, anyio.CapacityLimiter]
     metrics: Metrics
+    traces: Traces | None = None
     alone: anyio.Lock = field(default_factory=anyio.Lock)
 
 
@@ -151,13 +143,14 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         orders: Who takes orders about messages in place of the queue's client.
     """
     orders = orders or clients.queue
-    name, settings, metrics = queue.url.queue, shared.settings, shared.metrics.queue(queue.url.queue)
+    name, settings, metrics = queue.url.queue, shared.rules.settings, shared.metrics.queue(queue.url.queue)
     progress = LaneProgress(name, poll_limit_s=settings.wait_s + _POLL_MARGIN_S)
     deletes = Deletes(
         queue=orders,
         name=name,
         observe=lambda word, count: metrics.deletes[word].inc(count),
         covered=lambda: progress.fault is not None,
+        traces=shared.traces,
     )
     leases = LeaseKeeper(
         queue=orders,
@@ -173,23 +166,25 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
     metrics.stuck.set_function(lambda: threads.left_behind)
     lane = Lane(
         url=queue.url,
-        settings=settings,
-        registry=shared.registry,
+        rules=shared.rules,
         queue=clients.queue,
         mps=clients.mps,
+        credentials=clients.credentials,
         results=Results(clients.mps.query, name, failed=shared.metrics.result_queries[QueryResult.FAILED].inc),
         ledger=shared.ledger,
         gate=shared.gate,
         leases=leases,
         deletes=deletes,
-        settler=Settler(queue=orders, ledger=shared.ledger, gate=shared.gate, deletes=deletes),
+        settler=Settler(
+            queue=orders, name=name, ledger=shared.ledger, gate=shared.gate, deletes=deletes, traces=shared.traces
+        ),
         slots=slots,
         threads=threads,
-        turns=shared.turns,
         alone=shared.alone,
         metrics=metrics,
         queries=shared.metrics.result_queries,
         progress=progress,
+        traces=shared.traces,
     )
     metrics.in_flight.set_function(lambda: len(lane.live))
     return lane

@@ -74,7 +74,7 @@ class LeaseKeeper:
         self._name = name
         self._ledger = ledger
         self._gate = gate
-        self._policy = policy
+        self.policy = policy
         self._observe = observe
         self._held: set[Delivery] = set()
         self._probes = Probes()
@@ -95,7 +95,7 @@ class LeaseKeeper:
     def claim_s(self, delivery: Delivery) -> float:
         """For how long a claim is taken or renewed: past the lease that it goes with."""
         left_s = delivery.receipt.expires_at - time.monotonic()
-        return max(left_s, self._policy.step_s) + CLAIM_MARGIN_S
+        return max(left_s, self.policy.step_s) + CLAIM_MARGIN_S
 
     async def run(self) -> None:
         """Renew what is due, until cancelled."""
@@ -139,7 +139,7 @@ class LeaseKeeper:
             if 0 < delivery.grace_until <= now:
                 self._lost(delivery, "it did not come back within a lease's length after its receipt had died")
                 return
-            if delivery.stage is Stage.HELD and now - delivery.received_at >= self._policy.max_s:
+            if delivery.stage is Stage.HELD and now - delivery.received_at >= self.policy.max_s:
                 self.drop(delivery)
                 delivery.cut_short(Cut.OVERDUE)
                 return
@@ -147,14 +147,14 @@ class LeaseKeeper:
                 # The message is the other daemon's: an order of ours could only take it out of its hands.
                 self._taken_over(delivery)
             elif delivery.adrift:
-                delivery.renew_at = time.monotonic() + self._policy.step_s / 2
+                delivery.renew_at = time.monotonic() + self.policy.step_s / 2
             else:
                 await self._renew_lease(delivery)
 
     async def _renew_lease(self, delivery: Delivery) -> None:
         asked_at = time.monotonic()
         try:
-            delivery.hold(await self._queue.hide(delivery.receipt.handle, self._policy.step_s))
+            delivery.hold(await self._queue.hide(delivery.receipt.handle, self.policy.step_s))
         except CloudError as error:
             if error.fault is Fault.GONE:
                 self._answered()
@@ -193,7 +193,7 @@ class LeaseKeeper:
         """Renew all claims at once, now that the store works again: some have been without for long."""
         held = {one.key: one for one in self._held if one.key is not None and one.claimed}
         try:
-            gone = await self._ledger.renew(list(held), self._policy.step_s + CLAIM_MARGIN_S) if held else ()
+            gone = await self._ledger.renew(list(held), self.policy.step_s + CLAIM_MARGIN_S) if held else ()
         except StoreError as error:
             self._claims_late = True
             self._gate.shut(error)
@@ -215,7 +215,7 @@ class LeaseKeeper:
                 delivery.renew_at = now + _TRY_AGAIN_S
             self._observe(RenewalResult.FAILED)
         elif (delivery.doubtful or expired) and delivery.stage < Stage.SETTLING:
-            delivery.grace_until = now + self._policy.step_s
+            delivery.grace_until = now + self.policy.step_s
             delivery.renew_at = delivery.grace_until
             self._observe(RenewalResult.FAILED)
         else:

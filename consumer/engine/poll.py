@@ -71,7 +71,7 @@ class Poller:
         self._outage = Outage("polling failed; trying on until it works", "polling works again", lane.url.queue)
         self._receives: set[_Receive] = set()
         self._joined = 0
-        self._most_joined = lane.settings.max_polls - 1
+        self._most_joined = lane.rules.settings.max_polls - 1
         self._sheds = 0
         self._failed_joins = 0
         self._join_at = 0.0
@@ -100,7 +100,7 @@ class Poller:
                     await anyio.sleep(_FIRST_HOPS_S)
                 if self._was_shed(batch, wait_s):
                     await self._pause_for_shed()
-                wait_s = self._lane.settings.wait_s
+                wait_s = self._lane.rules.settings.wait_s
 
     async def stop(self) -> None:
         """Ask no more; a receive under way gets half a second, one whose answer has begun is read to its end."""
@@ -175,8 +175,10 @@ class Poller:
         if receive.scope.cancelled_caught:
             return None
         self._note(batch, wait_s, lead=lead)
+        traces, count = lane.traces, len(batch.messages)
+        received = traces.received(lane.url.queue, count, batch.elapsed_s) if traces is not None and count else None
         for message in batch.messages:
-            self._start(lane, Delivery(message, message.receipt, batch.server_offset_s))
+            self._start(lane, Delivery(message, message.receipt, batch.server_offset_s, received=received))
         return batch
 
     def _may_join(self) -> bool:
@@ -194,7 +196,7 @@ class Poller:
             log.warning("odd message in an answer", queue=lane.url.queue, problem=problem)
         if batch.messages:
             self._sheds = 0
-            self._most_joined = lane.settings.max_polls - 1
+            self._most_joined = lane.rules.settings.max_polls - 1
             lane.metrics.received.inc(len(batch.messages))
             lane.metrics.polls[PollResult.MESSAGES].inc()
         else:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from consumer.engine.delivery import Delivery, Stage
 from consumer.engine.fetch import Fetched, fetch
-from consumer.engine.invoke import CallLimits, invoke
+from consumer.engine.invoke import invoke
 from consumer.engine.lane import Lane
 from consumer.engine.outcome import (
     Cut,
@@ -41,7 +41,7 @@ from consumer.errors import StoreError
 from consumer.ops.words import Outcome as Word
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import NOT_WANTED, Job
-from consumer.policy import SUSPECT_STARTS, RetryPolicy
+from consumer.policy import SUSPECT_STARTS
 from consumer.store.ledger import Claimed, Elsewhere, Ended
 
 _CLAIM_TRIES: Final = 4
@@ -59,7 +59,7 @@ async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
     Returns:
         The word for how it ended; ``None`` when it was handed over to the delivery that stands for it already.
     """
-    work = read(delivery, lane.identity, lane.registry, lane.settings.unrouted)
+    work = read(delivery, lane.identity, lane.rules)
     if work.key in lane.held and await lane.hand_over(work.key, delivery):
         return None
     lane.leases.keep(delivery)
@@ -72,7 +72,7 @@ async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
             work.end = await _run(lane, work)
         # A run that was cut short left no end behind.
         end = work.end = work.end or delivery.cut or Cut.STOPPING
-        outcome = decide(end, _facts(lane, work), _policy(lane, handler))
+        outcome = decide(end, _facts(lane, work), work.rules.retry_of(handler))
         place.leave(unused=not work.started_at)
         # Outside the scope: nothing may cut short what is being written down, but the stop deadline.
         settled = await lane.settler.settle(delivery, outcome, work.record(lane.identity))
@@ -92,7 +92,7 @@ async def _run(lane: Lane, work: Work) -> End:
         return Cut.STOPPING
     if lane.held[work.key] is not work.delivery:
         # Another message of the same job, as when MPS sent its notification twice.
-        return HeldElsewhere(lane.settings.lease_step_s / 4)
+        return HeldElsewhere(work.rules.settings.lease_step_s / 4)
     # Ours from the asking on: a claim whose answer got lost is let go like any other.
     work.delivery.key = work.key
     try:
@@ -120,7 +120,7 @@ async def _run(lane: Lane, work: Work) -> End:
         work.notification,
         work.verdict,
         lane.results.query,
-        lane.settings.result_wait_s,
+        work.rules.settings.result_wait_s,
         lambda word: lane.queries[word].inc(),
     )
     if not isinstance(fetched, Fetched):
@@ -132,7 +132,7 @@ async def _run(lane: Lane, work: Work) -> End:
 async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> End:
     """Hop 7: wait for the handler's turn, then call it."""
     suspect = lane.alone if work.claim.starts >= SUSPECT_STARTS else None
-    turn = lane.turns.get(handler.name)
+    turn = work.rules.turns.get(handler.name)
     if suspect is None and turn is None:
         return await _call(lane, work, handler, fetched)
     # The turn comes last: while one suspect runs, the others must not keep it from the good ones.
@@ -154,7 +154,7 @@ async def _call(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> E
     work.started_at = time.monotonic()
     try:
         end = await invoke(
-            handler, _job(lane, work, fetched), _limits(lane, handler), lane.threads, work.delivery.cut_short
+            handler, _job(lane, work, fetched), work.rules.limits_of(handler), lane.threads, work.delivery.cut_short
         )
     finally:
         work.seconds = time.monotonic() - work.started_at
@@ -181,22 +181,6 @@ def _job(lane: Lane, work: Work, fetched: Fetched) -> Job[Any, Any]:
         document=seen.document,
         result_or_none=fetched.result if fetched.wanted else NOT_WANTED,
     )
-
-
-def _limits(lane: Lane, handler: Handler) -> CallLimits:
-    if found := lane.limits.get(handler.name):
-        return found
-    own = handler.limits
-    timeout_s = own.timeout_s or lane.settings.handler_timeout_s
-    made = CallLimits(timeout_s=timeout_s, max_hold_s=max(timeout_s, own.max_hold_s or lane.settings.max_hold_s))
-    return lane.limits.setdefault(handler.name, made)
-
-
-def _policy(lane: Lane, handler: Handler | None) -> RetryPolicy:
-    policy = lane.retry
-    if handler is None or handler.limits.max_failures is None:
-        return policy
-    return RetryPolicy(handler.limits.max_failures, policy.base_s, policy.cap_s)
 
 
 def _facts(lane: Lane, work: Work) -> Run:

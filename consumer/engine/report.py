@@ -5,6 +5,8 @@ Elsewhere: the words (``ops.words``), the metrics themselves (``ops.metrics``).
 
 from __future__ import annotations
 
+from typing import Final
+
 from consumer.engine.lane import Lane
 from consumer.engine.outcome import (
     Cut,
@@ -25,6 +27,9 @@ from consumer.ops.words import Outcome as Word
 from consumer.ops.words import RetryCause
 from consumer.plugin.job import Retry
 
+_FAULTS: Final = {word: str(word) for word in (Word.DEAD, Word.RETRY, Word.LEASE_LOST)}
+"""What counts as an error in a trace, by how the delivery ended."""
+
 
 def report(lane: Lane, work: Work, outcome: Outcome) -> Word:
     """Log and count how one delivery ended; returns the word for it."""
@@ -42,6 +47,15 @@ def report(lane: Lane, work: Work, outcome: Outcome) -> Word:
         "outcome": str(word),
         "seconds": round(work.seconds, 4),
     }
+    if lane.traces is not None and work.delivery.life is not None:
+        lane.traces.ended(
+            work.delivery.life,
+            _FAULTS.get(word, ""),
+            job_id=work.notification.job_id,
+            function=work.notification.route or None,
+            attempt=work.attempt,
+            outcome=str(word),
+        )
     match outcome:
         case Done():
             lane.metrics.last_success.set_to_current_time()

@@ -13,6 +13,7 @@ Elsewhere: which outcome it is (``engine.outcome``), the deletes themselves (``e
 
 from __future__ import annotations
 
+import time
 import traceback
 
 import anyio
@@ -23,6 +24,7 @@ from consumer.engine.delivery import Delivery, Orders, Stage
 from consumer.engine.outcome import Dead, Done, Forget, Hide, Lost, Outcome
 from consumer.engine.store_gate import StoreGate
 from consumer.errors import CloudError
+from consumer.ops.traces import Traces
 from consumer.store.ledger import DeadLetter, JobRecord, Ledger
 
 log = structlog.stdlib.get_logger(__name__)
@@ -35,13 +37,26 @@ class Settler:
 
     Args:
         queue: The queue's client.
+        name: The queue's name, for traces.
         ledger: Where ends are written down.
         gate: Tries writes until they succeed.
         deletes: Where ended messages go.
+        traces: Tells OpenTelemetry, where that is wanted.
     """
 
-    def __init__(self, *, queue: Orders, ledger: Ledger, gate: StoreGate, deletes: Deletes) -> None:
+    def __init__(
+        self,
+        *,
+        queue: Orders,
+        name: str,
+        ledger: Ledger,
+        gate: StoreGate,
+        deletes: Deletes,
+        traces: Traces | None = None,
+    ) -> None:
         self._queue = queue
+        self._name = name
+        self._traces = traces
         self._ledger = ledger
         self._gate = gate
         self._deletes = deletes
@@ -105,16 +120,23 @@ class Settler:
         async with delivery.lock:
             delivery.stage = Stage.CLOSED
             for tries in range(_HIDE_TRIES):
+                asked_at = time.monotonic()
                 try:
                     delivery.hold(await self._queue.hide(delivery.receipt.handle, delay_s))
                 except CloudError as error:
+                    self._trace(delivery, asked_at, str(error.fault))
                     if not error.retryable:
                         break
                     await anyio.sleep(0.2 * (tries + 1))
                 else:
+                    self._trace(delivery, asked_at)
                     return
         # It comes back by itself when its lease ends: sooner or later than wished, but not lost.
         log.debug("message not hidden; it comes back when its lease ends", message_id=delivery.message.message_id)
+
+    def _trace(self, delivery: Delivery, asked_at: float, fault: str = "") -> None:
+        if self._traces is not None:
+            self._traces.settled(self._name, "hide", [delivery.life], time.monotonic() - asked_at, fault)
 
 
 def _letter(delivery: Delivery, dead: Dead, record: JobRecord) -> DeadLetter:

@@ -11,7 +11,6 @@ from typing import Final
 import anyio
 import structlog
 
-from consumer.config import Settings
 from consumer.engine.lane import Lane
 from consumer.engine.pacing import Outage
 from consumer.engine.store_gate import StoreGate
@@ -51,15 +50,16 @@ async def watch_attributes(lane: Lane) -> None:
         await anyio.sleep(pause_s)
 
 
-async def prune(ledger: Ledger, gate: StoreGate, settings: Settings, lanes: Sequence[Lane]) -> None:
+async def prune(ledger: Ledger, gate: StoreGate, lanes: Sequence[Lane]) -> None:
     """Forget what ended long ago, in small steps; never sooner than twice the longest retention of the queues.
 
     In a store that daemons share, other queues than ours may have rows: there twice the longest that MNS knows.
     """
     outage = Outage("old records can't be removed from the store; tried again every minute", "old records go again")
-    least_s = 2 * MAX_RETENTION_S if settings.store_is_shared else 0.0
     while True:
         await anyio.sleep(_PRUNE_EVERY_S)
+        settings = lanes[0].rules.settings
+        least_s = 2 * MAX_RETENTION_S if settings.store_is_shared else 0.0
         keep_s = max([settings.job_retention_s, least_s, *(2 * lane.retention_s for lane in lanes)])
         letters_s = max(keep_s, settings.dead_letter_retention_s)
         removed = _PRUNE_STEP

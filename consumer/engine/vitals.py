@@ -25,7 +25,7 @@ class Vitals:
     def __init__(self, lanes: Sequence[Lane], gate: StoreGate, handlers: int) -> None:
         self._lanes = lanes
         self._gate = gate
-        self._handlers = handlers
+        self.handlers = handlers
         self.serving = False
         self.stopping = False
 
@@ -54,7 +54,7 @@ class Vitals:
             *results,
             *deletes,
             Check("store", self._gate.is_open, store),
-            Check("handlers", self._handlers > 0, f"{self._handlers} registered"),
+            Check("handlers", self.handlers > 0, f"{self.handlers} registered"),
             self._stuck(),
             Check("stopping", not self.stopping, "stopping" if self.stopping else "not stopping"),
         ]
@@ -67,6 +67,17 @@ class Vitals:
         stuck = sum(lane.threads.left_behind for lane in self._lanes)
         exhausted = any(lane.threads.exhausted for lane in self._lanes)
         return Check("threads", not exhausted, f"{stuck} plain functions are stuck; at the limit only a restart helps")
+
+
+def status_of(lanes: Sequence[Lane]) -> str:
+    """One line on all queues, for people."""
+    now = time.monotonic()
+    return "; ".join(
+        f"{lane.url.queue}: {len(lane.live)} in flight, "
+        + (f"last poll {now - lane.progress.polled_at:.0f} s ago" if lane.progress.polled_at else "no poll yet")
+        + (f", {lane.progress.fault}" if lane.progress.fault else "")
+        for lane in lanes
+    )
 
 
 def _asking(lane: Lane) -> str:

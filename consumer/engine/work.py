@@ -12,6 +12,7 @@ from typing import Final
 from consumer.engine.delivery import Delivery
 from consumer.engine.fetch import Fetched
 from consumer.engine.outcome import End, Skipped, Unfit
+from consumer.engine.rules import Rules
 from consumer.message.key import ledger_key, message_key
 from consumer.message.notification import Kind, Notification, Phase, Undecodable, decode
 from consumer.plugin.handler import ANY_NAME, Handler
@@ -47,6 +48,7 @@ class Work:
         key: Its ledger key.
         notification: What it says; an empty one when it could not be read.
         verdict: The handler that takes it, or why none is to run.
+        rules: By what it is handled.
         claim: What the ledger knew of it.
         fetched: What its handler got besides the message.
         end: How its run ended; ``None`` until then, and when it was cut short.
@@ -58,6 +60,7 @@ class Work:
     key: str
     notification: Notification
     verdict: Handler | Skipped | Unfit
+    rules: Rules
     claim: Claimed = field(default_factory=lambda: _UNCLAIMED)
     fetched: Fetched | None = None
     end: End | None = None
@@ -91,16 +94,17 @@ class Work:
         )
 
 
-def read(delivery: Delivery, queue_identity: str, registry: Registry, unrouted: UnroutedPolicy) -> Work:
+def read(delivery: Delivery, queue_identity: str, rules: Rules) -> Work:
     """Decode and route one message (hops 3 and 4)."""
     message_id = delivery.message.message_id
     seen = decode(delivery.message.body)
     if isinstance(seen, Undecodable):
-        return Work(delivery, message_key(queue_identity, message_id), _NOTHING, Unfit(Reason.UNDECODABLE, str(seen)))
+        key, unfit = message_key(queue_identity, message_id), Unfit(Reason.UNDECODABLE, str(seen))
+        return Work(delivery, key, _NOTHING, unfit, rules)
     key = ledger_key(queue_identity, seen, message_id)
     if seen.phase is Phase.INTERMEDIATE:
-        return Work(delivery, key, seen, Skipped.INTERMEDIATE)
-    return Work(delivery, key, seen, _find(registry, seen) or _unrouted(registry, seen, unrouted))
+        return Work(delivery, key, seen, Skipped.INTERMEDIATE, rules)
+    return Work(delivery, key, seen, _find(rules.registry, seen) or _unrouted(rules, seen), rules)
 
 
 def _find(registry: Registry, seen: Notification) -> Handler | None:
@@ -110,11 +114,11 @@ def _find(registry: Registry, seen: Notification) -> Handler | None:
     return registry.find(seen.route)
 
 
-def _unrouted(registry: Registry, seen: Notification, policy: UnroutedPolicy) -> Skipped | Unfit:
-    if policy is UnroutedPolicy.DROP:
+def _unrouted(rules: Rules, seen: Notification) -> Skipped | Unfit:
+    if rules.settings.unrouted is UnroutedPolicy.DROP:
         return Skipped.DROPPED
     what = "FunctionName" if seen.kind is Kind.IPRODUCTION else "message kind"
-    known = ", ".join(registry.handlers)
+    known = ", ".join(rules.registry.handlers)
     return Unfit(
         Reason.UNROUTED,
         f"no handler for {what} {seen.route[:80]!r}; known: {known}. Add a file with @handler({seen.route[:80]!r}) "

@@ -18,6 +18,7 @@ import asyncio
 import errno
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from types import TracebackType
@@ -35,6 +36,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 CONNECTION_S: Final = 10.0
 """How long one connection may last, its request and its answer included."""
+LAG_LIMIT_S: Final = 1.0
+"""A turn of the loop that takes longer lets leases run out; handlers that compute belong into plain functions."""
 _CONNECTIONS_LIMIT: Final = 64
 _LINE_LIMIT_BYTES: Final = 4_096
 _HEADERS_LIMIT: Final = 64
@@ -121,14 +124,14 @@ class AdminServer:
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         """Any request's answer; the connection ends with it."""
         try:
-            answer = self._route(request)
+            answer = self._route(request, await _lag())
         except Exception:  # a bug in a check or a figure must be seen by the one who asks, and stop nothing else
             log.exception("an admin answer failed", path=request.path)
             answer = _told(HTTPStatus.INTERNAL_SERVER_ERROR, {"status": "failing", "error": "see the log"})
         answer.force_close()
         return answer
 
-    def _route(self, request: web.BaseRequest) -> web.Response:
+    def _route(self, request: web.BaseRequest, lag: Check) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
             refusal = _told(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "expected GET or HEAD"})
             refusal.headers["Allow"] = "GET, HEAD"
@@ -139,7 +142,7 @@ class AdminServer:
         ask = self._health.get(request.path)
         if ask is None:
             return _told(HTTPStatus.NOT_FOUND, {"error": f"known are /metrics, {', '.join(self._health)}"})
-        checks = ask()
+        checks = [*ask(), lag] if request.path == "/livez" else ask()
         well = all(check.ok for check in checks)
         told = {
             "status": "ok" if well else "failing",
@@ -197,6 +200,14 @@ class _Refusal(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
+
+
+async def _lag() -> Check:
+    """How long the event loop takes for one turn, which is as late as everything in it is."""
+    began_s = time.monotonic()
+    await asyncio.sleep(0)
+    lag_s = time.monotonic() - began_s
+    return Check("event loop", lag_s < LAG_LIMIT_S, f"a turn takes {lag_s * 1000:.1f} ms")
 
 
 def _told(status: int, body: Mapping[str, object]) -> web.Response:

@@ -36,7 +36,7 @@ Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 OWN_LOGGERS: Final = ("consumer", "handlers")
 """The stdlib loggers, children included, whose lines pass at the configured level: the program's and its handlers'."""
 _DROP_IN: Final = "_mns_consumer_handlers_"
-"""How ``plugin.registry`` begins the module names of drop-in files, whose loggers pass too (from INFO upwards)."""
+"""How ``plugin.loading`` begins the module names of drop-in files, whose loggers pass too (from INFO upwards)."""
 
 _LEVELS: Final[Mapping[Level, int]] = {
     "debug": logging.DEBUG,

@@ -1,8 +1,8 @@
-"""Find the handlers, once, at start: which function takes which FunctionName.
+"""Find the handlers, at start and at each reload: which function takes which FunctionName.
 
 Four places, in falling strength; a stronger one hides the same name of a weaker one:
 
-    1 a drop-in directory    files of the user's, loaded under private module names
+    1 a drop-in directory    files of the user's, loaded afresh under private module names
     2 import paths           modules named in the settings
     3 entry points           group ``mns_consumer.handlers`` of installed distributions
     4 the shipped package    only when asked for: it logs and keeps, nothing more
@@ -10,33 +10,33 @@ Four places, in falling strength; a stronger one hides the same name of a weaker
 Two handlers of equal strength for one name refuse to start: which one wins would be chance. From a module only
 the functions defined *in* it are taken, so importing a shipped model registers nothing.
 
-Elsewhere: what a marked function says (``plugin.handler``).
+Elsewhere: loading one place (``plugin.loading``), what a marked function says (``plugin.handler``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import os
-import pkgutil
 import stat
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from importlib.machinery import ModuleSpec
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Final
 
 from consumer.errors import HandlersError
 from consumer.plugin.handler import ANY_NAME, Handler, build, notes
+from consumer.plugin.loading import (
+    Functions,
+    entry_point_loader,
+    file_loader,
+    files,
+    forget,
+    module_loader,
+    new_package,
+)
 
 ENTRY_POINT_GROUP: Final = "mns_consumer.handlers"
-_OURS: Final = (str(Path(__file__).resolve().parent), str(Path(importlib.__file__).resolve().parent))
 _SHIPPED_DIR: Final = Path(__file__).resolve().parents[2] / "handlers"
 
 
@@ -74,11 +74,13 @@ class Registry:
         handlers: FunctionName, kind name or ``*`` to its handler.
         strengths: The same names to where each was found.
         empty: Places that were looked at and hold no handler; worth a warning.
+        packages: Private packages that were made for it; to be forgotten once nothing of it runs.
     """
 
     handlers: Mapping[str, Handler]
     strengths: Mapping[str, Strength] = field(default_factory=dict)
     empty: Sequence[str] = ()
+    packages: Sequence[str] = ()
 
     def find(self, name: str) -> Handler | None:
         """The handler for a name: its own, else the one for all the rest, else none.
@@ -98,7 +100,8 @@ def discover(sources: Sources) -> Registry:
     problems: list[str] = []
     found: dict[str, tuple[Strength, Handler]] = {}
     empty: list[str] = []
-    for strength, place, load in _places(sources, problems):
+    packages: list[str] = []
+    for strength, place, load in _places(sources, problems, packages):
         try:
             handlers = [build(function, note) for function in load() for note in notes(function)]
         except HandlersError as error:
@@ -114,48 +117,48 @@ def discover(sources: Sources) -> Registry:
                 problems.append(
                     f"two handlers for {new.name!r}: {held[1].origin} and {new.origin}; remove or rename one of them"
                 )
-    if problems:
-        raise HandlersError(*problems)
-    if not found:
-        raise HandlersError(
+    if not problems and not found:
+        problems.append(
             "no handler found: expected a drop-in folder (handlers_dir), import paths (handler_modules), an installed "
             f"package with the entry point group {ENTRY_POINT_GROUP!r}, or shipped = true for those that only log"
         )
+    if problems:
+        forget(packages)
+        raise HandlersError(*problems)
     return Registry(
         handlers={name: handler for name, (_, handler) in sorted(found.items())},
         strengths={name: strength for name, (strength, _) in found.items()},
         empty=tuple(empty),
+        packages=tuple(packages),
     )
 
 
-_Functions = Callable[[], list[Callable[..., object]]]
-
-
-def _places(sources: Sources, problems: list[str]) -> Iterator[tuple[Strength, str, _Functions]]:
-    """Every place to look at, each with the way to load it; problems with a source itself are noted."""
+def _places(sources: Sources, problems: list[str], packages: list[str]) -> Iterator[tuple[Strength, str, Functions]]:
+    """Every place to look at, each with the way to load it; problems with a source itself, and packages, are noted."""
     if sources.directory is not None:
         unsafe = _unsafe(sources.directory)
         if unsafe is None:
-            files = _files(sources.directory)
-            if not files:
+            packages.append(package := new_package(sources.directory))
+            paths = files(sources.directory)
+            if not paths:
                 yield Strength.DIRECTORY, str(sources.directory), list
-            for path in files:
-                yield Strength.DIRECTORY, str(path), _file_loader(path, _private_package(sources.directory))
+            for path in paths:
+                yield Strength.DIRECTORY, str(path), file_loader(path, package)
         else:
             problems.append(unsafe)
     for name in sources.modules:
-        yield Strength.IMPORT_PATH, name, _module_loader(name)
+        yield Strength.IMPORT_PATH, name, module_loader(name)
     if sources.use_entry_points:
         for point in entry_points(group=ENTRY_POINT_GROUP):
             yield (
                 Strength.ENTRY_POINT,
                 f"entry point {point.name} = {point.value}",
-                _entry_point_loader(point),
+                entry_point_loader(point),
             )
     if sources.shipped:
-        package = _private_package(_SHIPPED_DIR)
-        for path in _files(_SHIPPED_DIR):
-            yield Strength.SHIPPED, str(path), _file_loader(path, package)
+        packages.append(package := new_package(_SHIPPED_DIR))
+        for path in files(_SHIPPED_DIR):
+            yield Strength.SHIPPED, str(path), file_loader(path, package)
 
 
 def _unsafe(directory: Path) -> str | None:
@@ -175,104 +178,3 @@ def _unsafe(directory: Path) -> str | None:
     except OSError as error:
         return f"handlers_dir: {directory} can't be read: {error.strerror}"
     return None
-
-
-def _files(directory: Path) -> list[Path]:
-    """The modules and packages of a folder; names that begin with ``_`` or ``.`` are for the others to import."""
-    candidates = (
-        path / "__init__.py" if path.is_dir() else path
-        for path in sorted(directory.iterdir())
-        if not path.name.startswith(("_", ".")) and (path.suffix == ".py" or path.is_dir())
-    )
-    return [path for path in candidates if path.is_file()]
-
-
-def _private_package(directory: Path) -> str:
-    """A package of our own whose modules are the folder's files.
-
-    Under a private name, a user's ``cover.py`` or ``handlers/`` hides no module of anybody's, and
-    ``from . import _shared`` works between the files of one folder.
-    """
-    name = f"_mns_consumer_handlers_{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]}"
-    if name not in sys.modules:
-        spec = ModuleSpec(name, loader=None, is_package=True)
-        spec.submodule_search_locations = [str(directory.resolve())]
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-    return name
-
-
-def _file_loader(path: Path, package: str) -> _Functions:
-    stem = path.parent.name if path.name == "__init__.py" else path.stem
-
-    def load() -> list[Callable[..., object]]:
-        if not stem.isidentifier():
-            raise HandlersError(f"{path}: {stem!r} can't be a module's name; expected letters, digits and underscores")
-        return _marked(_imported(f"{package}.{stem}", str(path)))
-
-    return load
-
-
-def _module_loader(name: str) -> _Functions:
-    def load() -> list[Callable[..., object]]:
-        module = _imported(name, f"handler_modules: {name}")
-        inside = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")
-        # Names that begin with ``_`` are for the others to import; ``__main__`` is a program, not a module.
-        names = [info.name for info in inside if not info.name.rpartition(".")[2].startswith("_")]
-        submodules = [_imported(each, f"handler_modules: {each}") for each in names]
-        return [function for part in (module, *submodules) for function in _marked(part)]
-
-    return load
-
-
-def _entry_point_loader(point: EntryPoint) -> _Functions:
-    place = f"entry point {point.name} = {point.value}"
-
-    def load() -> list[Callable[..., object]]:
-        try:
-            target = point.load()
-        except (Exception, SystemExit) as error:
-            # The user's code runs here: whatever it raises is its own fault and is told with its traceback.
-            raise _broken(place, error) from error
-        if isinstance(target, ModuleType):
-            return _marked(target)
-        if not notes(target):
-            raise HandlersError(f"{place}: expected a module or a function marked with @handler, got {target!r}")
-        return [target]
-
-    return load
-
-
-def _imported(name: str, place: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        # The user's code runs here: whatever it raises is its own fault and is told with its traceback. A script that
-        # ends itself would else end the daemon without a word.
-        raise _broken(place, error) from error
-
-
-def _broken(place: str, error: BaseException) -> HandlersError:
-    """One line that names the place, then the traceback from the user's first own line on."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(("<", *_OURS))]
-    at = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) and error.filename else ""
-    if not at and own:
-        at = f"{own[-1].filename}:{own[-1].lineno}"
-    told = "".join(traceback.format_exception_only(error)).strip()
-    trace = "".join(traceback.format_list(own)).rstrip()
-    head = f"{place}: can't be loaded: {told.splitlines()[-1]}" + (f" (at {at})" if at else "")
-    return HandlersError("\n".join(part for part in (head, trace, told if "\n" in told else "") if part))
-
-
-def _marked(module: ModuleType) -> list[Callable[..., object]]:
-    """The functions with a note that are defined in this very module, in the order they stand."""
-    seen: dict[int, Callable[..., object]] = {
-        id(value): value
-        for value in _values(module)
-        if notes(value) and getattr(value, "__module__", None) == module.__name__
-    }
-    return list(seen.values())
-
-
-def _values(module: ModuleType) -> Iterable[Callable[..., object]]:
-    return [value for value in vars(module).values() if callable(value)]

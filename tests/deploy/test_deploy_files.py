@@ -31,12 +31,17 @@ each_unit = pytest.mark.parametrize("name", UNITS)
 heavy = pytest.mark.skipif(os.environ.get("DEPLOY_TESTS") != "1", reason="DEPLOY_TESTS=1 switches it on")
 
 
+PATH: Final = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+"""Where tools are: those of the tests' own environment first."""
+
+
 def needs(tool: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not here")
+    return pytest.mark.skipif(shutil.which(tool, path=PATH) is None, reason=f"{tool} is not here")
 
 
 def ran(argv: Sequence[str], folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **environ}
+    argv = [shutil.which(argv[0], path=PATH) or argv[0], *argv[1:]]
     return subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False, env=env)
 
 

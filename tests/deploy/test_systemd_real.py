@@ -1,21 +1,24 @@
 """The units on a systemd that is booted for it: started, killed, hung, wrongly set, stopped.
 
-Switched on by ``DEPLOY_TESTS=1``, as root on Debian, with ``debootstrap`` and ``systemd-nspawn`` installed; it makes a
-machine of its own in a temporary folder, in about two minutes.
+Switched on by ``DEPLOY_TESTS=1``, as root on Debian; it makes a machine of its own in a temporary folder, in about two
+minutes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+
+from tests.deploy.conftest import run
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TOOLS: Final = ("debootstrap", "systemd-nspawn", "nsenter")
@@ -24,14 +27,24 @@ UNIT: Final = "mns-consumer"
 SETTINGS: Final = """
 notify_url = ["mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/jobs"]
 endpoint = "http://127.0.0.1:8420"
+handlers_dir = "/etc/mns-consumer/films"
 shipped = true
 admin_port = {port}
 """
+SLOW: Final = """
+import asyncio
+from consumer import Job, handler
+
+@handler("Cover")
+async def cover(job: Job) -> None:
+    await asyncio.sleep(3)
+"""
+COVER: Final = (
+    '{"Type":"IProduction","FunctionName":"Cover","JobId":"%s","State":"Success","Code":"Success","Message":""}'
+)
 
 pytestmark = [
     pytest.mark.skipif(os.environ.get("DEPLOY_TESTS") != "1", reason="DEPLOY_TESTS=1 switches it on"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root boots a machine"),
-    pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"{', '.join(TOOLS)} are needed"),
     pytest.mark.timeout(600),
 ]
 
@@ -58,6 +71,8 @@ def built(folder: Path) -> Path:
         "install -m 644 systemd/*.service /etc/systemd/system/",
     )
     etc = machine / "etc" / "mns-consumer"
+    (etc / "films").mkdir(parents=True)
+    (etc / "films" / "slow.py").write_text(SLOW, encoding="utf-8")
     for name, port, keys in (("mns-consumer", 9464, "credentials"), ("songs", 9465, "songs.credentials")):
         (etc / keys).mkdir(parents=True, mode=0o700)
         for key in ("access_key_id", "access_key_secret"):
@@ -65,12 +80,6 @@ def built(folder: Path) -> Path:
             (etc / keys / key).chmod(0o600)
         (etc / f"{name}.toml").write_text(SETTINGS.format(port=port), encoding="utf-8")
     return machine
-
-
-def run(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{argv}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
-    return done.stdout
 
 
 class Machine:
@@ -99,6 +108,10 @@ class Machine:
     def health(self, *argv: str) -> tuple[int, str]:
         return self.ask("/opt/mns-consumer/bin/mns-consumer", "health", *argv)
 
+    def metrics(self) -> str:
+        ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
+        return self.ask("/opt/mns-consumer/bin/python", "-c", ask)[1]
+
     def until(self, key: str, value: str, within_s: float = 30) -> None:
         """Wait until the unit shows this."""
         end = time.monotonic() + within_s
@@ -106,13 +119,21 @@ class Machine:
             assert time.monotonic() < end, f"{key} is {self.shows(key)}, not {value}: {self.log()}"
             time.sleep(0.2)
 
+    def logs(self, text: str, unit: str = UNIT) -> None:
+        """Wait until the unit's log has a text."""
+        end = time.monotonic() + 15
+        while text not in self.log(unit):
+            assert time.monotonic() < end, self.log(unit)
+            time.sleep(0.2)
+
     def log(self, unit: str = UNIT) -> str:
         return self.ask("journalctl", "-u", unit, "--no-pager", "-o", "cat")[1]
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def machine(tmp_path_factory: pytest.TempPathFactory, tools: Callable[..., None]) -> Iterator[Machine]:
     """A machine with a sandbox that runs in it."""
+    tools(*TOOLS)
     folder = built(tmp_path_factory.mktemp("systemd"))
     flags = "--boot --register=no --keep-unit --private-network --link-journal=no --console=pipe --capability=all"
     with (folder.parent / "boot.log").open("wb") as log:
@@ -164,9 +185,23 @@ def test_both_units_start(machine: Machine) -> None:
         while (asked := machine.health("--ready", "--url", f"http://127.0.0.1:{port}"))[0] != 0:
             assert time.monotonic() < end, asked
             time.sleep(0.5)
-    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
-    assert "process_resident_memory_bytes" in machine.ask("/opt/mns-consumer/bin/python", "-c", ask)[1]
+    assert "process_resident_memory_bytes" in machine.metrics()
     assert machine.shows("StateDirectory") != machine.shows("StateDirectory", f"{UNIT}@songs")
+
+
+def test_a_reload_takes_what_is_there_now(machine: Machine) -> None:
+    """``systemctl reload`` takes a changed setting; a wrong one is refused with its line, and the daemon goes on."""
+    settings = "/etc/mns-consumer/mns-consumer.toml"
+    machine.ask("sh", "-c", f"echo 'max_failures = 7' >> {settings}")
+    machine.systemctl("reload", UNIT)
+    machine.logs('"changed":["max_failures"]')
+    machine.ask("sh", "-c", f"sed -i 's/max_failures = 7/max_failures = 0/' {settings}")
+    machine.systemctl("reload", UNIT)
+    machine.logs("reload refused; the old settings and handlers are kept")
+    machine.ask("sh", "-c", f"sed -i '/max_failures/d' {settings}")
+    assert machine.shows("NRestarts") == "0"
+    assert machine.shows("ActiveState") == "active"
+    assert " in flight, last poll " in machine.shows("StatusText")
 
 
 def test_a_killed_daemon_comes_back(machine: Machine) -> None:
@@ -192,8 +227,21 @@ def test_a_hung_daemon_comes_back(machine: Machine) -> None:
 
 
 def test_it_stops_in_order(machine: Machine) -> None:
-    """A stop ends it by itself, with 0."""
+    """A stop with a message in flight lets it end, loses nothing and ends with 0."""
+    keys = "MNS_CONSUMER_ACCESS_KEY_ID=sandbox MNS_CONSUMER_ACCESS_KEY_SECRET=sandbox"
+    settings = "--config /etc/mns-consumer/mns-consumer.toml"
+    cli = f"{keys} /opt/mns-consumer/bin/mns-consumer queue"
+    for number in range(3):
+        text = COVER % f"{number:032x}"
+        code, told = machine.ask("sh", "-c", f"{cli} send --base64 '{text}' {settings}")
+        assert code == 0, told
+    time.sleep(1)
+    assert 'mns_consumer_in_flight{queue="jobs"} 3.0' in machine.metrics()
     machine.systemctl("stop", UNIT)
+    done = [line for line in machine.log().splitlines() if '"event":"job done"' in line]
+    assert len(done) == 3
+    left = json.loads(machine.ask("sh", "-c", f"{cli} stats --json {settings}")[1])
+    assert (left[0]["active_messages"], left[0]["inactive_messages"]) == (0, 0)
     assert (machine.shows("Result"), machine.shows("ExecMainStatus")) == ("success", "0")
     assert '"event":"stopped"' in machine.log()
 

@@ -148,7 +148,7 @@ async def test_nothing_waits_longer_than_it_may_be_held(sandbox: Sandbox, serve:
     runs = Runs(6)
     async with serve(registry(runs, concurrency=1), notify_url=short) as daemon:
         # Shorter than the settings allow, for the test's sake.
-        daemon.app.lanes[0].leases._policy = LeasePolicy(step_s=2, max_s=3)
+        daemon.app.lanes[0].leases.policy = LeasePolicy(step_s=2, max_s=3)
         for number in range(2):
             sandbox.put(SHORT, body(f"{number:032x}").decode())
         await daemon.until(

@@ -93,7 +93,7 @@ async def play(events: list[Event], end: Outcome, folder: str) -> tuple[Queue, D
     gate = StoreGate(ledger, lambda _: None)
     deletes = Deletes(queue=queue, name="q", observe=lambda *_: None)
     keeper = LeaseKeeper(queue=queue, name="q", ledger=ledger, gate=gate, policy=LeasePolicy(), observe=lambda _: None)
-    settler = Settler(queue=queue, ledger=ledger, gate=gate, deletes=deletes)
+    settler = Settler(name="jobs", queue=queue, ledger=ledger, gate=gate, deletes=deletes)
     held = message(queue)
     delivery = Delivery(held, held.receipt, key=KEY, claimed=True)
     await ledger.claim(KEY, 60)

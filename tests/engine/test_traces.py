@@ -1,0 +1,175 @@
+"""What OpenTelemetry is told, by the exporter over the wire to a receiver that is played here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from aiohttp import web
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from consumer.errors import SettingsError
+from consumer.ops import traces
+from consumer.sandbox import Sandbox
+from consumer.sandbox.message import Draft
+from tests.engine.rig import QUEUE, body
+from tests.process.rig import Process
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+SENDER = "00f067aa0ba902b7"
+HANDLERS = """
+import structlog
+from consumer import Job, Reject, handler
+
+log = structlog.stdlib.get_logger("handlers.mine")
+
+@handler("Cover")
+async def cover(job: Job) -> None:
+    log.info("at work")
+
+@handler("VideoClip")
+async def clip(job: Job) -> None:
+    raise Reject("not this one")
+"""
+
+
+class Receiver:
+    """Takes OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.metrics: dict[str, float] = {}
+        self.service: set[str] = set()
+
+    async def take(self, request: web.BaseRequest) -> web.Response:
+        """Read one export."""
+        data = await request.read()
+        if request.path == "/v1/traces":
+            for resource in ExportTraceServiceRequest.FromString(data).resource_spans:
+                self.service |= {attributes(resource.resource)["service.name"]}
+                self.spans += [span for scope in resource.scope_spans for span in scope.spans]
+        else:
+            for resource in ExportMetricsServiceRequest.FromString(data).resource_metrics:
+                for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
+                    points = metric.histogram.data_points or metric.sum.data_points
+                    self.metrics[metric.name] = sum(getattr(p, "count", 0) or getattr(p, "as_int", 0) for p in points)
+        return web.Response()
+
+    def named(self, name: str) -> list[Span]:
+        """The spans of one name."""
+        return [span for span in self.spans if span.name == name]
+
+
+def attributes(of: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in of.attributes}
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
+    played = Receiver()
+    runner = web.ServerRunner(web.Server(played.take))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield played, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox() as running:
+        running.account.ensure(QUEUE)
+        yield running
+
+
+@pytest.mark.parametrize("place", ["user_properties", "system_properties"])
+async def test_a_message_s_life_is_told(
+    sandbox: Sandbox, tmp_path: Path, receiver: tuple[Receiver, str], place: str
+) -> None:
+    """Receive, process and settle are spans that belong together and to the sender's trace; log lines name it."""
+    played, url = receiver
+    daemon = Process(
+        *(sandbox, tmp_path, "otel=true"),
+        handlers=HANDLERS,
+        OTEL_EXPORTER_OTLP_ENDPOINT=url,
+        OTEL_SERVICE_NAME="films",
+    )
+    try:
+        await daemon.told('"event":"started"')
+        draft = Draft(body("1" * 32).decode())
+        setattr(draft, place, (("traceparent", f"00-{TRACE_ID}-{SENDER}-01", "STRING"),))
+        sandbox.account.ensure(QUEUE).queue.send(draft, sandbox.clock.now_ms())
+        sandbox.put(QUEUE, body("2" * 32, "VideoClip").decode())
+        await daemon.told("job done")
+        await daemon.told("message set aside")
+        assert await daemon.stop() == 0
+    finally:
+        daemon.kill()
+    assert played.service == {"films"}
+    lives = {attributes(span)["mns_consumer.function"]: span for span in played.named(f"process {QUEUE}")}
+    good, bad = lives["Cover"], lives["VideoClip"]
+    assert (good.trace_id.hex(), good.parent_span_id.hex()) == (TRACE_ID, SENDER)
+    assert good.kind == Span.SPAN_KIND_CONSUMER
+    assert attributes(good) | {"messaging.message.id": ""} == {
+        "messaging.system": "alibaba_mns",
+        "messaging.destination.name": QUEUE,
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.message.id": "",
+        "mns_consumer.job_id": "1" * 32,
+        "mns_consumer.function": "Cover",
+        "mns_consumer.attempt": 1,
+        "mns_consumer.outcome": "done",
+    }
+    assert not bad.parent_span_id
+    assert attributes(bad)["error.type"] == "dead"
+    received = {span.span_id for span in played.named(f"receive {QUEUE}")}
+    assert {link.span_id for life in (good, bad) for link in life.links} <= received
+    settled = {link.span_id for span in played.named(f"delete {QUEUE}") for link in span.links}
+    assert settled == {good.span_id, bad.span_id}
+    assert played.metrics["messaging.client.consumed.messages"] == 2
+    assert played.metrics["messaging.process.duration"] == 2
+    lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
+    told = [line for line in lines if line["event"] in {"at work", "job done"}]
+    assert [(line["trace_id"], line["span_id"]) for line in told] == [(TRACE_ID, good.span_id.hex())] * 2
+
+
+async def test_a_receiver_that_is_gone_holds_up_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Where nobody takes the traces, messages are handled and the stop keeps its deadline."""
+    daemon = Process(
+        *(sandbox, tmp_path, "otel=true", "stop_deadline_s=3"),
+        handlers=HANDLERS,
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
+    )
+    try:
+        sandbox.put(QUEUE, body().decode())
+        await daemon.told("job done")
+        with anyio.fail_after(4.5):
+            assert await daemon.stop() == 0
+    finally:
+        daemon.kill()
+
+
+def test_without_the_extra_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switched on where OpenTelemetry is not installed, it says what to install."""
+    for name in ("opentelemetry.exporter.otlp.proto.http.metric_exporter", "opentelemetry.sdk.trace"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        SettingsError, match=r"otel: OpenTelemetry is not installed .* pip install 'mns-consumer\[otel\]'"
+    ):
+        traces.open_traces("1")
+
+
+def test_off_it_loads_nothing() -> None:
+    """A daemon without it imports nothing of OpenTelemetry."""
+    ask = "import sys, consumer.daemon; print(any(name.startswith('opentelemetry') for name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

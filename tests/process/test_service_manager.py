@@ -1,0 +1,224 @@
+"""What the daemon tells a service manager, whose socket is played here: ready, status, reload, stop, watchdog."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from consumer.sandbox import Sandbox
+from tests.engine.rig import QUEUE, body
+from tests.process.rig import Process
+
+WATCHDOG_US = 400_000
+
+HANDLERS = """
+import asyncio
+import time
+from consumer import Job, handler
+
+@handler("Cover")
+async def cover(job: Job) -> None:
+    print("begun by the first", flush=True)
+    await asyncio.sleep(1.5)
+    print("ended by the first", flush=True)
+
+@handler("VideoClip")
+async def blocks_the_loop(job: Job) -> None:
+    time.sleep(4)
+
+@handler("CaptionExtraction")
+async def waits(job: Job) -> None:
+    await asyncio.sleep(60)
+"""
+SECOND = HANDLERS.replace("the first", "the second")
+
+
+class Manager:
+    """The service manager's end of the socket.
+
+    Args:
+        folder: Where the socket is made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "notify"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(self.path))
+        self.heard: list[tuple[float, str]] = []
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a service is started with."""
+        return {"NOTIFY_SOCKET": str(self.path), "WATCHDOG_USEC": str(WATCHDOG_US)}
+
+    def listen(self, seconds: float, until: Callable[[str], bool] = lambda _: False) -> str | None:
+        """Hear for so long; ends with the first message that is looked for."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.socket.settimeout(left)
+            try:
+                text = self.socket.recv(4096).decode()
+            except TimeoutError:
+                return None
+            self.heard.append((time.monotonic(), text))
+            if until(text):
+                return text
+        return None
+
+    async def hears(self, begins: str, within_s: float = 8.0) -> str:
+        """Wait for a message; returns it."""
+        found = await anyio.to_thread.run_sync(self.listen, within_s, lambda text: text.startswith(begins))
+        assert found is not None, self.heard
+        return found
+
+    async def pings(self, seconds: float) -> int:
+        """How many pings come in the seconds to come."""
+        before = len(self.heard)
+        await anyio.to_thread.run_sync(self.listen, seconds)
+        return sum(text == "WATCHDOG=1" for _, text in self.heard[before:])
+
+
+@pytest.fixture
+async def manager(tmp_path: Path) -> AsyncIterator[Manager]:
+    played = Manager(tmp_path)
+    yield played
+    played.socket.close()
+
+
+def one(field: str, message: str) -> str:
+    """One assignment's value in a message."""
+    return dict(line.split("=", 1) for line in message.splitlines())[field]
+
+
+async def test_ready_within_two_seconds_once_a_poll_succeeded(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
+) -> None:
+    """On an idle queue it is ready within 2 s, not before its first poll has been answered, and says what it does."""
+    begun_s = time.monotonic()
+    started.append(Process(sandbox, tmp_path, **manager.environ))
+    told = await manager.hears("READY=1")
+    assert time.monotonic() - begun_s < 2
+    assert sandbox.log.by_operation["BatchReceiveMessage"] >= 1
+    assert one("STATUS", told).startswith(f"{QUEUE}: 0 in flight, last poll ")
+    assert await manager.pings(1.2) >= 3
+    await manager.hears("STATUS=")
+
+
+async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Process], manager: Manager) -> None:
+    """With nothing there to poll it is ready all the same, says why it does nothing, and goes on pinging."""
+    async with Sandbox() as gone:
+        gone.account.ensure(QUEUE)
+        url = gone.url
+    daemon = Process(gone, tmp_path, f"endpoint={url}", **manager.environ)
+    started.append(daemon)
+    told = await manager.hears("READY=1")
+    assert "connect" in one("STATUS", told)
+    await daemon.told("started, but a queue can't be polled yet")
+    assert await manager.pings(1.2) >= 3
+
+
+async def test_reload_and_stop_come_in_order(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
+) -> None:
+    """A reload tells when it begins, by the monotonic clock, and when it is over; a stop asks for its deadline."""
+    daemon = Process(sandbox, tmp_path, "stop_deadline_s=7", **manager.environ)
+    started.append(daemon)
+    await manager.hears("READY=1")
+    asked_us = time.monotonic_ns() // 1000
+    daemon.process.send_signal(signal.SIGHUP)
+    told = await manager.hears("RELOADING=1")
+    assert asked_us <= int(one("MONOTONIC_USEC", told)) <= time.monotonic_ns() // 1000
+    await manager.hears("READY=1")
+    daemon.process.send_signal(signal.SIGTERM)
+    await manager.hears("STOPPING=1")
+    told = await manager.hears("EXTEND_TIMEOUT_USEC=")
+    assert int(one("EXTEND_TIMEOUT_USEC", told)) == 12_000_000
+    assert await daemon.ended() == 0
+    words = [text.partition("=")[0] for _, text in manager.heard if not text.startswith(("WATCHDOG", "STATUS"))]
+    assert words == ["READY", "RELOADING", "READY", "STOPPING", "EXTEND_TIMEOUT_USEC"]
+
+
+async def test_a_blocked_loop_is_not_pinged_for(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
+) -> None:
+    """While a handler blocks the event loop no ping comes; once it lets go they come again."""
+    started.append(Process(sandbox, tmp_path, handlers=HANDLERS, **manager.environ))
+    await manager.hears("READY=1")
+    sandbox.put(QUEUE, body(function="VideoClip").decode())
+    await anyio.sleep(0.5)
+    await manager.pings(0.3)
+    assert await manager.pings(2.0) == 0
+    await manager.hears("WATCHDOG=1")
+
+
+async def test_full_slots_are_pinged_for(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
+) -> None:
+    """Slots that are full of handlers at work are progress, though no poll is made."""
+    for number in range(3):
+        sandbox.put(QUEUE, body(f"{number:032x}", "CaptionExtraction").decode())
+    flags = ("slots=2", "stop_deadline_s=1")
+    daemon = Process(sandbox, tmp_path, *flags, handlers=HANDLERS, **manager.environ)
+    started.append(daemon)
+    await manager.hears("READY=1")
+    await anyio.sleep(1)
+    polls = sandbox.log.by_operation["BatchReceiveMessage"]
+    assert await manager.pings(2.0) >= 5
+    assert sandbox.log.by_operation["BatchReceiveMessage"] == polls
+
+
+async def test_a_reload_takes_new_handlers_for_what_comes(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process]
+) -> None:
+    """What runs ends by the old file, what comes after the reload runs by the new one."""
+    daemon = Process(sandbox, tmp_path, handlers=HANDLERS)
+    started.append(daemon)
+    sandbox.put(QUEUE, body("1" * 32).decode())
+    await daemon.told("begun by the first")
+    (tmp_path / "handlers" / "mine.py").write_text(SECOND)
+    daemon.process.send_signal(signal.SIGHUP)
+    await daemon.told('"event":"reloaded"')
+    sandbox.put(QUEUE, body("2" * 32).decode())
+    await daemon.told("begun by the second")
+    await daemon.told("ended by the first")
+    await daemon.told("ended by the second")
+    assert "begun by the first" not in daemon.log.read_text().partition('"event":"reloaded"')[2]
+
+
+async def test_a_wrong_reload_keeps_what_is_there(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
+    """A broken file, a wrong setting and one that takes a restart are each told; the old handlers go on."""
+    settings = tmp_path / "settings.toml"
+    settings.write_text("max_failures = 3\n")
+    daemon = Process(sandbox, tmp_path, handlers=HANDLERS, MNS_CONSUMER_CONFIG=str(settings))
+    started.append(daemon)
+    await daemon.told('"event":"started"')
+    for wrong, line in (
+        ("max_failures = 0\n", "max_failures"),
+        ("slotz = 4\n", "did you mean slots?"),
+        ("slots = 4\n", "slots: it has changed, and that takes a restart"),
+    ):
+        settings.write_text(wrong)
+        daemon.process.send_signal(signal.SIGHUP)
+        await daemon.told(line)
+    settings.write_text("max_failures = 3\n")
+    mine = tmp_path / "handlers" / "mine.py"
+    mine.write_text("def broken(:\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    await daemon.told("SyntaxError")
+    sandbox.put(QUEUE, body("1" * 32).decode())
+    await daemon.told("ended by the first")
+    assert daemon.process.poll() is None
+    lines = [line for line in daemon.log.read_text().splitlines() if "reload refused" in line]
+    assert len(lines) == 4
+    mine.write_text(SECOND)
+    daemon.process.send_signal(signal.SIGHUP)
+    await daemon.told('"event":"reloaded"')
+    sandbox.put(QUEUE, body("2" * 32).decode())
+    await daemon.told("ended by the second")
