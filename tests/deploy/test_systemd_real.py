@@ -25,7 +25,7 @@ TOOLS: Final = ("debootstrap", "systemd-nspawn", "nsenter")
 CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 UNIT: Final = "mns-consumer"
 SETTINGS: Final = """
-notify_url = ["mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/jobs"]
+notify_url = ["mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/{queue}"]
 endpoint = "http://127.0.0.1:8420"
 handlers_dir = "/etc/mns-consumer/films"
 shipped = true
@@ -37,7 +37,7 @@ from consumer import Job, handler
 
 @handler("Cover")
 async def cover(job: Job) -> None:
-    await asyncio.sleep(3)
+    await asyncio.sleep(10)
 """
 COVER: Final = (
     '{"Type":"IProduction","FunctionName":"Cover","JobId":"%s","State":"Success","Code":"Success","Message":""}'
@@ -73,12 +73,15 @@ def built(folder: Path) -> Path:
     etc = machine / "etc" / "mns-consumer"
     (etc / "films").mkdir(parents=True)
     (etc / "films" / "slow.py").write_text(SLOW, encoding="utf-8")
-    for name, port, keys in (("mns-consumer", 9464, "credentials"), ("songs", 9465, "songs.credentials")):
+    for name, queue, port, keys in (
+        ("mns-consumer", "jobs", 9464, "credentials"),
+        ("songs", "songs", 9465, "songs.credentials"),
+    ):
         (etc / keys).mkdir(parents=True, mode=0o700)
         for key in ("access_key_id", "access_key_secret"):
             (etc / keys / key).write_text("sandbox\n", encoding="utf-8")
             (etc / keys / key).chmod(0o600)
-        (etc / f"{name}.toml").write_text(SETTINGS.format(port=port), encoding="utf-8")
+        (etc / f"{name}.toml").write_text(SETTINGS.format(queue=queue, port=port), encoding="utf-8")
     return machine
 
 
@@ -153,7 +156,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory, tools: Callable[..., None]
         )
     try:
         booted = leader_of(nspawn)
-        booted.ask("systemd-run", "--unit=sandbox", "/opt/mns-consumer/bin/mns-consumer", "sandbox")
+        booted.ask(
+            "systemd-run", "--unit=sandbox", "/opt/mns-consumer/bin/mns-consumer", *("sandbox", "--fifo", "songs")
+        )
         yield booted
         os.kill(booted.leader, signal.SIGRTMIN + 3)
         nspawn.wait(60)
@@ -241,7 +246,7 @@ def test_it_stops_in_order(machine: Machine) -> None:
     done = [line for line in machine.log().splitlines() if '"event":"job done"' in line]
     assert len(done) == 3
     left = json.loads(machine.ask("sh", "-c", f"{cli} stats --json {settings}")[1])
-    assert (left[0]["active_messages"], left[0]["inactive_messages"]) == (0, 0)
+    assert (left["active_messages"], left["inactive_messages"]) == (0, 0)
     assert (machine.shows("Result"), machine.shows("ExecMainStatus")) == ("success", "0")
     assert '"event":"stopped"' in machine.log()
 
