@@ -32,7 +32,7 @@ from consumer.progress import Wait
 log = structlog.stdlib.get_logger(__name__)
 
 _LINGER_S: Final = 0.025
-_FIRST_HOPS_S: Final = 0.001
+_FIRST_HOPS_S: Final = 0.002
 _LAST_CHANCE_S: Final = 0.5
 _EARLY: Final = 0.5
 _SHED_PAUSE_S: Final = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import time
@@ -122,6 +123,23 @@ async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Proces
     assert "connect" in one("STATUS", told)
     await daemon.told("started, but a queue can't be polled yet")
     assert await manager.pings(1.2) >= 3
+
+
+async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Process], manager: Manager) -> None:
+    """A service that takes connections and never answers delays the start by 10 s; the daemon is alive all the same."""
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with Sandbox() as unused:
+        unused.account.ensure(QUEUE)
+        daemon = Process(unused, tmp_path, f"endpoint={url}", **manager.environ)
+        started.append(daemon)
+        assert await manager.pings(3.0) >= 5
+        told = await manager.hears("READY=1", 12)
+        assert one("STATUS", told) == f"{QUEUE}: 0 in flight, no poll yet"
+        await daemon.told("no answer yet")
+        assert await manager.pings(1.2) >= 3
+        daemon.kill()
+    server.close()
 
 
 async def test_reload_and_stop_come_in_order(
