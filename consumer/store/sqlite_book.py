@@ -18,7 +18,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -67,6 +67,9 @@ class Book:
         self._holder = secrets.token_hex(8)
         self._claims: dict[str, _Claim] = {}
         self._ended: list[tuple[Any, ...]] = []
+        # Keys that may have failures or starts on file. Only this process adds any, so most claims need no look there.
+        self._attempted: set[str] = set()
+        self._learnt_from: sqlite3.Connection | None = None
         self._write: dict[Kind, Callable[[sqlite3.Connection, Call], tuple[Any, Effect | None]]] = {
             Kind.START: self._start,
             Kind.DONE: self._done,
@@ -125,7 +128,11 @@ class Book:
                 free.append(call)
         keys = [str(call.key) for call in free]
         # All is read before anything is taken: when reading fails, no claim may stay behind that nobody knows of.
-        ended, counts = _look_up(connection, keys)
+        if connection is not self._learnt_from:
+            self._attempted = {key for (key,) in connection.execute("SELECT key FROM attempt")}
+            self._learnt_from = connection
+        ended = _look_up_ended(connection, keys)
+        counts = _look_up_counts(connection, [key for key in keys if key in self._attempted])
         for call, key in zip(free, keys, strict=True):
             if key in ended:
                 self._claims.pop(key, None)
@@ -158,7 +165,7 @@ class Book:
         held = self._claims.get(key)
         if held is None:
             return _counts(connection, key)[1], None
-        _set_counts(connection, key, held.failures, held.starts + 1)
+        self._set_counts(connection, key, held.failures, held.starts + 1)
         return held.starts + 1, lambda: setattr(held, "started", True)
 
     def _fail(self, connection: sqlite3.Connection, call: Call) -> tuple[int, Effect | None]:
@@ -166,14 +173,14 @@ class Book:
         held = self._claims.get(key)
         if held is None:
             return _counts(connection, key)[0], None
-        _set_counts(connection, key, held.failures + 1, held.starts, cut(call.value, MAX_ERROR_BYTES))
+        self._set_counts(connection, key, held.failures + 1, held.starts, cut(call.value, MAX_ERROR_BYTES))
         return held.failures + 1, lambda: self._forget(key)
 
     def _release(self, connection: sqlite3.Connection, call: Call) -> tuple[None, Effect | None]:
         key = str(call.key)
         held = self._claims.get(key)
         if held is not None and (held.started or held.doubtful):
-            _set_counts(connection, key, held.failures, held.starts)
+            self._set_counts(connection, key, held.failures, held.starts)
         return None, lambda: self._forget(key)
 
     def _done(self, connection: sqlite3.Connection, call: Call) -> tuple[bool, Effect | None]:
@@ -203,45 +210,60 @@ class Book:
             connection.execute(INSERT_LETTER, letter_row(letter, now=now))
         if held.on_file:
             connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
+            return True, lambda: self._forget_all(key)
         return True, lambda: self._forget(key)
 
     def _forget(self, key: str) -> None:
         self._claims.pop(key, None)
 
+    def _forget_all(self, key: str) -> None:
+        self._claims.pop(key, None)
+        self._attempted.discard(key)
 
-def _look_up(connection: sqlite3.Connection, keys: Sequence[str]) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-    """Which keys have ended, and whether dead; and the failures and starts of those that have any."""
-    ended: dict[str, int] = {}
-    counts: dict[str, tuple[int, int]] = {}
-    for first in range(0, len(keys), _MAX_SIZE):
-        some = keys[first : first + _MAX_SIZE]
-        size = next(size for size in _SIZES if size >= len(some))
-        padding: list[None] = [None] * (size - len(some))
-        hashes = [*map(key_hash, some), *padding]
-        ended.update(connection.execute(f"SELECT key, dead FROM job WHERE key_hash IN ({marks(size)})", hashes))  # noqa: S608 - question marks only
-        rows = connection.execute(
-            f"SELECT key, failures, starts FROM attempt WHERE key IN ({marks(size)})",  # noqa: S608 - question marks only
-            [*some, *padding],
+    def _set_counts(
+        self, connection: sqlite3.Connection, key: str, failures: int, starts: int, error: str | None = None
+    ) -> None:
+        if failures == 0 and starts == 0:
+            connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
+            return
+        # Before it is known to be written: one that is here in vain costs a look.
+        self._attempted.add(key)
+        connection.execute(
+            "INSERT INTO attempt (key, failures, starts, error, stored_at) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET failures = excluded.failures, starts = excluded.starts,"
+            " stored_at = excluded.stored_at, error = coalesce(excluded.error, error)",
+            (key, failures, starts, error, time.time()),
         )
+
+
+def _look_up_ended(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, int]:
+    """Which keys have ended, and whether dead."""
+    ended: dict[str, int] = {}
+    for some in _padded([key_hash(key) for key in keys]):
+        ended.update(connection.execute(f"SELECT key, dead FROM job WHERE key_hash IN ({marks(len(some))})", some))  # noqa: S608 - question marks only
+    return ended
+
+
+def _look_up_counts(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """The failures and starts of those keys that have any."""
+    counts: dict[str, tuple[int, int]] = {}
+    for some in _padded(keys):
+        rows = connection.execute(f"SELECT key, failures, starts FROM attempt WHERE key IN ({marks(len(some))})", some)  # noqa: S608 - question marks only
         counts.update((key, (failures, starts)) for key, failures, starts in rows)
-    return ended, counts
+    return counts
+
+
+def _padded(values: Sequence[Any]) -> Iterator[list[Any]]:
+    """A list in pieces of one of the lengths that statements are prepared for."""
+    for first in range(0, len(values), _MAX_SIZE):
+        some = values[first : first + _MAX_SIZE]
+        size = next(size for size in _SIZES if size >= len(some))
+        yield [*some, *[None] * (size - len(some))]
 
 
 def _counts(connection: sqlite3.Connection, key: str) -> tuple[int, int]:
     row = connection.execute("SELECT failures, starts FROM attempt WHERE key = ?", (key,)).fetchone()
     return (0, 0) if row is None else (row[0], row[1])
-
-
-def _set_counts(connection: sqlite3.Connection, key: str, failures: int, starts: int, error: str | None = None) -> None:
-    if failures == 0 and starts == 0:
-        connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
-        return
-    connection.execute(
-        "INSERT INTO attempt (key, failures, starts, error, stored_at) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT (key) DO UPDATE SET failures = excluded.failures, starts = excluded.starts,"
-        " stored_at = excluded.stored_at, error = coalesce(excluded.error, error)",
-        (key, failures, starts, error, time.time()),
-    )
 
 
 def _beat(connection: sqlite3.Connection, _call: Call) -> tuple[None, None]:

@@ -395,7 +395,8 @@ async def test_few_transactions(sqlite_path: Path, make_record: MakeRecord, monk
     await asyncio.gather(*(ledger.claim(f"k{number}", 60) for number in range(100)))
     await asyncio.gather(*(ledger.release(f"k{number}") for number in range(50)))
     assert not [text for text in told if not text.startswith("SELECT")]
-    assert len(told) == 4
+    # Once which keys have failures or starts, then whether any has ended, 64 keys at a time.
+    assert len(told) == 3
     await asyncio.gather(*(ledger.done(make_record(f"k{number}")) for number in range(50, 100)))
     assert told.count("COMMIT") == 1
     assert len([text for text in told if text.startswith("INSERT")]) == 50
