@@ -148,22 +148,26 @@ async def _heed(
     app: App, notifier: Notifier, signals: AsyncIterator[signal.Signals], reloads: MemoryObjectSendStream[None]
 ) -> None:
     # A terminal that goes away says so by the same signal as who wants a reload.
-    on_terminal = sys.stdin is not None and sys.stdin.isatty()
-    async for received in signals:
-        log.info("signal received", signal=received.name)
-        first = not app.vitals.stopping
-        if received is signal.SIGHUP and not on_terminal:
-            if first:
+    stops = {*_STOP_SIGNALS, signal.SIGHUP} if sys.stdin is not None and sys.stdin.isatty() else _STOP_SIGNALS
+    async with reloads:
+        async for received in signals:
+            log.info("signal received", signal=received.name)
+            first = not app.vitals.stopping
+            if received in stops:
+                _stop(app, notifier, first=first)
+            elif first:
                 # One that waits already will read what is there now: more would only do the same again.
                 with suppress(anyio.WouldBlock):
                     reloads.send_nowait(None)
-            continue
-        if first:
-            notifier.stopping("stopping: what runs is given its time")
-            notifier.extend_timeout(app.settings.stop_deadline_s + _STOP_MARGIN_S)
-        app.stop()
-        if first:
-            threading.Thread(target=_end_in_time, args=(app,), name="stop deadline", daemon=True).start()
+
+
+def _stop(app: App, notifier: Notifier, *, first: bool) -> None:
+    if first:
+        notifier.stopping("stopping: what runs is given its time")
+        notifier.extend_timeout(app.settings.stop_deadline_s + _STOP_MARGIN_S)
+    app.stop()
+    if first:
+        threading.Thread(target=_end_in_time, args=(app,), name="stop deadline", daemon=True).start()
 
 
 async def _tell_started(app: App, started: anyio.Event, notifier: Notifier) -> None:
@@ -173,8 +177,8 @@ async def _tell_started(app: App, started: anyio.Event, notifier: Notifier) -> N
         while not all(lane.progress.polled_at for lane in app.lanes):  # noqa: ASYNC110 - once, and for a moment
             await anyio.sleep(_LOOK_S)
     _spare_the_collector()
-    if missing := [lane for lane in app.lanes if not lane.progress.ready()]:
-        for lane in missing:
+    for lane in app.lanes:
+        if not lane.progress.ready():
             fault = lane.progress.fault or "no answer yet"
             log.warning("started, but a queue can't be polled yet", queue=lane.url.queue, error=fault)
     notifier.ready(status_of(app.lanes))
@@ -187,13 +191,14 @@ async def _tell_started(app: App, started: anyio.Event, notifier: Notifier) -> N
 async def _reload(
     app: App, started: anyio.Event, notifier: Notifier, read: Read, asked: MemoryObjectReceiveStream[None]
 ) -> None:
-    await started.wait()
-    async for _ in asked:
-        notifier.reloading()
-        if await reload(app, read):
-            set_up_logs(app.settings, app.registry, app)
-        if not app.vitals.stopping:
-            notifier.ready(status_of(app.lanes))
+    async with asked:
+        await started.wait()
+        async for _ in asked:
+            notifier.reloading()
+            if await reload(app, read):
+                set_up_logs(app.settings, app.registry, app)
+            if not app.vitals.stopping:
+                notifier.ready(status_of(app.lanes))
 
 
 def _spare_the_collector() -> None:
