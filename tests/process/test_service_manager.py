@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import socket
 import time
@@ -13,7 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from consumer.sandbox import Sandbox
+from consumer.sandbox import Sandbox, SandboxSettings
 from tests.engine.rig import QUEUE, body
 from tests.process.rig import Process
 
@@ -114,7 +113,7 @@ async def test_ready_within_two_seconds_once_a_poll_succeeded(
 
 async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Process], manager: Manager) -> None:
     """With nothing there to poll it is ready all the same, says why it does nothing, and goes on pinging."""
-    async with Sandbox() as gone:
+    async with Sandbox(SandboxSettings(port=0)) as gone:
         gone.account.ensure(QUEUE)
         url = gone.url
     daemon = Process(gone, tmp_path, f"endpoint={url}", **manager.environ)
@@ -127,11 +126,11 @@ async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Proces
 
 async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Process], manager: Manager) -> None:
     """A service that takes connections and never answers delays the start by 10 s; the daemon is alive all the same."""
-    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with Sandbox() as unused:
-        unused.account.ensure(QUEUE)
-        daemon = Process(unused, tmp_path, f"endpoint={url}", **manager.environ)
+    # Nobody accepts, so the system takes connections and keeps what is sent.
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as hung:
+        url = f"http://127.0.0.1:{hung.getsockname()[1]}"
+        async with Sandbox(SandboxSettings(port=0)) as unused:
+            daemon = Process(unused, tmp_path, f"endpoint={url}", **manager.environ)
         started.append(daemon)
         assert await manager.pings(3.0) >= 5
         told = await manager.hears("READY=1", 12)
@@ -139,7 +138,6 @@ async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Proces
         await daemon.told("no answer yet")
         assert await manager.pings(1.2) >= 3
         daemon.kill()
-    server.close()
 
 
 async def test_reload_and_stop_come_in_order(
