@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, NoReturn
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -48,7 +48,6 @@ _FIRST_POLLS_S: Final = 10.0
 _STATUS_EVERY_S: Final = 5.0
 _STOP_MARGIN_S: Final = 5.0
 """What the service manager is asked for beyond the stop deadline."""
-Reloads: TypeAlias = tuple[MemoryObjectSendStream[None], MemoryObjectReceiveStream[None]]
 _GC_AFTER: Final = 5_000
 """Objects that came and did not go, until the collector looks at the young ones; Python's own 700 are those of a
 handful of messages."""
@@ -114,10 +113,10 @@ async def _serve(app: App, read: Read) -> None:
     started = anyio.Event()
     async with anyio.create_task_group() as beside:
         with anyio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP) as signals:
-            reloads: Reloads = anyio.create_memory_object_stream[None](1)
-            beside.start_soon(_heed, app, notifier, signals, reloads[0])
+            reloads, asked = anyio.create_memory_object_stream[None](1)
+            beside.start_soon(_heed, app, notifier, signals, reloads)
             beside.start_soon(_tell_started, app, started, notifier)
-            beside.start_soon(_reload, app, started, notifier, read, reloads[1])
+            beside.start_soon(_reload, app, started, notifier, read, asked)
             if notifier.watchdog_interval_s is not None:
                 beside.start_soon(_watchdog, app, notifier, notifier.watchdog_interval_s)
             await app.serve(started=started)

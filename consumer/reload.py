@@ -18,6 +18,7 @@ from consumer.app import App
 from consumer.config import Settings
 from consumer.errors import ConsumerError, SettingsError
 from consumer.ops.words import ReloadResult
+from consumer.plugin.loading import forget
 from consumer.plugin.registry import Registry
 
 log = structlog.stdlib.get_logger(__name__)
@@ -57,6 +58,7 @@ async def reload(app: App, read: Read) -> bool:
         log.exception("internal fault while reloading")
         return _refused(app, [repr(error)])
     if problems := takes_restart(app.settings, settings):
+        forget(registry.packages)
         return _refused(app, problems)
     changed = sorted(name for name in RELOADED if getattr(app.settings, name) != getattr(settings, name))
     app.adopt(settings, registry)

@@ -67,7 +67,7 @@ def messages(data: bytes, arrival: Arrival) -> tuple[list[Message], list[str]]:
             problems.append(_skipped(entry, error))
         else:
             found.append(message)
-            _check_md5(entry.fields, message.body, problems)
+            _check_md5(entry, message.body, problems)
     return found, problems
 
 
@@ -233,7 +233,7 @@ def _skipped(entry: _Entry, error: Exception) -> str:
     return f"message {name} was skipped and stays in its queue: {what}"
 
 
-def _check_md5(found: Mapping[str, str], body: bytes, problems: list[str]) -> None:
-    expected = found.get("MessageBodyMD5")
+def _check_md5(entry: _Entry, body: bytes, problems: list[str]) -> None:
+    expected = entry.fields.get("MessageBodyMD5")
     if expected and hashlib.md5(body, usedforsecurity=False).hexdigest() != expected.lower():
-        problems.append(f"message {cut(found['MessageId'], 40)}: its body is not what MessageBodyMD5 says")
+        problems.append(f"message {cut(entry.fields['MessageId'], 40)}: its body is not what MessageBodyMD5 says")

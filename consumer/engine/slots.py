@@ -89,7 +89,10 @@ class Slots:
         with anyio.move_on_after(patience_s):
             await self._wait_for(count)
         # Just now another poll may have been quicker.
-        return self.free >= count and self.take_now(count) == count
+        if self.free < count:
+            return False
+        self.free -= count
+        return True
 
     def take_now(self, most: int) -> int:
         """Take what is free at this moment, possibly nothing."""

@@ -124,14 +124,14 @@ class AdminServer:
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         """Any request's answer; the connection ends with it."""
         try:
-            answer = self._route(request, await _lag())
+            answer = await self._route(request)
         except Exception:  # a bug in a check or a figure must be seen by the one who asks, and stop nothing else
             log.exception("an admin answer failed", path=request.path)
             answer = _told(HTTPStatus.INTERNAL_SERVER_ERROR, {"status": "failing", "error": "see the log"})
         answer.force_close()
         return answer
 
-    def _route(self, request: web.BaseRequest, lag: Check) -> web.Response:
+    async def _route(self, request: web.BaseRequest) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
             refusal = _told(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "expected GET or HEAD"})
             refusal.headers["Allow"] = "GET, HEAD"
@@ -142,7 +142,7 @@ class AdminServer:
         ask = self._health.get(request.path)
         if ask is None:
             return _told(HTTPStatus.NOT_FOUND, {"error": f"known are /metrics, {', '.join(self._health)}"})
-        checks = [*ask(), lag] if request.path == "/livez" else ask()
+        checks = [*ask(), await _lag()] if request.path == "/livez" else ask()
         well = all(check.ok for check in checks)
         told = {
             "status": "ok" if well else "failing",

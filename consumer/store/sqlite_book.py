@@ -217,7 +217,7 @@ class Book:
         self._claims.pop(key, None)
 
     def _forget_all(self, key: str) -> None:
-        self._claims.pop(key, None)
+        self._forget(key)
         self._attempted.discard(key)
 
     def _set_counts(

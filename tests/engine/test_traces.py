@@ -18,7 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from consumer.errors import SettingsError
 from consumer.ops import traces
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from consumer.sandbox.message import Draft
 from tests.engine.rig import QUEUE, body
 from tests.process.rig import Process
@@ -81,13 +81,6 @@ async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
     await site.start()
     yield played, f"http://127.0.0.1:{runner.addresses[0][1]}"
     await runner.cleanup()
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(SandboxSettings(port=0)) as running:
-        running.account.ensure(QUEUE)
-        yield running
 
 
 @pytest.mark.parametrize("place", ["user_properties", "system_properties"])
