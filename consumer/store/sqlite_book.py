@@ -26,6 +26,7 @@ from consumer.store.batch import Ages, Answer, Call, Kind
 from consumer.store.clip import MAX_ERROR_BYTES, cut
 from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, JobRecord
 from consumer.store.sqlite_file import key_hash, marks, writing
+from consumer.store.sqlite_index import KeyIndex, ids_by_hash, next_id
 from consumer.store.sqlite_prune import prune
 from consumer.store.sqlite_rows import INSERT_JOB, INSERT_LETTER, job_row, letter_row
 
@@ -69,6 +70,7 @@ class Book:
         self._ended: list[tuple[Any, ...]] = []
         # Keys that may have failures or starts on file. Only this process adds any, so most claims need no look there.
         self._attempted: set[str] = set()
+        self._index = KeyIndex()
         self._learnt_from: sqlite3.Connection | None = None
         self._write: dict[Kind, Callable[[sqlite3.Connection, Call], tuple[Any, Effect | None]]] = {
             Kind.START: self._start,
@@ -82,6 +84,7 @@ class Book:
 
     def read(self, connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Answer]:
         """Answer the claims and renewals of a batch; no key stands in it twice."""
+        self._learn(connection)
         answers = [Answer(call, self._renew(*call.value)) for call in calls if call.kind is Kind.RENEW]
         return answers + self._claim(connection, [call for call in calls if call.kind is Kind.CLAIM])
 
@@ -97,6 +100,7 @@ class Book:
             return [Answer(call) for call in calls]
         answers: list[Answer] = []
         effects: list[Effect] = []
+        self._learn(connection)
         try:
             with writing(connection):
                 for call in calls:
@@ -104,8 +108,11 @@ class Book:
                     answers.append(Answer(call, result))
                     if effect is not None:
                         effects.append(effect)
-                connection.executemany(INSERT_JOB, self._ended)
+                if self._ended:
+                    connection.executemany(INSERT_JOB, self._ended)
+                    self._index.add(connection, [row[:2] for row in self._ended])
         except BaseException:
+            self._learnt_from = None
             for call in calls:
                 if call.key in self._claims:
                     self._claims[call.key].doubtful = True
@@ -115,6 +122,13 @@ class Book:
         for effect in effects:
             effect()
         return answers
+
+    def _learn(self, connection: sqlite3.Connection) -> None:
+        """Read what is kept in memory of the file, once a connection and after a transaction that failed."""
+        if connection is not self._learnt_from:
+            self._attempted = {key for (key,) in connection.execute("SELECT key FROM attempt")}
+            self._index.learn(connection)
+            self._learnt_from = connection
 
     def _claim(self, connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Answer]:
         now = time.monotonic()
@@ -128,9 +142,6 @@ class Book:
                 free.append(call)
         keys = [str(call.key) for call in free]
         # All is read before anything is taken: when reading fails, no claim may stay behind that nobody knows of.
-        if connection is not self._learnt_from:
-            self._attempted = {key for (key,) in connection.execute("SELECT key FROM attempt")}
-            self._learnt_from = connection
         ended = _look_up_ended(connection, keys)
         counts = _look_up_counts(connection, [key for key in keys if key in self._attempted])
         for call, key in zip(free, keys, strict=True):
@@ -199,13 +210,15 @@ class Book:
         held = self._claims.get(key)
         if held is None or held.doubtful:
             row = connection.execute(
-                "SELECT dead, holder FROM job WHERE key_hash = ? AND key = ?", (key_hash(key), key)
+                f"SELECT dead, holder FROM job WHERE id IN ({ids_by_hash(1)}) AND key = ?2",  # noqa: S608 - constants only
+                (key_hash(key), key),
             ).fetchone()
             if row is not None or held is None:
                 return row == (dead, self._holder), lambda: self._forget(key)
         now = time.time()
         # All of a batch go in by one statement; nothing in between looks for them, since no key is there twice.
-        self._ended.append(job_row(record, dead=dead, holder=self._holder, now=now))
+        number = self._ended[-1][1] + 1 if self._ended else next_id(connection)
+        self._ended.append(job_row(record, number=number, dead=dead, holder=self._holder, now=now))
         if letter is not None:
             connection.execute(INSERT_LETTER, letter_row(letter, now=now))
         if held.on_file:
@@ -240,7 +253,8 @@ def _look_up_ended(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[
     """Which keys have ended, and whether dead."""
     ended: dict[str, int] = {}
     for some in _padded([key_hash(key) for key in keys]):
-        ended.update(connection.execute(f"SELECT key, dead FROM job WHERE key_hash IN ({marks(len(some))})", some))  # noqa: S608 - question marks only
+        statement = f"SELECT key, dead FROM job WHERE id IN ({ids_by_hash(len(some))})"  # noqa: S608 - question marks only
+        ended.update(connection.execute(statement, some))
     return ended
 
 

@@ -3,12 +3,13 @@
 WAL with ``synchronous=FULL``: what was answered is on disk, and operators read while the daemon writes.
 The file and its companions are for their owner only (0600), since they hold users' data.
 
-    job       what has ended. Rows are only ever added at the end and found by a 64-bit hash of their key:
-              the index holds 15 bytes a row instead of a hundred, and a new key is ruled out by it alone.
+    job       what has ended. Rows are only ever added at the end and found by a hash of their key: the index
+              (``job_by_key`` and ``indexed``) holds 14 bytes a row instead of a hundred, and rules a new key out.
     attempt   failures and starts of keys that have not ended: a handful of rows.
     letter    what was set aside.
 
-Elsewhere: who owns the file (``store.owner``), what is written (``store.sqlite_book``).
+Elsewhere: who owns the file (``store.owner``), what is written (``store.sqlite_book``), how the index is filled
+(``store.sqlite_index``).
 """
 
 from __future__ import annotations
@@ -51,7 +52,15 @@ CREATE INDEX letter_replayed ON letter (replayed_at) WHERE replay = 'replayed';
 CREATE TABLE heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), stored_at REAL NOT NULL);
 """
 
-MIGRATIONS: Final = (_V1,)
+_V2: Final = """
+CREATE TABLE job_by_key (head INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (head, id)) WITHOUT ROWID;
+INSERT INTO job_by_key SELECT key_hash >> 32, id FROM job ORDER BY key_hash, id;
+DROP INDEX job_key;
+CREATE TABLE indexed (upto INTEGER NOT NULL, begun INTEGER NOT NULL, swept INTEGER NOT NULL);
+INSERT INTO indexed SELECT coalesce(max(id), 0), coalesce(max(id), 0), coalesce(min(id), 0) FROM job;
+"""
+
+MIGRATIONS: Final = (_V1, _V2)
 """Statements that lead from each schema version to the next; what was released is never changed."""
 
 _MEANINGS: Final = {

@@ -32,8 +32,9 @@ from consumer.store.dead_letters import (
     unknown_letter,
 )
 from consumer.store.ledger import Filter, LetterState
-from consumer.store.sqlite_file import connect, explain, key_hash, marks, writing
-from consumer.store.sqlite_rows import INSERT_JOB, SELECT_JOB, SELECT_LETTER, job_row, stored_job, stored_letter
+from consumer.store.sqlite_file import connect, explain, marks, writing
+from consumer.store.sqlite_index import add_row, ids_of, next_id, remove_rows
+from consumer.store.sqlite_rows import SELECT_JOB, SELECT_LETTER, job_row, stored_job, stored_letter
 
 _PURGE_STEP: Final = 200
 
@@ -93,7 +94,7 @@ class SqliteOperators:
                     _set(connection, letter_id, Progress(LetterState.REPLAYED, now))
                     return None
                 _set(connection, letter_id, Progress(LetterState.REPLAYING, now))
-                connection.execute("DELETE FROM job WHERE key_hash = ? AND key = ?", (key_hash(key), key))
+                remove_rows(connection, key)
                 connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
                 return Begun(found, now, ended)
 
@@ -123,8 +124,8 @@ class SqliteOperators:
                 if ended is not None and _ended(connection, ended.record.key) is None:
                     # No holder: whoever should run it just now, which only the daemon's memory knows, ends it later,
                     # and the later row counts.
-                    row = job_row(ended.record, dead=ended.dead, holder="", now=time.time())
-                    connection.execute(INSERT_JOB, row)
+                    number, now = next_id(connection), time.time()
+                    add_row(connection, job_row(ended.record, number=number, dead=ended.dead, holder="", now=now))
                     connection.execute("DELETE FROM attempt WHERE key = ?", (ended.record.key,))
 
         await self._with(cancel)
@@ -182,9 +183,8 @@ def _set(connection: sqlite3.Connection, letter_id: int, progress: Progress) -> 
 
 def _ended(connection: sqlite3.Connection, key: str) -> StoredJob | None:
     """How a key has ended; ``None`` while it is open."""
-    statement = f"{SELECT_JOB} WHERE key_hash = ? AND key = ? ORDER BY id DESC LIMIT 1"
-    row = connection.execute(statement, (key_hash(key), key)).fetchone()
-    return None if row is None else stored_job(row)
+    rows = ids_of(connection, key)
+    return stored_job(connection.execute(f"{SELECT_JOB} WHERE id = ?", rows[-1:]).fetchone()) if rows else None
 
 
 def _where(wanted: Filter) -> tuple[str, list[Any]]:

@@ -22,15 +22,15 @@ _RECORD_WIDTH: Final = 15
 _LETTER_COLUMNS: Final = f"reason, error, traceback, body, dequeue_count, first_dequeued_at, {RECORD_COLUMNS}"
 
 # Only column names and question marks are put into these texts.
-INSERT_JOB: Final = f"INSERT INTO job (key_hash, dead, holder, stored_at, {RECORD_COLUMNS}) VALUES ({marks(19)})"  # noqa: S608 - constants only
+INSERT_JOB: Final = f"INSERT INTO job (key_hash, id, dead, holder, stored_at, {RECORD_COLUMNS}) VALUES ({marks(20)})"  # noqa: S608 - constants only
 INSERT_LETTER: Final = f"INSERT INTO letter (replay, stored_at, {_LETTER_COLUMNS}) VALUES ({marks(23)})"  # noqa: S608 - constants only
 SELECT_LETTER: Final = f"SELECT id, replay, stored_at, replayed_at, {_LETTER_COLUMNS} FROM letter"  # noqa: S608 - constants only
 SELECT_JOB: Final = f"SELECT dead, stored_at, {RECORD_COLUMNS} FROM job"  # noqa: S608 - constants only
 
 
-def job_row(record: JobRecord, *, dead: bool, holder: str, now: float) -> tuple[Any, ...]:
-    """The parameters of ``INSERT_JOB``."""
-    return (key_hash(record.key), dead, holder, now, *_record_row(fit_record(record)))
+def job_row(record: JobRecord, *, number: int, dead: bool, holder: str, now: float) -> tuple[Any, ...]:
+    """The parameters of ``INSERT_JOB``; the hash and the id come first."""
+    return (key_hash(record.key), number, dead, holder, now, *_record_row(fit_record(record)))
 
 
 def letter_row(letter: DeadLetter, *, now: float) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from consumer.store.sqlite_file import connect
+from consumer.store.sqlite_index import MAX_FRESH
 from consumer.store.sqlite_rows import RECORD_COLUMNS
 from tests.bench.contestants import SQLITE, Stage, started
 from tests.bench.figures import Book
@@ -33,7 +34,7 @@ _OLD_S: Final = 15 * 86_400
 _ROW_BYTES: Final = 800
 """More than a row takes, index and log included."""
 _LOAD_AT_S: Final = 57.0
-_CHUNK: Final = 500_000
+_REFILLED: Final = 500_000
 _CACHE_KIB: Final = 512 * 1024
 
 # Keys and hashes of other jobs than those that will come: random, as long as real ones.
@@ -45,6 +46,11 @@ SELECT random(), 0, '0123456789abcdef', :now,
   'bench', 'IProduction', 'Cover', hex(randomblob(16)), lower(hex(randomblob(16))),
   'Success', 'Success', '', :user_data, NULL, 1, :now, :now, :now FROM number
 """  # noqa: S608 - constants only
+# As a daemon fills it: so many at once, in the order of their hashes.
+_INDEX: Final = (
+    "INSERT INTO job_by_key SELECT key_hash >> 32, id FROM job WHERE id > (SELECT upto FROM indexed) ORDER BY 1",
+    "UPDATE indexed SET (upto, begun) = (SELECT max(id), max(id) FROM job)",
+)
 _AGE: Final = "UPDATE job SET stored_at = :then WHERE id IN (SELECT id FROM job ORDER BY id LIMIT :rows)"
 _COUNT_OLD: Final = "SELECT count(*) FROM (SELECT stored_at FROM job ORDER BY id LIMIT :rows) WHERE stored_at <= :then"
 
@@ -82,7 +88,7 @@ def measure_in_turn(stage: Stage, load: Load, rounds: int, book: Book, sizes: tu
         for _ in range(rounds):
             for jobs, path in ledgers.items():
                 # What a run adds is nothing to a large one, but would soon be most of a small one.
-                if jobs <= _CHUNK or not path.exists():
+                if jobs <= _REFILLED or not path.exists():
                     _remove(path)
                     fill(path, jobs)
                 _measure(stage, path, jobs, load, book)
@@ -98,8 +104,13 @@ def fill(path: Path, jobs: int) -> None:
         # Nothing is lost when this breaks off: it is begun anew.
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        for first in range(0, jobs, _CHUNK):
-            connection.execute(_FILL, {**values, "rows": min(_CHUNK, jobs - first)})
+        # As at any time in life, some rows are not indexed yet: the load meets a pass over the index.
+        fresh = min(jobs, MAX_FRESH // 2)
+        for first in range(0, jobs - fresh, MAX_FRESH):
+            connection.execute(_FILL, {**values, "rows": min(MAX_FRESH, jobs - fresh - first)})
+            for statement in _INDEX:
+                connection.execute(statement)
+        connection.execute(_FILL, {**values, "rows": fresh})
         connection.execute("PRAGMA wal_checkpoint (TRUNCATE)")
 
 
