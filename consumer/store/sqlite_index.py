@@ -41,7 +41,7 @@ _MOST: Final = 2**31 - 1
 # Only constants are put into these texts.
 _SPAN: Final = "FROM fresh WHERE head BETWEEN :first AND :last AND id <= :end"
 _LAST: Final = f"SELECT head {_SPAN} ORDER BY head LIMIT 1 OFFSET :count - 1"
-_MOVE: Final = f"INSERT OR IGNORE INTO job_by_key SELECT head, id {_SPAN} AND id >= :oldest"
+_MOVE: Final = f"INSERT OR IGNORE INTO job_by_key SELECT head, id {_SPAN}"
 _FORGET: Final = f"DELETE {_SPAN}"
 _SWEEP_OUT: Final = "DELETE FROM job_by_key WHERE head BETWEEN :first AND :last AND id < :oldest"
 _FINISH: Final = "UPDATE indexed SET upto = :end, swept = iif(:sweeps, :oldest, swept)"
@@ -113,10 +113,11 @@ class KeyIndex:
         found = connection.execute(_LAST, {**span, "count": count}).fetchone()
         if found is not None:
             way.first = span["last"] = found[0]
-        if way.sweeps:
-            connection.execute(_SWEEP_OUT, span)
         connection.execute(_MOVE, span)
         self._fresh -= connection.execute(_FORGET, span).rowcount
+        if way.sweeps:
+            # After the move: rows may have gone while their entries were in memory.
+            connection.execute(_SWEEP_OUT, span)
         if found is None:
             connection.execute(_FINISH, span)
             self._pass = None
