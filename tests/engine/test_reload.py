@@ -156,7 +156,7 @@ def test_files_are_loaded_afresh_and_those_of_before_stay_for_who_runs(tmp_path:
 
 
 async def test_modules_of_two_reloads_ago_are_forgotten(serve: Serve, tmp_path: Path) -> None:
-    """What a reload replaced stays until the next one: what runs of it may still import from its folder."""
+    """What a reload replaced stays until the next one, for what runs of it; what was refused goes at once."""
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "mine.py").write_text("from consumer import handler\n\n@handler('Cover')\nasync def f(job): ...\n")
@@ -168,5 +168,8 @@ async def test_modules_of_two_reloads_ago_are_forgotten(serve: Serve, tmp_path: 
         return registry.packages[0]
 
     async with serve(discover(sources)) as daemon:
+        refused = discover(sources)
+        assert not await reload(daemon.app, read(changed(daemon.app.settings, slots=3), refused))
+        assert refused.packages[0] not in sys.modules
         packages = [daemon.app.registry.packages[0], await again(daemon), await again(daemon)]
         assert [package in sys.modules for package in packages] == [False, True, True]

@@ -1,9 +1,8 @@
-"""The daemon as a real process: signals, exit codes, threads that never return, the service manager's socket."""
+"""The daemon as a real process: signals, exit codes, threads that never return."""
 
 from __future__ import annotations
 
 import signal
-import socket
 import sqlite3
 import time
 from contextlib import closing
@@ -14,7 +13,7 @@ import anyio.to_thread
 
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, body
-from tests.process.rig import HANDLERS, Process
+from tests.process.rig import Process
 
 
 async def test_sigterm_ends_an_idle_daemon_at_once(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
@@ -87,65 +86,6 @@ async def test_a_killed_daemon_loses_nothing(sandbox: Sandbox, tmp_path: Path, s
     with anyio.fail_after(12):
         while sandbox.messages("brief"):  # noqa: ASYNC110 - another process empties it
             await anyio.sleep(0.05)
-
-
-async def test_the_service_manager_is_told(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
-    """Under a notify socket the daemon says that it is ready, pings the watchdog, and says that it stops."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(5)
-        daemon = Process(sandbox, tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="400000")
-        started.append(daemon)
-        heard: list[str] = []
-
-        def listen(for_what: str) -> None:
-            while not any(for_what in text for text in heard):
-                heard.append(manager.recv(4096).decode())
-
-        await anyio.to_thread.run_sync(listen, "READY=1")
-        await anyio.to_thread.run_sync(listen, "WATCHDOG=1")
-        daemon.process.send_signal(signal.SIGTERM)
-        await anyio.to_thread.run_sync(listen, "STOPPING=1")
-        assert await daemon.ended() == 0
-
-
-async def test_stuck_threads_ask_for_a_restart(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
-    """Stuck threads are replaced, so work goes on, up to the limit; then the watchdog is no longer pinged."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(1)
-        daemon = Process(
-            sandbox,
-            tmp_path,
-            *("stuck_limit=2", "slots=1", "max_hold_s=10", "lease_step_s=10", "handler_timeout_s=1"),
-            handlers=HANDLERS.replace('@handler("VideoClip")', '@handler("VideoClip", max_hold_s=1)'),
-            NOTIFY_SOCKET=str(tmp_path / "notify"),
-            WATCHDOG_USEC="400000",
-        )
-        started.append(daemon)
-
-        def pinged(seconds: float) -> bool:
-            """Whether the watchdog is pinged in the seconds to come."""
-            until = time.monotonic() + seconds
-            while time.monotonic() < until:
-                try:
-                    if "WATCHDOG=1" in manager.recv(4096).decode():
-                        return True
-                except TimeoutError:
-                    return False
-            return False
-
-        await daemon.told('"event":"started"')
-        sandbox.put(QUEUE, body("1" * 32, "VideoClip").decode())
-        await daemon.told("stuck")
-        sandbox.put(QUEUE, body("2" * 32).decode())
-        await daemon.told("job done")
-        assert await anyio.to_thread.run_sync(pinged, 2.0)
-        sandbox.put(QUEUE, body("3" * 32, "VideoClip").decode())
-        with anyio.fail_after(8):
-            while await anyio.to_thread.run_sync(pinged, 1.0):
-                pass
-        assert not await anyio.to_thread.run_sync(pinged, 1.0)
 
 
 SHIELDED = """

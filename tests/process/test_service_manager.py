@@ -14,6 +14,7 @@ import pytest
 
 from consumer.sandbox import Sandbox, SandboxSettings
 from tests.engine.rig import QUEUE, body
+from tests.process.rig import HANDLERS as PLAIN_HANDLERS
 from tests.process.rig import Process
 
 WATCHDOG_US = 400_000
@@ -188,6 +189,31 @@ async def test_full_slots_are_pinged_for(
     polls = sandbox.log.by_operation["BatchReceiveMessage"]
     assert await manager.pings(2.0) >= 5
     assert sandbox.log.by_operation["BatchReceiveMessage"] == polls
+
+
+async def test_stuck_threads_ask_for_a_restart(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
+) -> None:
+    """Stuck threads are replaced, so work goes on, up to the limit; then the watchdog is no longer pinged."""
+    daemon = Process(
+        sandbox,
+        tmp_path,
+        *("stuck_limit=2", "slots=1", "max_hold_s=10", "lease_step_s=10", "handler_timeout_s=1"),
+        handlers=PLAIN_HANDLERS.replace('@handler("VideoClip")', '@handler("VideoClip", max_hold_s=1)'),
+        **manager.environ,
+    )
+    started.append(daemon)
+    await daemon.told('"event":"started"')
+    sandbox.put(QUEUE, body("1" * 32, "VideoClip").decode())
+    await daemon.told("stuck")
+    sandbox.put(QUEUE, body("2" * 32).decode())
+    await daemon.told("job done")
+    assert await manager.pings(1.2) >= 3
+    sandbox.put(QUEUE, body("3" * 32, "VideoClip").decode())
+    with anyio.fail_after(8):
+        while await manager.pings(1.0):
+            pass
+    assert await manager.pings(1.0) == 0
 
 
 async def test_a_reload_takes_new_handlers_for_what_comes(
