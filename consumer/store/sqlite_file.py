@@ -56,8 +56,11 @@ _V2: Final = """
 CREATE TABLE job_by_key (head INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (head, id)) WITHOUT ROWID;
 INSERT INTO job_by_key SELECT key_hash >> 32, id FROM job ORDER BY key_hash, id;
 DROP INDEX job_key;
-CREATE TABLE indexed (upto INTEGER NOT NULL, begun INTEGER NOT NULL, swept INTEGER NOT NULL);
-INSERT INTO indexed SELECT coalesce(max(id), 0), coalesce(max(id), 0), coalesce(min(id), 0) FROM job;
+CREATE TABLE indexed (
+  upto INTEGER NOT NULL, begun INTEGER NOT NULL, hand INTEGER NOT NULL,
+  swept INTEGER NOT NULL, sweeping INTEGER NOT NULL);
+INSERT INTO indexed SELECT coalesce(max(id), 0), coalesce(max(id), 0), 0, coalesce(min(id), 0), coalesce(min(id), 0)
+  FROM job;
 """
 
 MIGRATIONS: Final = (_V1, _V2)

@@ -7,8 +7,9 @@ to log and to fold back. So the newest rows are known from memory, and go over b
     fresh        entries of those that no page of the index holds yet: a table in memory that only the daemon's
                  connection sees, read from the end of ``job`` again by each new one
     job_by_key   entries of all others
-    indexed      how far ``job_by_key`` is complete (``upto``), up to which row the last pass takes rows along
-                 (``begun``), and below which row entries are gone (``swept``)
+    indexed      one row: ``job_by_key`` is complete up to the row ``upto`` and holds no entry of rows below ``swept``.
+                 The last pass takes rows up to ``begun`` along and takes out entries of those below ``sweeping``; it
+                 is done up to the head ``hand``, and the next daemon goes on from there
 
 An entry is the upper half of a hash, the head, and a row's id: a third smaller than with all of it, and one look
 in a thousand reads a row in vain. An entry whose row is gone, or is another's by now, does no harm: who looks
@@ -35,7 +36,7 @@ _PACE: Final = 2
 _SWEEP: Final = 4 * MAX_FRESH
 """With so many rows gone a pass takes out their entries, too; to read them all for fewer costs more."""
 
-_LEAST: Final = -(2**31)
+_BEFORE_ALL: Final = -(2**31) - 1
 _MOST: Final = 2**31 - 1
 
 # Only constants are put into these texts.
@@ -44,7 +45,9 @@ _LAST: Final = f"SELECT head {_SPAN} ORDER BY head LIMIT 1 OFFSET :count - 1"
 _MOVE: Final = f"INSERT OR IGNORE INTO job_by_key SELECT head, id {_SPAN}"
 _FORGET: Final = f"DELETE {_SPAN}"
 _SWEEP_OUT: Final = "DELETE FROM job_by_key WHERE head BETWEEN :first AND :last AND id < :oldest"
-_FINISH: Final = "UPDATE indexed SET upto = :end, swept = iif(:sweeps, :oldest, swept)"
+_UNINDEXED: Final = """
+SELECT key_hash >> 32 AS head, id FROM job, indexed WHERE id > upto AND NOT (id <= begun AND head <= hand)
+"""
 _IDS: Final = """
 SELECT id FROM job WHERE key = :key AND id IN (
   SELECT id FROM job_by_key WHERE head = :hash >> 32
@@ -58,15 +61,15 @@ class _Pass:
 
     Args:
         end: The greatest id that it takes along.
-        oldest: The least id that has a row.
-        sweeps: Whether entries below that are taken out.
-        first: How far it has come.
+        oldest: Entries below it are taken out.
+        sweeps: Whether there may be any.
+        hand: The last head that is done.
     """
 
     end: int
     oldest: int
     sweeps: bool
-    first: int = _LEAST
+    hand: int = _BEFORE_ALL
 
 
 class KeyIndex:
@@ -86,10 +89,11 @@ class KeyIndex:
         connection.execute(
             "CREATE TEMP TABLE fresh (head INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (head, id)) WITHOUT ROWID"
         )
-        self._fresh = connection.execute(
-            "INSERT INTO fresh SELECT key_hash >> 32, id FROM job WHERE id > (SELECT upto FROM indexed)"
-        ).rowcount
-        self._pass = None
+        self._fresh = connection.execute(f"INSERT INTO fresh {_UNINDEXED}").rowcount
+        upto, end, hand, swept, oldest = connection.execute(
+            "SELECT upto, begun, hand, swept, sweeping FROM indexed"
+        ).fetchone()
+        self._pass = _Pass(end, oldest, oldest > swept, hand) if end > upto else None
 
     def add(self, connection: sqlite3.Connection, rows: Sequence[tuple[int, int]]) -> None:
         """Make rows of ``job`` findable, and take others along into the file.
@@ -102,25 +106,34 @@ class KeyIndex:
         statement = "INSERT OR IGNORE INTO fresh (head, id) VALUES (? >> 32, ?)"
         self._fresh += connection.executemany(statement, rows).rowcount
         if self._pass is None and self._fresh >= MAX_FRESH:
-            oldest, swept = connection.execute("SELECT (SELECT min(id) FROM job), swept FROM indexed").fetchone()
-            self._pass = _Pass(rows[-1][1], oldest, sweeps=oldest - swept >= _SWEEP)
-            connection.execute("UPDATE indexed SET begun = ?", (self._pass.end,))
+            self._pass = _begin(connection, rows[-1][1])
         if self._pass is not None:
             self._go_on(connection, self._pass, _PACE * len(rows))
 
     def _go_on(self, connection: sqlite3.Connection, way: _Pass, count: int) -> None:
-        span = {"end": way.end, "oldest": way.oldest, "sweeps": way.sweeps, "first": way.first, "last": _MOST}
+        span = {"end": way.end, "oldest": way.oldest, "first": way.hand, "last": _MOST}
         found = connection.execute(_LAST, {**span, "count": count}).fetchone()
         if found is not None:
-            way.first = span["last"] = found[0]
+            span["last"] = found[0]
         connection.execute(_MOVE, span)
         self._fresh -= connection.execute(_FORGET, span).rowcount
         if way.sweeps:
             # After the move: rows may have gone while their entries were in memory.
             connection.execute(_SWEEP_OUT, span)
         if found is None:
-            connection.execute(_FINISH, span)
+            connection.execute("UPDATE indexed SET upto = begun, swept = sweeping")
             self._pass = None
+            return
+        way.hand = found[0]
+        connection.execute("UPDATE indexed SET hand = ?", found)
+
+
+def _begin(connection: sqlite3.Connection, end: int) -> _Pass:
+    oldest, swept = connection.execute("SELECT (SELECT min(id) FROM job), swept FROM indexed").fetchone()
+    sweeps = oldest - swept >= _SWEEP
+    way = _Pass(end, oldest if sweeps else swept, sweeps)
+    connection.execute("UPDATE indexed SET begun = ?, hand = ?, sweeping = ?", (way.end, way.hand, way.oldest))
+    return way
 
 
 @cache

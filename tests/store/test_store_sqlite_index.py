@@ -219,6 +219,23 @@ def test_an_id_that_a_pass_has_taken_along_is_not_given_again(daemon: Daemon, sq
             assert len(ids_of(connection, key)) == 1
 
 
+def test_a_pass_outlives_its_daemon(daemon: Daemon, sqlite_path: Path) -> None:
+    """Where one daemon ended in the middle of a pass the next goes on, however often it happens."""
+    keys = [f"key {number}" for number in range(60)]
+    swept = 0
+    for number, key in enumerate(keys):
+        with closing(connect(sqlite_path, create=False)) as connection:
+            daemon.connection, daemon.book = connection, Book()
+            daemon.end([key])
+            if number == 30:
+                assert daemon.prune(15) == 15
+            upto, swept = connection.execute("SELECT upto, swept FROM indexed").fetchone()
+            assert upto > number - 4 * MAX_FRESH
+    assert swept == 16
+    daemon.connection = connect(sqlite_path, create=False)
+    see_that_all_is_found(daemon, keys)
+
+
 async def test_a_file_of_the_first_version(sqlite_path: Path) -> None:
     """What ended before the index was filled in bulk is found by daemon and operators."""
     sqlite_path.parent.mkdir()
