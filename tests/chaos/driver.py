@@ -140,21 +140,26 @@ class Campaign:
         )
 
     async def _come_to_rest(self) -> list[str]:
-        """Wait until the queue is empty; returns what is left when that takes too long, one sentence each."""
+        """Wait until the queue is empty; returns what is left when nothing leaves it any more, one sentence each.
+
+        Jobs whose daemon was killed in the middle are run one at a time: however many there are, they get their turns.
+        """
         queue = self.nest.sandbox.account.get(QUEUE).queue
         # The last jobs that were submitted have still to end.
         await anyio.sleep(2 * self.nest.sandbox.settings.job_s + 0.5)
         for daemon in self._alive:
             await daemon.serving()
-        show_at = 0.0
-        with anyio.move_on_after(_PEACE_S):
-            while self.nest.sandbox.messages(QUEUE):
+        show_at, fewest = 0.0, len(queue)
+        with anyio.move_on_after(_PEACE_S) as patience:
+            while left := len(self.nest.sandbox.messages(QUEUE)):
+                if left < fewest:
+                    fewest, patience.deadline = left, anyio.current_time() + _PEACE_S
                 if time.monotonic() >= show_at:
                     show_at = time.monotonic() + _SHOW_EVERY_S
                     self._show(queue.attributes.visibility_timeout_s)
                 await anyio.sleep(_LOOK_S)
         return [
-            f"{self.watch.came[message.message_id].job} is still in the queue after {_PEACE_S:g} s of peace,"
+            f"{self.watch.came[message.message_id].job} is still in the queue, which nothing has left for {_PEACE_S:g} s of peace,"
             f" {message.state.name}, handed out {message.dequeue_count} times"
             for message in self.nest.sandbox.messages(QUEUE)
         ]
