@@ -159,8 +159,8 @@ class Campaign:
                     self._show(queue.attributes.visibility_timeout_s)
                 await anyio.sleep(_LOOK_S)
         return [
-            f"{self.watch.came[message.message_id].job} is still in the queue, which nothing has left for {_PEACE_S:g} s of peace,"
-            f" {message.state.name}, handed out {message.dequeue_count} times"
+            f"{self.watch.came[message.message_id].job} is still in the queue, and nothing has left it for"
+            f" {_PEACE_S:g} s of peace: {message.state.name}, handed out {message.dequeue_count} times"
             for message in self.nest.sandbox.messages(QUEUE)
         ]
 

@@ -10,9 +10,9 @@ A short run is part of the tests. A long one, with every kind of fault at least 
 
 ``CHAOS_SEED`` sets what is sent, the order of the faults and who is killed when; the machine's own timing remains, so
 a seed repeats the plan, not every instant. ``-s`` shows the figures, which a failure shows anyway. PostgreSQL is
-expected at ``TEST_POSTGRES_URL``. After the trouble a run waits for
-the queue to be empty, as long as something leaves it at least once a minute: a killed daemon's claims on PostgreSQL
-hold for 20 s, and jobs that were killed in the middle of their work run one at a time.
+expected at ``TEST_POSTGRES_URL``. After the trouble a run waits for the queue to be empty, as long as something leaves
+it at least once a minute: a killed daemon's claims on PostgreSQL hold for 20 s, and jobs that were killed in the
+middle of their work run one at a time.
 
 Elsewhere: the run itself (``driver``), what counts as wrong (``book``).
 """
