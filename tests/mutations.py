@@ -142,6 +142,13 @@ MUTATIONS: Final = (
         "            if True:\n                answer = await self._ask(job_id)\n",
         ("tests/engine/test_results.py",),
     ),
+    Mutation(
+        "what ended is found by the next daemon",
+        "consumer/store/sqlite_index.py",
+        "SELECT max(begun, coalesce(",
+        "SELECT max(0, coalesce(",
+        ("tests/store/test_store_sqlite_index.py",),
+    ),
 )
 
 

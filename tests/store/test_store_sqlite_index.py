@@ -255,13 +255,13 @@ async def test_a_file_of_the_first_version(sqlite_path: Path) -> None:
     await ledger.close()
 
 
-def test_a_look_up_reads_an_index(daemon: Daemon) -> None:
-    """Neither a claim nor an operator's look-up reads a whole table."""
+def test_no_statement_reads_a_whole_table(daemon: Daemon) -> None:
+    """Claims, an operator's look-up, a new connection and each step of a pass find what they read by an index."""
     daemon.claim(["k"])
-    for statement in (
-        f"SELECT key, dead FROM job WHERE id IN ({ids_by_hash(4)})",  # noqa: S608 - question marks only
-        "SELECT id FROM job WHERE id > (SELECT upto FROM indexed) AND key_hash = ?",
-    ):
-        values = [1] * (4 if "?4" in statement else 1)
+    values = {"hash": 1, "key": "k", "first": 1, "last": 2, "end": 3, "oldest": 3, "count": 4}
+    statements = [sqlite_index._LAST, sqlite_index._MOVE, sqlite_index._FORGET, sqlite_index._SWEEP_OUT]
+    claim = ids_by_hash(1).replace("?1", ":hash")
+    for statement in [*statements, sqlite_index._UNINDEXED, sqlite_index._IDS, claim]:
         plan = [row[3] for row in daemon.connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
-        assert not [step for step in plan if step.startswith("SCAN") and "indexed" not in step]
+        assert any(step.startswith("SEARCH") for step in plan)
+        assert {step for step in plan if step.startswith("SCAN")} <= {"SCAN indexed"}
