@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -77,7 +78,9 @@ class Server:
         end(self._process)
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                # A question that a dead server never took is still in the buffer.
+                with suppress(BrokenPipeError):
+                    stream.close()
 
     def notify_url(self, queue: str) -> str:
         """The NotifyUrl of one of its queues."""
