@@ -5,7 +5,8 @@ set), ``faults`` (what can be made to go wrong), ``control`` (all of that over H
 """
 
 from consumer.sandbox.faults import Fault, Faults
+from consumer.sandbox.jobs import GivenJob
 from consumer.sandbox.server import Sandbox
 from consumer.sandbox.settings import DlqPolicy, SandboxSettings
 
-__all__ = ["DlqPolicy", "Fault", "Faults", "Sandbox", "SandboxSettings"]
+__all__ = ["DlqPolicy", "Fault", "Faults", "GivenJob", "Sandbox", "SandboxSettings"]

@@ -5,6 +5,7 @@ All under ``/_sandbox``, JSON in and out, no keys asked (it binds loopback unles
     GET    /_sandbox/state                    queues, jobs, requests, faults applied
     GET    /_sandbox/requests                 the latest requests, one by one
     GET    /_sandbox/jobs                     every job
+    POST   /_sandbox/jobs                     a job as it ended, without running it (``jobs.GivenJob``)
     GET    /_sandbox/faults                   the rules that are on, how often each kind was applied
     PUT    /_sandbox/faults                   [fault, ...]: replace all rules
     POST   /_sandbox/faults                   fault: add one rule
@@ -33,7 +34,7 @@ from consumer.sandbox.account import Account
 from consumer.sandbox.answer import JSON, Answer
 from consumer.sandbox.attributes import whole_number
 from consumer.sandbox.faults import Fault, Faults
-from consumer.sandbox.jobs import Jobs
+from consumer.sandbox.jobs import GivenJob, Job, Jobs
 from consumer.sandbox.log import RequestLog
 from consumer.sandbox.message import Draft, Message, State
 from consumer.sandbox.queue import Queue
@@ -107,7 +108,8 @@ class Control:
         plain: Mapping[tuple[str, str], Callable[[Sent], Any]] = {
             ("GET", "state"): lambda _: self.state(),
             ("GET", "requests"): lambda _: self._log.latest(),
-            ("GET", "jobs"): lambda _: self._described_jobs(),
+            ("GET", "jobs"): lambda _: [_described_job(job) for job in self._jobs.all()],
+            ("POST", "jobs"): lambda sent: _described_job(self._jobs.put(GivenJob.model_validate_json(sent.body))),
             ("GET", "faults"): lambda _: self._described_faults(),
             ("PUT", "faults"): self._set_faults,
             ("POST", "faults"): self._add_fault,
@@ -148,20 +150,6 @@ class Control:
             "dlq": None if queue.dlq is None else queue.dlq.model_dump(),
             **queue.attributes.by_element(),
         }
-
-    def _described_jobs(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "job_id": job.job_id,
-                "function": job.function,
-                "state": job.state,
-                "notify_queue": job.notify_queue,
-                "user_data": job.user_data,
-                "submitted_ms": job.submitted_ms,
-                "ended_ms": job.ended_ms,
-            }
-            for job in self._jobs.all()
-        ]
 
     def _described_faults(self) -> dict[str, Any]:
         return {
@@ -256,6 +244,18 @@ def readable_text(body: bytes) -> str:
     if any(character in text for character in _CONTROL_CHARACTERS):
         raise MnsError("InvalidArgument", "A message body holds no control characters: XML can't carry them.")
     return text
+
+
+def _described_job(job: Job) -> dict[str, Any]:
+    return {
+        "job_id": job.job_id,
+        "function": job.function,
+        "state": job.state,
+        "notify_queue": job.notify_queue,
+        "user_data": job.user_data,
+        "submitted_ms": job.submitted_ms,
+        "ended_ms": job.ended_ms,
+    }
 
 
 def _shown(message: Message) -> dict[str, Any]:

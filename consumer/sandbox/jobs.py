@@ -56,6 +56,41 @@ class JobOrders(BaseModel):
     notify: Literal["once", "lost", "twice"] = "once"
 
 
+class GivenJob(BaseModel):
+    """A job that is put into the sandbox in the state it is to have, without being run.
+
+    Attributes:
+        job_id: JobId; a job that has this id is replaced, and never ends by itself any more.
+        function: FunctionName.
+        state: What a query answers. ``Queuing`` and ``Analysing`` stay so.
+        user_data: None is a job that was submitted without.
+        result: The whole ``Result``: text as it is, anything else as JSON. None makes one up that fits the function
+            and the state.
+        code: Of the notification and of a made-up result; "" is ``Success`` or ``InternalError``.
+        message: Of a failure.
+        input: Input, as submitted.
+        output: Output, as submitted.
+        params: JobParams, as submitted.
+        pipeline_id: PipelineId, as submitted.
+        notify_queue: A queue that gets the job's notification, once and at once; None sends none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job_id: Annotated[str, Field(min_length=1)]
+    function: Annotated[str, Field(min_length=1)] = "Cover"
+    state: JobState = "Success"
+    user_data: str | None = None
+    result: Any = None
+    code: str = ""
+    message: str = "Failed as ordered."
+    input: str = ""
+    output: str = ""
+    params: str = "{}"
+    pipeline_id: str = ""
+    notify_queue: str | None = None
+
+
 @dataclass(slots=True)
 class Job:
     """One job. ``user_data`` and ``notify_queue`` are None when the submit had none."""
@@ -131,21 +166,52 @@ class Jobs:
     def submit(self, job: Job) -> None:
         """Start a job's life."""
         job.submitted_ms = self._clock.now_ms()
-        self._jobs[job.job_id] = job
-        while len(self._jobs) > _MOST_KEPT:
-            oldest = next(iter(self._jobs.values()))
-            if not oldest.has_ended:
-                break
-            del self._jobs[oldest.job_id]
+        self._keep(job)
         pipeline = self._pipelines.setdefault(job.pipeline_id, _Pipeline())
         pipeline.queued += 1
         self._later(self._length_s(job) * _QUEUING_SHARE, lambda: self._line_up(pipeline, job))
+
+    def put(self, given: GivenJob) -> Job:
+        """Keep a job in the state it is given in, and send its notification where one is asked for."""
+        now_ms = self._clock.now_ms()
+        job = Job(
+            job_id=given.job_id,
+            function=given.function,
+            params=given.params,
+            input=given.input,
+            output=given.output,
+            pipeline_id=given.pipeline_id,
+            user_data=given.user_data,
+            notify_queue=given.notify_queue,
+            state=given.state,
+            submitted_ms=now_ms,
+        )
+        if job.has_ended:
+            job.ended_ms = now_ms
+            has_failed = job.state == "Fail"
+            job.code = given.code or ("InternalError" if has_failed else "Success")
+            job.message = given.message if has_failed else ""
+            job.result = results.failure(job.code, job.message) if has_failed else _made_up(job)
+        if given.result is not None:
+            job.result = _ordered(given.result)
+        self._keep(job)
+        if job.notify_queue is not None:
+            self._on_end(job)
+        return job
 
     def close(self) -> None:
         """Stop everything; jobs stay in the state they are in."""
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+
+    def _keep(self, job: Job) -> None:
+        self._jobs[job.job_id] = job
+        while len(self._jobs) > _MOST_KEPT:
+            oldest = next(iter(self._jobs.values()))
+            if not oldest.has_ended:
+                break
+            del self._jobs[oldest.job_id]
 
     def _length_s(self, job: Job) -> float:
         return self._job_s if job.orders.job_s is None else job.orders.job_s
@@ -167,22 +233,25 @@ class Jobs:
             self._later(length_s, lambda job=job: self._end(pipeline, job))  # type: ignore[misc] # the job of this turn
 
     def _end(self, pipeline: _Pipeline, job: Job) -> None:
+        # A job that was put in its place has no notification to send.
+        if self._jobs.get(job.job_id) is job:
+            self._finish(job)
+        pipeline.running -= 1
+        self._start_next(pipeline)
+
+    def _finish(self, job: Job) -> None:
         job.ended_ms = self._clock.now_ms()
         fail = job.orders.fail
         if fail is None:
-            files = results.Files(job.input, job.output, job.ended_ms)
             job.state, job.code = "Success", "Success"
-            job.result = results.result_of(job.function, files, job.job_id)
+            job.result = _made_up(job)
         else:
             job.state, job.code, job.message = "Fail", fail.code, fail.message
             job.result = results.failure(fail.code, fail.message)
         if job.orders.result is not None:
-            ordered = job.orders.result
-            job.result = ordered if isinstance(ordered, str) else results.compact(ordered)
+            job.result = _ordered(job.orders.result)
         for _ in range(self._notifications(job)):
             self._on_end(job)
-        pipeline.running -= 1
-        self._start_next(pipeline)
 
     def _notifications(self, job: Job) -> int:
         if job.notify_queue is None:
@@ -204,3 +273,11 @@ class Jobs:
 
         timer = asyncio.get_running_loop().call_later(delay_s, fire)
         self._timers.add(timer)
+
+
+def _made_up(job: Job) -> str:
+    return results.result_of(job.function, results.Files(job.input, job.output, job.ended_ms), job.job_id)
+
+
+def _ordered(result: Any) -> str:
+    return result if isinstance(result, str) else results.compact(result)

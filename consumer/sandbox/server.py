@@ -23,7 +23,7 @@ from consumer.sandbox.account import Account
 from consumer.sandbox.answer import Answer
 from consumer.sandbox.clock import Clock
 from consumer.sandbox.faults import Faults
-from consumer.sandbox.jobs import Job, Jobs
+from consumer.sandbox.jobs import GivenJob, Job, Jobs
 from consumer.sandbox.log import RequestLog
 from consumer.sandbox.message import Draft, Message
 from consumer.sandbox.mns_api import MnsApi
@@ -130,6 +130,10 @@ class Sandbox:
                 mailbox.queue.sweep(self.clock.now_ms())
                 return list(mailbox.queue)
         return []
+
+    def add_job(self, given: GivenJob) -> Job:
+        """Put a job in as it ended (or as it stays), without running it; a query answers just what was given."""
+        return self.jobs.put(given)
 
     async def __aenter__(self) -> Self:
         self._server = web.Server(

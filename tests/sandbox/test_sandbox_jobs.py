@@ -16,7 +16,7 @@ from alibabacloud_tea_openapi.exceptions import ClientException
 from alibabacloud_tea_openapi.models import Config
 from anyio.to_thread import run_sync
 
-from consumer.sandbox import Fault, Sandbox, SandboxSettings
+from consumer.sandbox import Fault, GivenJob, Sandbox, SandboxSettings
 from consumer.sandbox.jobs import MOST_QUEUED
 from consumer.sandbox.results import FUNCTIONS, Files, result_of
 
@@ -369,3 +369,35 @@ async def test_old_jobs_make_room(sandbox: Sandbox, monkeypatch: pytest.MonkeyPa
     later = [await submitted(sandbox, job_params=ordering(job_s=3600)) for _ in range(3)]
     assert sandbox.jobs.get(first) is None
     assert all(sandbox.jobs.get(job_id) is not None for job_id in later)
+
+
+async def test_a_job_as_it_ended(sandbox: Sandbox) -> None:
+    """A job that is put in is answered by a query as it was given, and notifies the queue that was named."""
+    sandbox.add_job(GivenJob(job_id="a-1", state="Fail", user_data="u", result='{"Code":"Oops"}'))
+    sandbox.add_job(GivenJob(job_id="b-2", function="VideoClip", code="Success", notify_queue="done"))
+    failed, succeeded = await queried(sandbox, "a-1"), await queried(sandbox, "b-2")
+    assert [failed[name] for name in ("FunctionName", "State", "UserData", "Result")] == [
+        *("Cover", "Fail", "u", '{"Code":"Oops"}')
+    ]
+    assert json.loads(json.loads(succeeded["Result"])["Data"])["result"]
+    (message,) = notifications(sandbox)
+    assert (message["JobId"], message["State"], message["FunctionName"]) == ("b-2", "Success", "VideoClip")
+
+
+async def test_a_job_in_the_place_of_a_running_one(sandbox: Sandbox) -> None:
+    """A job that is put in the place of a running one stays as given: the running one never ends, never notifies."""
+    job_id = await submitted(sandbox)
+    sandbox.add_job(GivenJob(job_id=job_id, state="Analysing"))
+    other = await submitted(sandbox)
+    await ended(sandbox, other)
+    assert (await queried(sandbox, job_id))["State"] == "Analysing"
+    assert [message["JobId"] for message in notifications(sandbox)] == [other]
+
+
+async def test_a_job_as_it_ended_by_control(sandbox: Sandbox, control: Callable[..., Any]) -> None:
+    """The control API puts a job in, and refuses a state that no job has."""
+    status, shown = await control("POST", "/jobs", {"job_id": "c", "state": "Fail", "code": "X", "message": "why"})
+    assert (status, shown["state"]) == (200, "Fail")
+    assert json.loads((await queried(sandbox, "c"))["Result"]) == {"Code": "X", "Details": [], "Message": "why"}
+    status, shown = await control("POST", "/jobs", {"job_id": "d", "state": "Lost"})
+    assert (status, shown["error"][0]["loc"]) == (400, ["state"])
