@@ -24,7 +24,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from consumer.errors import SettingsError
 from consumer.notify_url import NotifyUrl
-from consumer.policy import MAX_HIDE_S, MAX_WAIT_S, LeasePolicy, RetryPolicy, UnroutedPolicy
+from consumer.policy import (
+    MAX_HIDE_S,
+    MAX_WAIT_S,
+    LeasePolicy,
+    RetryPolicy,
+    TrustPolicy,
+    UnroutedPolicy,
+    Verify,
+)
 
 PREFIX: Final = "MNS_CONSUMER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
@@ -112,6 +120,14 @@ class Settings(BaseSettings, Connection):
     unrouted: UnroutedPolicy = Field(
         UnroutedPolicy.SET_ASIDE, description="What becomes of a message that no handler takes."
     )
+    verify: Verify = Field(
+        Verify.RESULTS,
+        description="Which notifications are checked against MPS: `results`: of failed jobs, and where the handler "
+        "wants a result; `always`: of every IProduction job.",
+    )
+    trust_inline_result: bool = Field(
+        default=False, description="Use a result that stands in the message itself; MPS is then not asked for it."
+    )
 
     store: str | None = Field(
         None,
@@ -192,6 +208,11 @@ class Settings(BaseSettings, Connection):
     def retry(self) -> RetryPolicy:
         """The retry settings as one policy."""
         return RetryPolicy(max_failures=self.max_failures, base_s=self.retry_base_s, cap_s=self.retry_cap_s)
+
+    @property
+    def trust(self) -> TrustPolicy:
+        """How far a notification is believed."""
+        return TrustPolicy(self.verify, self.trust_inline_result)
 
     @property
     def lease(self) -> LeasePolicy:

@@ -49,6 +49,29 @@ class Reason(StrEnum):
     """MPS kept saying that the job goes on, for longer than the setting allows."""
     NOT_IPRODUCTION = "not_iproduction"
     """MPS does not know the job as an intelligent production job."""
+    CONTRADICTED = "contradicted"
+    """The message says something of its job that MPS, or an earlier notification, says otherwise."""
+
+
+class Verify(StrEnum):
+    """Which notifications of IProduction jobs are checked against MPS before a handler runs."""
+
+    RESULTS = "results"
+    """Those whose handler wants a result, and those of failed jobs."""
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True)
+class TrustPolicy:
+    """How far a notification is believed: anyone who may send to the queue can write one.
+
+    Args:
+        verify: Which notifications are checked against MPS.
+        inline_result: Whether a result in the message is used in place of MPS's.
+    """
+
+    verify: Verify = Verify.RESULTS
+    inline_result: bool = False
 
 
 class UnroutedPolicy(StrEnum):

@@ -1,7 +1,8 @@
 """Get what a handler wants besides the message: the job's result, typed, and its UserData, typed.
 
-MPS is asked only when the handler's annotation wants a result, the job did not fail and the message has none of its
-own.
+A notification is a hint, not a proof: anyone who may send to the queue can write one. So MPS is asked where the
+handler wants a result, where the job is said to have failed, and always where the settings say so. Then FunctionName,
+State, UserData and result are MPS's, and a message that says otherwise is set aside.
 
 Elsewhere: the call itself (``cloud.mps``), waiting while MPS is down (``engine.results``), unfolding the answer
 (``message.result``).
@@ -19,14 +20,18 @@ from consumer.cloud.mps import JobAnswer
 from consumer.engine.outcome import NotReady, Unfit, Unreachable
 from consumer.engine.results import Query, is_about_the_job
 from consumer.errors import CloudError
+from consumer.message.contradiction import contradictions
 from consumer.message.notification import Kind, Notification, Phase
-from consumer.message.result import read_result
+from consumer.message.result import NOT_SAVED, JobResult, read_result
+from consumer.message.user_data import read_user_data
 from consumer.ops.words import QueryResult
 from consumer.plugin.handler import Handler, Wanted
-from consumer.policy import Reason
+from consumer.policy import Reason, TrustPolicy, Verify
 
 _FAIL: Final = "Fail"
-_UNFINISHED: Final = frozenset({"Queuing", "Analysing"})
+_ENDED: Final = frozenset({"Success", _FAIL})
+_NOT_SAVED_CODE: Final = "OutputNotSaved"
+"""The code of a job that says Success and has written nothing: ours, since MPS gives none."""
 
 
 @dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
@@ -43,6 +48,7 @@ class Fetched:
         message: MPS's wording.
         input: The job's Input.
         output: The job's Output, a URL or a template.
+        user_data_text: UserData as it came, for the ledger.
         user_data: UserData, validated where the handler asks for a type.
     """
 
@@ -55,6 +61,7 @@ class Fetched:
     message: str | None
     input: str | None
     output: str | None
+    user_data_text: str | None
     user_data: object
 
 
@@ -62,6 +69,8 @@ async def fetch(
     notification: Notification,
     handler: Handler,
     query: Query,
+    trust: TrustPolicy,
+    *,
     wait_limit_s: float,
     observe: Callable[[QueryResult], None],
 ) -> Fetched | Unfit | NotReady | Unreachable:
@@ -71,6 +80,7 @@ async def fetch(
         notification: What the message says.
         handler: What it wants.
         query: Asks MPS for one job.
+        trust: How far the message is believed.
         wait_limit_s: For how long a result may be not ready, from the message's enqueuing.
         observe: Told what each question brought.
 
@@ -78,21 +88,26 @@ async def fetch(
         What the handler gets, or why it can't be called.
     """
     answer: JobAnswer | None = None
-    if _must_ask(notification, handler):
+    if _must_ask(notification, handler, trust):
         asked = await _ask(notification, query, wait_limit_s, observe)
         if not isinstance(asked, JobAnswer):
             return asked
         answer = asked
-    return _complete(notification, handler, answer)
+        if different := contradictions(
+            notification, function=answer.function, state=answer.state, user_data=answer.user_data
+        ):
+            told = f"MPS says otherwise of job {notification.job_id!r}: {'; '.join(different)}"
+            return Unfit(Reason.CONTRADICTED, told)
+    return _complete(notification, handler, trust, answer)
 
 
-def _must_ask(notification: Notification, handler: Handler) -> bool:
-    return (
-        handler.result is not None
-        and notification.kind is Kind.IPRODUCTION
-        and notification.phase is Phase.SUCCEEDED
-        and notification.result_text is None
-    )
+def _must_ask(notification: Notification, handler: Handler, trust: TrustPolicy) -> bool:
+    """Whether MPS is asked; for other kinds of messages it has no such call."""
+    if notification.kind is not Kind.IPRODUCTION:
+        return False
+    if trust.verify is Verify.ALWAYS or notification.phase is Phase.FAILED:
+        return True
+    return handler.result is not None and not (trust.inline_result and notification.result_text is not None)
 
 
 async def _ask(
@@ -108,32 +123,38 @@ async def _ask(
     if not answer.found:
         observe(QueryResult.UNKNOWN)
         return Unfit(Reason.NOT_IPRODUCTION, f"MPS says that job {job_id!r} is not an intelligent production job")
-    if answer.state in _UNFINISHED:
+    if answer.state not in _ENDED:
         observe(QueryResult.NOT_READY)
-        return NotReady(answer.state, wait_limit_s)
+        return NotReady(answer.state or "none", wait_limit_s)
     observe(QueryResult.ENDED)
     return answer
 
 
-def _complete(notification: Notification, handler: Handler, answer: JobAnswer | None) -> Fetched | Unfit:
-    """Validate what the handler asks for; either type that doesn't fit sets the message aside."""
-    failed = notification.phase is Phase.FAILED or (answer is not None and answer.state == _FAIL)
+def _complete(
+    notification: Notification, handler: Handler, trust: TrustPolicy, answer: JobAnswer | None
+) -> Fetched | Unfit:
+    """Type what the handler asks for: of MPS's answer, or of the message alone where MPS was not asked."""
+    if answer is None:
+        state, text, source, output = notification.state, _inline_result(notification, trust), None, None
+        user_data_text, decoded = notification.user_data_text, notification.user_data
+    else:
+        state, text, source, output = answer.state or "", answer.result, answer.input, answer.output
+        user_data_text, decoded = read_user_data(answer.user_data)
     code, message = notification.code, notification.message
-    text = notification.result_text if answer is None else answer.result
+    failed = notification.phase is Phase.FAILED
+    read = None if text is None else read_result(text, output)
+    if read is not None and not read.is_saved:
+        failed, code, message = True, _NOT_SAVED_CODE, f"{NOT_SAVED}: is the output bucket in the region of MPS?"
+    elif read is not None and failed:
+        code, message = read.code or code, read.message or message
     result: object = None
-    if failed:
-        # A failed job that the notification called a success: its own words say why.
-        if answer is not None and answer.result is not None:
-            told = read_result(answer.result, answer.output)
-            code, message = told.code or code, told.message or message
-    elif handler.result is not None:
-        data, problem = _data(notification, text, None if answer is None else answer.output)
-        result = _validated("result", handler.result, data, problem)
+    if handler.result is not None and not failed:
+        result = _validated("result", handler.result, *_data(notification, read))
         if isinstance(result, Unfit):
             return result
-    user_data: object = notification.user_data
+    user_data: object = decoded
     if handler.user_data is not None:
-        user_data = _validated("UserData", handler.user_data, notification.user_data, None)
+        user_data = _validated("UserData", handler.user_data, decoded, None)
         if isinstance(user_data, Unfit):
             return user_data
     return Fetched(
@@ -141,21 +162,29 @@ def _complete(notification: Notification, handler: Handler, answer: JobAnswer | 
         result=result,
         result_text=text,
         failed=failed,
-        state=notification.state if answer is None else answer.state or notification.state,
+        state=state,
         code=code,
         message=message,
-        input=None if answer is None else answer.input,
-        output=None if answer is None else answer.output,
+        input=source,
+        output=output,
+        user_data_text=user_data_text,
         user_data=user_data,
     )
 
 
-def _data(notification: Notification, text: str | None, output: str | None) -> tuple[JsonValue, str | None]:
+def _inline_result(notification: Notification, trust: TrustPolicy) -> str | None:
+    """The result that came with the message, where it is believed; of other kinds there is no other."""
+    is_job = notification.kind is Kind.IPRODUCTION
+    return notification.result_text if trust.inline_result or not is_job else None
+
+
+def _data(notification: Notification, read: JobResult | None) -> tuple[JsonValue, str | None]:
     """What the result's type is validated against; messages of other kinds are their own result."""
-    if text is None and notification.kind is not Kind.IPRODUCTION:
+    if read is not None:
+        return read.data, read.problem
+    if notification.kind is not Kind.IPRODUCTION:
         return notification.document, None
-    read = read_result(text, output)
-    return read.data, read.problem
+    return None, "MPS gave no Result"
 
 
 def _validated(what: str, wanted: Wanted[Any], data: JsonValue, problem: str | None) -> object:

@@ -192,11 +192,14 @@ class Dead:
         reason: Why, as a word.
         error: Why, as a sentence.
         cause: The exception whose traceback is kept.
+        closes_job: Whether the job has ended with it. Only what a run of the handler came to ends a job; what the
+            message alone was found wrong for ends that message, since another message may tell of the same job rightly.
     """
 
     reason: Reason
     error: str
     cause: Exception | None = None
+    closes_job: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +235,7 @@ def decide(end: End, run: Run, policy: RetryPolicy) -> Outcome:
             # It comes back once that claim can have ended; the holder deletes its own message meanwhile.
             return Hide(_whole(end.remaining_s), None, "its job is being handled by another delivery")
         case Unfit():
-            return Dead(end.reason, end.error)
+            return Dead(end.reason, end.error, closes_job=end.reason is Reason.CRASHING)
         case NotReady():
             return _not_ready(end, run)
         case Unreachable():
@@ -265,7 +268,7 @@ def _cut_short(cut: Cut, run: Run) -> Outcome:
 def _not_ready(end: NotReady, run: Run) -> Hide | Dead:
     if run.age_s >= end.limit_s:
         told = f"MPS still says {end.state!r} {run.age_s:.0f} s after the notification; waited up to {end.limit_s:g} s"
-        return Dead(Reason.RESULT_NOT_READY, told)
+        return Dead(Reason.RESULT_NOT_READY, told, closes_job=False)
     return _come_back(_patience_s(run), run, None, f"the job is {end.state!r}: no result yet")
 
 
@@ -300,7 +303,8 @@ def _come_back(delay_s: float, run: Run, failure: str | None, why: str, error: E
             f"the next try in {whole_s} s would come too late: the message is {run.age_s:.0f} s old and its queue "
             f"keeps {run.retention_s:.0f} s; last: {why}"
         )
-        return Dead(Reason.EXPIRING, told, error)
+        ran = failure is not None or run.failures > 0
+        return Dead(Reason.EXPIRING, told, error, closes_job=ran)
     return Hide(whole_s, failure, why)
 
 

@@ -24,8 +24,10 @@ from consumer.engine.invoke import invoke
 from consumer.engine.lane import Lane
 from consumer.engine.outcome import (
     Cut,
+    Dead,
     End,
     HeldElsewhere,
+    Outcome,
     Run,
     Skipped,
     Unfit,
@@ -38,10 +40,13 @@ from consumer.engine.slots import Place
 from consumer.engine.tasks import new_scope
 from consumer.engine.work import Work, read
 from consumer.errors import StoreError
+from consumer.message.contradiction import contradictions
+from consumer.message.key import message_key
+from consumer.message.notification import Notification
 from consumer.ops.words import Outcome as Word
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import NOT_WANTED, Job
-from consumer.policy import SUSPECT_STARTS
+from consumer.policy import SUSPECT_STARTS, Reason
 from consumer.store.ledger import Claimed, Elsewhere, Ended
 
 _CLAIM_TRIES: Final = 4
@@ -71,9 +76,11 @@ async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
         with new_scope() as delivery.scope:
             work.end = await _run(lane, work)
         # A run that was cut short left no end behind.
-        end = work.end = work.end or delivery.cut or Cut.STOPPING
-        outcome = decide(end, _facts(lane, work), work.rules.retry_of(handler))
+        work.end = work.end or delivery.cut or Cut.STOPPING
+        outcome = decide(work.end, _facts(lane, work), work.rules.retry_of(handler))
         place.leave(unused=not work.started_at)
+        if isinstance(outcome, Dead) and not outcome.closes_job:
+            outcome = await _close_message_only(lane, work, outcome)
         # Outside the scope: nothing may cut short what is being written down, but the stop deadline.
         settled = await lane.settler.settle(delivery, outcome, work.record(lane.identity))
         return report(lane, work, settled)
@@ -90,6 +97,9 @@ async def _run(lane: Lane, work: Work) -> End:
         return work.verdict
     if lane.stopping:
         return Cut.STOPPING
+    if isinstance(work.verdict, Unfit):
+        # Nothing to claim: whatever job it names is not touched by it.
+        return work.verdict
     if lane.held[work.key] is not work.delivery:
         # Another message of the same job, as when MPS sent its notification twice.
         return HeldElsewhere(work.rules.settings.lease_step_s / 4)
@@ -105,28 +115,60 @@ async def _run(lane: Lane, work: Work) -> End:
     match claim:
         case Ended():
             work.delivery.key = None
-            return Skipped.DUPLICATE
+            return _second(work.notification, claim)
         case Elsewhere():
             work.delivery.key = None
             return HeldElsewhere(claim.remaining_s)
         case Claimed():
             work.claim = claim
             work.delivery.claimed = True
-    if isinstance(work.verdict, Unfit):
-        return work.verdict
     if dead := crashing(work.claim.starts):
         return dead
     fetched = await fetch(
         work.notification,
         work.verdict,
         lane.results.query,
-        work.rules.settings.result_wait_s,
-        lambda word: lane.queries[word].inc(),
+        work.rules.trust,
+        wait_limit_s=work.rules.settings.result_wait_s,
+        observe=lambda word: lane.queries[word].inc(),
     )
     if not isinstance(fetched, Fetched):
         return fetched
     work.fetched = fetched
     return await _handle(lane, work, work.verdict, fetched)
+
+
+def _second(seen: Notification, ended: Ended) -> Skipped | Unfit:
+    """What a notification of a job that has ended before is: the same again, or one that says something else."""
+    different = contradictions(seen, function=ended.function, state=ended.state, user_data=ended.user_data)
+    if not different:
+        return Skipped.DUPLICATE
+    return Unfit(
+        Reason.CONTRADICTED, f"its job has ended before, and differs from this message: {'; '.join(different)}"
+    )
+
+
+async def _close_message_only(lane: Lane, work: Work, dead: Dead) -> Outcome:
+    """Take the message's own key in place of its job's, so that setting it aside leaves the job open.
+
+    Returns:
+        The same outcome; another one where the message was set aside before, or is being set aside elsewhere.
+    """
+    delivery = work.delivery
+    delivery.stage = Stage.SETTLING
+    await lane.settler.let_go(delivery)
+    key = delivery.key = message_key(lane.identity, delivery.message.message_id)
+    claim = await lane.gate.persist(lambda: lane.ledger.claim(key, lane.leases.claim_s(delivery)))
+    match claim:
+        case Claimed():
+            delivery.claimed = True
+            return dead
+        case Ended():
+            work.end = Skipped.DUPLICATE
+        case Elsewhere():
+            work.end = HeldElsewhere(claim.remaining_s)
+    delivery.key = None
+    return decide(work.end, _facts(lane, work), work.rules.retry)
 
 
 async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> End:

@@ -16,7 +16,7 @@ from consumer.config import Settings
 from consumer.engine.invoke import CallLimits
 from consumer.plugin.handler import Handler
 from consumer.plugin.registry import Registry
-from consumer.policy import RetryPolicy
+from consumer.policy import RetryPolicy, TrustPolicy
 
 
 @dataclass(slots=True, eq=False)
@@ -28,17 +28,20 @@ class Rules:
         registry: The handlers.
         turns: What the handlers wait for that limit how many of them run at once, by name.
         retry: The settings' rules for failures.
+        trust: How far a notification is believed.
     """
 
     settings: Settings
     registry: Registry
     turns: Mapping[str, anyio.CapacityLimiter]
     retry: RetryPolicy = field(init=False)
+    trust: TrustPolicy = field(init=False)
     _limits: dict[str, CallLimits] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Put together once what each message asks for."""
         self.retry = self.settings.retry
+        self.trust = self.settings.trust
 
     def limits_of(self, handler: Handler) -> CallLimits:
         """The time that one run of a handler has."""

@@ -86,10 +86,10 @@ class Settler:
             case Forget():
                 self._delete(delivery)
             case Hide():
-                await self._let_go(delivery, outcome.failure)
+                await self.let_go(delivery, outcome.failure)
                 await self._hide(delivery, outcome.delay_s)
             case Lost():
-                await self._let_go(delivery, None)
+                await self.let_go(delivery)
                 delivery.stage = Stage.CLOSED
         return outcome
 
@@ -105,7 +105,13 @@ class Settler:
         )
         return Lost()
 
-    async def _let_go(self, delivery: Delivery, failure: str | None) -> None:
+    async def let_go(self, delivery: Delivery, failure: str | None = None) -> None:
+        """Release a delivery's claim.
+
+        Args:
+            delivery: Whose; nothing happens where it has none.
+            failure: The handler's failure to count for its job, as one sentence.
+        """
         key = delivery.key
         if key is None:
             return

@@ -76,7 +76,8 @@ class Work:
         """What the ledger keeps of it."""
         seen, fetched, now = self.notification, self.fetched, time.time()
         return JobRecord(
-            key=self.key,
+            # Not always its job's: a message that is set aside for itself alone has taken its own key instead.
+            key=self.delivery.key or self.key,
             queue=queue_identity,
             kind=seen.kind,
             function=seen.route,
@@ -85,7 +86,7 @@ class Work:
             state=seen.state if fetched is None else fetched.state,
             code=seen.code if fetched is None else fetched.code,
             message=seen.message if fetched is None else fetched.message,
-            user_data=seen.user_data_text,
+            user_data=seen.user_data_text if fetched is None else fetched.user_data_text,
             result=None if fetched is None else fetched.result_text,
             attempts=self.attempt,
             enqueued_at=self.delivery.message.enqueued_at,
@@ -104,7 +105,11 @@ def read(delivery: Delivery, queue_identity: str, rules: Rules) -> Work:
     key = ledger_key(queue_identity, seen, message_id)
     if seen.phase is Phase.INTERMEDIATE:
         return Work(delivery, key, seen, Skipped.INTERMEDIATE, rules)
-    return Work(delivery, key, seen, _find(rules.registry, seen) or _unrouted(rules, seen), rules)
+    handler = _find(rules.registry, seen)
+    if handler is None:
+        # Under the message's own key: the name that nobody takes may be a stranger's, and the job another one's.
+        return Work(delivery, message_key(queue_identity, message_id), seen, _unrouted(rules, seen), rules)
+    return Work(delivery, key, seen, handler, rules)
 
 
 def _find(registry: Registry, seen: Notification) -> Handler | None:

@@ -8,10 +8,18 @@ Elsewhere: one spelling twice (``strict_json``), what the fields mean (``notific
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from pydantic import JsonValue
 
 from consumer.message.strict_json import agree, dump, name_of
 from consumer.message.unreadable import Unreadable, shown
+
+JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""JobId and RunId: a handler may build a file's name or a query from one (facts: iproduction, 1: 32 hex digits)."""
+FUNCTION_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+"""FunctionName, as MPS writes them: ``VideoH2V`` (facts: iproduction, 4)."""
 
 
 def fold(document: dict[str, JsonValue]) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
@@ -56,6 +64,30 @@ def text_of(fields: dict[str, JsonValue], key: str) -> str | None:
     if isinstance(value, bool | dict | list):
         raise Unreadable("keys", f"expected text as {key} (in any case), came {name_of(value)}")
     return str(value)
+
+
+def name_in(fields: dict[str, JsonValue], key: str, allowed: re.Pattern[str]) -> str | None:
+    """Read a name that others build on: text of a fixed alphabet, never a number.
+
+    Args:
+        fields: By lower-case key, as ``fold`` gives them.
+        key: In lower case, such as ``jobid``.
+        allowed: What the whole name must match: ``JOB_ID`` or ``FUNCTION_NAME``.
+
+    Returns:
+        The name; ``None`` when missing, ``null`` or empty.
+
+    Raises:
+        Unreadable: Layer ``keys``: it is no string, or has other characters or another length.
+    """
+    value = fields.get(key)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise Unreadable("keys", f"expected a string as {key} (in any case), came {name_of(value)}")
+    if not allowed.fullmatch(value):
+        raise Unreadable("keys", f"expected {allowed.pattern} as {key} (in any case), came {shown(value)}")
+    return value
 
 
 def wording_of(fields: dict[str, JsonValue], key: str) -> str | None:

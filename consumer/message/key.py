@@ -2,6 +2,7 @@
 
     queue | kind | JobId                an IProduction job that ended: one end a job
     queue | kind | JobId or RunId | state   other kinds, which report more than once
+    queue | kind | JobId | EventType        events of the sister service that name a job
     queue | MessageId | id              where the message names nothing, or nothing that is known to be one thing
 
 A key is text, at most ``MAX_KEY_CHARACTERS`` long, the same for the same input in every version: it is
@@ -39,13 +40,15 @@ def ledger_key(queue_identity: str, notification: Notification, message_id: str)
         message_id: MNS's id of the message, which stands in where the notification names nothing.
 
     Returns:
-        The key; see the module for its three forms.
+        The key; see the module for its forms.
     """
     kind, job_id = notification.kind, notification.job_id
     if job_id is None:
         return message_key(queue_identity, message_id)
     if kind is Kind.IPRODUCTION and notification.phase is not Phase.INTERMEDIATE:
         return _join(queue_identity, kind, job_id)
+    if kind is Kind.IMS_EVENT and notification.event_type is not None:
+        return _join(queue_identity, kind, job_id, notification.event_type)
     if kind in _SEVERAL_MEANINGS:
         return message_key(queue_identity, message_id)
     return _join(queue_identity, kind, job_id, notification.state)

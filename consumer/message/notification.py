@@ -22,7 +22,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from consumer.message.envelope import unwrap
-from consumer.message.fields import fold, text_of, wording_of
+from consumer.message.fields import FUNCTION_NAME, JOB_ID, fold, name_in, text_of, wording_of
 from consumer.message.strict_json import dump, parse_container
 from consumer.message.unreadable import Unreadable, shown
 from consumer.message.user_data import read_user_data
@@ -89,7 +89,9 @@ class Notification:
         message: The service's wording; ``None`` where absent.
         user_data_text: UserData as it came; ``None`` when missing, empty or ``null``.
         user_data: UserData decoded: a JSON object or array, else the text itself, else ``None``.
-        result_text: A Result or Data that came with the message after all; ``None`` as a rule.
+        result_text: A Result or Data that came with the message after all; ``None`` as a rule. Anyone who may send to
+            the queue can write it.
+        event_type: The EventType of an event; ``None`` for other kinds.
         document: The whole message as JSON, keys as they came (first of two spellings).
     """
 
@@ -105,6 +107,7 @@ class Notification:
     user_data: JsonValue
     result_text: str | None
     document: dict[str, JsonValue]
+    event_type: str | None = None
 
 
 def decode(body: bytes) -> Notification | Undecodable:
@@ -128,19 +131,21 @@ def decode(body: bytes) -> Notification | Undecodable:
 
 def _notification(fields: dict[str, JsonValue], document: dict[str, JsonValue]) -> Notification:
     kind, type_text = _kind(fields)
-    function = None
-    job_id = text_of(fields, "jobid")
+    function = event_type = None
+    if kind in _EVENTS:
+        event_type = text_of(fields, "eventtype")
+        fields = _event_fields(fields)
+    job_id = name_in(fields, "jobid", JOB_ID)
     if kind is Kind.IPRODUCTION:
-        function = text_of(fields, "functionname")
+        function = name_in(fields, "functionname", FUNCTION_NAME)
         if function is None or job_id is None:
             raise Unreadable(
                 "keys", f"expected {'JobId' if function else 'FunctionName'} in an IProduction message, came none"
             )
-        state = text_of(fields, "state") or ""
-    elif kind is Kind.MEDIA_WORKFLOW:
+    if kind is Kind.MEDIA_WORKFLOW:
         job_id, state = _workflow(fields)
     elif kind in _EVENTS:
-        job_id, state = _event(fields)
+        state = text_of(fields, "status") or text_of(fields, "state") or ""
     else:
         state = text_of(fields, "state") or ""
     user_data_text, user_data = read_user_data(fields.get("userdata"))
@@ -151,12 +156,13 @@ def _notification(fields: dict[str, JsonValue], document: dict[str, JsonValue]) 
         job_id=job_id,
         state=state,
         phase=_phase(kind, state, type_text),
-        code=wording_of(fields, "code"),
-        message=wording_of(fields, "message" if "message" in fields else "msg"),
+        code=wording_of(fields, "code" if "code" in fields else "errorcode"),
+        message=wording_of(fields, next((key for key in _MESSAGE_KEYS if key in fields), "message")),
         user_data_text=user_data_text,
         user_data=user_data,
         result_text=_inline_result(fields) if "result" in fields or "data" in fields else None,
         document=document,
+        event_type=event_type,
     )
 
 
@@ -181,38 +187,34 @@ def _workflow(fields: dict[str, JsonValue]) -> tuple[str | None, str]:
     """A workflow's RunId and state; the state outside is that of the step that reports, mostly Success."""
     execution = fields.get("mediaworkflowexecution")
     inner = fold(execution)[0] if isinstance(execution, dict) else {}
-    run_id = text_of(fields, "runid") or text_of(inner, "runid")
+    run_id = name_in(fields, "runid", JOB_ID) or name_in(inner, "runid", JOB_ID)
     state = text_of(inner, "state") or text_of(fields, "state") or ""
     return run_id, state
 
 
-def _event(fields: dict[str, JsonValue]) -> tuple[str | None, str]:
-    """An event's job and status where it names them, in itself or in its MessageBody."""
-    inner: dict[str, JsonValue] = {}
+def _event_fields(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """An event's own fields and those of its MessageBody; where both have one, its own.
+
+    Source:
+        Events of the sister service (facts: iproduction, 6).
+    """
     body = fields.get("messagebody")
     if isinstance(body, str):
         try:
             body = parse_container(body)
         except Unreadable:
             body = None  # the sister service's own text; the handler finds it in the document
-    if isinstance(body, dict):
-        inner = fold(body)[0]
-    job_id = text_of(fields, "jobid") or text_of(inner, "jobid")
-    for part in (fields, inner):
-        state = text_of(part, "status") or text_of(part, "state")
-        if state:
-            return job_id, state
-    return job_id, ""
+    return fold(body)[0] | fields if isinstance(body, dict) else fields
 
 
 def _phase(kind: Kind, state: str, type_text: str) -> Phase:
     """What a state means; for a job a state that isn't known is no end and nothing else either."""
-    phase = _PHASES.get(state.lower())
+    phase = phase_of(state)
     if kind is Kind.IPRODUCTION and phase is not None:
         return phase
     if kind in _ANY_STATE:
         # Their states are not documented: only a failure is told apart, and none is thrown away as intermediate.
-        return Phase.FAILED if phase is Phase.FAILED else Phase.SUCCEEDED
+        return Phase.FAILED if phase is Phase.FAILED or state.lower() == "failed" else Phase.SUCCEEDED
     if kind is Kind.MEDIA_WORKFLOW:
         if type_text.lower() == "start":
             return Phase.INTERMEDIATE
@@ -225,6 +227,11 @@ def _phase(kind: Kind, state: str, type_text: str) -> Phase:
         known = ", ".join(word.capitalize() for word in _PHASES if word != "succes")
         raise Unreadable("state", f"expected one of {known} as State of this {kind.value} message, came {came}")
     return phase
+
+
+def phase_of(state: str) -> Phase | None:
+    """What a job's State means; ``None`` for a text that is none of the documented ones."""
+    return _PHASES.get(state.lower())
 
 
 def _inline_result(fields: dict[str, JsonValue]) -> str | None:
@@ -257,6 +264,7 @@ _BY_SHAPE: Final = (
 )
 """What a message without Type is told by, the most telling first."""
 
+_MESSAGE_KEYS: Final = ("message", "msg", "errormessage")
 _EVENTS: Final = frozenset({Kind.IMS_EVENT, Kind.VOD_EVENT})
 _ANY_STATE: Final = _EVENTS | {Kind.UNKNOWN}
 _PHASES: Final = {

@@ -6,7 +6,8 @@ One rule gives ``data``, what a handler's model is validated against:
 * no such ``Data``, but a ``Code`` or ``Details``: the document without ``Code``, ``Message`` and ``Data``,
   such as ``{"Details": []}`` (family c);
 * none of them: the document itself (family e, and a ``Data`` that came alone in a message);
-* a text that is no JSON object or array, at either layer: that text, with the reason in ``problem``.
+* a text that is no JSON object or array, at either layer: that text, with the reason in ``problem``;
+* a file whose URL is not ``oss://``: the text as it came likewise, so that nobody fetches from a stranger's address.
 
 In ``data``, files are named by their object key without the bucket; each is completed from the job's
 ``Output``. Numbers that came as strings stay strings: a model knows which are numbers, this does not.
@@ -17,16 +18,21 @@ Elsewhere: asking for the result (``cloud.mps``), its model for each function (`
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
 
 from pydantic import JsonValue
 
 from consumer.message.strict_json import dump, parse, parse_container, storable
-from consumer.message.unreadable import Unreadable
+from consumer.message.unreadable import Unreadable, shown
 
 _OUTPUT = re.compile(r"oss://[^/\s]+\.oss-[a-z0-9-]+\.aliyuncs\.com(?=/|$)")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILE_KEYS = frozenset({"file", "url"})
+_OSS = "oss://"
+NOT_SAVED: Final = "oss fail to save the image in the given bucket"
+"""What stands in place of a file where a job that says Success has written none (facts: iproduction, 4)."""
 _HEAD_KEYS = frozenset({"code", "message", "data"})
 
 
@@ -41,6 +47,7 @@ class JobResult:
             without its head; the text as it came where it does not parse; ``None`` where nothing came.
         text: The text as it came, always kept (characters that no store keeps are spelt as escapes).
         problem: Why some layer did not parse, naming layer and position; ``None`` when all did.
+        is_saved: ``False`` where some file was not written (``NOT_SAVED``): then the job failed, whatever its State.
     """
 
     code: str | None
@@ -48,6 +55,7 @@ class JobResult:
     data: JsonValue
     text: str
     problem: str | None
+    is_saved: bool = True
 
 
 def read_result(raw: JsonValue, output: str | None) -> JobResult:
@@ -74,13 +82,37 @@ def read_result(raw: JsonValue, output: str | None) -> JobResult:
         document = parse_container(text)
     except Unreadable as fault:
         return JobResult(None, None, text, text, _problem("Result", fault))
-    base = _base_of(output)
     if isinstance(document, list):
-        return JobResult(None, None, _complete(document, base), text, None)
-    return _read_document(document, base, text)
+        return _checked(JobResult(None, None, document, text, None), output)
+    return _checked(_read_document(document, text), output)
 
 
-def _read_document(document: dict[str, JsonValue], base: str | None, text: str) -> JobResult:
+def _checked(read: JobResult, output: str | None) -> JobResult:
+    """Look at the files that a result names, and complete each from the job's Output."""
+    for file in _files(read.data):
+        if file.lower().startswith(NOT_SAVED):
+            return replace(read, is_saved=False)
+        if _HAS_SCHEME.match(file) and not file.startswith(_OSS):
+            problem = f"Result: expected a file as an object's key or an oss:// URL, came {shown(file)}"
+            return replace(read, data=read.text, problem=problem)
+    base = _base_of(output)
+    return read if base is None else replace(read, data=_complete(read.data, base))
+
+
+def _files(value: JsonValue) -> Iterator[str]:
+    """Every file that a result names, by key or URL."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _files(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(item, str):
+                yield from _files(item)
+            elif key.lower() in _FILE_KEYS:
+                yield item
+
+
+def _read_document(document: dict[str, JsonValue], text: str) -> JobResult:
     # Of two spellings of one key the first counts: a result is kept and shown, not decided by.
     by_name: dict[str, JsonValue] = {}
     for key, value in document.items():
@@ -94,7 +126,7 @@ def _read_document(document: dict[str, JsonValue], base: str | None, text: str) 
     return JobResult(
         code=_wording(by_name.get("code")),
         message=_wording(by_name.get("message")),
-        data=_complete(data, base),
+        data=data,
         text=text,
         problem=problem,
     )
@@ -126,10 +158,8 @@ def _base_of(output: str | None) -> str | None:
     return match.group() if match else None
 
 
-def _complete(value: JsonValue, base: str | None) -> JsonValue:
+def _complete(value: JsonValue, base: str) -> JsonValue:
     """Put bucket and endpoint before each file's key; what is a URL already stays."""
-    if base is None:
-        return value
     if isinstance(value, list):
         return [_complete(item, base) for item in value]
     if not isinstance(value, dict):
@@ -141,4 +171,4 @@ def _complete(value: JsonValue, base: str | None) -> JsonValue:
 
 
 def _url(key: str, base: str) -> str:
-    return key if not key or _HAS_SCHEME.match(key) else f"{base}/{key.removeprefix('/')}"
+    return key if not key or key.startswith(_OSS) else f"{base}/{key.removeprefix('/')}"

@@ -95,7 +95,7 @@ class Job(Generic[ResultT, UserDataT]):
 
     ``Job[CoverResult, MyUserData]`` in the handler's annotation asks for a result of the first type (fetched from
     MPS and validated before the call) and for UserData of the second. ``Job[None, MyUserData]`` and a bare ``Job``
-    ask for no result, and MPS is not called.
+    ask for no result; then MPS is asked only where a job is said to have failed, or where ``verify`` says so.
 
     Args:
         function: FunctionName, or the message kind's name for jobs of other kinds.
@@ -106,9 +106,9 @@ class Job(Generic[ResultT, UserDataT]):
         message: MPS's wording.
         user_data: UserData, validated where the annotation names a type; else a decoded JSON object or array, else
             the text, else ``None``.
-        input: The job's Input, ``oss://...``; ``None`` unless a result was fetched.
+        input: The job's Input, ``oss://...``; ``None`` unless MPS was asked.
         output: The file URL or template that the job was given as Output; for the functions that name no file in
-            their result. ``None`` unless a result was fetched.
+            their result. ``None`` unless MPS was asked.
         attempt: Which run of the handler this is, from 1 (its failures so far + 1).
         queue: The queue's name.
         message_id: MNS's MessageId.

@@ -46,9 +46,15 @@ class Ended:
 
     Args:
         dead: Whether it ended as a dead letter rather than done.
+        function: As in the ``JobRecord`` that closed it.
+        state: Likewise.
+        user_data: Likewise.
     """
 
     dead: bool
+    function: str = ""
+    state: str = ""
+    user_data: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ def _claimed(row: Mapping[str, Any]) -> Claimed | Ended | Elsewhere:
     if row["failures"] is not None:
         return Claimed(row["failures"], row["starts"])
     if row["dead"] is not None:
-        return Ended(dead=row["dead"])
+        return Ended(row["dead"], row["function"], row["state"], row["user_data"])
     remaining_s = row["remaining_s"]
     return Elsewhere(_UNSEEN_S if remaining_s is None else max(0.0, remaining_s))
 

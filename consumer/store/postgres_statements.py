@@ -74,7 +74,7 @@ CLAIM: Final = f"""WITH {_given({"key": "text", "lease_s": "float8"})}, taken AS
   WHERE job.dead IS NULL
     AND (job.held_until IS NULL OR job.held_until <= clock_timestamp() OR job.holder = excluded.holder)
   RETURNING key_id, failures, starts)
-SELECT key_id, taken.failures, taken.starts, job.dead,
+SELECT key_id, taken.failures, taken.starts, job.dead, job.function, job.state, job.user_data,
   extract(epoch FROM job.held_until - clock_timestamp())::float8 AS remaining_s
 FROM given LEFT JOIN taken USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
 """Our own claim is taken again: the caller knows which ones it has, so this is one whose answer got lost. What

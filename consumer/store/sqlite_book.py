@@ -147,7 +147,7 @@ class Book:
         for call, key in zip(free, keys, strict=True):
             if key in ended:
                 self._claims.pop(key, None)
-                answers.append(Answer(call, Ended(dead=bool(ended[key]))))
+                answers.append(Answer(call, ended[key]))
                 continue
             failures, starts = counts.get(key, (0, 0))
             self._claims[key] = _Claim(now + call.value, failures, starts)
@@ -249,12 +249,13 @@ class Book:
         )
 
 
-def _look_up_ended(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, int]:
-    """Which keys have ended, and whether dead."""
-    ended: dict[str, int] = {}
+def _look_up_ended(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Ended]:
+    """Which keys have ended, and how."""
+    ended: dict[str, Ended] = {}
     for some in _padded([key_hash(key) for key in keys]):
-        statement = f"SELECT key, dead FROM job WHERE id IN ({ids_by_hash(len(some))})"  # noqa: S608 - question marks only
-        ended.update(connection.execute(statement, some))
+        statement = f"SELECT key, dead, function, state, user_data FROM job WHERE id IN ({ids_by_hash(len(some))})"  # noqa: S608 - question marks only
+        rows = connection.execute(statement, some)
+        ended.update((key, Ended(bool(dead), *told)) for key, dead, *told in rows)
     return ended
 
 

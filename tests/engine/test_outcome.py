@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,7 +67,18 @@ OLD = Run(age_s=345_600 * 0.9)
             Hide(13, None, "its job is being handled by another delivery"),
             id="what runs elsewhere comes back when that claim can have ended",
         ),
-        pytest.param(Unfit(Reason.UNROUTED, "why"), Run(), Dead(Reason.UNROUTED, "why"), id="unfit is set aside"),
+        pytest.param(
+            Unfit(Reason.UNROUTED, "why"),
+            Run(),
+            Dead(Reason.UNROUTED, "why", closes_job=False),
+            id="unfit is set aside, and its job stays open",
+        ),
+        pytest.param(
+            Unfit(Reason.CRASHING, "why"),
+            Run(),
+            Dead(Reason.CRASHING, "why"),
+            id="what takes the process down ends its job",
+        ),
         pytest.param(
             Raised(REFUSAL), Run(), Dead(Reason.REJECTED, "not ours", REFUSAL), id="a refusal is set aside at once"
         ),
@@ -123,6 +136,7 @@ OLD = Run(age_s=345_600 * 0.9)
             Dead(
                 Reason.RESULT_NOT_READY,
                 "MPS still says 'Analysing' 3600 s after the notification; waited up to 3600 s",
+                closes_job=False,
             ),
             id="a result that never comes is set aside",
         ),
@@ -146,6 +160,23 @@ def test_too_old_to_come_back_is_expiring(end: End) -> None:
     assert isinstance(outcome, Dead)
     assert outcome.reason is Reason.EXPIRING
     assert "345600" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("end", "failures", "closes_job"),
+    [
+        (Raised(BOOM), 0, True),
+        (TimedOut(5), 0, True),
+        (NotReady("Queuing", 1e9), 0, False),
+        (Unreachable(DOWN), 0, False),
+        (Unreachable(DOWN), 1, True),
+    ],
+)
+def test_expiring_ends_a_job_only_when_its_handler_ran(*, end: End, failures: int, closes_job: bool) -> None:
+    """A message that grows too old before any handler ran ends itself, and its job stays open for another one."""
+    outcome = decide(end, replace(OLD, failures=failures), POLICY)
+    assert isinstance(outcome, Dead)
+    assert outcome.closes_job is closes_job
 
 
 def test_many_starts_without_an_end_are_crashing() -> None:

@@ -81,20 +81,20 @@ def summary_of(function: str, raw: JsonValue) -> str:
     [
         pytest.param(
             "AudioBeatDetection",
-            one_file("detectresult/normalvideo-161225931****.txt"),
-            f"files: 1, first: {BASE}/detectresult/normalvideo-161225931****.txt",
+            one_file("detectresult/normalvideo-161225931abcd.txt"),
+            f"files: 1, first: {BASE}/detectresult/normalvideo-161225931abcd.txt",
             id="beats",
         ),
         pytest.param(
             "CaptionExtraction",
-            one_file("captionextraction/b48d-161121379****.srt"),
-            f"files: 1, first: {BASE}/captionextraction/b48d-161121379****.srt",
+            one_file("captionextraction/b48d-161121379abcd.srt"),
+            f"files: 1, first: {BASE}/captionextraction/b48d-161121379abcd.srt",
             id="captions",
         ),
         pytest.param(
             "VideoClip",
-            one_file("videoclip/16e6****-1602755353502-origin.mp4"),
-            f"files: 1, first: {BASE}/videoclip/16e6****-1602755353502-origin.mp4",
+            one_file("videoclip/16e6abcd-1602755353502-origin.mp4"),
+            f"files: 1, first: {BASE}/videoclip/16e6abcd-1602755353502-origin.mp4",
             id="a clip",
         ),
         pytest.param("VideoClip", SPANS, "spans: 2, together 5.02 s", id="the sister service's clips"),

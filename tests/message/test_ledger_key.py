@@ -41,11 +41,23 @@ def key_of(document: JsonValue, message_id: str = "M1") -> str:
         pytest.param({"jobId": "1", "result": "x"}, f"{QUEUE}|TextToSpeech|1|", id="a kind without state"),
         pytest.param({"Type": "Transcode", "State": "Fail"}, f"{QUEUE}|MessageId|M1", id="no id"),
         pytest.param(
-            {"EventType": "E", "MessageBody": {"JobId": "1"}}, f"{QUEUE}|MessageId|M1", id="an event: one job has many"
+            {"EventType": "E", "MessageBody": {"JobId": "1", "Status": "Failed"}},
+            f"{QUEUE}|ImsEvent|1|E",
+            id="an event of a job: id and EventType",
+        ),
+        pytest.param({"EventType": "E", "MessageBody": {}}, f"{QUEUE}|MessageId|M1", id="an event without a job"),
+        pytest.param(
+            {"EventType": "E|%", "MessageBody": {"JobId": "1"}}, f"{QUEUE}|ImsEvent|1|E%7C.%25.", id="marks in a part"
+        ),
+        pytest.param(
+            {"EventType": "\u526f\u6b4c", "MessageBody": {"JobId": "1"}},
+            f"{QUEUE}|ImsEvent|1|%526F.%6B4C.",
+            id="other letters in a part",
+        ),
+        pytest.param(
+            {"EventType": "E", "EventTime": "T", "JobId": "1"}, f"{QUEUE}|MessageId|M1", id="a VOD event: one has many"
         ),
         pytest.param({"Type": "New", "JobId": "1", "State": "Success"}, f"{QUEUE}|MessageId|M1", id="an unknown kind"),
-        pytest.param({**JOB, "JobId": "a|b%\n"}, f"{QUEUE}|IProduction|a%7C.b%25.%0A.", id="marks inside an id"),
-        pytest.param({**JOB, "JobId": "副歌"}, f"{QUEUE}|IProduction|%526F.%6B4C.", id="an id of other letters"),
     ],
 )
 def test_each_rule(document: JsonValue, key: str) -> None:
@@ -63,12 +75,16 @@ def test_an_unreadable_message_has_its_own_id() -> None:
     assert message_key(QUEUE, "6CC4D900") == f"{QUEUE}|MessageId|6CC4D900"
 
 
-def test_a_long_id_is_bounded_and_still_its_own() -> None:
-    """An id of 60 KB gives a short key that differs from its neighbour's, and can't be forged by a short id."""
-    long_key = key_of({**JOB, "JobId": "x" * 60_000})
+def test_a_long_part_is_bounded_and_still_its_own() -> None:
+    """An EventType of 60 KB gives a short key that differs from its neighbour's, and can't be forged by a short one."""
+
+    def key_of_event(event_type: str) -> str:
+        return key_of({"EventType": event_type, "MessageBody": {"JobId": "1"}})
+
+    long_key = key_of_event("x" * 60_000)
     assert len(long_key) <= MAX_KEY_CHARACTERS
-    assert long_key != key_of({**JOB, "JobId": "x" * 60_001})
-    assert long_key != key_of({**JOB, "JobId": long_key.rpartition("|")[2]})
+    assert long_key != key_of_event("x" * 60_001)
+    assert long_key != key_of_event(long_key.rpartition("|")[2])
 
 
 PARTS = st.lists(

@@ -145,9 +145,45 @@ def test_text_fields_are_text(key: str, wrong: JsonValue) -> None:
     assert refused({**JOB, key: wrong}).layer == "keys"
 
 
-def test_a_number_as_id_is_its_digits() -> None:
-    """An id that some encoder turned into a number is still an id."""
-    assert read({**JOB, "JobId": 42}).job_id == "42"
+@pytest.mark.parametrize("wrong", [42, 4.2, "../../pwned", "a/b", "a.b", "a b", "a\n", "\u526f", "x" * 65, "a|b"])
+@pytest.mark.parametrize(
+    "document",
+    [JOB, {"Type": "Transcode", "State": "Success"}, {"EventType": "E", "MessageBody": "{}"}, {"Type": "New"}],
+    ids=["a job", "another kind", "an event", "an unknown kind"],
+)
+def test_an_id_of_other_characters_is_refused(document: dict[str, JsonValue], wrong: JsonValue) -> None:
+    """A JobId is text of 1 to 64 letters, digits, underscores and hyphens in every kind of message."""
+    found = refused({**document, "JobId": wrong})
+    assert found.layer == "keys"
+    assert "jobid" in found.reason
+    assert len(found.reason) < 250
+
+
+@pytest.mark.parametrize("where", ["outside", "inside"])
+def test_a_run_id_of_other_characters_is_refused(where: str) -> None:
+    """A workflow's RunId is checked as a JobId is, wherever it stands."""
+    wrong: dict[str, JsonValue] = {"RunId": "../x"}
+    outside, inside = (wrong, {}) if where == "outside" else ({}, wrong)
+    found = refused({"Type": "Report", **outside, "MediaWorkflowExecution": {"State": "Completed", **inside}})
+    assert "runid" in found.reason
+
+
+@pytest.mark.parametrize("wrong", [7, "../Cover", "Co ver", "\u526f", "Cover\n", "7Cover", "_shared", "x" * 65])
+def test_a_function_name_of_other_characters_is_refused(wrong: JsonValue) -> None:
+    """A FunctionName begins with a letter and has letters, digits, underscores and hyphens, as MPS writes them."""
+    found = refused({**JOB, "FunctionName": wrong})
+    assert found.layer == "keys"
+    assert "functionname" in found.reason
+
+
+def test_an_event_is_read_inside_its_body() -> None:
+    """Job, state, UserData, code and message of an event stand in its MessageBody; a Failed one is a failure."""
+    inner = {"Status": "Failed", "JobId": "f4e6", "UserData": '{"a":1}', "ErrorCode": "Bad", "ErrorMessage": "no video"}
+    for inside in (inner, json.dumps(inner)):
+        found = read({"EventType": "ProduceMediaComplete", "MessageBody": inside})
+        assert (found.kind, found.job_id, found.state, found.phase) == (Kind.IMS_EVENT, "f4e6", "Failed", Phase.FAILED)
+        assert (found.user_data, found.code, found.message) == ({"a": 1}, "Bad", "no video")
+        assert found.event_type == "ProduceMediaComplete"
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,14 @@ def files(*keys: str) -> JsonValue:
 @pytest.mark.parametrize(
     ("sample", "data"),
     [
-        pytest.param("AudioBeatDetection", files("detectresult/normalvideo-161225931****.txt"), id="a: one file"),
+        pytest.param("AudioBeatDetection", files("detectresult/normalvideo-161225931abcd.txt"), id="a: one file"),
         pytest.param(
             "CaptionExtraction",
-            files("captionextraction/b48d02b58e9b6a0d1c13271bcf9aa6d7-161121379****.srt"),
+            files("captionextraction/b48d02b58e9b6a0d1c13271bcf9aa6d7-161121379abcd.srt"),
             id="a: a caption file",
         ),
         pytest.param(
-            "VideoClip", files("videoclip/16e6bc5ca802e12429d082010164****-1602755353502-origin.mp4"), id="a: a clip"
+            "VideoClip", files("videoclip/16e6bc5ca802e12429d082010164abcd-1602755353502-origin.mp4"), id="a: a clip"
         ),
         pytest.param(
             "ImageCartoonize", files("iproduction/test-result.jpg", "iproduction/test-origin.jpg"), id="a: two files"
@@ -93,7 +93,7 @@ def test_the_result_of_a_submission() -> None:
     assert found.data == {
         "Details": [],
         "FunctionName": "ImageCartoonize",
-        "JobId": "39f8e0bc005e4f309379701645f4****",
+        "JobId": "39f8e0bc005e4f309379701645f4abcd",
         "State": "Success",
         "Type": "IProduction",
     }
@@ -191,7 +191,6 @@ def test_each_rule(raw: JsonValue, expected: JobResult) -> None:
             "oss://other.oss-cn-beijing.aliyuncs.com/x",
             id="a URL stays",
         ),
-        pytest.param(OUTPUT, "https://x/y", "https://x/y", id="another URL stays"),
         pytest.param(OUTPUT, "", "", id="empty stays"),
         pytest.param(f"{VPC}/", "a", f"{VPC}/a", id="inside a VPC"),
         pytest.param(
@@ -208,6 +207,28 @@ def test_files_get_their_bucket(name: str, output: str | None, key: str, url: st
     """A bare key is completed from Output; nothing is invented without one."""
     raw: JsonValue = {"Data": json.dumps({"result": [{name: key, "title": key, "n": {name: 7}}]})}
     assert read_result(raw, output).data == {"result": [{name: url, "title": key, "n": {name: 7}}]}
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x/y", "http://169.254.169.254/", "file:///etc/passwd", "OSS://b/x", "s3://b/k"]
+)
+@pytest.mark.parametrize("name", ["file", "Url"])
+def test_a_file_elsewhere_is_a_problem(name: str, url: str) -> None:
+    """A result that names a file outside OSS stays text, with the reason."""
+    text = json.dumps({"Code": "Success", "Data": json.dumps({"result": [{name: "a.jpg"}, {name: url}]})})
+    found = read_result(text, OUTPUT)
+    assert found.data == text
+    assert found.problem is not None
+    assert url in found.problem
+
+
+@pytest.mark.parametrize("name", ["file", "Url"])
+def test_a_file_that_was_not_saved_is_told(name: str) -> None:
+    """A job that says Success and has written nothing has a text in place of a file."""
+    text = "oss fail to save the image in the given bucket"
+    raw: JsonValue = {"Code": "Success", "Data": json.dumps([{name: "a.jpg"}, {name: text}])}
+    assert not read_result(raw, OUTPUT).is_saved
+    assert read_result({"Code": "Success", "Data": json.dumps([{"title": text}])}, OUTPUT).is_saved
 
 
 def test_a_value_that_can_not_be_written() -> None:

@@ -7,51 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from consumer.policy import Reason
 from consumer.store.dead_letters import Operators
 from consumer.store.ledger import DeadLetter, JobRecord, Ledger
 from consumer.store.open import make_ledger, make_operators
 from consumer.store.postgres import PostgresLedger
 from tests.postgres import postgres_store
 from tests.store.postgres_rig import Proxy
+from tests.store.records import letter, record
 
 Holder = Callable[[], Awaitable[Ledger]]
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetter]
-
-
-def record(key: str, **fields: object) -> JobRecord:
-    """A record with everything filled in, so that a column that goes astray shows."""
-    values: dict[str, object] = {
-        "queue": "1234/cn-hangzhou/done",
-        "kind": "IProduction",
-        "function": "Cover",
-        "message_id": f"M-{key}",
-        "job_id": f"J-{key}",
-        "state": "Success",
-        "code": "Code",
-        "message": "told",
-        "user_data": '{"a": 1}',
-        "result": '{"b": 2}',
-        "attempts": 3,
-        "enqueued_at": 1000.5,
-        "started_at": 1001.5,
-        "ended_at": 1002.25,
-    }
-    return JobRecord(key=key, **{**values, **fields})  # type: ignore[arg-type]  # a test names fields freely
-
-
-def letter(key: str, *, body: bytes = b"\x00\xff raw", reason: Reason = Reason.REJECTED, **job: object) -> DeadLetter:
-    """A dead letter with everything filled in."""
-    return DeadLetter(
-        job=record(key, **job),
-        reason=reason,
-        error="expected this, came that",
-        traceback="Traceback: here",
-        body=body,
-        dequeue_count=7,
-        first_dequeued_at=999.5,
-    )
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 from consumer.errors import StoreError
 from consumer.policy import Reason
 from consumer.store.dead_letters import Operators
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord, Ledger
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord, Ledger
 from consumer.store.open import make_ledger
+from tests.store.records import ended
 
 Make = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetter]
@@ -53,16 +54,16 @@ async def test_done_is_the_end(ledger: Ledger, successor: Successor, make_record
     """A key that is done has ended, here and for whoever comes after."""
     await ledger.claim("k", 60)
     assert await ledger.done(make_record("k"))
-    assert await ledger.claim("k", 60) == Ended(dead=False)
-    assert await (await successor()).claim("k", 60) == Ended(dead=False)
+    assert await ledger.claim("k", 60) == ended(dead=False)
+    assert await (await successor()).claim("k", 60) == ended(dead=False)
 
 
 async def test_bury_is_the_end(ledger: Ledger, successor: Successor, make_letter: MakeLetter) -> None:
     """A key that is buried has ended dead, here and for whoever comes after."""
     await ledger.claim("k", 60)
     assert await ledger.bury(make_letter("k"))
-    assert await ledger.claim("k", 60) == Ended(dead=True)
-    assert await (await successor()).claim("k", 60) == Ended(dead=True)
+    assert await ledger.claim("k", 60) == ended(dead=True)
+    assert await (await successor()).claim("k", 60) == ended(dead=True)
 
 
 async def test_what_is_kept(ledger: Ledger, operators: Operators, make_record: Make, make_letter: MakeLetter) -> None:
@@ -228,7 +229,7 @@ async def test_cancelled_calls_run_their_course(ledger: Ledger, make_record: Mak
         await asyncio.sleep(0)
         tasks.cancel_scope.cancel()
     assert await neighbour
-    assert await ledger.claim("gone", 60) == Ended(dead=False)
+    assert await ledger.claim("gone", 60) == ended(dead=False)
 
 
 async def test_calls_about_a_key_keep_their_order(ledger: Ledger) -> None:
@@ -253,7 +254,7 @@ async def test_many_at_once(ledger: Ledger, make_record: Make, make_letter: Make
 
     assert all(await asyncio.gather(*(live(number) for number in range(600))))
     answers = await asyncio.gather(*(ledger.claim(f"key {number}", 60) for number in range(600)))
-    assert list(answers) == [Ended(dead=True), Claimed(failures=1), Ended(dead=False)] * 200
+    assert list(answers) == [ended(dead=True), Claimed(failures=1), ended(dead=False)] * 200
 
 
 async def test_text_that_databases_refuse(
@@ -357,4 +358,4 @@ async def test_closing_waits_for_what_was_accepted(ledger: Ledger, successor: Su
     await ledger.close()
     assert all(await asyncio.gather(*writes))
     other = await successor()
-    assert [await other.claim(f"k{number}", 60) for number in range(40)] == [Ended(dead=False)] * 40
+    assert [await other.claim(f"k{number}", 60) for number in range(40)] == [ended(dead=False)] * 40

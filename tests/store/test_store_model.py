@@ -86,7 +86,7 @@ class LedgerModel(RuleBasedStateMachine):
         state = self.keys[key]
         answer = self.do(ledger.claim(self.name(key), lease_s))
         if state.dead is not None:
-            assert answer == Ended(dead=state.dead)
+            assert answer == Ended(dead=state.dead, function="f")
         elif state.holder is not None and not state.over:
             assert isinstance(answer, Elsewhere)
         else:

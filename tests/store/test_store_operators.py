@@ -11,8 +11,9 @@ import pytest
 from consumer.errors import StoreError, UsageError
 from consumer.policy import Reason
 from consumer.store.dead_letters import Begun, Operators, Progress, StoredLetter
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord, Ledger, LetterState
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord, Ledger, LetterState
 from consumer.store.open import make_operators
+from tests.store.records import ended
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetter]
@@ -153,7 +154,7 @@ async def test_called_off(ledger: Ledger, operators: Operators, seen: StoredLett
     assert await operators.get_letter(1) == seen
     jobs = [job for job in await operators.list_jobs(Filter(), limit=9) if job.record.key == "a"]
     assert [(job.record, job.dead) for job in jobs] == ([] if was_open else [(seen.letter.job, True)])
-    assert await ledger.claim("a", 60) == (Claimed() if was_open else Ended(dead=True))
+    assert await ledger.claim("a", 60) == (Claimed() if was_open else ended(dead=True))
     with pytest.raises(UsageError, match=r"dead letter 1 is .* by somebody else's doing since its replay was begun"):
         await operators.cancel_replay(begun)
 
@@ -169,7 +170,7 @@ async def test_called_off_after_it_was_done(
     begun = await operators.begin_replay(1, seen=(await operators.get_letter(1)).progress, force=True)
     assert begun is not None
     await operators.cancel_replay(begun)
-    assert await ledger.claim("a", 60) == Ended(dead=False)
+    assert await ledger.claim("a", 60) == ended(dead=False)
     assert (await operators.list_jobs(Filter(), limit=1))[0].record == make_record("a", result="stills")
 
 
@@ -185,7 +186,7 @@ async def test_called_off_while_it_runs(
             assert await ledger.done(make_record(key))
         await operators.cancel_replay(begun)
         assert waits or await ledger.done(make_record(key))
-        assert await ledger.claim(key, 60) == Ended(dead=False)
+        assert await ledger.claim(key, 60) == ended(dead=False)
 
 
 async def test_handled_meanwhile(
@@ -200,7 +201,7 @@ async def test_handled_meanwhile(
     marked = await operators.get_letter(1)
     assert marked.state is LetterState.REPLAYED
     assert marked.replayed_at is not None
-    assert await ledger.claim("a", 60) == Ended(dead=False)
+    assert await ledger.claim("a", 60) == ended(dead=False)
     with pytest.raises(UsageError, match=r"replayed at .*--force"):
         await operators.begin_replay(1, seen=marked.progress)
 
@@ -281,7 +282,7 @@ async def test_a_large_purge(ledger: Ledger, operators: Operators, make_letter: 
 
             tasks.start_soon(die, f"k{number}")
     assert await operators.purge(Filter(reason=Reason.REJECTED)) == 450
-    assert await ledger.claim("k7", 60) == Ended(dead=True)
+    assert await ledger.claim("k7", 60) == ended(dead=True)
 
 
 async def test_nothing_there_yet(target: str, sqlite_path: Path) -> None:

@@ -15,6 +15,7 @@ from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter,
 from consumer.store.postgres import PostgresLedger
 from consumer.store.postgres_operators import PostgresOperators
 from tests.store.postgres_rig import psql
+from tests.store.records import ended
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetter]
@@ -63,7 +64,7 @@ async def test_two_holders(ledgers: list[PostgresLedger], make_record: MakeRecor
     assert await second.start("k") == 2
     assert await second.done(make_record("k"))
     assert not await first.done(make_record("k"))
-    assert await first.claim("k", 60) == Ended(dead=False)
+    assert await first.claim("k", 60) == ended(dead=False)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord
 from consumer.store.postgres import PostgresLedger
 from consumer.store.postgres_operators import PostgresOperators
 from tests.store.postgres_rig import psql
+from tests.store.records import ended
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetter]
@@ -40,8 +41,8 @@ async def test_a_claim_that_the_database_forgot_still_ends(
     assert [await first.done(make_record("done")) for _ in range(2)] == [True, True]
     assert [await first.bury(make_letter("dead")) for _ in range(2)] == [True, True]
     assert not await first.bury(make_letter("done"))
-    assert await second.claim("done", 60) == Ended(dead=False)
-    assert await second.claim("dead", 60) == Ended(dead=True)
+    assert await second.claim("done", 60) == ended(dead=False)
+    assert await second.claim("dead", 60) == ended(dead=True)
     assert not await second.done(make_record("done"))
     operators = PostgresOperators(postgres_target)
     assert {job.record.key: job.record for job in await operators.list_jobs(Filter(), limit=9)} == {

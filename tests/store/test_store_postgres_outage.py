@@ -9,10 +9,11 @@ import pytest
 
 from consumer.errors import StoreError
 from consumer.store import postgres_link
-from consumer.store.ledger import Claimed, Elsewhere, Ended, Filter, JobRecord
+from consumer.store.ledger import Claimed, Elsewhere, Filter, JobRecord
 from consumer.store.postgres import PostgresLedger
 from consumer.store.postgres_operators import PostgresOperators
 from tests.store.postgres_rig import Proxy
+from tests.store.records import ended
 
 MakeRecord = Callable[..., JobRecord]
 
@@ -103,7 +104,7 @@ async def test_closing_while_a_call_is_under_way(proxy: Proxy, make_record: Make
     proxy.pass_on()
     await closing
     await ledger.open()
-    assert await ledger.claim("k", 60) == Ended(dead=False)
+    assert await ledger.claim("k", 60) == ended(dead=False)
     await ledger.close()
 
 

@@ -26,6 +26,7 @@ from consumer.store.ledger import Claimed, DeadLetter, Ended, Filter, JobRecord
 from consumer.store.owner import Owner
 from consumer.store.sqlite import SqliteLedger
 from consumer.store.sqlite_operators import SqliteOperators
+from tests.store.records import ended
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetter]
@@ -147,7 +148,7 @@ asyncio.run(main())
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
     found = await asyncio.gather(*(ledger.claim(key, 60) for key in answered))
-    assert list(found) == [Ended(dead=key.endswith("7")) for key in answered]
+    assert list(found) == [Ended(key.endswith("7"), "f") for key in answered]
     letters = await SqliteOperators(sqlite_path).list_letters(Filter(), limit=100_000)
     bodies = [stored.letter.body.decode() for stored in letters]
     assert len(bodies) == len(set(bodies))
@@ -174,7 +175,7 @@ async def main():
             assert sys.argv[1] in text and "full" in text and "\\n" not in text, text
         else:
             raise SystemExit("a write beyond the limit went through")
-    assert await ledger.claim("before", 60) == Ended(dead=False)
+    assert await ledger.claim("before", 60) == Ended(dead=False, function="f")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     await ledger.ping()
     assert await ledger.done(large)
@@ -269,7 +270,7 @@ async def test_removed_while_it_is_used(sqlite_path: Path, make_record: MakeReco
     assert await ledger.done(make_record("k"))
     await ledger.close()
     await ledger.open()
-    assert await ledger.claim("k", 60) == Ended(dead=False)
+    assert await ledger.claim("k", 60) == ended(dead=False)
     await ledger.close()
 
 
@@ -373,7 +374,7 @@ async def test_a_failing_prune_fails_alone(sqlite_path: Path, make_record: MakeR
     assert isinstance(answers[1], StoreError)
     assert "nowhere" in str(answers[1])
     assert [answers[0], *answers[2:]] == [True, True, None]
-    assert await ledger.claim("after", 60) == Ended(dead=False)
+    assert await ledger.claim("after", 60) == ended(dead=False)
     await ledger.close()
 
 
@@ -435,7 +436,7 @@ async def test_equal_hashes_do_no_harm(
     await ledger.claim("a", 60)
     await ledger.done(make_record("a"))
     assert await ledger.claim("b", 60) == Claimed()
-    assert await ledger.claim("a", 60) == Ended(dead=False)
+    assert await ledger.claim("a", 60) == ended(dead=False)
     assert not await ledger.bury(DeadLetter(make_record("a"), reason=Reason.REJECTED, error="e", body=b""))
     assert await ledger.done(make_record("b"))
     await ledger.close()

@@ -81,7 +81,7 @@ def see_that_all_is_found(daemon: Daemon, keys: Sequence[str]) -> None:
     """What has a row has ended, what has none is open, for daemon, operators, and whoever opens the file next."""
     connection = daemon.connection
     stored = dict(connection.execute("SELECT key, id FROM job"))
-    expected = [Ended(dead=False) if key in stored else Claimed() for key in keys]
+    expected = [Ended(dead=False, function="f") if key in stored else Claimed() for key in keys]
     assert daemon.claim(keys) == expected
     assert [ids_of(connection, key) for key in keys] == [[stored[key]] if key in stored else [] for key in keys]
     old_rows = "SELECT key_hash >> 32, id FROM job WHERE id <= (SELECT upto FROM indexed)"
@@ -251,7 +251,10 @@ async def test_a_file_of_the_first_version(sqlite_path: Path) -> None:
         assert all(len(ids_of(connection, key)) == 1 for key in keys)
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
-    assert [await ledger.claim(key, 60) for key in [*keys, "new"]] == [*[Ended(dead=False)] * 20, Claimed()]
+    assert [await ledger.claim(key, 60) for key in [*keys, "new"]] == [
+        *[Ended(dead=False, function="f")] * 20,
+        Claimed(),
+    ]
     await ledger.close()
 
 

@@ -1,0 +1,46 @@
+"""What the tests of the store write into it, and what a claim of it says afterwards."""
+
+from __future__ import annotations
+
+from consumer.policy import Reason
+from consumer.store.ledger import DeadLetter, Ended, JobRecord
+
+
+def record(key: str, **fields: object) -> JobRecord:
+    """A record with everything filled in, so that a column that goes astray shows."""
+    values: dict[str, object] = {
+        "queue": "1234/cn-hangzhou/done",
+        "kind": "IProduction",
+        "function": "Cover",
+        "message_id": f"M-{key}",
+        "job_id": f"J-{key}",
+        "state": "Success",
+        "code": "Code",
+        "message": "told",
+        "user_data": '{"a": 1}',
+        "result": '{"b": 2}',
+        "attempts": 3,
+        "enqueued_at": 1000.5,
+        "started_at": 1001.5,
+        "ended_at": 1002.25,
+    }
+    return JobRecord(key=key, **{**values, **fields})  # type: ignore[arg-type]  # a test names fields freely
+
+
+def letter(key: str, *, body: bytes = b"\x00\xff raw", reason: Reason = Reason.REJECTED, **job: object) -> DeadLetter:
+    """A dead letter with everything filled in."""
+    return DeadLetter(
+        job=record(key, **job),
+        reason=reason,
+        error="expected this, came that",
+        traceback="Traceback: here",
+        body=body,
+        dequeue_count=7,
+        first_dequeued_at=999.5,
+    )
+
+
+def ended(*, dead: bool, key: str = "k") -> Ended:
+    """What a claim says of a key that was closed with such a record."""
+    made = record(key)
+    return Ended(dead, made.function, made.state, made.user_data)
