@@ -149,6 +149,41 @@ MUTATIONS: Final = (
         "SELECT max(0, coalesce(",
         ("tests/store/test_store_sqlite_index.py",),
     ),
+    Mutation(
+        "a message set aside leaves its job open",
+        "consumer/engine/process.py",
+        "isinstance(outcome, Dead) and not outcome.closes_job",
+        "isinstance(outcome, Dead) and not outcome.closes_job and not delivery.claimed",
+        ("tests/engine/test_forged.py",),
+    ),
+    Mutation(
+        "a failure is asked about",
+        "consumer/engine/fetch.py",
+        "trust.verify is Verify.ALWAYS or notification.phase is Phase.FAILED",
+        "trust.verify is Verify.ALWAYS",
+        ("tests/engine/test_forged.py",),
+    ),
+    Mutation(
+        "MPS's word against the message's",
+        "consumer/engine/fetch.py",
+        "        if different := contradictions(",
+        "        if False and contradictions(",
+        ("tests/engine/test_forged.py",),
+    ),
+    Mutation(
+        "the ledger's word against the message's",
+        "consumer/engine/process.py",
+        "    if not different:\n        return Skipped.DUPLICATE\n",
+        "    if different is not None:\n        return Skipped.DUPLICATE\n",
+        ("tests/engine/test_forged.py",),
+    ),
+    Mutation(
+        "no result from the message",
+        "consumer/engine/fetch.py",
+        "not (trust.inline_result and notification.result_text is not None)",
+        "notification.result_text is None",
+        ("tests/engine/test_forged.py",),
+    ),
 )
 
 

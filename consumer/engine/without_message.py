@@ -54,7 +54,8 @@ def delivery_of(answer: JobAnswer) -> Delivery:
     now = time.time()
     receipt = Receipt("", time.monotonic() + _LEASE_S)
     message = Message(
-        message_id=f"job-{answer.job_id}",
+        # Another one for each try: a message that is set aside closes its own id.
+        message_id=f"job-{answer.job_id}-{int(now * 1000)}",
         body=notification_of(answer),
         receipt=receipt,
         enqueued_at=now,

@@ -24,6 +24,10 @@ from consumer.policy import CRASH_STARTS, Reason
 from tests.chaos.stored import Stored
 from tests.chaos.traffic import ACTS, DONE, Watch
 
+OF_THE_MESSAGE: Final = frozenset(
+    {"undecodable", "unrouted", "ill_typed", "result_not_ready", "not_iproduction", "contradicted"}
+)
+"""Reasons that end one message, and leave its job to another one."""
 FAIL_AS_TOLD: Final = frozenset({"fails_once", "asks_again", "hopeless", "rejects"})
 
 
@@ -199,7 +203,9 @@ def _crashed(job: str, runs: Sequence[Run], evidence: Evidence, reasons: Mapping
 
 def _letters(evidence: Evidence, verdict: Verdict) -> None:
     letters, came = evidence.stored.letters, evidence.watch.came
-    doubled = [job for job, count in Counter(letter.job for letter in letters).items() if count > 1]
+    # What is wrong with a message alone ends no job: each message of that job may have a letter of its own.
+    ends = Counter((letter.job, letter.message_id if letter.reason in OF_THE_MESSAGE else "") for letter in letters)
+    doubled = [job for (job, _), count in ends.items() if count > 1]
     verdict.wrong += [f"{_told(evidence, job)} has more than one dead letter" for job in doubled]
     dead = {job for job, ended in evidence.stored.ended.items() if ended.dead}
     verdict.wrong += [f"{job} ended dead without a letter" for job in dead - {letter.job for letter in letters}]

@@ -63,7 +63,7 @@ class Stored:
     letters: Sequence[Letter]
 
 
-_JOBS: Final = "SELECT coalesce(job_id, message_id), dead, {at} FROM {job} WHERE dead IS NOT NULL"
+_JOBS: Final = "SELECT key, coalesce(job_id, message_id), dead, {at} FROM {job} WHERE dead IS NOT NULL ORDER BY {at}"
 _LETTERS: Final = "SELECT coalesce(job_id, message_id), message_id, reason, body, {at} FROM {letter} ORDER BY id"
 _SQLITE: Final = {"job": "job", "letter": "letter", "at": "stored_at"}
 _POSTGRES: Final = {
@@ -101,8 +101,9 @@ def _read_file(path: Path) -> Stored:
 
 
 def _stored(jobs: Sequence[Any], letters: Sequence[Any]) -> Stored:
-    ended = {job: Ended(bool(dead), at) for job, dead, at in jobs}
-    assert len(ended) == len(jobs), "a job has ended twice in the store"
+    assert len({key for key, *_ in jobs}) == len(jobs), "a key has ended twice in the store"
+    # Several messages of one job may have been set aside, each for itself: the last one counts.
+    ended = {job: Ended(bool(dead), at) for _, job, dead, at in jobs}
     return Stored(
         ended, [Letter(job, message_id, reason, bytes(body), at) for job, message_id, reason, body, at in letters]
     )

@@ -58,7 +58,7 @@ ACTS: Final = {
     "ill_typed": Act(3, "Cover", Reason.ILL_TYPED),
     "not_ready": Act(1, "Cover", Reason.RESULT_NOT_READY),
     "unknown_job": Act(2, "Cover", Reason.NOT_IPRODUCTION),
-    "unrouted": Act(3, "Nobody/../etc", Reason.UNROUTED),
+    "unrouted": Act(3, "Nobody", Reason.UNROUTED),
     "undecodable": Act(5, "", Reason.UNDECODABLE),
 }
 

@@ -198,7 +198,8 @@ def test_purge(cli: Cli, target: str, argv: Sequence[str], left: list[int]) -> N
     assert (done.code, done.err) == (0, f"{count} purged\n")
     assert [one.id for one in stored(target)] == left
     # A job stays ended without its letter.
-    assert claim(target, FIVE[1].job.key) == Ended(dead=True)
+    job = FIVE[1].job
+    assert claim(target, job.key) == Ended(dead=True, function=job.function, state=job.state, user_data=job.user_data)
 
 
 @pytest.mark.parametrize(

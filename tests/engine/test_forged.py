@@ -200,6 +200,24 @@ async def test_a_state_that_is_no_end_ends_nothing(sandbox: Sandbox, serve: Serv
     assert runs == ["Success"]
 
 
+async def test_a_failure_is_asked_about_for_every_handler(sandbox: Sandbox, serve: Serve) -> None:
+    """A forged failure is set aside by default too; a handler that wants no result sees a true one in MPS's words."""
+    seen: list[tuple[str, bool, str | None]] = []
+
+    async def cover(job: Job) -> None:
+        seen.append((job.job_id, job.failed, job.code))
+
+    sandbox.add_job(GivenJob(job_id="good", state="Success"))
+    sandbox.add_job(GivenJob(job_id="bad", state="Fail", code="InvalidFile"))
+    async with serve(handlers(Cover=cover)) as daemon:
+        for job_id in ("good", "bad"):
+            sandbox.put(QUEUE, body(job_id, State="Fail", Code="Forged").decode())
+        await daemon.emptied()
+        (letter,) = await daemon.letters()
+    assert (letter.letter.job.job_id, letter.letter.reason) == ("good", Reason.CONTRADICTED)
+    assert seen == [("bad", True, "InvalidFile")]
+
+
 async def test_an_early_notification_ends_nothing(sandbox: Sandbox, serve: Serve) -> None:
     """A forged success of a job that goes on is set aside once the wait is over; the true one is still handled."""
     runs: list[str] = []

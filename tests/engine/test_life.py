@@ -13,10 +13,12 @@ from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job, Reject, Retry
 from consumer.plugin.registry import Registry
 from consumer.policy import Reason
-from consumer.sandbox import Fault, Sandbox
+from consumer.sandbox import Fault, GivenJob, Sandbox
 from consumer.sandbox.message import Draft
 from consumer.store.open import make_ledger
 from tests.engine.rig import QUEUE, Serve, body, handlers
+
+FAILED_JOB = "f" * 32
 
 
 class Album(BaseModel):
@@ -85,7 +87,7 @@ async def test_a_done_job_is_not_run_again_after_a_restart(sandbox: Sandbox, ser
         pytest.param(body(function="Unheard"), Reason.UNROUTED, id="a FunctionName that nobody takes"),
         pytest.param(body(Type="Transcode"), Reason.UNROUTED, id="another kind of message"),
         pytest.param(body(UserData='{"album": "x"}'), Reason.ILL_TYPED, id="UserData of another shape"),
-        pytest.param(body(function="Picky", State="Fail", Code="E"), Reason.JOB_FAILED, id="a failed job"),
+        pytest.param(body(FAILED_JOB, "Picky", State="Fail", Code="E"), Reason.JOB_FAILED, id="a failed job"),
         pytest.param(body(function="Picky"), Reason.NOT_IPRODUCTION, id="a job that MPS does not know"),
         pytest.param(body(function="Refused"), Reason.REJECTED, id="a refusal"),
         pytest.param(body(function="Broken"), Reason.EXHAUSTED, id="a handler that fails as often as it may"),
@@ -106,6 +108,7 @@ async def test_what_can_not_be_handled_is_kept(sandbox: Sandbox, serve: Serve, r
     async def broken(job: Job) -> None:
         raise ValueError("always")
 
+    sandbox.add_job(GivenJob(job_id=FAILED_JOB, function="Picky", state="Fail", code="E"))
     sandbox.put(QUEUE, raw.decode())
     async with serve(handlers(Cover=cover, Picky=picky, Refused=refused, Broken=broken), max_failures=1) as daemon:
         await daemon.emptied()

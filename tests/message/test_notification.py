@@ -178,8 +178,15 @@ def test_a_function_name_of_other_characters_is_refused(wrong: JsonValue) -> Non
 
 def test_an_event_is_read_inside_its_body() -> None:
     """Job, state, UserData, code and message of an event stand in its MessageBody; a Failed one is a failure."""
-    inner = {"Status": "Failed", "JobId": "f4e6", "UserData": '{"a":1}', "ErrorCode": "Bad", "ErrorMessage": "no video"}
-    for inside in (inner, json.dumps(inner)):
+    inner: JsonValue = {
+        "Status": "Failed",
+        "JobId": "f4e6",
+        "UserData": '{"a":1}',
+        "ErrorCode": "Bad",
+        "ErrorMessage": "no video",
+    }
+    wholes: list[JsonValue] = [inner, json.dumps(inner)]
+    for inside in wholes:
         found = read({"EventType": "ProduceMediaComplete", "MessageBody": inside})
         assert (found.kind, found.job_id, found.state, found.phase) == (Kind.IMS_EVENT, "f4e6", "Failed", Phase.FAILED)
         assert (found.user_data, found.code, found.message) == ({"a": 1}, "Bad", "no video")
