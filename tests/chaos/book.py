@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Final
 
 from consumer.policy import CRASH_STARTS, Reason
-from tests.chaos.stored import Stored
+from tests.chaos.stored import Ended, Stored
 from tests.chaos.traffic import ACTS, DONE, Watch
 
 OF_THE_MESSAGE: Final = frozenset(
@@ -218,9 +218,11 @@ def _letters(evidence: Evidence, verdict: Verdict) -> None:
 
 def _deletes(evidence: Evidence, by_job: Mapping[str, Sequence[Run]], verdict: Verdict) -> None:
     """Nothing was deleted before its job's end was written down, nor before a handler had come to its end."""
+    letters = {letter.message_id: Ended(dead=True, at=letter.at) for letter in evidence.stored.letters}
     for at, message_id in evidence.watch.deleted:
         job = evidence.watch.came[message_id].job
-        ended = evidence.stored.ended.get(job)
+        # A message that was set aside ended with its own letter; another message of its job may have ended later.
+        ended = letters.get(message_id) or evidence.stored.ended.get(job)
         if ended is None or ended.at > at:
             verdict.wrong.append(
                 f"{_told(evidence, job)}: deleted at {at:.3f}, before its end was written down: {ended}"
