@@ -18,22 +18,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 import anyio
 
 from consumer.cloud.clients import open_clients
+from consumer.cloud.faults import surely_not_sent
 from consumer.cloud.mns import MnsQueue
 from consumer.config import Lane, Settings
 from consumer.errors import CloudError, Fault, StoreError, UsageError
 from consumer.store.dead_letters import Begun, Operators, Progress, StoredLetter
-
-# The service said no, or there were no keys to ask it with.
-_REFUSALS: Final = frozenset({Fault.THROTTLED, Fault.CLOCK, Fault.CREDENTIALS, Fault.MISSING, Fault.REQUEST})
-# No connection was made, so nothing went over it.
-_NOT_CONNECTED: Final = frozenset(
-    {"ConnectRefused", "ConnectFailed", "ConnectTimeout", "NameNotFound", "CertificateNotTrusted"}
-)
 
 
 class Outcome(StrEnum):
@@ -193,8 +186,3 @@ async def _not_acknowledged(operators: Operators, chosen: Chosen, begun: Begun, 
             f"dead letter {chosen.id} was not sent ({error.code}), but may go on saying replaying: {failure}"
         ) from error
     return Replayed(chosen, Outcome.NOT_SENT, error=f"it was not sent and is left as it was: {error}")
-
-
-def surely_not_sent(error: CloudError) -> bool:
-    """Whether a failed send left nothing in the queue for certain; a 5xx or a broken connection does not say."""
-    return error.fault in _REFUSALS or error.code in _NOT_CONNECTED

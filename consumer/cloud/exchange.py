@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from consumer.cloud.credentials import CredentialsSource
-from consumer.cloud.faults import lacks_a_right
+from consumer.cloud.faults import advice, lacks_a_right
 from consumer.errors import CloudError, Fault
 
 Observe = Callable[[str, str, float], None]
@@ -59,9 +59,28 @@ class Exchange:
                 await self.credentials.refresh(denied=lacks_a_right(error.code))
 
     def failure(
-        self, fault: Fault, code: str, detail: str, *, status: int | None = None, request_id: str | None = None
+        self,
+        fault: Fault,
+        code: str,
+        detail: str,
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        denied: str = "",
     ) -> CloudError:
-        """The error of this call."""
+        """The error of this call, with what to do where the code says it (``faults.advice``).
+
+        Args:
+            fault: The class of the failure.
+            code: The service's error code, or ours where none came.
+            detail: What came, in the service's words or ours.
+            status: The HTTP status; ``None`` when no answer came.
+            request_id: The service's id of the call.
+            denied: The RAM action that the service names as missing.
+        """
+        to_do = advice(self.operation, fault, code, denied)
+        if to_do:
+            detail = f"{detail.rstrip(' .;')}; {to_do}"
         return CloudError(
             fault,
             operation=self.operation,

@@ -1,18 +1,21 @@
-"""Tell what a service's error code asks for: one table for MNS, one for MPS.
+"""What a service's error code asks for, and what to do about it: the only place where codes are known.
 
-The reaction hangs on the ``Fault`` alone (``errors``), so this is the only place where codes are known.
+The daemon's reaction depends on the ``Fault`` alone (``errors``). What a person has to do depends on the code: a
+missing right, a service that is not opened and a quota need different steps although the daemon reacts alike.
 
-Source: facts/mns.md, 2 and 6; facts/iproduction.md, 2; OpenAPI's public table of common error codes for
-the clock's (``InvalidTimeStamp``) and the STS token's.
+Source: facts: mns, 2 and 6; iproduction, 2 and 4 (error codes); OpenAPI's public table of common error codes for the
+clock's (``InvalidTimeStamp``) and the STS token's.
 
 Elsewhere: pacing by fault (``engine.pacing``), finding the code in an answer (``answer``, ``mps``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from consumer.errors import Fault
+from consumer.errors import CloudError, Fault
+from consumer.rights import RIGHTS, policy_command
 
 _MNS: Final = {
     "MessageNotExist": Fault.GONE,
@@ -22,31 +25,60 @@ _MNS: Final = {
     "QpsLimitExceeded": Fault.THROTTLED,
     "TimeExpired": Fault.CLOCK,
     "InvalidDateHeader": Fault.CLOCK,
-    "AccessDenied": Fault.CREDENTIALS,
-    "AccessDeniedByRamPolicy": Fault.CREDENTIALS,
     "InvalidAccessKeyId": Fault.CREDENTIALS,
     "SignatureDoesNotMatch": Fault.CREDENTIALS,
     "InternalError": Fault.SERVER,
     "InternalServerError": Fault.SERVER,
 }
 
-_MPS_FAMILIES: Final = {
+_MPS: Final = {
+    # Of the family PermissionDenied, but the keys are not the cause: fewer jobs help.
+    "PermissionDenied.ResourceQuotaExceed": Fault.THROTTLED,
     "Throttling": Fault.THROTTLED,
+    "RequestsTooFrequent": Fault.THROTTLED,
     "InvalidTimeStamp": Fault.CLOCK,
     "InvalidAccessKeyId": Fault.CREDENTIALS,
     "InvalidSecurityToken": Fault.CREDENTIALS,
+    "MissingSecurityToken": Fault.CREDENTIALS,
     "SignatureDoesNotMatch": Fault.CREDENTIALS,
     "PermissionDenied": Fault.CREDENTIALS,
     "InvalidIdentity": Fault.CREDENTIALS,
+    "InvalidParameter": Fault.REQUEST,
+    "InvalidAction": Fault.REQUEST,
     "InternalError": Fault.SERVER,
     "ServiceUnavailable": Fault.SERVER,
 }
+"""By the beginning of the code, whatever the status; the first that fits counts."""
 
 _FAILED: Final = 500
 _BY_STATUS: Final = {401: Fault.CREDENTIALS, 403: Fault.CREDENTIALS, 408: Fault.CLOCK, 429: Fault.THROTTLED}
 
-
 _RIGHTS: Final = ("AccessDenied", "PermissionDenied", "InvalidIdentity", "NoPermission", "Forbidden")
+
+_ADVICE: Final[Mapping[str, str]] = {
+    "InvalidIdentity.ServiceDisabled": "MPS is not opened in this account, a bill is overdue, or the role "
+    "AliyunMTSDefaultRole is not granted: see to all three in the MPS console",
+    "PermissionDenied.ResourceAccess": "MPS's own service role may not use the bucket: let AliyunMTSDefaultRole read "
+    "the input's bucket and write the output's; the rights of these keys are not the cause",
+    "PermissionDenied.ResourceQuotaExceed": "a quota of the account is used up: wait until jobs have ended, or raise "
+    "the quota in the console",
+    "InvalidParameter.FunctionNotSupported": "correct the FunctionName; `mns-consumer functions` lists those that are "
+    "documented",
+    "InvalidParameter.JobNotFound": "check the JobId and that the job was submitted with this account in this region",
+    "InvalidAction.NotFound": "this is not an endpoint of MPS: correct mps_endpoint, or endpoint",
+    "InvalidAccessKeyId": "check the AccessKey id: it does not exist or is disabled",
+    "InvalidSecurityToken": "the STS token is wrong or has expired: give a new one with the keys that belong to it",
+    "MissingSecurityToken": "these are temporary keys and their STS token is missing: set security_token",
+    "SignatureDoesNotMatch": "check the AccessKey secret: it does not belong to this AccessKey id",
+}
+"""What to do, by the beginning of the code; the codes that are about a right are answered by ``RIGHTS``."""
+
+_REFUSALS: Final = frozenset({Fault.THROTTLED, Fault.CLOCK, Fault.CREDENTIALS, Fault.MISSING, Fault.REQUEST})
+"""The service said no, or there were no keys to sign with."""
+_NOT_CONNECTED: Final = frozenset(
+    {"ConnectRefused", "ConnectFailed", "ConnectTimeout", "NameNotFound", "CertificateNotTrusted", "TlsFailed"}
+)
+"""No connection was made, so nothing was sent. A TLS connection that breaks later is ``ConnectionLost``."""
 
 
 def lacks_a_right(code: str) -> bool:
@@ -54,14 +86,55 @@ def lacks_a_right(code: str) -> bool:
     return code.startswith(_RIGHTS)
 
 
+def is_about_the_job(code: str) -> bool:
+    """Whether MPS refuses a query because of its JobId, the only parameter that a query has."""
+    if code.startswith("InvalidParameter.FunctionNotSupported"):
+        return False
+    return code.startswith("InvalidParameter") or "JobId" in code
+
+
+def surely_not_sent(error: CloudError) -> bool:
+    """Whether a failed call certainly had no effect; a 5xx, a broken connection or a strange answer do not say."""
+    return error.fault in _REFUSALS or error.code in _NOT_CONNECTED
+
+
 def mns_fault(code: str, status: int) -> Fault:
     """What an error of MNS asks for: by its code, else by the HTTP status, else ``REQUEST``."""
-    return _MNS.get(code) or _by_status(status)
+    if code in _MNS:
+        return _MNS[code]
+    return Fault.CREDENTIALS if lacks_a_right(code) else _by_status(status)
 
 
 def mps_fault(code: str, status: int) -> Fault:
     """The same for MPS, whose codes come in families: ``Throttling.User`` is one of ``Throttling``."""
-    return _MPS_FAMILIES.get(code.partition(".")[0]) or _by_status(status)
+    for beginning, fault in _MPS.items():
+        if code.startswith(beginning):
+            return fault
+    return Fault.CREDENTIALS if lacks_a_right(code) else _by_status(status)
+
+
+def advice(operation: str, fault: Fault, code: str, denied: str = "") -> str:
+    """What to do about a refusal of the service; ``""`` where its code does not say.
+
+    Args:
+        operation: The API's name of the refused call.
+        fault: What the code was taken for.
+        code: The service's error code.
+        denied: The RAM action that the service itself names as missing.
+    """
+    for beginning, text in _ADVICE.items():
+        if code.startswith(beginning):
+            return text
+    if fault is not Fault.CREDENTIALS or operation not in RIGHTS:
+        return ""
+    right = RIGHTS[operation]
+    needed = denied or " and ".join(right.actions)
+    text = f"grant {needed} to the user or role of these keys; `{policy_command(operation)}` prints the policy"
+    if not lacks_a_right(code):
+        return f"check the keys, or {text}"
+    if code == "AccessDenied" and right.service == "mns":
+        text += "; MNS also answers AccessDenied when the account or the region in the NotifyUrl is wrong"
+    return text
 
 
 def _by_status(status: int) -> Fault:

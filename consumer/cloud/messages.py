@@ -129,6 +129,7 @@ class QueueAttributes:
         delayed_messages: Not yet visible for the first time.
         created_at: Unix seconds.
         modified_at: Unix seconds.
+        dlq_policy: The queue's own dead-letter policy as text; ``None`` when the answer has none.
     """
 
     name: str
@@ -142,3 +143,4 @@ class QueueAttributes:
     delayed_messages: int | None
     created_at: int
     modified_at: int
+    dlq_policy: str | None = None

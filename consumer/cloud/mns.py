@@ -15,7 +15,7 @@ Source: facts/mns.md, 1-4 and 6.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ from mns.mns_request import SendMessageRequest
 from mns.mns_xml_handler import MessageEncoder
 
 from consumer.cloud import answer as reading
+from consumer.cloud.attributes import read_attributes
 from consumer.cloud.credentials import CredentialsSource
 from consumer.cloud.exchange import EMPTY, Observe
 from consumer.cloud.messages import Batch, DeleteFailure, Message, Peeked, QueueAttributes, Receipt
@@ -238,7 +239,7 @@ class MnsQueue:
             call.demand(answer, _OK)
             found = call.fields(answer, "Queue")
             try:
-                return _attributes(found)
+                return read_attributes(found, answer.body)
             except (KeyError, ValueError, OverflowError) as error:
                 what = cut(str(error), 80)
                 raise call.unreadable(answer, f"a queue's attribute is missing or no number: {what}") from None
@@ -269,23 +270,3 @@ def _sendable(call: MnsCall, body: bytes | str) -> str:
 def _unsendable(call: MnsCall, why: str) -> CloudError:
     detail = f"expected a body that XML can carry, but {why}; nothing was sent: encode it as base64"
     return call.failure(Fault.REQUEST, "BodyNotSendable", detail)
-
-
-def _attributes(found: Mapping[str, str]) -> QueueAttributes:
-    return QueueAttributes(
-        name=found["QueueName"],
-        visibility_timeout_s=int(found["VisibilityTimeout"]),
-        retention_s=int(found["MessageRetentionPeriod"]),
-        polling_wait_s=int(found["PollingWaitSeconds"]),
-        delay_s=int(found["DelaySeconds"]),
-        max_message_bytes=int(found["MaximumMessageSize"]),
-        active_messages=_count(found.get("ActiveMessages")),
-        inactive_messages=_count(found.get("InactiveMessages")),
-        delayed_messages=_count(found.get("DelayMessages")),
-        created_at=int(found["CreateTime"]),
-        modified_at=int(found["LastModifyTime"]),
-    )
-
-
-def _count(text: str | None) -> int | None:
-    return int(text) if text else None

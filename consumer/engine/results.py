@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 
 import anyio
 
+from consumer.cloud import faults
 from consumer.cloud.mps import JobAnswer
 from consumer.engine.pacing import Outage
 from consumer.errors import CloudError, Fault
@@ -33,7 +34,7 @@ Query: TypeAlias = Callable[[str], Awaitable[JobAnswer]]
 
 def is_about_the_job(error: CloudError) -> bool:
     """Whether MPS refused the job's id itself; any other refusal is of the surroundings, an endpoint or a proxy."""
-    return error.fault is Fault.REQUEST and (error.code.startswith("InvalidParameter") or "JobId" in error.code)
+    return error.fault is Fault.REQUEST and faults.is_about_the_job(error.code)
 
 
 class Results:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from consumer.cloud.credentials import Keys, StaticCredentials
+from consumer.cloud.faults import is_about_the_job
 from consumer.cloud.limiter import RateLimiter
 from consumer.cloud.mps import Mps
 from consumer.cloud.pool import open_pool
@@ -92,6 +93,32 @@ async def test_a_submission_without_a_job_id_is_unreadable(start: Any, mns_reply
         pytest.param(500, {"Code": "InternalError"}, (Fault.SERVER, "InternalError"), id="500"),
         pytest.param(502, b"<html/>", (Fault.SERVER, "Http502"), id="502 HTML"),
         pytest.param(429, b"", (Fault.THROTTLED, "Http429"), id="429"),
+        pytest.param(400, {"Code": "Forbidden.RAM"}, (Fault.CREDENTIALS, "Forbidden.RAM"), id="RAM with 400"),
+        pytest.param(400, {"Code": "NoPermissionX"}, (Fault.CREDENTIALS, "NoPermissionX"), id="no permission with 400"),
+        pytest.param(
+            400, {"Code": "MissingSecurityToken"}, (Fault.CREDENTIALS, "MissingSecurityToken"), id="no token with 400"
+        ),
+        pytest.param(
+            403,
+            {"Code": "PermissionDenied.ResourceQuotaExceed"},
+            (Fault.THROTTLED, "PermissionDenied.ResourceQuotaExceed"),
+            id="quota",
+        ),
+        pytest.param(
+            403, {"Code": "RequestsTooFrequent"}, (Fault.THROTTLED, "RequestsTooFrequent"), id="throttled with 403"
+        ),
+        pytest.param(
+            403,
+            {"Code": "InvalidIdentity.ServiceDisabled"},
+            (Fault.CREDENTIALS, "InvalidIdentity.ServiceDisabled"),
+            id="not opened",
+        ),
+        pytest.param(
+            403, {"Code": "InvalidParameter.JobNotFound"}, (Fault.REQUEST, "InvalidParameter.JobNotFound"), id="no job"
+        ),
+        pytest.param(
+            404, {"Code": "InvalidAction.NotFound"}, (Fault.REQUEST, "InvalidAction.NotFound"), id="no such action"
+        ),
     ],
 )
 async def test_each_refusal_has_its_fault(
@@ -105,6 +132,90 @@ async def test_each_refusal_has_its_fault(
     assert (caught.value.fault, caught.value.code) == expected
     assert caught.value.target == "127.0.0.1"
     assert (talk.limiter.rate_per_s < 60) is (expected[0] is Fault.THROTTLED)
+
+
+@pytest.mark.parametrize(
+    ("detail", "named"),
+    [
+        pytest.param({"AuthAction": "mts:Query*"}, "mts:QueryIProductionJob", id="a pattern"),
+        pytest.param({"AuthAction": "mts:QueryJobList", "PolicyType": "x"}, "mts:QueryJobList", id="MPS names another"),
+        pytest.param({"AuthAction": "a:b\n\x1b[2J"}, "mts:QueryIProductionJob", id="a text that is no action"),
+        pytest.param("text", "mts:QueryIProductionJob", id="no object"),
+        pytest.param(None, "mts:QueryIProductionJob", id="none"),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 403])
+async def test_a_denied_query_names_the_action(
+    start: Any, mns_reply: Any, status: int, detail: object, named: str
+) -> None:
+    """The missing action is the one that MPS names, else the one that the call needs; no other text is taken over."""
+    body = {"RequestId": "R", "Code": "Forbidden.RAM", "Message": "no.", "AccessDeniedDetail": detail}
+    talk = await start(json_reply(mns_reply, status, body))
+    with pytest.raises(CloudError) as caught:
+        await talk.mps.query("j")
+    assert f"Forbidden.RAM: no; grant {named} to the user or role of these keys" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "told"),
+    [
+        ("AccessDenied", 403, "account or the region in the NotifyUrl is wrong"),
+        ("AccessDeniedByRamPolicy", 403, "grant mns:ChangeMessageVisibility"),
+        ("SomethingNew", 403, "check the keys, or grant mns:ChangeMessageVisibility"),
+        ("NoPermission", 400, "grant mns:ChangeMessageVisibility"),
+        ("InvalidAccessKeyId", 403, "check the AccessKey id"),
+        ("SignatureDoesNotMatch", 403, "check the AccessKey secret"),
+    ],
+)
+async def test_a_denied_call_to_mns_names_the_action(
+    start: Any, mns_reply: Any, code: str, status: int, told: str
+) -> None:
+    """What MNS refuses for the keys or their rights says what to do, and only a missing right names an action."""
+    body = f"<Error><Code>{code}</Code><Message>m</Message><RequestId>R</RequestId><HostId>h</HostId></Error>".encode()
+    talk = await start(mns_reply(status, body))
+    with pytest.raises(CloudError) as caught:
+        await talk.queue.hide("8-x", 10)
+    assert caught.value.fault is Fault.CREDENTIALS
+    assert told in caught.value.detail
+    assert ("mns:" in caught.value.detail) is not told.startswith("check the AccessKey")
+
+
+def test_which_refusals_are_about_the_job() -> None:
+    """A JobId that MPS refuses is told apart from a function that it does not know and from everything else."""
+    about = ["InvalidParameter", "InvalidParameter.JobNotFound", "InvalidParameter.JobId", "MissingJobId"]
+    others = ["InvalidParameter.FunctionNotSupported", "InvalidAction.NotFound", "Forbidden.RAM", "MissingParameter"]
+    assert [code for code in (*about, *others) if is_about_the_job(code)] == about
+
+
+@pytest.mark.parametrize("given", ["null", " null\n", None])
+async def test_schedule_params_of_null_are_left_out(start: Any, mns_reply: Any, given: str | None) -> None:
+    """ScheduleParams that are the JSON text null are not sent; an object is."""
+    talk = await start(json_reply(mns_reply, 200, {"RequestId": "R", "JobId": "j"}))
+    await talk.mps.submit(function="Cover", params="{}", schedule_params=given)
+    await talk.mps.submit(function="Cover", params="{}", schedule_params="{}")
+    assert ["ScheduleParams" in asked.line for asked in talk.peer.asked] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("inner", "expected"),
+    [
+        pytest.param("", None, id="none"),
+        pytest.param("<DlqPolicy/>", None, id="empty"),
+        pytest.param('<DlqPolicy>{"Enabled":true}</DlqPolicy>', '{"Enabled":true}', id="JSON"),
+        pytest.param(
+            "<DlqPolicy><Enabled>true</Enabled><MaxReceiveCount>3</MaxReceiveCount></DlqPolicy>",
+            "Enabled=true MaxReceiveCount=3",
+            id="elements",
+        ),
+    ],
+)
+async def test_the_dead_letter_policy_of_a_queue(start: Any, mns_reply: Any, inner: str, expected: str | None) -> None:
+    """A DlqPolicy among a queue's attributes is read in whatever form it comes."""
+    numbers = ("CreateTime", "LastModifyTime", "DelaySeconds", "MaximumMessageSize", "MessageRetentionPeriod")
+    more = "".join(f"<{name}>1</{name}>" for name in (*numbers, "VisibilityTimeout", "PollingWaitSeconds"))
+    talk = await start(mns_reply(200, f"<Queue><QueueName>q</QueueName>{more}{inner}</Queue>".encode()))
+    assert (await talk.queue.attributes()).dlq_policy == expected
 
 
 async def test_a_wrong_endpoint_stops_the_start() -> None:
