@@ -18,6 +18,7 @@ from typing import Final
 import anyio
 import structlog
 
+from consumer.cloud.faults import lacks_a_right
 from consumer.cloud.messages import DeleteFailure
 from consumer.engine.delivery import Delivery, Orders
 from consumer.engine.pacing import Outage, Probes
@@ -175,6 +176,9 @@ class Deletes:
                 return []
             self._probes.failed(asked_at)
             self._error, self._quiet = error, self._covered()
+            # Nothing but a change of the rights helps: say so before the receipts have died.
+            if lacks_a_right(error.code) and not self._quiet:
+                self._outage.failed(error)
             return self._alive(list(by_handle.values()), error)
         self._trace(batch, asked_at)
         self._probes.passed()
