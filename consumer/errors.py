@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     FAILURE = 1
     USAGE = 2
     TEMPORARY = 75
+    UNCERTAIN = 76
     SETTINGS = 78
 
 
@@ -35,6 +36,12 @@ class UsageError(ConsumerError):
     """A command line argument is not what the command takes."""
 
     exit_code = ExitCode.USAGE
+
+
+class UncertainError(ConsumerError):
+    """A call that must not be sent twice was sent and not answered: it may have had its effect."""
+
+    exit_code = ExitCode.UNCERTAIN
 
 
 class SettingsError(ConsumerError):

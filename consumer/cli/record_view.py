@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from consumer.cli.printable import printable
+
 if TYPE_CHECKING:
     from consumer.store.dead_letters import StoredJob, StoredLetter
     from consumer.store.ledger import JobRecord
@@ -47,7 +49,7 @@ def time_text(seconds: float | None) -> str | None:
 
 def plain(text: str) -> str:
     """A text with everything escaped that is not for reading; line breaks and tabs stay."""
-    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+    return printable(text, keep="\n\t")
 
 
 def one_line(text: object, longest: int = _LONGEST_CELL) -> str:

@@ -1,6 +1,8 @@
 """``mns-consumer submit``: submit one job, and wait for its result if asked to.
 
-What is wrong with the arguments is told before anything is sent.
+What is wrong with the arguments is reported before anything is sent. The job is sent once: MPS has no ClientToken, so a
+second submission would be a second job and a second bill. When the answer is lost, that is said, with an exit code of
+its own. Texts of MPS are printed escaped.
 
 Elsewhere: the call (``cloud.mps``), unfolding a result (``message.result``).
 """
@@ -18,10 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from consumer.cli.function_names import DOCUMENTED, nearest
-from consumer.errors import ConsumerError, ExitCode, UsageError
+from consumer.cli.printable import printable, printable_json
+from consumer.errors import CloudError, ConsumerError, ExitCode, UncertainError, UsageError
 
 if TYPE_CHECKING:
-    from consumer.cloud.mps import JobAnswer, Mps
+    from consumer.cloud.mps import JobAnswer, Mps, Submitted
     from consumer.config import Lane, Settings
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
@@ -29,6 +32,10 @@ _FIRST_LOOK_S: Final = 0.2
 _LONGEST_LOOK_S: Final = 5.0
 _ENDED: Final = frozenset({"Success", "Fail"})
 _CLOUD: Final = "Where to"
+_MAY_EXIST: Final = (
+    "the job may exist and be billed, and MPS can't be asked for it without its JobId. Nothing was sent again. Look for"
+    " its notification, by its UserData, and for its output; submit it again only if a second job does no harm"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +85,7 @@ def submit(
     """
     order = _Order(
         function=_checked_function(function),
-        params=_checked_object("--params", params),
+        params=_checked_object("--params", params) or "{}",
         input=input_url,
         output=output_url,
         user_data=user_data,
@@ -101,7 +108,7 @@ def submit(
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    print(printable(f"warning: {text}"), file=sys.stderr)
 
 
 def _checked_function(name: str) -> str:
@@ -114,13 +121,16 @@ def _checked_function(name: str) -> str:
     return name
 
 
-def _checked_object(flag: str, text: str) -> str:
+def _checked_object(flag: str, text: str) -> str | None:
+    """The text of a JSON object; ``None`` for the JSON value null, which stands for a parameter that is not given."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(
             f'{flag} {text[:200]!r}: expected a JSON object such as \'{{"Model": "gif"}}\': {error}'
         ) from None
+    if value is None:
+        return None
     if not isinstance(value, dict):
         raise UsageError(f"{flag} {text[:200]!r}: expected a JSON object, got JSON of another kind")
     return text
@@ -163,7 +173,35 @@ async def _submit(lane: Lane, ca_file: Path | None, order: _Order, wait_s: float
     from consumer.cloud.clients import open_clients  # noqa: PLC0415 - quick --help
 
     async with open_clients(lane, ca_file=ca_file) as clients:
-        submitted = await clients.mps.submit(
+        submitted = await _sent(clients.mps, order)
+        job_id = submitted.job_id
+        if wait_s is None:
+            fields = {"job_id": job_id, "request_id": submitted.request_id}
+            print(printable_json(fields) if as_json else printable(job_id))
+            return ExitCode.OK
+        if not as_json:
+            print(printable(job_id), flush=True)
+        try:
+            answer = await _ended(clients.mps, job_id, wait_s)
+        except CloudError as error:
+            raise ConsumerError(f"job {printable(job_id)} was submitted, but its end is not known: {error}") from None
+    _print_end(answer, as_json=as_json)
+    return ExitCode.OK if answer.state == "Success" else ExitCode.FAILURE
+
+
+async def _sent(mps: Mps, order: _Order) -> Submitted:
+    """Submit the job once.
+
+    Raises:
+        UncertainError: It was sent, and no answer says whether there is a job.
+        CloudError: There is certainly none.
+    """
+    import anyio  # noqa: PLC0415 - quick --help
+
+    from consumer.cloud.faults import surely_not_sent  # noqa: PLC0415 - the same
+
+    try:
+        return await mps.submit(
             function=order.function,
             params=order.params,
             input=order.input,
@@ -174,14 +212,13 @@ async def _submit(lane: Lane, ca_file: Path | None, order: _Order, wait_s: float
             model_id=order.model_id,
             schedule_params=order.schedule_params,
         )
-        if wait_s is None:
-            print(_json(job_id=submitted.job_id, request_id=submitted.request_id) if as_json else submitted.job_id)
-            return ExitCode.OK
-        if not as_json:
-            print(submitted.job_id, flush=True)
-        answer = await _ended(clients.mps, submitted.job_id, wait_s)
-    _print_end(answer, as_json=as_json)
-    return ExitCode.OK if answer.state == "Success" else ExitCode.FAILURE
+    except CloudError as error:
+        if surely_not_sent(error):
+            raise
+        raise UncertainError(f"{error}; {_MAY_EXIST}") from None
+    except anyio.get_cancelled_exc_class():
+        _warn(f"interrupted before MPS had answered; {_MAY_EXIST}")
+        raise
 
 
 async def _ended(mps: Mps, job_id: str, wait_s: float) -> JobAnswer:
@@ -196,7 +233,9 @@ async def _ended(mps: Mps, job_id: str, wait_s: float) -> JobAnswer:
         left_s = until - time.monotonic()
         if left_s <= 0:
             state = answer.state or "unknown to MPS"
-            raise ConsumerError(f"job {job_id} is still {state} after {wait_s:g} s; wait longer by --wait-seconds")
+            raise ConsumerError(
+                printable(f"job {job_id} is still {state} after {wait_s:g} s; wait longer by --wait-seconds")
+            )
         await anyio.sleep(min(pause_s, left_s))
         pause_s = min(pause_s * 1.5, _LONGEST_LOOK_S)
 
@@ -207,25 +246,21 @@ def _print_end(answer: JobAnswer, *, as_json: bool) -> None:
 
     shown = typed(answer.function or "", answer.result, answer.output)
     if as_json:
-        print(
-            _json(
-                job_id=answer.job_id,
-                function=answer.function,
-                state=answer.state,
-                code=shown.code,
-                message=shown.message,
-                result=shown.data,
-                typed=shown.fits,
-                user_data=decode_user_data(answer.user_data),
-            )
-        )
+        fields = {
+            "job_id": answer.job_id,
+            "function": answer.function,
+            "state": answer.state,
+            "code": shown.code,
+            "message": shown.message,
+            "result": shown.data,
+            "typed": shown.fits,
+            "user_data": decode_user_data(answer.user_data),
+        }
+        print(printable_json(fields))
         return
-    print(f"{answer.state}: {shown.summary if answer.state == 'Success' else f'{shown.code}: {shown.message}'}")
+    summary = shown.summary if answer.state == "Success" else f"{shown.code}: {shown.message}"
+    print(printable(f"{answer.state}: {summary}"))
     if answer.state == "Success":
-        print(json.dumps(shown.data, ensure_ascii=False, indent=2))
+        print(printable_json(shown.data, indent=2))
     if shown.problem:
         _warn(shown.problem)
-
-
-def _json(**fields: Any) -> str:
-    return json.dumps(fields, ensure_ascii=False)

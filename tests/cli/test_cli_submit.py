@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
+Spoil = Callable[..., None]
+
+
+@pytest.fixture
+def spoil(keys: str, fetch: Callable[..., str]) -> Iterator[Spoil]:
+    """Spoil calls to MPS by a fault of the sandbox."""
+
+    def begin(kind: str, operation: str = "submit", **more: object) -> None:
+        rule = {"kind": kind, "operations": [operation], **more}
+        fetch(f"{keys}/_sandbox/faults", "PUT", json.dumps([rule]).encode())
+
+    yield begin
+    fetch(f"{keys}/_sandbox/faults", "DELETE")
 
 
 @pytest.mark.parametrize(
@@ -138,3 +153,114 @@ def test_the_settings_queue(
     assert cli("submit", "--function", "Cover", "--notify-url", queue_url("mine")).code == 0
     monkeypatch.delenv("MNS_CONSUMER_NOTIFY_URL")
     assert cli("submit", "--function", "Cover", "--region", "cn-beijing", "--pipeline-id", "p").code == 0
+
+
+def submissions(keys: str, fetch: Callable[..., str]) -> int:
+    """How many submissions the sandbox has seen."""
+    counted: int = json.loads(fetch(f"{keys}/_sandbox/state"))["requests"].get("SubmitIProductionJob", 0)
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        pytest.param({"kind": "drop_after"}, "Disconnected", id="connection lost"),
+        pytest.param({"kind": "truncate"}, "AnswerCutShort", id="half an answer"),
+        pytest.param({"kind": "html", "status": 200}, "NotMps", id="a page"),
+        pytest.param({"kind": "redirect"}, "NotMps", id="a redirect"),
+        pytest.param({"kind": "error", "status": 502, "xml": False}, "Http502", id="a front end's 502"),
+        pytest.param({"kind": "error", "status": 500, "code": "InternalError"}, "InternalError", id="a fault of MPS"),
+    ],
+)
+def test_a_lost_answer(
+    cli: Cli, keys: str, spoil: Spoil, fetch: Callable[..., str], *, fault: dict[str, Any], code: str
+) -> None:
+    """After a lost answer the job may exist: that is said with what to do, 76, and nothing is sent again."""
+    before = submissions(keys, fetch)
+    spoil(**fault)
+    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--wait")
+    assert (ran.code, ran.out) == (76, "")
+    assert code in ran.err
+    assert "the job may exist and be billed" in ran.err
+    assert submissions(keys, fetch) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "code"),
+    [pytest.param("http://127.0.0.1:9", "ConnectRefused", id="refused"), pytest.param(None, "TlsFailed", id="no TLS")],
+)
+def test_nothing_was_sent(cli: Cli, keys: str, endpoint: str | None, code: str) -> None:
+    """A failure before anything was sent is an ordinary one."""
+    place = endpoint or keys.replace("http:", "https:")
+    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--endpoint", place)
+    assert ran.code == 1
+    assert code in ran.err
+    assert "may exist" not in ran.err
+
+
+def test_a_refusal_is_certain(cli: Cli, spoil: Spoil) -> None:
+    """A refused submission made no job; a missing right is named."""
+    spoil("error", status=400, code="Forbidden.RAM")
+    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p")
+    assert ran.code == 1
+    assert "grant mts:SubmitIProductionJob" in ran.err
+    assert "may exist" not in ran.err
+
+
+def test_an_interrupted_submission(
+    start: Callable[..., Any], keys: str, spoil: Spoil, fetch: Callable[..., str]
+) -> None:
+    """Ctrl-C while MPS is asked says that the job may exist."""
+    before = submissions(keys, fetch)
+    spoil("hang")
+    running = start("submit", "--function", "Cover", "--pipeline-id", "p")
+    until = time.monotonic() + 10
+    while submissions(keys, fetch) == before and time.monotonic() < until:
+        time.sleep(0.02)
+    assert running.end(signal.SIGINT) == 130
+    assert "warning: interrupted before MPS had answered; the job may exist" in running.text()
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_lost_end_keeps_the_job_id(cli: Cli, spoil: Spoil, flags: tuple[str, ...]) -> None:
+    """When MPS can't be asked for the end of a submitted job, the error names the job."""
+    spoil("error", "query", status=403, code="Forbidden.RAM")
+    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--wait", *flags)
+    assert ran.code == 1
+    job_id = ran.err.split("error: job ")[1].split()[0]
+    assert len(job_id) == 32
+    assert "was submitted, but its end is not known" in ran.err
+    assert "grant mts:QueryIProductionJob" in ran.err
+
+
+def test_parameters_of_null(cli: Cli, keys: str) -> None:
+    """The JSON text null stands for a parameter that is not given."""
+    argv = ("submit", "--function", "Cover", "--pipeline-id", "p", "--schedule-params", "null", "--params", "null")
+    assert cli(*argv).code == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_texts_of_mps_do_not_steer_a_terminal(cli: Cli, keys: str, flags: tuple[str, ...]) -> None:
+    """Control characters, C1, bidi marks and line breaks in what MPS says are escaped, in text and in JSON."""
+    evil = "a\x1b[2Jb\x9bc\u202ed\u2028e\nf\x7f"
+    params = json.dumps({"sandbox": {"fail": {"code": evil, "message": evil}}})
+    argv = ("submit", "--function", "Cover", "--pipeline-id", "p", "--params", params, "--user-data", evil, "--wait")
+    ran = cli(*argv, *flags)
+    assert ran.code == 1
+    assert all(line.isprintable() for line in (ran.out + ran.err).split("\n"))
+    if flags:
+        found = json.loads(ran.out)
+        assert (found["code"], found["message"], found["user_data"]) == (evil, evil, evil)
+    else:
+        assert ran.out.splitlines()[1].startswith(r"Fail: a\x1b[2Jb\x9bc\u202ed\u2028e\nf\x7f: a")
+
+
+def test_a_result_is_escaped(cli: Cli, keys: str) -> None:
+    """A result is printed as JSON that reads the same and holds nothing that can't be printed."""
+    data = {"Details": [], "evil": "\x1b]0;x\x07\u202e\U000e0001"}
+    params = json.dumps({"sandbox": {"result": data}})
+    ran = cli("submit", "--function", "MusicDemix", "--pipeline-id", "p", "--params", params, "--wait")
+    assert ran.code == 0
+    lines = ran.out.split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert data["evil"] in json.loads("\n".join(lines[2:]))["evil"]
