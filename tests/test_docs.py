@@ -23,7 +23,7 @@ import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from consumer import policy
+from consumer import policy, rights
 from consumer.app import App
 from consumer.cli import main as command_line
 from consumer.cli.function_names import DOCUMENTED
@@ -194,6 +194,15 @@ def shipped_table() -> Iterator[Row]:
         yield (code(name), code(f"handlers/{path.name}"), code(found.result.annotation.__name__), told)
 
 
+def rights_table() -> Iterator[Row]:
+    """Every call with its rights and the commands that make it."""
+    yield ("Call", "RAM actions", "Resource", "Needed by")
+    for call, right in rights.RIGHTS.items():
+        resource = right.resource.format(region="REGION", account="ACCOUNT", queue="NAME")
+        commands_of = [command for command, calls in rights.COMMANDS.items() if call in calls]
+        yield (code(call), listed(right.actions), code(resource), listed(commands_of))
+
+
 @pytest.mark.parametrize(
     ("heading", "expected"),
     [
@@ -203,6 +212,7 @@ def shipped_table() -> Iterator[Row]:
         pytest.param("Commands", list(commands_table()), id="commands"),
         pytest.param("Dead-letter reasons", list(reasons_table()), id="reasons"),
         pytest.param("Shipped handlers", list(shipped_table()), id="shipped handlers"),
+        pytest.param("Least rights", list(rights_table()), id="least rights"),
     ],
 )
 def test_table_is_what_the_code_says(heading: str, expected: Sequence[Row]) -> None:
@@ -229,6 +239,13 @@ def test_exit_codes() -> None:
     rows = rows_of("Exit codes")[1:]
     assert {row[0].strip("`"): row[1].strip("`") for row in rows} == exit_codes()
     assert all(row[2] for row in rows)
+
+
+def test_rights_name_real_commands() -> None:
+    """The commands of the table of rights exist, and each word of ``check --also`` stands beside it."""
+    known = {name for name, _ in commands(typer.main.get_command(command_line.app), "mns-consumer")}
+    assert {f"mns-consumer {command}" for command in rights.COMMANDS} <= known
+    assert [word for word in rights.ALSO if f"`--also {word}`" not in section("Least rights")] == []
 
 
 def test_label_words_name_known_metrics() -> None:

@@ -1,8 +1,9 @@
-"""check: a green or red line for each look, what to do, and no message taken."""
+"""check: a line for each finding, what to do, and no message taken."""
 
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import anyio
 import pytest
 
-from consumer.cli.check import _queue, _store
+from consumer.cli.check_queue import queue_findings
+from consumer.cli.check_store import store_findings
+from consumer.cli.findings import Finding, Level
 from consumer.config import load
 from consumer.store.open import make_ledger
 
@@ -28,21 +31,34 @@ def queue(keys: str, queue_url: QueueUrl, fetch: Callable[..., str], request: py
 
 
 def test_all_is_well(cli: Cli, queue: str, keys: str, fetch: Callable[[str], str]) -> None:
-    """Where all is well every line is green, the exit code is 0, and the queue's message was not touched."""
+    """Where all is well nothing is bad, the exit code is 0, and the queue's message was not touched."""
     ran = cli("check", "--shipped", "--notify-url", queue)
     assert ran.code == 0, ran.out
-    assert all(line.startswith("ok ") for line in ran.out.splitlines())
+    (not_tried,) = [line for line in ran.out.splitlines() if not line.startswith("ok ")]
+    assert not_tried.startswith(f"warn {queue.rpartition('/')[2]}, right to receive: not tried, since that would take")
+    assert not_tried.endswith("it needs mns:BatchReceiveMessage and mns:ReceiveMessage")
     for what in ("settings", "handlers", "store", "credentials", "retention", "visibility", "right to query jobs"):
         assert what in ran.out
     held = json.loads(fetch(f"{keys}/_sandbox/queues/{queue.rpartition('/')[2]}"))
     assert [message["dequeue_count"] for message in held["messages"]] == [0]
 
 
+def test_json_lines(cli: Cli, queue: str, keys: str) -> None:
+    """With --json each finding is one object with its level, its queue and the exit code that it asks for."""
+    ran = cli("check", "--shipped", "--notify-url", queue, "--set", "retry_cap_s=300000", "--json")
+    found = [json.loads(line) for line in ran.out.splitlines()]
+    assert ran.code == 1
+    assert {tuple(finding) for finding in found} == {("level", "queue", "what", "text", "exit_code")}
+    assert [(one["what"], one["queue"], one["exit_code"]) for one in found if one["level"] == "bad"] == [
+        ("retention", f"1234567890123456/cn-hangzhou/{queue.rpartition('/')[2]}", 1)
+    ]
+
+
 def test_bad_settings(cli: Cli) -> None:
     """Bad settings are red lines, and 78."""
     ran = cli("check", "--slots", "0", "--set", "nonsense=1")
     assert ran.code == 78
-    assert [line[:4] for line in ran.out.splitlines()] == ["bad ", "bad "]
+    assert [line[:5] for line in ran.out.splitlines()] == ["bad  ", "bad  "]
 
 
 def test_no_queue_no_handler(cli: Cli) -> None:
@@ -50,25 +66,28 @@ def test_no_queue_no_handler(cli: Cli) -> None:
     ran = cli("check")
     assert ran.code == 78
     assert ran.out.count("bad ") == 2
-    assert "ok  store" in ran.out
+    assert "ok   store" in ran.out
 
 
 def test_a_missing_queue(cli: Cli, keys: str, queue_url: QueueUrl) -> None:
-    """A queue that is not there is red, with what to do; MPS is asked all the same."""
+    """A queue that is not there is one bad line, with what to do; MPS is asked all the same."""
     ran = cli("check", "--shipped", "--notify-url", queue_url("nowhere"))
     assert ran.code == 1
+    assert ran.out.count("bad ") == 1
     assert "QueueNotExist" in ran.out
     assert "create the queue" in ran.out
-    assert "ok  nowhere, right to query jobs" in ran.out
+    assert "warn nowhere, right to delete: not tried, since the queue could not be asked; it needs mns:Batch" in ran.out
+    assert "ok   nowhere, right to query jobs: given, by MPS at http" in ran.out
 
 
-def test_wrong_keys(cli: Cli, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wrong keys are red for both services."""
+def test_wrong_keys(cli: Cli, queue: str, monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+    """Wrong keys are bad for both services, and no right is guessed at."""
     monkeypatch.setenv("MNS_CONSUMER_ACCESS_KEY_SECRET", "not-the-secret")
     ran = cli("check", "--shipped", "--notify-url", queue)
     assert ran.code == 1
-    assert ran.out.count("bad ") == 3
-    assert "give right keys" in ran.out
+    assert ran.out.count("bad ") == 2
+    assert ran.out.count("check the AccessKey secret") == 2
+    assert "grant" not in ran.out
     assert "not-the-secret" not in ran.out + ran.err
 
 
@@ -93,19 +112,11 @@ def test_a_queue_that_forgets_too_soon(
     cli: Cli, queue: str, keys: str, fetch: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A retention that is short beside the retries is red, as is a visibility timeout too short to renew."""
-    monkeypatch.setattr("consumer.cli.check._LEAST_VISIBILITY_S", 60)
+    monkeypatch.setattr("consumer.cli.check_queue.LEAST_VISIBILITY_S", 60)
     ran = cli("check", "--shipped", "--notify-url", queue, "--set", "retry_cap_s=300000")
     assert ran.code == 1
     assert "expected at least 600000 s (twice retry_cap_s)" in ran.out
     assert "visibility timeout: 30 s; expected at least 60 s" in ran.out
-
-
-def test_an_unknown_job_refused_is_a_right(cli: Cli, queue: str, keys: str, fetch: Callable[..., str]) -> None:
-    """When MPS refuses the made-up job itself, the right to ask was given."""
-    fault = {"kind": "error", "operations": ["query"], "status": 404, "code": "InvalidParameter.JobId", "count": 1}
-    fetch(f"{keys}/_sandbox/faults", "POST", json.dumps(fault).encode())
-    ran = cli("check", "--shipped", "--notify-url", queue)
-    assert ran.code == 0, ran.out
 
 
 def test_a_broken_handler(cli: Cli, tmp_path: Path) -> None:
@@ -119,47 +130,40 @@ def test_a_broken_handler(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_place_without_handlers(cli: Cli, handlers_dir: Path) -> None:
-    """A file that holds no handler is told."""
+    """A file that holds no handler is a warning."""
     (handlers_dir / "notes.py").write_text("x = 1\n", encoding="utf-8")
-    assert "notes.py holds no function marked with @handler" in cli("check", "--handlers", str(handlers_dir)).out
-
-
-async def test_a_store_that_is_there(tmp_path: Path) -> None:
-    """A sound file is green."""
-    target = str(tmp_path / "ledger.db")
-    ledger = make_ledger(target)
-    await ledger.open()
-    try:
-        in_use = await _store(load({"store": target}))
-    finally:
-        await ledger.close()
-    assert in_use.good
-    assert "0 dead letter(s)" in in_use.told
-    assert (await _store(load({"store": f"sqlite:///{target}"}))).good
+    ran = cli("check", "--handlers", str(handlers_dir))
+    assert "warn handlers: " in ran.out
+    assert "notes.py holds no function marked with @handler" in ran.out
 
 
 @pytest.mark.parametrize(
-    ("store", "code"),
-    [
-        pytest.param("mysql://x", 78, id="another scheme"),
-        pytest.param("not-a-database", 1, id="another file"),
-        pytest.param("file/below.db", 1, id="below a file"),
-        pytest.param("postgresql://nobody@127.0.0.1:9/none?connect_timeout=1", 1, id="nobody there"),
-    ],
+    ("name", "hint"),
+    [("Covr", "did you mean 'Cover'?"), ("Xyzzy", "is it spelt"), ("Transcode", None), ("*", None), ("Cover", None)],
 )
-def test_a_bad_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, code: int) -> None:
-    """A store that can't be used is red."""
-    monkeypatch.chdir(tmp_path)
-    Path("not-a-database").write_text("text " * 2000, encoding="utf-8")
-    Path("file").write_text("", encoding="utf-8")
-    finding = anyio.run(_store, load({"store": store}))
-    assert not finding.good
-    assert finding.code == code
+def test_a_function_name_that_does_not_exist(cli: Cli, tmp_path: Path, name: str, hint: str | None) -> None:
+    """A handler for a name that neither MPS nor a kind of message has is a warning with the nearest name."""
+    folder = tmp_path / "named"
+    folder.mkdir()
+    source = f"from consumer import Job, handler\n\n\n@handler({name!r})\nasync def one(job: Job) -> None:\n    pass\n"
+    (folder / "one.py").write_text(source, encoding="utf-8")
+    ran = cli("check", "--handlers", str(folder))
+    warned = [line for line in ran.out.splitlines() if line.startswith("warn handlers")]
+    assert [hint in line and f"{name!r} is no documented" in line for line in warned if hint] == [True] * bool(hint)
+    assert len(warned) == bool(hint)
 
 
-def test_a_file_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that this user may read and not write is red."""
-    path = tmp_path / "ledger.db"
+def look_at_store(target: str) -> list[Finding]:
+    """What check says of a store."""
+
+    async def look() -> list[Finding]:
+        return [finding async for finding in store_findings(load({"store": target}))]
+
+    return anyio.run(look)
+
+
+def make_store(path: Path) -> Path:
+    """A sound store, closed."""
 
     async def make() -> None:
         ledger = make_ledger(str(path))
@@ -167,15 +171,89 @@ def test_a_file_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         await ledger.close()
 
     anyio.run(make)
-    sqlite3.connect(path).close()
-    # Root may write everything, so the system's own answer is stood in for.
-    monkeypatch.setattr("consumer.cli.check.os.access", lambda *_: False)
-    finding = anyio.run(_store, load({"store": str(path)}))
-    assert "can't be written by this user" in finding.told
+    return path
+
+
+async def test_a_store_in_use(tmp_path: Path) -> None:
+    """A sound file is good while a daemon has it open, under each way to write its path."""
+    target = str(tmp_path / "the ledger.db")
+    ledger = make_ledger(target)
+    await ledger.open()
+    try:
+        for text in (target, f"sqlite:///{target}", f"sqlite:///{target.replace(' ', '%20')}"):
+            (in_use,) = [finding async for finding in store_findings(load({"store": text}))]
+            assert (in_use.level, in_use.text) == (Level.GOOD, f"{target} is sound, 0 dead letter(s)")
+    finally:
+        await ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("store", "code", "told"),
+    [
+        pytest.param("mysql://x", 78, "scheme mysql", id="another scheme"),
+        pytest.param("not-a-database", 1, "no SQLite database", id="another file"),
+        pytest.param("file/below.db", 1, "is no folder", id="below a file"),
+        pytest.param("folder", 1, "is a directory; name a file in it", id="a directory"),
+        pytest.param("socket", 1, "is no regular file", id="a socket"),
+        pytest.param("open", 1, "others may write to", id="others may write"),
+        pytest.param("everybody/below.db", 1, "others may replace", id="others may write to the folder"),
+        pytest.param("newer", 78, "schema version 99", id="a newer schema"),
+        pytest.param("x" * 5000, 1, "can't be looked at", id="too long a name"),
+        pytest.param("postgresql://nobody@127.0.0.1:9/none?connect_timeout=1", 1, "store", id="nobody there"),
+    ],
+)
+def test_a_store_that_run_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, code: int, told: str
+) -> None:
+    """A store that can't be used is bad, with the reason and the exit code of run."""
+    monkeypatch.chdir(tmp_path)
+    Path("not-a-database").write_text("text " * 2000, encoding="utf-8")
+    Path("not-a-database").chmod(0o600)
+    Path("file").write_text("", encoding="utf-8")
+    Path("folder").mkdir()
+    make_store(Path("open")).chmod(0o666)
+    Path("everybody").mkdir()
+    Path("everybody").chmod(0o777)
+    with sqlite3.connect(make_store(Path("newer"))) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+        (finding,) = look_at_store(store)
+    assert (finding.level, finding.code) == (Level.BAD, code)
+    assert told in finding.text
+
+
+def test_a_store_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file, or its folder, that this user may read and not write is bad."""
+    path = make_store(tmp_path / "ledger.db")
+    # Root may write everything, so the system's own answer is replaced.
+    allowed = {path: False, tmp_path: True}
+    monkeypatch.setattr("consumer.cli.check_store.os.access", lambda asked, _: allowed[asked])
+    (finding,) = look_at_store(str(path))
+    assert "can't be written by this user" in finding.text
+    allowed |= {path: True, tmp_path: False}
+    (finding,) = look_at_store(str(path))
+    assert "the store's lock lies beside it" in finding.text
+    (finding,) = look_at_store(str(tmp_path / "new" / "ledger.db"))
+    assert finding.level is Level.BAD
+
+
+def test_a_store_that_others_may_read(tmp_path: Path) -> None:
+    """A file that others may read is a warning beside the good line."""
+    path = make_store(tmp_path / "ledger.db")
+    path.chmod(0o644)
+    assert [finding.level for finding in look_at_store(str(path))] == [Level.WARNING, Level.GOOD]
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    """A missing file is good, and still missing afterwards: its owner must be the daemon's user."""
+    (finding,) = look_at_store(str(tmp_path / "new" / "ledger.db"))
+    assert (finding.level, (tmp_path / "new").exists()) == (Level.GOOD, False)
 
 
 async def test_certificates_that_are_none(keys: str, queue_url: QueueUrl, tmp_path: Path) -> None:
-    """A certificates file that can't be read is a red line of the queue."""
+    """A certificates file that can't be read is a bad line of the queue."""
     settings = load({"notify_url": queue_url("q"), "ca_file": str(tmp_path / "none.pem")})
-    found = [finding async for finding in _queue(settings, settings.all_lanes()[0])]
-    assert [(finding.good, finding.code) for finding in found] == [(False, 78)]
+    found = [finding async for finding in queue_findings(settings, settings.all_lanes()[0])]
+    assert [(finding.level, finding.code) for finding in found] == [(Level.BAD, 78)]
