@@ -184,6 +184,33 @@ MUTATIONS: Final = (
         "notification.result_text is None",
         ("tests/engine/test_forged.py",),
     ),
+    Mutation(
+        "a missing right is named",
+        "consumer/cloud/exchange.py",
+        """            detail = f"{detail.rstrip(' .;')}; {to_do}"
+""",
+        """            detail = f"{detail.rstrip(' .;')}"
+""",
+        ("tests/cloud/test_cloud_mps.py", "tests/cli/test_cli_check_rights.py", "tests/engine/test_missing_rights.py"),
+    ),
+    Mutation(
+        "a denied delete is bad",
+        "consumer/cli/check_queue.py",
+        """        return bad(what, f"{explained(error)}{'; a job may have been made' if is_open else ''}", queue)
+    if accepted:
+""",
+        """        accepted = ""
+    if accepted:
+""",
+        ("tests/cli/test_cli_check_rights.py",),
+    ),
+    Mutation(
+        "a lost submission may exist",
+        "consumer/cli/submit.py",
+        "        if surely_not_sent(error):\n            raise\n",
+        "        if surely_not_sent(error) or error:\n            raise\n",
+        ("tests/cli/test_cli_submit.py",),
+    ),
 )
 
 

@@ -163,7 +163,8 @@ async def _right(call: str, lane: Lane, clients: Clients, *, reached: bool) -> F
     try:
         accepted = await trial(clients)
     except CloudError as error:
-        return bad(what, explained(error), queue)
+        is_open = call == "SubmitIProductionJob" and not faults.surely_not_sent(error)
+        return bad(what, f"{explained(error)}{'; a job may have been made' if is_open else ''}", queue)
     if accepted:
         return warning(what, accepted, queue)
     return good(what, f"given, by MPS at {lane.mps_endpoint}" if is_mps else "given", queue)

@@ -162,6 +162,13 @@ def test_a_job_that_was_made_after_all(cli: Cli, queue: str) -> None:
     assert any("NoSuchFunction" in line and "may be billed" in line for line in lines(ran, "warn"))
 
 
+def test_a_lost_answer_of_the_submission(cli: Cli, queue: str, deny: Deny) -> None:
+    """When the answer to the tried submission is lost, a job may have been made, which is said."""
+    deny("SubmitIProductionJob", code="InternalError", status=500)
+    (line,) = lines(cli("check", "--shipped", "--notify-url", queue, "--also", "submit"), "bad")
+    assert line.endswith("a job may have been made")
+
+
 def test_the_receipt_handle_is_of_the_real_shape() -> None:
     """The handle that was never given out has the length and the characters of a real one."""
     assert 36 <= len(NO_HANDLE) <= 37
