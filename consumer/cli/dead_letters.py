@@ -18,7 +18,7 @@ import typer
 from consumer.cli.dead_letters_replay import replay
 from consumer.cli.letter_pages import open_operators, walk_letters
 from consumer.cli.options import Said, takes_settings
-from consumer.cli.record_view import letter_json, note, plain, print_fields, print_json, print_letters, readable_body
+from consumer.cli.record_view import letter_json, note, print_fields, print_json, print_letters, readable_body
 from consumer.cli.records import (
     MOST_ID,
     AllFlag,
@@ -36,6 +36,7 @@ from consumer.cli.records import (
     wanted_records,
 )
 from consumer.errors import ConsumerError, UsageError
+from consumer.ops.escape import printable_block
 from consumer.store.ledger import Filter
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def show_letter(
         return
     print_fields(letter_json(stored, whole=False))
     if stored.letter.traceback:
-        print(f"\n{plain(stored.letter.traceback.rstrip())}")
+        print(f"\n{printable_block(stored.letter.traceback.rstrip())}")
     print(f"\n{readable_body(stored.letter.body)}")
 
 

@@ -14,7 +14,7 @@ import typer
 
 from consumer.cli.letter_pages import open_operators, walk_letters
 from consumer.cli.options import Said, takes_settings
-from consumer.cli.record_view import note, plain, print_json
+from consumer.cli.record_view import note, print_json
 from consumer.cli.records import (
     AllFlag,
     DryRunFlag,
@@ -30,6 +30,7 @@ from consumer.cli.records import (
     wanted_records,
 )
 from consumer.errors import ExitCode, UsageError
+from consumer.ops.escape import printable
 from consumer.store.dead_letters import Operators, replayed_already
 from consumer.store.ledger import Filter, LetterState
 
@@ -137,7 +138,7 @@ def _tell_chosen(one: Chosen, word: str, *, as_json: bool, **more: str | None) -
         )
         return
     told = f"dead letter {one.id} ({one.function}, job {one.job_id or 'none'}, {one.reason}, queue {one.queue})"
-    print(plain(f"{word.replace('_', ' ')}: {told}{''.join(f' {text}' for text in more.values() if text)}"))
+    print(printable(f"{word.replace('_', ' ')}: {told}{''.join(f' {text}' for text in more.values() if text)}"))
 
 
 def _tell_replayed(one: Replayed, *, as_json: bool) -> None:
@@ -148,4 +149,4 @@ def _tell_replayed(one: Replayed, *, as_json: bool) -> None:
         sent = handled if one.message_id is None else f"as message {one.message_id}"
         _tell_chosen(one.chosen, one.outcome.value, as_json=False, sent=sent)
     else:
-        note(plain(f"error: dead letter {one.chosen.id}: {one.error}"))
+        note(f"error: dead letter {one.chosen.id}: {one.error}")

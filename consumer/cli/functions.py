@@ -12,6 +12,7 @@ import typer
 
 from consumer.cli.function_names import DOCUMENTED
 from consumer.cli.options import Said, takes_settings
+from consumer.ops.escape import json_escaped, printable
 
 if TYPE_CHECKING:
     from consumer.plugin.handler import Handler
@@ -37,7 +38,7 @@ def functions(said: Said, as_json: Annotated[bool, typer.Option("--json", help="
     registry = discover(sources_of(said.settings()))
     rows = [_row(name, registry) for name in _names(registry)]
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        print(json_escaped(json.dumps(rows, ensure_ascii=False, indent=2)))
     else:
         _print_table(rows)
 
@@ -117,10 +118,10 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         if row["handler"] is None:
             where, result = "none: its messages are set aside as unrouted", ""
         else:
-            where = f"{row['handler']}\n{row['found_in']}: {row['origin']}"
-            result = row["result"] or "asks for no result"
-            fields = [f"{field['name']}: {field['type']}" for field in row["fields"]]
+            where = f"{printable(row['handler'])}\n{row['found_in']}: {printable(row['origin'])}"
+            result = printable(row["result"] or "asks for no result")
+            fields = [printable(f"{field['name']}: {field['type']}") for field in row["fields"]]
             result = "\n".join([f"{result}:" if fields else result, *(f"  {line}" for line in fields)])
-        # As plain text: a path or a type with brackets is no markup.
-        table.add_row(row["function"], Text(where), Text(result))
+        # As plain text: a name, a path or a type with brackets is no markup.
+        table.add_row(Text(printable(row["function"])), Text(where), Text(result))
     wide_console().print(table)

@@ -18,6 +18,7 @@ import typer
 
 from consumer.cli.options import Said, takes_settings
 from consumer.errors import ConsumerError, SettingsError, UsageError
+from consumer.ops.escape import printable
 
 _TIMEOUT_S: Final = 4.0
 """Below the five seconds that a container's health check gets, so that the line comes before the kill."""
@@ -127,4 +128,4 @@ def _checks(body: bytes) -> list[tuple[str, bool, str]] | None:
 
 def _line(text: str) -> str:
     """One line, whatever was answered."""
-    return "".join(char if char.isprintable() else " " for char in text)[:_LINE_LIMIT]
+    return printable(text[:_LINE_LIMIT])[:_LINE_LIMIT]

@@ -27,6 +27,7 @@ from consumer.cli.run import run
 from consumer.cli.sandbox import sandbox
 from consumer.cli.submit import submit
 from consumer.errors import ConsumerError, ExitCode, SettingsError
+from consumer.ops.escape import printable_block
 from consumer.version import version
 
 _INTERRUPTED: Final = 130
@@ -130,7 +131,8 @@ def _tell(*errors: ConsumerError) -> int:
     """Write each problem on a line of its own; the first error's exit code counts."""
     for error in errors:
         for problem in error.problems if isinstance(error, SettingsError) else (str(error),):
-            print(f"error: {problem}", file=sys.stderr)
+            # What is quoted in it may come from outside; a further line (a traceback's) stands behind the margin.
+            print(f"error: {printable_block(problem).strip()}", file=sys.stderr)
     return errors[0].exit_code
 
 

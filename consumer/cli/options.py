@@ -52,7 +52,7 @@ class Said:
         except SettingsError as error:
             # A slip on the command line, so it counts as one; the same in a file is a wrong setting.
             if all(problem.startswith("notify_url (command line)") for problem in error.problems):
-                raise UsageError(str(error)) from None
+                raise UsageError("; ".join(error.problems)) from None
             raise
 
 

@@ -21,7 +21,6 @@ from consumer.cli.record_view import (
     body_json,
     note,
     one_line,
-    plain,
     print_fields,
     print_json,
     readable_body,
@@ -29,6 +28,7 @@ from consumer.cli.record_view import (
 )
 from consumer.cli.records import JsonFlag, lane_of
 from consumer.errors import CloudError, ExitCode, SettingsError, UsageError
+from consumer.ops.escape import printable
 from consumer.policy import MAX_BATCH
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def send(
     if as_json:
         print_json({"message_id": message_id, "queue": lane.url.identity})
     else:
-        print(message_id)
+        print(printable(message_id))
 
 
 def _body(text: str | None, file: Path | None) -> bytes:
@@ -224,12 +224,7 @@ def _print_message(message: Peeked) -> None:
     told = _notification_json(message.body)
     what = f"undecodable: {told['undecodable']}" if told["undecodable"] else told["function"] or told["kind"]
     job = f", job {told['job_id']}" if told["job_id"] else ""
-    print(
-        f"{message.message_id}  since {time_text(message.enqueued_at)}, received {message.dequeue_count} times,"
-        f" priority {message.priority}"
-    )
+    received = f"received {message.dequeue_count} times, priority {message.priority}"
+    print(f"{printable(message.message_id)}  since {time_text(message.enqueued_at)}, {received}")
     print(f"  {one_line(what, 300)}{one_line(job, 200)}")
-    body = readable_body(message.body)
-    if len(body) > _LONGEST_BODY:
-        body = f"{body[:_LONGEST_BODY]}... ({len(body) - _LONGEST_BODY} characters more; --json prints them)"
-    print("  " + plain(body).replace("\n", "\n  "))
+    print(readable_body(message.body, _LONGEST_BODY))

@@ -1,6 +1,7 @@
 """How records and messages are shown: as JSON for programs, as tables and plain lines for people.
 
-Texts of messages are strangers' texts: what a terminal would obey is shown escaped.
+Texts of messages are strangers' texts: what a terminal would obey is shown escaped (``ops.escape``), and their line
+breaks begin no line at the margin.
 
     ended jobs      job_json, print_jobs
     dead letters    letter_json, print_letters
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from consumer.cli.printable import printable
+from consumer.ops.escape import json_escaped, printable, printable_block
 
 if TYPE_CHECKING:
     from consumer.store.dead_letters import StoredJob, StoredLetter
@@ -28,13 +29,13 @@ _LONGEST_CELL: Final = 60
 
 
 def print_json(value: Mapping[str, Any], out: TextIO | None = None) -> None:
-    """Print one object on one line."""
-    print(json.dumps(value, ensure_ascii=False), file=out or sys.stdout)
+    """Print one object on one line; hidden characters as JSON's escapes, so that the values are what they were."""
+    print(json_escaped(json.dumps(value, ensure_ascii=False)), file=out or sys.stdout)
 
 
 def note(text: str) -> None:
-    """Tell a person what no program reads."""
-    print(text, file=sys.stderr)
+    """Tell a person in one line what no program reads."""
+    print(printable(text), file=sys.stderr)
 
 
 def time_text(seconds: float | None) -> str | None:
@@ -47,14 +48,9 @@ def time_text(seconds: float | None) -> str | None:
         return None  # Beyond the calendar: no clock said so.
 
 
-def plain(text: str) -> str:
-    """A text with everything escaped that is not for reading; line breaks and tabs stay."""
-    return printable(text, keep="\n\t")
-
-
 def one_line(text: object, longest: int = _LONGEST_CELL) -> str:
     """A text cut to fit a table's cell; "" for ``None``."""
-    shown = plain(" ".join(str("" if text is None else text).split()))
+    shown = printable(" ".join(str("" if text is None else text).split()))
     return shown if len(shown) <= longest else shown[: longest - 3] + "..."
 
 
@@ -79,11 +75,19 @@ def body_json(body: bytes) -> dict[str, Any]:
     return {"body_base64": base64.b64encode(body).decode(), "body_text": text, "body_decoded": decoded}
 
 
-def readable_body(body: bytes) -> str:
-    """A body as a person wants it: decoded, else as text, else as Python would write it."""
+def readable_body(body: bytes, longest: int | None = None) -> str:
+    """A body as a person wants it: decoded, else as text, else as Python would write it; its lines are indented.
+
+    Args:
+        body: The bytes as they lay in the queue.
+        longest: Characters after which it is cut.
+    """
     readings = body_json(body)
     shown = readings["body_decoded"] or readings["body_text"]
-    return repr(body)[2:-1] if shown is None else plain(shown)
+    text: str = repr(body)[2:-1] if shown is None else shown
+    if longest is not None and len(text) > longest:
+        text = f"{text[:longest]}... ({len(text) - longest} characters more; --json prints them)"
+    return printable_block(text)
 
 
 def letter_json(stored: StoredLetter, *, whole: bool) -> dict[str, Any]:
@@ -189,7 +193,7 @@ def print_fields(fields: Mapping[str, Any], skipped: Sequence[str] = ()) -> None
     shown = {key: value for key, value in flat.items() if value is not None and key not in skipped}
     width = max(map(len, shown), default=0)
     for key, value in shown.items():
-        print(f"{key:<{width}}  {plain(str(value))}")
+        print(f"{key:<{width}}  {printable(str(value))}")
 
 
 def _minute(seconds: float) -> str:

@@ -17,12 +17,13 @@ from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
 from types import NoneType, TracebackType
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from pydantic_core import to_json
 from structlog.dev import ConsoleRenderer, plain_traceback
 
+from consumer.ops.escape import json_line_escaped, printable, printable_block
 from consumer.ops.redact import Secrets
 
 TEXT_LIMIT: Final = 4_000
@@ -35,9 +36,9 @@ _SHRUNK_LIMIT: Final = 500
 _ITEMS_LIMIT: Final = 50
 _DEPTH_LIMIT: Final = 3
 _PLAIN: Final = frozenset({str, int, float, bool, NoneType})
+_BLOCKS: Final = ("exception", "stack")
 _SHOWN_AS_TEXT: Final = (PurePath, UUID, Decimal, date)
 
-_T = TypeVar("_T")
 _ExcInfo: TypeAlias = (
     BaseException | tuple[type[BaseException] | None, BaseException | None, TracebackType | None] | bool | None
 )
@@ -65,7 +66,8 @@ class LineRenderer:
             fields: ``event`` and whatever else; ``exc_info`` becomes ``exception``, a text. Used up.
 
         Returns:
-            UTF-8 without a known secret. JSON: valid, on one line, ``timestamp``, ``level``, ``event`` first.
+            UTF-8 without a known secret and without a character that steers what shows it. JSON: valid, on one line,
+            ``timestamp``, ``level``, ``event`` first.
         """
         line: dict[str, Any] = {"timestamp": self._now(), "level": level, "event": fields.pop("event", "")}
         try:
@@ -143,32 +145,25 @@ class LineRenderer:
 
 
 class _Terminal:
-    """Lines for a person; control characters can't reach the terminal."""
+    """Lines for a person. A field's line breaks are shown as escapes; those of tracebacks stay, indented."""
 
     def __init__(self, *, colors: bool) -> None:
         self._render = ConsoleRenderer(colors=colors, exception_formatter=plain_traceback, pad_event_to=0)
 
     def __call__(self, line: Mapping[str, Any]) -> bytes:
-        shown = {_printable(key): value if key == "exception" else _printable(value) for key, value in line.items()}
-        if "exception" in shown:
-            # A traceback keeps its lines, and nothing else that steers.
-            lines = str(shown["exception"]).split("\n")
-            shown["exception"] = "\n".join(map(_printable, lines))
+        shown = {printable(key): printable(value) if isinstance(value, str) else value for key, value in line.items()}
+        # The renderer puts these two on lines of their own, where an unindented text could pass for a line of ours.
+        shown |= {key: printable_block(str(line[key]).rstrip("\n"), "    ") for key in _BLOCKS if key in line}
         return (self._render(None, "", shown) + "\n").encode("utf-8", "backslashreplace")
-
-
-def _printable(value: _T) -> _T | str:
-    if isinstance(value, str) and not value.isprintable():
-        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)
-    return value
 
 
 def _json_line(line: dict[str, Any]) -> bytes:
     try:
-        return to_json(line, inf_nan_mode="strings") + b"\n"
+        rendered = to_json(line, inf_nan_mode="strings") + b"\n"
     except (ValueError, UnicodeError):
         # Lone surrogates, which JSON can write only as escapes.
-        return json.dumps(line).encode() + b"\n"
+        rendered = json.dumps(line).encode() + b"\n"
+    return json_line_escaped(rendered)
 
 
 def _traceback(exc_info: _ExcInfo) -> str:

@@ -17,6 +17,8 @@ from threading import Lock
 from typing import Final
 from urllib.parse import quote, quote_plus
 
+from consumer.ops.escape import json_escaped, printable
+
 MASK: Final = "***"
 MIN_LENGTH: Final = 6
 """Shorter values are not protected: replacing each "key" or "1" would make the logs unreadable."""
@@ -92,6 +94,7 @@ def _spellings(secret: str) -> Iterator[str]:
     escaped = "".join(char if char in "'\"" else repr(char)[1:-1] for char in secret)
     yield escaped
     yield escaped.replace("'", "\\'")
+    yield printable(secret)
     yield _json(secret)
     yield _json_ascii(secret)
     readable = secret.encode("utf-8", "replace")
@@ -111,7 +114,7 @@ def _triggers(secret: str) -> Iterator[bytes]:
 
 
 def _rendered(text: str) -> Iterator[bytes]:
-    for spelling in (text, _json(text), _json_ascii(text)):
+    for spelling in (text, _json(text), _json_ascii(text), json_escaped(_json(text)), json_escaped(_json_ascii(text))):
         yield spelling.encode("utf-8", "backslashreplace")
 
 

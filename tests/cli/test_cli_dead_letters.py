@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from consumer.cli.letter_pages import open_operators, walk_letters
-from consumer.cli.record_view import body_json, one_line, plain, readable_body, time_text
+from consumer.cli.record_view import body_json, one_line, readable_body, time_text
 from consumer.cli.records import parse_since
 from consumer.errors import UsageError
 from consumer.policy import Reason
@@ -271,10 +271,10 @@ def test_no_time(text: str) -> None:
 
 def test_views() -> None:
     """Texts and times that can't be shown as they are become something that can."""
-    assert (plain("a\x00\x9b\u202e\n"), one_line("a\n b" + "c" * 99)[-4:]) == ("a\\x00\\x9b\\u202e\n", "c...")
+    assert (one_line("a\x00\x9b\u202e\n"), one_line("a\n b" + "c" * 99)[-4:]) == ("a\\x00\\x9b\\u202e", "c...")
     assert [time_text(value) for value in (None, 0.0, 1e18)] == [None, None, None]
     assert body_json(b"YWJj") == {"body_base64": "WVdKag==", "body_text": "YWJj", "body_decoded": "abc"}
-    assert (readable_body(b""), readable_body(b"\xff")) == ("", "\\xff")
+    assert (readable_body(b""), readable_body(b"\xff")) == ("  ", "  \\xff")
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 4, 5, 6])

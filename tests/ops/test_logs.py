@@ -337,8 +337,9 @@ def test_rendering_is_total(values: dict[str, Any], terminal: bool) -> None:  # 
     if not terminal:
         assert rendered.count(b"\n") == 1
         json.loads(rendered)
-    elif "exception" not in values and "stack" not in values:
-        assert rendered.count(b"\n") == 1
+    else:
+        _ours, *rest = rendered.decode().splitlines()
+        assert all(line.startswith(("    ", "=====")) for line in rest if line)
         assert b"\x1b" not in rendered
 
 
@@ -348,6 +349,43 @@ def test_no_steering_of_a_terminal() -> None:
     assert b"\x1b" not in shown
     assert b"\\x1b[2J" in shown
     assert shown.count(b"\n") >= 2
+
+
+FORGING = "x\n2026-01-01T00:00:00Z [info     ] forged\r\x85\u2028\u202e\x7f\x9b2J\u200b"
+
+
+def test_no_line_of_ours_is_forged_on_a_terminal() -> None:
+    """A stranger's line breaks in a field, a traceback or a stack begin no line at the margin."""
+    nasty = {"user_data": FORGING, "stack": FORGING, "exc_info": ValueError(FORGING)}
+    shown = render({"event": "job failed", "nested": {"a": [FORGING]}, **nasty}, terminal=True).decode()
+    ours, *rest = shown.splitlines()
+    assert ours.count("forged") == 2
+    assert [line for line in rest if line and not line.startswith(("    ", "====="))] == []
+    assert not set(shown) & set("\r\x85\u2028\u202e\x7f\x9b\u200b")
+
+
+def test_json_lines_hide_nothing() -> None:
+    """What steers or hides in a terminal is escaped in a JSON line, which has the value all the same."""
+    rendered = render({"event": "x", "text": FORGING, FORGING: "\ud800\x7f", "letters": "封面\u3000"})
+    assert json.loads(rendered)["text"] == FORGING
+    assert json.loads(rendered)[FORGING] == "\ud800\x7f"
+    assert len(rendered.decode().splitlines()) == 1
+    assert b"\x7f" not in rendered
+    assert not set(rendered.decode()) & set("\x85\u2028\u202e\x9b\u200b")
+    rendered = render({"event": "x", "text": FORGING, "letters": "封面\u3000"})
+    assert "封面\u3000" in rendered.decode()
+    assert not set(rendered.decode()) & set("\x85\u2028\u202e\x7f\x9b\u200b")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("secret", ["pass\x7fword", "ab\u202ecd\x9bef", "密\u3000钥\u200b匙字母"])
+def test_secrets_with_hidden_characters(secret: str, terminal: bool) -> None:  # noqa: FBT001  # parameter
+    """A secret that is shown with escapes is masked too, in a text and in one that a library has escaped."""
+    secrets = Secrets()
+    secrets.protect(secret)
+    shown = render({"event": "x", "a": f"-{secret}-", "b": {"c": secret}}, terminal=terminal, secrets=secrets).decode()
+    assert shown.count("***") == 2
+    assert secret[:4] not in shown
 
 
 def test_no_exception_under_way() -> None:
