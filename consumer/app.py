@@ -134,6 +134,7 @@ class App:
 
         Raises:
             SettingsError: A setting proves wrong when it is used: the admin's address, the certificates.
+            PortTakenError: Another program listens on the admin's port.
             StoreError: The store can't be opened.
         """
         async with AsyncExitStack() as stack:
@@ -141,7 +142,11 @@ class App:
             await self._open_store(stack)
             if self.settings.admin:
                 admin = AdminServer(
-                    self.settings.admin_host, self.settings.admin_port, metrics=self.metrics, checks=self.vitals
+                    self.settings.admin_host,
+                    self.settings.admin_port,
+                    metrics=self.metrics,
+                    checks=self.vitals,
+                    allowed_hosts=self.settings.admin_allowed_hosts,
                 )
                 await stack.enter_async_context(admin)
                 self.admin_port = admin.port

@@ -43,6 +43,7 @@ _KUBERNETES: Final = re.compile(r"MNS_CONSUMER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(
 _ENDPOINT: Final = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:@?#\[\]]+)(:\d{1,5})?/?")
 
 Seconds = Annotated[float, Field(gt=0, le=365 * _DAY_S, allow_inf_nan=False)]
+HostName = Annotated[str, Field(pattern=r"^\.?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$", max_length=253)]
 Endpoint = Annotated[str, Field(description="http(s)://HOST[:PORT]")]
 
 
@@ -163,13 +164,18 @@ class Settings(BaseSettings, Connection):
     admin: bool = Field(default=True, description="Serve /metrics, /livez and /readyz.")
     admin_host: str = Field("127.0.0.1", min_length=1, description="Address that the admin server listens on.")
     admin_port: int = Field(9464, ge=0, le=65_535, description="Its port; 0 takes a free one.")
+    admin_allowed_hosts: Annotated[tuple[HostName, ...], NoDecode] = Field(
+        (),
+        description="Names by which it may be asked, beside IP addresses, localhost and `admin_host`; `.example.com` "
+        "means every name below.",
+    )
     otel: bool = Field(default=False, description="Tell OpenTelemetry; needs the extra `otel`, set up by `OTEL_*`.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto`: JSON lines, but readable ones on a terminal."
     )
 
-    @field_validator("notify_url", "handler_modules", mode="before")
+    @field_validator("notify_url", "handler_modules", "admin_allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value

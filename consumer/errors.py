@@ -58,6 +58,12 @@ class SettingsError(ConsumerError):
         self.problems: Sequence[str] = problems
 
 
+class PortTakenError(ConsumerError):
+    """Another program listens where the admin server should; the same start may succeed later."""
+
+    exit_code = ExitCode.TEMPORARY
+
+
 class HandlersError(SettingsError):
     """A handler file is broken, missing, doubled or unsafe; the text names its path and line."""
 

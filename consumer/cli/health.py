@@ -110,6 +110,10 @@ def _ask(place: _Place) -> str:
     finally:
         connection.close()
     checks = _checks(body)
+    if status == http.client.FORBIDDEN:
+        raise ConsumerError(
+            _line(f"not {word}: {place} does not answer by this name: use its IP address, or set admin_allowed_hosts")
+        )
     if checks is None or status not in {http.client.OK, http.client.SERVICE_UNAVAILABLE}:
         raise ConsumerError(_line(f"not {word}: {place} is no daemon's admin server; it answered {status}"))
     if status == http.client.OK:

@@ -47,7 +47,7 @@ Take the notifications of Alibaba Cloud MPS jobs from MNS queues and call your h
   mns-consumer run --handlers ./handlers --notify-url mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME
 
 Every setting can also stand in the environment (MNS_CONSUMER_NOTIFY_URL=...) or in a TOML file (--config).
-Exit codes: 0 done, 1 failed, 2 wrong command line, 75 the store has another owner, 76 a submitted job may or may not
+Exit codes: 0 done, 1 failed, 2 wrong command line, 75 store or admin port taken, 76 a submitted job may or may not
 exist, 78 wrong settings or handlers.
 """
 

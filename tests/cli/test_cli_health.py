@@ -58,6 +58,7 @@ def test_a_running_daemon(
         ),
         pytest.param(http("200 OK", "<html>"), "is no daemon's admin server; it answered 200", id="another server"),
         pytest.param(http("200 OK", "[]"), "is no daemon's admin server", id="other JSON"),
+        pytest.param(http("403 No", "{}"), "use its IP address, or set admin_allowed_hosts", id="a name not allowed"),
         pytest.param(http("302 Go", '{"checks":[]}'), "it answered 302", id="a redirect"),
         pytest.param(b"", "no answer from", id="a connection that ends at once"),
         pytest.param(b"SSH-2.0-x\r\n", "no answer from", id="another protocol"),

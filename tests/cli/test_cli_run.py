@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,19 @@ def test_a_store_with_an_owner(
     assert "error: " in second.err
     assert "Traceback" not in second.err
     assert first.end() == 0
+
+
+def test_a_port_that_is_taken(
+    *, process: Cli, keys: str, queue_url: QueueUrl, tmp_path: Path, fetch: Callable[..., str]
+) -> None:
+    """A daemon whose admin port another program has ends with 75 and says what to do."""
+    fetch(f"{keys}/_sandbox/queues/taken", "PUT", b"{}")
+    argv = ("run", "--shipped", "--notify-url", queue_url("taken"), "--store", str(tmp_path / "s.db"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ran = process(*argv, "--admin-port", str(other.getsockname()[1]))
+    assert ran.code == 75
+    assert ran.err.splitlines()[-1].startswith("error: admin_host, admin_port: can't listen on '127.0.0.1' port")
+    assert ran.err.endswith("another program listens there; end it, or set admin_port to a free port\n")
 
 
 def test_jobs_run(cli: Cli, process: Cli, keys: str, queue_url: QueueUrl, tmp_path: Path) -> None:
