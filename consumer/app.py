@@ -87,7 +87,7 @@ class App:
             ledger=self._ledger,
             gate=self._gate,
             metrics=self.metrics,
-            traces=open_traces(version()) if settings.otel else None,
+            traces=open_traces(version(), trusted=settings.trust_trace_parent) if settings.otel else None,
         )
 
     @property

@@ -170,6 +170,9 @@ class Settings(BaseSettings, Connection):
         "means every name below.",
     )
     otel: bool = Field(default=False, description="Tell OpenTelemetry; needs the extra `otel`, set up by `OTEL_*`.")
+    trust_trace_parent: bool = Field(
+        default=False, description="Continue the trace of a message's sender and hand on its baggage; else link to it."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto`: JSON lines, but readable ones on a terminal."

@@ -1,8 +1,12 @@
 """Tell OpenTelemetry what happens to messages: spans and metrics by its messaging conventions. The extra ``otel``.
 
     receive JOBS     one answer with messages             kind client
-    process JOBS     one message's life, a child of the span that its sender put into ``traceparent``; linked to receive
+    process JOBS     one message's life, linked to receive and to the span that its sender put into ``traceparent``
     delete, hide     how a batch or a message was settled kind client, linked to the lives that it ends
+
+Whoever may send to the queue may write a ``traceparent``. As a link it joins two traces and decides nothing. As a
+parent (setting ``trust_trace_parent``) it also decides which trace the spans belong to and whether they are sampled,
+and the sender's ``baggage`` is handed on to whatever the handler calls.
 
 Where it is off, nothing of OpenTelemetry is imported and a message passes one comparison with ``None``. Where to, how
 many and under which name is told by OpenTelemetry's own variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` and its like).
@@ -15,6 +19,7 @@ Source:
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +38,12 @@ SYSTEM: Final = "alibaba_mns"
 _NS: Final = 1_000_000_000
 _NAMELESS: Final = "unknown_service"
 """How OpenTelemetry begins the name of a service that its variables give none."""
+_READERS_LOGGERS: Final = (
+    "opentelemetry.baggage.propagation",
+    "opentelemetry.trace.propagation.tracecontext",
+    "opentelemetry.trace.span",
+)
+"""They warn of every malformed ``baggage`` and ``tracestate``, with its text: a line or more for each message."""
 _BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 60, 300)
 
 
@@ -43,13 +54,19 @@ class Traces:
         spans: Where spans go.
         figures: Where metrics go.
         version: The program's.
+        trusted: Whether a sender's span is the parent of its message's, and its baggage is taken over.
     """
 
-    def __init__(self, spans: TracerProvider, figures: MeterProvider, version: str) -> None:
-        from opentelemetry import propagate, trace  # noqa: PLC0415 - an extra, loaded where it is asked for
+    def __init__(self, spans: TracerProvider, figures: MeterProvider, version: str, *, trusted: bool = False) -> None:
+        from opentelemetry import context, propagate, trace  # noqa: PLC0415 - an extra, loaded where it is asked for
+        from opentelemetry.trace.propagation import tracecontext  # noqa: PLC0415 - the same
 
+        for name in _READERS_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
         self._trace = trace
-        self._extract = propagate.extract
+        self._context = context
+        self._trusted = trusted
+        self._extract = propagate.extract if trusted else tracecontext.TraceContextTextMapPropagator().extract
         self._spans = spans
         self._figures = figures
         self._tracer: Tracer = spans.get_tracer("mns-consumer", version)
@@ -109,22 +126,30 @@ class Traces:
         Args:
             queue: Where it came from.
             message_id: Which.
-            carried: Its properties; ``traceparent``, ``tracestate`` and ``baggage`` are read.
+            carried: Its properties; ``traceparent`` and ``tracestate`` are read, ``baggage`` where it is trusted. What
+                is malformed counts as not there.
             received: The receive that brought it.
         """
         said = {**_said(queue, "process", "process"), "messaging.message.id": message_id}
         links = [] if received is None else [self._trace.Link(received)]
-        parent = self._extract({name.lower(): value for name, value in carried.items()})
+        nothing = self._context.Context()
+        above = self._extract({name.lower(): value for name, value in carried.items()}, nothing)
+        if not self._trusted:
+            sender = self._trace.get_current_span(above).get_span_context()
+            links += [self._trace.Link(sender)] if sender.is_valid else []
+            above = nothing
         began_s = time.monotonic()
-        with self._tracer.start_as_current_span(
-            f"process {queue}", parent, self._trace.SpanKind.CONSUMER, said, links
-        ) as span:
-            ids = span.get_span_context()
-            try:
+        token = self._context.attach(above)
+        try:
+            with self._tracer.start_as_current_span(
+                f"process {queue}", above, self._trace.SpanKind.CONSUMER, said, links
+            ) as span:
+                ids = span.get_span_context()
                 with logs.fields(trace_id=f"{ids.trace_id:032x}", span_id=f"{ids.span_id:016x}"):
                     yield span
-            finally:
-                self._process_s.record(time.monotonic() - began_s, _said(queue, "process", "process"))
+        finally:
+            self._context.detach(token)
+            self._process_s.record(time.monotonic() - began_s, _said(queue, "process", "process"))
 
     def ended(self, span: Span, fault: str, **more: str | int | None) -> None:
         """Say in a life's span how it ended.
@@ -164,11 +189,12 @@ class Traces:
         return span.get_span_context()
 
 
-def open_traces(version: str) -> Traces:
+def open_traces(version: str, *, trusted: bool = False) -> Traces:
     """Get ready to tell, as OpenTelemetry's variables say.
 
     Args:
         version: The program's.
+        trusted: As for ``Traces``.
 
     Raises:
         SettingsError: The extra is not installed.
@@ -191,7 +217,7 @@ def open_traces(version: str) -> Traces:
     spans = TracerProvider(resource=resource)
     spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     reader = PeriodicExportingMetricReader(OTLPMetricExporter())
-    return Traces(spans, MeterProvider([reader], resource=resource), version)
+    return Traces(spans, MeterProvider([reader], resource=resource), version, trusted=trusted)
 
 
 def _said(queue: str, name: str, kind: str) -> dict[str, str | int]:

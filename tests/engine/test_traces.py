@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,6 +16,11 @@ from aiohttp import web
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 
 from consumer.errors import SettingsError
 from consumer.ops import traces
@@ -28,12 +34,13 @@ SENDER = "00f067aa0ba902b7"
 HANDLERS = """
 import structlog
 from consumer import Job, Reject, handler
+from opentelemetry import baggage
 
 log = structlog.stdlib.get_logger("handlers.mine")
 
 @handler("Cover")
 async def cover(job: Job) -> None:
-    log.info("at work")
+    log.info("at work", baggage=dict(baggage.get_all()))
 
 @handler("VideoClip")
 async def clip(job: Job) -> None:
@@ -83,14 +90,21 @@ async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
     await runner.cleanup()
 
 
-@pytest.mark.parametrize("place", ["user_properties", "system_properties"])
+@pytest.mark.parametrize(
+    ("place", "trusted"),
+    [
+        pytest.param("user_properties", False, id="user property"),
+        pytest.param("system_properties", False, id="system property"),
+        pytest.param("system_properties", True, id="system property, trusted"),
+    ],
+)
 async def test_a_message_s_life_is_told(
-    sandbox: Sandbox, tmp_path: Path, receiver: tuple[Receiver, str], place: str
+    *, sandbox: Sandbox, tmp_path: Path, receiver: tuple[Receiver, str], place: str, trusted: bool
 ) -> None:
-    """Receive, process and settle are spans that belong together and to the sender's trace; log lines name it."""
+    """Receive, process and settle are spans that belong together; the sender's is linked to, or a parent if trusted."""
     played, url = receiver
     daemon = Process(
-        *(sandbox, tmp_path, "otel=true"),
+        *(sandbox, tmp_path, "otel=true", f"trust_trace_parent={str(trusted).lower()}"),
         handlers=HANDLERS,
         OTEL_EXPORTER_OTLP_ENDPOINT=url,
         OTEL_SERVICE_NAME="films",
@@ -98,7 +112,8 @@ async def test_a_message_s_life_is_told(
     try:
         await daemon.told('"event":"started"')
         draft = Draft(body("1" * 32).decode())
-        setattr(draft, place, (("traceparent", f"00-{TRACE_ID}-{SENDER}-01", "STRING"),))
+        carried = (("traceparent", f"00-{TRACE_ID}-{SENDER}-01", "STRING"), ("baggage", "tenant=7", "STRING"))
+        setattr(draft, place, carried)
         sandbox.account.ensure(QUEUE).queue.send(draft, sandbox.clock.now_ms())
         sandbox.put(QUEUE, body("2" * 32, "VideoClip").decode())
         await daemon.told("job done")
@@ -109,7 +124,11 @@ async def test_a_message_s_life_is_told(
     assert played.service == {"films"}
     lives = {attributes(span)["mns_consumer.function"]: span for span in played.named(f"process {QUEUE}")}
     good, bad = lives["Cover"], lives["VideoClip"]
-    assert (good.trace_id.hex(), good.parent_span_id.hex()) == (TRACE_ID, SENDER)
+    if trusted:
+        assert (good.trace_id.hex(), good.parent_span_id.hex()) == (TRACE_ID, SENDER)
+    else:
+        assert good.trace_id.hex() != TRACE_ID
+        assert not good.parent_span_id
     assert good.kind == Span.SPAN_KIND_CONSUMER
     assert attributes(good) | {"messaging.message.id": ""} == {
         "messaging.system": "alibaba_mns",
@@ -124,15 +143,64 @@ async def test_a_message_s_life_is_told(
     }
     assert not bad.parent_span_id
     assert attributes(bad)["error.type"] == "dead"
-    received = {span.span_id for span in played.named(f"receive {QUEUE}")}
-    assert {link.span_id for life in (good, bad) for link in life.links} <= received
+    received = {span.span_id.hex() for span in played.named(f"receive {QUEUE}")}
+    linked = {link.span_id.hex(): link.trace_id.hex() for life in (good, bad) for link in life.links}
+    assert linked.keys() & received
+    assert linked.keys() - received == (set() if trusted else {SENDER})
+    assert trusted or linked[SENDER] == TRACE_ID
     settled = {link.span_id for span in played.named(f"delete {QUEUE}") for link in span.links}
     assert settled == {good.span_id, bad.span_id}
     assert played.metrics["messaging.client.consumed.messages"] == 2
     assert played.metrics["messaging.process.duration"] == 2
     lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
     told = [line for line in lines if line["event"] in {"at work", "job done"}]
-    assert [(line["trace_id"], line["span_id"]) for line in told] == [(TRACE_ID, good.span_id.hex())] * 2
+    assert [(line["trace_id"], line["span_id"]) for line in told] == [(good.trace_id.hex(), good.span_id.hex())] * 2
+    (at_work,) = [line for line in lines if line["event"] == "at work"]
+    assert at_work["baggage"] == ({"tenant": "7"} if trusted else {})
+
+
+MALFORMED = [
+    {"traceparent": "00-zz-zz-01"},
+    {"traceparent": f"00-{'0' * 32}-{SENDER}-01"},
+    {"traceparent": f"ff-{TRACE_ID}-{SENDER}-01"},
+    {"traceparent": "x" * 60_000},
+    {"traceparent": f"00-{TRACE_ID}-{SENDER}-01", "tracestate": "no state\n" * 100},
+    {"traceparent": f"00-{TRACE_ID}-{SENDER}-01", "tracestate": "a=1," * 40},
+    {"traceparent": f"00-{TRACE_ID}-{SENDER}-01", "tracestate": "a=" + "x" * 60_000},
+    {"baggage": "no baggage;;;=,," * 100},
+    {"baggage": "x" * 60_000},
+    {"baggage": "a=\u5c01"},
+    {"baggage": ",".join(f"k{number}=v" for number in range(500))},
+]
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_malformed_ones_are_passed_over(caplog: pytest.LogCaptureFixture, trusted: bool) -> None:  # noqa: FBT001
+    """What is no traceparent, tracestate or baggage makes neither a link, nor an error, nor a line in the log."""
+    exporter = InMemorySpanExporter()
+    spans = TracerProvider()
+    spans.add_span_processor(SimpleSpanProcessor(exporter))
+    told = traces.Traces(spans, MeterProvider(), "1", trusted=trusted)
+    caplog.set_level(logging.WARNING)
+    for carried in MALFORMED:
+        with told.processing(QUEUE, "M", carried, None):
+            pass
+        (span,) = exporter.get_finished_spans()
+        exporter.clear()
+        valid = carried.get("traceparent", "").startswith(f"00-{TRACE_ID}")
+        assert len(span.links) == (valid and not trusted)
+        assert (span.parent is not None) == (valid and trusted)
+    assert caplog.records == []
+    told.close(1)
+
+
+@pytest.mark.parametrize(("flags", "root", "sampled"), [("00", ALWAYS_ON, True), ("01", ALWAYS_OFF, False)])
+def test_a_sender_does_not_decide_what_is_sampled(flags: str, root: Sampler, sampled: bool) -> None:  # noqa: FBT001
+    """Samplers follow a parent as a rule; a sender that is only linked to neither hides a span nor forces one."""
+    told = traces.Traces(TracerProvider(ParentBased(root)), MeterProvider(), "1")
+    with told.processing(QUEUE, "M", {"traceparent": f"00-{TRACE_ID}-{SENDER}-{flags}"}, None) as span:
+        assert span.is_recording() == sampled
+    told.close(1)
 
 
 async def test_a_receiver_that_is_gone_holds_up_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
