@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -90,6 +91,52 @@ def test_the_dashboard_is_laid_out() -> None:
     ]
     assert len(set(cells)) == len(cells)
     assert {x for x, _ in cells} <= set(range(24))
+
+
+def mounted(secret: dict[str, str], folder: Path) -> None:
+    """A Secret as Kubernetes mounts it: links to a folder of the day, whose files only the group may read."""
+    data = folder / "..2026_11_26_08_48_00.1"
+    data.mkdir(parents=True)
+    (folder / "..data").symlink_to(data.name)
+    for name, value in secret.items():
+        (data / name).write_text(value, encoding="utf-8")
+        (data / name).chmod(0o440)
+        (folder / name).symlink_to(f"..data/{name}")
+
+
+def test_the_deployment_gives_secrets_as_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each key of the Secret is a setting's file in the mounted folder; none is in the environment."""
+    text = text_of(Kind.KUBERNETES)
+    secret: dict[str, str] = dict(re.findall(r'^  (mns_consumer_\w+): "(.*)"$', text, re.MULTILINE))
+    assert secret.keys() == {f"{PREFIX}{name}".lower() for name in ("access_key_id", "access_key_secret", "store")}
+    (folder,) = re.findall(r"\{name: CREDENTIALS_DIRECTORY, value: (\S+)\}", text)
+    assert f"{{name: credentials, mountPath: {folder}, readOnly: true}}" in text
+    assert "{name: credentials, secret: {secretName: mns-consumer, defaultMode: 0400}}" in text
+    # Files of root's, so the group is what the daemon reads them by.
+    assert re.findall(r"(?:runAsUser|runAsGroup|fsGroup): (\d+)", text) == ["65532"] * 3
+    assert "secretRef" not in text
+    mounted(secret, tmp_path / "credentials")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
+    settings = load({})
+    assert settings.access_key_id is not None
+    assert settings.access_key_secret is not None
+    assert settings.access_key_id.get_secret_value() == "ACCESS_KEY_ID"
+    assert settings.access_key_secret.get_secret_value() == "ACCESS_KEY_SECRET"
+    assert settings.store == secret["mns_consumer_store"]
+
+
+def test_the_network_policy_lets_through_what_is_needed() -> None:
+    """In: the admin port. Out: names, the services, the store. It selects the Deployment's pods."""
+    text = text_of(Kind.KUBERNETES)
+    policy = text[text.index("kind: NetworkPolicy") :]
+    inwards, outwards = policy[policy.index("  ingress:") :].split("  egress:")
+    rule = re.compile(r"^ +- \{protocol: (\w+), port: (\d+)\}$", re.MULTILINE)
+    assert rule.findall(inwards) == [("TCP", re.findall(r"containerPort: (\d+)", text)[0])]
+    assert set(rule.findall(outwards)) == {("UDP", "53"), ("TCP", "53"), ("TCP", "443"), ("TCP", "5432")}
+    assert "  policyTypes: [Ingress, Egress]\n" in policy
+    pods = "    matchLabels: {app.kubernetes.io/name: mns-consumer}\n"
+    assert f"  podSelector:\n{pods}" in policy
+    assert f"  selector:\n{pods}" in text
 
 
 def test_the_deployment_sets_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,12 +93,32 @@ def test_unit_hands_keys_over(name: str) -> None:
     assert folder.startswith("/etc/mns-consumer/")
 
 
+@each_unit
+def test_unit_bounds_what_a_handler_can_take(name: str) -> None:
+    """No core dump, bounded memory and tasks with room for every slot, one port to listen on, and how to raise them."""
+    unit = lines_of(name)
+    slots = Settings.model_fields["slots"].default
+    assert unit["LimitCORE"] == ["0"]
+    assert unit["MemoryMax"] == ["1G"]
+    assert int(unit["TasksMax"][0]) >= 4 * slots
+    assert unit["SocketBindDeny"] == ["any"]
+    (allowed,) = unit["SocketBindAllow"]
+    first, _, last = allowed.removeprefix("tcp:").partition("-")
+    assert int(first) == Settings.model_fields["admin_port"].default
+    # One daemon has one port; several have one each.
+    assert bool(last) == ("@" in name)
+    text = (ROOT / "systemd" / name).read_text(encoding="utf-8")
+    assert re.search(
+        rf"`systemctl edit {name.partition('.')[0].rstrip('@')}\S*`:\n#     \[Service\]\n#     MemoryMax=", text
+    )
+
+
 def test_instances_share_nothing() -> None:
     """Settings, keys and state of the template are each instance's own, and the rest is as in the single unit."""
     single, template = (lines_of(name) for name in UNITS)
     own = {key for key in template if template[key] != single.get(key)}
-    assert own == {"Description", "ExecStart", "LoadCredential", "StateDirectory"}
-    assert all("%i" in template[key][0] for key in own)
+    assert own == {"Description", "ExecStart", "LoadCredential", "StateDirectory", "SocketBindAllow"}
+    assert all("%i" in template[key][0] for key in own - {"SocketBindAllow"})
     assert single.keys() == template.keys()
 
 
@@ -181,7 +201,7 @@ def test_kubectl_reads_the_manifests(tmp_path: Path) -> None:
     told = ran(["kubectl", "kustomize", "."], tmp_path, HOME=str(tmp_path))
     assert told.returncode == 0, told.stderr
     kinds = sorted(re.findall(r"^kind: (\w+)", told.stdout, re.MULTILINE))
-    assert kinds == ["ConfigMap", "Deployment", "ScaledObject", "Secret", "ServiceAccount"]
+    assert kinds == ["ConfigMap", "Deployment", "NetworkPolicy", "ScaledObject", "Secret", "ServiceAccount"]
 
 
 @heavy

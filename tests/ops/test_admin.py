@@ -377,6 +377,18 @@ async def test_port_in_use(server: AdminServer, checks: Answers, metrics: Metric
     assert caught.value.exit_code is ExitCode.TEMPORARY
 
 
+async def test_a_port_that_the_unit_forbids(checks: Answers, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bind that systemd's SocketBindDeny= refuses says what to add to the unit."""
+
+    async def refuse(*_: object, **__: object) -> None:  # the kernel's filter needs a unit's own cgroup
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_server", refuse)
+    with pytest.raises(SettingsError, match=r"port 9600: .* add the port to SocketBindAllow= of the unit"):
+        async with AdminServer("127.0.0.1", 9600, metrics=metrics, checks=checks):
+            pass
+
+
 @pytest.mark.parametrize(
     ("host", "port", "told"),
     [
