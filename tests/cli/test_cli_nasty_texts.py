@@ -28,7 +28,7 @@ BODY: Final = json.dumps({"FunctionName": f"F{NASTY}", "JobId": f"J{NASTY}", "St
 
 def nasty(name: str) -> JobRecord:
     """A record all of whose texts are of a stranger's making."""
-    texts = dict.fromkeys(("function", "state", "code", "message", "user_data", "result"), NASTY)
+    texts: dict[str, Any] = dict.fromkeys(("function", "state", "code", "message", "user_data", "result"), NASTY)
     return replace(record(name), **texts, job_id=f"J-{name}{NASTY}", message_id=f"M-{name}{NASTY}")
 
 
