@@ -141,13 +141,8 @@ class App:
             stack.push_async_callback(self._close_traces)
             await self._open_store(stack)
             if self.settings.admin:
-                admin = AdminServer(
-                    self.settings.admin_host,
-                    self.settings.admin_port,
-                    metrics=self.metrics,
-                    checks=self.vitals,
-                    allowed_hosts=self.settings.admin_allowed_hosts,
-                )
+                address, names = (self.settings.admin_host, self.settings.admin_port), self.settings.admin_allowed_hosts
+                admin = AdminServer(*address, metrics=self.metrics, checks=self.vitals, allowed_hosts=names)
                 await stack.enter_async_context(admin)
                 self.admin_port = admin.port
             for queue in self._queues:
