@@ -77,8 +77,8 @@ MUTATIONS: Final = (
     Mutation(
         "silent clients make room",
         "consumer/ops/admin.py",
-        "            next(each for each in self._all if not each._asked)._make_room()",
-        "            self._make_room()",
+        "            next((each for each in self._all if not each._asked), oldest)._make_room()",
+        "            return self.transport.abort()",
         ("tests/ops/test_admin.py",),
     ),
     Mutation(

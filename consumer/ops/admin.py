@@ -5,10 +5,12 @@
     /readyz     does it handle messages?   no -> somebody look
     /startupz   is its start over?
 
-Each health answer is 200 or 503 with JSON that tells every check. One request a connection, which must be over in
-``CONNECTION_S``. When there are too many connections, the oldest one whose request has not come yet is closed: silent
-clients, however many, keep nobody else from being answered. Everything is answered from memory in the event loop: some
-2 ms for a scrape of one queue, microseconds for a check.
+Each health answer is 200 or 503 with JSON that tells every check. Everything is answered from memory in the event loop:
+some 2 ms for a scrape of one queue, microseconds for a check.
+
+One request a connection, which must be over in ``CONNECTION_S``. When there are too many connections, the oldest one
+whose request has not come yet is closed, or else the oldest of all: clients that send nothing or read nothing keep
+nobody else from being answered.
 
 A request must name this server by an IP address, as localhost, or by a name that the settings allow (``ops.hosts``).
 
@@ -212,10 +214,11 @@ class _Connection(web.RequestHandler):
         # do, but don't inherit from them.
         abort = cast("asyncio.Transport", transport).abort
         self._end = asyncio.get_running_loop().call_later(self._limit_s, abort)
+        if len(self._all) >= _CONNECTIONS_LIMIT:
+            # An answer is made in a millisecond: where all have asked, the oldest one does not read.
+            oldest = next(iter(self._all))
+            next((each for each in self._all if not each._asked), oldest)._make_room()  # noqa: SLF001 - of this class
         self._all[self] = None
-        if len(self._all) > _CONNECTIONS_LIMIT:
-            # Where all of them are being answered this is the new one itself.
-            next(each for each in self._all if not each._asked)._make_room()  # noqa: SLF001 - of its own class
 
     def _make_room(self) -> None:
         self._all.pop(self, None)
@@ -224,9 +227,10 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if not self._asked:
-            self._asked = _HEAD_END in self._head + data
-            # What a line end may have begun in.
-            self._head = (self._head + data)[-len(_HEAD_END) :]
+            # Line ends before a request are no part of one. The last bytes are kept, as the head's end may come torn.
+            head = self._head + (data if self._head else data.lstrip(b"\r\n"))
+            self._asked = _HEAD_END in head
+            self._head = head[-len(_HEAD_END) :]
         super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
