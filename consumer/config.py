@@ -40,10 +40,10 @@ _DAY_S: Final = 86_400
 _MAX_PORT: Final = 65_535
 # What Kubernetes puts into every pod beside a service that is called mns-consumer; nobody set it.
 _KUBERNETES: Final = re.compile(r"MNS_CONSUMER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+_HOST_NAME: Final = re.compile(r"\.?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,250}[A-Za-z0-9_])?")
 _ENDPOINT: Final = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:@?#\[\]]+)(:\d{1,5})?/?")
 
 Seconds = Annotated[float, Field(gt=0, le=365 * _DAY_S, allow_inf_nan=False)]
-HostName = Annotated[str, Field(pattern=r"^\.?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$", max_length=253)]
 Endpoint = Annotated[str, Field(description="http(s)://HOST[:PORT]")]
 
 
@@ -164,7 +164,7 @@ class Settings(BaseSettings, Connection):
     admin: bool = Field(default=True, description="Serve /metrics, /livez and /readyz.")
     admin_host: str = Field("127.0.0.1", min_length=1, description="Address that the admin server listens on.")
     admin_port: int = Field(9464, ge=0, le=65_535, description="Its port; 0 takes a free one.")
-    admin_allowed_hosts: Annotated[tuple[HostName, ...], NoDecode] = Field(
+    admin_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Names by which it may be asked, beside IP addresses, localhost and `admin_host`; `.example.com` "
         "means every name below.",
@@ -188,6 +188,13 @@ class Settings(BaseSettings, Connection):
     def _are_notify_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
             NotifyUrl.parse(text)
+        return value
+
+    @field_validator("admin_allowed_hosts")
+    @classmethod
+    def _are_host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [name for name in value if not _HOST_NAME.fullmatch(name)]:
+            raise ValueError(f"expected names without scheme and port, such as films or .example.com; not {wrong[0]!r}")
         return value
 
     @model_validator(mode="after")

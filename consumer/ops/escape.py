@@ -45,7 +45,8 @@ def json_escaped(text: str) -> str:
 def json_line_escaped(line: bytes) -> bytes:
     """``json_escaped`` for the hot path: one line in UTF-8, its end included.
 
-    Cost a line of 260 bytes: 0.09 us where it is ASCII, 1.1 us where it holds Chinese (a line takes 5 us to make).
+    Cost for a line of 260 bytes, of the 4.5 us that it takes to make one: 0.1 us where it is ASCII, 1.2 us where it
+    holds Chinese, 8 us where something is escaped.
     """
     if line.isascii() and _DEL not in line:
         return line

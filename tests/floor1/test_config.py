@@ -71,9 +71,11 @@ def test_lists_of_the_environment(monkeypatch: pytest.MonkeyPatch, text: str) ->
     """A list in the environment is separated by commas or blanks, with no quoting and no JSON."""
     monkeypatch.setenv("MNS_CONSUMER_NOTIFY_URL", text)
     monkeypatch.setenv("MNS_CONSUMER_HANDLER_MODULES", "a.b,c")
+    monkeypatch.setenv("MNS_CONSUMER_ADMIN_ALLOWED_HOSTS", "films, .svc.cluster.local")
     settings = load({})
     assert settings.notify_url == (A, B)
     assert settings.handler_modules == ("a.b", "c")
+    assert settings.admin_allowed_hosts == ("films", ".svc.cluster.local")
 
 
 def test_empty_variables_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +141,10 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_let_pass(monkeypatch:
         ({"log_level": "loud"}, ("log_level (command line): expected 'debug', 'info'", "got 'loud'")),
         ({"unrouted": "keep"}, ("unrouted (command line): expected 'set_aside' or 'drop'", "got 'keep'")),
         ({"admin_port": 65_536}, ("admin_port (command line): expected less than or equal to 65535", "got '65536'")),
+        (
+            {"admin_allowed_hosts": ["http://films"]},
+            ("admin_allowed_hosts (command line): expected names without scheme and port", "not 'http://films'"),
+        ),
         ({"mps_rate": 101}, ("mps_rate (command line): expected less than or equal to 100", "got '101'")),
         ({"endpoint": "ftp://h"}, ("endpoint (command line): expected http://HOST:PORT", "got 'ftp://h'")),
         ({"endpoint": "http://h/path"}, ("endpoint (command line): expected http://HOST:PORT", "without a path")),
