@@ -84,17 +84,17 @@ async def _check(said: Said, also: Collection[str], as_json: bool) -> ExitCode: 
     from rich.console import Console  # noqa: PLC0415 - quick --help
     from rich.text import Text  # noqa: PLC0415 - the same
 
-    from consumer.cli.printable import printable, printable_json  # noqa: PLC0415 - the same
+    from consumer.ops.escape import json_text, printable_block  # noqa: PLC0415 - the same
 
     console = Console(soft_wrap=True, highlight=False)
     worst = ExitCode.OK
     async for finding in _findings(said, also):
         if as_json:
-            print(printable_json(finding.fields()))
+            print(json_text(finding.fields()))
         else:
             style = _STYLES[finding.level]
             # The traceback of a handler's file keeps its lines.
-            console.print(Text.assemble((f"{finding.level.value:5}", style), printable(finding.line, keep="\n")))
+            console.print(Text.assemble((f"{finding.level.value:5}", style), printable_block(finding.line).lstrip()))
         worst = max(worst, finding.code)
     return worst
 

@@ -5,14 +5,13 @@ Elsewhere: how handlers are found (``plugin.registry``).
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from consumer.cli.function_names import DOCUMENTED
 from consumer.cli.options import Said, takes_settings
-from consumer.ops.escape import json_escaped, printable
+from consumer.ops.escape import json_text, printable
 
 if TYPE_CHECKING:
     from consumer.plugin.handler import Handler
@@ -38,7 +37,7 @@ def functions(said: Said, as_json: Annotated[bool, typer.Option("--json", help="
     registry = discover(sources_of(said.settings()))
     rows = [_row(name, registry) for name in _names(registry)]
     if as_json:
-        print(json_escaped(json.dumps(rows, ensure_ascii=False, indent=2)))
+        print(json_text(rows, indent=2))
     else:
         _print_table(rows)
 

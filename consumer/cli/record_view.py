@@ -13,13 +13,12 @@ Elsewhere: which records (``cli.records``).
 from __future__ import annotations
 
 import base64
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from consumer.ops.escape import json_escaped, printable, printable_block
+from consumer.ops.escape import json_text, printable, printable_block
 
 if TYPE_CHECKING:
     from consumer.store.dead_letters import StoredJob, StoredLetter
@@ -30,7 +29,7 @@ _LONGEST_CELL: Final = 60
 
 def print_json(value: Mapping[str, Any], out: TextIO | None = None) -> None:
     """Print one object on one line; hidden characters as JSON's escapes, so that the values are what they were."""
-    print(json_escaped(json.dumps(value, ensure_ascii=False)), file=out or sys.stdout)
+    print(json_text(value), file=out or sys.stdout)
 
 
 def note(text: str) -> None:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from consumer.cli.function_names import DOCUMENTED, nearest
-from consumer.cli.printable import printable, printable_json
 from consumer.errors import CloudError, ConsumerError, ExitCode, UncertainError, UsageError
+from consumer.ops.escape import json_text, printable
 
 if TYPE_CHECKING:
     from consumer.cloud.mps import JobAnswer, Mps, Submitted
@@ -177,7 +177,7 @@ async def _submit(lane: Lane, ca_file: Path | None, order: _Order, wait_s: float
         job_id = submitted.job_id
         if wait_s is None:
             fields = {"job_id": job_id, "request_id": submitted.request_id}
-            print(printable_json(fields) if as_json else printable(job_id))
+            print(json_text(fields) if as_json else printable(job_id))
             return ExitCode.OK
         if not as_json:
             print(printable(job_id), flush=True)
@@ -256,11 +256,11 @@ def _print_end(answer: JobAnswer, *, as_json: bool) -> None:
             "typed": shown.fits,
             "user_data": decode_user_data(answer.user_data),
         }
-        print(printable_json(fields))
+        print(json_text(fields))
         return
     summary = shown.summary if answer.state == "Success" else f"{shown.code}: {shown.message}"
     print(printable(f"{answer.state}: {summary}"))
     if answer.state == "Success":
-        print(printable_json(shown.data, indent=2))
+        print(json_text(shown.data, indent=2))
     if shown.problem:
         _warn(shown.problem)

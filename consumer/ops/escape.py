@@ -7,6 +7,7 @@ than it has, and those of no width, which make two ids look alike. Spaces of oth
     printable(text)        one line for people: ``\x1b``, ``\u202e`` and ``\n`` are shown
     printable_block(text)  keeps line breaks and tabs; each line is indented, so that none passes for one of ours
     json_escaped(text)     a finished JSON text: the same value, by ``\u....`` escapes
+    json_text(value)       a value as such a JSON text
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def printable_block(text: str, indent: str = "  ") -> str:
 def json_escaped(text: str) -> str:
     """A JSON text that holds the same values and none of these characters."""
     return text if text.isascii() and "\x7f" not in text else _HIDDEN_IN_JSON.sub(_as_json, text)
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """A value as JSON that is safe to print; on one line unless ``indent`` says otherwise, as for ``json.dumps``."""
+    return json_escaped(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def json_line_escaped(line: bytes) -> bytes:
