@@ -72,7 +72,7 @@ class Account:
         if there is not None:
             if there.queue.attributes == attributes:
                 return False
-            raise MnsError("QueueAlreadyExist", "The queue already exists with other attributes.")
+            raise MnsError("QueueAlreadyExist", "The queue you want to create is already exist.")
         if len(self._mailboxes) >= _MOST_QUEUES:
             # The code for this is not documented.
             raise MnsError("InvalidArgument", f"An account holds at most {_MOST_QUEUES} queues.")

@@ -38,21 +38,21 @@ class MessageApi:
     def batch_send(self, mailbox: Mailbox, body: bytes) -> Answer:
         """Answer BatchSendMessage.
 
-        One wrong entry refuses the whole batch. Entries fail apart from each other only by a fault; what
-        status the real service then has is not documented, and the vendor's clients look for entries only
-        in answers that are errors.
+        One wrong entry refuses the whole batch. Entries fail apart from each other only by a fault, and the answer
+        then has the fault's status: what the real service's is, is not documented, and the vendor's clients look
+        for failed entries only in answers that are errors.
         """
         queue, now_ms = mailbox.queue, self._clock.now_ms()
         entries: list[dict[str, str]] = []
-        has_failed = False
+        status = 201
         for draft in reading.read_drafts(body):
             fault = self._faults.draw("entry_error", "BatchSendMessage", queue.name)
             if fault is None:
                 entries.append(_sent(queue.send(draft, now_ms)))
             else:
-                has_failed = True
+                status = fault.status
                 entries.append({"ErrorCode": fault.code or "InternalError", "ErrorMessage": fault.message})
-        return Answer(500 if has_failed else 201, wire.listing("Messages", "Message", entries))
+        return Answer(status, wire.listing("Messages", "Message", entries))
 
     async def receive(
         self, mailbox: Mailbox, operation: str, query: Mapping[str, str], is_gone: Callable[[], bool]
@@ -62,7 +62,7 @@ class MessageApi:
         limit = _batch_size(query) if is_batch else 1
         wait_s = mailbox.queue.attributes.polling_wait_s
         if "waitseconds" in query:
-            wait_s = whole_number("waitseconds", query["waitseconds"], 0, _LONGEST_POLL_S)
+            wait_s = whole_number("waitseconds", query["waitseconds"], 0, _LONGEST_POLL_S, "seconds")
         taken = await self._polled(mailbox, limit, wait_s, is_gone)
         if not taken:
             raise message_not_exist()
@@ -97,14 +97,17 @@ class MessageApi:
             error = error or _why_not_deleted(queue, handle, now_ms)
             if error is not None:
                 failed.append({"ErrorCode": error.code, "ErrorMessage": error.message, "ReceiptHandle": handle})
-        return Answer(404, wire.listing("Errors", "Error", failed)) if failed else Answer(204)
+        if not failed:
+            return Answer(204)
+        # Source: facts/mns.md, 2: the connection is closed after a partial one.
+        return Answer(404, wire.listing("Errors", "Error", failed), closes=True)
 
     def change_visibility(self, mailbox: Mailbox, query: Mapping[str, str]) -> Answer:
         """Answer ChangeMessageVisibility."""
         handle = _handle(query)
         if "visibilitytimeout" not in query:
             raise MnsError("MissingVisibilityTimeout", "VisibilityTimeout is required.")
-        hide_s = whole_number("VisibilityTimeout", query["visibilitytimeout"], 1, _LONGEST_HIDE_S)
+        hide_s = whole_number("VisibilityTimeout", query["visibilitytimeout"], 1, _LONGEST_HIDE_S, "seconds")
         message = mailbox.queue.hide(handle, hide_s, self._clock.now_ms())
         children = {"ReceiptHandle": message.handle or "", "NextVisibleTime": str(message.visible_ms)}
         return Answer(200, wire.element("ChangeVisibility", children))

@@ -48,6 +48,7 @@ class MpsApi:
     """
 
     headers: Mapping[str, str] = MappingProxyType({"x-acs-request-id": ""})
+    server = "sandbox"
 
     def __init__(
         self,
@@ -85,8 +86,9 @@ class MpsApi:
         return Call(action if action in JOB_OPERATIONS else UNKNOWN, None, parameters, sent)
 
     @staticmethod
-    def new_request_id() -> str:
+    def new_request_id(now_ms: int) -> str:
         """Make a RequestId as the RPC gateway does."""
+        del now_ms
         return str(uuid4()).upper()
 
     async def answered(self, call: Call, caller: Caller) -> Answer:
@@ -96,10 +98,11 @@ class MpsApi:
                 self._verifier.verify(call.sent, call.parameters, time.time())
             return self._carried_out(call, caller.request_id)
         except MpsError as refusal:
-            return self.refused(caller.request_id, refusal.status, refusal.code, refusal.message)
+            return self.refused(caller.request_id, call.sent, refusal.status, refusal.code, refusal.message)
 
-    def refused(self, request_id: str, status: int, code: str | None, message: str) -> Answer:
-        """Write a refusal; a code of None is one that fits the status."""
+    def refused(self, request_id: str, sent: Sent, status: int, code: str | None, message: str) -> Answer:
+        """Write a refusal of a request; a code of None is one that fits the status."""
+        del sent
         default = "Throttling.User" if status in (400, 429) else "InternalError"
         body = {"RequestId": request_id, "HostId": self._host_id, "Code": code or default, "Message": message}
         return _json(body, status)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from consumer.sandbox import reading, wire
 from consumer.sandbox.account import Account, Mailbox
 from consumer.sandbox.answer import Answer
-from consumer.sandbox.attributes import whole_number
+from consumer.sandbox.attributes import LONGEST_NEW_NAME, check_queue_name, whole_number
 from consumer.sandbox.message import State
 from consumer.sandbox.queue import Queue
 
@@ -17,6 +17,7 @@ _LARGEST_PAGE = 1000
 
 def create_queue(account: Account, name: str, body: bytes, base_url: str) -> Answer:
     """Answer CreateQueue: 201 when new, 204 when it exists and equals."""
+    check_queue_name(name, LONGEST_NEW_NAME)
     is_new = account.create(name, reading.read_settings(body))
     return Answer(201 if is_new else 204, headers={"Location": f"{base_url}/queues/{name}"})
 
@@ -35,12 +36,18 @@ def get_queue_attributes(account: Account, mailbox: Mailbox) -> Answer:
 
 
 def list_queue(account: Account, headers: Mapping[str, str], base_url: str) -> Answer:
-    """Answer ListQueue: a page by prefix and marker, with each queue's attributes when asked."""
+    """Answer ListQueue: a page by prefix and marker, with each queue's attributes when asked.
+
+    Clients read a queue's name from its URL or from QueueName, so both are there.
+    """
     number = whole_number("x-mns-ret-number", headers.get("x-mns-ret-number", "1000"), 1, _LARGEST_PAGE)
     page, marker = account.listed(headers.get("x-mns-prefix", ""), headers.get("x-mns-marker", ""), number)
     with_meta = headers.get("x-mns-with-meta", "").lower() == "true"
     entries = [
-        {"QueueURL": f"{base_url}/queues/{queue.name}", **(_described(account, queue) if with_meta else {})}
+        {
+            "QueueURL": f"{base_url}/queues/{queue.name}",
+            **(_described(account, queue) if with_meta else {"QueueName": queue.name}),
+        }
         for queue in page
     ]
     return Answer(200, wire.listing("Queues", "Queue", entries, marker))

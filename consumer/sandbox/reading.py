@@ -79,16 +79,20 @@ def _root(body: bytes, name: str) -> Element:
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise MnsError("MalformedXML", f"The XML you provided is not UTF-8: {error}.") from error
+        raise _malformed() from error
     if _DECLARATION_IN_TEXT.search(text):
-        raise MnsError("MalformedXML", "The XML you provided has a doctype or an entity declaration.")
+        raise _malformed()
     try:
         root = parse_xml(text)  # noqa: S314 - doctype and entities were refused just above
     except ParseError as error:
-        raise MnsError("MalformedXML", f"The XML you provided was not well-formed: {error}.") from error
+        raise _malformed() from error
     if _local(root) != name:
-        raise MnsError("MalformedXML", f"Expected the root element {name}, not '{_local(root)[:64]}'.")
+        raise _malformed()
     return root
+
+
+def _malformed() -> MnsError:
+    return MnsError("MalformedXML", "The XML you provided was not well-formed.")
 
 
 def _local(node: Element) -> str:
@@ -112,7 +116,7 @@ def _draft(node: Element) -> Draft:
     return Draft(
         body=texts["MessageBody"],
         priority=8 if priority is None else whole_number("Priority", priority, 1, _LOWEST_PRIORITY),
-        delay_s=None if delay is None else whole_number("DelaySeconds", delay, 0, _LONGEST_DELAY_S),
+        delay_s=None if delay is None else whole_number("DelaySeconds", delay, 0, _LONGEST_DELAY_S, "seconds"),
         group_id=texts.get("MessageGroupId", ""),
         user_properties=properties.get("UserProperties", ()),
         system_properties=properties.get("SystemProperties", ()),

@@ -14,8 +14,11 @@ from typing import Final
 from consumer.sandbox.message import Message
 from consumer.sandbox.refusal import MnsError, message_not_exist
 
-# 16 random bytes in base64: now and then with the + and / that clients must not change in a URL.
-_HANDLE: Final = re.compile(r"\d{1,2}-[A-Za-z0-9+/]{22}==")
+# Source: facts/mns.md, 3: 36 or 37 characters, such as 8-0zxj...; the number before the hyphen is the priority's.
+_HANDLE: Final = re.compile(r"[A-Za-z0-9-]{36,37}")
+_TOKEN_LENGTH: Final = 34
+_TOKEN_BYTES: Final = 27
+_LETTERS_ONLY: Final = bytes.maketrans(b"+/", b"zx")
 
 
 class Receipts:
@@ -30,7 +33,7 @@ class Receipts:
         """Find the message that a handle was given out for.
 
         Raises:
-            MnsError: MessageNotExist for a dead handle, ReceiptHandleError for what is none.
+            MnsError: MessageNotExist for a dead or foreign handle, ReceiptHandleError for what has another shape.
         """
         message = self._by_handle.get(handle)
         if message is not None:
@@ -47,8 +50,8 @@ class Receipts:
                 message.old_handles = [*(message.old_handles or ()), old]
             else:
                 del self._by_handle[old]
-        token = binascii.b2a_base64(self._chance.randbytes(16), newline=False).decode()
-        message.handle = handle = f"{message.priority}-{token}"
+        token = binascii.b2a_base64(self._chance.randbytes(_TOKEN_BYTES)).translate(_LETTERS_ONLY)[:_TOKEN_LENGTH]
+        message.handle = handle = f"{message.priority}-{token.decode()}"
         self._by_handle[handle] = message
 
     def drop(self, message: Message) -> None:

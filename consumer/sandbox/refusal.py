@@ -7,7 +7,9 @@ Raised anywhere below the server, rendered in one place: as XML by ``wire`` for 
 # Source: facts/mns.md, 2.
 _STATUS = {
     "AccessDenied": 403,
+    "AccessDeniedByRamPolicy": 403,
     "InternalError": 500,
+    "InternalServerError": 500,
     "InvalidAccessKeyId": 403,
     "MessageNotExist": 404,
     "QueueAlreadyExist": 409,

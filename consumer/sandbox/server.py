@@ -79,14 +79,12 @@ class Sandbox:
             self.account.set_dlq(name, policy)
         self._chance = random.Random()  # noqa: S311 - ids, no secrets; never the same twice, for a ledger outlives a sandbox
         keys = Keys(settings.access_key_id, settings.access_key_secret, settings.security_token)
-        host = f"{settings.account}.mns.{settings.region}.aliyuncs.com"
         self._scheme = "http" if settings.tls is None else "https"
         self._mns = MnsApi(
             self.account,
             self.faults,
             keys,
             verify=settings.verify_signatures,
-            host_id=f"http://{host}",
             chance=self._chance,
         )
         self._mps = MpsApi(
@@ -201,6 +199,10 @@ class Sandbox:
                 connection.transport.abort()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if "Expect" in request.headers:
+            # Java clients send it with every body, and wait three seconds for this line.
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
         sent = Sent(
             request.method,
             request.raw_path,
@@ -209,14 +211,14 @@ class Sandbox:
         )
         if sent.target.startswith(control.PREFIX):
             answer = await self._control.answered(sent)
-            return answer.response(self.clock.date_header(), None)
+            return answer.response(self.clock.date_header(), None, keep_alive=request.keep_alive)
         service: Service = self._mps if self._mps.is_for_mps(sent) else self._mns
         return await self._serve(request, service, sent)
 
     async def _serve(self, request: web.BaseRequest, service: Service, sent: Sent) -> web.StreamResponse:
         call = service.understood(sent)
         operation, queue = call.operation, call.queue
-        request_id = service.new_request_id()
+        request_id = service.new_request_id(self.clock.now_ms())
         self.log.by_operation[operation] += 1
         plan = self.faults.plan(operation, queue)
         answer: Answer | None = None
@@ -224,14 +226,18 @@ class Sandbox:
             if plan.latency_s:
                 await asyncio.sleep(plan.latency_s)
             if plan.before is not None:
-                answer = await spoiling.instead(request, plan.before, partial(service.refused, request_id))
+                answer = await spoiling.instead(request, plan.before, partial(service.refused, request_id, sent))
             else:
                 answer = await service.answered(
                     call, Caller(request_id, self._scheme, lambda: is_gone(request.transport))
                 )
             has_id = plan.after is None or plan.after.kind != "no_request_id"
             response = (answer or _DROPPED).response(
-                self.clock.date_header(), request_id if has_id else None, service.headers
+                self.clock.date_header(),
+                request_id if has_id else None,
+                keep_alive=request.keep_alive,
+                server=service.server,
+                headers=service.headers,
             )
             return await spoiling.delivered(request, response, plan.after)
         finally:

@@ -17,12 +17,14 @@ class Call:
         queue: The queue it names; None where it names none.
         parameters: Of the query (names in lower case for MNS, as sent for MPS) and of a form.
         sent: The request.
+        stray: A query item that the service does not know in this spelling; "" when there is none.
     """
 
     operation: str
     queue: str | None
     parameters: Mapping[str, str]
     sent: Sent
+    stray: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,12 @@ class Caller:
 class Service(Protocol):
     """MNS or MPS."""
 
+    server: str
+    """Value of the Server header."""
     headers: Mapping[str, str]
-    """Of every answer; the one named ``request_id_header`` comes on top."""
+    """Of every answer; an empty value stands for the request id."""
 
-    def new_request_id(self) -> str:
+    def new_request_id(self, now_ms: int) -> str:
         """Make an id in the service's own form."""
 
     def understood(self, sent: Sent) -> Call:
@@ -49,5 +53,5 @@ class Service(Protocol):
     async def answered(self, call: Call, caller: Caller) -> Answer:
         """Check and carry out a call; a refusal is an answer too."""
 
-    def refused(self, request_id: str, status: int, code: str | None, message: str) -> Answer:
-        """Write a refusal; a code of None is one that fits the status."""
+    def refused(self, request_id: str, sent: Sent, status: int, code: str | None, message: str) -> Answer:
+        """Write a refusal of a request; a code of None is one that fits the status."""

@@ -32,7 +32,7 @@ async def instead(request: web.BaseRequest, fault: Fault, refused: Refused) -> A
         case "error":
             await asyncio.sleep(fault.hold_s)
             answer = refused(fault.status, fault.code, fault.message)
-            return answer if fault.xml else Answer(fault.status)
+            return answer if fault.xml else Answer(fault.status, content_type="")
         case "early_empty":
             return refused(404, "MessageNotExist", "Message not exist.")
         case "html":
