@@ -20,6 +20,28 @@ QUEUE: Final = "jobs"
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
+_Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ACTION", help="Grant this RAM action, such as mns:SendMessage, and no other that isn't named."
+    ),
+]
+_Deny = Annotated[list[str] | None, typer.Option(metavar="ACTION", help="Do not grant this RAM action.")]
+_PlainDenials = Annotated[
+    bool, typer.Option("--plain-denials", help="MPS refuses with 400 and no AccessDeniedDetail, not with 403 and it.")
+]
+_AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Answer to this host name too (* and ?); else to loopback and --host only."),
+]
+_LateRedelivery = Annotated[
+    float, typer.Option(metavar="SECONDS", help="Hidden messages come late, by half of this time to all of it.")
+]
+_SmallBatches = Annotated[
+    bool, typer.Option("--small-batches", help="A batch receive may bring fewer messages than are there.")
+]
+
+
 def sandbox(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -32,6 +54,12 @@ def sandbox(
     lenient_handles: Annotated[
         bool, typer.Option("--lenient-handles", help="Replaced and expired receipt handles go on working.")
     ] = False,
+    allow: _Allow = None,
+    deny: _Deny = None,
+    plain_denials: _PlainDenials = False,
+    allow_host: _AllowHost = None,
+    late_redelivery: _LateRedelivery = 0.0,
+    small_batches: _SmallBatches = False,
     fifo: Annotated[list[str] | None, typer.Option(metavar="QUEUE", help="A queue that keeps order.")] = None,
     dlq: Annotated[
         list[str] | None,
@@ -58,6 +86,12 @@ def sandbox(
         envelope=envelope,
         notification_encoding="raw" if raw else "base64",
         lenient_handles=lenient_handles,
+        allow=allow,
+        deny=deny or (),
+        plain_denials=plain_denials,
+        allowed_hosts=tuple(allow_host or ()),
+        late_redelivery_s=late_redelivery,
+        small_batches=small_batches,
         fifo_queues=frozenset(fifo or ()),
         dlq=dlq or (),
         fault=fault or (),
@@ -66,7 +100,9 @@ def sandbox(
     anyio.run(_serve, settings)
 
 
-def _settings(*, dlq: Sequence[str], fault: Sequence[str], **values: Any) -> SandboxSettings:
+def _settings(
+    *, dlq: Sequence[str], fault: Sequence[str], allow: Sequence[str] | None, deny: Sequence[str], **values: Any
+) -> SandboxSettings:
     """Check what was said.
 
     Raises:
@@ -78,13 +114,26 @@ def _settings(*, dlq: Sequence[str], fault: Sequence[str], **values: Any) -> San
 
     try:
         return SandboxSettings(
-            dlq_policies=dict(_dlq(text) for text in dlq), faults=tuple(Fault.parse(text) for text in fault), **values
+            dlq_policies=dict(_dlq(text) for text in dlq),
+            faults=tuple(Fault.parse(text) for text in fault),
+            allowed_actions=None if allow is None else _actions("--allow", allow),
+            denied_actions=_actions("--deny", deny),
+            **values,
         )
     except ValidationError as error:
         lines = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors())
         raise UsageError("; ".join(lines)) from None
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _actions(flag: str, names: Sequence[str]) -> tuple[str, ...]:
+    from consumer.sandbox.grants import checked  # noqa: PLC0415 - quick --help
+
+    try:
+        return tuple(checked(names))
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
 
 
 def _dlq(text: str) -> tuple[str, Any]:

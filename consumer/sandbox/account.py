@@ -35,6 +35,7 @@ class Account:
         self.clock = clock
         self.held_long_polls = 0
         self.max_long_polls = settings.max_long_polls
+        self.small_batches = settings.small_batches
         self._settings = settings
         self._chance = random.Random()  # noqa: S311 - ids, no secrets; never the same twice, for a ledger outlives a sandbox
         self._mailboxes: dict[str, Mailbox] = {}
@@ -83,6 +84,7 @@ class Account:
             chance=self._chance,
             lenient_handles=self._settings.lenient_handles,
             fifo=name in self._fifo,
+            late_ms=round(self._settings.late_redelivery_s * 1000),
         )
         queue.on_dead = lambda message: self._bury(queue, message)
         queue.dlq = self._policies.get(name)
@@ -109,6 +111,10 @@ class Account:
         names = sorted(name for name in self._mailboxes if name.startswith(prefix) and name >= marker)
         page = [self._mailboxes[name].queue for name in names[:number]]
         return page, names[number] if len(names) > number else ""
+
+    def batch_limit(self, asked: int) -> int:
+        """Give how many messages a batch receive may bring: all that it asks for, unless batches are to be small."""
+        return self._chance.randint(1, asked) if self.small_batches else asked
 
     def all(self) -> list[Mailbox]:
         """Give every mailbox, by name."""

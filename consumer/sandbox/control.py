@@ -10,6 +10,8 @@ All under ``/_sandbox``, JSON in and out, no keys asked (it binds loopback unles
     PUT    /_sandbox/faults                   [fault, ...]: replace all rules
     POST   /_sandbox/faults                   fault: add one rule
     DELETE /_sandbox/faults                   take all rules away
+    GET    /_sandbox/rights                   the RAM actions that are granted
+    PUT    /_sandbox/rights                   {"allow": [ACTION, ...] or null, "deny": [ACTION, ...]}
     POST   /_sandbox/clock                    {"advance_s": n}: the messages' clock
     POST   /_sandbox/refuse                   {"seconds": n}: refuse every connection for that long
     PUT    /_sandbox/long-polls               {"max": n or null}
@@ -28,18 +30,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from consumer.sandbox import control_bodies
 from consumer.sandbox.account import Account
 from consumer.sandbox.answer import JSON, Answer
 from consumer.sandbox.attributes import whole_number
 from consumer.sandbox.faults import Fault, Faults
-from consumer.sandbox.jobs import GivenJob, Job, Jobs
+from consumer.sandbox.grants import Grants
+from consumer.sandbox.jobs import GivenJob, Jobs
 from consumer.sandbox.log import RequestLog
 from consumer.sandbox.message import Draft, Message, State
 from consumer.sandbox.queue import Queue
 from consumer.sandbox.refusal import MnsError
-from consumer.sandbox.settings import DlqPolicy
 from consumer.sandbox.signature import Sent
 
 PREFIX = "/_sandbox"
@@ -47,7 +50,6 @@ PREFIX = "/_sandbox"
 _FAULTS = TypeAdapter(list[Fault])
 _SHOWN_MESSAGES = 100
 _MOST_SHOWN = 100_000
-_CONTROL_CHARACTERS = "".join(chr(code) for code in range(32) if chr(code) not in "\t\n\r") + "\ufffe\uffff"
 
 
 class Listener(Protocol):
@@ -57,34 +59,23 @@ class Listener(Protocol):
         """Drop every connection and refuse new ones for that long."""
 
 
-class _Advance(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    advance_s: float = Field(ge=-31_536_000, le=31_536_000)
-
-
-class _Refuse(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    seconds: float = Field(ge=0, le=3600)
-
-
-class _LongPolls(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    max: int | None = Field(ge=0)
-
-
-class _QueueKind(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    fifo: bool = False
-    dlq: DlqPolicy | None = None
-
-
 class Control:
     """The control API of one sandbox."""
 
-    def __init__(self, account: Account, jobs: Jobs, faults: Faults, log: RequestLog, listener: Listener) -> None:
+    def __init__(
+        self,
+        account: Account,
+        jobs: Jobs,
+        *,
+        faults: Faults,
+        grants: Grants,
+        log: RequestLog,
+        listener: Listener,
+    ) -> None:
         self._account = account
         self._jobs = jobs
         self._faults = faults
+        self._grants = grants
         self._log = log
         self._listener = listener
 
@@ -108,12 +99,16 @@ class Control:
         plain: Mapping[tuple[str, str], Callable[[Sent], Any]] = {
             ("GET", "state"): lambda _: self.state(),
             ("GET", "requests"): lambda _: self._log.latest(),
-            ("GET", "jobs"): lambda _: [_described_job(job) for job in self._jobs.all()],
-            ("POST", "jobs"): lambda sent: _described_job(self._jobs.put(GivenJob.model_validate_json(sent.body))),
+            ("GET", "jobs"): lambda _: [control_bodies.shown_job(job) for job in self._jobs.all()],
+            ("POST", "jobs"): lambda sent: control_bodies.shown_job(
+                self._jobs.put(GivenJob.model_validate_json(sent.body))
+            ),
             ("GET", "faults"): lambda _: self._described_faults(),
             ("PUT", "faults"): self._set_faults,
             ("POST", "faults"): self._add_fault,
             ("DELETE", "faults"): self._clear_faults,
+            ("GET", "rights"): lambda _: self._described_rights(),
+            ("PUT", "rights"): self._grant,
             ("POST", "clock"): self._advance,
             ("PUT", "long-polls"): self._limit_long_polls,
         }
@@ -170,16 +165,24 @@ class Control:
         self._faults.clear()
         return self._described_faults()
 
+    def _grant(self, sent: Sent) -> dict[str, Any]:
+        rights = control_bodies.Rights.model_validate_json(sent.body)
+        self._grants.set(rights.allow, rights.deny)
+        return self._described_rights()
+
+    def _described_rights(self) -> dict[str, Any]:
+        return {"allow": self._grants.allow, "deny": self._grants.deny}
+
     def _advance(self, sent: Sent) -> dict[str, Any]:
-        self._account.advance_clock(_Advance.model_validate_json(sent.body).advance_s)
+        self._account.advance_clock(control_bodies.Advance.model_validate_json(sent.body).advance_s)
         return {"clock_offset_ms": self._account.clock.offset_ms}
 
     def _limit_long_polls(self, sent: Sent) -> dict[str, Any]:
-        self._account.max_long_polls = _LongPolls.model_validate_json(sent.body).max
+        self._account.max_long_polls = control_bodies.LongPolls.model_validate_json(sent.body).max
         return {"max": self._account.max_long_polls}
 
     async def _refuse(self, sent: Sent) -> dict[str, Any]:
-        seconds = _Refuse.model_validate_json(sent.body).seconds
+        seconds = control_bodies.Refuse.model_validate_json(sent.body).seconds
         await self._listener.refuse_connections(seconds)
         return {"seconds": seconds}
 
@@ -189,9 +192,14 @@ class Control:
             queue = self._account.get(name).queue
             limit = whole_number("limit", query.get("limit", str(_SHOWN_MESSAGES)), 0, _MOST_SHOWN)
             queue.sweep(self._account.clock.now_ms())
-            return _json({**self._described(queue), "messages": [_shown(one) for one in list(queue)[:limit]]})
+            return _json(
+                {
+                    **self._described(queue),
+                    "messages": [control_bodies.shown_message(one) for one in list(queue)[:limit]],
+                }
+            )
         if verb == ("PUT",):
-            kind = _QueueKind.model_validate_json(sent.body or b"{}")
+            kind = control_bodies.QueueKind.model_validate_json(sent.body or b"{}")
             if kind.fifo:
                 self._account.make_fifo(name)
             self._account.set_dlq(name, kind.dlq)
@@ -207,7 +215,7 @@ class Control:
 
     def _put(self, name: str, body: bytes, query: Mapping[str, str]) -> Message:
         draft = Draft(
-            readable_text(body),
+            control_bodies.readable_text(body),
             whole_number("priority", query.get("priority", "8"), 1, 16),
             whole_number("delay_s", query["delay_s"], 0, 604_800) if "delay_s" in query else None,
             query.get("group_id", ""),
@@ -231,48 +239,9 @@ class Control:
         return len(chosen)
 
 
-def readable_text(body: bytes) -> str:
-    """Decode a raw message body.
-
-    Raises:
-        MnsError: InvalidArgument for what XML can't carry: a queue could never have held it.
-    """
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise MnsError("InvalidArgument", f"A message body is UTF-8 text: {error}.") from error
-    if any(character in text for character in _CONTROL_CHARACTERS):
-        raise MnsError("InvalidArgument", "A message body holds no control characters: XML can't carry them.")
-    return text
-
-
-def _described_job(job: Job) -> dict[str, Any]:
-    return {
-        "job_id": job.job_id,
-        "function": job.function,
-        "state": job.state,
-        "notify_queue": job.notify_queue,
-        "user_data": job.user_data,
-        "submitted_ms": job.submitted_ms,
-        "ended_ms": job.ended_ms,
-    }
-
-
-def _shown(message: Message) -> dict[str, Any]:
-    return {
-        "message_id": message.message_id,
-        "state": message.state.name.lower(),
-        "body": message.body,
-        "priority": message.priority,
-        "group_id": message.group_id,
-        "dequeue_count": message.dequeue_count,
-        "enqueue_ms": message.enqueue_ms,
-        "first_dequeue_ms": message.first_dequeue_ms,
-        "visible_ms": message.visible_ms,
-        "receipt_handle": message.handle,
-        "system_properties": message.system_properties,
-        "user_properties": message.user_properties,
-    }
+def refused(why_not: str) -> Answer:
+    """Write the refusal of a request that may not come in at all."""
+    return _json({"error": why_not}, 403)
 
 
 def _not_found(sent: Sent) -> Answer:

@@ -59,7 +59,7 @@ class MessageApi:
     ) -> Answer:
         """Answer ReceiveMessage and BatchReceiveMessage, after a long poll where one is asked for."""
         is_batch = "numofmessages" in query
-        limit = _batch_size(query) if is_batch else 1
+        limit = self._account.batch_limit(_batch_size(query)) if is_batch else 1
         wait_s = mailbox.queue.attributes.polling_wait_s
         if "waitseconds" in query:
             wait_s = whole_number("waitseconds", query["waitseconds"], 0, _LONGEST_POLL_S, "seconds")

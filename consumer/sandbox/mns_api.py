@@ -15,9 +15,10 @@ from consumer.sandbox import queue_api, reading, signature, wire
 from consumer.sandbox.account import Account, Mailbox
 from consumer.sandbox.answer import Answer
 from consumer.sandbox.faults import Faults
+from consumer.sandbox.grants import Grants
 from consumer.sandbox.message_api import MessageApi
 from consumer.sandbox.operations import UNKNOWN
-from consumer.sandbox.refusal import MnsError
+from consumer.sandbox.refusal import MnsError, access_denied
 from consumer.sandbox.service import Call, Caller
 from consumer.sandbox.signature import Keys, Sent
 
@@ -55,6 +56,7 @@ class MnsApi:
         account: Account,
         faults: Faults,
         keys: Keys,
+        grants: Grants,
         *,
         verify: bool,
         chance: random.Random,
@@ -62,6 +64,7 @@ class MnsApi:
         self._account = account
         self._messages = MessageApi(account, faults)
         self._keys = keys
+        self._grants = grants
         self._verify = verify
         self._chance = chance
         messages = self._messages
@@ -119,7 +122,7 @@ class MnsApi:
 
     def refused(self, request_id: str, sent: Sent, status: int, code: str | None, message: str) -> Answer:
         """Write a refusal of a request; a code of None is one that fits the status."""
-        fitting = {404: "QueueNotExist", 408: "TimeExpired", 429: "TooManyRequests"}
+        fitting = {403: "AccessDenied", 404: "QueueNotExist", 408: "TimeExpired", 429: "TooManyRequests"}
         default = fitting.get(status, "InternalError")
         return self._refused(request_id, sent, MnsError(code or default, message, status=status))
 
@@ -132,6 +135,8 @@ class MnsApi:
         account, operation, sent = self._account, call.operation, call.sent
         if operation == UNKNOWN:
             raise MnsError("InvalidRequestURL", f"Http request URL format invalid. {_what_is_missing(sent.target)}")
+        if self._grants.denial(operation) is not None:
+            raise access_denied()
         if call.stray:
             known = ", ".join(_QUERY_ITEMS)
             raise MnsError("InvalidQueryString", f"Unknown query item '{call.stray[:64]}'; known here are {known}.")

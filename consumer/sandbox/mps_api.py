@@ -16,9 +16,11 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from consumer.sandbox.answer import JSON, Answer
+from consumer.sandbox.answer import Answer
 from consumer.sandbox.attributes import check_queue_name
+from consumer.sandbox.grants import Grants
 from consumer.sandbox.jobs import MOST_QUEUED, Job, JobOrders, Jobs
+from consumer.sandbox.mps_answer import written
 from consumer.sandbox.mps_signature import MpsVerifier
 from consumer.sandbox.operations import JOB_OPERATIONS, UNKNOWN
 from consumer.sandbox.refusal import MnsError, MpsError
@@ -42,6 +44,8 @@ class MpsApi:
     Args:
         jobs: Where jobs run.
         verifier: None takes every request.
+        grants: Which calls may be made.
+        plain_denials: Refuse the others with 400 and without AccessDeniedDetail.
         calls_per_s: Of one operation, before Throttling.User; 0 is no limit.
         host_id: HostId of refusals.
         new_job_id: Makes 32 hex digits.
@@ -54,13 +58,17 @@ class MpsApi:
         self,
         jobs: Jobs,
         verifier: MpsVerifier | None,
+        grants: Grants,
         *,
+        plain_denials: bool,
         calls_per_s: int,
         host_id: str,
         new_job_id: Callable[[], str],
     ) -> None:
         self._jobs = jobs
         self._verifier = verifier
+        self._grants = grants
+        self._plain_denials = plain_denials
         self._host_id = host_id
         self._new_job_id = new_job_id
         self._windows = {name: _Window(calls_per_s) for name in JOB_OPERATIONS}
@@ -98,31 +106,57 @@ class MpsApi:
                 self._verifier.verify(call.sent, call.parameters, time.time())
             return self._carried_out(call, caller.request_id)
         except MpsError as refusal:
-            return self.refused(caller.request_id, call.sent, refusal.status, refusal.code, refusal.message)
+            return self._refused(caller.request_id, call.parameters, refusal)
 
     def refused(self, request_id: str, sent: Sent, status: int, code: str | None, message: str) -> Answer:
         """Write a refusal of a request; a code of None is one that fits the status."""
-        del sent
-        default = "Throttling.User" if status in (400, 429) else "InternalError"
-        body = {"RequestId": request_id, "HostId": self._host_id, "Code": code or default, "Message": message}
-        return _json(body, status)
+        fitting = {400: "Throttling.User", 403: "Forbidden", 429: "Throttling.User"}
+        error = MpsError(code or fitting.get(status, "InternalError"), message, status=status)
+        return self._refused(request_id, self.understood(sent).parameters, error)
+
+    def _refused(self, request_id: str, parameters: Mapping[str, str], refusal: MpsError) -> Answer:
+        body: dict[str, Any] = {
+            "RequestId": request_id,
+            "HostId": self._host_id,
+            "Code": refusal.code,
+            "Message": refusal.message,
+        }
+        if refusal.detail is not None:
+            body["AccessDeniedDetail"] = refusal.detail
+        return written(body, refusal.status, root="Error", parameters=parameters)
 
     def _carried_out(self, call: Call, request_id: str) -> Answer:
         version = call.sent.headers.get("x-acs-version") or call.parameters.get("Version", "")
         if call.operation == UNKNOWN or version != _VERSION:
             raise MpsError(
                 "InvalidAction.NotFound",
-                f"Expected {' or '.join(JOB_OPERATIONS)} of {_VERSION}, "
+                f"Expected {' or '.join(JOB_OPERATIONS)} of {_VERSION},"
                 f" not '{_action(call.sent, call.parameters)[:64]}' of '{version[:32]}'.",
                 status=404,
             )
+        self._check_grant(call.operation)
         if not self._windows[call.operation].is_open():
             raise MpsError("Throttling.User", "Request was denied due to user flow control.")
-        if call.operation == "SubmitIProductionJob":
-            return self._submit(call.parameters, request_id)
-        return self._query(call.parameters, request_id)
+        act = self._submit if call.operation == "SubmitIProductionJob" else self._query
+        body = {"RequestId": request_id, **act(call.parameters)}
+        return written(body, 200, root=f"{call.operation}Response", parameters=call.parameters)
 
-    def _submit(self, parameters: Mapping[str, str], request_id: str) -> Answer:
+    def _check_grant(self, operation: str) -> None:
+        denial = self._grants.denial(operation)
+        if denial is None:
+            return
+        text = "User not authorized to operate on the specified resource."
+        if self._plain_denials:
+            raise MpsError("Forbidden.RAM", text)
+        detail = {
+            "AuthAction": denial.action,
+            "AuthPrincipalType": "SubUser",
+            "NoPermissionType": "ExplicitDeny" if denial.is_explicit else "ImplicitDeny",
+            "PolicyType": "AccountLevelIdentityBasedPolicy",
+        }
+        raise MpsError("Forbidden.RAM", text, status=403, detail=detail)
+
+    def _submit(self, parameters: Mapping[str, str]) -> dict[str, str]:
         function = _required(parameters, "FunctionName")
         params = _required(parameters, "JobParams")
         pipeline_id = parameters.get("PipelineId", "")
@@ -151,29 +185,24 @@ class MpsApi:
             "State": "Success",
             "Type": "IProduction",
         }
-        return _json(
-            {"RequestId": request_id, "JobId": job.job_id, "Result": json.dumps(result, separators=(",", ":"))}
-        )
+        return {"JobId": job.job_id, "Result": json.dumps(result, separators=(",", ":"))}
 
-    def _query(self, parameters: Mapping[str, str], request_id: str) -> Answer:
+    def _query(self, parameters: Mapping[str, str]) -> dict[str, str]:
         job_id = _required(parameters, "JobId")
         job = self._jobs.get(job_id)
         if job is None:
-            return _json({"RequestId": request_id, "JobId": job_id})
-        return _json(
-            {
-                "FunctionName": job.function,
-                "Input": job.input,
-                "RequestId": request_id,
-                "UserData": job.user_data or "",
-                "State": job.state,
-                "Output": job.output,
-                "PipelineId": job.pipeline_id,
-                "JobParams": job.params,
-                "JobId": job.job_id,
-                "Result": job.result,
-            }
-        )
+            return {"JobId": job_id}
+        return {
+            "FunctionName": job.function,
+            "Input": job.input,
+            "UserData": job.user_data or "",
+            "State": job.state,
+            "Output": job.output,
+            "PipelineId": job.pipeline_id,
+            "JobParams": job.params,
+            "JobId": job.job_id,
+            "Result": job.result,
+        }
 
 
 class _Window:
@@ -195,10 +224,6 @@ class _Window:
             return False
         self._calls.append(now_s)
         return True
-
-
-def _json(body: Mapping[str, Any], status: int = 200) -> Answer:
-    return Answer(status, json.dumps(body, ensure_ascii=False).encode(), JSON)
 
 
 def _action(sent: Sent, parameters: Mapping[str, str]) -> str:

@@ -39,7 +39,7 @@ class MpsVerifier:
 
         Raises:
             MpsError: MissingAuthorization, IncompleteSignature, InvalidTimeStamp.*, SignatureNonceUsed,
-                InvalidAccessKeyId.NotFound, InvalidSecurityToken, SignatureDoesNotMatch.
+                InvalidAccessKeyId.NotFound, MissingSecurityToken, InvalidSecurityToken, SignatureDoesNotMatch.
 
         Source:
             facts/iproduction.md, 2.
@@ -49,7 +49,9 @@ class MpsVerifier:
             access_key_id, token = parameters.get("AccessKeyId", ""), parameters.get("SecurityToken")
             date, nonce = parameters.get("Timestamp", ""), parameters.get("SignatureNonce", "")
             given = parameters.get("Signature", "")
-            wanted = rpc_signature(sent.method, parameters, self._keys.access_key_secret)
+            text = rpc_text(sent.method, parameters)
+            digest = hmac.digest(f"{self._keys.access_key_secret}&".encode(), text.encode(), "sha1")
+            wanted = base64.b64encode(digest).decode()
         else:
             scheme, _, rest = headers.get("authorization", "").partition(" ")
             parts = _ACS3_PARTS.fullmatch(rest)
@@ -61,14 +63,17 @@ class MpsVerifier:
             access_key_id, signed, given = parts.groups()
             token = headers.get("x-acs-security-token")
             date, nonce = headers.get("x-acs-date", ""), headers.get("x-acs-signature-nonce", "")
-            wanted = acs3_signature(sent, signed, self._keys.access_key_secret)
+            text = acs3_text(sent, signed)
+            wanted = hmac.digest(self._keys.access_key_secret.encode(), text.encode(), "sha256").hex()
         _check_date(date, now_s)
         if access_key_id != self._keys.access_key_id:
             raise MpsError("InvalidAccessKeyId.NotFound", "Specified access key is not found.", status=404)
         if self._keys.security_token is not None and token != self._keys.security_token:
-            raise MpsError("InvalidSecurityToken", "Specified SecurityToken is missing or wrong.")
+            if not token:
+                raise MpsError("MissingSecurityToken", "SecurityToken is mandatory for this action.")
+            raise MpsError("InvalidSecurityToken", "Specified SecurityToken is wrong.")
         if not hmac.compare_digest(given.encode(), wanted.encode()):
-            raise MpsError("SignatureDoesNotMatch", "Specified signature is not matched with our calculation.")
+            raise _no_match(text)
         self._use(nonce)
 
     def _use(self, nonce: str) -> None:
@@ -81,8 +86,14 @@ class MpsVerifier:
             del self._nonces[next(iter(self._nonces))]
 
 
-def acs3_signature(sent: Sent, signed_headers: str, secret: str) -> str:
-    """Calculate an ACS3-HMAC-SHA256 signature, in hex.
+def _no_match(text: str) -> MpsError:
+    # Source: facts/iproduction.md, 4: clients look for the text behind the colon; the old Python one fails without it.
+    prefix = "Specified signature is not matched with our calculation. server string to sign is:"
+    return MpsError("SignatureDoesNotMatch", prefix + text)
+
+
+def acs3_text(sent: Sent, signed_headers: str) -> str:
+    """Give the text that an ACS3-HMAC-SHA256 signature is made of.
 
     Raises:
         MpsError: SignatureDoesNotMatch when the digest in the headers is not the body's.
@@ -91,7 +102,7 @@ def acs3_signature(sent: Sent, signed_headers: str, secret: str) -> str:
     digest = hashlib.sha256(sent.body).hexdigest()
     given_digest = sent.headers.get("x-acs-content-sha256", "")
     if given_digest.lower() != digest:
-        raise MpsError("SignatureDoesNotMatch", f"x-acs-content-sha256 must be '{digest}', the body's.")
+        raise _no_match(f"x-acs-content-sha256 {digest}")
     pairs = sorted(parse_qsl(query, keep_blank_values=True))
     names = signed_headers.split(";")
     canonical = "\n".join(
@@ -104,17 +115,15 @@ def acs3_signature(sent: Sent, signed_headers: str, secret: str) -> str:
             given_digest,
         )
     )
-    text = f"{_ACS3}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    return hmac.digest(secret.encode(), text.encode(), "sha256").hex()
+    return f"{_ACS3}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
-def rpc_signature(method: str, parameters: Mapping[str, str], secret: str) -> str:
-    """Calculate the older signature over all parameters, in base64."""
+def rpc_text(method: str, parameters: Mapping[str, str]) -> str:
+    """Give the text that the older signature over all parameters is made of."""
     query = "&".join(
         f"{_encoded(name)}={_encoded(parameters[name])}" for name in sorted(parameters) if name != "Signature"
     )
-    text = f"{method}&%2F&{_encoded(query)}"
-    return base64.b64encode(hmac.digest(f"{secret}&".encode(), text.encode(), "sha1")).decode()
+    return f"{method}&%2F&{_encoded(query)}"
 
 
 def _encoded(text: str) -> str:

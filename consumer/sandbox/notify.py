@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 
 from consumer.sandbox import results
+from consumer.sandbox.jobs import Job
 from consumer.sandbox.settings import Envelope, NotificationEncoding
 from consumer.sandbox.wire import escaped
 
@@ -42,6 +43,18 @@ def notification(*, function: str, job_id: str, state: str, code: str, message: 
     if user_data is not None:
         children["UserData"] = user_data
     return results.compact(children)
+
+
+def of_job(job: Job) -> str:
+    """Write the notification of a job as it stands."""
+    return notification(
+        function=job.function,
+        job_id=job.job_id,
+        state=job.state,
+        code=job.code,
+        message=job.message,
+        user_data=job.user_data,
+    )
 
 
 def carried(

@@ -38,6 +38,7 @@ class Queue:
         chance: Source of message ids and handles.
         lenient_handles: Keep replaced and expired handles working while their message lives.
         fifo: Keep order within a MessageGroupId.
+        late_ms: A message that was hidden comes between half of it and all of it late. Its handle still ends in time.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Queue:
         chance: random.Random,
         lenient_handles: bool = False,
         fifo: bool = False,
+        late_ms: int = 0,
     ) -> None:
         self.name = name
         self.attributes = attributes
@@ -60,6 +62,7 @@ class Queue:
         self.on_change: Callable[[], None] | None = None
         self.counts = [0] * len(State)
         self._chance = chance
+        self._late_ms = late_ms
         self._receipts = Receipts(chance, are_lenient=lenient_handles)
         self._seq = 0
         self._messages: dict[int, Message] = {}
@@ -167,7 +170,8 @@ class Queue:
         """
         message = self.find(handle, now_ms)
         self._receipts.renew(message)
-        self._hide_until(message, now_ms + visibility_timeout_s * 1000, State.OUT)
+        late_ms = self._chance.randint(self._late_ms // 2, self._late_ms) if self._late_ms else 0
+        self._hide_until(message, now_ms + visibility_timeout_s * 1000, State.OUT, late_ms)
         return message
 
     def find(self, handle: str, now_ms: int) -> Message:
@@ -258,10 +262,10 @@ class Queue:
         if self.on_change is not None:
             self.on_change()
 
-    def _hide_until(self, message: Message, due_ms: int, state: State) -> None:
+    def _hide_until(self, message: Message, due_ms: int, state: State, late_ms: int = 0) -> None:
         self._move(message, state)
         message.visible_ms = due_ms
-        heapq.heappush(self._timers, (due_ms, message.seq, message.version, message))
+        heapq.heappush(self._timers, (due_ms + late_ms, message.seq, message.version, message))
         if self._stale_timers > _FEWEST_STALE and self._stale_timers * 2 > len(self._timers):
             self._timers = [entry for entry in self._timers if entry[2] == entry[3].version]
             heapq.heapify(self._timers)

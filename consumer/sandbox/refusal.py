@@ -4,6 +4,8 @@ Raised anywhere below the server, rendered in one place: as XML by ``wire`` for 
 ``mps_api`` for MPS.
 """
 
+from collections.abc import Mapping
+
 # Source: facts/mns.md, 2.
 _STATUS = {
     "AccessDenied": 403,
@@ -34,19 +36,32 @@ class MnsError(Exception):
 class MpsError(Exception):
     """MPS says no, in the way of its RPC gateway.
 
-    Source: facts/iproduction.md, 2.
+    Args:
+        detail: AccessDeniedDetail, where a right is missing.
+
+    Source: facts/iproduction.md, 2 and 4.
     """
 
-    def __init__(self, code: str, message: str, *, status: int = _BAD_REQUEST) -> None:
+    def __init__(
+        self, code: str, message: str, *, status: int = _BAD_REQUEST, detail: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.status = status
+        self.detail = detail
 
 
 def message_not_exist() -> MnsError:
     """Make the refusal for an empty queue, and for a handle whose message is gone."""
     return MnsError("MessageNotExist", "Message not exist.")
+
+
+def access_denied() -> MnsError:
+    """Make the refusal for a call that lacks a right; it names none, as the service's does."""
+    return MnsError(
+        "AccessDenied", "The OwnerId that your Access Key Id associated to is forbidden for this operation."
+    )
 
 
 def queue_not_exist() -> MnsError:

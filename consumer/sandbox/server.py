@@ -18,17 +18,19 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from consumer.sandbox import control, notify, spoiling
+from consumer.sandbox import control, control_bodies, notify, spoiling
 from consumer.sandbox.account import Account
 from consumer.sandbox.answer import Answer
 from consumer.sandbox.clock import Clock
 from consumer.sandbox.faults import Faults
+from consumer.sandbox.grants import Grants
 from consumer.sandbox.jobs import GivenJob, Job, Jobs
 from consumer.sandbox.log import RequestLog
 from consumer.sandbox.message import Draft, Message
 from consumer.sandbox.mns_api import MnsApi
 from consumer.sandbox.mps_api import MpsApi
 from consumer.sandbox.mps_signature import MpsVerifier
+from consumer.sandbox.origins import Origins
 from consumer.sandbox.service import Caller, Service
 from consumer.sandbox.settings import SandboxSettings
 from consumer.sandbox.signature import Keys, Sent
@@ -59,6 +61,7 @@ class Sandbox:
         faults: What goes wrong, to be changed at any time.
         account: The queues.
         jobs: The jobs.
+        grants: The RAM actions that the AccessKey has, to be changed at any time.
         log: What was asked and answered.
     """
 
@@ -79,22 +82,29 @@ class Sandbox:
             self.account.set_dlq(name, policy)
         self._chance = random.Random()  # noqa: S311 - ids, no secrets; never the same twice, for a ledger outlives a sandbox
         keys = Keys(settings.access_key_id, settings.access_key_secret, settings.security_token)
+        self.grants = Grants(settings.allowed_actions, settings.denied_actions)
         self._scheme = "http" if settings.tls is None else "https"
+        self._origins = Origins(settings.host, settings.allowed_hosts, scheme=self._scheme)
         self._mns = MnsApi(
             self.account,
             self.faults,
             keys,
+            self.grants,
             verify=settings.verify_signatures,
             chance=self._chance,
         )
         self._mps = MpsApi(
             self.jobs,
             MpsVerifier(keys) if settings.verify_signatures else None,
+            self.grants,
+            plain_denials=settings.plain_denials,
             calls_per_s=settings.mps_calls_per_s,
             host_id=f"mts.{settings.region}.aliyuncs.com",
             new_job_id=lambda: f"{self._chance.getrandbits(128):032x}",
         )
-        self._control = control.Control(self.account, self.jobs, self.faults, self.log, self)
+        self._control = control.Control(
+            self.account, self.jobs, faults=self.faults, grants=self.grants, log=self.log, listener=self
+        )
         self._server: web.Server | None = None
         self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
@@ -118,7 +128,7 @@ class Sandbox:
 
     def put(self, queue: str, body: str, *, delay_s: int | None = None, priority: int = 8) -> Message:
         """Put a message with this very body into a queue, created where it is missing."""
-        draft = Draft(control.readable_text(body.encode()), priority, delay_s)
+        draft = Draft(control_bodies.readable_text(body.encode()), priority, delay_s)
         return self.account.ensure(queue).queue.send(draft, self.clock.now_ms())
 
     def messages(self, queue: str) -> list[Message]:
@@ -199,21 +209,32 @@ class Sandbox:
                 connection.transport.abort()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        why_not = self._origins.why_not(request.headers)
+        if why_not is not None:
+            return self._turned_away(request, why_not)
         if "Expect" in request.headers:
             # Java clients send it with every body, and wait three seconds for this line.
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        sent = Sent(
-            request.method,
-            request.raw_path,
-            {name.lower(): value for name, value in request.headers.items()},
-            await request.read(),
-        )
+        sent = _sent(request, await request.read())
         if sent.target.startswith(control.PREFIX):
             answer = await self._control.answered(sent)
             return answer.response(self.clock.date_header(), None, keep_alive=request.keep_alive)
-        service: Service = self._mps if self._mps.is_for_mps(sent) else self._mns
-        return await self._serve(request, service, sent)
+        return await self._serve(request, self._service(sent), sent)
+
+    def _service(self, sent: Sent) -> Service:
+        return self._mps if self._mps.is_for_mps(sent) else self._mns
+
+    def _turned_away(self, request: web.BaseRequest, why_not: str) -> web.StreamResponse:
+        # The body is not read: the connection ends.
+        sent, request_id = _sent(request, b""), None
+        if sent.target.startswith(control.PREFIX):
+            answer = control.refused(why_not)
+        else:
+            service = self._service(sent)
+            request_id = service.new_request_id(self.clock.now_ms())
+            answer = service.refused(request_id, sent, 403, None, why_not)
+        return answer.response(self.clock.date_header(), request_id, keep_alive=False)
 
     async def _serve(self, request: web.BaseRequest, service: Service, sent: Sent) -> web.StreamResponse:
         call = service.understood(sent)
@@ -247,16 +268,8 @@ class Sandbox:
     def _notify(self, job: Job) -> None:
         if job.notify_queue is None:
             return
-        text = notify.notification(
-            function=job.function,
-            job_id=job.job_id,
-            state=job.state,
-            code=job.code,
-            message=job.message,
-            user_data=job.user_data,
-        )
         body = notify.carried(
-            text,
+            notify.of_job(job),
             encoding=self.settings.notification_encoding,
             envelope=self.settings.envelope,
             account=self.settings.account,
@@ -266,6 +279,11 @@ class Sandbox:
         queue = self.account.ensure(job.notify_queue).queue
         # Unchecked: the service's own notification is not refused for a queue's settings.
         queue.take(Draft(body, group_id=job.function if queue.fifo else ""), self.clock.now_ms())
+
+
+def _sent(request: web.BaseRequest, body: bytes) -> Sent:
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return Sent(request.method, request.raw_path, headers, body)
 
 
 def _bounded_request(

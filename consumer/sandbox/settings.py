@@ -6,12 +6,14 @@ Elsewhere: faults that can be changed while it runs (``faults``), the server its
 import ssl
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from consumer.sandbox import grants
 from consumer.sandbox.faults import Fault
 
 NotificationEncoding = Literal["base64", "raw"]
 Envelope = Literal["none", "json", "xml", "simplified"]
+Actions = Annotated[tuple[str, ...], AfterValidator(grants.checked)]
 
 
 class DlqPolicy(BaseModel):
@@ -44,6 +46,12 @@ class SandboxSettings(BaseModel):
         mps_calls_per_s: Submits a second, and queries a second, before Throttling.User; 0 is no limit.
         notification_encoding: How a notification is carried in its message.
         envelope: The topic envelope around a notification.
+        allowed_actions: The RAM actions that the AccessKey has, and no other; None is all.
+        denied_actions: RAM actions that it does not have, whatever ``allowed_actions`` says.
+        plain_denials: MPS refuses a missing right with 400 and without AccessDeniedDetail, not with 403 and it.
+        allowed_hosts: Host names, with ``*`` and ``?``, that are answered beside loopback and ``host``.
+        late_redelivery_s: A message that was hidden comes between half of these seconds and all of them late.
+        small_batches: A batch receive may bring fewer messages than it asks for and the queue has.
         lenient_handles: Replaced and expired receipt handles go on working while their message lives.
         max_long_polls: Long polls held at once; one more is answered at once as empty. None is no limit.
         dlq_policies: Dead-letter policies by queue name.
@@ -68,6 +76,12 @@ class SandboxSettings(BaseModel):
     mps_calls_per_s: Annotated[int, Field(ge=0, le=100_000)] = 100
     notification_encoding: NotificationEncoding = "base64"
     envelope: Envelope = "none"
+    allowed_actions: Actions | None = None
+    denied_actions: Actions = ()
+    plain_denials: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    late_redelivery_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    small_batches: bool = False
     lenient_handles: bool = False
     max_long_polls: Annotated[int | None, Field(ge=0)] = None
     dlq_policies: dict[str, DlqPolicy] = Field(default_factory=dict)

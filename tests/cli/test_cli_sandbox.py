@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -31,6 +32,34 @@ def test_it_serves_and_ends(start: Cli, fetch: Callable[..., str], sent: signal.
     assert "Traceback" not in started.text()
 
 
+def test_its_rights_and_its_slack(start: Cli, fetch: Callable[..., str]) -> None:
+    """Actions are taken away, another host is answered, and the service may be slow, by flags."""
+    started = start(
+        *(
+            "sandbox",
+            "--port",
+            "0",
+            "--allow",
+            "mns:ListQueue",
+            "--allow",
+            "mns:SendMessage",
+            "--deny",
+            "mns:ListQueue",
+        ),
+        *("--plain-denials", "--allow-host", "films.test", "--late-redelivery", "10", "--small-batches"),
+    )
+    url = started.wait_for(r"are at (http://127\.0\.0\.1:\d+)")[1]
+    assert json.loads(fetch(f"{url}/_sandbox/rights")) == {
+        "allow": ["mns:ListQueue", "mns:SendMessage"],
+        "deny": ["mns:ListQueue"],
+    }
+    asked = HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=5)
+    asked.request("GET", "/_sandbox/state", headers={"Host": "films.test"})
+    assert asked.getresponse().status == 200
+    asked.close()
+    assert started.end() == 0
+
+
 def test_open_to_others_is_warned_of(start: Cli) -> None:
     """An address that others reach is warned of, since its faults ask for no keys."""
     started = start("sandbox", "--host", "0.0.0.0", "--port", "0")
@@ -47,6 +76,9 @@ def test_open_to_others_is_warned_of(start: Cli) -> None:
         pytest.param(["--fault", "error:status"], "is not key=value", id="half a fault"),
         pytest.param(["--dlq", "jobs"], "expected QUEUE=TARGET", id="half a policy"),
         pytest.param(["--dlq", "jobs=dead:x"], "expected QUEUE=TARGET", id="no count"),
+        pytest.param(["--allow", "mns:RecieveMessage"], "--allow: unknown action", id="no action"),
+        pytest.param(["--deny", "mns:Send"], "the nearest is 'mns:SendMessage'", id="no action to deny"),
+        pytest.param(["--late-redelivery", "-1"], "late_redelivery_s", id="a time before"),
         pytest.param(["--dlq", "jobs=dead:0"], "max_receive_count", id="a count out of range"),
     ],
 )

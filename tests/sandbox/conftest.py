@@ -86,6 +86,16 @@ def ask(sandbox: Sandbox) -> Callable[..., Awaitable[Reply]]:
 
 
 @pytest.fixture
+def exchanged() -> Callable[[Sandbox, str], Awaitable[bytes]]:
+    """Send one signed GET to any sandbox; give every byte of the answer."""
+
+    async def send(sandbox: Sandbox, target: str) -> bytes:
+        return await exchange(sandbox.port, signed("GET", target))
+
+    return send
+
+
+@pytest.fixture
 def write_signed() -> Callable[..., bytes]:
     """Give ``signed``, for tests that hold their own connections."""
     return signed
@@ -107,7 +117,7 @@ def control(sandbox: Sandbox) -> Callable[..., Awaitable[tuple[int, Any]]]:
 
     async def call(method: str, path: str, body: Any = None) -> tuple[int, Any]:
         content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-        head = f"{method} /_sandbox{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        head = f"{method} /_sandbox{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         head += f"Content-Length: {len(content)}\r\n\r\n"
         status, _, answer = parsed(await exchange(sandbox.port, head.encode() + content))
         return status, json.loads(answer)

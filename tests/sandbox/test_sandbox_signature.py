@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
@@ -239,7 +240,30 @@ async def test_acs3_covers_the_body(ask: Ask) -> None:
 
 
 async def test_mps_sts_token_must_match() -> None:
-    """With a security token set, MPS too refuses a request without it."""
-    parameters = rpc("QueryIProductionJob", JobId="x")
-    with pytest.raises(MpsError, match="InvalidSecurityToken"):
-        MpsVerifier(Keys("sandbox", "sandbox", "t")).verify(Sent("GET", "/", {}, b""), parameters, time.time())
+    """With a security token set, MPS too refuses a request without it or with another."""
+    for token, code in (({}, "MissingSecurityToken"), ({"SecurityToken": "u"}, "InvalidSecurityToken")):
+        parameters = rpc("QueryIProductionJob", JobId="x", **token)
+        with pytest.raises(MpsError, match=code):
+            MpsVerifier(Keys("sandbox", "sandbox", "t")).verify(Sent("GET", "/", {}, b""), parameters, time.time())
+
+
+async def test_a_wrong_mps_signature_is_told_with_the_text_to_sign(ask: Ask) -> None:
+    """The refusal holds the server's string to sign: clients compare it with theirs, and some fail without a colon."""
+    parameters = rpc("QueryIProductionJob", JobId="x", secret="other")
+    _, _, body = await ask("GET", f"/?{written(parameters)}")
+    given = {name: value for name, value in parameters.items() if name != "Signature"}
+    query = "&".join(f"{name}={quote(given[name], safe='~')}" for name in sorted(given))
+    message = json.loads(body)["Message"]
+    assert message.partition("server string to sign is:")[2] == f"GET&%2F&{quote(query, safe='~')}"
+
+
+async def test_mps_answers_in_xml(ask: Ask, texts: Texts) -> None:
+    """Who asks with Format=XML is answered in XML, results and refusals alike."""
+    parameters = rpc("QueryIProductionJob", JobId="<x>", Format="XML")
+    status, headers, body = await ask("GET", f"/?{written(parameters)}")
+    assert (status, headers["content-type"]) == (200, "text/xml;charset=utf-8")
+    assert body.startswith(b"<?xml version='1.0' encoding='UTF-8'?><QueryIProductionJobResponse>")
+    assert texts(body, "JobId") == ["&lt;x&gt;"]
+    status, _, body = await ask("GET", f"/?{written(rpc('QueryIProductionJob', Format='xml'))}")
+    assert (status, texts(body, "Code")) == (400, ["MissingJobId"])
+    assert re.fullmatch(rb"<\?xml [^>]+><Error><RequestId>.+</HostId><Code>.+</Message></Error>", body)

@@ -298,7 +298,7 @@ async def test_too_large_a_request_is_refused(sandbox: Sandbox, write_signed: Ca
     """A request body over every limit is answered 413 and never kept in memory whole."""
     reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port)
     try:
-        writer.write(b"POST /queues/q/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n")
+        writer.write(b"POST /queues/q/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8000000\r\n\r\n")
         writer.write(b"x" * 7_000_000)
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 413 ")
     finally:
