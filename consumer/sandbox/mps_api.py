@@ -138,8 +138,9 @@ class MpsApi:
         if not self._windows[call.operation].is_open():
             raise MpsError("Throttling.User", "Request was denied due to user flow control.")
         act = self._submit if call.operation == "SubmitIProductionJob" else self._query
-        body = {"RequestId": request_id, **act(call.parameters)}
-        return written(body, 200, root=f"{call.operation}Response", parameters=call.parameters)
+        return written(
+            act(call.parameters, request_id), 200, root=f"{call.operation}Response", parameters=call.parameters
+        )
 
     def _check_grant(self, operation: str) -> None:
         denial = self._grants.denial(operation)
@@ -156,7 +157,7 @@ class MpsApi:
         }
         raise MpsError("Forbidden.RAM", text, status=403, detail=detail)
 
-    def _submit(self, parameters: Mapping[str, str]) -> dict[str, str]:
+    def _submit(self, parameters: Mapping[str, str], request_id: str) -> dict[str, str]:
         function = _required(parameters, "FunctionName")
         params = _required(parameters, "JobParams")
         pipeline_id = parameters.get("PipelineId", "")
@@ -185,16 +186,17 @@ class MpsApi:
             "State": "Success",
             "Type": "IProduction",
         }
-        return {"JobId": job.job_id, "Result": json.dumps(result, separators=(",", ":"))}
+        return {"RequestId": request_id, "JobId": job.job_id, "Result": json.dumps(result, separators=(",", ":"))}
 
-    def _query(self, parameters: Mapping[str, str]) -> dict[str, str]:
+    def _query(self, parameters: Mapping[str, str], request_id: str) -> dict[str, str]:
         job_id = _required(parameters, "JobId")
         job = self._jobs.get(job_id)
         if job is None:
-            return {"JobId": job_id}
+            return {"RequestId": request_id, "JobId": job_id}
         return {
             "FunctionName": job.function,
             "Input": job.input,
+            "RequestId": request_id,
             "UserData": job.user_data or "",
             "State": job.state,
             "Output": job.output,
