@@ -18,7 +18,8 @@ _NO_CONTENT: Final = 204
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as all that is made for each request: 2 us a request together (a loop of receives and deletes).
+@dataclass(slots=True)
 class Answer:
     """Status, body and headers of an answer.
 

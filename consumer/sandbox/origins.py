@@ -33,8 +33,12 @@ class Origins:
         self._taken: set[str] = set()
 
     def why_not(self, headers: Mapping[str, str]) -> str | None:
-        """Say why a request with these headers is refused; None when it is answered."""
-        host = headers.get("Host", "")
+        """Say why a request is refused; None when it is answered.
+
+        Args:
+            headers: Names in lower case.
+        """
+        host = headers.get("host", "")
         if host not in self._taken:
             if not self._is_here(host):
                 return (
@@ -43,12 +47,12 @@ class Origins:
                 )
             if len(self._taken) < _MOST_REMEMBERED:
                 self._taken.add(host)
-        origin = headers.get("Origin")
+        origin = headers.get("origin")
         if origin is not None and origin.lower() != f"{self._scheme}://{host}".lower():
             return (
                 f"The sandbox does not answer web pages: the request comes from the origin '{origin[:_LONGEST_SHOWN]}'."
             )
-        if headers.get("Sec-Fetch-Site") in _FOREIGN_SITES:
+        if headers.get("sec-fetch-site") in _FOREIGN_SITES:
             return "The sandbox does not answer web pages: the request comes from another site."
         return None
 

@@ -209,14 +209,16 @@ class Sandbox:
                 connection.transport.abort()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        why_not = self._origins.why_not(request.headers)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        why_not = self._origins.why_not(headers)
         if why_not is not None:
-            return self._turned_away(request, why_not)
-        if "Expect" in request.headers:
+            return self._turned_away(Sent(request.method, request.raw_path, headers, b""), why_not)
+        if "expect" in headers:
             # Java clients send it with every body, and wait three seconds for this line.
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        sent = _sent(request, await request.read())
+        body = await request.read() if request.body_exists else b""
+        sent = Sent(request.method, request.raw_path, headers, body)
         if sent.target.startswith(control.PREFIX):
             answer = await self._control.answered(sent)
             return answer.response(self.clock.date_header(), None, keep_alive=request.keep_alive)
@@ -225,9 +227,9 @@ class Sandbox:
     def _service(self, sent: Sent) -> Service:
         return self._mps if self._mps.is_for_mps(sent) else self._mns
 
-    def _turned_away(self, request: web.BaseRequest, why_not: str) -> web.StreamResponse:
+    def _turned_away(self, sent: Sent, why_not: str) -> web.StreamResponse:
         # The body is not read: the connection ends.
-        sent, request_id = _sent(request, b""), None
+        request_id = None
         if sent.target.startswith(control.PREFIX):
             answer = control.refused(why_not)
         else:
@@ -279,11 +281,6 @@ class Sandbox:
         queue = self.account.ensure(job.notify_queue).queue
         # Unchecked: the service's own notification is not refused for a queue's settings.
         queue.take(Draft(body, group_id=job.function if queue.fifo else ""), self.clock.now_ms())
-
-
-def _sent(request: web.BaseRequest, body: bytes) -> Sent:
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    return Sent(request.method, request.raw_path, headers, body)
 
 
 def _bounded_request(

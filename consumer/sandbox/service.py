@@ -8,7 +8,7 @@ from consumer.sandbox.answer import Answer
 from consumer.sandbox.signature import Sent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """A request and what it asks for.
 
@@ -27,7 +27,7 @@ class Call:
     stray: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Caller:
     """Who asked: the id of the request, the scheme it came by, and whether its client has gone."""
 

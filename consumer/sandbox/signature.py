@@ -26,7 +26,7 @@ _V4_PARTS: Final = re.compile(r"Credential=([^/,]+)/(\d{8})/([^/,]+)/mns/aliyun_
 _SIGNED_V4: Final = ("content-md5", "content-type")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sent:
     """A request as it came.
 

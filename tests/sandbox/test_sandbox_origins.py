@@ -24,7 +24,7 @@ Texts = Callable[[bytes, str], list[str]]
 def test_hosts_that_are_answered(host: str) -> None:
     """Loopback names and addresses, the address it listens on and allowed names are answered, with any port."""
     origins = Origins("10.0.0.7", ("Sandbox", "*.films.test"), scheme="http")
-    assert origins.why_not({"Host": host}) is None
+    assert origins.why_not({"host": host}) is None
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_hosts_that_are_answered(host: str) -> None:
 )
 def test_hosts_that_are_refused(host: str) -> None:
     """Any other host is refused by a text that names it and the way to allow it."""
-    told = Origins("10.0.0.7", ("*.films.test",), scheme="http").why_not({"Host": host})
+    told = Origins("10.0.0.7", ("*.films.test",), scheme="http").why_not({"host": host})
     assert told is not None
     assert f"'{host}'" in told
     assert "--allow-host" in told
@@ -45,20 +45,20 @@ def test_hosts_that_are_refused(host: str) -> None:
 @pytest.mark.parametrize(
     ("headers", "is_answered"),
     [
-        pytest.param({"Origin": "http://127.0.0.1:8420"}, True, id="its own origin"),
-        pytest.param({"Origin": "http://127.0.0.1:3000"}, False, id="another port"),
-        pytest.param({"Origin": "https://127.0.0.1:8420"}, False, id="another scheme"),
-        pytest.param({"Origin": "http://evil.test"}, False, id="another host"),
-        pytest.param({"Origin": "null"}, False, id="an opaque origin"),
-        pytest.param({"Sec-Fetch-Site": "cross-site"}, False, id="cross-site"),
-        pytest.param({"Sec-Fetch-Site": "same-site"}, False, id="same-site"),
-        pytest.param({"Sec-Fetch-Site": "same-origin"}, True, id="same-origin"),
-        pytest.param({"Sec-Fetch-Site": "none"}, True, id="typed by its user"),
+        pytest.param({"origin": "http://127.0.0.1:8420"}, True, id="its own origin"),
+        pytest.param({"origin": "http://127.0.0.1:3000"}, False, id="another port"),
+        pytest.param({"origin": "https://127.0.0.1:8420"}, False, id="another scheme"),
+        pytest.param({"origin": "http://evil.test"}, False, id="another host"),
+        pytest.param({"origin": "null"}, False, id="an opaque origin"),
+        pytest.param({"sec-fetch-site": "cross-site"}, False, id="cross-site"),
+        pytest.param({"sec-fetch-site": "same-site"}, False, id="same-site"),
+        pytest.param({"sec-fetch-site": "same-origin"}, True, id="same-origin"),
+        pytest.param({"sec-fetch-site": "none"}, True, id="typed by its user"),
     ],
 )
 def test_origins(headers: dict[str, str], is_answered: bool) -> None:  # noqa: FBT001 - a parametrized case
     """A page of another origin is refused, whatever its host header says."""
-    told = Origins("127.0.0.1", (), scheme="http").why_not({"Host": "127.0.0.1:8420", **headers})
+    told = Origins("127.0.0.1", (), scheme="http").why_not({"host": "127.0.0.1:8420", **headers})
     assert (told is None) == is_answered
 
 
