@@ -193,4 +193,5 @@ def _announcement(url: str, notify_url: str, settings: SandboxSettings) -> str:
     ]
     if settings.host not in _LOOPBACK:
         lines.insert(1, "warning: whoever reaches it from outside may change its faults and queues: no keys are asked.")
+        lines.insert(2, "It answers to loopback names and to --host; add the name that others use by --allow-host.")
     return "\n".join(lines)

@@ -80,7 +80,7 @@ class Fault(BaseModel):
         count: At most so often, then the rule is gone; None is without end.
         seconds: Of waiting; what for, ``kind`` says.
         jitter_s: Up to so much more latency, evenly spread.
-        status: HTTP status of ``error`` and ``html``.
+        status: HTTP status of ``error`` and ``html``, and of a batch send with an ``entry_error``.
         code: Error code; by default one that fits the status and the service.
         message: Error message.
         xml: Whether an ``error`` has a body.

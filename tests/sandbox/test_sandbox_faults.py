@@ -168,13 +168,16 @@ async def test_entries_of_a_batch_delete_fail(sandbox: Sandbox, ask: Ask, texts:
     assert [message.body for message in sandbox.messages("q")] == ["0", "1"]
 
 
-async def test_entries_of_a_batch_send_fail(sandbox: Sandbox, ask: Ask, texts: Texts) -> None:
-    """A failed entry of a batch send holds its error in its place; the others are sent."""
+@pytest.mark.parametrize(("values", "expected"), [({}, 500), ({"status": 201}, 201)])
+async def test_entries_of_a_batch_send_fail(
+    sandbox: Sandbox, ask: Ask, texts: Texts, values: dict[str, Any], expected: int
+) -> None:
+    """A failed entry of a batch send holds its error, the answer has the fault's status, and the others are sent."""
     sandbox.account.ensure("q")
-    sandbox.faults.add(fault("entry_error", operations=["send"], count=1))
+    sandbox.faults.add(fault("entry_error", operations=["send"], count=1, **values))
     entries = b"".join(b"<Message><MessageBody>%d</MessageBody></Message>" % number for number in range(3))
     status, _, answer = await ask("POST", "/queues/q/messages", b"<Messages>" + entries + b"</Messages>")
-    assert (status, len(texts(answer, "ErrorCode")), len(texts(answer, "MessageId"))) == (500, 1, 2)
+    assert (status, len(texts(answer, "ErrorCode")), len(texts(answer, "MessageId"))) == (expected, 1, 2)
     assert [message.body for message in sandbox.messages("q")] == ["1", "2"]
 
 
