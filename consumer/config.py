@@ -4,24 +4,31 @@ Four places, in rising strength: files of the service manager's credentials dire
 (``MNS_CONSUMER_*``), a TOML file, command line flags. Unknown keys and bad values stop the start with one line
 each that names the setting, what was expected, what came and where it stood.
 
-Elsewhere: building the parts that the settings describe (``app``).
+Elsewhere: building the parts that the settings describe (``app``), reading the files (``config_files``), telling what
+is wrong (``config_problems``).
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from platformdirs import user_state_path
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
+from consumer.config_files import CredentialFiles, read_toml
+from consumer.config_problems import Given, nearest
+from consumer.endpoints import checked_endpoint, exposure
 from consumer.errors import SettingsError
 from consumer.notify_url import NotifyUrl
 from consumer.policy import (
@@ -37,21 +44,15 @@ from consumer.policy import (
 PREFIX: Final = "MNS_CONSUMER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 _DAY_S: Final = 86_400
-_MAX_PORT: Final = 65_535
 # What Kubernetes puts into every pod beside a service that is called mns-consumer; nobody set it.
 _KUBERNETES: Final = re.compile(r"MNS_CONSUMER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 _HOST_NAME: Final = re.compile(r"\.?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,250}[A-Za-z0-9_])?")
-_ENDPOINT: Final = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:@?#\[\]]+)(:\d{1,5})?/?")
+
+_YES: Final = frozenset({"true", "yes", "on", "1"})
+_NO: Final = frozenset({"false", "no", "off", "0"})
 
 Seconds = Annotated[float, Field(gt=0, le=365 * _DAY_S, allow_inf_nan=False)]
 Endpoint = Annotated[str, Field(description="http(s)://HOST[:PORT]")]
-
-
-def _check_endpoint(value: str | None) -> str | None:
-    found = None if value is None else _ENDPOINT.fullmatch(value)
-    if value is not None and (found is None or not 0 < int((found[2] or ":1")[1:]) <= _MAX_PORT):
-        raise ValueError("expected http://HOST:PORT or https://HOST[:PORT] without a path")
-    return None if value is None else value.rstrip("/")
 
 
 class Connection(BaseModel):
@@ -69,7 +70,7 @@ class Connection(BaseModel):
     access_key_secret: SecretStr | None = Field(None, description="AccessKey secret.")
     security_token: SecretStr | None = Field(None, description="STS token that belongs to the AccessKey.")
 
-    _endpoints = field_validator("endpoint", "mps_endpoint")(_check_endpoint)
+    _endpoints = field_validator("endpoint", "mps_endpoint")(checked_endpoint)
 
     @model_validator(mode="after")
     def _keys_come_together(self) -> Self:
@@ -110,12 +111,17 @@ class Settings(BaseSettings, Connection):
     lanes: tuple[LaneSettings, ...] = Field(
         (), description="Queues with settings of their own: `notify_url`, `slots`, endpoints and keys each."
     )
+    allow_insecure_endpoint: bool = Field(
+        default=False, description="Let requests go unencrypted (`http://`) to an endpoint that is not on this machine."
+    )
     ca_file: Path | None = Field(None, description="Certificates to trust in place of the system's, a PEM file.")
 
     handlers_dir: Path | None = Field(None, description="Folder of drop-in handler files.")
     handler_modules: Annotated[tuple[str, ...], NoDecode] = Field((), description="Import paths that hold handlers.")
-    handler_entry_points: bool = Field(
-        default=True, description="Take handlers of installed distributions (entry points `mns_consumer.handlers`)."
+    handler_entry_points: Annotated[bool | tuple[str, ...], NoDecode] = Field(
+        default=True,
+        description="Take handlers of installed distributions (entry points `mns_consumer.handlers`): of all, of none, "
+        "or of those listed by name.",
     )
     shipped: bool = Field(default=False, description="Use the shipped handlers, which log and keep, for the rest.")
     unrouted: UnroutedPolicy = Field(
@@ -183,6 +189,16 @@ class Settings(BaseSettings, Connection):
     def _split(cls, value: object) -> object:
         return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
 
+    @field_validator("handler_entry_points", mode="before")
+    @classmethod
+    def _switch_or_names(cls, value: object) -> object:
+        switch = str(value).strip().lower()
+        if switch in {*_YES, *_NO}:
+            return switch in _YES
+        if not isinstance(value, str | list | tuple):
+            raise ValueError("expected true, false or a list of distributions")  # noqa: TRY004 - pydantic's own kind
+        return cls._split(value)
+
     @field_validator("notify_url")
     @classmethod
     def _are_notify_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -196,6 +212,33 @@ class Settings(BaseSettings, Connection):
         if wrong := [name for name in value if not _HOST_NAME.fullmatch(name)]:
             raise ValueError(f"expected names without scheme and port, such as films or .example.com; not {wrong[0]!r}")
         return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as inherited; no such file is read
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the credentials directory in our own, stricter way."""
+        folder = file_secret_settings.secrets_dir if isinstance(file_secret_settings, SecretsSettingsSource) else None
+        credentials = CredentialFiles(settings_cls, Path(str(folder)) if folder else None, PREFIX)
+        return init_settings, env_settings, credentials
+
+    @model_validator(mode="after")
+    def _endpoints_are_encrypted(self) -> Self:
+        places: dict[str, Connection] = {"": self, **{f"lanes.{at}.": lane for at, lane in enumerate(self.lanes)}}
+        problems = [
+            problem
+            for place, one in places.items()
+            for name, endpoint in (("endpoint", one.endpoint), ("mps_endpoint", one.mps_endpoint))
+            if (problem := exposure(f"{place}{name}", endpoint)) is not None
+        ]
+        if problems and not self.allow_insecure_endpoint:
+            raise ValueError("\n".join(problems))
+        return self
 
     @model_validator(mode="after")
     def _times_agree(self) -> Self:
@@ -267,6 +310,10 @@ class Lane:
         own_endpoint = settings.endpoint or of.endpoint
         self.endpoint = own_endpoint or self.url.endpoint
         self.mps_endpoint = settings.mps_endpoint or of.mps_endpoint or own_endpoint or self.url.mps_endpoint
+        # Settings are checked when they are read; an endpoint of the command line comes here alone.
+        problem = exposure("endpoint", self.mps_endpoint)
+        if problem is not None and not of.allow_insecure_endpoint:
+            raise SettingsError(problem)
         # Keys come as a set: a lane's own id must never be paired with the daemon's secret.
         keys: Connection = settings if settings.access_key_id is not None else of
         self.access_key_id = keys.access_key_id
@@ -286,17 +333,18 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
     """
     named = os.environ.get(CONFIG_VARIABLE)
     path = config_file or (Path(named) if named else None)
-    from_file = {} if path is None else _read_toml(path)
+    from_file = {} if path is None else read_toml(path)
     problems = _unknown_variables()
     # The reader's own switches (_secrets_dir and its like) are no settings, though it would take them for such.
     for name in [name for name in from_file if name not in Settings.model_fields]:
-        problems.append(f"{name} ({path}): no such setting{_nearest(name, set(Settings.model_fields))}")
+        problems.append(f"{name} ({path}): no such setting{nearest(name, set(Settings.model_fields))}")
         del from_file[name]
+    given = Given(flags, from_file, path, PREFIX, set(Settings.model_fields), set(LaneSettings.model_fields))
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     try:
         settings = Settings(_secrets_dir=credentials, **{**from_file, **flags})
     except ValidationError as error:
-        problems += [line for detail in error.errors() for line in _told(detail, flags, from_file, path)]
+        problems += [line for detail in error.errors() for line in given.told(detail)]
         raise SettingsError(*problems) from None
     except ValueError as error:
         # pydantic-settings wraps a JSON value of the environment that does not parse.
@@ -306,58 +354,10 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
     return settings
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"settings file {path} can't be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"settings file {path} is not TOML: {error}") from None
-
-
 def _unknown_variables() -> list[str]:
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
     return [
-        f"{name} (environment): no such setting{_nearest(name, known)}"
+        f"{name} (environment): no such setting{nearest(name, known)}"
         for name in sorted(os.environ)
         if name.upper().startswith(PREFIX) and name.upper() not in known and not _KUBERNETES.fullmatch(name)
     ]
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else "; see the table of settings in the README"
-
-
-def _told(
-    detail: ErrorDetails, flags: Mapping[str, Any], from_file: Mapping[str, Any], path: Path | None
-) -> Sequence[str]:
-    """One line (or more, for checks across settings) for one of pydantic's errors."""
-    location = ".".join(str(part) for part in detail["loc"])
-    top = str(detail["loc"][0]) if detail["loc"] else ""
-    message = detail["msg"].removeprefix("Value error, ")
-    if not top:
-        return message.splitlines()
-    place = _place(top, flags, from_file, path)
-    if detail["type"] == "extra_forbidden":
-        known = LaneSettings.model_fields if top == "lanes" else Settings.model_fields
-        return [f"{location} ({place}): no such setting{_nearest(str(detail['loc'][-1]), set(known))}"]
-    secret = "key" in location or "token" in location
-    # An address may hold a password.
-    shown = re.sub(r"//[^/@\s]*@", "//***@", str(detail["input"]))[:80]
-    got = "" if secret or isinstance(detail["input"], dict) else f", got {shown!r}"
-    expected = message[0].lower() + message[1:] if detail["type"] != "value_error" else message
-    return [f"{location} ({place}): {expected.replace('input should be', 'expected')}{got}"]
-
-
-def _place(name: str, flags: Mapping[str, Any], from_file: Mapping[str, Any], path: Path | None) -> str:
-    """Where the value in force stood."""
-    if name in flags:
-        return "command line"
-    if name in from_file:
-        return str(path)
-    variable = f"{PREFIX}{name}".upper()
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if credentials is not None and not any(each.upper() == variable for each in os.environ):
-        return f"{credentials}/{variable.lower()}"
-    return f"environment {variable}"

@@ -76,6 +76,10 @@ def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
         for secret in (queue.access_key_secret, queue.security_token):
             if secret is not None:
                 SECRETS.protect(secret.get_secret_value())
+    for name, handler in registry.handlers.items():
+        log.info("handler registered", function=name, origin=handler.origin, provider=registry.providers.get(name))
+    for skipped in registry.skipped:
+        log.warning("handler skipped", reason=skipped)
     for place in registry.empty:
         log.warning("no handler found in a place that should hold some", place=place)
     password = urlsplit(settings.store or "").password

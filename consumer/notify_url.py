@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from consumer.errors import UsageError
+from consumer.secret_settings import masked
 
 EXPECTED: Final = "mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME"
 
@@ -56,7 +57,7 @@ class NotifyUrl:
         """
         match = _SHAPE.fullmatch(text.strip())
         if match is None:
-            raise NotifyUrlError(f"NotifyUrl {text!r} is not an MNS queue address; expected {EXPECTED}")
+            raise NotifyUrlError(f"NotifyUrl {masked(text)!r} is not an MNS queue address; expected {EXPECTED}")
         return cls(
             account=match["account"],
             region=match["region"],

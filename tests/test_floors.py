@@ -31,11 +31,16 @@ FLOORS: Final = {
     "ops": 3,
     "message": 2,
     "config": 1,
+    "config_files": 1,
+    "config_problems": 1,
+    "endpoints": 1,
     "errors": 1,
     "notify_url": 1,
     "policy": 1,
     "progress": 1,
     "rights": 1,
+    "secret_settings": 1,
+    "strict_modes": 1,
     "version": 1,
 }
 FACE: Final = "plugin"

@@ -279,8 +279,8 @@ def _print_what_to_try(console: Console, sandbox: Sandbox, app: App, folder: Pat
     from rich.text import Text  # noqa: PLC0415 - quick --help
 
     submit = (
-        f"mns-consumer submit --function Cover --endpoint {sandbox.url} --access-key-id sandbox"
-        f" --access-key-secret sandbox --notify-url {sandbox.notify_url(_QUEUE)} --wait"
+        "MNS_CONSUMER_ACCESS_KEY_ID=sandbox MNS_CONSUMER_ACCESS_KEY_SECRET=sandbox mns-consumer submit --function Cover"
+        f" --endpoint {sandbox.url} --notify-url {sandbox.notify_url(_QUEUE)} --wait"
     )
     lines = (
         "",

@@ -22,6 +22,7 @@ from consumer.cli.functions import functions
 from consumer.cli.health import health
 from consumer.cli.jobs import jobs
 from consumer.cli.manifests import manifests
+from consumer.cli.options import refuse_secrets
 from consumer.cli.queue import queue
 from consumer.cli.run import run
 from consumer.cli.sandbox import sandbox
@@ -104,8 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code (``errors.ExitCode``, or 130 after Ctrl-C).
     """
     gc.set_threshold(_GC_AFTER, *gc.get_threshold()[1:])
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        app(args=None if argv is None else list(argv), prog_name="mns-consumer")
+        refuse_secrets(words)
+        app(args=words, prog_name="mns-consumer")
     except SystemExit as end:
         return _code_of(end)
     except ConsumerError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, ParamSpec
 import typer
 
 from consumer.errors import SettingsError, UsageError
+from consumer.secret_settings import has_password, safe_ways, secret_like
 
 if TYPE_CHECKING:
     from consumer.config import Settings
@@ -56,30 +58,62 @@ class Said:
             raise
 
 
+def refuse_secrets(argv: Sequence[str]) -> None:
+    """Refuse a command line that gives a secret: every user of the machine can read it there.
+
+    Looks at the words as they came, before they are parsed, since the parser's own errors repeat them.
+
+    Raises:
+        UsageError: Names the setting and the safe ways to give it, and repeats nothing of it.
+    """
+    if argv[:1] == ["sandbox"]:
+        # Its keys are made up, and known to all.
+        return
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        # "--store X" and "--store=X", "--set store=X" and "--set=store=X" say the same.
+        name, equals, value = word.removeprefix("--set=").removeprefix("--").partition("=")
+        # "access_key_secret: X" is a slip that the parser would repeat whole.
+        name = re.split(r"[:\s]", name.strip(), maxsplit=1)[0].lower()
+        if (setting := _secret_setting(name, value if equals else following)) is not None:
+            raise UsageError(
+                f"{setting}: a secret is not taken from the command line, where other users can read it; "
+                f"{safe_ways(setting)}"
+            )
+
+
+def _secret_setting(name: str, value: str) -> str | None:
+    """The setting through which a name and its value give a secret; ``None`` where they give none."""
+    if name == "store" and has_password(value):
+        return name
+    if name == "lanes" and any(secret_like(word) for word in re.findall(r"\w+", value)):
+        return name
+    return secret_like(name)
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Read ``KEY=VALUE`` texts; whether there is such a setting is told by the settings themselves.
 
     Raises:
-        UsageError: One of them is not of that form.
+        UsageError: One of them is not of that form. Its text is not repeated: it may hold a secret.
     """
     found: dict[str, Any] = {}
-    for text in assignments:
+    for number, text in enumerate(assignments, 1):
         key, equals, value = text.partition("=")
         key = key.strip().lower().replace("-", "_")
         # A leading underscore would reach the settings reader's own switches.
         if not equals or not key.isidentifier() or key.startswith("_"):
-            raise UsageError(f"--set {text!r}: expected KEY=VALUE, such as --set retry_base_s=10")
-        found[key] = _decoded(text, value) if key == "lanes" else value
+            raise UsageError(f"--set number {number}: expected KEY=VALUE, such as --set retry_base_s=10")
+        found[key] = _decoded(key, value) if key == "lanes" else value
     return found
 
 
-def _decoded(text: str, value: str) -> Any:
+def _decoded(key: str, value: str) -> Any:
     import json  # noqa: PLC0415 - for one setting of fifty
 
     try:
         return json.loads(value)
     except ValueError as error:
-        raise UsageError(f"--set {text!r}: expected a JSON array of objects: {error}") from None
+        raise UsageError(f"--set {key}: expected a JSON array of objects: {error}") from None
 
 
 def _option(names: str, text: str, metavar: str | None = None) -> Any:

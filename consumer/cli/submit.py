@@ -76,7 +76,7 @@ def submit(
     endpoint: Annotated[str | None, _cloud("Address of MPS in place of the region's own.", "URL")] = None,
     region: Annotated[str | None, _cloud("Region of MPS; default: the NotifyUrl's.", "REGION")] = None,
     access_key_id: Annotated[str | None, _cloud("AccessKey id; default: settings, then the credentials chain.")] = None,
-    access_key_secret: Annotated[str | None, _cloud("AccessKey secret; better set in the environment.")] = None,
+    access_key_secret: Annotated[str | None, typer.Option(hidden=True)] = None,  # refused: cli.options.refuse_secrets
     config: Annotated[Path | None, _cloud("Settings file, TOML.", "FILE")] = None,
 ) -> None:
     """Submit one job to MPS; prints its JobId.

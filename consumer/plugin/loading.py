@@ -3,7 +3,8 @@
 Drop-in files are loaded afresh each time under private module names, so that a reload takes what they say now while
 the functions of before run on. Modules that are installed keep the code that the process began with.
 
-Elsewhere: which places there are and who wins (``plugin.registry``), what a marked function says (``plugin.handler``).
+Elsewhere: which places there are and who wins (``plugin.registry``), what a marked function says (``plugin.handler``),
+the importer of drop-in files (``plugin.source_only``).
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from types import ModuleType
 from typing import Final, TypeAlias
 
 from consumer.errors import HandlersError
+from consumer.plugin import source_only
 from consumer.plugin.handler import notes
 
 Functions: TypeAlias = Callable[[], list[Callable[..., object]]]
 """Loads one place."""
 
 DROP_IN: Final = "_mns_consumer_handlers_"
-"""How the private names of drop-in files begin."""
+"""How the private names of handlers' files begin."""
 _OURS: Final = (str(Path(__file__).resolve().parent), str(Path(importlib.__file__).resolve().parent))
 _numbers: Final = itertools.count(1)
 
@@ -44,11 +46,15 @@ def files(directory: Path) -> list[Path]:
     return [path for path in candidates if path.is_file()]
 
 
-def new_package(directory: Path) -> str:
+def new_package(directory: Path, *, installed: bool = False) -> str:
     """Make a package of our own whose modules will be the folder's files, loaded once more.
 
     Under a private name, a user's ``cover.py`` or ``handlers/`` hides no module of anybody's, and
     ``from . import _shared`` works between the files of one folder.
+
+    Args:
+        directory: The folder.
+        installed: Whether an installer laid it down, with byte code that can be trusted as much as the source.
 
     Returns:
         Its name; ``forget`` ends it.
@@ -59,12 +65,15 @@ def new_package(directory: Path) -> str:
     spec = ModuleSpec(name, loader=None, is_package=True)
     spec.submodule_search_locations = [folder]
     sys.modules[name] = importlib.util.module_from_spec(spec)
+    if not installed:
+        source_only.take_over(name, Path(folder))
     return name
 
 
 def forget(packages: Iterable[str]) -> None:
     """Take packages that nothing is to be imported from any more out of the interpreter's list."""
     for package in packages:
+        source_only.let_go(package)
         for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
             del sys.modules[name]
 
@@ -76,12 +85,7 @@ def file_loader(path: Path, package: str) -> Functions:
     def load() -> list[Callable[..., object]]:
         if not stem.isidentifier():
             raise HandlersError(f"{path}: {stem!r} can't be a module's name; expected letters, digits and underscores")
-        before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-        try:
-            # No compiled file is left behind: it would hide a change that is made within the same second.
-            return _marked(_imported(f"{package}.{stem}", str(path)))
-        finally:
-            sys.dont_write_bytecode = before
+        return _marked(_imported(f"{package}.{stem}", str(path)))
 
     return load
 

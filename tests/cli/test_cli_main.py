@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -184,3 +185,35 @@ def test_documented_names() -> None:
 def test_nearest(name: str, near: str | None) -> None:
     """A misspelt name finds its neighbour, another one finds none."""
     assert nearest(name) == near
+
+
+@pytest.mark.parametrize("program", ["module", "script"])
+def test_nothing_is_imported_from_the_current_folder(tmp_path: Path, program: str) -> None:
+    """A file there that is named like a library is not taken in its place, neither by ``-m`` nor by the script."""
+    root = Path(main_module.__file__).resolve().parents[2]
+    for name in ("typer", "rich", "pydantic", "json", "platformdirs", "anyio"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken from the current folder')", encoding="utf-8")
+    argv = (
+        [sys.executable, "-m", "consumer"]
+        if program == "module"
+        else [str(Path(sys.executable).parent / "mns-consumer")]
+    )
+    for folder in (tmp_path, root):
+        done = subprocess.run([*argv, "functions", "--help"], cwd=folder, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_checkout_runs_from_its_own_folder(tmp_path: Path) -> None:
+    """A checkout that is not installed runs from its own folder, and still takes no library from there."""
+    root = Path(main_module.__file__).resolve().parents[2]
+    shutil.copytree(root / "consumer", tmp_path / "consumer", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "consumer" / "cli" / "functions.py").write_text(
+        "def functions() -> None:\n    import sys\n    print(__file__, sys.path)\n", encoding="utf-8"
+    )
+    (tmp_path / "typing_extensions.py").write_text("raise SystemExit('taken')", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "consumer", "functions"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith(str(tmp_path / "consumer"))
+    assert f"'{tmp_path}'" not in done.stdout

@@ -132,14 +132,19 @@ def test_waiting_ends(cli: Cli, keys: str) -> None:
     assert "still Analysing after 0.3 s" in ran.err
 
 
-def test_keys_by_flag(cli: Cli, sandbox_url: str) -> None:
-    """Keys and address may stand on the command line; wrong keys are told as such."""
+def test_keys_by_flag(cli: Cli, sandbox_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Address and id may stand on the command line, the secret may not; wrong keys are told as such."""
     argv = ["submit", "--function", "Cover", "--pipeline-id", "p", "--endpoint", sandbox_url, "--access-key-id"]
-    assert cli(*argv, "sandbox", "--access-key-secret", "sandbox").code == 0
-    wrong = cli(*argv, "sandbox", "--access-key-secret", "other")
+    assert cli(*argv, "alone").code == 78
+    refused = cli(*argv, "sandbox", "--access-key-secret", "sandbox")
+    assert refused.code == 2
+    assert "not taken from the command line" in refused.err
+    monkeypatch.setenv("MNS_CONSUMER_ACCESS_KEY_SECRET", "sandbox")
+    assert cli(*argv, "sandbox").code == 0
+    monkeypatch.setenv("MNS_CONSUMER_ACCESS_KEY_SECRET", "other")
+    wrong = cli(*argv, "sandbox")
     assert wrong.code == 1
     assert "SignatureDoesNotMatch" in wrong.err
-    assert cli(*argv, "alone").code == 78
 
 
 def test_the_settings_queue(

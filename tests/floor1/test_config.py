@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from consumer.config import Settings, load
+from consumer import strict_modes
+from consumer.config import Lane, LaneSettings, Settings, load
 from consumer.errors import ExitCode, SettingsError
 from consumer.policy import LeasePolicy, RetryPolicy, UnroutedPolicy
 
@@ -291,17 +294,17 @@ def test_a_lane_has_its_own(toml: Toml) -> None:
 @pytest.mark.parametrize(
     ("of_daemon", "of_lane", "mns", "mps"),
     [
-        pytest.param({}, {"mps_endpoint": "http://m:1"}, None, "http://m:1", id="lane's MPS alone"),
-        pytest.param({"endpoint": "http://d:1"}, {}, "http://d:1", "http://d:1", id="daemon's for both"),
+        pytest.param({}, {"mps_endpoint": "https://m:1"}, None, "https://m:1", id="lane's MPS alone"),
+        pytest.param({"endpoint": "https://d:1"}, {}, "https://d:1", "https://d:1", id="daemon's for both"),
         pytest.param(
-            {"endpoint": "http://d:1", "mps_endpoint": "http://m:1"},
+            {"endpoint": "https://d:1", "mps_endpoint": "https://m:1"},
             {},
-            "http://d:1",
-            "http://m:1",
+            "https://d:1",
+            "https://m:1",
             id="daemon's, each",
         ),
         pytest.param(
-            {"endpoint": "http://d:1"},
+            {"endpoint": "https://d:1"},
             {"endpoint": "https://[::1]:9"},
             "https://[::1]:9",
             "https://[::1]:9",
@@ -365,3 +368,166 @@ def test_the_store_is_where_it_was_set(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_every_setting_is_described() -> None:
     """Each field says what it is, for the tables and for ``--help``."""
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True),
+        ("No", False),
+        ("0", False),
+        ("films", ("films",)),
+        ("films, more-films", ("films", "more-films")),
+        ("films more", ("films", "more")),
+    ],
+)
+def test_entry_points_are_switched_or_listed(
+    monkeypatch: pytest.MonkeyPatch, toml: Toml, text: str, value: object
+) -> None:
+    """All, none or a list: in the environment and on the command line as text, in a file also as TOML says it."""
+    monkeypatch.setenv("MNS_CONSUMER_HANDLER_ENTRY_POINTS", text)
+    assert load({}).handler_entry_points == value
+    monkeypatch.delenv("MNS_CONSUMER_HANDLER_ENTRY_POINTS")
+    assert load({"handler_entry_points": text}).handler_entry_points == value
+    written = json.dumps(value)
+    assert load({}, toml(f"handler_entry_points = {written}")).handler_entry_points == value
+
+
+def test_anything_else_for_entry_points_is_told() -> None:
+    """A value that is neither switch nor list gives one line."""
+    assert problems({"handler_entry_points": 5}) == [
+        "handler_entry_points (command line): expected true, false or a list of distributions, got '5'"
+    ]
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://127.0.0.1:8420", "http://127.9.9.9:1", "http://localhost:1", "http://LOCALHOST", "http://[::1]:1"],
+)
+def test_plain_http_stays_on_this_machine(endpoint: str) -> None:
+    """Loopback addresses need no encryption."""
+    assert load({"endpoint": endpoint, "mps_endpoint": endpoint}).endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://10.0.0.1:1", "http://mns.internal", "http://localhost.evil:1", "http://0.0.0.0:1", "http://[::2]:1"],
+)
+@pytest.mark.parametrize("name", ["endpoint", "mps_endpoint"])
+@pytest.mark.parametrize("in_lane", [False, True], ids=["daemon", "lane"])
+def test_plain_http_to_elsewhere_must_be_allowed(endpoint: str, name: str, in_lane: bool) -> None:  # noqa: FBT001 - a parameter
+    """An unencrypted endpoint off this machine stops the start, unless the setting says that it is meant."""
+    flags: dict[str, Any] = {"lanes": [{"notify_url": A, name: endpoint}]} if in_lane else {name: endpoint}
+    (told,) = problems(flags)
+    assert told.startswith(f"{'lanes.0.' if in_lane else ''}{name}: expected https://, got {endpoint}")
+    assert "allow_insecure_endpoint = true" in told
+    assert load({**flags, "allow_insecure_endpoint": "true"}).allow_insecure_endpoint
+
+
+def test_an_endpoint_of_one_command_is_checked_too() -> None:
+    """What a command gives a lane beside the settings is held to the same rule."""
+    own = LaneSettings.model_construct(notify_url=A, mps_endpoint="http://10.0.0.1:1")
+    with pytest.raises(SettingsError, match="allow_insecure_endpoint"):
+        Lane(settings=own, of=load({}))
+    assert Lane(settings=own, of=load({"allow_insecure_endpoint": True})).mps_endpoint == "http://10.0.0.1:1"
+
+
+@pytest.mark.parametrize("level", ["file", "folder"])
+def test_a_settings_file_that_others_can_change_is_refused(toml: Toml, level: str) -> None:
+    """Whoever may write the settings runs code as the daemon: the file and its folder must be closed."""
+    path = toml("slots = 3")
+    changed = path if level == "file" else path.parent
+    changed.chmod(changed.stat().st_mode | 0o020)
+    (told,) = problems({}, path)
+    assert told.startswith(f"settings file {changed}: expected that only root and user ")
+    assert f"run `chmod go-w {changed}`" in told
+
+
+@pytest.mark.parametrize("level", ["file", "folder"])
+def test_a_credential_that_others_can_change_is_refused(credentials: Credentials, level: str) -> None:
+    """The same holds for the service manager's folder and each file that is read from it."""
+    folder = credentials("mns_consumer_slots", "3")
+    changed = folder if level == "folder" else folder / "mns_consumer_slots"
+    changed.chmod(changed.stat().st_mode | 0o002)
+    (told,) = problems()
+    assert told.startswith(f"slots: {changed}: expected that only root and user ")
+
+
+def test_what_systemd_mounts_is_taken(credentials: Credentials) -> None:
+    """A folder of 0500 with files of 0400 or, where an access list gives the service its right, 0440."""
+    folder = credentials("mns_consumer_access_key_id", "LTAI-ID")
+    credentials("mns_consumer_access_key_secret", "hunter2")
+    (folder / "mns_consumer_access_key_id").chmod(0o400)
+    (folder / "mns_consumer_access_key_secret").chmod(0o440)
+    folder.chmod(0o500)
+    secret = load({}).access_key_secret
+    assert secret is not None
+    assert secret.get_secret_value() == "hunter2"
+
+
+@pytest.fixture
+def open_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody may pass the folders above the test's own, which pytest closes."""
+    steps = strict_modes._steps
+
+    def opened(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+        for step, found in steps(path):
+            above = stat.S_ISDIR(found.st_mode) and tmp_path.is_relative_to(step)
+            yield step, os.stat_result((found.st_mode | 0o001, *found[1:])) if above else found
+
+    monkeypatch.setattr(strict_modes, "_steps", opened)
+
+
+@pytest.mark.usefixtures("open_way")
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ('access_key_id = "a"\naccess_key_secret = "hunter2"', "access_key_secret"),
+        ('store = "postgresql://u:hunter2@h/d"', "store"),
+        (f'[[lanes]]\nnotify_url = "{A}"\naccess_key_id = "a"\naccess_key_secret = "hunter2"', "lanes"),
+    ],
+    ids=["key", "store", "lane"],
+)
+def test_a_settings_file_with_a_secret_is_not_for_everybody(toml: Toml, text: str, secret: str) -> None:
+    """A secret that every user of the machine can read stops the start; the group may read it."""
+    path = toml(text)
+    path.chmod(0o644)
+    (told,) = problems({}, path)
+    assert told.startswith(
+        f"settings file {path} holds {secret}, and every user of this machine can read it; run `chmod"
+    )
+    assert "hunter2" not in told
+    path.chmod(0o640)
+    load({}, path)
+    path.write_text("slots = 3", encoding="utf-8")
+    path.chmod(0o644)
+    assert load({}, path).slots == 3
+
+
+@pytest.mark.usefixtures("open_way")
+def test_a_credential_that_everybody_can_read_is_refused(credentials: Credentials) -> None:
+    """A secret in the service manager's folder is for the service alone; another setting may be read by all."""
+    folder = credentials("mns_consumer_slots", "3")
+    assert load({}).slots == 3
+    credentials("mns_consumer_security_token", "hunter2")
+    path = folder / "mns_consumer_security_token"
+    path.chmod(0o644)
+    assert problems() == [f"security_token: every user of this machine can read {path}; run `chmod o-r {path}`"]
+
+
+def test_lanes_and_empty_files_of_the_credentials_directory(credentials: Credentials) -> None:
+    """Lanes in a file are JSON; an empty file leaves its setting as it is; what is no text or JSON is told by name."""
+    credentials("mns_consumer_slots", "\n")
+    folder = credentials("MNS_CONSUMER_LANES", json.dumps([{"notify_url": A, "slots": 2}]))
+    assert [lane.slots for lane in load({}).all_lanes()] == [2]
+    credentials("MNS_CONSUMER_LANES", '[{"access_key_secret": "hunter2"')
+    assert problems() == [f"lanes ({folder}/MNS_CONSUMER_LANES): expected JSON"]
+    (folder / "MNS_CONSUMER_LANES").write_bytes(b"\xff")
+    assert problems() == [f"lanes ({folder}/MNS_CONSUMER_LANES): expected UTF-8 text"]
+
+
+def test_a_credentials_directory_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A mistyped folder stops the start instead of leaving the keys out."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "nowhere"))
+    (told,) = problems()
+    assert "nowhere can't be read: No such file" in told

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
+import importlib.util
 import json
 import os
+import py_compile
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from consumer.errors import ExitCode, HandlersError
+from consumer.plugin import source_only
+from consumer.plugin.loading import forget
 from consumer.plugin.registry import Registry, Sources, Strength, discover
 
 Write = Callable[[str, str], Path]
@@ -286,8 +291,8 @@ def test_what_everybody_may_write_to_is_refused(folder: Path, write: Write, name
     path = folder / name
     path.chmod(path.stat().st_mode | 0o002)
     told = refused(folder)
-    assert told.startswith("handlers_dir: everybody may write to ")
-    assert f"run `chmod o-w {path}`" in told
+    assert told.startswith(f"handlers_dir: {path.resolve()}: expected that only root and user ")
+    assert f"run `chmod go-w {path.resolve()}`" in told
 
 
 def test_a_link_to_an_unsafe_file_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -298,7 +303,7 @@ def test_a_link_to_an_unsafe_file_is_refused(folder: Path, tmp_path: Path) -> No
     target.chmod(0o644)
     assert list(find(folder).handlers) == ["Cover"]
     target.chmod(0o646)
-    assert "everybody may write to" in refused(folder)
+    assert f"handlers_dir: {target}: " in refused(folder)
 
 
 def test_nothing_of_an_unsafe_folder_is_run(folder: Path, write: Write) -> None:
@@ -306,3 +311,63 @@ def test_nothing_of_an_unsafe_folder_is_run(folder: Path, write: Write) -> None:
     write("mine.py", "import os\nos.environ['MINE_RAN'] = '1'\n").chmod(0o646)
     refused(folder)
     assert "MINE_RAN" not in os.environ
+
+
+def test_a_file_that_changes_hands_after_the_check_is_refused(
+    folder: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read is checked once more as it is read: between the folder's check and the import it may change."""
+    path = write("mine.py", COVER)
+    monkeypatch.setattr("consumer.plugin.registry.problem_of_folder", lambda _: path.chmod(0o646))
+    told = refused(folder)
+    assert told.startswith(f"{path}: can't be loaded: ")
+    assert "may write to it" in told
+
+
+def test_byte_code_is_not_believed(folder: Path, write: Write) -> None:
+    """A cache beside the source that claims to be made of it is not loaded, and none is written."""
+    path = write("mine.py", COVER)
+    planted = write("planted.py", COVER.replace("Cover", "VideoClip"))
+    cache = Path(importlib.util.cache_from_source(str(path)))
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(planted), str(cache), invalidation_mode=unchecked)
+    planted.unlink()
+    assert list(find(folder).handlers) == ["Cover"]
+    cache.unlink()
+    sys.dont_write_bytecode = False
+    find(folder)
+    assert not list(cache.parent.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".pyc", importlib.machinery.EXTENSION_SUFFIXES[0], ".abi3.so"])
+@pytest.mark.parametrize("name", ["_fast", "_fast/__init__"])
+def test_compiled_code_is_not_loaded(folder: Path, write: Write, name: str, suffix: str) -> None:
+    """A compiled file is refused where it is imported; beside a source of its name it is not even looked at."""
+    write("mine.py", "from . import _fast\n" + COVER)
+    source = write(f"{name}.py", "X = 1")
+    compiled = Path(py_compile.compile(str(source), str(source.with_suffix(suffix)), doraise=True) or "")
+    assert list(find(folder).handlers) == ["Cover"]
+    source.unlink()
+    told = refused(folder)
+    assert f"{compiled} is compiled code, which is not loaded from a drop-in folder; expected _fast.py" in told
+
+
+def test_files_import_each_other(folder: Path, write: Write) -> None:
+    """Files, packages and plain folders of the drop-in folder import each other; what is not there is told as such."""
+    write("_shared.py", "X = 1")
+    write("data/names.py", "Y = 2")
+    write("more/__init__.py", "from .inner import Z")
+    write("more/inner.py", "from .. import _shared\nZ = _shared.X + 2")
+    write("mine.py", "from .data import names\nfrom .more import Z\nassert (names.Y, Z) == (2, 3)\n" + COVER)
+    assert list(find(folder).handlers) == ["Cover"]
+    write("other.py", "from . import _nothing")
+    assert "cannot import name '_nothing'" in refused(folder)
+
+
+def test_the_importer_lets_go_of_what_is_forgotten(folder: Path, write: Write) -> None:
+    """After a reload nothing of the old folder is kept for imports."""
+    write("mine.py", COVER)
+    registry = find(folder)
+    assert set(registry.packages) <= set(source_only._importer.folders)
+    forget(registry.packages)
+    assert not set(registry.packages) & set(source_only._importer.folders)

@@ -11,6 +11,7 @@ import pytest
 
 from consumer.errors import HandlersError
 from consumer.plugin.registry import ENTRY_POINT_GROUP, Sources, Strength, discover
+from consumer.version import version
 
 Write = Callable[[str, str], Path]
 
@@ -173,3 +174,64 @@ def test_two_distributions_for_one_name_are_refused(site: Path) -> None:
         install(site, f"x = mine_{each}", name=f"mine-{each}")
     with pytest.raises(HandlersError, match="two handlers for 'Cover'"):
         discover(Sources())
+
+
+def test_only_listed_distributions_are_asked(site: Path) -> None:
+    """A list of names takes those distributions alone, however a name is spelt; others are not even imported."""
+    module(site, "mine_a.py", cover("a"))
+    module(site, "mine_loud.py", "raise RuntimeError('imported')\n")
+    install(site, "x = mine_a", name="Mine_A")
+    install(site, "x = mine_loud", name="mine-loud")
+    found = discover(Sources(use_entry_points=["mine.a"]))
+    assert list(found.handlers) == ["Cover"]
+    assert found.providers == {"Cover": "Mine_A 1.0"}
+
+
+def test_a_listed_distribution_must_be_there(site: Path) -> None:
+    """A name that no installed distribution has stops the start, with the names that there are."""
+    module(site, "mine_a.py", cover("a"))
+    install(site, "x = mine_a", name="mine-a")
+    with pytest.raises(HandlersError) as caught:
+        discover(Sources(use_entry_points=["mine-a", "mine-b"]))
+    assert str(caught.value) == (
+        "handler_entry_points: no installed distribution 'mine-b' has entry points 'mns_consumer.handlers'; "
+        "those that have: mine-a"
+    )
+
+
+def test_a_handler_for_everything_must_be_listed(site: Path, folder: Path, write: Write) -> None:
+    """``*`` of an installed distribution counts only if it is listed; else it is skipped, and the reason is told."""
+    module(site, "mine_all.py", cover("rest", "*") + cover("clip", "VideoClip"))
+    install(site, "x = mine_all", name="mine-all")
+    found = discover(Sources())
+    assert list(found.handlers) == ["VideoClip"]
+    (told,) = found.skipped
+    assert told.startswith("entry point x = mine_all of mine-all 1.0 has a handler for '*' (")
+    assert told.endswith("list the distribution in handler_entry_points")
+    assert list(discover(Sources(use_entry_points=["mine-all"])).handlers) == ["*", "VideoClip"]
+    write("mine.py", cover("of_folder", "*"))
+    assert discover(Sources(directory=folder)).handlers["*"].function.__name__ == "of_folder"
+
+
+def test_a_skipped_handler_alone_is_no_handler(site: Path) -> None:
+    """Where nothing else is found the start is refused, and the line about the skipped one comes first."""
+    module(site, "mine_all.py", cover("rest", "*"))
+    install(site, "x = mine_all", name="mine-all")
+    with pytest.raises(HandlersError, match="has a handler for '\\*'") as caught:
+        discover(Sources())
+    assert len(caught.value.problems) == 2
+
+
+def test_who_gave_each_handler_is_known(site: Path, folder: Path, write: Write) -> None:
+    """Folder, import path, or distribution with its version: each handler says where it came from."""
+    write("mine.py", cover("of_folder"))
+    module(site, "mine_path.py", cover("of_path", "VideoClip"))
+    module(site, "mine_point.py", cover("of_point", "ImageH2V"))
+    install(site, "x = mine_point")
+    found = discover(Sources(directory=folder, modules=["mine_path"], shipped=True))
+    assert {name: found.providers[name] for name in ("Cover", "VideoClip", "ImageH2V", "VideoH2V")} == {
+        "Cover": str(folder),
+        "VideoClip": "import path mine_path",
+        "ImageH2V": "mine-dist 1.0",
+        "VideoH2V": f"mns-consumer {version()}, shipped",
+    }

@@ -1,0 +1,245 @@
+"""Files that this process must be able to trust, checked as sshd checks its own with ``StrictModes``.
+
+A path is safe when nobody but root and the user this process runs as can change what is read from it:
+
+* both the file and each folder on the way to it, from ``/`` on, belong to one of the two;
+* none of them may be written to by group or others. A folder on the way may if its sticky bit is set, as ``/tmp``
+  has it: there, only its own owner can replace an entry, and that owner is checked.
+
+Links are followed one by one, so the folder of a link is checked as well as that of its target.
+
+One exception: a folder or file that is itself mounted read-only, as Docker mounts ``:ro`` and Kubernetes mounts a
+ConfigMap. No user id of the host means anything in there, so its owner is trusted in the place of ours. Its top folder
+may have any mode if it is root's, since Kubernetes makes it 0777. A file system that is read-only as a whole is no
+exception: ``ProtectSystem=strict`` shows every folder so, while others go on writing to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import importlib.machinery
+import os
+import pwd
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from consumer.errors import SettingsError
+
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_SHARED: Final = stat.S_IWGRP | stat.S_IWOTH
+_MOST_LINKS: Final = 40
+_MOST_ENTRIES: Final = 10_000
+_IMPORTABLE: Final = (*importlib.machinery.all_suffixes(), ".pth", ".zip", ".egg")
+"""What the import system takes from a folder, also by way of ``sys.path`` and ``site``."""
+
+
+class UnsafeFileError(SettingsError):
+    """Others than root and this process's user can change a file, or a folder on the way to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What was read from a safe file.
+
+    Args:
+        data: Its bytes.
+        public: Whether every user of the machine can read it, too.
+    """
+
+    data: bytes
+    public: bool
+
+
+def read(path: Path, folder: Path | None = None) -> Content:
+    """Read a file once it is known to be safe; the check is of the very file that is read.
+
+    A pipe that belongs to this process's user, such as ``/dev/fd/63`` of the shell's ``<(...)``, counts as safe.
+
+    Args:
+        path: The file.
+        folder: The folder that it is part of, which may be a read-only mount of its own; default: the file's own.
+
+    Raises:
+        UnsafeFileError: It is not safe, or no file.
+        OSError: It can't be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        opened = os.fstat(descriptor)
+        if stat.S_ISFIFO(opened.st_mode) and opened.st_uid == os.geteuid() and not opened.st_mode & _SHARED:
+            os.set_blocking(descriptor, True)
+            return Content(file.read(), public=False)
+        if not stat.S_ISREG(opened.st_mode):
+            raise UnsafeFileError(f"{path} is not a file")
+        public = _Guard(path, folder or path.parent).check(path, opened)
+        return Content(file.read(), public)
+
+
+def problem_of_folder(folder: Path) -> str | None:
+    """Why a folder of code can't be trusted: itself, the way to it, or anything inside that Python could import.
+
+    Folders inside are looked into, links are followed. ``None`` when all is safe.
+
+    Raises:
+        OSError: Something in it can't be read.
+    """
+    guard = _Guard(folder)
+    seen: set[tuple[int, int]] = set()
+    todo = [folder]
+    try:
+        while todo:
+            inside = todo.pop()
+            found = inside.stat()
+            if (found.st_dev, found.st_ino) in seen:
+                continue
+            seen.add((found.st_dev, found.st_ino))
+            guard.check(inside)
+            for entry in sorted(inside.iterdir()):
+                try:
+                    is_folder = entry.is_dir()
+                    is_code = not is_folder and entry.is_file() and entry.name.endswith(_IMPORTABLE)
+                except PermissionError:
+                    continue
+                if is_folder:
+                    todo.append(entry)
+                elif is_code:
+                    guard.check(entry)
+                if guard.checked > _MOST_ENTRIES:
+                    return (
+                        f"{folder} holds more than {_MOST_ENTRIES:,} folders and files of code; expected handlers only"
+                    )
+    except UnsafeFileError as error:
+        return str(error)
+    return None
+
+
+class _Guard:
+    """Checks paths one by one.
+
+    Args:
+        mounted: What may be a read-only mount of its own.
+    """
+
+    def __init__(self, *mounted: Path) -> None:
+        self.checked = 0
+        self._mounted = {Path(os.path.realpath(each)) for each in mounted}
+        self._owners = {0, os.geteuid()}
+
+    def check(self, path: Path, opened: os.stat_result | None = None) -> bool:
+        """Check a path and the whole way to it.
+
+        Args:
+            path: The file or folder.
+            opened: What was opened by this path, which it must still lead to.
+
+        Returns:
+            Whether every user of the machine can read it.
+
+        Raises:
+            UnsafeFileError: With what is wrong and how to mend it.
+        """
+        self.checked += 1
+        steps = list(_steps(path))
+        end, last = steps[-1]
+        if opened is not None and (last.st_dev, last.st_ino) != (opened.st_dev, opened.st_ino):
+            raise UnsafeFileError(f"{path} was replaced while it was read; try again")
+        shared_folders: set[Path] = set()
+        public = not self._mount_of(end)
+        for step, found in steps:
+            if stat.S_ISLNK(found.st_mode):
+                # Only in a shared folder can its owner replace a link.
+                if step.parent in shared_folders:
+                    self._check_step(step, found, may_be_shared=True)
+                continue
+            is_folder = stat.S_ISDIR(found.st_mode)
+            on_the_way = is_folder and step != end
+            self._check_step(step, found, may_be_shared=on_the_way and bool(found.st_mode & stat.S_ISVTX))
+            if on_the_way and found.st_mode & _SHARED:
+                shared_folders.add(step)
+            public = public and bool(found.st_mode & (stat.S_IXOTH if is_folder else stat.S_IROTH))
+        return public
+
+    def _check_step(self, step: Path, found: os.stat_result, *, may_be_shared: bool) -> None:
+        owned = found.st_uid in self._owners
+        closed = may_be_shared or not found.st_mode & _SHARED
+        if owned and closed:
+            return
+        if (mount := self._mount_of(step)) is not None:
+            owned = owned or found.st_uid == mount.stat().st_uid
+            if owned and (closed or (step == mount and found.st_uid == 0)):
+                return
+        me = _name(os.geteuid())
+        fault, mend = (
+            ("group or others may write to it", f"chmod go-w {step}")
+            if owned
+            else (f"it belongs to user {_name(found.st_uid)}", f"chown {me} {step}")
+        )
+        raise UnsafeFileError(
+            f"{step}: expected that only root and user {me} can change it, but {fault}; "
+            f"run `{mend}`, and the same for what is inside"
+        )
+
+    def _mount_of(self, step: Path) -> Path | None:
+        """The read-only mount, among those that were named, that a path free of links is on."""
+        above = [place for place in (step, *step.parents) if place in self._mounted]
+        if not above:
+            return None
+        nearest = next((place for place in (step, *step.parents) if place in self._mounts), None)
+        return nearest if nearest in above and self._mounts[nearest] else None
+
+    @functools.cached_property
+    def _mounts(self) -> Mapping[Path, bool]:
+        return _mounts()
+
+
+def _steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Each folder, link and file that a look-up passes, from ``/`` on, with no link followed unseen."""
+    here = Path("/")
+    todo = list(reversed((Path.cwd() / path).parts[1:]))
+    links = 0
+    yield here, here.lstat()
+    while todo:
+        part = todo.pop()
+        if part == "..":
+            here = here.parent
+            yield here, here.lstat()
+            continue
+        step = here / part
+        found = step.lstat()
+        yield step, found
+        if not stat.S_ISLNK(found.st_mode):
+            here = step
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        target = step.readlink()
+        here = Path("/") if target.is_absolute() else here
+        todo.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
+
+
+def _mounts() -> Mapping[Path, bool]:
+    """Every mount point of this process, and whether it is read-only; empty where the system does not tell."""
+    try:
+        lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return {}
+    # proc(5): id, parent, device, root, mount point, options; blanks are written as octal escapes.
+    fields = [line.split(" ") for line in lines]
+    return {Path(_unescaped(each[4])): "ro" in each[5].split(",") for each in fields}
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)

@@ -1,0 +1,42 @@
+"""What the log says of the handlers at the start."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from consumer import Job, daemon, handler
+from consumer.app import App
+from consumer.config import load
+from consumer.plugin.handler import build, notes
+from consumer.plugin.registry import Registry
+
+
+@handler("Cover")
+async def cover(job: Job) -> None:
+    """A handler."""
+
+
+def test_each_handlers_origin_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line for each handler with its place and who gave it, a warning for one that is not used."""
+    monkeypatch.setattr(daemon, "configure", lambda *_, **__: None)
+    app = cast("App", SimpleNamespace(metrics=SimpleNamespace(log_lines_dropped=SimpleNamespace(inc=None))))
+    registry = Registry(
+        {"Cover": build(cover, notes(cover)[0])}, providers={"Cover": "films 1.2"}, skipped=["one for '*'"]
+    )
+    with capture_logs() as found:
+        daemon.set_up_logs(load({}), registry, app)
+    lines: list[Any] = [{**line, "origin": line.get("origin", "").rpartition("/")[2]} for line in found]
+    assert lines == [
+        {
+            "event": "handler registered",
+            "function": "Cover",
+            "origin": "test_registry_log.py:20",
+            "provider": "films 1.2",
+            "log_level": "info",
+        },
+        {"event": "handler skipped", "reason": "one for '*'", "origin": "", "log_level": "warning"},
+    ]
