@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from consumer.cloud.direct_http import go_direct
 from consumer.cloud.wording import cut
 
 THREAD: Final = "mns-consumer-credentials"
@@ -109,6 +110,7 @@ def default_parts() -> Sequence[Part]:
         from alibabacloud_credentials.utils import auth_util  # noqa: PLC0415 - the same
     finally:
         _silence(log, level, handlers)
+    go_direct()
     parts = [Part("environment", provider.EnvironmentVariableCredentialsProvider)]
     if auth_util.enable_oidc_credential:
         parts.append(Part("OIDC", provider.OIDCRoleArnCredentialsProvider))
