@@ -34,7 +34,7 @@ def test_each_handlers_origin_is_logged(monkeypatch: pytest.MonkeyPatch) -> None
         {
             "event": "handler registered",
             "function": "Cover",
-            "origin": "test_registry_log.py:20",
+            "origin": "test_registry_log.py:18",
             "provider": "films 1.2",
             "log_level": "info",
         },
