@@ -1,26 +1,32 @@
 # The daemon as an image: `docker build -t mns-consumer .`
 # Handlers: mount a folder at /handlers, or derive an image of two lines (FROM mns-consumer, COPY films /handlers).
+# Pin the base by giving it with its digest (README, Container).
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN ["python", "-m", "venv", "/opt/mns-consumer"]
+COPY .build/ .build/
+RUN ["/opt/mns-consumer/bin/pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", ".build/constraints.txt"]
 COPY constraints.txt ./
-RUN ["/opt/mns-consumer/bin/pip", "install", "--quiet", "--require-hashes", "-r", "constraints.txt"]
+# One dependency comes as source alone; it is built with what is installed by now.
+RUN ["/opt/mns-consumer/bin/pip", "install", "--quiet", "--require-hashes", "--no-build-isolation", "--only-binary", ":all:", "--no-binary", "alibabacloud-tea", "-r", "constraints.txt"]
 COPY pyproject.toml README.md LICENSE ./
 COPY consumer/ consumer/
 COPY handlers/ handlers/
-# What installs packages is needed here alone.
-RUN /opt/mns-consumer/bin/pip install --quiet --no-deps . \
- && /opt/mns-consumer/bin/python -m pip uninstall --quiet --yes pip setuptools
+# What builds and installs packages is needed here alone.
+RUN /opt/mns-consumer/bin/pip install --quiet --no-deps --no-build-isolation . \
+ && /opt/mns-consumer/bin/python -m pip uninstall --quiet --yes -r .build/constraints.txt pip
 
 FROM ${PYTHON_IMAGE}
+ARG PYTHON_IMAGE
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="mns-consumer" \
       org.opencontainers.image.description="Takes Alibaba Cloud MPS job notifications from MNS queues and calls your handlers" \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${PYTHON_IMAGE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 # The base image's own pip is of no use to a daemon. Handlers' folder and state folder are there, the first one empty.

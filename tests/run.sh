@@ -4,11 +4,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv-test}
-if [ ! -e "$venv/ready" ] || [ tests/constraints.txt -nt "$venv/ready" ]; then
+if [ ! -e "$venv/ready" ] || [ tests/constraints.txt -nt "$venv/ready" ] || [ .build/constraints.txt -nt "$venv/ready" ]; then
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, got " + sys.version)'
     python3 -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/constraints.txt
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+    install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    "${install[@]}" --require-hashes --only-binary :all: -r .build/constraints.txt
+    "${install[@]}" --require-hashes --no-build-isolation --only-binary :all: --no-binary alibabacloud-tea -r tests/constraints.txt
+    "${install[@]}" --no-deps --no-build-isolation --editable .
     touch "$venv/ready"
 fi
 "$venv/bin/coverage" erase

@@ -40,8 +40,10 @@ from consumer.store.open import make_operators
 ROOT: Final = Path(__file__).resolve().parents[1]
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 DEMO: Final = (
-    "python3 -m venv .venv && .venv/bin/pip install --quiet --require-hashes -r constraints.txt "
-    "&& .venv/bin/pip install --quiet --no-deps . && .venv/bin/mns-consumer demo"
+    "python3 -m venv .venv && .venv/bin/pip install --quiet --require-hashes --only-binary :all: "
+    "-r .build/constraints.txt && .venv/bin/pip install --quiet --require-hashes --no-build-isolation "
+    "--only-binary :all: --no-binary alibabacloud-tea -r constraints.txt && .venv/bin/pip install --quiet --no-deps "
+    "--no-build-isolation . && .venv/bin/mns-consumer demo"
 )
 TESTS: Final = "bash tests/run.sh"
 

@@ -63,7 +63,7 @@ def built(folder: Path) -> Path:
     packages = "systemd,systemd-sysv,dbus,python3,ca-certificates,procps,iproute2"
     run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(machine))
     source = machine / "src"
-    for name in ("consumer", "handlers", "systemd"):
+    for name in (".build", "consumer", "handlers", "systemd"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
