@@ -239,6 +239,34 @@ MUTATIONS: Final = (
         "        if surely_not_sent(error) or error:\n            raise\n",
         ("tests/cli/test_cli_submit.py",),
     ),
+    Mutation(
+        "source alone",
+        "consumer/plugin/loading.py",
+        "    if not installed:\n",
+        "    if False:\n",
+        ("tests/plugin/test_registry_files.py",),
+    ),
+    Mutation(
+        "every step of the way",
+        "consumer/strict_modes.py",
+        "            self._check_step(step, found, may_be_shared=on_the_way and bool(found.st_mode & stat.S_ISVTX))\n",
+        "            self._check_step(step, found, may_be_shared=on_the_way)\n",
+        ("tests/floor1/test_strict_modes.py",),
+    ),
+    Mutation(
+        "no proxy for keys",
+        "consumer/cloud/credentials_chain.py",
+        "    go_direct()\n",
+        "",
+        ("tests/cloud/test_cloud_credentials_proxy.py",),
+    ),
+    Mutation(
+        "no secret on the command line",
+        "consumer/cli/main.py",
+        "        refuse_secrets(words)\n",
+        "",
+        ("tests/cli/test_cli_secrets.py",),
+    ),
 )
 
 
