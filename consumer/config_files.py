@@ -33,7 +33,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         content = read(path)
         settings = tomllib.loads(content.data.decode("utf-8"))
     except UnsafeFileError as error:
-        raise SettingsError(f"settings file {error}") from None
+        raise SettingsError(*(f"settings file {problem}" for problem in error.problems)) from None
     except OSError as error:
         raise SettingsError(f"settings file {path} can't be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -88,7 +88,7 @@ def _credential(name: str, file: Path) -> Any:
         text = content.data.decode("utf-8").strip()
         value = json.loads(text) if text and name in _JSON else text
     except UnsafeFileError as error:
-        raise SettingsError(f"{name}: {error}") from None
+        raise SettingsError(*(f"{name}: {problem}" for problem in error.problems)) from None
     except OSError as error:
         raise SettingsError(f"{name} ({file}): can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

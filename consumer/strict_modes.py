@@ -23,7 +23,7 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,6 +34,7 @@ _MOUNTS: Final = Path("/proc/self/mountinfo")
 _SHARED: Final = stat.S_IWGRP | stat.S_IWOTH
 _MOST_LINKS: Final = 40
 _MOST_ENTRIES: Final = 10_000
+_MOST_PROBLEMS: Final = 20
 _IMPORTABLE: Final = (*importlib.machinery.all_suffixes(), ".pth", ".zip", ".egg")
 """What the import system takes from a folder, also by way of ``sys.path`` and ``site``."""
 
@@ -76,14 +77,20 @@ def read(path: Path, folder: Path | None = None) -> Content:
             return Content(file.read(), public=False)
         if not stat.S_ISREG(opened.st_mode):
             raise UnsafeFileError(f"{path} is not a file")
-        public = _Guard(path, folder or path.parent).check(path, opened)
+        guard = _Guard(path, folder or path.parent)
+        public = guard.check(path, opened)
+        if guard.problems:
+            raise UnsafeFileError(*guard.problems.values())
         return Content(file.read(), public)
 
 
-def problem_of_folder(folder: Path) -> str | None:
+def problems_of_folder(folder: Path) -> Sequence[str]:
     """Why a folder of code can't be trusted: itself, the way to it, or anything inside that Python could import.
 
-    Folders inside are looked into, links are followed. ``None`` when all is safe.
+    Folders inside are looked into, links are followed.
+
+    Returns:
+        One line for each folder or file, the first 20; empty when all is safe.
 
     Raises:
         OSError: Something in it can't be read.
@@ -91,35 +98,30 @@ def problem_of_folder(folder: Path) -> str | None:
     guard = _Guard(folder)
     seen: set[tuple[int, int]] = set()
     todo = [folder]
-    try:
-        while todo:
-            inside = todo.pop()
-            found = inside.stat()
-            if (found.st_dev, found.st_ino) in seen:
+    while todo and len(guard.problems) < _MOST_PROBLEMS:
+        inside = todo.pop()
+        found = inside.stat()
+        if (found.st_dev, found.st_ino) in seen:
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        guard.check(inside)
+        for entry in sorted(inside.iterdir()):
+            try:
+                is_folder = entry.is_dir()
+                is_code = not is_folder and entry.is_file() and entry.name.endswith(_IMPORTABLE)
+            except PermissionError:
                 continue
-            seen.add((found.st_dev, found.st_ino))
-            guard.check(inside)
-            for entry in sorted(inside.iterdir()):
-                try:
-                    is_folder = entry.is_dir()
-                    is_code = not is_folder and entry.is_file() and entry.name.endswith(_IMPORTABLE)
-                except PermissionError:
-                    continue
-                if is_folder:
-                    todo.append(entry)
-                elif is_code:
-                    guard.check(entry)
-                if guard.checked > _MOST_ENTRIES:
-                    return (
-                        f"{folder} holds more than {_MOST_ENTRIES:,} folders and files of code; expected handlers only"
-                    )
-    except UnsafeFileError as error:
-        return str(error)
-    return None
+            if is_folder:
+                todo.append(entry)
+            elif is_code:
+                guard.check(entry)
+            if guard.checked > _MOST_ENTRIES:
+                return [f"{folder} holds more than {_MOST_ENTRIES:,} folders and files of code; expected handlers only"]
+    return list(guard.problems.values())[:_MOST_PROBLEMS]
 
 
 class _Guard:
-    """Checks paths one by one.
+    """Checks paths one by one, and collects a problem for each folder or file that is not safe.
 
     Args:
         mounted: What may be a read-only mount of its own.
@@ -127,6 +129,7 @@ class _Guard:
 
     def __init__(self, *mounted: Path) -> None:
         self.checked = 0
+        self.problems: dict[Path, str] = {}
         self._mounted = {Path(os.path.realpath(each)) for each in mounted}
         self._owners = {0, os.geteuid()}
 
@@ -141,7 +144,7 @@ class _Guard:
             Whether every user of the machine can read it.
 
         Raises:
-            UnsafeFileError: With what is wrong and how to mend it.
+            UnsafeFileError: It leads to another file by now.
         """
         self.checked += 1
         steps = list(_steps(path))
@@ -179,10 +182,7 @@ class _Guard:
             if owned
             else (f"it belongs to user {_name(found.st_uid)}", f"chown {me} {step}")
         )
-        raise UnsafeFileError(
-            f"{step}: expected that only root and user {me} can change it, but {fault}; "
-            f"run `{mend}`, and the same for what is inside"
-        )
+        self.problems[step] = f"{step}: expected that only root and user {me} can change it, but {fault}; run `{mend}`"
 
     def _mount_of(self, step: Path) -> Path | None:
         """The read-only mount, among those that were named, that a path free of links is on."""

@@ -2,6 +2,8 @@
 # Set up everything that the tests need, in a virtual environment beside this checkout, and run them with coverage.
 # Arguments go to pytest: `tests/run.sh tests/engine -x`.
 set -euo pipefail
+# Handlers and settings that the tests write must be closed to the group, as the daemon asks for.
+umask 022
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv-test}
 if [ ! -e "$venv/ready" ] || [ tests/constraints.txt -nt "$venv/ready" ] || [ .build/constraints.txt -nt "$venv/ready" ]; then

@@ -35,7 +35,7 @@ from consumer.plugin.loading import (
     module_loader,
     new_package,
 )
-from consumer.strict_modes import problem_of_folder
+from consumer.strict_modes import problems_of_folder
 from consumer.version import version
 
 ENTRY_POINT_GROUP: Final = "mns_consumer.handlers"
@@ -176,7 +176,8 @@ def _places(sources: Sources, problems: list[str], packages: list[str]) -> Itera
     """Every place to look at, each with the way to load it; problems with a source itself, and packages, are noted."""
     if sources.directory is not None:
         unsafe = _unsafe(sources.directory)
-        if unsafe is None:
+        problems.extend(f"handlers_dir: {problem}" for problem in unsafe)
+        if not unsafe:
             packages.append(package := new_package(sources.directory))
             folder = str(sources.directory)
             paths = files(sources.directory)
@@ -184,8 +185,6 @@ def _places(sources: Sources, problems: list[str], packages: list[str]) -> Itera
                 yield _Place(Strength.DIRECTORY, folder, folder, list)
             for path in paths:
                 yield _Place(Strength.DIRECTORY, str(path), folder, file_loader(path, package))
-        else:
-            problems.append(unsafe)
     for name in sources.modules:
         yield _Place(Strength.IMPORT_PATH, name, f"import path {name}", module_loader(name))
     yield from _entry_points(sources, problems)
@@ -229,12 +228,11 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _unsafe(directory: Path) -> str | None:
+def _unsafe(directory: Path) -> Sequence[str]:
     """Why a drop-in folder can't be used; whoever may write there runs code as the daemon."""
     if not directory.is_dir():
-        return f"handlers_dir: {directory} is not a folder; expected one that holds .py files with @handler functions"
+        return [f"{directory} is not a folder; expected one that holds .py files with @handler functions"]
     try:
-        problem = problem_of_folder(directory)
+        return problems_of_folder(directory)
     except OSError as error:
-        return f"handlers_dir: {directory} can't be read: {error.strerror}"
-    return None if problem is None else f"handlers_dir: {problem}"
+        return [f"{directory} can't be read: {error.strerror}"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from consumer.errors import ExitCode
-from consumer.strict_modes import UnsafeFileError, problem_of_folder, read
+from consumer.strict_modes import UnsafeFileError, problems_of_folder, read
 
 ME, STRANGER, HOSTS = 51234, 55678, 54321
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -42,14 +42,14 @@ def refused(path: Path) -> str:
     with pytest.raises(UnsafeFileError) as caught:
         read(path)
     assert caught.value.exit_code is ExitCode.SETTINGS
-    assert problem_of_folder(path.parent) == str(caught.value)
+    assert list(problems_of_folder(path.parent)) == list(caught.value.problems)
     return str(caught.value)
 
 
 def test_a_safe_file_is_read(place: Path) -> None:
     """What only root and the process's own user can change is read, and so is a folder of such files."""
     assert read(place / "code.py").data == b"X = 1\n"
-    assert problem_of_folder(place) is None
+    assert problems_of_folder(place) == []
 
 
 @pytest.mark.parametrize("bit", [0o020, 0o002], ids=["group", "others"])
@@ -71,7 +71,7 @@ def test_what_belongs_to_another_user_is_refused(place: Path, level: str) -> Non
     path = (place / level).resolve()
     for owner in (0, ME):
         os.chown(path, owner, 0)
-        assert problem_of_folder(place) is None
+        assert problems_of_folder(place) == []
     os.chown(path, STRANGER, 0)
     told = refused(place / "code.py")
     assert f"{path}: expected that only root and user {ME} can change it, but it belongs to user {STRANGER}" in told
@@ -90,7 +90,7 @@ def test_root_trusts_no_other_user(place: Path) -> None:
 def test_a_shared_folder_with_the_sticky_bit_may_be_on_the_way(place: Path) -> None:
     """Under a folder like /tmp it is the owner of what stands in it that counts; an open one without the bit is out."""
     (place.parent).chmod(0o1777)
-    assert problem_of_folder(place) is None
+    assert problems_of_folder(place) == []
     os.chown(place, STRANGER, 0)
     assert f"{place}: " in refused(place / "code.py")
     os.chown(place, ME, 0)
@@ -101,7 +101,22 @@ def test_a_shared_folder_with_the_sticky_bit_may_be_on_the_way(place: Path) -> N
 def test_the_folder_itself_may_not_be_shared(place: Path) -> None:
     """The sticky bit keeps nobody from adding a file: the folder of the code must be closed."""
     place.chmod(0o1777)
-    assert f"{place}: " in str(problem_of_folder(place))
+    assert f"{place}: " in str(problems_of_folder(place))
+
+
+def test_every_problem_is_told_at_once(place: Path) -> None:
+    """Where a umask left a whole tree open, each level has its line, so that one round of mending is enough."""
+    for path in (place.parent, place, place / "code.py"):
+        path.chmod(path.stat().st_mode | 0o020)
+    with pytest.raises(UnsafeFileError) as caught:
+        read(place / "code.py")
+    assert [line.partition(": ")[0] for line in caught.value.problems] == [
+        str(path) for path in (place.parent, place, place / "code.py")
+    ]
+    for number in range(30):
+        (place / f"more{number}.py").touch()
+        (place / f"more{number}.py").chmod(0o666)
+    assert len(problems_of_folder(place)) == 20
 
 
 def test_links_are_followed_and_their_targets_checked(place: Path, tmp_path: Path) -> None:
@@ -112,12 +127,12 @@ def test_links_are_followed_and_their_targets_checked(place: Path, tmp_path: Pat
     (outside / "more.py").chmod(0o644)
     (tmp_path / "second").symlink_to(outside)
     (place / "linked").symlink_to(tmp_path / "second")
-    assert problem_of_folder(place) is None
+    assert problems_of_folder(place) == []
     (outside / "more.py").chmod(0o646)
-    assert f"{outside / 'more.py'}: " in str(problem_of_folder(place))
+    assert f"{outside / 'more.py'}: " in str(problems_of_folder(place))
     (outside / "more.py").chmod(0o644)
     outside.chmod(0o757)
-    assert f"{outside}: " in str(problem_of_folder(place))
+    assert f"{outside}: " in str(problems_of_folder(place))
     assert f"{outside}: " in refused_file(place / "linked" / "more.py")
 
 
@@ -150,9 +165,9 @@ def test_whatever_could_be_imported_is_checked(place: Path, name: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"")
     path.chmod(0o646)
-    assert f"{path}: " in str(problem_of_folder(place))
+    assert f"{path}: " in str(problems_of_folder(place))
     path.rename(path.with_name("data.txt"))
-    assert problem_of_folder(place) is None
+    assert problems_of_folder(place) == []
 
 
 def test_a_folder_that_links_to_itself_ends(place: Path) -> None:
@@ -160,7 +175,7 @@ def test_a_folder_that_links_to_itself_ends(place: Path) -> None:
     (place / "again").symlink_to(place)
     (place / "gone").symlink_to(place / "nowhere")
     (place / "loop").symlink_to(place / "loop")
-    assert problem_of_folder(place) is None
+    assert problems_of_folder(place) == []
 
 
 def test_a_folder_without_end_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +183,7 @@ def test_a_folder_without_end_is_refused(place: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("consumer.strict_modes._MOST_ENTRIES", 3)
     for number in range(4):
         (place / f"code{number}.py").write_bytes(b"")
-    assert "holds more than 3 folders and files of code" in str(problem_of_folder(place))
+    assert "holds more than 3 folders and files of code" in str(problems_of_folder(place))
 
 
 def test_a_file_that_is_replaced_meanwhile_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +234,7 @@ from pathlib import Path
 from consumer import strict_modes
 folder = Path(sys.argv[1])
 os.geteuid = lambda: 65532
-print(strict_modes.problem_of_folder(folder) or "safe")
+print(strict_modes.problems_of_folder(folder) or "safe")
 try:
     print("public" if strict_modes.read(folder / "code.py").public else "private")
 except strict_modes.UnsafeFileError as error:

@@ -318,7 +318,12 @@ def test_a_file_that_changes_hands_after_the_check_is_refused(
 ) -> None:
     """What is read is checked once more as it is read: between the folder's check and the import it may change."""
     path = write("mine.py", COVER)
-    monkeypatch.setattr("consumer.plugin.registry.problem_of_folder", lambda _: path.chmod(0o646))
+
+    def safe_for_now(_: Path) -> list[str]:
+        path.chmod(0o646)
+        return []
+
+    monkeypatch.setattr("consumer.plugin.registry.problems_of_folder", safe_for_now)
     told = refused(folder)
     assert told.startswith(f"{path}: can't be loaded: ")
     assert "may write to it" in told
