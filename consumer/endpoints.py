@@ -7,6 +7,8 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
+from consumer.secret_settings import masked
+
 _SHAPE: Final = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:@?#\[\]]+)(:\d{1,5})?/?")
 _MAX_PORT: Final = 65_535
 
@@ -28,7 +30,7 @@ def exposure(setting: str, endpoint: str | None) -> str | None:
     if endpoint is None or not endpoint.startswith("http://") or is_loopback(urlsplit(endpoint).hostname or ""):
         return None
     return (
-        f"{setting}: expected https://, got {endpoint}, by which messages and tokens would cross the network "
+        f"{setting}: expected https://, got {masked(endpoint)}, by which messages and tokens would cross the network "
         "unencrypted; set allow_insecure_endpoint = true if that is what you want"
     )
 

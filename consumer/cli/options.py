@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from consumer.config import Settings
 
 SETTINGS_PANEL: Final = "Settings"
+_ADDRESSES: Final = frozenset({"store", "endpoint", "mps_endpoint"})
 _Own = ParamSpec("_Own")
 
 
@@ -83,7 +84,7 @@ def refuse_secrets(argv: Sequence[str]) -> None:
 
 def _secret_setting(name: str, value: str) -> str | None:
     """The setting through which a name and its value give a secret; ``None`` where they give none."""
-    if name == "store" and has_password(value):
+    if name.replace("-", "_") in _ADDRESSES and has_password(value):
         return name
     if name == "lanes" and any(secret_like(word) for word in re.findall(r"\w+", value)):
         return name

@@ -62,6 +62,12 @@ def test_a_secret_on_the_command_line_is_refused(cli: Cli, setting: str, words: 
 
 
 @pytest.mark.parametrize("command", [["check"], ["dead-letters", "list"], ["submit", "--function", "Cover"]])
+def test_no_command_takes_an_address_with_one(cli: Cli, command: list[str]) -> None:
+    """An address with a password is refused as well, though these commands read it in their own way."""
+    assert_hidden(cli(*command, "--endpoint", f"http://u:{QUOTED}@h"))
+
+
+@pytest.mark.parametrize("command", [["check"], ["dead-letters", "list"], ["submit", "--function", "Cover"]])
 def test_no_command_takes_one(cli: Cli, command: list[str]) -> None:
     """Other commands refuse it in the same way."""
     ran = cli(*command, "--access-key-secret", CANARY)
