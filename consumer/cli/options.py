@@ -84,8 +84,9 @@ def refuse_secrets(argv: Sequence[str]) -> None:
 
 def _secret_setting(name: str, value: str) -> str | None:
     """The setting through which a name and its value give a secret; ``None`` where they give none."""
-    if name.replace("-", "_") in _ADDRESSES and has_password(value):
-        return name
+    setting = name.replace("-", "_")
+    if setting in _ADDRESSES and has_password(value):
+        return setting
     if name == "lanes" and any(secret_like(word) for word in re.findall(r"\w+", value)):
         return name
     return secret_like(name)
