@@ -18,13 +18,24 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from platformdirs import user_state_path
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from consumer.errors import SettingsError
 from consumer.notify_url import NotifyUrl
 from consumer.policy import MAX_HIDE_S, MAX_WAIT_S, LeasePolicy, RetryPolicy, UnroutedPolicy
+from consumer.store_address import SqliteAddress, StoreAddress
+from consumer.store_url import parse_store_address
 
 PREFIX: Final = "MNS_CONSUMER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
@@ -43,6 +54,14 @@ def _check_endpoint(value: str | None) -> str | None:
     if value is not None and (found is None or not 0 < int((found[2] or ":1")[1:]) <= _MAX_PORT):
         raise ValueError("expected http://HOST:PORT or https://HOST[:PORT] without a path")
     return None if value is None else value.rstrip("/")
+
+
+def _store(value: object) -> StoreAddress | None:
+    if value is None or isinstance(value, StoreAddress):
+        return value
+    if not isinstance(value, str | Path):
+        raise ValueError("expected a text")  # noqa: TRY004 - pydantic passes a TypeError on as it is
+    return parse_store_address(str(value))
 
 
 class Connection(BaseModel):
@@ -113,9 +132,8 @@ class Settings(BaseSettings, Connection):
         UnroutedPolicy.SET_ASIDE, description="What becomes of a message that no handler takes."
     )
 
-    store: str | None = Field(
+    store: Annotated[StoreAddress | None, NoDecode, PlainValidator(_store)] = Field(
         None,
-        repr=False,  # An address may hold a password.
         description="Ledger and dead letters: a file's path, or postgresql://...; default: `mns-consumer.db` in "
         "`$STATE_DIRECTORY`, else in the user's state folder.",
     )
@@ -198,17 +216,12 @@ class Settings(BaseSettings, Connection):
         """The lease settings as one policy."""
         return LeasePolicy(step_s=self.lease_step_s, max_s=self.max_hold_s)
 
-    def store_target(self) -> str:
+    def store_target(self) -> StoreAddress:
         """Where the ledger lives: as set, else a file in the state folder."""
         if self.store is not None:
             return self.store
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-        return str((Path(state) if state else user_state_path("mns-consumer")) / "mns-consumer.db")
-
-    @property
-    def store_is_shared(self) -> bool:
-        """Whether other daemons may use the same store."""
-        return "://" in self.store_target()
+        return SqliteAddress((Path(state) if state else user_state_path("mns-consumer")) / "mns-consumer.db")
 
     def all_lanes(self) -> Sequence[Lane]:
         """Every queue with the settings that hold for it, those of ``notify_url`` first."""
@@ -305,7 +318,7 @@ def _told(
     if detail["type"] == "extra_forbidden":
         known = LaneSettings.model_fields if top == "lanes" else Settings.model_fields
         return [f"{location} ({place}): no such setting{_nearest(str(detail['loc'][-1]), set(known))}"]
-    secret = "key" in location or "token" in location
+    secret = "key" in location or "token" in location or top == "store"
     # An address may hold a password.
     shown = re.sub(r"//[^/@\s]*@", "//***@", str(detail["input"]))[:80]
     got = "" if secret or isinstance(detail["input"], dict) else f", got {shown!r}"

@@ -39,6 +39,13 @@ class Mutation:
 
 MUTATIONS: Final = (
     Mutation(
+        "certificates verified off loopback",
+        "consumer/store_address.py",
+        "return None if self.is_local and not self.tls else SslMode.VERIFY_FULL",
+        "return None",
+        ("tests/floor1/test_store_url.py", "tests/store/test_store_postgres_tls.py"),
+    ),
+    Mutation(
         "done before delete",
         "consumer/engine/settle.py",
         """                if not await self._gate.persist(lambda: self._ledger.done(record)):

@@ -36,6 +36,8 @@ FLOORS: Final = {
     "policy": 1,
     "progress": 1,
     "rights": 1,
+    "store_address": 1,
+    "store_url": 1,
     "version": 1,
 }
 FACE: Final = "plugin"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -125,30 +124,26 @@ def _handlers(settings: Settings) -> Iterator[Finding]:
         yield _good("handlers", f"{place} holds no function marked with @handler")
 
 
-def _path_of(target: str) -> Path:
-    return Path(target.removeprefix("sqlite:///")).expanduser().resolve()
-
-
 async def _store(settings: Settings) -> Finding:
     from anyio import to_thread  # noqa: PLC0415 - quick --help
 
     from consumer.store.ledger import Filter  # noqa: PLC0415 - quick --help
     from consumer.store.open import make_ledger, make_operators  # noqa: PLC0415 - the same
+    from consumer.store_address import PostgresAddress  # noqa: PLC0415 - the same
 
     target = settings.store_target()
     what = "store"
     try:
-        if target.lower().startswith(("postgres://", "postgresql://")):
+        if isinstance(target, PostgresAddress):
             ledger = make_ledger(target)
             try:
                 await ledger.open()
                 await ledger.ping()
             finally:
                 await ledger.close()
-            # Its address may hold a password, so it is not repeated.
             return _good(what, "PostgreSQL answers and takes writes")
-        operators = make_operators(target)  # says what is wrong with the address itself
-        path = _path_of(target)
+        operators = make_operators(target)
+        path = target.path.resolve()
         if await to_thread.run_sync(path.exists):
             letters = await operators.count_letters(Filter())
             if not os.access(path, os.W_OK):

@@ -40,9 +40,10 @@ def test_all_is_well(cli: Cli, queue: str, keys: str, fetch: Callable[[str], str
 
 def test_bad_settings(cli: Cli) -> None:
     """Bad settings are red lines, and 78."""
-    ran = cli("check", "--slots", "0", "--set", "nonsense=1")
+    ran = cli("check", "--slots", "0", "--set", "nonsense=1", "--store", "mysql://u:hush@h/d")
     assert ran.code == 78
-    assert [line[:4] for line in ran.out.splitlines()] == ["bad ", "bad "]
+    assert [line[:4] for line in ran.out.splitlines()] == ["bad "] * 3
+    assert "hush" not in ran.out
 
 
 def test_no_queue_no_handler(cli: Cli) -> None:
@@ -141,7 +142,6 @@ async def test_a_store_that_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("store", "code"),
     [
-        pytest.param("mysql://x", 78, id="another scheme"),
         pytest.param("not-a-database", 1, id="another file"),
         pytest.param("file/below.db", 1, id="below a file"),
         pytest.param("postgresql://nobody@127.0.0.1:9/none?connect_timeout=1", 1, id="nobody there"),
