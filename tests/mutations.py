@@ -39,6 +39,20 @@ class Mutation:
 
 MUTATIONS: Final = (
     Mutation(
+        "no link for the lock",
+        "consumer/store/owner.py",
+        "flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK",
+        "flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK",
+        ("tests/store/test_store_file_access.py",),
+    ),
+    Mutation(
+        "a store that others may write",
+        "consumer/store/sqlite_writer.py",
+        "if problem := refusal(self._path, by_owner=True):",
+        "if problem := None:",
+        ("tests/store/test_store_file_access.py",),
+    ),
+    Mutation(
         "certificates verified off loopback",
         "consumer/store_address.py",
         "return None if self.is_local and not self.tls else SslMode.VERIFY_FULL",

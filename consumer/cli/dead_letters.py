@@ -216,6 +216,7 @@ def _new_file(path: Path) -> Iterator[TextIO]:
     try:
         # Never one that is there: it might be readable by others, or be the last export before a purge.
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(number, 0o600)  # Whatever the umask took away.
     except FileExistsError:
         raise UsageError(f"--out {path}: expected a new file, this one is there already; name another") from None
     except OSError as error:

@@ -9,8 +9,11 @@ Elsewhere: the address (``store_address``, ``store_url``), what both engines can
 from __future__ import annotations
 
 import importlib.util
+import os
+from pathlib import Path
 
 from consumer.errors import SettingsError
+from consumer.store import file_access
 from consumer.store.dead_letters import Operators
 from consumer.store.ledger import Ledger
 from consumer.store.postgres_tls import tls_of
@@ -54,6 +57,26 @@ def make_operators(target: StoreAddress | str) -> Operators:
     from consumer.store.postgres_operators import PostgresOperators  # noqa: PLC0415 - its driver is an extra
 
     return PostgresOperators(address)
+
+
+def refusal(target: StoreAddress | str) -> str | None:
+    """Why the daemon refuses a store though its address is right: others may write its file or folder.
+
+    Makes nothing, and opens nothing. ``Ledger.open`` raises ``StoreUnsafeError`` with the same text.
+
+    Args:
+        target: The address, or its text.
+
+    Returns:
+        One line with what to do; ``None`` when nothing is wrong, and for PostgreSQL.
+
+    Raises:
+        SettingsError: As for ``make_ledger``.
+    """
+    address = _known(target)
+    if isinstance(address, PostgresAddress):
+        return None
+    return file_access.refusal(Path(os.path.realpath(address.path)), by_owner=True)
 
 
 def _known(target: StoreAddress | str) -> StoreAddress:

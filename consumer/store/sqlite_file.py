@@ -15,7 +15,6 @@ Elsewhere: who owns the file (``store.owner``), what is written (``store.sqlite_
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from consumer.errors import StoreError, StoreSchemaError
+from consumer.store.file_access import make_file, make_folder
 
 BUSY_TIMEOUT_MS: Final = 5_000
 """For how long a writer waits for the other one: operators' writes are short."""
@@ -106,9 +106,9 @@ def prepare(path: Path) -> None:
     Raises:
         OSError: They can't be made, or the file can't be opened for writing.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent)
     # SQLite gives its companions (-wal, -shm) the mode of the file, so it is enough to make that one.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    make_file(path)
 
 
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:

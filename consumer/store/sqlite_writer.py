@@ -21,8 +21,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from consumer.errors import StoreError
+from consumer.errors import StoreError, StoreUnsafeError
 from consumer.store.batch import Answer, Call, Kind, resolve, take
+from consumer.store.file_access import refusal
 from consumer.store.owner import Owner
 from consumer.store.sqlite_book import Book
 from consumer.store.sqlite_file import connect, explain, prepare, spoils_connection
@@ -85,6 +86,8 @@ class Writer:
             self._post(_settle, self.closed, None)
 
     def _begin(self) -> None:
+        if problem := refusal(self._path, by_owner=True):
+            raise StoreUnsafeError(problem)
         try:
             prepare(self._path)
         except OSError as error:

@@ -14,6 +14,7 @@ from consumer.errors import (
     StoreBusyError,
     StoreError,
     StoreSchemaError,
+    StoreUnsafeError,
     UsageError,
 )
 
@@ -28,6 +29,7 @@ from consumer.errors import (
         (StoreError("x"), 1),
         (StoreBusyError("x"), 75),
         (StoreSchemaError("x"), 78),
+        (StoreUnsafeError("x"), 78),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

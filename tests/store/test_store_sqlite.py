@@ -7,7 +7,6 @@ import functools
 import os
 import signal
 import sqlite3
-import stat
 import subprocess
 import sys
 import threading
@@ -63,22 +62,6 @@ def child(sqlite_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-
-async def test_for_the_owner_only(sqlite_path: Path, make_record: MakeRecord) -> None:
-    """All files are for their owner only, whatever the umask; so is the directory that is made."""
-    before = os.umask(0)
-    try:
-        ledger = SqliteLedger(sqlite_path)
-        await ledger.open()
-        await ledger.claim("k", 60)
-        await ledger.done(make_record("k"))
-        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in sqlite_path.parent.iterdir()}
-        assert modes == dict.fromkeys(["store.db", "store.db-wal", "store.db-shm", "store.db.lock"], 0o600)
-        assert stat.S_IMODE(sqlite_path.parent.stat().st_mode) == 0o700
-    finally:
-        os.umask(before)
-        await ledger.close()
 
 
 async def test_one_owner(sqlite_path: Path, tmp_path: Path) -> None:
