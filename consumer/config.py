@@ -18,22 +18,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from platformdirs import user_state_path
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from consumer.errors import SettingsError
 from consumer.notify_url import NotifyUrl
-from consumer.policy import MAX_HIDE_S, MAX_WAIT_S, LeasePolicy, RetryPolicy, UnroutedPolicy
+from consumer.policy import MAX_HIDE_S, MAX_WAIT_S, LeasePolicy, LetterLimits, RetryPolicy, UnroutedPolicy
 from consumer.store_address import SqliteAddress, StoreAddress
 from consumer.store_url import parse_store_address
 
@@ -54,14 +45,6 @@ def _check_endpoint(value: str | None) -> str | None:
     if value is not None and (found is None or not 0 < int((found[2] or ":1")[1:]) <= _MAX_PORT):
         raise ValueError("expected http://HOST:PORT or https://HOST[:PORT] without a path")
     return None if value is None else value.rstrip("/")
-
-
-def _store(value: object) -> StoreAddress | None:
-    if value is None or isinstance(value, StoreAddress):
-        return value
-    if not isinstance(value, str | Path):
-        raise ValueError("expected a text")  # noqa: TRY004 - pydantic passes a TypeError on as it is
-    return parse_store_address(str(value))
 
 
 class Connection(BaseModel):
@@ -132,7 +115,7 @@ class Settings(BaseSettings, Connection):
         UnroutedPolicy.SET_ASIDE, description="What becomes of a message that no handler takes."
     )
 
-    store: Annotated[StoreAddress | None, NoDecode, PlainValidator(_store)] = Field(
+    store: Annotated[StoreAddress | None, NoDecode] = Field(
         None,
         description="Ledger and dead letters: a file's path, or postgresql://...; default: `mns-consumer.db` in "
         "`$STATE_DIRECTORY`, else in the user's state folder.",
@@ -143,6 +126,12 @@ class Settings(BaseSettings, Connection):
         "least 14 days.",
     )
     dead_letter_retention_s: Seconds = Field(90 * _DAY_S, description="For how long dead letters are kept.")
+    dead_letters_max: int = Field(
+        100_000, ge=1, le=10_000_000, description="Dead letters in the store, not replayed, at which polling pauses."
+    )
+    dead_letters_max_bytes: int = Field(
+        1024**3, ge=100_000, le=1024**4, description="Bytes of their bodies and texts at which polling pauses."
+    )
 
     slots: int = Field(64, ge=1, le=4096, description="Messages that handlers work on at once, for each queue.")
     max_polls: int = Field(4, ge=1, le=32, description="Polls at once for each queue while messages flow.")
@@ -183,6 +172,13 @@ class Settings(BaseSettings, Connection):
             NotifyUrl.parse(text)
         return value
 
+    @field_validator("store", mode="plain")
+    @classmethod
+    def _is_store(cls, value: object) -> StoreAddress | None:
+        if value is None or isinstance(value, StoreAddress):
+            return value
+        return parse_store_address(str(value) if isinstance(value, str | Path) else "")
+
     @model_validator(mode="after")
     def _times_agree(self) -> Self:
         queues = [lane.url.identity for lane in self.all_lanes()]
@@ -210,6 +206,11 @@ class Settings(BaseSettings, Connection):
     def retry(self) -> RetryPolicy:
         """The retry settings as one policy."""
         return RetryPolicy(max_failures=self.max_failures, base_s=self.retry_base_s, cap_s=self.retry_cap_s)
+
+    @property
+    def letter_limits(self) -> LetterLimits:
+        """The limits of dead letters as one policy."""
+        return LetterLimits(self.dead_letters_max, self.dead_letters_max_bytes)
 
     @property
     def lease(self) -> LeasePolicy:

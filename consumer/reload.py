@@ -33,6 +33,7 @@ RELOADED: Final = frozenset(
         *("handlers_dir", "handler_modules", "handler_entry_points", "shipped", "unrouted"),
         *("handler_timeout_s", "max_hold_s", "max_failures", "retry_base_s", "retry_cap_s", "result_wait_s"),
         *("wait_s", "max_polls", "lease_step_s", "job_retention_s", "dead_letter_retention_s"),
+        *("dead_letters_max", "dead_letters_max_bytes"),
         *("log_level", "log_format"),
     }
 )

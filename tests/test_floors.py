@@ -44,6 +44,7 @@ FACE: Final = "plugin"
 """Whoever imports ``consumer`` itself gets what ``plugin`` makes, so the face stands on plugin's floor."""
 SDKS: Final = ("mns", "alibabacloud", "aliyun", "darabonba", "Tea")
 LONG_FILES: Final = {
+    "consumer/app.py": "all parts of one run, in the order in which they begin and end",
     "consumer/config.py": "the one table of all settings, and how each is told; both halves read the same fields",
     "consumer/engine/outcome.py": "every way to end and its one pure answer; split, the rules could not be read as one",
     "consumer/sandbox/queue.py": "one queue's state and all that changes it; the time-ordered parts share every field",

@@ -36,6 +36,7 @@ from consumer.cli.records import (
     wanted_records,
 )
 from consumer.errors import ConsumerError, UsageError
+from consumer.ops.redact import SECRETS
 from consumer.store.ledger import Filter
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def show_letter(
         return
     print_fields(letter_json(stored, whole=False))
     if stored.letter.traceback:
-        print(f"\n{plain(stored.letter.traceback.rstrip())}")
+        print(f"\n{plain(SECRETS.mask(stored.letter.traceback.rstrip()))}")
     print(f"\n{readable_body(stored.letter.body)}")
 
 
@@ -135,7 +136,8 @@ def export(
     """Write dead letters as JSON lines, bodies included; without any choice all of them.
 
     A line has body_base64 (the bytes as they lay in the queue), body_text (the same as text, where it is UTF-8) and
-    body_decoded (what its base64 holds).
+    body_decoded (what its base64 holds). Known secrets are masked in all texts, but never in body_base64: a changed
+    copy could not be sent again.
     """
     settings = said.settings()
     wanted = wanted_records(
@@ -149,11 +151,11 @@ def export(
         async with open_operators(settings.store_target()) as operators:
             if ids:
                 for letter_id in dict.fromkeys(ids):
-                    print_json(letter_json(await operators.get_letter(letter_id), whole=True), file)
+                    print_json(letter_json(await operators.get_letter(letter_id), whole=True, exact=True), file)
                     count += 1
             else:
                 async for stored in walk_letters(operators, wanted):
-                    print_json(letter_json(stored, whole=True), file)
+                    print_json(letter_json(stored, whole=True, exact=True), file)
                     count += 1
         return count
 

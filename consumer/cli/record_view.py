@@ -1,6 +1,7 @@
 """How records and messages are shown: as JSON for programs, as tables and plain lines for people.
 
-Texts of messages are strangers' texts: what a terminal would obey is shown escaped.
+Texts of messages are strangers' texts: what a terminal would obey is shown escaped. Known secrets are masked in all of
+them, also where they were stored before they were known; only an export has a body's bytes as they are.
 
     ended jobs      job_json, print_jobs
     dead letters    letter_json, print_letters
@@ -17,6 +18,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from consumer.ops.redact import SECRETS
 
 if TYPE_CHECKING:
     from consumer.store.dead_letters import StoredJob, StoredLetter
@@ -51,17 +54,21 @@ def plain(text: str) -> str:
 
 
 def one_line(text: object, longest: int = _LONGEST_CELL) -> str:
-    """A text cut to fit a table's cell; "" for ``None``."""
-    shown = plain(" ".join(str("" if text is None else text).split()))
+    """A text cut to fit a table's cell, without known secrets; "" for ``None``."""
+    shown = plain(" ".join(SECRETS.mask(str("" if text is None else text)).split()))
     return shown if len(shown) <= longest else shown[: longest - 3] + "..."
 
 
-def body_json(body: bytes) -> dict[str, Any]:
-    """A body in all its readings.
+def body_json(body: bytes, *, exact: bool = False) -> dict[str, Any]:
+    """A body in all its readings, without known secrets.
+
+    Args:
+        body: The bytes as they lay in the queue.
+        exact: Give the bytes also where they hold a secret: without it ``body_base64`` is ``None`` then.
 
     Returns:
-        ``body_base64``: the bytes as they lay in the queue; ``body_text``: the same as text, where it is UTF-8;
-        ``body_decoded``: the text that its base64 holds, where it is such.
+        ``body_base64``: the bytes; ``body_text``: the same as text, where it is UTF-8, and ``None`` where a secret is
+        in it under base64; ``body_decoded``: the text that its base64 holds, where it is such.
     """
     from consumer.message.body import read_text  # noqa: PLC0415 - quick --help
     from consumer.message.unreadable import Unreadable  # noqa: PLC0415 - the same
@@ -74,22 +81,29 @@ def body_json(body: bytes) -> dict[str, Any]:
         decoded: str | None = read_text(body)[0]
     except Unreadable:
         decoded = None
-    return {"body_base64": base64.b64encode(body).decode(), "body_text": text, "body_decoded": decoded}
+    shown_text, shown_decoded = (one and SECRETS.mask(one) for one in (text, decoded))
+    hidden = SECRETS.mask_bytes(body) != body or shown_decoded != decoded
+    return {
+        "body_base64": base64.b64encode(body).decode() if exact or not hidden else None,
+        "body_text": None if shown_text == text and shown_decoded != decoded else shown_text,
+        "body_decoded": shown_decoded,
+    }
 
 
 def readable_body(body: bytes) -> str:
     """A body as a person wants it: decoded, else as text, else as Python would write it."""
     readings = body_json(body)
     shown = readings["body_decoded"] or readings["body_text"]
-    return repr(body)[2:-1] if shown is None else plain(shown)
+    return SECRETS.mask(repr(body)[2:-1]) if shown is None else plain(shown)
 
 
-def letter_json(stored: StoredLetter, *, whole: bool) -> dict[str, Any]:
-    """A dead letter as JSON.
+def letter_json(stored: StoredLetter, *, whole: bool, exact: bool = False) -> dict[str, Any]:
+    """A dead letter as JSON, without known secrets.
 
     Args:
         stored: The letter.
         whole: With body and traceback; else with the body's size alone.
+        exact: With the body's bytes also where they hold a secret: for a copy that can be sent again.
     """
     letter = stored.letter
     found = {
@@ -104,16 +118,26 @@ def letter_json(stored: StoredLetter, *, whole: bool) -> dict[str, Any]:
         "body_bytes": len(letter.body),
         "job": _record_json(letter.job),
     }
-    return found | {"traceback": letter.traceback} | body_json(letter.body) if whole else found
+    if not whole:
+        return _masked(found)
+    return _masked(found | {"traceback": letter.traceback}) | body_json(letter.body, exact=exact)
 
 
 def job_json(stored: StoredJob) -> dict[str, Any]:
-    """An ended job as JSON."""
-    return {
-        "ended": "dead" if stored.dead else "done",
-        "stored_at": time_text(stored.stored_at),
-        **_record_json(stored.record),
-    }
+    """An ended job as JSON, without known secrets."""
+    return _masked(
+        {
+            "ended": "dead" if stored.dead else "done",
+            "stored_at": time_text(stored.stored_at),
+            **_record_json(stored.record),
+        }
+    )
+
+
+def _masked(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Mask known secrets in each text."""
+    shown = {name: _masked(value) if isinstance(value, dict) else value for name, value in fields.items()}
+    return {name: SECRETS.mask(value) if isinstance(value, str) else value for name, value in shown.items()}
 
 
 def _record_json(record: JobRecord) -> dict[str, Any]:

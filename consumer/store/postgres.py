@@ -5,7 +5,7 @@ don't wait for commits and nothing waits for upkeep:
 
     claims   claim, renew, release: not waited for on the server's disk
     ends     start, done, fail, bury: on the server's disk when answered
-    upkeep   prune, ping
+    upkeep   prune, count letters, ping
 
 Elsewhere: what a batch says and what is remembered of it (``store.postgres_book``), the connections
 (``store.postgres_link``), which calls may share a batch (``store.batch``).
@@ -59,7 +59,7 @@ class PostgresLedger(Calls):
         self._lanes = (
             _Lane(frozenset({Kind.CLAIM, Kind.RENEW, Kind.RELEASE}), Link(address, f"{_PREPARE}; {LAZY_COMMIT}")),
             _Lane(frozenset({Kind.START, Kind.DONE, Kind.FAIL, Kind.BURY}), ends),
-            _Lane(frozenset({Kind.PRUNE, Kind.PING}), Link(address, _PREPARE)),
+            _Lane(frozenset({Kind.PRUNE, Kind.LETTERS, Kind.PING}), Link(address, _PREPARE)),
         )
         self._first = ends
         self._address = ends.address

@@ -11,7 +11,8 @@ import pytest
 
 from consumer.errors import ExitCode, StoreError, StoreSchemaError
 from consumer.store import postgres_link, postgres_statements
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord
+from consumer.store.clip import letter_bytes
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord, LettersHeld
 from consumer.store.postgres import PostgresLedger
 from consumer.store.postgres_operators import PostgresOperators
 from tests.store.postgres_rig import at, psql
@@ -97,7 +98,7 @@ async def test_a_newer_schema(postgres_target: str) -> None:
     await connection.close()
     operators = PostgresOperators(at(postgres_target))
     for call in (ledger.open, lambda: operators.count_letters(Filter())):
-        with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 1"):
+        with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 2"):
             await call()
     await operators.close()
 
@@ -170,6 +171,33 @@ async def test_look_ups_read_an_index(ledgers: list[PostgresLedger], name: str) 
     told = await ledgers[0]._lanes[1].link.run(plan)
     assert "Index Scan" in told or "Index Only Scan" in told
     assert "Seq Scan on mns_consumer_job" not in told
+
+
+async def test_letters_of_an_earlier_version_count(postgres_target: str, make_letter: MakeLetter) -> None:
+    """Letters that were stored before their sizes were kept count with the sizes that they have."""
+    letters = [make_letter("a", message="\u4f60"), make_letter("b", user_data=None)]
+    ledger = PostgresLedger(at(postgres_target))
+    await ledger.open()
+    for one in letters:
+        await ledger.claim(one.job.key, 60)
+        await ledger.bury(one)
+    await ledger.close()
+    async with psql(postgres_target) as connection:
+        await connection.execute("ALTER TABLE mns_consumer_letter DROP COLUMN bytes")
+        await connection.execute("UPDATE mns_consumer_schema SET version = 1")
+    again = PostgresLedger(at(postgres_target))
+    await again.open()
+    assert await again.letters_held() == LettersHeld(2, sum(map(letter_bytes, letters)))
+    await again.close()
+
+
+async def test_counting_letters_reads_their_index(ledgers: list[PostgresLedger]) -> None:
+    """Its table is not read from end to end: that is where the bodies are."""
+    link = ledgers[0]._lanes[2].link
+    plan = await link.run(lambda connection: connection.fetch(f"EXPLAIN {postgres_statements.LETTERS_HELD}"))
+    told = "\n".join(row[0] for row in plan)
+    assert "mns_consumer_letter_held" in told
+    assert "Seq Scan" not in told
 
 
 @pytest.mark.parametrize(
