@@ -83,6 +83,11 @@ def parse_store_address(text: str) -> StoreAddress:
     if _CONTROL.search(text):
         raise StoreAddressError("expected no control character such as a line break or NUL")
     found = _SCHEME.match(text)
+    try:
+        # A file's name may be bytes that are no text; an address may not.
+        os.fsencode(text) if found is None else text.encode()
+    except UnicodeEncodeError:
+        raise StoreAddressError("expected UTF-8") from None
     if found is None:
         return SqliteAddress(_path(text))
     scheme = found[1].lower()
@@ -109,10 +114,6 @@ def _path(text: str) -> Path:
 
 def _postgres(text: str) -> PostgresAddress:
     """Read what follows ``postgresql://``."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise StoreAddressError("expected UTF-8") from None
     if re.search(r"[\s#]", text):
         raise StoreAddressError(f"expected no space and no #; {_ESCAPES}")
     before, _, query = text.partition("?")

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from consumer.errors import StoreError, UsageError
+from consumer.errors import SettingsError, StoreError, UsageError
 from consumer.store.postgres_tls import tls_of
 from consumer.store_address import PostgresAddress
 
@@ -156,14 +156,19 @@ class Link:
 
     async def _connect(self) -> asyncpg.Connection:
         to = self._to
+        try:
+            # Read anew each time: the files may have been replaced since.
+            tls = tls_of(to)
+        except SettingsError as error:
+            # They could be read when the store was made, and may be back soon.
+            raise StoreError(str(error)) from error
         options: dict[str, Any] = {
             "host": [host for host, _ in to.hosts] or None,
             "port": [port for _, port in to.hosts] or to.port,
             "user": to.user,
             "password": to.password,
             "database": to.database,
-            # Read anew each time: the files may have been replaced since.
-            "ssl": tls_of(to),
+            "ssl": tls,
             "direct_tls": to.direct_tls or None,
             "timeout": to.connect_timeout_s or CONNECT_TIMEOUT_S,
             "command_timeout": ANSWER_TIMEOUT_S,

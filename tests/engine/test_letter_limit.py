@@ -20,6 +20,7 @@ from consumer.sandbox import Sandbox
 from consumer.store.ledger import Claimed, Filter, Ledger, LettersHeld
 from consumer.store.open import make_operators
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
+from tests.postgres import ADDRESS, store_at
 
 FULL = "dead letters reached their limit; polling pauses until there is room"
 ROOM = "there is room for dead letters again; polling goes on"
@@ -101,7 +102,7 @@ async def test_polling_pauses_at_the_limit(
 
 
 async def test_what_is_in_flight_at_the_limit_is_given_back(
-    sandbox: Sandbox, serve: Serve, store: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, serve: Serve, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of ten that would be set aside at once, those that there is room for are; the others stay, for later."""
     monkeypatch.setattr(letter_limit, "_HIDE_S", (1, 1))
@@ -116,7 +117,7 @@ async def test_what_is_in_flight_at_the_limit_is_given_back(
 
     for number in range(10):
         sandbox.put(QUEUE, body(f"{number:032x}").decode())
-    async with serve(handlers(Cover=cover), dead_letters_max=6, wait_s=1, **store) as daemon:
+    async with serve(handlers(Cover=cover), dead_letters_max=6, wait_s=1, store=store_at(ADDRESS, schema)) as daemon:
         await daemon.until(lambda: begun == 10)
         refuse.set()
         labels = {"queue": QUEUE, "function": "Cover"}
@@ -141,7 +142,7 @@ def keys(daemon: Daemon) -> list[str]:
 
 
 async def test_a_store_that_is_full_at_the_start(sandbox: Sandbox, serve: Serve) -> None:
-    """A daemon that starts on a full store asks for no message, and says why."""
+    """A daemon that starts on a full store asks for no message and says why, until a reload raises the limit."""
 
     async def cover(job: Job) -> None:
         raise Reject("bad")
@@ -155,6 +156,10 @@ async def test_a_store_that_is_full_at_the_start(sandbox: Sandbox, serve: Serve)
         await anyio.sleep(0.3)
         assert sandbox.log.by_operation["BatchReceiveMessage"] == before
         assert "dead letters" in unready(daemon)
+        raised = daemon.app.settings.model_copy(update={"dead_letters_max": 5})
+        daemon.app.adopt(raised, daemon.app.registry)
+        await daemon.emptied()
+        assert unready(daemon) == {}
 
 
 def test_own_letters_count_at_once() -> None:

@@ -97,6 +97,8 @@ ODD = {
     "sqlite, bad escape": "sqlite:///hush%zz.db",
     "sqlite, NUL": "sqlite:////var/hush%00.db",
     "NUL": "/var/hush\x00.db",
+    "half a surrogate pair in a path": "/var/hush\ud800.db",
+    "half a surrogate pair in a URL": "sqlite:///hush\ud800.db",
     "in memory": ":memory:",
     "in memory, by URL": "sqlite:///:memory:",
     "sqlite's own form": "file:hush.db?mode=ro",

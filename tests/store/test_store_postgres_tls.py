@@ -180,6 +180,22 @@ async def test_a_certificate_that_proves_nothing(
         assert "hush" not in str(caught.value)
 
 
+async def test_a_file_that_goes_away_while_the_daemon_runs(server: Server, tmp_path: Path) -> None:
+    """A connection that is lost while the CA's file is gone is an outage of the store, over once the file is back."""
+    ca = tmp_path / "ca.pem"
+    shutil.copy(server.ca, ca)
+    ledger = make_ledger(server.address(sslrootcert=ca))
+    await ledger.open()
+    await ledger.claim("k", 60)
+    ca.unlink()
+    with pytest.raises(StoreError, match=r"sslrootcert .*ca.pem can't be used: No such file"):
+        await ledger.ping()
+    shutil.copy(server.ca, ca)
+    await ledger.ping()
+    await ledger.release("k")
+    await ledger.close()
+
+
 async def test_weaker_modes_when_they_are_written(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each weaker mode does what libpq says; a local host keeps the driver's own default."""
     assert await opened(server.address("wrong.example", sslmode="verify-ca", sslrootcert=server.ca))
