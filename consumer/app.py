@@ -27,6 +27,7 @@ from consumer.config import Lane as LaneSettings
 from consumer.config import Settings
 from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane, Shared, make_lane
+from consumer.engine.letter_limit import LetterLimit
 from consumer.engine.poll import Poller
 from consumer.engine.process import process
 from consumer.engine.rules import make_rules
@@ -81,11 +82,14 @@ class App:
         self._retired: Registry | None = None
         self._limiters: dict[str, RateLimiter] = {}
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
-        self.vitals = Vitals(self.lanes, self._gate, len(registry.handlers))
+        shared = settings.store_target().is_shared
+        self._letters = LetterLimit(self._ledger, settings.letter_limits, self.metrics, shared=shared)
+        self.vitals = Vitals(self.lanes, self._gate, self._letters, len(registry.handlers))
         self._shared = Shared(
             rules=self.rules,
             ledger=self._ledger,
             gate=self._gate,
+            letters=self._letters,
             metrics=self.metrics,
             traces=open_traces(version(), trusted=settings.trust_trace_parent) if settings.otel else None,
         )
@@ -110,6 +114,7 @@ class App:
         before, self.rules = self.rules, make_rules(settings, registry, self.rules)
         self.metrics.register(registry.handlers)
         self.vitals.handlers = len(registry.handlers)
+        self._letters.adopt(settings.letter_limits)
         for lane, queue in zip(self.lanes, settings.all_lanes(), strict=True):
             lane.rules = self.rules
             lane.leases.policy = settings.lease
@@ -149,6 +154,7 @@ class App:
                 self.lanes.append(make_lane(queue, await self._clients(stack, queue), self._shared))
             async with anyio.create_task_group() as background:
                 background.start_soon(self._gate.run)
+                background.start_soon(self._letters.run, self._gate)
                 background.start_soon(prune, self._ledger, self._gate, self.lanes)
                 for lane in self.lanes:
                     if any(handler.result is not None for handler in self.registry.handlers.values()):
@@ -200,6 +206,7 @@ class App:
         await self._ledger.open()
         stack.push_async_callback(self._close_store)
         self.metrics.store_up.set(1)
+        await self._letters.count()
 
     async def _close_store(self) -> None:
         """Let go of the store; what was answered is on disk already, so a store that hangs is left alone."""

@@ -35,11 +35,14 @@ from consumer.policy import (
     MAX_HIDE_S,
     MAX_WAIT_S,
     LeasePolicy,
+    LetterLimits,
     RetryPolicy,
     TrustPolicy,
     UnroutedPolicy,
     Verify,
 )
+from consumer.store_address import SqliteAddress, StoreAddress
+from consumer.store_url import parse_store_address
 
 PREFIX: Final = "MNS_CONSUMER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
@@ -136,9 +139,8 @@ class Settings(BaseSettings, Connection):
         default=False, description="Use a result that stands in the message itself; MPS is then not asked for it."
     )
 
-    store: str | None = Field(
+    store: Annotated[StoreAddress | None, NoDecode] = Field(
         None,
-        repr=False,  # An address may hold a password.
         description="Ledger and dead letters: a file's path, or postgresql://...; default: `mns-consumer.db` in "
         "`$STATE_DIRECTORY`, else in the user's state folder.",
     )
@@ -148,6 +150,12 @@ class Settings(BaseSettings, Connection):
         "least 14 days.",
     )
     dead_letter_retention_s: Seconds = Field(90 * _DAY_S, description="For how long dead letters are kept.")
+    dead_letters_max: int = Field(
+        100_000, ge=1, le=10_000_000, description="Dead letters in the store, not replayed, at which polling pauses."
+    )
+    dead_letters_max_bytes: int = Field(
+        1024**3, ge=100_000, le=1024**4, description="Bytes of their bodies and texts at which polling pauses."
+    )
 
     slots: int = Field(64, ge=1, le=4096, description="Messages that handlers work on at once, for each queue.")
     max_polls: int = Field(4, ge=1, le=32, description="Polls at once for each queue while messages flow.")
@@ -240,6 +248,13 @@ class Settings(BaseSettings, Connection):
             raise ValueError("\n".join(problems))
         return self
 
+    @field_validator("store", mode="plain")
+    @classmethod
+    def _is_store(cls, value: object) -> StoreAddress | None:
+        if value is None or isinstance(value, StoreAddress):
+            return value
+        return parse_store_address(str(value) if isinstance(value, str | Path) else "")
+
     @model_validator(mode="after")
     def _times_agree(self) -> Self:
         queues = [lane.url.identity for lane in self.all_lanes()]
@@ -274,21 +289,21 @@ class Settings(BaseSettings, Connection):
         return TrustPolicy(self.verify, self.trust_inline_result)
 
     @property
+    def letter_limits(self) -> LetterLimits:
+        """The limits of dead letters as one policy."""
+        return LetterLimits(self.dead_letters_max, self.dead_letters_max_bytes)
+
+    @property
     def lease(self) -> LeasePolicy:
         """The lease settings as one policy."""
         return LeasePolicy(step_s=self.lease_step_s, max_s=self.max_hold_s)
 
-    def store_target(self) -> str:
+    def store_target(self) -> StoreAddress:
         """Where the ledger lives: as set, else a file in the state folder."""
         if self.store is not None:
             return self.store
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-        return str((Path(state) if state else user_state_path("mns-consumer")) / "mns-consumer.db")
-
-    @property
-    def store_is_shared(self) -> bool:
-        """Whether other daemons may use the same store."""
-        return "://" in self.store_target()
+        return SqliteAddress((Path(state) if state else user_state_path("mns-consumer")) / "mns-consumer.db")
 
     def all_lanes(self) -> Sequence[Lane]:
         """Every queue with the settings that hold for it, those of ``notify_url`` first."""

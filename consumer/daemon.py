@@ -19,7 +19,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final, NoReturn
-from urllib.parse import unquote, urlsplit
 
 import anyio
 import structlog
@@ -30,7 +29,7 @@ from consumer.config import Settings
 from consumer.engine.vitals import status_of
 from consumer.errors import ExitCode
 from consumer.ops.logs import configure
-from consumer.ops.redact import SECRETS
+from consumer.ops.redact import protect_settings
 from consumer.ops.systemd import Notifier
 from consumer.plugin.registry import Registry, Sources
 from consumer.reload import Read, reload
@@ -72,19 +71,13 @@ def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
         own=sorted({handler.function.__module__ for handler in registry.handlers.values()}),
         on_drop=app.metrics.log_lines_dropped.inc,
     )
-    for queue in settings.all_lanes():
-        for secret in (queue.access_key_secret, queue.security_token):
-            if secret is not None:
-                SECRETS.protect(secret.get_secret_value())
+    protect_settings(settings)
     for name, handler in registry.handlers.items():
         log.info("handler registered", function=name, origin=handler.origin, provider=registry.providers.get(name))
     for skipped in registry.skipped:
         log.warning("handler skipped", reason=skipped)
     for place in registry.empty:
         log.warning("no handler found in a place that should hold some", place=place)
-    password = urlsplit(settings.store or "").password
-    for spelling in {password, password and unquote(password)} - {None, ""}:
-        SECRETS.protect(str(spelling))
 
 
 def run(settings: Settings, registry: Registry, read: Read) -> ExitCode:

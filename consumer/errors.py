@@ -87,6 +87,12 @@ class StoreSchemaError(StoreError):
     exit_code = ExitCode.SETTINGS
 
 
+class StoreUnsafeError(StoreError):
+    """Others may write the store's file or folder."""
+
+    exit_code = ExitCode.SETTINGS
+
+
 class Fault(StrEnum):
     """Why a call to the cloud failed, told apart by what to do about it (facts: mns, 6)."""
 

@@ -121,6 +121,19 @@ class LeasePolicy:
     max_s: float = 43_200.0
 
 
+@dataclass(frozen=True, slots=True)
+class LetterLimits:
+    """How many dead letters a store may hold that are not replayed.
+
+    Args:
+        letters: Their number.
+        size_bytes: The bytes of their bodies and texts.
+    """
+
+    letters: int = 100_000
+    size_bytes: int = 1024**3
+
+
 CRASH_STARTS = 5
 """Starts without an end after which a message counts as the one that kills the process."""
 SUSPECT_STARTS = 3

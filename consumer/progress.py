@@ -19,6 +19,7 @@ class Wait(StrEnum):
     SLOTS_FULL = "all slots are full"
     OUTAGE = "pausing after a fault"
     STORE = "the store is down"
+    DEAD_LETTERS = "the store holds as many dead letters as it may"
     DELETES = "what has ended can't be deleted"
 
 

@@ -34,6 +34,7 @@ RELOADED: Final = frozenset(
         *("verify", "trust_inline_result"),
         *("handler_timeout_s", "max_hold_s", "max_failures", "retry_base_s", "retry_cap_s", "result_wait_s"),
         *("wait_s", "max_polls", "lease_step_s", "job_retention_s", "dead_letter_retention_s"),
+        *("dead_letters_max", "dead_letters_max_bytes"),
         *("log_level", "log_format"),
     }
 )

@@ -1,4 +1,4 @@
-"""A certificate for a sandbox that speaks https, signed by itself."""
+"""A certificate for a server of the tests that speaks TLS, signed by itself."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def make_certificate(folder: Path) -> Path:
-    """A certificate for 127.0.0.1 with its key, in one PEM file."""
+def make_certificate(folder: Path, host: str | None = None) -> Path:
+    """A certificate for 127.0.0.1, or for a host's name alone, with its key, in one PEM file."""
+    alone = x509.IPAddress(ipaddress.ip_address("127.0.0.1")) if host is None else x509.DNSName(host)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sandbox")])
     now = dt.datetime.now(dt.UTC)
@@ -26,7 +27,7 @@ def make_certificate(folder: Path) -> Path:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(hours=12))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([alone]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

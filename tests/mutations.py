@@ -39,6 +39,55 @@ class Mutation:
 
 MUTATIONS: Final = (
     Mutation(
+        "no secret in a stored error",
+        "consumer/engine/settle.py",
+        "        error=SECRETS.mask(dead.error),",
+        "        error=dead.error,",
+        ("tests/engine/test_stored_secrets.py",),
+    ),
+    Mutation(
+        "no secret in a stored failure",
+        "consumer/engine/settle.py",
+        "error = SECRETS.mask(failure)",
+        "error = failure",
+        ("tests/engine/test_stored_secrets.py",),
+    ),
+    Mutation(
+        "no letter beyond the limit",
+        "consumer/engine/settle.py",
+        "if not self._letters.take(size_bytes):",
+        "if not self._letters.take(size_bytes) and not letter:",
+        ("tests/engine/test_letter_limit.py",),
+    ),
+    Mutation(
+        "no poll at the limit",
+        "consumer/engine/poll.py",
+        "            while lane.letters.is_full:",
+        "            while lane.letters.is_full and not lane.slots.total:",
+        ("tests/engine/test_letter_limit.py",),
+    ),
+    Mutation(
+        "no link for the lock",
+        "consumer/store/owner.py",
+        "flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK",
+        "flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK",
+        ("tests/store/test_store_file_access.py",),
+    ),
+    Mutation(
+        "a store that others may write",
+        "consumer/store/sqlite_writer.py",
+        "if problem := refusal(self._path, by_owner=True):",
+        "if problem := None:",
+        ("tests/store/test_store_file_access.py",),
+    ),
+    Mutation(
+        "certificates verified off loopback",
+        "consumer/store_address.py",
+        "return None if self.is_local and not self.tls else SslMode.VERIFY_FULL",
+        "return None",
+        ("tests/floor1/test_store_url.py", "tests/store/test_store_postgres_tls.py"),
+    ),
+    Mutation(
         "done before delete",
         "consumer/engine/settle.py",
         """                if not await self._gate.persist(lambda: self._ledger.done(record)):
@@ -54,13 +103,19 @@ MUTATIONS: Final = (
     Mutation(
         "dead letter before delete",
         "consumer/engine/settle.py",
-        """                if not await self._gate.persist(lambda: self._ledger.bury(letter)):
-                    return self._taken_over(delivery)
-                self._delete(delivery)
+        """        try:
+            if not await self._gate.persist(lambda: self._ledger.bury(letter)):
+                return self._taken_over(delivery)
+        finally:
+            self._letters.settled(size_bytes)
+        self._delete(delivery)
 """,
-        """                self._delete(delivery)
-                if not await self._gate.persist(lambda: self._ledger.bury(letter)):
-                    return self._taken_over(delivery)
+        """        self._delete(delivery)
+        try:
+            if not await self._gate.persist(lambda: self._ledger.bury(letter)):
+                return self._taken_over(delivery)
+        finally:
+            self._letters.settled(size_bytes)
 """,
         ("tests/engine/test_store_outage.py",),
     ),

@@ -41,6 +41,8 @@ FLOORS: Final = {
     "rights": 1,
     "secret_settings": 1,
     "strict_modes": 1,
+    "store_address": 1,
+    "store_url": 1,
     "version": 1,
 }
 FACE: Final = "plugin"

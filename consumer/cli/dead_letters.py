@@ -37,6 +37,7 @@ from consumer.cli.records import (
 )
 from consumer.errors import ConsumerError, UsageError
 from consumer.ops.escape import printable_block
+from consumer.ops.redact import SECRETS
 from consumer.store.ledger import Filter
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def show_letter(
         return
     print_fields(letter_json(stored, whole=False))
     if stored.letter.traceback:
-        print(f"\n{printable_block(stored.letter.traceback.rstrip())}")
+        print(f"\n{printable_block(SECRETS.mask(stored.letter.traceback.rstrip()))}")
     print(f"\n{readable_body(stored.letter.body)}")
 
 
@@ -136,7 +137,8 @@ def export(
     """Write dead letters as JSON lines, bodies included; without any choice all of them.
 
     A line has body_base64 (the bytes as they lay in the queue), body_text (the same as text, where it is UTF-8) and
-    body_decoded (what its base64 holds).
+    body_decoded (what its base64 holds). Known secrets are masked in all texts, but never in body_base64: a changed
+    copy could not be sent again.
     """
     settings = said.settings()
     wanted = wanted_records(
@@ -150,11 +152,11 @@ def export(
         async with open_operators(settings.store_target()) as operators:
             if ids:
                 for letter_id in dict.fromkeys(ids):
-                    print_json(letter_json(await operators.get_letter(letter_id), whole=True), file)
+                    print_json(letter_json(await operators.get_letter(letter_id), whole=True, exact=True), file)
                     count += 1
             else:
                 async for stored in walk_letters(operators, wanted):
-                    print_json(letter_json(stored, whole=True), file)
+                    print_json(letter_json(stored, whole=True, exact=True), file)
                     count += 1
         return count
 
@@ -217,6 +219,7 @@ def _new_file(path: Path) -> Iterator[TextIO]:
     try:
         # Never one that is there: it might be readable by others, or be the last export before a purge.
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(number, 0o600)  # Whatever the umask took away.
     except FileExistsError:
         raise UsageError(f"--out {path}: expected a new file, this one is there already; name another") from None
     except OSError as error:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from consumer.store.dead_letters import StoredJob, StoredLetter
     from consumer.store.ledger import Filter
+    from consumer.store_address import StoreAddress
 
 _PAGE: Final = 200
 
@@ -103,7 +104,7 @@ def show_job(
         )
 
 
-async def _latest(target: str, wanted: Filter, ended: End | None, limit: int) -> tuple[list[StoredJob], bool]:
+async def _latest(target: StoreAddress, wanted: Filter, ended: End | None, limit: int) -> tuple[list[StoredJob], bool]:
     """The latest jobs that match, and whether there are more."""
     # By key: jobs that end meanwhile push others onto the next page a second time.
     found: dict[str, StoredJob] = {}
@@ -121,6 +122,6 @@ async def _latest(target: str, wanted: Filter, ended: End | None, limit: int) ->
     return (jobs[:limit], len(jobs) > limit) if limit else (jobs, False)
 
 
-async def _everything_of(target: str, wanted: Filter) -> tuple[Sequence[StoredJob], Sequence[StoredLetter]]:
+async def _everything_of(target: StoreAddress, wanted: Filter) -> tuple[Sequence[StoredJob], Sequence[StoredLetter]]:
     async with open_operators(target) as operators:
         return await operators.list_jobs(wanted, limit=_PAGE), await operators.list_letters(wanted, limit=_PAGE)

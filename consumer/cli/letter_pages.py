@@ -14,16 +14,17 @@ from typing import Final
 
 from consumer.store.dead_letters import Operators, StoredLetter
 from consumer.store.ledger import Filter
+from consumer.store_address import StoreAddress
 
 _PAGE: Final = 100
 
 
 @asynccontextmanager
-async def open_operators(target: str) -> AsyncIterator[Operators]:
+async def open_operators(target: StoreAddress | str) -> AsyncIterator[Operators]:
     """The operators' side of a store; its connections end with the block.
 
     Args:
-        target: The setting ``store``.
+        target: The setting ``store``, or its text.
 
     Raises:
         SettingsError: It names no store.

@@ -49,14 +49,18 @@ class Said:
             UsageError: Nothing is wrong but a NotifyUrl on the command line.
         """
         from consumer.config import load  # noqa: PLC0415 - pydantic is loaded by who needs it, not by --help
+        from consumer.ops.redact import protect_settings  # noqa: PLC0415 - the same
 
         try:
-            return load(self.flags, self.config_file)
+            settings = load(self.flags, self.config_file)
         except SettingsError as error:
             # A slip on the command line, so it counts as one; the same in a file is a wrong setting.
             if all(problem.startswith("notify_url (command line)") for problem in error.problems):
                 raise UsageError("; ".join(error.problems)) from None
             raise
+        # What is stored and shown may hold them.
+        protect_settings(settings)
+        return settings
 
 
 def refuse_secrets(argv: Sequence[str]) -> None:

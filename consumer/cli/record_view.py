@@ -1,7 +1,8 @@
 """How records and messages are shown: as JSON for programs, as tables and plain lines for people.
 
 Texts of messages are strangers' texts: what a terminal would obey is shown escaped (``ops.escape``), and their line
-breaks begin no line at the margin.
+breaks begin no line at the margin. Known secrets are masked in all of them, also where they were stored before they
+were known; only an export has the bytes of a body as they are.
 
     ended jobs      job_json, print_jobs
     dead letters    letter_json, print_letters
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from consumer.ops.escape import json_text, printable, printable_block
+from consumer.ops.redact import SECRETS
 
 if TYPE_CHECKING:
     from consumer.store.dead_letters import StoredJob, StoredLetter
@@ -48,17 +50,21 @@ def time_text(seconds: float | None) -> str | None:
 
 
 def one_line(text: object, longest: int = _LONGEST_CELL) -> str:
-    """A text cut to fit a table's cell; "" for ``None``."""
-    shown = printable(" ".join(str("" if text is None else text).split()))
+    """A text cut to fit a table's cell, without known secrets; "" for ``None``."""
+    shown = printable(" ".join(SECRETS.mask(str("" if text is None else text)).split()))
     return shown if len(shown) <= longest else shown[: longest - 3] + "..."
 
 
-def body_json(body: bytes) -> dict[str, Any]:
-    """A body in all its readings.
+def body_json(body: bytes, *, exact: bool = False) -> dict[str, Any]:
+    """A body in all its readings, without known secrets.
+
+    Args:
+        body: The bytes as they lay in the queue.
+        exact: Give the bytes also where they hold a secret: without it ``body_base64`` is ``None`` then.
 
     Returns:
-        ``body_base64``: the bytes as they lay in the queue; ``body_text``: the same as text, where it is UTF-8;
-        ``body_decoded``: the text that its base64 holds, where it is such.
+        ``body_base64``: the bytes; ``body_text``: the same as text, where it is UTF-8, and ``None`` where a secret is
+        in it under base64; ``body_decoded``: the text that its base64 holds, where it is such.
     """
     from consumer.message.body import read_text  # noqa: PLC0415 - quick --help
     from consumer.message.unreadable import Unreadable  # noqa: PLC0415 - the same
@@ -71,7 +77,13 @@ def body_json(body: bytes) -> dict[str, Any]:
         decoded: str | None = read_text(body)[0]
     except Unreadable:
         decoded = None
-    return {"body_base64": base64.b64encode(body).decode(), "body_text": text, "body_decoded": decoded}
+    shown_text, shown_decoded = (one and SECRETS.mask(one) for one in (text, decoded))
+    hidden = SECRETS.mask_bytes(body) != body or shown_decoded != decoded
+    return {
+        "body_base64": base64.b64encode(body).decode() if exact or not hidden else None,
+        "body_text": None if shown_text == text and shown_decoded != decoded else shown_text,
+        "body_decoded": shown_decoded,
+    }
 
 
 def readable_body(body: bytes, longest: int | None = None) -> str:
@@ -83,18 +95,19 @@ def readable_body(body: bytes, longest: int | None = None) -> str:
     """
     readings = body_json(body)
     shown = readings["body_decoded"] or readings["body_text"]
-    text: str = repr(body)[2:-1] if shown is None else shown
+    text: str = SECRETS.mask(repr(body)[2:-1]) if shown is None else shown
     if longest is not None and len(text) > longest:
         text = f"{text[:longest]}... ({len(text) - longest} characters more; --json prints them)"
     return printable_block(text)
 
 
-def letter_json(stored: StoredLetter, *, whole: bool) -> dict[str, Any]:
-    """A dead letter as JSON.
+def letter_json(stored: StoredLetter, *, whole: bool, exact: bool = False) -> dict[str, Any]:
+    """A dead letter as JSON, without known secrets.
 
     Args:
         stored: The letter.
         whole: With body and traceback; else with the body's size alone.
+        exact: With the body's bytes also where they hold a secret: for a copy that can be sent again.
     """
     letter = stored.letter
     found = {
@@ -109,16 +122,26 @@ def letter_json(stored: StoredLetter, *, whole: bool) -> dict[str, Any]:
         "body_bytes": len(letter.body),
         "job": _record_json(letter.job),
     }
-    return found | {"traceback": letter.traceback} | body_json(letter.body) if whole else found
+    if not whole:
+        return _masked(found)
+    return _masked(found | {"traceback": letter.traceback}) | body_json(letter.body, exact=exact)
 
 
 def job_json(stored: StoredJob) -> dict[str, Any]:
-    """An ended job as JSON."""
-    return {
-        "ended": "dead" if stored.dead else "done",
-        "stored_at": time_text(stored.stored_at),
-        **_record_json(stored.record),
-    }
+    """An ended job as JSON, without known secrets."""
+    return _masked(
+        {
+            "ended": "dead" if stored.dead else "done",
+            "stored_at": time_text(stored.stored_at),
+            **_record_json(stored.record),
+        }
+    )
+
+
+def _masked(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Mask known secrets in each text."""
+    shown = {name: _masked(value) if isinstance(value, dict) else value for name, value in fields.items()}
+    return {name: SECRETS.mask(value) if isinstance(value, str) else value for name, value in shown.items()}
 
 
 def _record_json(record: JobRecord) -> dict[str, Any]:

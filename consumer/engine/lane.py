@@ -19,6 +19,7 @@ from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery, Orders, Stage
 from consumer.engine.invoke import Threads
 from consumer.engine.lease import LeaseKeeper
+from consumer.engine.letter_limit import LetterLimit
 from consumer.engine.results import Results
 from consumer.engine.rules import Rules
 from consumer.engine.settle import Settler
@@ -47,6 +48,7 @@ class Lane:
         results: Asks it for results, patiently.
         ledger: The store, shared by all lanes.
         gate: Its gate, shared by all lanes.
+        letters: Its limit of dead letters, shared by all lanes.
         leases: Keeps what is held.
         deletes: Deletes what has ended.
         settler: Ends messages.
@@ -72,6 +74,7 @@ class Lane:
     results: Results
     ledger: Ledger
     gate: StoreGate
+    letters: LetterLimit
     leases: LeaseKeeper
     deletes: Deletes
     settler: Settler
@@ -120,6 +123,7 @@ class Shared:
         rules: By what messages are handled.
         ledger: The store.
         gate: Its gate.
+        letters: Its limit of dead letters.
         metrics: What is counted.
         traces: Tells OpenTelemetry, where that is wanted.
         alone: Held by the one message that may be what kills the process.
@@ -128,6 +132,7 @@ class Shared:
     rules: Rules
     ledger: Ledger
     gate: StoreGate
+    letters: LetterLimit
     metrics: Metrics
     traces: Traces | None = None
     alone: anyio.Lock = field(default_factory=anyio.Lock)
@@ -143,6 +148,7 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         orders: Who takes orders about messages in place of the queue's client.
     """
     orders = orders or clients.queue
+    ledger, gate, letters = shared.ledger, shared.gate, shared.letters
     name, settings, metrics = queue.url.queue, shared.rules.settings, shared.metrics.queue(queue.url.queue)
     progress = LaneProgress(name, poll_limit_s=settings.wait_s + _POLL_MARGIN_S)
     deletes = Deletes(
@@ -155,8 +161,8 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
     leases = LeaseKeeper(
         queue=orders,
         name=name,
-        ledger=shared.ledger,
-        gate=shared.gate,
+        ledger=ledger,
+        gate=gate,
         policy=settings.lease,
         observe=lambda word: metrics.renewals[word].inc(),
     )
@@ -171,12 +177,13 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         mps=clients.mps,
         credentials=clients.credentials,
         results=Results(clients.mps.query, name, failed=shared.metrics.result_queries[QueryResult.FAILED].inc),
-        ledger=shared.ledger,
-        gate=shared.gate,
+        ledger=ledger,
+        gate=gate,
+        letters=letters,
         leases=leases,
         deletes=deletes,
         settler=Settler(
-            queue=orders, name=name, ledger=shared.ledger, gate=shared.gate, deletes=deletes, traces=shared.traces
+            queue=orders, name=name, ledger=ledger, gate=gate, letters=letters, deletes=deletes, traces=shared.traces
         ),
         slots=slots,
         threads=threads,

@@ -113,7 +113,7 @@ class Poller:
                 receive.scope.cancel("stopping")
 
     async def _slots(self) -> int:
-        """Wait until the store works and a slot is free; 0 when stopped meanwhile."""
+        """Wait until the store works, has room for dead letters, and a slot is free; 0 when stopped meanwhile."""
         lane = self._lane
         with anyio.CancelScope() as self._idle:
             if self._stopped.is_set():
@@ -122,6 +122,10 @@ class Poller:
                 lane.progress.wait(Wait.STORE, 2 * _LOOK_S)
                 with anyio.move_on_after(_LOOK_S):
                     await lane.gate.passed()
+            while lane.letters.is_full:
+                lane.progress.wait(Wait.DEAD_LETTERS, 2 * _LOOK_S)
+                with anyio.move_on_after(_LOOK_S):
+                    await lane.letters.room()
             while lane.deletes.crowded:
                 lane.progress.wait(Wait.DELETES, 2 * _LOOK_S)
                 await anyio.sleep(_CROWDED_S)
@@ -135,9 +139,9 @@ class Poller:
 
     async def _join(self) -> None:
         """One more poll while messages flow: it leaves at its first answer that is not full."""
-        lane, slots = self._lane, self._lane.slots
+        slots = self._lane.slots
         try:
-            while lane.gate.is_open and not lane.deletes.crowded and not self._stopped.is_set():
+            while self._may_ask():
                 # A joining poll that asked for less would only make the batches smaller.
                 asked = min(MAX_BATCH, slots.total)
                 if not await slots.take_all(asked, _LINGER_S):
@@ -180,6 +184,11 @@ class Poller:
         for message in batch.messages:
             self._start(lane, Delivery(message, message.receipt, batch.server_offset_s, received=received))
         return batch
+
+    def _may_ask(self) -> bool:
+        lane = self._lane
+        held_up = self._stopped.is_set() or lane.letters.is_full or lane.deletes.crowded
+        return lane.gate.is_open and not held_up
 
     def _may_join(self) -> bool:
         return self._joined < self._most_joined and time.monotonic() >= self._join_at

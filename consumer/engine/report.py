@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from consumer.engine.lane import Lane
+from consumer.engine.letter_limit import NoRoom
 from consumer.engine.outcome import (
     Cut,
     Dead,
@@ -69,7 +70,7 @@ def report(lane: Lane, work: Work, outcome: Outcome) -> Word:
             counters.dead_letters[outcome.reason].inc()
             gather("error", event="message set aside", **fields, reason=str(outcome.reason), error=outcome.error)
         case Hide() if word is Word.RETRY:
-            counters.retries[_cause(work)].inc()
+            counters.retries[_cause(work, outcome)].inc()
             gather("warning", event="job comes back later", **fields, delay_seconds=outcome.delay_s, error=outcome.why)
         case Hide():
             gather("info", event="message given back", **fields, delay_seconds=outcome.delay_s, why=outcome.why)
@@ -94,7 +95,9 @@ def _word(work: Work, outcome: Outcome) -> Word:
             return Word.RELEASED if isinstance(work.end, Cut | HeldElsewhere) else Word.RETRY
 
 
-def _cause(work: Work) -> RetryCause:
+def _cause(work: Work, outcome: Hide) -> RetryCause:
+    if isinstance(outcome, NoRoom):
+        return RetryCause.NO_ROOM
     match work.end:
         case Raised(error=Retry()):
             return RetryCause.ASKED

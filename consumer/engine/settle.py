@@ -3,7 +3,7 @@
     Done    ledger: done      then delete
     Forget                    delete
     Hide    ledger: fail or release, then hide
-    Dead    ledger: dead letter and key's end in one transaction, then delete
+    Dead    ledger: dead letter and key's end in one transaction, then delete; without room for it as Hide
     Lost    ledger: release   nothing else; the message is no longer ours
 
 A write that fails is tried until it succeeds, its message's lease kept meanwhile; nothing is deleted before.
@@ -22,11 +22,14 @@ import structlog
 from consumer.cloud.faults import lacks_a_right
 from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery, Orders, Stage
+from consumer.engine.letter_limit import LetterLimit, no_room
 from consumer.engine.outcome import Dead, Done, Forget, Hide, Lost, Outcome
 from consumer.engine.pacing import Outage
 from consumer.engine.store_gate import StoreGate
 from consumer.errors import CloudError
+from consumer.ops.redact import SECRETS
 from consumer.ops.traces import Traces
+from consumer.store.clip import fit_letter, letter_bytes
 from consumer.store.ledger import DeadLetter, JobRecord, Ledger
 
 log = structlog.stdlib.get_logger(__name__)
@@ -42,6 +45,7 @@ class Settler:
         name: The queue's name, for the log and traces.
         ledger: Where ends are written down.
         gate: Tries writes until they succeed.
+        letters: Says whether there is room for a dead letter.
         deletes: Where ended messages go.
         traces: Tells OpenTelemetry, where that is wanted.
     """
@@ -53,6 +57,7 @@ class Settler:
         name: str,
         ledger: Ledger,
         gate: StoreGate,
+        letters: LetterLimit,
         deletes: Deletes,
         traces: Traces | None = None,
     ) -> None:
@@ -61,6 +66,7 @@ class Settler:
         self._traces = traces
         self._ledger = ledger
         self._gate = gate
+        self._letters = letters
         self._deletes = deletes
         self._denied = Outage(
             "hide denied; a message to retry comes back when its lease ends", "messages are hidden again", name
@@ -84,10 +90,7 @@ class Settler:
                     return self._taken_over(delivery)
                 self._delete(delivery)
             case Dead():
-                letter = _letter(delivery, outcome, record)
-                if not await self._gate.persist(lambda: self._ledger.bury(letter)):
-                    return self._taken_over(delivery)
-                self._delete(delivery)
+                return await self._set_aside(delivery, outcome, record)
             case Forget():
                 self._delete(delivery)
             case Hide():
@@ -97,6 +100,26 @@ class Settler:
                 await self.let_go(delivery)
                 delivery.stage = Stage.CLOSED
         return outcome
+
+    async def _set_aside(self, delivery: Delivery, dead: Dead, record: JobRecord) -> Outcome:
+        letter = _letter(delivery, dead, record)
+        size_bytes = letter_bytes(fit_letter(letter))
+        if not self._letters.take(size_bytes):
+            return await self._keep(delivery)
+        try:
+            if not await self._gate.persist(lambda: self._ledger.bury(letter)):
+                return self._taken_over(delivery)
+        finally:
+            self._letters.settled(size_bytes)
+        self._delete(delivery)
+        return dead
+
+    async def _keep(self, delivery: Delivery) -> Hide:
+        """No room for its letter: the message stays in its queue, and its job is as it was before this run."""
+        kept = no_room()
+        await self.let_go(delivery, None)
+        await self._hide(delivery, kept.delay_s)
+        return kept
 
     def _delete(self, delivery: Delivery) -> None:
         delivery.stage = Stage.CLOSED
@@ -123,7 +146,8 @@ class Settler:
         if failure is None:
             await self._gate.persist(lambda: self._ledger.release(key))
         else:
-            await self._gate.persist(lambda: self._ledger.fail(key, failure))
+            error = SECRETS.mask(failure)
+            await self._gate.persist(lambda: self._ledger.fail(key, error))
         # A renewal that comes now must not take the missing claim for one that was taken over.
         delivery.claimed = False
 
@@ -154,14 +178,15 @@ class Settler:
 
 
 def _letter(delivery: Delivery, dead: Dead, record: JobRecord) -> DeadLetter:
+    """Its texts without the secrets that are known; its body byte for byte, since that is what a replay sends."""
     message = delivery.message
     trace = "".join(traceback.format_exception(dead.cause)) if dead.cause is not None else None
     return DeadLetter(
         job=record,
         reason=dead.reason,
-        error=dead.error,
+        error=SECRETS.mask(dead.error),
         body=message.body,
-        traceback=trace,
+        traceback=trace and SECRETS.mask(trace),
         dequeue_count=message.dequeue_count,
         first_dequeued_at=message.first_dequeued_at,
     )

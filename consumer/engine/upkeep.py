@@ -59,7 +59,7 @@ async def prune(ledger: Ledger, gate: StoreGate, lanes: Sequence[Lane]) -> None:
     while True:
         await anyio.sleep(_PRUNE_EVERY_S)
         settings = lanes[0].rules.settings
-        least_s = 2 * MAX_RETENTION_S if settings.store_is_shared else 0.0
+        least_s = 2 * MAX_RETENTION_S if settings.store_target().is_shared else 0.0
         keep_s = max([settings.job_retention_s, least_s, *(2 * lane.retention_s for lane in lanes)])
         letters_s = max(keep_s, settings.dead_letter_retention_s)
         removed = _PRUNE_STEP

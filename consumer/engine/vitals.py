@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from consumer.engine.lane import Lane
+from consumer.engine.letter_limit import LetterLimit
 from consumer.engine.store_gate import StoreGate
 from consumer.ops.health import Check
 
@@ -19,12 +20,14 @@ class Vitals:
     Args:
         lanes: Its queues; filled while it starts.
         gate: Its store's gate.
+        letters: Its store's limit of dead letters.
         handlers: How many handlers are registered.
     """
 
-    def __init__(self, lanes: Sequence[Lane], gate: StoreGate, handlers: int) -> None:
+    def __init__(self, lanes: Sequence[Lane], gate: StoreGate, letters: LetterLimit, handlers: int) -> None:
         self._lanes = lanes
         self._gate = gate
+        self._letters = letters
         self.handlers = handlers
         self.serving = False
         self.stopping = False
@@ -54,6 +57,7 @@ class Vitals:
             *results,
             *deletes,
             Check("store", self._gate.is_open, store),
+            Check("dead letters", not self._letters.is_full, self._letters_told()),
             Check("handlers", self.handlers > 0, f"{self.handlers} registered"),
             self._stuck(),
             Check("stopping", not self.stopping, "stopping" if self.stopping else "not stopping"),
@@ -62,6 +66,11 @@ class Vitals:
     def started(self) -> Sequence[Check]:
         """Whether the start is over."""
         return [Check("serving", self.serving, "polling" if self.serving else "starting")]
+
+    def _letters_told(self) -> str:
+        held = self._letters.held
+        pauses = "; polling pauses until some are replayed or purged" if self._letters.is_full else ""
+        return f"{held.letters} held, {held.size_bytes} bytes{pauses}"
 
     def _stuck(self) -> Check:
         stuck = sum(lane.threads.left_behind for lane in self._lanes)

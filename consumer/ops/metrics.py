@@ -222,6 +222,12 @@ class Metrics:
         )
         self.last_success = gauge("last_success_timestamp_seconds", "UNIX time at which a job was last done.", "queue")
         self.store_up = gauge("store_up", "1 while the store takes writes, else 0.")
+        self.letters_stored = gauge("dead_letters_stored", "Dead letters in the store that are not replayed.")
+        self.letters_stored_bytes = gauge("dead_letters_stored_bytes", "Bytes of their bodies and texts.")
+        self.letters_limit_ratio = gauge(
+            "dead_letters_limit_ratio", "How much of the limits of dead letters is used, of the two the larger share."
+        )
+        self.letters_full = gauge("dead_letters_full", "1 while polling pauses because they reached a limit, else 0.")
         reloads = counter("reloads_total", "Reloads of settings and handlers, by result.", "result")
         self.reloads = Words(reloads, (), ReloadResult, ReloadResult)
         self.log_lines_dropped = counter(

@@ -10,19 +10,25 @@ Elsewhere: which texts are searched (``ops.logs``, ``ops.admin``), who knows the
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
 from threading import Lock
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, quote_plus
 
 from consumer.ops.escape import json_escaped, printable
+
+if TYPE_CHECKING:
+    from consumer.config import Settings
 
 MASK: Final = "***"
 MIN_LENGTH: Final = 6
 """Shorter values are not protected: replacing each "key" or "1" would make the logs unreadable."""
 _KEPT_PER_SLOT: Final = 2
+_VARIABLES: Final = ("ALIBABA_CLOUD_ACCESS_KEY_SECRET", "ALIBABA_CLOUD_SECURITY_TOKEN", "PGPASSWORD")
+"""Variables of others that hold a secret."""
 
 
 class Secrets:
@@ -133,3 +139,14 @@ SECRETS: Final = Secrets()
 def protect(secret: str, *, slot: str | None = None) -> bool:
     """Mask a value in every log line and admin answer of this process; see ``Secrets.protect``."""
     return SECRETS.protect(secret, slot=slot)
+
+
+def protect_settings(settings: Settings) -> None:
+    """Mask every secret of the settings and of the environment: keys, tokens, the store's passwords."""
+    keys = [settings.access_key_secret, settings.security_token]
+    keys += [secret for lane in settings.all_lanes() for secret in (lane.access_key_secret, lane.security_token)]
+    for secret in keys:
+        if secret is not None:
+            SECRETS.protect(secret.get_secret_value())
+    for text in (*settings.store_target().secrets, *(os.environ.get(name, "") for name in _VARIABLES)):
+        SECRETS.protect(text)

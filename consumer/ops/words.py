@@ -71,6 +71,8 @@ class RetryCause(StrEnum):
     """Another delivery of the same job runs."""
     UNAVAILABLE = "unavailable"
     """A service or the store did not answer."""
+    NO_ROOM = "no_room"
+    """It would be set aside, and the store holds as many dead letters as it may."""
 
 
 class QueryResult(StrEnum):

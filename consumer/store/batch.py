@@ -29,6 +29,7 @@ class Kind(StrEnum):
     RELEASE = "release"
     BURY = "bury"
     PRUNE = "prune"
+    LETTERS = "letters"
     PING = "ping"
 
 

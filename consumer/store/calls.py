@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from consumer.store.batch import Ages, Kind
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, JobRecord
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, JobRecord, LettersHeld
 
 
 class Calls(ABC):
@@ -57,6 +57,11 @@ class Calls(ABC):
     async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
         """See ``Ledger.prune``."""
         return int(await self._ask(Kind.PRUNE, None, Ages(older_than_s, limit, letters_older_than_s)))
+
+    async def letters_held(self) -> LettersHeld:
+        """See ``Ledger.letters_held``."""
+        held: LettersHeld = await self._ask(Kind.LETTERS, None)
+        return held
 
     async def ping(self) -> None:
         """See ``Ledger.ping``."""

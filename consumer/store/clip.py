@@ -65,6 +65,13 @@ def fit_record(record: JobRecord) -> JobRecord:
     return replace(record, **changed) if changed else record
 
 
+def letter_bytes(letter: DeadLetter) -> int:
+    """What a letter counts towards the limit: its body and its longer texts, in bytes."""
+    job = letter.job
+    texts = (letter.error, letter.traceback, job.message, job.user_data, job.result)
+    return len(letter.body) + sum(len(text.encode(errors="replace")) for text in texts if text)
+
+
 def fit_letter(letter: DeadLetter) -> DeadLetter:
     """A letter whose texts can be stored; its error and traceback cut."""
     traceback = None if letter.traceback is None else cut(letter.traceback, MAX_TRACEBACK_BYTES)

@@ -1,47 +1,46 @@
-"""Say which engine a setting means: a file is SQLite, ``postgresql://`` is PostgreSQL.
+"""Make the two sides of the store that an address names.
 
-Nothing is opened here; PostgreSQL's driver is imported only when it is asked for.
+Nothing is opened here; each engine is imported only when it is asked for, as PostgreSQL's driver is an extra.
 
-Elsewhere: what both engines can do (``store.ledger``, ``store.dead_letters``).
+Elsewhere: the address (``store_address``, ``store_url``), what both engines can do (``store.ledger``,
+``store.dead_letters``).
 """
 
 from __future__ import annotations
 
 import importlib.util
-import re
+import os
 from pathlib import Path
-from typing import Final
-from urllib.parse import unquote
 
 from consumer.errors import SettingsError
+from consumer.store import file_access
 from consumer.store.dead_letters import Operators
 from consumer.store.ledger import Ledger
+from consumer.store.postgres_tls import tls_of
+from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress
+from consumer.store_url import parse_store_address
 
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_SQLITE: Final = "sqlite:///"
 
-
-def make_ledger(target: str) -> Ledger:
+def make_ledger(target: StoreAddress | str) -> Ledger:
     """Make the daemon's side of a store; ``open`` it next.
 
     Args:
-        target: ``sqlite:///PATH``, a bare path, or ``postgresql://USER@HOST:PORT/DATABASE``. After
-            ``sqlite:///`` stands a relative path, after ``sqlite:////`` an absolute one.
+        target: The address, or its text.
 
     Raises:
-        SettingsError: It is none of these, or PostgreSQL's driver is not installed.
+        SettingsError: The text is no address, PostgreSQL's driver is missing, or a certificate file can't be used.
     """
-    path = _sqlite_path(target)
-    if path is not None:
+    address = _known(target)
+    if isinstance(address, SqliteAddress):
         from consumer.store.sqlite import SqliteLedger  # noqa: PLC0415 - each engine is loaded only when it is meant
 
-        return SqliteLedger(path)
+        return SqliteLedger(address.path)
     from consumer.store.postgres import PostgresLedger  # noqa: PLC0415 - its driver is an extra
 
-    return PostgresLedger(target)
+    return PostgresLedger(address)
 
 
-def make_operators(target: str) -> Operators:
+def make_operators(target: StoreAddress | str) -> Operators:
     """Make the operators' side of a store, which works while a daemon runs.
 
     Args:
@@ -50,36 +49,42 @@ def make_operators(target: str) -> Operators:
     Raises:
         SettingsError: As for ``make_ledger``.
     """
-    path = _sqlite_path(target)
-    if path is not None:
+    address = _known(target)
+    if isinstance(address, SqliteAddress):
         from consumer.store.sqlite_operators import SqliteOperators  # noqa: PLC0415 - as above
 
-        return SqliteOperators(path)
+        return SqliteOperators(address.path)
     from consumer.store.postgres_operators import PostgresOperators  # noqa: PLC0415 - its driver is an extra
 
-    return PostgresOperators(target)
+    return PostgresOperators(address)
 
 
-def _sqlite_path(target: str) -> Path | None:
-    """The file that is meant; ``None`` for PostgreSQL."""
-    found = _SCHEME.match(target)
-    if found is None:
-        if not target.strip() or "\x00" in target:
-            raise SettingsError(
-                "store is empty; expected a path, sqlite:///PATH or postgresql://USER@HOST:PORT/DATABASE"
-            )
-        return Path(target).expanduser()
-    scheme = found[1].lower()
-    if scheme in {"postgresql", "postgres"}:
+def refusal(target: StoreAddress | str) -> str | None:
+    """Why the daemon refuses a store though its address is right: others may write its file or folder.
+
+    Makes nothing, and opens nothing. ``Ledger.open`` raises ``StoreUnsafeError`` with the same text.
+
+    Args:
+        target: The address, or its text.
+
+    Returns:
+        One line with what to do; ``None`` when nothing is wrong, and for PostgreSQL.
+
+    Raises:
+        SettingsError: As for ``make_ledger``.
+    """
+    address = _known(target)
+    if isinstance(address, PostgresAddress):
+        return None
+    return file_access.refusal(Path(os.path.realpath(address.path)), by_owner=True)
+
+
+def _known(target: StoreAddress | str) -> StoreAddress:
+    address = parse_store_address(target) if isinstance(target, str) else target
+    if isinstance(address, PostgresAddress):
         if importlib.util.find_spec("asyncpg") is None:
             raise SettingsError(
                 "store is PostgreSQL, whose driver is missing; run: pip install 'mns-consumer[postgres]'"
             )
-        return None
-    if scheme == "sqlite" and target.startswith(_SQLITE) and len(target) > len(_SQLITE):
-        return Path(unquote(target.removeprefix(_SQLITE))).expanduser()
-    # Only the scheme is repeated: what follows may hold a password.
-    raise SettingsError(
-        f"store has the scheme {scheme}://, expected a path, sqlite:///PATH (three strokes)"
-        " or postgresql://USER@HOST:PORT/DATABASE"
-    )
+        tls_of(address)  # Its files are read for each connection; a wrong name is better told at once.
+    return address

@@ -8,11 +8,13 @@ Elsewhere: what ownership is good for, claims in memory (``store.sqlite_book``).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 
-from consumer.errors import StoreBusyError, StoreError
+from consumer.errors import StoreBusyError, StoreError, StoreUnsafeError
 
 _TRIES = 5
 
@@ -34,7 +36,8 @@ class Owner:
 
         Raises:
             StoreBusyError: Another process, or another object of this one, is.
-            StoreError: The lock's file can't be made.
+            StoreUnsafeError: The lock's file is a link, or somebody else's.
+            StoreError: It can't be made.
         """
         if self._descriptor is not None:
             return
@@ -57,12 +60,20 @@ class Owner:
 
     def _lock(self) -> int:
         try:
-            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Never through a link: the process's number would be written into whatever it leads to.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(self._lock_path, flags, 0o600)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise self._not_ours() from None
             raise StoreError(
                 f"store {self._path}: can't make its lock {self._lock_path}: {error.strerror};"
                 " give the daemon's user the right to write in this directory"
             ) from error
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+            os.close(descriptor)
+            raise self._not_ours()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -77,6 +88,12 @@ class Owner:
             raise StoreError(f"store {self._path}: can't lock {self._lock_path}: {error.strerror}") from error
         return descriptor
 
+    def _not_ours(self) -> StoreUnsafeError:
+        return StoreUnsafeError(
+            f"store {self._path}: its lock {self._lock_path} is a link, or not a file of the daemon's user alone;"
+            " remove it"
+        )
+
     def _is_still(self, descriptor: int) -> bool:
         try:
             return os.path.samestat(os.fstat(descriptor), self._lock_path.stat())
@@ -85,6 +102,7 @@ class Owner:
 
     def _write_pid(self, descriptor: int) -> None:
         try:
+            os.fchmod(descriptor, 0o600)  # Whatever the umask took away.
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError:

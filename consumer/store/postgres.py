@@ -5,7 +5,7 @@ don't wait for commits and nothing waits for upkeep:
 
     claims   claim, renew, release: not waited for on the server's disk
     ends     start, done, fail, bury: on the server's disk when answered
-    upkeep   prune, ping
+    upkeep   prune, count letters, ping
 
 Elsewhere: what a batch says and what is remembered of it (``store.postgres_book``), the connections
 (``store.postgres_link``), which calls may share a batch (``store.batch``).
@@ -28,6 +28,7 @@ from consumer.store.calls import Calls
 from consumer.store.postgres_book import Book
 from consumer.store.postgres_link import DURABLE_COMMIT, LAZY_COMMIT, LOCK_TIMEOUT_S, STEADY_PLANS, Link, RefusedError
 from consumer.store.postgres_schema import migrate
+from consumer.store_address import PostgresAddress
 
 _PREPARE: Final = f"{STEADY_PLANS}; SET lock_timeout = {int(LOCK_TIMEOUT_S * 1000)}"
 _HURRY: Final = "SET LOCAL lock_timeout = 100"
@@ -49,16 +50,16 @@ class PostgresLedger(Calls):
     """A ``Ledger`` in a database.
 
     Args:
-        dsn: ``postgresql://USER@HOST:PORT/DATABASE``; ``?search_path=NAME`` chooses a schema.
+        address: The database's.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, address: PostgresAddress) -> None:
         self._book = Book()
-        ends = Link(dsn, f"{_PREPARE}; {DURABLE_COMMIT}")
+        ends = Link(address, f"{_PREPARE}; {DURABLE_COMMIT}")
         self._lanes = (
-            _Lane(frozenset({Kind.CLAIM, Kind.RENEW, Kind.RELEASE}), Link(dsn, f"{_PREPARE}; {LAZY_COMMIT}")),
+            _Lane(frozenset({Kind.CLAIM, Kind.RENEW, Kind.RELEASE}), Link(address, f"{_PREPARE}; {LAZY_COMMIT}")),
             _Lane(frozenset({Kind.START, Kind.DONE, Kind.FAIL, Kind.BURY}), ends),
-            _Lane(frozenset({Kind.PRUNE, Kind.PING}), Link(dsn, _PREPARE)),
+            _Lane(frozenset({Kind.PRUNE, Kind.LETTERS, Kind.PING}), Link(address, _PREPARE)),
         )
         self._first = ends
         self._address = ends.address

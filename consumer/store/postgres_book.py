@@ -20,8 +20,8 @@ import asyncpg
 
 from consumer.store import postgres_statements as sql
 from consumer.store.batch import Ages, Answer, Call, Kind
-from consumer.store.clip import MAX_ERROR_BYTES, cut, fit_letter, fit_record
-from consumer.store.ledger import Claimed, Elsewhere, Ended
+from consumer.store.clip import MAX_ERROR_BYTES, cut, fit_letter, fit_record, letter_bytes
+from consumer.store.ledger import Claimed, Elsewhere, Ended, LettersHeld
 from consumer.store.postgres_schema import key_id
 
 _UNSEEN_S: Final = 1.0
@@ -48,6 +48,7 @@ class Book:
             Kind.FAIL: self._fail,
             Kind.BURY: self._bury,
             Kind.PRUNE: _prune,
+            Kind.LETTERS: _letters,
             Kind.PING: _ping,
         }
 
@@ -120,7 +121,8 @@ class Book:
     async def _bury(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
         letters = [fit_letter(call.value) for call in calls]
         records = sql.columns([letter.job for letter in letters], sql.RECORD_TYPES)
-        arrays = [*records, *sql.columns(letters, sql.LETTER_TYPES), self._told(str(call.key) for call in calls)]
+        sizes = [letter_bytes(letter) for letter in letters]
+        arrays = [*records, *sql.columns(letters, sql.LETTER_TYPES), sizes, self._told(str(call.key) for call in calls)]
         return _answers(calls, "ours", await self._by_key(connection, sql.BURY, calls, *arrays))
 
     def _told(self, keys: Iterable[str]) -> list[bool]:
@@ -165,6 +167,11 @@ async def _prune_step(connection: asyncpg.Connection, ages: Ages) -> int:
             # The server tells "DELETE 12".
             gone += int((await connection.execute(statement, age_s, ages.limit - gone)).rpartition(" ")[2])
     return gone
+
+
+async def _letters(connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
+    (row,) = await connection.fetch(sql.LETTERS_HELD)
+    return [Answer(call, LettersHeld(*row)) for call in calls]
 
 
 async def _ping(connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:

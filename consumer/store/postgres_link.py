@@ -9,13 +9,15 @@ Elsewhere: which statements (``store.postgres``), the schema (``store.postgres_s
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
-from urllib.parse import unquote, unquote_plus, urlsplit
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from consumer.errors import StoreError, UsageError
+from consumer.errors import SettingsError, StoreError, UsageError
+from consumer.store.postgres_tls import tls_of
+from consumer.store_address import PostgresAddress
 
 CONNECT_TIMEOUT_S: Final = 5.0
 STATEMENT_TIMEOUT_S: Final = 10.0
@@ -39,6 +41,11 @@ DURABLE_COMMIT: Final = (
 )
 """For what must survive a crash once it was answered, however the database or the user is set up."""
 
+_NO_TLS: Final = "it takes no connection with TLS; turn TLS on there, or write a weaker sslmode=MODE into the address"
+_NOT_TRUSTED: Final = (
+    "its certificate does not prove that it is this host; name its CA by sslrootcert=FILE, write the host as the"
+    " certificate does, or write a weaker sslmode=MODE"
+)
 _MEANINGS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (asyncpg.InvalidPasswordError, "the user or the password is refused; see the store's setting"),
     (asyncpg.InvalidAuthorizationSpecificationError, "the user is refused; see the store's setting and pg_hba.conf"),
@@ -59,6 +66,8 @@ _MEANINGS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (asyncpg.PostgresConnectionError, "the connection was lost; see that it runs"),
     (asyncpg.OperatorInterventionError, "it ended the connection; see that it runs"),
     (asyncpg.PostgresError, "it refused the call"),
+    (ssl.SSLCertVerificationError, _NOT_TRUSTED),
+    (ssl.SSLError, "TLS with it failed; see the versions and certificates of both sides"),
     (OSError, "it can't be reached; see that it runs and listens at this address"),
 )
 
@@ -86,14 +95,13 @@ class Link:
     """One connection, used by one task at a time.
 
     Args:
-        dsn: The database's address as it is set; what its query names beyond the driver's own settings is
-            handed to the server (``?search_path=NAME``).
+        address: The database's.
         prepare: What to say first on each new connection.
     """
 
-    def __init__(self, dsn: str, prepare: str) -> None:
-        self.address = describe(dsn)
-        self._dsn = dsn
+    def __init__(self, address: PostgresAddress, prepare: str) -> None:
+        self.address = str(address)
+        self._to = address
         self._prepare = prepare
         self._connection: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
@@ -111,11 +119,11 @@ class Link:
                 return await self._once(work)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 if fresh or not self._lost(error):
-                    raise explain(self.address, self._dsn, error) from error
+                    raise explain(self._to, error) from error
             try:
                 return await self._once(work)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                raise explain(self.address, self._dsn, error) from error
+                raise explain(self._to, error) from error
 
     async def close(self) -> None:
         """Let go, politely when the other side answers."""
@@ -147,12 +155,27 @@ class Link:
             raise
 
     async def _connect(self) -> asyncpg.Connection:
-        connection = await asyncpg.connect(
-            self._dsn,
-            timeout=CONNECT_TIMEOUT_S,
-            command_timeout=ANSWER_TIMEOUT_S,
-            server_settings=None if "application_name" in self._dsn else {"application_name": "mns-consumer"},
-        )
+        to = self._to
+        try:
+            # Read anew each time: the files may have been replaced since.
+            tls = tls_of(to)
+        except SettingsError as error:
+            # They could be read when the store was made, and may be back soon.
+            raise StoreError(str(error)) from error
+        options: dict[str, Any] = {
+            "host": [host for host, _ in to.hosts] or None,
+            "port": [port for _, port in to.hosts] or to.port,
+            "user": to.user,
+            "password": to.password,
+            "database": to.database,
+            "ssl": tls,
+            "direct_tls": to.direct_tls or None,
+            "timeout": to.connect_timeout_s or CONNECT_TIMEOUT_S,
+            "command_timeout": ANSWER_TIMEOUT_S,
+            "server_settings": {"application_name": "mns-consumer", **to.server_settings},
+            **to.driver,
+        }
+        connection: asyncpg.Connection = await asyncpg.connect(**options)
         try:
             # Not by the connection's parameters: poolers refuse those that they don't know.
             await connection.execute(f"SET statement_timeout = {int(STATEMENT_TIMEOUT_S * 1000)}; {self._prepare}")
@@ -167,26 +190,13 @@ class Link:
         return self._connection is None and not isinstance(error, TimeoutError)
 
 
-def describe(dsn: str) -> str:
-    """A database's address without user and password, as errors name it."""
-    parts = urlsplit(dsn)
-    # The part behind the last @ holds no password, however the one before it is written.
-    return f"postgresql://{parts.netloc.rpartition('@')[2] or 'localhost'}{parts.path}"
-
-
-def explain(address: str, dsn: str, error: BaseException) -> StoreError:
-    """One line: the address, what failed, what to do. The password appears in it under no circumstances."""
+def explain(address: PostgresAddress, error: BaseException) -> StoreError:
+    """One line: the address, what failed, what to do. A password appears in it under no circumstances."""
     meaning = next((text for kind, text in _MEANINGS if isinstance(error, kind)), "the driver refused the call")
     told = (str(error).splitlines() or [""])[0][:_MAX_TOLD]
-    for secret in _secrets(dsn):
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in told:
+        meaning = _NO_TLS
+    for secret in sorted(address.secrets, key=len, reverse=True):
         told = told.replace(secret, "***")
     kind = RefusedError if isinstance(error, _ABOUT_ONE) else StoreError
     return kind(f"store {address}: {meaning} ({type(error).__name__}{': ' if told else ''}{told})")
-
-
-def _secrets(dsn: str) -> list[str]:
-    parts = urlsplit(dsn)
-    written = parts.netloc.rpartition("@")[0].partition(":")[2]
-    queried = [pair.partition("=")[2] for pair in parts.query.split("&") if pair.startswith("password=")]
-    found = [written, unquote(written), *queried, *map(unquote_plus, queried)]
-    return [secret for secret in found if secret]

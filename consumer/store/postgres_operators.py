@@ -28,6 +28,7 @@ from consumer.store.ledger import DeadLetter, Filter, LetterState
 from consumer.store.postgres_link import DURABLE_COMMIT, Link
 from consumer.store.postgres_schema import check, key_id
 from consumer.store.postgres_statements import LETTER_COLUMNS, LETTER_TYPES, RECORD_COLUMNS, RECORD_TYPES, record_of
+from consumer.store_address import PostgresAddress
 
 _PURGE_STEP: Final = 200
 
@@ -59,12 +60,12 @@ class PostgresOperators:
     """``Operators`` on a database.
 
     Args:
-        dsn: As for ``PostgresLedger``.
+        address: The database's.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, address: PostgresAddress) -> None:
         # A letter must not forget that its body was sent.
-        self._link = Link(dsn, DURABLE_COMMIT)
+        self._link = Link(address, DURABLE_COMMIT)
 
     async def close(self) -> None:
         """See ``Operators.close``."""

@@ -38,9 +38,17 @@ CREATE INDEX mns_consumer_letter_replayed ON mns_consumer_letter (replayed_at) W
 CREATE INDEX mns_consumer_letter_stored ON mns_consumer_letter (stored_at);
 """
 
-MIGRATIONS: Final = (_V1,)
+_V2: Final = """
+ALTER TABLE mns_consumer_letter ADD COLUMN bytes bigint NOT NULL DEFAULT 0;
+UPDATE mns_consumer_letter SET bytes = octet_length(body) + octet_length(error) + coalesce(octet_length(traceback), 0)
+  + coalesce(octet_length(message), 0) + coalesce(octet_length(user_data), 0) + coalesce(octet_length(result), 0);
+CREATE INDEX mns_consumer_letter_held ON mns_consumer_letter (replay, bytes);
+"""
+
+MIGRATIONS: Final = (_V1, _V2)
 """Statements that lead from each schema version to the next; what was released is never changed."""
 
+_MIGRATION_TIMEOUT_S: Final = 3600.0
 _LOCK: Final = 0x6D6E735F636F6E73
 """The advisory lock under which one daemon at a time changes the schema: "mns_cons" in ASCII."""
 
@@ -64,9 +72,9 @@ async def migrate(connection: asyncpg.Connection, address: str) -> None:
     if await _version(connection, address) == len(MIGRATIONS):
         return
     async with connection.transaction():
-        # Whoever is changing it just now may need longer than any other lock is waited for.
-        await connection.execute("SET LOCAL lock_timeout = 0")
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        # Another daemon may be changing it just now, and large tables take their time.
+        await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK, timeout=_MIGRATION_TIMEOUT_S)
         # Several daemons may start at once. Looking for the table again is not enough: that a table is missing
         # is remembered within a transaction, also when another session has made it meanwhile; making it isn't.
         await connection.execute("CREATE TABLE IF NOT EXISTS mns_consumer_schema (version integer NOT NULL)")
@@ -75,7 +83,7 @@ async def migrate(connection: asyncpg.Connection, address: str) -> None:
         )
         found = await _known_version(connection, address)
         for number, script in enumerate(MIGRATIONS[found:], start=found + 1):
-            await connection.execute(script)
+            await connection.execute(script, timeout=_MIGRATION_TIMEOUT_S)
             await connection.execute("UPDATE mns_consumer_schema SET version = $1", number)
 
 

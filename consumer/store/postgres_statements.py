@@ -44,6 +44,7 @@ LETTER_TYPES: Final[Mapping[str, str]] = {
     "dequeue_count": "bigint",
     "first_dequeued_at": "float8",
 }
+_SIZE: Final = {"bytes": "bigint"}
 RECORD_COLUMNS: Final = ", ".join(RECORD_TYPES)
 LETTER_COLUMNS: Final = ", ".join(LETTER_TYPES)
 
@@ -124,9 +125,11 @@ FROM given LEFT JOIN ended USING (key_id) LEFT JOIN mns_consumer_job AS job USIN
 
 DONE: Final = f"WITH {_given({**RECORD_TYPES, **_TOLD})}, {_MINE}, {_ended('false')} {_is_ended('false')}"
 
-BURY: Final = f"""WITH {_given({**RECORD_TYPES, **LETTER_TYPES, **_TOLD})}, {_MINE}, {_ended("true")}, filed AS (
-  INSERT INTO mns_consumer_letter (stored_at, {RECORD_COLUMNS}, {LETTER_COLUMNS})
-  SELECT clock_timestamp(), {RECORD_COLUMNS}, {LETTER_COLUMNS} FROM given JOIN ended USING (key_id) ORDER BY key_id)
+_GIVEN_LETTERS: Final = _given({**RECORD_TYPES, **LETTER_TYPES, **_SIZE, **_TOLD})
+BURY: Final = f"""WITH {_GIVEN_LETTERS}, {_MINE}, {_ended("true")}, filed AS (
+  INSERT INTO mns_consumer_letter (stored_at, {RECORD_COLUMNS}, {LETTER_COLUMNS}, bytes)
+  SELECT clock_timestamp(), {RECORD_COLUMNS}, {LETTER_COLUMNS}, bytes
+  FROM given JOIN ended USING (key_id) ORDER BY key_id)
 {_is_ended("true")}"""  # noqa: S608 - see above
 
 PRUNE: Final = (
@@ -150,6 +153,9 @@ PRUNE_LETTERS: Final = """DELETE FROM mns_consumer_letter WHERE id IN (
   SELECT id FROM mns_consumer_letter WHERE stored_at <= clock_timestamp() - make_interval(secs => $1)
   ORDER BY stored_at LIMIT $2 FOR UPDATE SKIP LOCKED)"""
 """The same for letters that nobody replayed."""
+
+LETTERS_HELD: Final = """SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM mns_consumer_letter
+WHERE replay <> 'replayed'"""
 
 PING: Final = "UPDATE mns_consumer_schema SET version = version"
 

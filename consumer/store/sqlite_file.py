@@ -6,7 +6,7 @@ The file and its companions are for their owner only (0600), since they hold use
     job       what has ended. Rows are only ever added at the end and found by a hash of their key: the index
               (``job_by_key`` and ``indexed``) holds 14 bytes a row instead of a hundred, and rules a new key out.
     attempt   failures and starts of keys that have not ended: a handful of rows.
-    letter    what was set aside.
+    letter    what was set aside. Its index (``letter_held``) is what counting them reads.
 
 Elsewhere: who owns the file (``store.owner``), what is written (``store.sqlite_book``), how the index is filled
 (``store.sqlite_index``).
@@ -15,7 +15,6 @@ Elsewhere: who owns the file (``store.owner``), what is written (``store.sqlite_
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from consumer.errors import StoreError, StoreSchemaError
+from consumer.store.file_access import make_file, make_folder
 
 BUSY_TIMEOUT_MS: Final = 5_000
 """For how long a writer waits for the other one: operators' writes are short."""
@@ -63,7 +63,15 @@ INSERT INTO indexed SELECT coalesce(max(id), 0), coalesce(max(id), 0), 0, coales
   FROM job;
 """
 
-MIGRATIONS: Final = (_V1, _V2)
+_V3: Final = """
+ALTER TABLE letter ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE letter SET bytes = length(body) + length(CAST(error AS BLOB)) + coalesce(length(CAST(traceback AS BLOB)), 0)
+  + coalesce(length(CAST(message AS BLOB)), 0) + coalesce(length(CAST(user_data AS BLOB)), 0)
+  + coalesce(length(CAST(result AS BLOB)), 0);
+CREATE INDEX letter_held ON letter (replay, bytes);
+"""
+
+MIGRATIONS: Final = (_V1, _V2, _V3)
 """Statements that lead from each schema version to the next; what was released is never changed."""
 
 _MEANINGS: Final = {
@@ -106,9 +114,9 @@ def prepare(path: Path) -> None:
     Raises:
         OSError: They can't be made, or the file can't be opened for writing.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent)
     # SQLite gives its companions (-wal, -shm) the mode of the file, so it is enough to make that one.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    make_file(path)
 
 
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from anyio import to_thread
 
+from consumer.errors import StoreUnsafeError
 from consumer.store.dead_letters import (
     NEVER_REPLAYED,
     Begun,
@@ -31,6 +32,7 @@ from consumer.store.dead_letters import (
     replayed_already,
     unknown_letter,
 )
+from consumer.store.file_access import refusal
 from consumer.store.ledger import Filter, LetterState
 from consumer.store.sqlite_file import connect, explain, marks, writing
 from consumer.store.sqlite_index import add_row, ids_of, next_id, remove_rows
@@ -160,6 +162,8 @@ class SqliteOperators:
 
     async def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def run() -> T:
+            if problem := refusal(self._path, by_owner=False):
+                raise StoreUnsafeError(problem)
             with closing(connect(self._path, create=False)) as connection:
                 try:
                     return work(connection)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from consumer.policy import Reason
-from consumer.store.clip import fit_letter, fit_record
+from consumer.store.clip import fit_letter, fit_record, letter_bytes
 from consumer.store.dead_letters import StoredJob, StoredLetter
 from consumer.store.ledger import DeadLetter, JobRecord, LetterState
 from consumer.store.sqlite_file import key_hash, marks
@@ -23,9 +23,11 @@ _LETTER_COLUMNS: Final = f"reason, error, traceback, body, dequeue_count, first_
 
 # Only column names and question marks are put into these texts.
 INSERT_JOB: Final = f"INSERT INTO job (key_hash, id, dead, holder, stored_at, {RECORD_COLUMNS}) VALUES ({marks(20)})"  # noqa: S608 - constants only
-INSERT_LETTER: Final = f"INSERT INTO letter (replay, stored_at, {_LETTER_COLUMNS}) VALUES ({marks(23)})"  # noqa: S608 - constants only
+INSERT_LETTER: Final = f"INSERT INTO letter (replay, stored_at, bytes, {_LETTER_COLUMNS}) VALUES ({marks(24)})"  # noqa: S608 - constants only
 SELECT_LETTER: Final = f"SELECT id, replay, stored_at, replayed_at, {_LETTER_COLUMNS} FROM letter"  # noqa: S608 - constants only
 SELECT_JOB: Final = f"SELECT dead, stored_at, {RECORD_COLUMNS} FROM job"  # noqa: S608 - constants only
+
+SELECT_HELD: Final = "SELECT count(*), coalesce(sum(bytes), 0) FROM letter WHERE replay <> 'replayed'"
 
 
 def job_row(record: JobRecord, *, number: int, dead: bool, holder: str, now: float) -> tuple[Any, ...]:
@@ -39,6 +41,7 @@ def letter_row(letter: DeadLetter, *, now: float) -> tuple[Any, ...]:
     return (
         LetterState.SET_ASIDE.value,
         now,
+        letter_bytes(letter),
         letter.reason.value,
         letter.error,
         letter.traceback,

@@ -21,13 +21,17 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from consumer.errors import StoreError
+from consumer.errors import StoreError, StoreUnsafeError
 from consumer.store.batch import Answer, Call, Kind, resolve, take
+from consumer.store.file_access import refusal
+from consumer.store.ledger import LettersHeld
 from consumer.store.owner import Owner
 from consumer.store.sqlite_book import Book
 from consumer.store.sqlite_file import connect, explain, prepare, spoils_connection
+from consumer.store.sqlite_rows import SELECT_HELD
 
 _READS = frozenset({Kind.CLAIM, Kind.RENEW})
+_NO_WRITES = _READS | {Kind.PRUNE, Kind.LETTERS}
 
 Carry = Callable[[sqlite3.Connection, Sequence[Call]], list[Answer]]
 
@@ -85,6 +89,8 @@ class Writer:
             self._post(_settle, self.closed, None)
 
     def _begin(self) -> None:
+        if problem := refusal(self._path, by_owner=True):
+            raise StoreUnsafeError(problem)
         try:
             prepare(self._path)
         except OSError as error:
@@ -103,8 +109,9 @@ class Writer:
             batch, waiting = take(waiting)
             reads = [call for call in batch if call.kind in _READS]
             prunes = [call for call in batch if call.kind is Kind.PRUNE]
-            writes = [call for call in batch if call.kind not in _READS and call.kind is not Kind.PRUNE]
-            shares = [(reads, self._book.read), (writes, self._book.write)]
+            counts = [call for call in batch if call.kind is Kind.LETTERS]
+            writes = [call for call in batch if call.kind not in _NO_WRITES]
+            shares = [(reads, self._book.read), (writes, self._book.write), (counts, _count_letters)]
             for calls, carry in [*shares, *(([call], self._book.write) for call in prunes)]:
                 if calls:
                     self._post(resolve, self._carry_out(carry, calls))
@@ -168,6 +175,11 @@ class Writer:
         # The loop may be closed when a process ends without closing its store; nobody waits there any more.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _count_letters(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Answer]:
+    held = LettersHeld(*connection.execute(SELECT_HELD).fetchone())
+    return [Answer(call, held) for call in calls]
 
 
 def _settle(future: Future[None], error: BaseException | None) -> None:

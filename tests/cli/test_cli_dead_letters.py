@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -127,10 +128,15 @@ def test_terminals_obey_nothing(cli: Cli, store: str) -> None:
         assert "\x1b" not in ran.out
 
 
-def test_export(cli: Cli, target: str, tmp_path: Path) -> None:
-    """Every letter is a line with its body in all readings, in a new file of its owner's alone."""
+@pytest.mark.parametrize("umask", [0, 0o777], ids=oct)
+def test_export(cli: Cli, target: str, tmp_path: Path, umask: int) -> None:
+    """Every letter is a line with its body in all readings, in a new file of its owner's alone, whatever the umask."""
     out = tmp_path / "letters.jsonl"
-    ran = cli("dead-letters", "export", "--store", target, "--out", str(out))
+    before_it = os.umask(umask)
+    try:
+        ran = cli("dead-letters", "export", "--store", target, "--out", str(out))
+    finally:
+        os.umask(before_it)
     assert (ran.code, ran.out) == (0, "")
     assert "5 exported to" in ran.err
     assert out.stat().st_mode & 0o777 == 0o600

@@ -13,6 +13,7 @@ import pytest
 from consumer.cli.manifests import Kind, text_of
 from consumer.config import PREFIX, Settings, load
 from consumer.ops.metrics import Metrics
+from consumer.store_url import parse_store_address
 
 Cli = Callable[..., Any]
 CATALOGUE: Final = {info.name: info for info in Metrics().catalogue()}
@@ -122,7 +123,7 @@ def test_the_deployment_gives_secrets_as_files(monkeypatch: pytest.MonkeyPatch, 
     assert settings.access_key_secret is not None
     assert settings.access_key_id.get_secret_value() == "ACCESS_KEY_ID"
     assert settings.access_key_secret.get_secret_value() == "ACCESS_KEY_SECRET"
-    assert settings.store == secret["mns_consumer_store"]
+    assert settings.store == parse_store_address(secret["mns_consumer_store"])
 
 
 def test_the_network_policy_lets_through_what_is_needed() -> None:

@@ -20,11 +20,13 @@ from consumer.cloud.messages import DeleteFailure, Message, Receipt
 from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery, Stage
 from consumer.engine.lease import LeaseKeeper
+from consumer.engine.letter_limit import LetterLimit
 from consumer.engine.outcome import Done, Hide, Lost, Outcome
 from consumer.engine.settle import Settler
 from consumer.engine.store_gate import StoreGate
 from consumer.errors import CloudError, Fault
-from consumer.policy import LeasePolicy
+from consumer.ops.metrics import Metrics
+from consumer.policy import LeasePolicy, LetterLimits
 from consumer.store.ledger import JobRecord
 from consumer.store.open import make_ledger
 
@@ -93,7 +95,8 @@ async def play(events: list[Event], end: Outcome, folder: str) -> tuple[Queue, D
     gate = StoreGate(ledger, lambda _: None)
     deletes = Deletes(queue=queue, name="q", observe=lambda *_: None)
     keeper = LeaseKeeper(queue=queue, name="q", ledger=ledger, gate=gate, policy=LeasePolicy(), observe=lambda _: None)
-    settler = Settler(name="jobs", queue=queue, ledger=ledger, gate=gate, deletes=deletes)
+    letters = LetterLimit(ledger, LetterLimits(), Metrics(), shared=False)
+    settler = Settler(name="jobs", queue=queue, ledger=ledger, gate=gate, letters=letters, deletes=deletes)
     held = message(queue)
     delivery = Delivery(held, held.receipt, key=KEY, claimed=True)
     await ledger.claim(KEY, 60)

@@ -343,10 +343,24 @@ def test_no_secret_in_a_repr() -> None:
         {"lanes": {"access_key_secret": "hunter2"}},
         {"lanes": [{"notify_url": A, "access_key_id": "x", "access_key_secret": ["hunter2"]}]},
         {"store": ["postgresql://u:hunter2@h/db"]},
+        {"store": "postgresql://u:hunter2@h:port/db"},
+        {"store": "mysql://u:hunter2@h/db"},
         {"endpoint": "http://u:hunter2@127.0.0.1:1"},
         {"acess_key_secret": "hunter2"},
     ],
-    ids=["key", "half", "token", "lane", "no list", "lane's key", "store", "endpoint", "misspelt"],
+    ids=[
+        "key",
+        "half",
+        "token",
+        "lane",
+        "no list",
+        "lane's key",
+        "store",
+        "store's port",
+        "store's scheme",
+        "endpoint",
+        "misspelt",
+    ],
 )
 def test_no_secret_in_an_error(flags: dict[str, Any]) -> None:
     """Whatever is wrong with a setting that may hold a secret, the error does not repeat it."""
@@ -358,11 +372,11 @@ def test_no_secret_in_an_error(flags: dict[str, Any]) -> None:
 def test_the_store_is_where_it_was_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The setting wins, then the service manager's first state folder, then the user's own."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert Path(load({}).store_target()).name == "mns-consumer.db"
-    assert Path(load({}).store_target()).is_relative_to(tmp_path)
+    assert Path(str(load({}).store_target())).name == "mns-consumer.db"
+    assert Path(str(load({}).store_target())).is_relative_to(tmp_path)
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/one:/var/lib/two")
-    assert load({}).store_target() == "/var/lib/one/mns-consumer.db"
-    assert load({"store": "postgresql://h/db"}).store_target() == "postgresql://h/db"
+    assert str(load({}).store_target()) == "/var/lib/one/mns-consumer.db"
+    assert str(load({"store": "postgresql://h/db"}).store_target()) == "postgresql://h:5432/db"
 
 
 def test_every_setting_is_described() -> None:

@@ -15,6 +15,7 @@ from consumer.errors import (
     StoreBusyError,
     StoreError,
     StoreSchemaError,
+    StoreUnsafeError,
     UsageError,
 )
 
@@ -30,6 +31,7 @@ from consumer.errors import (
         (StoreError("x"), 1),
         (StoreBusyError("x"), 75),
         (StoreSchemaError("x"), 78),
+        (StoreUnsafeError("x"), 78),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

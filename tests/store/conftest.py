@@ -12,7 +12,7 @@ from consumer.store.ledger import DeadLetter, JobRecord, Ledger
 from consumer.store.open import make_ledger, make_operators
 from consumer.store.postgres import PostgresLedger
 from tests.postgres import postgres_store
-from tests.store.postgres_rig import Proxy
+from tests.store.postgres_rig import Proxy, at
 from tests.store.records import letter, record
 
 Holder = Callable[[], Awaitable[Ledger]]
@@ -94,7 +94,7 @@ async def proxy(postgres_target: str) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def ledgers(postgres_target: str) -> AsyncIterator[list[PostgresLedger]]:
     """Four daemons that start at once on an empty schema."""
-    made = [PostgresLedger(postgres_target) for _ in range(4)]
+    made = [PostgresLedger(at(postgres_target)) for _ in range(4)]
     await asyncio.gather(*(ledger.open() for ledger in made))
     yield made
     await asyncio.gather(*(ledger.close() for ledger in made))

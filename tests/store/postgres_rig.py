@@ -8,6 +8,16 @@ from urllib.parse import urlsplit, urlunsplit
 import anyio
 import asyncpg
 
+from consumer.store_address import PostgresAddress
+from consumer.store_url import parse_store_address
+
+
+def at(dsn: str) -> PostgresAddress:
+    """A database's address, taken apart."""
+    address = parse_store_address(dsn)
+    assert isinstance(address, PostgresAddress)
+    return address
+
 
 class Proxy:
     """A TCP proxy before the database that can be cut, refuse, and fall silent."""

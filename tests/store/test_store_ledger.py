@@ -3,14 +3,16 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import anyio
 import pytest
 
 from consumer.errors import StoreError
 from consumer.policy import Reason
+from consumer.store.clip import letter_bytes
 from consumer.store.dead_letters import Operators
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord, Ledger
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord, Ledger, LettersHeld
 from consumer.store.open import make_ledger
 from tests.store.records import ended
 
@@ -328,6 +330,33 @@ async def test_pruning_takes_no_running_claim(ledger: Ledger, make_record: Make)
     await ledger.prune(older_than_s=0, limit=100)
     assert isinstance(await ledger.claim("k", 60), Elsewhere)
     assert await ledger.done(make_record("k"))
+
+
+async def test_letters_are_counted(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
+    """Dead letters count with the bytes of body and texts as stored, until they are replayed, purged or pruned."""
+    assert await ledger.letters_held() == LettersHeld(0, 0)
+    letters = [
+        make_letter("a", body=b"\xff" * 1000),
+        make_letter("b", message="\u4f60" * 10, user_data=None, result="{}"),
+        replace(make_letter("c", message=None, result=None), traceback=None, error="\u00fc" * 9000),
+    ]
+    for one in letters:
+        await ledger.claim(one.job.key, 60)
+        assert await ledger.bury(one)
+        assert await ledger.bury(one)
+    stored = await operators.list_letters(Filter(), limit=9)
+    sizes = [letter_bytes(one.letter) for one in stored]
+    assert sizes[1] == 8 + 29 - 7 + 15 + 30 + 2
+    assert sizes[2] < 2100
+    assert await ledger.letters_held() == LettersHeld(3, sum(sizes))
+    assert await operators.begin_replay(stored[0].id) is not None
+    assert await ledger.letters_held() == LettersHeld(3, sum(sizes))
+    await operators.finish_replay(stored[0].id)
+    assert await ledger.letters_held() == LettersHeld(2, sum(sizes[1:]))
+    await operators.purge(Filter(ids=(stored[1].id,)))
+    assert await ledger.letters_held() == LettersHeld(1, sizes[2])
+    await ledger.prune(older_than_s=0, limit=100, letters_older_than_s=0)
+    assert await ledger.letters_held() == LettersHeld(0, 0)
 
 
 async def test_ping(ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ import pytest
 from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord
 from consumer.store.postgres import PostgresLedger
 from consumer.store.postgres_operators import PostgresOperators
-from tests.store.postgres_rig import psql
+from tests.store.postgres_rig import at, psql
 from tests.store.records import ended
 
 MakeRecord = Callable[..., JobRecord]
@@ -44,7 +44,7 @@ async def test_a_claim_that_the_database_forgot_still_ends(
     assert await second.claim("done", 60) == ended(dead=False)
     assert await second.claim("dead", 60) == ended(dead=True)
     assert not await second.done(make_record("done"))
-    operators = PostgresOperators(postgres_target)
+    operators = PostgresOperators(at(postgres_target))
     assert {job.record.key: job.record for job in await operators.list_jobs(Filter(), limit=9)} == {
         "done": make_record("done"),
         "dead": make_letter("dead").job,

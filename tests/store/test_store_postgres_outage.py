@@ -12,7 +12,7 @@ from consumer.store import postgres_link
 from consumer.store.ledger import Claimed, Elsewhere, Filter, JobRecord
 from consumer.store.postgres import PostgresLedger
 from consumer.store.postgres_operators import PostgresOperators
-from tests.store.postgres_rig import Proxy
+from tests.store.postgres_rig import Proxy, at
 from tests.store.records import ended
 
 MakeRecord = Callable[..., JobRecord]
@@ -20,7 +20,7 @@ MakeRecord = Callable[..., JobRecord]
 
 async def test_a_connection_that_died_of_idleness(proxy: Proxy, make_record: MakeRecord) -> None:
     """Connections that are dropped while nothing happens cost no caller an error."""
-    ledger = PostgresLedger(proxy.dsn)
+    ledger = PostgresLedger(at(proxy.dsn))
     await ledger.open()
     await ledger.claim("k", 60)
     for _ in range(3):
@@ -34,8 +34,8 @@ async def test_a_connection_that_died_of_idleness(proxy: Proxy, make_record: Mak
 
 async def test_a_database_that_goes_away(proxy: Proxy, make_record: MakeRecord) -> None:
     """While it is gone each call says so at once, in one line without the password; when back, all goes on."""
-    ledger = PostgresLedger(proxy.dsn)
-    operators = PostgresOperators(proxy.dsn)
+    ledger = PostgresLedger(at(proxy.dsn))
+    operators = PostgresOperators(at(proxy.dsn))
     await ledger.open()
     for key in ("k", "f"):
         await ledger.claim(key, 60)
@@ -47,7 +47,7 @@ async def test_a_database_that_goes_away(proxy: Proxy, make_record: MakeRecord) 
             ledger.fail("f", "x"),
             ledger.ping(),
             operators.count_letters(Filter()),
-            PostgresLedger(proxy.dsn).open(),
+            PostgresLedger(at(proxy.dsn)).open(),
             return_exceptions=True,
         )
     for error in told:
@@ -71,7 +71,7 @@ async def test_a_database_that_falls_silent(
     """An answer that doesn't come is waited for so long and no longer, on old connections and on new ones."""
     for name in ("CONNECT_TIMEOUT_S", "ANSWER_TIMEOUT_S", "_CLOSE_TIMEOUT_S"):
         monkeypatch.setattr(postgres_link, name, 0.3)
-    ledger = PostgresLedger(proxy.dsn)
+    ledger = PostgresLedger(at(proxy.dsn))
     await ledger.open()
     await ledger.claim("k", 60)
     proxy.hang()
@@ -91,7 +91,7 @@ async def test_a_database_that_falls_silent(
 
 async def test_closing_while_a_call_is_under_way(proxy: Proxy, make_record: MakeRecord) -> None:
     """Closing waits for what was accepted, also when its caller is gone."""
-    ledger = PostgresLedger(proxy.dsn)
+    ledger = PostgresLedger(at(proxy.dsn))
     await ledger.open()
     await ledger.claim("k", 60)
     proxy.hang()
@@ -110,10 +110,10 @@ async def test_closing_while_a_call_is_under_way(proxy: Proxy, make_record: Make
 
 async def test_a_cancelled_operator(proxy: Proxy) -> None:
     """An operator's command that is cancelled in the middle of an answer leaves a link that still works."""
-    ledger = PostgresLedger(proxy.dsn)
+    ledger = PostgresLedger(at(proxy.dsn))
     await ledger.open()
     await ledger.close()
-    operators = PostgresOperators(proxy.dsn)
+    operators = PostgresOperators(at(proxy.dsn))
     assert await operators.count_letters(Filter()) == 0
     proxy.hang()
     with anyio.move_on_after(0.1):
@@ -128,7 +128,7 @@ async def test_a_claim_whose_answer_got_lost(
     proxy: Proxy, postgres_target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A claim that went through unheard may be claimed again by its own holder, at once, and by no other."""
-    ledger, other = PostgresLedger(proxy.dsn), PostgresLedger(postgres_target)
+    ledger, other = PostgresLedger(at(proxy.dsn)), PostgresLedger(at(postgres_target))
     await ledger.open()
     await other.open()
     assert await ledger.claim("warm", 60) == Claimed()

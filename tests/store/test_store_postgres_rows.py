@@ -11,7 +11,7 @@ from consumer.errors import StoreError
 from consumer.store import postgres, postgres_link, postgres_schema, postgres_statements
 from consumer.store.ledger import Claimed, JobRecord
 from consumer.store.postgres import PostgresLedger
-from tests.store.postgres_rig import psql, until
+from tests.store.postgres_rig import at, psql, until
 
 MakeRecord = Callable[..., JobRecord]
 
@@ -106,7 +106,7 @@ async def test_a_row_that_is_refused_fails_alone(
 
 async def test_opening_waits_for_who_changes_the_schema(postgres_target: str) -> None:
     """A daemon that starts while another brings the schema up to date waits longer than for any other lock."""
-    ledger = PostgresLedger(postgres_target)
+    ledger = PostgresLedger(at(postgres_target))
     async with psql(postgres_target) as other, other.transaction():
         await other.execute("SELECT pg_advisory_xact_lock($1)", postgres_schema._LOCK)
         opening = asyncio.ensure_future(ledger.open())

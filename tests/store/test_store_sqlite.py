@@ -7,12 +7,12 @@ import functools
 import os
 import signal
 import sqlite3
-import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,11 +22,13 @@ import pytest
 from consumer.errors import ExitCode, StoreBusyError, StoreError, StoreSchemaError
 from consumer.policy import Reason
 from consumer.store import sqlite_file
-from consumer.store.ledger import Claimed, DeadLetter, Ended, Filter, JobRecord
+from consumer.store.clip import letter_bytes
+from consumer.store.ledger import Claimed, DeadLetter, Ended, Filter, JobRecord, LettersHeld
 from consumer.store.owner import Owner
 from consumer.store.sqlite import SqliteLedger
 from consumer.store.sqlite_operators import SqliteOperators
-from tests.store.records import ended
+from consumer.store.sqlite_rows import INSERT_LETTER, SELECT_HELD, letter_row
+from tests.store.records import ended, letter
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetter]
@@ -64,22 +66,6 @@ def child(sqlite_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-
-async def test_for_the_owner_only(sqlite_path: Path, make_record: MakeRecord) -> None:
-    """All files are for their owner only, whatever the umask; so is the directory that is made."""
-    before = os.umask(0)
-    try:
-        ledger = SqliteLedger(sqlite_path)
-        await ledger.open()
-        await ledger.claim("k", 60)
-        await ledger.done(make_record("k"))
-        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in sqlite_path.parent.iterdir()}
-        assert modes == dict.fromkeys(["store.db", "store.db-wal", "store.db-shm", "store.db.lock"], 0o600)
-        assert stat.S_IMODE(sqlite_path.parent.stat().st_mode) == 0o700
-    finally:
-        os.umask(before)
-        await ledger.close()
 
 
 async def test_one_owner(sqlite_path: Path, tmp_path: Path) -> None:
@@ -282,7 +268,7 @@ async def test_a_newer_schema(sqlite_path: Path) -> None:
     with closing(sqlite3.connect(sqlite_path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     before = sqlite_path.read_bytes()
-    with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 2"):
+    with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 3"):
         await ledger.open()
     with pytest.raises(StoreSchemaError, match="99"):
         await SqliteOperators(sqlite_path).count_letters(Filter())
@@ -509,3 +495,27 @@ def test_read_only_in_plain_words(sqlite_path: Path) -> None:
         told = str(sqlite_file.explain(sqlite_path, caught.value))
     assert told.startswith(f"store {sqlite_path}: it can be read but not written; give")
     assert sqlite_file.spoils_connection(caught.value)
+
+
+async def test_letters_of_an_earlier_version_count(sqlite_path: Path) -> None:
+    """Letters that were stored before their sizes were kept count with the sizes that they have."""
+    sqlite_path.parent.mkdir(mode=0o700)
+    letters = [letter("a", message="\u4f60"), replace(letter("b", user_data=None), traceback=None)]
+    columns = INSERT_LETTER.replace(" bytes,", "").replace("VALUES (?,", "VALUES (")
+    with closing(sqlite3.connect(sqlite_path)) as connection:
+        connection.executescript(f"{sqlite_file.MIGRATIONS[0]}; PRAGMA user_version = 1")
+        for one in letters:
+            state, now, _, *rest = letter_row(one, now=1.0)
+            connection.execute(columns, (state, now, *rest))
+        connection.commit()
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    assert await ledger.letters_held() == LettersHeld(2, sum(map(letter_bytes, letters)))
+    await ledger.close()
+
+
+def test_counting_letters_reads_their_index(sqlite_path: Path) -> None:
+    """Neither bodies nor rows are read for it."""
+    with closing(sqlite_file.connect(sqlite_path, create=True)) as connection:
+        ((*_, step),) = connection.execute(f"EXPLAIN QUERY PLAN {SELECT_HELD}").fetchall()
+    assert step == "SCAN letter USING COVERING INDEX letter_held"
