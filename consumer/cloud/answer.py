@@ -1,35 +1,45 @@
-"""Read the messages in an answer, strictly where it decides something and patiently where a body is odd.
+"""Read the messages in an answer: what is essential strictly, the rest within its documented range.
 
-A body with characters that XML forbids would spoil the fifteen beside it. So where expat gives up on a
-``<Messages>`` answer, its entries are cut apart and read one by one, and only the broken ones are read field
-by field, bytes kept as they came: such a message is still delivered, decoded or set aside like any other.
+A message needs its MessageId, ReceiptHandle, MessageBody and NextVisibleTime; one without them is a problem, which the
+log names. Any other field may be missing or out of its range, and the message is handled all the same: a number that
+can't be true must neither bury a message nor keep it for ever.
 
-Elsewhere: what is XML at all (``plain_xml``), its common case at a third of the cost (``flat_xml``), what the values
-mean (``messages``), which answer is a success (``mns_call``).
+Elsewhere: the entries of an answer (``entries``), what the values mean (``messages``), which answer is a success
+(``mns_call``).
+
+Source: facts/mns.md, 2 and 3.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
-from xml.etree.ElementTree import Element
+from typing import Final, TypeAlias
 
-from consumer.cloud.flat_xml import flat_messages
-from consumer.cloud.messages import Message, Peeked, Receipt
-from consumer.cloud.plain_xml import AnswerError, fields, local_name, parse
+from consumer.cloud.entries import Entry, entries
+from consumer.cloud.messages import Message, Peeked, QueueAttributes, Receipt
 from consumer.cloud.wording import cut
+from consumer.policy import MAX_BATCH, MAX_HIDE_S, MAX_RETENTION_S, MAX_WAIT_S, MIN_HIDE_S
 
 _MS: Final = 1000.0
+_WHOLE: Final = re.compile(r"[ \t\r\n]*([+-]?[0-9]{1,18})[ \t\r\n]*")
+_MAX_DELAY_S: Final = 604_800
+_OLDEST_S: Final = MAX_RETENTION_S + _MAX_DELAY_S
+_AHEAD_S: Final = 900.0
+"""How far the server's clock may run ahead of what is taken for it (facts: mns, 1)."""
+_MAX_DEQUEUES: Final = MAX_RETENTION_S // MIN_HIDE_S
+"""A message that is received again each second of the longest retention."""
+_MIN_PRIORITY, _PRIORITY, _MAX_PRIORITY = 1, 8, 16
+_REMEMBERED: Final = 10_000
+_MIN_RETENTION_S: Final = 60
+_MAX_COUNT: Final = 1 << 53
+_LATEST_S: Final = 1 << 33
+"""The year 2242: what can be shown as a date."""
 
-_ENTRY: Final = re.compile(rb"<Message>(.*?)</Message>", re.DOTALL)
-_LIST: Final = re.compile(rb"\A\s*(?:<\?xml[^>]*\?>)?\s*<Messages(?:\s[^<>]*)?>(.*)</Messages>\s*\Z", re.DOTALL)
-_FIELD: Final = re.compile(rb"<([A-Za-z0-9]+)>([^<]*)</\1>")
-_REFERENCE: Final = re.compile(rb"&(?:#(\d{1,7})|#[xX]([0-9A-Fa-f]{1,6})|(amp|lt|gt|quot|apos));")
-_NAMED: Final = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
-_PLAIN: Final[Mapping[str, str]] = {}
+FirstSeen: TypeAlias = Callable[[str, float], float]
+"""Gives the server's time at which a MessageId was first seen; its arguments are the id and the server's time now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +55,31 @@ class Arrival:
     server_s: float
 
 
-def messages(data: bytes, arrival: Arrival) -> tuple[list[Message], list[str]]:
+class FirstSeenTimes:
+    """Remembers when messages that come without any time of their own were first seen, so that they grow older."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, float] = {}
+
+    def __call__(self, message_id: str, now_s: float) -> float:
+        """The time of the first call for this id among the last ten thousand, at most ``now_s``."""
+        first_s = self._times.setdefault(message_id, now_s)
+        if len(self._times) > _REMEMBERED:
+            del self._times[next(iter(self._times))]
+        return min(first_s, now_s)
+
+
+def messages(
+    data: bytes, arrival: Arrival, *, limit: int = MAX_BATCH, first_seen: FirstSeen | None = None
+) -> tuple[list[Message], list[str]]:
     """Read the answer of BatchReceiveMessage.
 
     Args:
         data: The answer's body.
         arrival: When it came; leases are counted from then.
+        limit: How many messages were asked for. Of more than that the rest is not read: nobody has a slot for them,
+            and they come back when their visibility ends.
+        first_seen: Asked for the age of a message that tells neither when it was sent nor when it was first received.
 
     Returns:
         The messages, and one line for each problem (see ``messages.Batch``).
@@ -60,161 +89,170 @@ def messages(data: bytes, arrival: Arrival) -> tuple[list[Message], list[str]]:
     """
     found: list[Message] = []
     problems: list[str] = []
-    for entry in _entries(data):
+    come, more = entries(data, limit)
+    for entry in come:
         try:
-            message = _message(entry, arrival)
-        except (KeyError, ValueError, OverflowError) as error:
-            problems.append(_skipped(entry, error))
+            message = _message(entry, arrival, first_seen)
+        except KeyError as error:
+            name = cut(entry.fields.get("MessageId", "unknown"), 40)
+            problems.append(f"message {name} was skipped and stays in its queue: it lacks {error.args[0]}")
         else:
             found.append(message)
-            _check_md5(entry, message.body, problems)
+            _check(entry, message, problems)
+    if more:
+        problems.append(f"{more} more messages came than the {limit} asked for; they were not read and come back later")
     return found, problems
 
 
-def peeked(data: bytes) -> list[Peeked]:
-    """Read the answer of BatchPeekMessage; an entry that lacks a field is left out.
+def peeked(data: bytes, arrival: Arrival, *, limit: int = MAX_BATCH) -> list[Peeked]:
+    """Read the answer of BatchPeekMessage; an entry without MessageId or MessageBody is left out.
 
     Raises:
         AnswerError: It is not a ``<Messages>`` answer at all.
     """
     found: list[Peeked] = []
-    for entry in _entries(data):
+    for entry in entries(data, limit)[0]:
         try:
-            found.append(_peeked(entry))
-        except (KeyError, ValueError, OverflowError):
+            found.append(_peeked(entry, arrival))
+        except KeyError:
             continue
     return found
 
 
-@dataclass(slots=True)
-class _Entry:
-    """One ``<Message>``: its fields, the body apart since it may not be text."""
-
-    fields: Mapping[str, str]
-    body: bytes | None
-    user_properties: Mapping[str, str]
-    system_properties: Mapping[str, str]
+def whole(text: str | None) -> int | None:
+    """A whole number of at most 18 ASCII digits; ``None`` for anything else."""
+    found = None if text is None else _WHOLE.fullmatch(text)
+    return None if found is None else int(found[1])
 
 
-def _entries(data: bytes) -> Iterator[_Entry]:
-    if (flat := flat_messages(data)) is not None:
-        for found in flat:
-            body = found.get("MessageBody")
-            yield _Entry(found, None if body is None else body.encode("ascii"), _PLAIN, _PLAIN)
-        return
-    try:
-        root = parse(data)
-    except AnswerError:
-        whole = _LIST.match(data) if b"<!" not in data else None
-        if whole is None:
-            raise
-        yield from map(_entry_alone, _ENTRY.findall(whole[1]))
-        return
-    if local_name(root) != "Messages":
-        raise AnswerError(f"expected <Messages>, came <{cut(local_name(root), 40)}>")
-    for child in root:
-        yield _entry(child)
+def within(text: str | None, low: int, high: int, default: int) -> int:
+    """A whole number, moved into its range; the default where it is missing or no number."""
+    number = whole(text)
+    return default if number is None else max(low, min(high, number))
 
 
-def _entry(element: Element) -> _Entry:
-    # One namespace holds for the whole answer, so what its own tag has of it is cut from each child's.
-    start = element.tag.rfind("}") + 1
-    found = {child.tag[start:]: child.text or "" for child in element}
-    user = system = _PLAIN
-    if "UserProperties" in found or "SystemProperties" in found:
-        for child in element:
-            name = child.tag[start:]
-            if name == "UserProperties":
-                user = _properties(child)
-            elif name == "SystemProperties":
-                system = _properties(child)
-    body = found.get("MessageBody")
-    return _Entry(found, None if body is None else body.encode(), user, system)
-
-
-def _properties(element: Element) -> dict[str, str]:
-    pairs = (fields(value) for value in element)
-    return {pair["Name"]: pair.get("Value", "") for pair in pairs if "Name" in pair}
-
-
-def _entry_alone(inner: bytes) -> _Entry:
-    try:
-        return _entry(parse(b"<Message>" + inner + b"</Message>"))
-    except AnswerError:
-        # Properties hold further elements, which the pattern of a field can't cross: they stay out.
-        raw = {name.decode(): _unescaped(value) for name, value in _FIELD.findall(inner)}
-        body = raw.get("MessageBody")
-        return _Entry({n: v.decode(errors="replace") for n, v in raw.items()}, body, _PLAIN, _PLAIN)
-
-
-def _unescaped(value: bytes) -> bytes:
-    return _REFERENCE.sub(_referred, value) if b"&" in value else value
-
-
-def _referred(match: re.Match[bytes]) -> bytes:
-    decimal, hexadecimal, name = match.groups()
-    if name is not None:
-        return _NAMED[name]
-    number = int(decimal) if decimal is not None else int(hexadecimal, 16)
-    try:
-        return chr(number).encode()
-    except (ValueError, UnicodeEncodeError):  # no such character, or half of a pair: kept as written
-        return match[0]
-
-
-def _body(entry: _Entry) -> bytes:
-    if entry.body is None:
-        raise KeyError("MessageBody")
-    return entry.body
-
-
-def _message(entry: _Entry, arrival: Arrival) -> Message:
-    found = entry.fields
-    return Message(
-        message_id=_filled(found, "MessageId"),
-        body=_body(entry),
-        receipt=receipt(found, arrival),
-        enqueued_at=int(found["EnqueueTime"]) / _MS,
-        first_dequeued_at=int(found["FirstDequeueTime"]) / _MS,
-        dequeue_count=int(found["DequeueCount"]),
-        priority=int(found["Priority"]),
-        group_id=found.get("MessageGroupId") or None,
-        user_properties=entry.user_properties,
-        system_properties=entry.system_properties,
-    )
-
-
-def _peeked(entry: _Entry) -> Peeked:
-    found = entry.fields
-    enqueued_at = int(found["EnqueueTime"]) / _MS
-    return Peeked(
-        message_id=_filled(found, "MessageId"),
-        body=_body(entry),
-        enqueued_at=enqueued_at,
-        first_dequeued_at=int(found.get("FirstDequeueTime") or found["EnqueueTime"]) / _MS,
-        dequeue_count=int(found["DequeueCount"]),
-        priority=int(found["Priority"]),
-        group_id=found.get("MessageGroupId") or None,
-        user_properties=entry.user_properties,
-        system_properties=entry.system_properties,
-    )
-
-
-def receipt(found: Mapping[str, str], arrival: Arrival) -> Receipt:
+def receipt(
+    found: Mapping[str, str], arrival: Arrival, *, longest_s: float = MAX_HIDE_S, unknown_s: float = 0.0
+) -> Receipt:
     """The receipt that an answer gives.
 
     Args:
         found: The fields of the entry.
         arrival: When the answer came.
+        longest_s: The longest that the message can be hidden from now on.
+        unknown_s: How long the lease is taken to last where NextVisibleTime is no time to come.
 
     Raises:
         KeyError: ReceiptHandle or NextVisibleTime is missing.
-        ValueError: NextVisibleTime is no number.
 
     Source: facts/mns.md, 3: a handle lives until NextVisibleTime. Date is cut to whole seconds, hence the 1 s.
     """
-    left_s = int(found["NextVisibleTime"]) / _MS - arrival.server_s - 1.0
-    return Receipt(_filled(found, "ReceiptHandle"), arrival.monotonic + left_s)
+    visible_ms = whole(_filled(found, "NextVisibleTime"))
+    left_s = 0.0 if visible_ms is None else visible_ms / _MS - arrival.server_s - 1.0
+    if left_s <= 0:
+        left_s = unknown_s
+    return Receipt(_filled(found, "ReceiptHandle"), arrival.monotonic + min(left_s, longest_s))
+
+
+def attributes(found: Mapping[str, str], body: bytes) -> QueueAttributes:
+    """Read a queue's attributes, each moved into its documented range.
+
+    Args:
+        found: The text of each field of the answer.
+        body: The answer itself, for the one that is more than text.
+
+    Raises:
+        KeyError: One is missing.
+        ValueError: One is no number.
+    """
+    return QueueAttributes(
+        name=found["QueueName"],
+        visibility_timeout_s=_number(found, "VisibilityTimeout", MIN_HIDE_S, MAX_HIDE_S),
+        retention_s=_number(found, "MessageRetentionPeriod", _MIN_RETENTION_S, MAX_RETENTION_S),
+        polling_wait_s=_number(found, "PollingWaitSeconds", 0, MAX_WAIT_S),
+        delay_s=_number(found, "DelaySeconds", 0, _MAX_DELAY_S),
+        max_message_bytes=_number(found, "MaximumMessageSize", 0, _MAX_COUNT),
+        active_messages=_count(found.get("ActiveMessages")),
+        inactive_messages=_count(found.get("InactiveMessages")),
+        delayed_messages=_count(found.get("DelayMessages")),
+        created_at=_number(found, "CreateTime", 0, _LATEST_S),
+        modified_at=_number(found, "LastModifyTime", 0, _LATEST_S),
+        dlq_policy=_dlq_policy(body),
+    )
+
+
+def _dlq_policy(body: bytes) -> str | None:
+    """The DlqPolicy as text, whatever its form: only the control plane is documented to show it."""
+    for child in parse(body):
+        if local_name(child) == "DlqPolicy":
+            parts = [f"{local_name(part)}={part.text or ''}" for part in child]
+            return cut(" ".join(parts) or child.text or "") or None
+    return None
+
+
+def _message(entry: Entry, arrival: Arrival, first_seen: FirstSeen | None) -> Message:
+    found = entry.fields
+    message_id = _filled(found, "MessageId")
+    enqueued_at, first_dequeued_at = _times(found, arrival.server_s, message_id, first_seen)
+    return Message(
+        message_id=message_id,
+        body=_body(entry),
+        receipt=receipt(found, arrival),
+        enqueued_at=enqueued_at,
+        first_dequeued_at=first_dequeued_at,
+        dequeue_count=within(found.get("DequeueCount"), 1, _MAX_DEQUEUES, 1),
+        priority=within(found.get("Priority"), _MIN_PRIORITY, _MAX_PRIORITY, _PRIORITY),
+        group_id=found.get("MessageGroupId") or None,
+        user_properties=entry.user_properties,
+        system_properties=entry.system_properties,
+    )
+
+
+def _peeked(entry: Entry, arrival: Arrival) -> Peeked:
+    found = entry.fields
+    message_id = _filled(found, "MessageId")
+    enqueued_at, first_dequeued_at = _times(found, arrival.server_s, message_id, None)
+    return Peeked(
+        message_id=message_id,
+        body=_body(entry),
+        enqueued_at=enqueued_at,
+        first_dequeued_at=first_dequeued_at,
+        dequeue_count=within(found.get("DequeueCount"), 0, _MAX_DEQUEUES, 0),
+        priority=within(found.get("Priority"), _MIN_PRIORITY, _MAX_PRIORITY, _PRIORITY),
+        group_id=found.get("MessageGroupId") or None,
+        user_properties=entry.user_properties,
+        system_properties=entry.system_properties,
+    )
+
+
+def _times(
+    found: Mapping[str, str], now_s: float, message_id: str, first_seen: FirstSeen | None
+) -> tuple[float, float]:
+    """When a message was sent and when it was first received, by the server's clock and never later than now.
+
+    A time that no message can have counts as missing. Moving it to the nearest possible one would make the message
+    as old as any can be, and bury it at its first failure.
+    """
+    sent = _time(found.get("EnqueueTime"), now_s)
+    received = _time(found.get("FirstDequeueTime"), now_s)
+    if sent is None:
+        sent = received
+    if sent is None:
+        sent = now_s if first_seen is None else first_seen(message_id, now_s)
+    return sent, sent if received is None else max(sent, received)
+
+
+def _time(text: str | None, now_s: float) -> float | None:
+    number = whole(text)
+    if number is None or not now_s - _OLDEST_S <= number / _MS <= now_s + _AHEAD_S:
+        return None
+    return min(number / _MS, now_s)
+
+
+def _body(entry: Entry) -> bytes:
+    if entry.body is None:
+        raise KeyError("MessageBody")
+    return entry.body
 
 
 def _filled(found: Mapping[str, str], name: str) -> str:
@@ -223,17 +261,25 @@ def _filled(found: Mapping[str, str], name: str) -> str:
     return found[name]
 
 
-def _skipped(entry: _Entry, error: Exception) -> str:
-    what = (
-        f"it lacks {error.args[0]}"
-        if isinstance(error, KeyError)
-        else f"a time or count is no number ({cut(str(error), 80)})"
-    )
-    name = cut(entry.fields.get("MessageId", "unknown"), 40)
-    return f"message {name} was skipped and stays in its queue: {what}"
-
-
-def _check_md5(entry: _Entry, body: bytes, problems: list[str]) -> None:
+def _check(entry: Entry, message: Message, problems: list[str]) -> None:
+    """Name what is odd about a message that is handled all the same."""
     expected = entry.fields.get("MessageBodyMD5")
-    if expected and hashlib.md5(body, usedforsecurity=False).hexdigest() != expected.lower():
-        problems.append(f"message {cut(entry.fields['MessageId'], 40)}: its body is not what MessageBodyMD5 says")
+    if expected and hashlib.md5(message.body, usedforsecurity=False).hexdigest() != expected.lower():
+        problems.append(f"message {cut(message.message_id, 40)}: its body is not what MessageBodyMD5 says")
+    if whole(entry.fields["NextVisibleTime"]) is None:
+        shown = cut(entry.fields["NextVisibleTime"], 40)
+        problems.append(
+            f"message {cut(message.message_id, 40)}: NextVisibleTime {shown} is no time; its lease is renewed at once"
+        )
+
+
+def _number(found: Mapping[str, str], name: str, low: int, high: int) -> int:
+    number = whole(found[name])
+    if number is None:
+        raise ValueError(f"{name} is {cut(found[name], 40)!r}")
+    return max(low, min(high, number))
+
+
+def _count(text: str | None) -> int | None:
+    number = whole(text)
+    return None if number is None else max(0, min(_MAX_COUNT, number))

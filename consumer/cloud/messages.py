@@ -83,9 +83,9 @@ class Batch:
             for means: poll less (facts: mns, 3).
         server_offset_s: The server's clock minus ours. The Date header is whole seconds, so a difference
             within that is 0; anything else is good to half a second.
-        problems: One line for each oddity: an entry that was skipped because a field is missing (it stays
-            in its queue), a body that is not what its MD5 says (it is among the messages all the same,
-            for skipped it would silently come back until its retention ends).
+        problems: One line for each oddity: an entry that was skipped because an essential field is missing (it stays
+            in its queue), a body that is not what its MD5 says (it is among the messages all the same, for skipped
+            it would silently come back until its retention ends), and one for all messages beyond those asked for.
     """
 
     messages: Sequence[Message]

@@ -8,7 +8,7 @@ Source: facts/mns.md, 1, 2 and 6.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,15 +17,16 @@ from consumer.cloud.credentials import CredentialsSource
 from consumer.cloud.exchange import Exchange, Observe
 from consumer.cloud.faults import mns_fault
 from consumer.cloud.mns_signature import MnsSigner
-from consumer.cloud.plain_xml import AnswerError, root_fields
+from consumer.cloud.plain_xml import AnswerError, has_root, root_fields
 from consumer.cloud.pool import Answer, Call, Pool
 from consumer.cloud.wording import cut, describe
 from consumer.errors import CloudError, Fault
 
 NO_CONTENT: Final = 204
-NOT_FOUND: Final = 404
-_REDIRECT, _REFUSED, _THROTTLED, _FAILED = 300, 400, 429, 500
+REFUSED: Final = 400
+_REDIRECT, _REFUSED, _THROTTLED, _FAILED = 300, REFUSED, 429, 500
 _REQUEST_ID: Final = "x-mns-request-id"
+_VERSION: Final = "x-mns-version"
 _HTTP_PREFIX: Final = "Http"
 
 
@@ -104,35 +105,53 @@ class MnsCall(Exchange):
             )
         )
 
-    def demand(self, answer: Answer, status: int) -> None:
-        """Insist on a success.
+    def demand(self, answer: Answer, status: int, root: str = "") -> None:
+        """Raise unless the answer is MNS's own success.
 
         Args:
             answer: What came.
             status: The only status that is this operation's success.
+            root: The root element of its body; ``""`` for an operation that answers without one.
 
         Raises:
             CloudError: By the service's code; ``Fault.UNREADABLE`` when it is no answer of the service.
         """
-        if answer.status != status or not self.is_mns(answer):
+        if answer.status != status or not self.is_mns(answer, root):
             raise self.refusal(answer, f"status {status}")
 
     @staticmethod
-    def is_mns(answer: Answer) -> bool:
-        """Whether the answer carries the request id that MNS puts on every one."""
-        return bool(answer.headers.get(_REQUEST_ID))
+    def is_mns(answer: Answer, root: str = "") -> bool:
+        """Whether a success is signed as MNS's: by its request id or, as good, by the body's root in its namespace.
+
+        Where there is no body, MNS's other header will do.
+        """
+        if answer.headers.get(_REQUEST_ID):
+            return True
+        return has_root(answer.body, root) if root else bool(answer.headers.get(_VERSION))
+
+    def error(self, answer: Answer) -> Mapping[str, str]:
+        """The fields of an ``<Error>`` that is MNS's own: signed by its request id, in the header or in itself.
+
+        No answer of MNS that was captured shows the header on a refusal, and the vendor's newest gateway reads the
+        body's RequestId (facts: mns, 2). Empty for anything else.
+        """
+        if answer.status < _REFUSED:
+            return {}
+        try:
+            error = root_fields(answer.body, "Error")
+        except AnswerError:
+            return {}
+        signed = answer.headers.get(_REQUEST_ID) or error.get("RequestId")
+        return error if error.get("Code") and signed else {}
 
     def refusal(self, answer: Answer, expected: str) -> CloudError:
         """The error that an answer stands for which is not the expected success."""
         status = answer.status
-        try:
-            error = root_fields(answer.body, "Error") if status >= _REFUSED else {}
-        except AnswerError:
-            error = {}
+        error = self.error(answer)
         code = cut(error.get("Code", ""), 60)
         # A front end's 5xx and 429 need no more words than that; anything else must be signed by its id.
         front_end = status >= _FAILED or status == _THROTTLED
-        if not front_end and not (code and self.is_mns(answer)):
+        if not front_end and not code:
             return self.unreadable(answer, _foreign(answer, expected))
         return self.failure(
             mns_fault(code, status),
@@ -148,12 +167,7 @@ class MnsCall(Exchange):
 
     def error_code(self, answer: Answer) -> str:
         """The code of a refusal that MNS itself sent; ``""`` for anything else."""
-        if answer.status < _REFUSED or not self.is_mns(answer):
-            return ""
-        try:
-            return root_fields(answer.body, "Error").get("Code", "")
-        except AnswerError:
-            return ""
+        return self.error(answer).get("Code", "")
 
     def fields(self, answer: Answer, root: str) -> dict[str, str]:
         """The fields of an answer whose root must be ``root``.
@@ -173,7 +187,7 @@ def _request_id(answer: Answer) -> str | None:
 
 def _foreign(answer: Answer, expected: str) -> str:
     """Say what came instead of an answer of MNS."""
-    expected = f"expected {expected} and the header {_REQUEST_ID}"
+    expected = f"expected {expected} and the header {_REQUEST_ID} or MNS's own XML"
     if _REDIRECT <= answer.status < _REFUSED:
         host = _host(answer.headers.get("Location", ""))
         return f"{expected}, came a redirect{host}; it was not followed: is the endpoint right?"

@@ -2,7 +2,8 @@
 
 Elsewhere: asking for the delete (``mns``), what becomes of a failure (``engine.deletes``).
 
-Source: facts/mns.md, 2 (BatchDeleteMessage): of a 404 with ``<Errors>``, what is not named was deleted.
+Source: facts/mns.md, 2 (BatchDeleteMessage): of an ``<Errors>``, what is not named was deleted. The page shows it under
+404; the vendor's SDKs read it under any status but 204. Under 2xx and 3xx it is no success and no list either.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def handles_xml(handles: Sequence[str]) -> bytes:
 
 
 def failures(call: MnsCall, answer: Answer, handles: Sequence[str]) -> Sequence[DeleteFailure]:
-    """What a 404 says of each handle; a handle that it does not name was deleted.
+    """What a refusal, of whatever status, says of each handle; a handle that it does not name was deleted.
+
+    A list that names handles of ours is MNS's, with or without its request id: nobody else knows them.
 
     Raises:
         CloudError: It is no list of handles that we gave. Then one of ours failed without being named, and
@@ -44,16 +47,17 @@ def failures(call: MnsCall, answer: Answer, handles: Sequence[str]) -> Sequence[
         if error.fault is Fault.GONE and len(handles) == 1:
             return (_failure(handles[0], error.code, error.detail),)
         raise error
-    # Without a request id, or with another root, this is no answer of MNS.
     try:
         named = _named(answer.body)
     except AnswerError:
         named = ()
-    if not named or not call.is_mns(answer):
+    if not named:
         raise call.refusal(answer, f"status {NO_CONTENT}, or a list of errors")
     if any(error.get("ReceiptHandle") not in handles for error in named):
         raise call.unreadable(answer, "expected errors for handles that were given, came one for another")
-    return [_failure(error["ReceiptHandle"], *_told(error)) for error in named]
+    # Of two errors for one handle the first counts.
+    by_handle = {error["ReceiptHandle"]: error for error in reversed(named)}
+    return [_failure(handle, *_told(by_handle[handle])) for handle in handles if handle in by_handle]
 
 
 def _told(error: Mapping[str, str]) -> tuple[str, str]:

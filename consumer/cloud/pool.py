@@ -2,7 +2,8 @@
 
 One pool of keep-alive connections for a lane. What it never does: send a request twice (a receive sent
 again strands messages, a hide sent again kills the newest receipt), follow a redirect, keep a cookie, ask a
-proxy that the environment names, unpack compression, read more than a limit, wait without an end.
+proxy that the environment names, unpack compression, read more than a limit, wait without an end, take what came
+unasked for an answer (``connections``).
 Being cancelled from outside passes through untouched.
 
 Elsewhere: what is asked and signed (``mns``, ``mps``), what an answer means (``answer``, ``faults``).
@@ -14,8 +15,6 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -24,6 +23,8 @@ import aiohttp
 from yarl import URL
 
 from consumer.cloud.answer import Arrival
+from consumer.cloud.connections import Connector
+from consumer.cloud.server_clock import ServerClock
 from consumer.cloud.wording import cut
 from consumer.errors import CloudError, Fault, SettingsError
 
@@ -32,7 +33,6 @@ CONNECT_S: Final = 5.0
 
 # No Accept-Encoding of aiohttp's own: a compressed answer could unpack to any size.
 _OURS_ONLY: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
-_DATE_COARSE_S: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class Answer:
         headers: Names compare in any case.
         body: The whole body.
         elapsed_s: From sending to the body's end.
-        arrival: When it came, by both clocks. Without a readable Date header the server's clock is taken to
-            be ours.
+        arrival: When it came, by both clocks. Without a Date header that can be believed the server's clock is
+            taken to be ours.
         server_offset_s: The server's clock minus ours; 0 within what the Date header can tell.
     """
 
@@ -89,6 +89,7 @@ class Pool:
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
+        self._clock = ServerClock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,10 +124,16 @@ class Pool:
                 if call.on_head is not None:
                     call.on_head()
                 body = await _read(response, call)
-                return _answer(response, body, began)
+                return self._answer(response, body, began, call)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # ValueError: aiohttp's own for a URL or header that can't be sent, and for garbage in a head.
             raise _failure(call, error) from None
+
+    def _answer(self, response: aiohttp.ClientResponse, body: bytes, began: float, call: Call) -> Answer:
+        now, wall_s = time.monotonic(), time.time()
+        server_s, offset_s = self._clock.read(response.headers.get("Date", ""), wall_s, call.target)
+        arrival = Arrival(monotonic=now, server_s=server_s)
+        return Answer(response.status, response.headers, body, now - began, arrival, offset_s)
 
 
 def open_pool(*, ca_file: Path | None = None, keepalive_s: float = 15.0) -> Pool:
@@ -143,8 +150,7 @@ def open_pool(*, ca_file: Path | None = None, keepalive_s: float = 15.0) -> Pool
     # True is aiohttp's ready-made context: certificates and host names verified, system authorities.
     verify: ssl.SSLContext | bool = True if ca_file is None else _trusting(ca_file)
     session = aiohttp.ClientSession(
-        # No limit: the lane's slots bound what is under way, and a call that waits here would lose its lease.
-        connector=aiohttp.TCPConnector(ssl=verify, limit=0, keepalive_timeout=keepalive_s),
+        connector=Connector(verify=verify, keepalive_s=keepalive_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=_OURS_ONLY,
         headers={"Accept-Encoding": "identity"},
@@ -187,24 +193,6 @@ async def _read(response: aiohttp.ClientResponse, call: Call) -> bytes:
         detail=f"expected at most {call.limit_bytes} bytes, more came; the rest was not read",
         status=response.status,
     )
-
-
-def _answer(response: aiohttp.ClientResponse, body: bytes, began: float) -> Answer:
-    now, wall_s = time.monotonic(), time.time()
-    date_s = _date(response.headers.get("Date", ""))
-    raw_s = 0.0 if date_s is None else date_s - wall_s
-    # Date is cut to whole seconds: a clock that agrees with ours looks up to a second behind.
-    offset_s = 0.0 if -_DATE_COARSE_S <= raw_s <= _DATE_COARSE_S - 1 else raw_s + 0.5
-    arrival = Arrival(monotonic=now, server_s=wall_s if date_s is None else date_s)
-    return Answer(response.status, response.headers, body, now - began, arrival, offset_s)
-
-
-@lru_cache(maxsize=8)
-def _date(text: str) -> float | None:
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 def _failure(call: Call, error: Exception) -> CloudError:

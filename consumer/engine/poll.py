@@ -5,7 +5,9 @@ others join, up to a limit; each leaves at its first answer that is not full. So
 request every 30 s, and a full one is emptied as fast as slots get free.
 
 An "empty" that comes much sooner than asked means that the service sheds polls: then fewer join and the one that
-stays pauses. A fault is paced and told by ``engine.pacing``; nothing here ever spins.
+stays pauses. An answer of nothing but messages that can't be read is neither empty nor shed: it pauses like a fault,
+since those messages come back at once where nothing hides them. A fault is paced and told by ``engine.pacing``; nothing
+here ever spins.
 
 Elsewhere: what happens to a message (``engine.process``), the call itself (``cloud.mns``).
 """
@@ -24,7 +26,7 @@ from consumer.cloud.messages import Batch
 from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane
 from consumer.engine.pacing import Outage, pause_s
-from consumer.errors import CloudError
+from consumer.errors import CloudError, Fault
 from consumer.ops.words import PollResult
 from consumer.policy import MAX_BATCH
 from consumer.progress import Wait
@@ -73,6 +75,7 @@ class Poller:
         self._joined = 0
         self._most_joined = lane.rules.settings.max_polls - 1
         self._sheds = 0
+        self._unreadable = 0
         self._failed_joins = 0
         self._join_at = 0.0
         self._stopped = anyio.Event()
@@ -98,7 +101,9 @@ class Poller:
                 elif batch.messages:
                     # The queue is empty now, so there is time: asking again at once would hold up what has just come.
                     await anyio.sleep(_FIRST_HOPS_S)
-                if self._was_shed(batch, wait_s):
+                if self._was_unreadable(batch):
+                    await self._pause(pause_s(self._unreadable))
+                elif self._was_shed(batch, wait_s):
                     await self._pause_for_shed()
                 wait_s = self._lane.rules.settings.wait_s
 
@@ -203,6 +208,11 @@ class Poller:
         lane.metrics.last_poll.set_to_current_time()
         for problem in batch.problems:
             log.warning("odd message in an answer", queue=lane.url.queue, problem=problem)
+        if self._was_unreadable(batch):
+            self._unreadable += 1
+            lane.metrics.polls[Fault.UNREADABLE].inc()
+            return
+        self._unreadable = 0
         if batch.messages:
             self._sheds = 0
             self._most_joined = lane.rules.settings.max_polls - 1
@@ -211,6 +221,10 @@ class Poller:
         else:
             word = PollResult.SHED if self._was_shed(batch, wait_s) else PollResult.EMPTY
             lane.metrics.polls[word].inc()
+
+    @staticmethod
+    def _was_unreadable(batch: Batch) -> bool:
+        return bool(batch.problems) and not batch.messages
 
     def _was_shed(self, batch: Batch, wait_s: int) -> bool:
         return not batch.messages and wait_s > 0 and batch.elapsed_s < wait_s * _EARLY

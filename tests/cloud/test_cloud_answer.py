@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.cloud.answer import Arrival, messages, peeked
+from consumer.cloud.answer import Arrival, FirstSeenTimes, messages, peeked
 from consumer.cloud.messages import Message
 from consumer.cloud.plain_xml import AnswerError, parse
 from consumer.cloud.wording import cut, describe
@@ -82,10 +82,8 @@ def test_an_odd_body_is_delivered_and_fails_no_other(body: bytes, expected: byte
     assert [message.body for message in found] == [b"hello", expected, b"hello"]
 
 
-@pytest.mark.parametrize(
-    "name", ["MessageId", "MessageBody", "ReceiptHandle", "EnqueueTime", "NextVisibleTime", "DequeueCount"]
-)
-def test_an_entry_that_lacks_a_field_is_skipped_with_a_word(name: str) -> None:
+@pytest.mark.parametrize("name", ["MessageId", "MessageBody", "ReceiptHandle", "NextVisibleTime"])
+def test_an_entry_that_lacks_what_is_essential_is_skipped_with_a_word(name: str) -> None:
     """A broken entry is named among the problems, and its neighbour is delivered."""
     found, (problem,) = read(entry(leave_out=name), entry())
     assert len(found) == 1
@@ -93,11 +91,135 @@ def test_an_entry_that_lacks_a_field_is_skipped_with_a_word(name: str) -> None:
     assert "stays in its queue" in problem
 
 
-@pytest.mark.parametrize("value", [b"soon", b"", b"9" * 400, b"1e5"])
-def test_a_time_that_is_no_time_is_a_problem(value: bytes) -> None:
-    """A NextVisibleTime that is no number, or beyond any clock, skips its entry only."""
-    found, problems = read(entry(NextVisibleTime=value), entry())
-    assert (len(found), len(problems)) == (1, 1)
+@pytest.mark.parametrize(
+    ("name", "read", "default"),
+    [
+        ("Priority", lambda message: message.priority, 8),
+        ("FirstDequeueTime", lambda message: message.first_dequeued_at, 1_699_999_990.0),
+        ("DequeueCount", lambda message: message.dequeue_count, 1),
+        ("EnqueueTime", lambda message: message.enqueued_at, 1_699_999_999.0),
+    ],
+)
+@pytest.mark.parametrize("value", [None, b"", b"soon", b"1e400", b"\xd9\xa7", b"7" * 5000, b"0x10", b"1.5", b"--1"])
+def test_what_is_not_essential_has_a_default(
+    name: str, read: Callable[[Message], float], default: float, value: bytes | None
+) -> None:
+    """Without one of them, or with something that is no number in it, a message is handled with the default."""
+    written = entry(leave_out=name) if value is None else entry(**{name: value})
+    (message,), problems = messages(document(written), ARRIVAL)
+    assert read(message) == default
+    assert problems == []
+
+
+def test_a_message_with_nothing_but_what_is_essential() -> None:
+    """Four fields are enough; the times are then those of the answer."""
+    four = b"".join(
+        b"<%s>%s</%s>" % (name, value, name)
+        for name, value in {
+            b"MessageId": b"A",
+            b"ReceiptHandle": b"h",
+            b"MessageBody": b"b",
+            b"NextVisibleTime": b"1700000030000",
+        }.items()
+    )
+    (message,), problems = messages(document(b"<Message>" + four + b"</Message>"), ARRIVAL)
+    assert (message.enqueued_at, message.first_dequeued_at) == (ARRIVAL.server_s, ARRIVAL.server_s)
+    assert (message.dequeue_count, message.priority, problems) == (1, 8, [])
+
+
+def test_a_message_without_any_time_grows_older_all_the_same() -> None:
+    """One that tells neither when it was sent nor when it was first received has the age since it was first seen."""
+    seen, timeless = FirstSeenTimes(), entry(EnqueueTime=b"", FirstDequeueTime=b"")
+    later = Arrival(monotonic=200.0, server_s=ARRIVAL.server_s + 100)
+    for arrival in (ARRIVAL, later):
+        (message,), _ = messages(document(timeless), arrival, first_seen=seen)
+        assert message.enqueued_at == ARRIVAL.server_s
+    for number in range(10_001):
+        seen(str(number), later.server_s)
+    assert seen("A" * 32, later.server_s) == later.server_s
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "value", "expected"),
+    [
+        ("EnqueueTime", lambda m: m.enqueued_at, b"1700000005000", ARRIVAL.server_s),
+        ("EnqueueTime", lambda m: m.enqueued_at, b"2100000000000", 1_699_999_999.0),
+        ("EnqueueTime", lambda m: m.enqueued_at, b"0", 1_699_999_999.0),
+        ("EnqueueTime", lambda m: m.enqueued_at, b"-1", 1_699_999_999.0),
+        ("EnqueueTime", lambda m: m.enqueued_at, b"1698790401000", 1_698_790_401.0),
+        ("EnqueueTime", lambda m: m.enqueued_at, b"1698790399000", 1_699_999_999.0),
+        ("FirstDequeueTime", lambda m: m.first_dequeued_at, b"1699999980000", 1_699_999_990.0),
+        ("FirstDequeueTime", lambda m: m.first_dequeued_at, b"9" * 18, 1_699_999_990.0),
+        ("DequeueCount", lambda m: m.dequeue_count, b"0", 1),
+        ("DequeueCount", lambda m: m.dequeue_count, b"-5", 1),
+        ("DequeueCount", lambda m: m.dequeue_count, str(2**53).encode(), 604_800),
+        ("DequeueCount", lambda m: m.dequeue_count, str(2**63).encode(), 1),
+        ("Priority", lambda m: m.priority, b"0", 1),
+        ("Priority", lambda m: m.priority, b"99", 16),
+        ("NextVisibleTime", lambda m: m.receipt.expires_at, b"9" * 17, 100.0 + 43_200),
+        ("NextVisibleTime", lambda m: m.receipt.expires_at, b"1699990000000", 100.0),
+        ("NextVisibleTime", lambda m: m.receipt.expires_at, b"-9", 100.0),
+    ],
+)
+def test_a_number_that_can_not_be_true_is_not_believed(
+    name: str, read: Callable[[Message], float], value: bytes, expected: float
+) -> None:
+    """Counts and leases end at the documented limits; a time that no message can have counts as missing."""
+    (message,), problems = messages(document(entry(**{name: value})), ARRIVAL)
+    assert read(message) == expected
+    assert problems == []
+
+
+@pytest.mark.parametrize("value", [b"soon", b"9" * 400, b"1e5", b"1e400", b"\xd9\xa7", b"7" * 5000])
+def test_a_lease_that_is_no_time_has_ended(value: bytes) -> None:
+    """A NextVisibleTime that is no number is told, and the message is handled with a lease to be renewed at once."""
+    found, (problem,) = read(entry(NextVisibleTime=value), entry())
+    assert [message.receipt.expires_at for message in found] == [100.0, 129.0]
+    assert "is no time" in problem
+
+
+def test_more_messages_than_asked_for_are_cut_off_in_one_line() -> None:
+    """What nobody has a slot for is not read, however it is written, and told with its number."""
+    for odd in (b"hello", b"<![CDATA[a]]>", b"\x0b"):
+        found, problems = messages(document(*[entry(odd, MessageBodyMD5=b"")] * 40), ARRIVAL, limit=3)
+        assert len(found) == 3
+        assert problems == ["37 more messages came than the 3 asked for; they were not read and come back later"]
+        assert len(peeked(document(*[entry(odd)] * 40), ARRIVAL, limit=3)) == 3
+
+
+def test_a_crowd_of_broken_entries_makes_few_lines() -> None:
+    """Two hundred thousand entries that are none give a line for each that was asked for, and one for the rest."""
+    found, problems = messages(b"<Messages>" + b"<a/>" * 200_000 + b"</Messages>", ARRIVAL, limit=16)
+    assert (len(found), len(problems)) == (0, 17)
+    assert problems[-1].startswith("199984 more messages")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(b"<![CDATA[]]>", b"", id="empty"),
+        pytest.param(b"<![CDATA[<a>&amp;]]>", b"<a>&amp;", id="markup"),
+        pytest.param(b"a&lt;<![CDATA[&lt;]]>b<![CDATA[c]]>", b"a<&lt;bc", id="mixed"),
+        pytest.param(b"<![CDATA[]]]]><![CDATA[>]]>", b"]]>", id="its own end"),
+        pytest.param(b"<![CDATA[<!DOCTYPE a><!-- b --><?c d?>]]>", b"<!DOCTYPE a><!-- b --><?c d?>", id="declarations"),
+        pytest.param(b"<![CDATA[a\x0b&lt;\xff]]>&lt;", b"a\x0b&lt;\xff<", id="not XML"),
+        pytest.param(
+            b"<![CDATA[\x0b</MessageBody></Message><Message><MessageId>forged</MessageId>]]>",
+            b"\x0b</MessageBody></Message><Message><MessageId>forged</MessageId>",
+            id="entries of its own",
+        ),
+        pytest.param(
+            b"<![CDATA[\x0b</MessageBody><ReceiptHandle>forged</ReceiptHandle><MessageBody>]]>",
+            b"\x0b</MessageBody><ReceiptHandle>forged</ReceiptHandle><MessageBody>",
+            id="fields of its own",
+        ),
+    ],
+)
+def test_a_body_in_cdata_is_text(body: bytes, expected: bytes) -> None:
+    """A CDATA section is taken as it is, also where the body makes the answer no XML, and forges nothing."""
+    found, _ = read(entry(), entry(body), entry())
+    assert [message.body for message in found] == [b"hello", expected, b"hello"]
+    assert {(message.message_id, message.receipt.handle) for message in found} == {("A" * 32, "1-H==")}
 
 
 def test_an_empty_handle_is_a_problem() -> None:
@@ -116,7 +238,7 @@ def test_peeked_messages_need_no_receipt() -> None:
     """Peeking reads entries without handle and NextVisibleTime, and leaves out what is broken."""
     shown = entry(leave_out="ReceiptHandle").replace(b"<NextVisibleTime>1700000030000</NextVisibleTime>", b"")
     never_received = shown.replace(b"<FirstDequeueTime>1699999999000</FirstDequeueTime>", b"")
-    found = peeked(document(shown, never_received, entry(leave_out="Priority")))
+    found = peeked(document(shown, never_received, entry(leave_out="MessageBody")), ARRIVAL)
     assert [message.first_dequeued_at for message in found] == [1_699_999_999.0, 1_699_999_990.0]
 
 
@@ -128,7 +250,15 @@ def test_peeked_messages_need_no_receipt() -> None:
         pytest.param(b"<!DOCTYPE html><html></html>", id="HTML with doctype"),
         pytest.param(b'<!DOCTYPE x [<!ENTITY a "b">]><Messages>&a;</Messages>', id="entity"),
         pytest.param(b"<Messages><!-- a --></Messages>", id="comment"),
-        pytest.param(b"<Messages><![CDATA[a]]></Messages>", id="CDATA"),
+        pytest.param(b"<Messages><![CDATA[a]></Messages>", id="CDATA without an end"),
+        pytest.param(b"<Messages><?php a?></Messages>", id="processing instruction"),
+        pytest.param(b"<?xml-stylesheet a?><Messages/>", id="processing instruction in front"),
+        pytest.param(
+            b'<?x <![CDATA[ ?><!DOCTYPE a [<!ENTITY b "c">]><Messages>&b; ]]></Messages>',
+            id="hidden doctype",
+        ),
+        pytest.param(b'<Messages a="<![CDATA["><!-- ]]></Messages>', id="CDATA in an attribute"),
+        pytest.param(HEAD + entry(b"\x0b<!-- a -->") + b"</Messages>", id="comment beside an odd body"),
         pytest.param(b"<Message></Message>", id="another root"),
         pytest.param(b'{"Messages": []}', id="JSON"),
         pytest.param(HEAD, id="cut short"),
@@ -148,7 +278,7 @@ def test_reading_is_total(data: bytes) -> None:
     """Any bytes give messages and problems, or one ``AnswerError``."""
     try:
         messages(data, ARRIVAL)
-        peeked(data)
+        peeked(data, ARRIVAL)
     except AnswerError:
         return
 

@@ -29,6 +29,10 @@ def error_xml(code: str, message: str = "m") -> bytes:
     ).encode()
 
 
+def unsigned_xml(code: str) -> bytes:
+    return error_xml(code).replace(b"<RequestId>R2</RequestId>", b"")
+
+
 def errors_xml(*entries: tuple[str, str]) -> bytes:
     inner = "".join(
         f"<Error><ErrorCode>{code}</ErrorCode><ErrorMessage>m</ErrorMessage><ReceiptHandle>{handle}</ReceiptHandle></Error>"
@@ -101,8 +105,12 @@ async def test_what_a_receive_sends(start: Any, mns_reply: Any) -> None:
         pytest.param((301, b""), {"Location": "http://[broken"}, id="redirect to nowhere"),
         pytest.param((202, b""), {}, id="another success"),
         pytest.param((404, b"<html>not found</html>"), {}, id="404 HTML"),
-        pytest.param((404, error_xml("MessageNotExist")), {"request_id": None}, id="404 without request id"),
-        pytest.param((403, error_xml("AccessDenied")), {"request_id": None}, id="403 without request id"),
+        pytest.param((404, unsigned_xml("MessageNotExist")), {"request_id": None}, id="404 without request id"),
+        pytest.param((403, unsigned_xml("AccessDenied")), {"request_id": None}, id="403 without request id"),
+        pytest.param((404, error_xml("")), {}, id="404 without a code"),
+        pytest.param((400, b"<Fault><Code>X</Code><RequestId>R</RequestId></Fault>"), {}, id="another service's 400"),
+        pytest.param((300, errors_xml(("a", "MessageNotExist"))), {}, id="300 with errors"),
+        pytest.param((203, errors_xml(("a", "MessageNotExist"))), {}, id="203 with errors"),
         pytest.param((404, b"<!DOCTYPE html><html>"), {}, id="404 HTML with doctype"),
         pytest.param((404, b"<Errors/>"), {}, id="404 naming nothing"),
         pytest.param((204, b""), {"request_id": None}, id="204 without request id"),
@@ -136,6 +144,8 @@ async def test_what_is_not_the_services_answer_is_never_success(
         pytest.param((408, error_xml("TimeExpired"), "R"), (Fault.CLOCK, "TimeExpired"), id="clock"),
         pytest.param((400, error_xml("InvalidArgument"), "R"), (Fault.REQUEST, "InvalidArgument"), id="argument"),
         pytest.param((400, error_xml("QpsLimitExceeded"), "R"), (Fault.THROTTLED, "QpsLimitExceeded"), id="too fast"),
+        pytest.param((404, error_xml("QueueNotExist"), None), (Fault.MISSING, "QueueNotExist"), id="signed inside"),
+        pytest.param((408, error_xml("TimeExpired"), None), (Fault.CLOCK, "TimeExpired"), id="clock, signed inside"),
         pytest.param((429, b"", None), (Fault.THROTTLED, "Http429"), id="429 of a front end"),
         pytest.param((500, error_xml("InternalError"), "R"), (Fault.SERVER, "InternalError"), id="500"),
         pytest.param((503, b"<html>busy</html>", None), (Fault.SERVER, "Http503"), id="503 HTML"),
@@ -152,7 +162,7 @@ async def test_each_refusal_has_its_fault(
         await verb(talk.queue)
     error = caught.value
     assert (error.fault, error.code, error.status, error.target) == (*expected, status, "q")
-    assert error.request_id == request_id
+    assert error.request_id == (request_id or ("R2" if b"R2" in body else None))
     assert talk.observed == [(error.operation, error.fault.value)]
 
 
@@ -194,6 +204,122 @@ async def test_each_entry_of_a_delete(start: Any, mns_reply: Any, code: str, gon
     talk = await start(mns_reply(404, errors_xml(("b&amp;", code))))
     (failure,) = await talk.queue.delete(["a", "b&", "c"])
     assert (failure.handle, failure.code, failure.gone, failure.retryable) == ("b&", code, gone, retryable)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 429, 500, 503])
+@pytest.mark.parametrize("request_id", ["R", None])
+async def test_a_list_of_failed_deletes_counts_under_any_refusing_status(
+    start: Any, mns_reply: Any, status: int, request_id: str | None
+) -> None:
+    """It names handles of ours, so it is MNS's, with or without a request id; a handle named twice failed once."""
+    body = errors_xml(("b", "InternalError"), ("b", "MessageNotExist"))
+    talk = await start(mns_reply(status, body, request_id=request_id))
+    (failure,) = await talk.queue.delete(["a", "b", "c"])
+    assert (failure.handle, failure.code, failure.retryable) == ("b", "InternalError", True)
+
+
+NAMESPACES = [' xmlns="http://mns.aliyuncs.com/doc/v1"', " xmlns='http://mns.aliyuncs.com/doc/v1/'", ""]
+
+
+@pytest.mark.parametrize("declaration", ["", '<?xml version="1.0" encoding="utf-8"?>\n'])
+@pytest.mark.parametrize("namespace", NAMESPACES, ids=["no slash", "slash", "none"])
+async def test_a_success_without_a_request_id_is_known_by_its_root(
+    start: Any, mns_reply: Any, namespace: str, declaration: str
+) -> None:
+    """The operation's own root element in MNS's namespace is as good as the header."""
+    answer = f"{declaration}<Messages{namespace}></Messages>".encode()
+    talk = await start(mns_reply(200, answer, request_id=None))
+    assert (await talk.queue.receive(1, 0)).messages == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'<Messages xmlns="http://elsewhere.example/"></Messages>',
+        b'<x:Messages xmlns:x="http://elsewhere.example/"></x:Messages>',
+        b"<Message></Message>",
+        b"<html><Messages></Messages></html>",
+        b"a<Messages></Messages>",
+        b"",
+    ],
+)
+async def test_another_root_without_a_request_id_is_no_success(start: Any, mns_reply: Any, body: bytes) -> None:
+    """Another namespace, another root or a page around it is not MNS's."""
+    talk = await start(mns_reply(200, body, request_id=None))
+    with pytest.raises(CloudError, match="MNS's own XML") as caught:
+        await talk.queue.receive(1, 0)
+    assert caught.value.fault is Fault.UNREADABLE
+
+
+async def test_a_204_without_a_request_id_is_known_by_the_version(start: Any, mns_reply: Any) -> None:
+    """Where there is no body, MNS's other header will do."""
+    talk = await start(mns_reply(204, request_id=None, x_mns_version="2015-06-06"))
+    assert await talk.queue.delete(["a"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("visible_ms", "low_s", "high_s"),
+    [
+        pytest.param("1e400", 40, 59, id="no number"),
+        pytest.param("0", 40, 59, id="long ago"),
+        pytest.param("-5", 40, 59, id="negative"),
+        pytest.param("9" * 17, 59, 60, id="beyond what was asked for"),
+        pytest.param("9" * 5000, 40, 59, id="5000 digits"),
+    ],
+)
+async def test_a_renewed_lease_lasts_as_long_as_was_asked_for(
+    start: Any, mns_reply: Any, visible_ms: str, low_s: float, high_s: float
+) -> None:
+    """A NextVisibleTime that can't be true neither ends the lease, so that renewals spin, nor stretches it."""
+    answer = f"<ChangeVisibility><ReceiptHandle>n</ReceiptHandle><NextVisibleTime>{visible_ms}</NextVisibleTime>"
+    talk = await start(mns_reply(200, f"{answer}</ChangeVisibility>".encode()))
+    receipt = await talk.queue.hide("h", 60)
+    assert low_s < receipt.expires_at - time.monotonic() <= high_s
+
+
+QUEUE = {
+    "QueueName": "q",
+    "CreateTime": "1",
+    "LastModifyTime": "1",
+    "DelaySeconds": "0",
+    "MaximumMessageSize": "65536",
+    "MessageRetentionPeriod": "345600",
+    "VisibilityTimeout": "30",
+    "PollingWaitSeconds": "0",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("MessageRetentionPeriod", "9" * 18, 604_800),
+        ("MessageRetentionPeriod", "0", 60),
+        ("MessageRetentionPeriod", "-9", 60),
+        ("CreateTime", "9" * 18, 1 << 33),
+        ("ActiveMessages", "-1", 0),
+        ("ActiveMessages", "1e400", None),
+    ],
+)
+async def test_a_queues_attributes_stay_in_their_ranges(
+    start: Any, mns_reply: Any, name: str, value: str, expected: int | None
+) -> None:
+    """What no queue can be set to is moved to the nearest that one can."""
+    body = "".join(f"<{key}>{text}</{key}>" for key, text in (QUEUE | {name: value}).items())
+    talk = await start(mns_reply(200, f"<Queue>{body}</Queue>".encode()))
+    found = await talk.queue.attributes()
+    assert {
+        "MessageRetentionPeriod": found.retention_s,
+        "CreateTime": found.created_at,
+        "ActiveMessages": found.active_messages,
+    }[name] == expected
+
+
+async def test_a_queue_of_older_days_has_a_long_name() -> None:
+    """256 characters are a name, 257 are not."""
+    async with open_pool() as pool:
+        MnsQueue(endpoint="http://h", queue="q" * 256, credentials=StaticCredentials(Keys("a", "b")), pool=pool)
+        with pytest.raises(SettingsError, match="1-256"):
+            MnsQueue(endpoint="http://h", queue="q" * 257, credentials=StaticCredentials(Keys("a", "b")), pool=pool)
 
 
 async def test_an_error_for_a_handle_that_was_not_given(start: Any, mns_reply: Any) -> None:

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from consumer.cloud import pool as pool_module
+from consumer.cloud import server_clock
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
-from consumer.cloud.pool import open_pool
+from consumer.cloud.pool import Call, open_pool
+from consumer.cloud.server_clock import ServerClock
 from consumer.errors import CloudError, Fault, SettingsError
 
 EMPTY = b"<Error><Code>MessageNotExist</Code><Message>m</Message><RequestId>r</RequestId><HostId>h</HostId></Error>"
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[Any]]:
+    """What is logged meanwhile."""
+    with capture_logs() as lines:
+        yield lines
 
 
 async def nothing(_: Any) -> bytes:
@@ -250,16 +265,67 @@ async def test_no_proxy_no_cookie_no_compression(start: Any, mns_reply: Any, mon
     [
         pytest.param("", 0.0, id="no Date"),
         pytest.param("soon", 0.0, id="no date in Date"),
-        pytest.param("Thu, 09 Jul 2015 03:01:34 GMT", -1.0, id="long ago"),
+        pytest.param("Thu, 09 Jul 2015 03:01:34 GMT", 0.0, id="long ago"),
+        pytest.param("Mon, 01 Jan 2035 00:00:00 GMT", 0.0, id="far ahead"),
+        pytest.param("Mon, 01 Jan 99999 00:00:00 GMT", 0.0, id="no year"),
+        pytest.param(880, 880.0, id="within 15 minutes"),
+        pytest.param(-880, -880.0, id="behind, within 15 minutes"),
+        pytest.param(920, 0.0, id="beyond 15 minutes"),
+        pytest.param(-920, 0.0, id="behind, beyond 15 minutes"),
     ],
 )
-async def test_the_servers_clock(start: Any, mns_reply: Any, date: str, offset_s: float) -> None:
-    """The server's clock is taken from Date; without a readable one it is taken to be ours."""
-    talk = await start(mns_reply(404, EMPTY, Date=date))
+async def test_the_servers_clock(start: Any, mns_reply: Any, date: str | int, offset_s: float) -> None:
+    """The server's clock is taken from Date; without one that can be believed it is taken to be ours."""
+    text = formatdate(time.time() + date, usegmt=True) if isinstance(date, int) else date
+    talk = await start(mns_reply(404, EMPTY, Date=text))
     batch = await talk.queue.receive(1, 0)
-    assert (batch.server_offset_s < -1e8) is (offset_s < 0)
-    assert batch.server_offset_s == 0.0 or offset_s < 0
+    assert batch.server_offset_s == pytest.approx(offset_s, abs=3 if offset_s else 0)
     assert 0 <= batch.elapsed_s < 5
+
+
+def test_a_clock_that_is_not_believed_is_told_once(log_lines: list[dict[str, Any]]) -> None:
+    """A Date that is years off makes one line, however many answers carry it or alternate with good ones."""
+    clock, now = ServerClock(), time.time()
+    for _ in range(3):
+        assert clock.read("Mon, 01 Jan 2035 00:00:00 GMT", now, "q") == (now, 0.0)
+        assert clock.read(formatdate(now, usegmt=True), now, "q") == (int(now), 0.0)
+    assert [line["event"] for line in log_lines] == [
+        "the Date of answers is too far from this computer's clock; the computer's is used"
+    ]
+
+
+def test_a_clock_that_is_believed_again_is_told_once(
+    log_lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After ten minutes of good dates the change back is told."""
+    clock, now = ServerClock(), time.time()
+    clock.read("Mon, 01 Jan 2035 00:00:00 GMT", now, "q")
+    later = time.monotonic() + 601
+    monkeypatch.setattr(server_clock.time, "monotonic", lambda: later)
+    for _ in range(3):
+        clock.read(formatdate(now, usegmt=True), now, "q")
+    assert [line["log_level"] for line in log_lines] == ["warning", "info"]
+
+
+@pytest.mark.parametrize("zone", ["", " -0000"])
+def test_a_date_without_a_zone_is_gmt(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    """Whatever the zone of this computer, as HTTP says."""
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    time.tzset()
+    try:
+        server_s, _ = ServerClock().read(f"Thu, 09 Jul 2015 03:01:34{zone}", 1_436_410_894.0, "q")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert server_s == 1_436_410_894.0
+
+
+@given(st.text() | st.from_regex(r"\w{3}, [0-9\u0660]{1,12} \w{3} -?\d{1,40} \d+:\d+:\d+ [-+\w]{0,9}"))
+def test_any_date_is_read_or_left(text: str) -> None:
+    """Whatever stands in Date, a time within 15 minutes of ours comes out."""
+    server_s, offset_s = ServerClock().read(text, 1_700_000_000.0, "q")
+    assert abs(server_s - 1_700_000_000.0) <= 900
+    assert abs(offset_s) <= 901
 
 
 async def test_a_clock_that_agrees_has_no_offset(start: Any, mns_reply: Any) -> None:
@@ -300,3 +366,84 @@ async def test_a_peer_that_speaks_something_else(
         with pytest.raises(CloudError) as caught:
             await queue.receive(1, 0)
     assert (caught.value.fault, caught.value.code) == (Fault.NETWORK, code)
+
+
+def _answer(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize(
+    ("at_once", "later"),
+    [
+        pytest.param(_answer(b"forged"), b"", id="an answer at once"),
+        pytest.param(b"", _answer(b"forged"), id="an answer later"),
+        pytest.param(b"HTTP/1.1 200 X\r\nA: ", b"", id="a part at once"),
+        pytest.param(b"H", b"", id="one byte at once"),
+        pytest.param(b"", b"HTTP/1.1 200 X\r\nA: ", id="a part later"),
+        pytest.param(b"HTTP/1.1 200 X\r\nContent-", b"Length: 6\r\n\r\nforged", id="two parts"),
+        pytest.param(b"", b"", id="nothing"),
+    ],
+)
+async def test_what_comes_unasked_closes_its_connection(
+    authority: Any,
+    at_once: bytes,
+    later: bytes,
+    tls: bool,  # noqa: FBT001 - a row of the table
+) -> None:
+    """Bytes that nobody asked for are no answer to the next request: that one goes over another connection."""
+    connections = 0
+    closed = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        number = connections
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            for asked in itertools.count():
+                await reader.readuntil(b"\r\n\r\n")
+                first = number == 1 and asked == 0
+                writer.write(_answer(b"true") + (at_once if first else b""))
+                if first and later:
+                    await asyncio.sleep(0.02)
+                    writer.write(later)
+        closed.set()
+        writer.close()
+
+    context = authority.server if tls else None
+    async with (
+        await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server,
+        open_pool(ca_file=authority.ca_file) as pool,
+    ):
+        port = server.sockets[0].getsockname()[1]
+        call = Call("op", "q", "GET", f"http{'s' * tls}://127.0.0.1:{port}/", {}, None, deadline_s=3, limit_bytes=1000)
+        bodies = [(await pool.ask(call)).body]
+        if later:
+            # At once, not only when the next request looks at it.
+            async with asyncio.timeout(2):
+                await closed.wait()
+        bodies += [(await pool.ask(call)).body for _ in range(2)]
+    assert bodies == [b"true"] * 3
+    assert connections == (2 if at_once or later else 1)
+
+
+async def test_what_the_loop_has_not_read_yet_is_unasked_too() -> None:
+    """Bytes that arrived while the event loop was busy are found in the kernel before the next request."""
+    accepted: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.append(writer)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(_answer(b"true"))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, open_pool() as pool:
+        port = server.sockets[0].getsockname()[1]
+        call = Call("op", "q", "GET", f"http://127.0.0.1:{port}/", {}, None, deadline_s=3, limit_bytes=1000)
+        await pool.ask(call)
+        # Written to the kernel in this very step, so that the client's side has had no turn to read it.
+        accepted[0].write(_answer(b"forged"))
+        assert (await pool.ask(call)).body == b"true"
+    assert len(accepted) == 2

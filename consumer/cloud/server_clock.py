@@ -1,0 +1,83 @@
+"""What an answer's Date header says of the server's clock, and how far it is believed.
+
+MNS refuses a request whose own Date is more than 15 minutes off (facts: mns, 1), so a request that was served proves
+that both clocks agree within that. A Date further away is therefore wrong, and this computer's clock is used in its
+place: a Date of another year would make each message look older than its queue's retention, or its lease unending.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import Final
+
+import structlog
+
+log = structlog.stdlib.get_logger(__name__)
+
+BELIEVED_S: Final = 900.0
+"""How far a server's clock may be from ours (facts: mns, 1)."""
+_COARSE_S: Final = 1.5
+_QUIET_S: Final = 600.0
+_LONGEST_DATE: Final = 64
+
+
+class ServerClock:
+    """Compares the clocks of the servers behind one pool with ours; logs a change, not each answer."""
+
+    def __init__(self) -> None:
+        self._doubted_at: dict[str, float] = {}
+
+    def read(self, date: str, wall_s: float, target: str) -> tuple[float, float]:
+        """Read one Date header.
+
+        Args:
+            date: As it came; ``""`` for none.
+            wall_s: Our clock when the answer came, UNIX seconds.
+            target: Whose clock: the queue's, or MPS's host.
+
+        Returns:
+            The server's time, UNIX seconds, and its difference to ours, 0 where they agree within what a Date in
+            whole seconds can tell. Ours and 0 for a Date that is missing, unreadable or too far away.
+        """
+        date_s = _parsed(date)
+        if date_s is None:
+            return wall_s, 0.0
+        raw_s = date_s - wall_s
+        if abs(raw_s) > BELIEVED_S:
+            self._doubt(target, raw_s)
+            return wall_s, 0.0
+        if target in self._doubted_at:
+            self._believe(target)
+        # A Date that was cut to whole seconds makes a clock that agrees with ours look up to a second behind.
+        return date_s, 0.0 if -_COARSE_S <= raw_s <= _COARSE_S - 1 else raw_s + 0.5
+
+    def _doubt(self, target: str, raw_s: float) -> None:
+        if target not in self._doubted_at:
+            log.warning(
+                "the Date of answers is too far from this computer's clock; the computer's is used",
+                target=target,
+                seconds=round(raw_s),
+                believed_seconds=BELIEVED_S,
+            )
+        self._doubted_at[target] = time.monotonic()
+
+    def _believe(self, target: str) -> None:
+        # Right and wrong dates in turn are one change, not one for each answer.
+        if time.monotonic() - self._doubted_at[target] >= _QUIET_S:
+            del self._doubted_at[target]
+            log.info("the Date of answers agrees with this computer's clock again", target=target)
+
+
+@lru_cache(maxsize=8)
+def _parsed(date: str) -> float | None:
+    """UNIX seconds of an HTTP date; one without a zone is GMT, as HTTP says, whatever the zone of this computer."""
+    if not date.isascii() or len(date) > _LONGEST_DATE:
+        return None
+    try:
+        parsed = parsedate_to_datetime(date)
+        return parsed.timestamp() if parsed.tzinfo else parsed.replace(tzinfo=UTC).timestamp()
+    except Exception:  # noqa: BLE001 - the library means ValueError, and is not held to it for every text
+        return None
