@@ -21,7 +21,18 @@ EXPECTED: Final = "mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME"
 
 _SHAPE = re.compile(
     r"mns://(?P<account>[0-9A-Za-z-]{1,64})\.mns\.(?P<region>[a-z0-9-]{2,40}?)(?P<network>-internal(?:-vpc)?)?"
-    r"\.aliyuncs\.com/queues/(?P<queue>[A-Za-z0-9][A-Za-z0-9-]{0,119})/?",
+    r"\.aliyuncs\.com/queues/(?P<queue>[A-Za-z0-9][A-Za-z0-9-]{0,255})/?",
+)
+
+# The vendor's own client finds them here (facts: iproduction, 4). Any region that isn't named is taken to have an
+# endpoint of its own, as that client takes it: a region that MPS opens later will have one.
+_CENTRAL_MPS: Final = "https://mts.aliyuncs.com"
+_WITHOUT_OWN_MPS: Final = frozenset(
+    {
+        *("cn-chengdu", "cn-wulanchabu", "ap-southeast-2", "ap-southeast-3", "us-east-1", "me-east-1"),
+        *("cn-hangzhou-finance", "cn-shanghai-finance-1", "cn-shenzhen-finance-1", "cn-beijing-finance-1"),
+        *("cn-hongkong-finance-pop", "cn-beijing-finance-pop", "cn-north-2-gov-1", "cn-beijing-gov-1"),
+    }
 )
 
 
@@ -72,7 +83,12 @@ class NotifyUrl:
 
     @property
     def mps_endpoint(self) -> str:
-        """The address of MPS that the same network reaches (facts: iproduction, 2)."""
+        """The address of MPS that the same network reaches (facts: iproduction, 2 and 4).
+
+        A region without an endpoint of its own is served by the central one, which has no form inside a VPC.
+        """
+        if self.region in _WITHOUT_OWN_MPS:
+            return _CENTRAL_MPS
         inside_vpc = "-vpc" if self.network else ""
         return f"https://mts{inside_vpc}.{self.region}.aliyuncs.com"
 

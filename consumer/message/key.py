@@ -21,9 +21,10 @@ from typing import Final
 
 from consumer.message.notification import Kind, Notification, Phase
 
+MAX_QUEUE_CHARACTERS: Final = 364
+"""Enough for the longest queue: 64 of account, 40 of region, 256 of name."""
 MAX_PART_CHARACTERS: Final = 240
-"""Enough for the longest queue: 64 of account, 40 of region, 120 of name."""
-MAX_KEY_CHARACTERS: Final = 4 * MAX_PART_CHARACTERS + 3
+MAX_KEY_CHARACTERS: Final = MAX_QUEUE_CHARACTERS + 3 * MAX_PART_CHARACTERS + 3
 
 _MESSAGE = "MessageId"
 _UNSAFE = re.compile(r"[%|\x00-\x20\x7f-\uffff\U00010000-\U0010ffff]")
@@ -65,14 +66,14 @@ def _join(queue_identity: str, *parts: str) -> str:
 
 @lru_cache(maxsize=64)
 def _queue_part(queue_identity: str) -> str:
-    return _part(queue_identity)
+    return _part(queue_identity, MAX_QUEUE_CHARACTERS)
 
 
-def _part(text: str) -> str:
-    if not _UNSAFE.search(text) and len(text) <= MAX_PART_CHARACTERS:
+def _part(text: str, limit: int = MAX_PART_CHARACTERS) -> str:
+    if not _UNSAFE.search(text) and len(text) <= limit:
         return text
     escaped = _UNSAFE.sub(lambda match: f"%{ord(match.group()):02X}.", text)
-    if len(escaped) <= MAX_PART_CHARACTERS:
+    if len(escaped) <= limit:
         return escaped
     # surrogatepass: any text has a sum, and two texts never the same bytes.
     return "%sha256." + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
