@@ -93,6 +93,7 @@ class LaneSettings(Connection):
     slots: Annotated[
         int | None, Field(ge=1, le=4096, description="Messages of this queue that handlers work on at once.")
     ] = None
+    signature: Literal["v2", "v4"] | None = Field(None, description="Version of the signature of its requests.")
 
     @field_validator("notify_url")
     @classmethod
@@ -112,7 +113,11 @@ class Settings(BaseSettings, Connection):
         (), description="Queues to take messages from: the NotifyUrls that jobs are submitted with."
     )
     lanes: tuple[LaneSettings, ...] = Field(
-        (), description="Queues with settings of their own: `notify_url`, `slots`, endpoints and keys each."
+        (),
+        description="Queues with settings of their own: `notify_url`, `slots`, `signature`, endpoints, keys.",
+    )
+    signature: Literal["v2", "v4"] = Field(
+        "v2", description="Version of the signature of requests to MNS: `v2`, the classic one, or `v4`."
     )
     allow_insecure_endpoint: bool = Field(
         default=False, description="Let requests go unencrypted (`http://`) to an endpoint that is not on this machine."
@@ -322,6 +327,7 @@ class Lane:
     def __init__(self, *, settings: LaneSettings, of: Settings) -> None:
         self.url = NotifyUrl.parse(settings.notify_url)
         self.slots = settings.slots or of.slots
+        self.signature = settings.signature or of.signature
         own_endpoint = settings.endpoint or of.endpoint
         self.endpoint = own_endpoint or self.url.endpoint
         self.mps_endpoint = settings.mps_endpoint or of.mps_endpoint or own_endpoint or self.url.mps_endpoint

@@ -78,7 +78,13 @@ async def open_clients(
         credentials = credentials_of(lane, on_keys)
         yield Clients(
             queue=MnsQueue(
-                endpoint=lane.endpoint, queue=lane.url.queue, credentials=credentials, pool=pool, observe=observe
+                endpoint=lane.endpoint,
+                queue=lane.url.queue,
+                credentials=credentials,
+                pool=pool,
+                observe=observe,
+                signature=lane.signature,
+                region=lane.url.region,
             ),
             mps=Mps(
                 endpoint=lane.mps_endpoint,

@@ -28,7 +28,7 @@ from consumer.cloud.exchange import EMPTY, Observe
 from consumer.cloud.messages import Batch, DeleteFailure, Message, Peeked, QueueAttributes, Receipt
 from consumer.cloud.mns_call import NO_CONTENT, REFUSED, MnsCall, MnsEndpoint
 from consumer.cloud.mns_deletes import failures, handles_xml
-from consumer.cloud.mns_signature import MnsSigner, escaped
+from consumer.cloud.mns_signature import MnsSigner, Signature, escaped
 from consumer.cloud.plain_xml import AnswerError
 from consumer.cloud.pool import Pool
 from consumer.cloud.wording import cut
@@ -68,6 +68,8 @@ class MnsQueue:
         pool: The lane's connections.
         observe: Told of every request; must not raise.
         read_margin_s: How much later than its wait an answer may come.
+        signature: Which version requests are signed by.
+        region: The region's id, which version 4 signs.
 
     Raises:
         SettingsError: Endpoint or name are not of that form.
@@ -82,6 +84,8 @@ class MnsQueue:
         pool: Pool,
         observe: Observe | None = None,
         read_margin_s: float = 10.0,
+        signature: Signature = "v2",
+        region: str = "",
     ) -> None:
         parts = urlsplit(endpoint)
         if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/") or parts.query:
@@ -93,7 +97,7 @@ class MnsQueue:
         self._path = f"/queues/{queue}"
         self._messages = f"{self._path}/messages"
         self._first_seen = reading.FirstSeenTimes()
-        signer = MnsSigner(parts.netloc)
+        signer = MnsSigner(parts.netloc, signature=signature, region=region)
         self._endpoint = MnsEndpoint(origin, signer, credentials, pool, observe, read_margin_s)
 
     def __repr__(self) -> str:
