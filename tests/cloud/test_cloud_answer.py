@@ -34,6 +34,10 @@ def entry(body: bytes = b"hello", *, leave_out: str = "", extra: bytes = b"", **
     return b"<Message>" + inner + extra + b"</Message>"
 
 
+def changed(name: str, value: bytes) -> bytes:
+    return entry(**{name: value})  # type: ignore[arg-type]
+
+
 def document(*entries: bytes) -> bytes:
     return HEAD + b"".join(entries) + b"</Messages>"
 
@@ -105,7 +109,7 @@ def test_what_is_not_essential_has_a_default(
     name: str, read: Callable[[Message], float], default: float, value: bytes | None
 ) -> None:
     """Without one of them, or with something that is no number in it, a message is handled with the default."""
-    written = entry(leave_out=name) if value is None else entry(**{name: value})
+    written = entry(leave_out=name) if value is None else changed(name, value)
     (message,), problems = messages(document(written), ARRIVAL)
     assert read(message) == default
     assert problems == []
@@ -165,7 +169,7 @@ def test_a_number_that_can_not_be_true_is_not_believed(
     name: str, read: Callable[[Message], float], value: bytes, expected: float
 ) -> None:
     """Counts and leases end at the documented limits; a time that no message can have counts as missing."""
-    (message,), problems = messages(document(entry(**{name: value})), ARRIVAL)
+    (message,), problems = messages(document(changed(name, value)), ARRIVAL)
     assert read(message) == expected
     assert problems == []
 

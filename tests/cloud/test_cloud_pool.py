@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from consumer.cloud import pool as pool_module
-from consumer.cloud import server_clock
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.pool import Call, open_pool
@@ -301,7 +300,7 @@ def test_a_clock_that_is_believed_again_is_told_once(
     clock, now = ServerClock(), time.time()
     clock.read("Mon, 01 Jan 2035 00:00:00 GMT", now, "q")
     later = time.monotonic() + 601
-    monkeypatch.setattr(server_clock.time, "monotonic", lambda: later)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     for _ in range(3):
         clock.read(formatdate(now, usegmt=True), now, "q")
     assert [line["log_level"] for line in log_lines] == ["warning", "info"]
