@@ -70,10 +70,10 @@ def _queue_part(queue_identity: str) -> str:
 
 
 def _part(text: str, limit: int = MAX_PART_CHARACTERS) -> str:
-    if not _UNSAFE.search(text) and len(text) <= limit:
-        return text
-    escaped = _UNSAFE.sub(lambda match: f"%{ord(match.group()):02X}.", text)
-    if len(escaped) <= limit:
-        return escaped
+    # Escaping only makes a text longer, and takes its time: one that is too long already is not escaped.
+    if len(text) <= limit:
+        escaped = _UNSAFE.sub(lambda match: f"%{ord(match.group()):02X}.", text)
+        if len(escaped) <= limit:
+            return escaped
     # surrogatepass: any text has a sum, and two texts never the same bytes.
     return "%sha256." + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

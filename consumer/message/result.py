@@ -27,7 +27,8 @@ from pydantic import JsonValue
 from consumer.message.strict_json import dump, parse, parse_container, storable
 from consumer.message.unreadable import Unreadable, shown
 
-_OUTPUT = re.compile(r"oss://[^/\s]+\.oss-[a-z0-9-]+\.aliyuncs\.com(?=/|$)")
+# Bounded as buckets and regions are: the match is put before every file's key.
+_OUTPUT = re.compile(r"oss://[^/\s]{1,63}\.oss-[a-z0-9-]{1,40}\.aliyuncs\.com(?=/|$)")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILE_KEYS = frozenset({"file", "url"})
 _OSS = "oss://"
