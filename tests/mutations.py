@@ -205,6 +205,20 @@ MUTATIONS: Final = (
         ("tests/cloud/test_cloud_pool.py", "tests/cloud/test_cloud_mns.py"),
     ),
     Mutation(
+        "what comes unasked is no answer",
+        "consumer/cloud/connections.py",
+        "            if not protocol.reused or protocol.is_clean():\n",
+        "            if True:\n",
+        ("tests/cloud/test_cloud_pool.py",),
+    ),
+    Mutation(
+        "a Date that can't be true is not believed",
+        "consumer/cloud/server_clock.py",
+        "        if abs(raw_s) > BELIEVED_S:\n",
+        "        if False:\n",
+        ("tests/cloud/test_cloud_pool.py", "tests/cloud/test_own_mns.py"),
+    ),
+    Mutation(
         "a thread keeps its claim",
         "consumer/engine/lease.py",
         "        if delivery.in_thread or delivery.stage is Stage.SETTLING:\n",

@@ -154,7 +154,6 @@ async def test_a_missing_queue(local: Any) -> None:
         pytest.param(Broken(kind="html", status=200), Fault.UNREADABLE, id="200 HTML"),
         pytest.param(Broken(kind="html", status=502), Fault.SERVER, id="502 HTML"),
         pytest.param(Broken(kind="redirect"), Fault.UNREADABLE, id="redirect"),
-        pytest.param(Broken(kind="no_request_id"), Fault.UNREADABLE, id="no request id"),
         pytest.param(Broken(kind="error", status=503, xml=False), Fault.SERVER, id="503 without a body"),
         pytest.param(Broken(kind="error", status=429), Fault.THROTTLED, id="429"),
     ],
@@ -169,6 +168,15 @@ async def test_each_fault_is_told_and_passes(local: Any, broken: Broken, fault: 
     assert caught.value.retryable
     assert sum(local.sandbox.faults.applied.values()) == 1
     assert (await local.queue.attributes()).name == "q"
+
+
+async def test_an_answer_without_a_request_id_is_known_by_its_body(local: Any) -> None:
+    """A message and an empty queue are read all the same, since both answers name MNS's namespace."""
+    local.sandbox.faults.add(Broken(kind="no_request_id", count=2))
+    local.sandbox.put("q", "m")
+    assert [message.body for message in (await local.queue.receive(16, 0)).messages] == [b"m"]
+    assert (await local.queue.receive(16, 0)).messages == ()
+    assert sum(local.sandbox.faults.applied.values()) == 2
 
 
 async def test_failing_entries_of_a_delete(local: Any) -> None:
