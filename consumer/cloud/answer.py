@@ -24,6 +24,7 @@ from consumer.cloud.wording import cut
 from consumer.policy import MAX_BATCH, MAX_HIDE_S, MAX_RETENTION_S, MAX_WAIT_S, MIN_HIDE_S
 
 _MS: Final = 1000.0
+_DIGITS: Final = 18
 _WHOLE: Final = re.compile(r"[ \t\r\n]*([+-]?[0-9]{1,18})[ \t\r\n]*")
 _MAX_DELAY_S: Final = 604_800
 _OLDEST_S: Final = MAX_RETENTION_S + _MAX_DELAY_S
@@ -98,7 +99,7 @@ def messages(
             problems.append(f"message {name} was skipped and stays in its queue: it lacks {error.args[0]}")
         else:
             found.append(message)
-            _check(entry, message, problems)
+            _check(entry, message, arrival, problems)
     if more:
         problems.append(f"{more} more messages came than the {limit} asked for; they were not read and come back later")
     return found, problems
@@ -121,7 +122,12 @@ def peeked(data: bytes, arrival: Arrival, *, limit: int = MAX_BATCH) -> list[Pee
 
 def whole(text: str | None) -> int | None:
     """A whole number of at most 18 ASCII digits; ``None`` for anything else."""
-    found = None if text is None else _WHOLE.fullmatch(text)
+    if text is None:
+        return None
+    # Nearly all are nothing but digits: four of them in every message.
+    if len(text) <= _DIGITS and text.isascii() and text.isdigit():
+        return int(text)
+    found = _WHOLE.fullmatch(text)
     return None if found is None else int(found[1])
 
 
@@ -261,12 +267,12 @@ def _filled(found: Mapping[str, str], name: str) -> str:
     return found[name]
 
 
-def _check(entry: Entry, message: Message, problems: list[str]) -> None:
+def _check(entry: Entry, message: Message, arrival: Arrival, problems: list[str]) -> None:
     """Name what is odd about a message that is handled all the same."""
     expected = entry.fields.get("MessageBodyMD5")
     if expected and hashlib.md5(message.body, usedforsecurity=False).hexdigest() != expected.lower():
         problems.append(f"message {cut(message.message_id, 40)}: its body is not what MessageBodyMD5 says")
-    if whole(entry.fields["NextVisibleTime"]) is None:
+    if message.receipt.expires_at <= arrival.monotonic and whole(entry.fields["NextVisibleTime"]) is None:
         shown = cut(entry.fields["NextVisibleTime"], 40)
         problems.append(
             f"message {cut(message.message_id, 40)}: NextVisibleTime {shown} is no time; its lease is renewed at once"
