@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Final, Self
 from urllib.parse import unquote
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 NAMESPACE: Final = ' xmlns="http://mns.aliyuncs.com/doc/v1"'
 FIELDS: Final = (
@@ -154,6 +154,7 @@ class OwnMns:
         """Send a message."""
         number = next(self._numbers)
         self.messages.append(Held(body, f"{number:032X}", time.time()))
+        self._changed.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -186,6 +187,8 @@ class OwnMns:
             return await self._receive(int(items["numofmessages"]), float(items.get("waitseconds", "0")))
         if verb == "DELETE messages":
             return self._delete(re.findall(r"<ReceiptHandle>(.*?)</ReceiptHandle>", body))
+        if verb == "POST messages":
+            return self._send(body)
         if verb == "PUT messages":
             handle = re.search(r"(?i)receipthandle=([^&]*)", query)
             assert handle is not None
@@ -229,8 +232,15 @@ class OwnMns:
             shown["MessageBody"] = f"<![CDATA[{held.body}]]>"
         return self._element("Message", "".join(self._element(*item) for item in shown.items()) + self.variant.extra)
 
+    def _send(self, xml: str) -> tuple[int, str]:
+        found = re.search(r"<MessageBody>(.*?)</MessageBody>", xml, re.DOTALL)
+        if found is None:
+            return self._error(400, "MalformedXML")
+        self.put(unescape(found[1]))
+        return 201, self._document("Message", self._element("MessageId", self.messages[-1].message_id))
+
     def _delete(self, written: Sequence[str]) -> tuple[int, str]:
-        handles = [text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") for text in written]
+        handles = [unescape(text) for text in written]
         failed: dict[str, str] = {}
         for place, handle in enumerate(handles):
             held = self._find(handle)

@@ -7,6 +7,7 @@ and one whose handler fails at first, so that it must be hidden and come back.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -21,6 +22,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.app import App
+from consumer.cloud.credentials import Keys, StaticCredentials
+from consumer.cloud.mns import MnsQueue
+from consumer.cloud.pool import open_pool
 from consumer.config import Settings, load
 from consumer.errors import Fault
 from consumer.plugin.job import Job
@@ -266,6 +270,19 @@ def test_what_is_odd_is_told_in_few_lines(seen: Seen) -> None:
     assert seen.problems[NAMES["nothing but broken entries"]][3].startswith("1997 more messages came than the 3")
     assert all("MessageBodyMD5" in problem for problem in seen.problems[NAMES["another sum"]])
     assert NAMES["usual"] not in seen.problems
+
+
+async def test_a_message_is_sent_to_it_and_received() -> None:
+    """What is sent wakes a receive that waits, and arrives as it was."""
+    async with OwnMns(Variant("usual")) as server, open_pool() as pool:
+        source = StaticCredentials(Keys("id", "secret"))
+        queue = MnsQueue(endpoint=f"http://127.0.0.1:{server.port}", queue="q", credentials=source, pool=pool)
+        async with asyncio.TaskGroup() as tasks:
+            receiving = tasks.create_task(queue.receive(16, 5))
+            await asyncio.sleep(0.05)
+            await queue.send("<a>&amp;")
+        assert [message.body for message in receiving.result().messages] == [b"<a>&amp;"]
+        assert receiving.result().elapsed_s < 3
 
 
 def test_there_are_variants_enough() -> None:
