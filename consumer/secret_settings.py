@@ -17,7 +17,6 @@ _SAFE_WAYS: Final = (
     "in a settings file that only the daemon's user can read (--config), or use a role"
 )
 _ALIKE: Final = 0.8
-_USER_INFO: Final = re.compile(r"//.*@", re.DOTALL)
 _PASSWORD: Final = re.compile(r"://[^/?#]*:[^/?#]*@|://[^@]*:[^@]*@|[?&]password=", re.IGNORECASE)
 
 
@@ -51,4 +50,6 @@ def safe_ways(name: str) -> str:
 
 def masked(text: str) -> str:
     """A text for an error, without what stands before the ``@`` of an address."""
-    return _USER_INFO.sub("//***@", text)
+    # Not by a pattern: one from the first // to the last @ takes quadratic time on a text of many //.
+    start, end = text.find("//"), text.rfind("@")
+    return text if start < 0 or end < start else f"{text[:start]}//***@{text[end + 1 :]}"

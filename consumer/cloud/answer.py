@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 
 from consumer.cloud.entries import Entry, entries
 from consumer.cloud.messages import Message, Peeked, QueueAttributes, Receipt
+from consumer.cloud.plain_xml import local_name, parse
 from consumer.cloud.wording import cut
 from consumer.policy import MAX_BATCH, MAX_HIDE_S, MAX_RETENTION_S, MAX_WAIT_S, MIN_HIDE_S
 
