@@ -157,7 +157,7 @@ def _notification(fields: dict[str, JsonValue], document: dict[str, JsonValue]) 
         state=state,
         phase=_phase(kind, state, type_text),
         code=wording_of(fields, "code" if "code" in fields else "errorcode"),
-        message=wording_of(fields, next((key for key in _MESSAGE_KEYS if key in fields), "message")),
+        message=wording_of(fields, "message" if "message" in fields else "msg" if "msg" in fields else "errormessage"),
         user_data_text=user_data_text,
         user_data=user_data,
         result_text=_inline_result(fields) if "result" in fields or "data" in fields else None,
@@ -209,7 +209,7 @@ def _event_fields(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 def _phase(kind: Kind, state: str, type_text: str) -> Phase:
     """What a state means; for a job a state that isn't known is no end and nothing else either."""
-    phase = phase_of(state)
+    phase = _PHASES.get(state.lower())
     if kind is Kind.IPRODUCTION and phase is not None:
         return phase
     if kind in _ANY_STATE:
@@ -264,7 +264,6 @@ _BY_SHAPE: Final = (
 )
 """What a message without Type is told by, the most telling first."""
 
-_MESSAGE_KEYS: Final = ("message", "msg", "errormessage")
 _EVENTS: Final = frozenset({Kind.IMS_EVENT, Kind.VOD_EVENT})
 _ANY_STATE: Final = _EVENTS | {Kind.UNKNOWN}
 _PHASES: Final = {
