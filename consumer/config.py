@@ -168,8 +168,15 @@ class Settings(BaseSettings, Connection):
     lease_step_s: int = Field(60, ge=10, le=MAX_HIDE_S, description="For how long each renewal hides a message.")
     max_hold_s: Seconds = Field(MAX_HIDE_S, description="The most that a message is held in one run.")
     handler_timeout_s: Seconds = Field(300, description="Time for one run of a handler.")
+    cancel_grace_s: float = Field(
+        5,
+        ge=0,
+        le=60,
+        allow_inf_nan=False,
+        description="Time for an async handler to clean up once it is cancelled; within `stop_deadline_s` at a stop.",
+    )
     stuck_limit: int = Field(
-        4, ge=1, le=256, description="Plain functions stuck past all limits at which the daemon asks for its restart."
+        4, ge=1, le=256, description="Handlers stuck past all limits at which the daemon asks for its restart."
     )
     max_failures: int = Field(10, ge=1, le=1_000_000, description="Failures of the handler that exhaust a message.")
     retry_base_s: Seconds = Field(30, description="Upper end of the first retry's delay; doubled for each later one.")

@@ -10,9 +10,26 @@ command line makes of an error (``cli.main``).
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from enum import IntEnum, StrEnum
 from typing import ClassVar
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, also where its own ``str()`` raises: it may be of anybody's making."""
+    try:
+        return str(error)
+    except BaseException as second:  # noqa: BLE001 - user code runs here; that it fails is all there is to say
+        return f"(its str() raises {type(second).__name__})"
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of an exception with its causes, also where parts of it can't be shown."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException as second:  # noqa: BLE001 - as above
+        return f"{type(error).__name__}: its traceback can't be shown: {type(second).__name__}"
 
 
 class ExitCode(IntEnum):

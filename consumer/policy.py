@@ -49,6 +49,8 @@ class Reason(StrEnum):
     """MPS kept saying that the job goes on, for longer than the setting allows."""
     NOT_IPRODUCTION = "not_iproduction"
     """MPS does not know the job as an intelligent production job."""
+    UNANSWERED = "unanswered"
+    """MPS kept failing for this job, while it answered for others."""
     CONTRADICTED = "contradicted"
     """The message says something of its job that MPS, or an earlier notification, says otherwise."""
 

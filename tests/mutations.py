@@ -221,7 +221,7 @@ MUTATIONS: Final = (
     Mutation(
         "a thread keeps its claim",
         "consumer/engine/lease.py",
-        "        if delivery.in_thread or delivery.stage is Stage.SETTLING:\n",
+        "        if delivery.stage >= Stage.RUNNING:\n",
         "        if delivery.stage is Stage.SETTLING:\n",
         ("tests/engine/test_lease.py",),
     ),
@@ -235,8 +235,8 @@ MUTATIONS: Final = (
     Mutation(
         "waiting for MPS",
         "consumer/engine/results.py",
-        "            if self.fault is None:\n                answer = await self._ask(job_id)\n",
-        "            if True:\n                answer = await self._ask(job_id)\n",
+        "            if self.fault is not None:\n                await self._until_it_answers(give_up_at)\n",
+        "            if self.fault is not None:\n                await anyio.sleep(0.1)\n",
         ("tests/engine/test_results.py",),
     ),
     Mutation(
@@ -249,8 +249,8 @@ MUTATIONS: Final = (
     Mutation(
         "a message set aside leaves its job open",
         "consumer/engine/process.py",
-        "isinstance(outcome, Dead) and not outcome.closes_job",
-        "isinstance(outcome, Dead) and not outcome.closes_job and not delivery.claimed",
+        "isinstance(outcome, Dead) and not (outcome.closes_job and delivery.claimed)",
+        "isinstance(outcome, Dead) and not delivery.claimed",
         ("tests/engine/test_forged.py",),
     ),
     Mutation(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
@@ -62,6 +62,7 @@ class Delivery:
         adrift: Whether its lease is known to be lost while its plain function runs on, with its claim kept.
         cut: Why its run was cut short, if it was.
         scope: Cancels its run; set while it can be cut short.
+        cancel_handler: Cancels its async handler, which then ends the run; set while one runs.
         received: The span of the receive that brought it, where traces are told.
         life: The span of its life, likewise.
     """
@@ -82,6 +83,7 @@ class Delivery:
     # asyncio's own: anyio's takes ten times as long to make, for every message.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     scope: anyio.CancelScope | None = None
+    cancel_handler: Callable[[str], None] | None = None
     received: SpanContext | None = None
     life: Span | None = None
 
@@ -104,11 +106,22 @@ class Delivery:
         return self.cut is Cut.LEASE_LOST
 
     def cut_short(self, why: Cut | TimedOut) -> None:
-        """Cancel its run, unless that has ended; the first reason counts."""
+        """Cancel its run, unless that has ended; the first reason counts.
+
+        An async handler is cancelled once and then waited for: its run ends when it has cleaned up.
+        """
         if self.cut is None and self.stage < Stage.SETTLING:
             self.cut = why
-            if self.scope is not None:
+            if self.cancel_handler is not None:
+                self.cancel_handler(str(why))
+            elif self.scope is not None:
                 self.scope.cancel(str(why))
+
+    def abandon(self) -> None:
+        """End its run without its handler, which goes on though it was cancelled."""
+        if self.stage is Stage.RUNNING and self.cancel_handler is not None and self.scope is not None:
+            self.cut = Cut.LEFT_RUNNING
+            self.scope.cancel(str(self.cut))
 
     def age_s(self) -> float:
         """Seconds since MNS took the message, by MNS's clock."""

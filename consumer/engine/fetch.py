@@ -17,9 +17,9 @@ from typing import Any, Final
 from pydantic import JsonValue, ValidationError
 
 from consumer.cloud.mps import JobAnswer
-from consumer.engine.outcome import NotReady, Unfit, Unreachable
-from consumer.engine.results import Query, is_about_the_job
-from consumer.errors import CloudError
+from consumer.engine.outcome import NotReady, Unanswered, Unfit, Unreachable
+from consumer.engine.results import Query, UnansweredError, is_about_the_job, is_too_long
+from consumer.errors import CloudError, text_of
 from consumer.message.contradiction import contradictions
 from consumer.message.notification import Kind, Notification, Phase
 from consumer.message.result import NOT_SAVED, JobResult, read_result
@@ -73,7 +73,7 @@ async def fetch(
     *,
     wait_limit_s: float,
     observe: Callable[[QueryResult], None],
-) -> Fetched | Unfit | NotReady | Unreachable:
+) -> Fetched | Unfit | NotReady | Unanswered | Unreachable:
     """Complete a job for its handler.
 
     Args:
@@ -112,7 +112,7 @@ def _must_ask(notification: Notification, handler: Handler, trust: TrustPolicy) 
 
 async def _ask(
     notification: Notification, query: Query, wait_limit_s: float, observe: Callable[[QueryResult], None]
-) -> JobAnswer | Unfit | NotReady | Unreachable:
+) -> JobAnswer | Unfit | NotReady | Unanswered | Unreachable:
     job_id = notification.job_id or ""
     try:
         answer = await query(job_id)
@@ -120,6 +120,11 @@ async def _ask(
         if is_about_the_job(error):
             return Unfit(Reason.NOT_IPRODUCTION, f"MPS refuses to look for job {job_id!r}: {error}")
         return Unreachable(error)
+    except UnansweredError as unanswered:
+        if is_too_long(unanswered.error):
+            told = f"MPS's answer for job {job_id!r} is too long to be read: {unanswered}"
+            return Unfit(Reason.UNANSWERED, told)
+        return Unanswered(unanswered.error)
     if not answer.found:
         observe(QueryResult.UNKNOWN)
         return Unfit(Reason.NOT_IPRODUCTION, f"MPS says that job {job_id!r} is not an intelligent production job")
@@ -190,8 +195,17 @@ def _data(notification: Notification, read: JobResult | None) -> tuple[JsonValue
 def _validated(what: str, wanted: Wanted[Any], data: JsonValue, problem: str | None) -> object:
     try:
         return wanted.validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "its top"
-        told = f"the {what} does not fit {wanted.annotation!r}: {first['msg']} at {where}"
+    except BaseException as error:  # noqa: BLE001 - validators are user code: whatever they raise, it does not fit
+        told = f"the {what} does not fit {wanted.name}: {_why(error)}"
         return Unfit(Reason.ILL_TYPED, told if problem is None else f"{told} ({problem})")
+
+
+def _why(error: BaseException) -> str:
+    """What a validation says, in one line."""
+    try:
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            return f"{first['msg']} at {'.'.join(str(part) for part in first['loc']) or 'its top'}"
+    except BaseException as second:  # noqa: BLE001 - a validator's error may not even be shown
+        return f"its error can't be shown: {type(second).__name__}"
+    return f"its validator raised {type(error).__name__}: {text_of(error)}"

@@ -1,16 +1,18 @@
 """Call one handler within its limits, and say how that ended.
 
-An async function is cancelled at its time limit. A plain function runs in a worker thread and can't be cancelled:
-past its limit it is waited for, its lease and claim kept, until the most that a message may be held; then it counts as
-stuck, its message is set aside and its thread is left alone.
+An async function runs in a task of its own. At its time limit, when its lease is lost, or at a stop that task is
+cancelled once, as a handler expects it: what stands in its ``finally`` completes. A plain function runs in a worker
+thread and can't be cancelled.
 
-Elsewhere: what the end leads to (``engine.outcome``), who may cut a run short (``engine.lease``, ``app``).
+Whatever goes on past its limit is waited for, its lease and claim kept, until the most that a message may be held. Then
+it counts as stuck: its message is set aside, and the thread or the task is left behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -19,29 +21,36 @@ from typing import Any, Final, cast
 
 import anyio
 import anyio.to_thread
+import structlog
 
-from consumer.engine.outcome import Raised, Returned, TimedOut, Unfit
+from consumer.engine.delivery import Delivery
+from consumer.engine.outcome import Raised, Returned, TimedOut, Unfit, Unreachable
+from consumer.errors import text_of
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import Job
 from consumer.policy import Reason
 
+log = structlog.stdlib.get_logger(__name__)
+
 _RETURNED: Final = Returned()
 
-HandlerEnd = Returned | Raised | TimedOut | Unfit
+HandlerEnd = Returned | Raised | TimedOut | Unfit | Unreachable
 
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """What holds for one handler, its own wishes and the settings' defaults put together.
+    """What holds for one handler, its own wishes and the settings' defaults put together. All in seconds.
 
     Args:
         timeout_s: Time for one run.
         max_hold_s: The most that its message is held.
+        grace_s: Time for an async function to end once it is cancelled, before its going on is logged.
         timed_out: The end of a run that takes longer.
     """
 
     timeout_s: float
     max_hold_s: float
+    grace_s: float = 5.0
     timed_out: TimedOut = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,15 +60,15 @@ class CallLimits:
 
 @dataclass(slots=True, eq=False)
 class Threads:
-    """The worker threads of plain functions.
+    """The worker threads of plain functions, and the handlers that were left behind.
 
-    A stuck one gives its place back, so it is replaced by a new thread; how many are left behind is counted, and at the
-    limit the daemon is no longer alive.
+    A stuck one gives its place back, so it is replaced; how many are left behind is counted, and at the limit the
+    daemon is no longer alive.
 
     Args:
         slots: Plain functions at once.
-        stuck_limit: Stuck ones at which the daemon wants its own restart.
-        left_behind: Threads that still run though nobody waits for them.
+        stuck_limit: Stuck handlers at which the daemon wants its own restart.
+        left_behind: Threads and tasks that still run though nobody waits for them.
     """
 
     slots: int
@@ -78,42 +87,127 @@ class Threads:
 
 
 async def invoke(
-    handler: Handler, job: Job[Any, Any], limits: CallLimits, threads: Threads, cut_short: Callable[[TimedOut], None]
-) -> HandlerEnd:
+    handler: Handler, job: Job[Any, Any], limits: CallLimits, threads: Threads, delivery: Delivery
+) -> HandlerEnd | None:
     """Call a handler with a job.
 
     Args:
         handler: Which one.
         job: What it gets.
         limits: Its time.
-        threads: Where plain functions run.
-        cut_short: Cancels this call, as an async function's time is over: whoever calls has a scope for that already.
+        threads: Where plain functions run, and where stuck handlers are counted.
+        delivery: Whose run it is: what cuts that short cancels the handler.
 
     Returns:
-        How it ended. Cancellation passes through; a plain function's thread then runs on by itself.
+        How it ended; ``None`` where it was cut short and did as it was asked. Cancellation passes through; the thread
+        or task then runs on by itself.
     """
     if handler.is_async:
         function = cast("Callable[[Job[Any, Any]], Awaitable[object]]", handler.function)
-        timer = asyncio.get_running_loop().call_later(limits.timeout_s, cut_short, limits.timed_out)
-        try:
-            return await _await(function, job)
-        finally:
-            timer.cancel()
+        return await _TaskRun(function, job, limits, threads, delivery).end()
     return await _in_thread(handler.function, job, limits, threads)
 
 
-async def _await(function: Callable[[Job[Any, Any]], Awaitable[object]], job: Job[Any, Any]) -> HandlerEnd:
+class _TaskRun:
+    """One call of an async function, in a task of its own.
+
+    Args:
+        function: The user's function.
+        job: What it gets.
+        limits: Its time.
+        threads: Told when the task is left behind, and when it ends after all.
+        delivery: Whose run it is.
+    """
+
+    __slots__ = ("_asked", "_delivery", "_grace", "_limits", "_loop", "_over", "_task", "_threads")
+
+    def __init__(
+        self,
+        function: Callable[[Job[Any, Any]], Awaitable[object]],
+        job: Job[Any, Any],
+        limits: CallLimits,
+        threads: Threads,
+        delivery: Delivery,
+    ) -> None:
+        self._limits = limits
+        self._threads = threads
+        self._delivery = delivery
+        self._loop = asyncio.get_running_loop()
+        # Waited for in place of the task: cancelling who waits must not cancel the handler a second time.
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._grace: asyncio.TimerHandle | None = None
+        self._asked = False
+        self._task = self._loop.create_task(_guarded(function, job))
+        self._task.add_done_callback(self._ended)
+
+    async def end(self) -> HandlerEnd | None:
+        """Wait for its end; see ``invoke``."""
+        self._delivery.cancel_handler = self._cancel
+        timer = self._loop.call_later(self._limits.timeout_s, self._time_is_over)
+        try:
+            await self._over
+        finally:
+            timer.cancel()
+            if self._grace is not None:
+                self._grace.cancel()
+            self._delivery.cancel_handler = None
+            if not self._task.done():
+                self._leave_behind()
+        if not self._task.done():
+            return _stuck("handler", self._limits)
+        if self._task.cancelled():
+            if self._asked:
+                return None
+            return Raised(RuntimeError("the handler awaited something that was cancelled, and let that pass through"))
+        end = self._task.result()
+        # What a cancelled handler raises on its way out is no failure of its own.
+        return None if self._asked and isinstance(end, Raised) else end
+
+    def _ended(self, _task: asyncio.Task[Returned | Raised]) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _time_is_over(self) -> None:
+        self._delivery.cut_short(self._limits.timed_out)
+        left_s = max(0.0, self._limits.max_hold_s - self._limits.timeout_s)
+        self._loop.call_later(left_s, self._ended, self._task)
+
+    def _cancel(self, why: str) -> None:
+        """Cancel it, once."""
+        if not self._asked:
+            self._asked = True
+            self._task.cancel(why)
+            self._grace = self._loop.call_later(self._limits.grace_s, self._goes_on)
+
+    def _goes_on(self) -> None:
+        stack = io.StringIO()
+        self._task.print_stack(file=stack)
+        log.warning(
+            "a handler goes on though it was cancelled",
+            message_id=self._delivery.message.message_id,
+            why=str(self._delivery.cut),
+            grace_seconds=self._limits.grace_s,
+            stack=stack.getvalue(),
+        )
+
+    def _leave_behind(self) -> None:
+        """Go on without it; where it was never cancelled it is now."""
+        self._threads.left_behind += 1
+        self._task.add_done_callback(self._left_after_all)
+        self._task.cancel()
+
+    def _left_after_all(self, _task: asyncio.Task[Returned | Raised]) -> None:
+        self._threads.left_behind -= 1
+
+
+async def _guarded(function: Callable[[Job[Any, Any]], Awaitable[object]], job: Job[Any, Any]) -> Returned | Raised:
     try:
-        await function(job)
-    except anyio.get_cancelled_exc_class():
-        if anyio.get_current_task().has_pending_cancellation():
-            raise
-        # Nobody cancelled this run: the handler awaited something of its own that was cancelled.
-        return Raised(RuntimeError("the handler awaited something that was cancelled, and let that pass through"))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - as said below
-        # The user's code runs here: whatever it raises is an end, decided on by its type.
+        returned = await function(job)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - user code runs here: whatever it raises is an end of this run
         return Raised(_ordinary(error))
-    return _RETURNED
+    return _RETURNED if returned is None else _unless_awaitable(returned, "it returned a coroutine: await it there")
 
 
 async def _in_thread(
@@ -123,21 +217,41 @@ async def _in_thread(
     with anyio.move_on_after(limits.max_hold_s):
         try:
             await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads.limiter)
+        except RuntimeError as error:
+            # The machine has no thread for it: nobody's failure, and another time will do.
+            return Unreachable(RuntimeError(f"no thread could be started for the handler: {error}"))
         finally:
             call.leave()
     if call.end is None:
-        return Unfit(Reason.STUCK, f"the plain function still runs after {limits.max_hold_s:g} s, the most for one run")
+        return _stuck("plain function", limits)
     if call.seconds > limits.timeout_s and not isinstance(call.end, Returned):
         # It raised, but late: the limit is the better explanation of why.
         return limits.timed_out
     return call.end
 
 
-def _ordinary(error: Exception | SystemExit) -> Exception:
-    """An exit called by a handler is its failure; it must not take the daemon and all other jobs with it."""
+def _stuck(what: str, limits: CallLimits) -> Unfit:
+    return Unfit(Reason.STUCK, f"the {what} still runs after {limits.max_hold_s:g} s, the most for one run")
+
+
+def _unless_awaitable(returned: object, told: str) -> Returned | Raised:
+    """The end of a function that returned something: what nobody awaits was not done."""
+    if not inspect.isawaitable(returned):
+        return _RETURNED
+    if inspect.iscoroutine(returned):
+        returned.close()
+    return Raised(TypeError(f"the handler did nothing: {told}"))
+
+
+def _ordinary(error: BaseException) -> Exception:
+    """What is no ordinary exception (an exit, an interrupt, a panic of compiled code) is the handler's failure too."""
     if isinstance(error, Exception):
         return error
-    return RuntimeError(f"the handler called sys.exit({error.code!r}); raise Reject or Retry instead")
+    failure = RuntimeError(
+        f"the handler raised {type(error).__name__}: {text_of(error)}; raise Reject or Retry instead"
+    )
+    failure.__cause__ = error
+    return failure
 
 
 class _ThreadCall:
@@ -162,18 +276,11 @@ class _ThreadCall:
     def __call__(self) -> None:
         """Runs in the worker thread."""
         self._begun_at = time.monotonic()
-        end: Returned | Raised = Returned()
         try:
-            returned = self._function(self._job)
-            if inspect.isawaitable(returned):
-                # Nobody awaits it in a thread: the job would count as done without having run.
-                if inspect.iscoroutine(returned):
-                    returned.close()
-                end = Raised(
-                    TypeError("the handler is a plain function that returned a coroutine; make it `async def`")
-                )
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - as said below
-            # The user's code runs here: whatever it raises is an end, decided on by its type.
+            end = _unless_awaitable(
+                self._function(self._job), "it is a plain function that returned a coroutine; make it `async def`"
+            )
+        except BaseException as error:  # noqa: BLE001 - user code runs here: whatever it raises is an end of this run
             end = Raised(_ordinary(error))
         with self._lock:
             self.seconds = time.monotonic() - self._begun_at

@@ -232,13 +232,16 @@ class LeaseKeeper:
     def _lost(self, delivery: Delivery, why: str) -> None:
         self._observe(RenewalResult.LOST)
         fields = {"queue": self._name, "message_id": delivery.message.message_id, "why": why}
-        if delivery.in_thread or delivery.stage is Stage.SETTLING:
-            if delivery.stage is Stage.RUNNING:
-                log.warning("lease lost while a plain function runs on; its claim is kept until it ends", **fields)
+        if delivery.stage >= Stage.RUNNING:
             delivery.adrift = True
             delivery.grace_until = 0.0
             delivery.renew_at = time.monotonic()
             self._news.set()
+            if delivery.in_thread and delivery.stage is Stage.RUNNING:
+                log.warning("lease lost while a plain function runs on; its claim is kept until it ends", **fields)
+            elif delivery.stage is Stage.RUNNING:
+                log.warning("lease lost; its run is cancelled, its claim is kept until that has ended", **fields)
+                delivery.cut_short(Cut.LEASE_LOST)
             return
         log.warning("lease lost; its run is cancelled and the message will be handled when it comes back", **fields)
         self.drop(delivery)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from consumer.errors import CloudError
+from consumer.errors import CloudError, text_of
 from consumer.plugin.job import JobFailed, Reject, Retry
 from consumer.policy import CRASH_STARTS, MAX_HIDE_S, MIN_HIDE_S, Reason, RetryPolicy
 
@@ -86,6 +86,17 @@ class NotReady:
 
 
 @dataclass(frozen=True, slots=True)
+class Unanswered:
+    """MPS fails for this job, while it answers for others.
+
+    Args:
+        error: What the question came to.
+    """
+
+    error: CloudError
+
+
+@dataclass(frozen=True, slots=True)
 class Unreachable:
     """A service or the store did not answer: nobody's failure.
 
@@ -126,7 +137,9 @@ class Cut(StrEnum):
     LEASE_LOST = "lease lost"
 
 
-End: TypeAlias = Returned | Raised | TimedOut | Unfit | NotReady | Unreachable | HeldElsewhere | Skipped | Cut
+End: TypeAlias = (
+    Returned | Raised | TimedOut | Unfit | NotReady | Unanswered | Unreachable | HeldElsewhere | Skipped | Cut
+)
 
 
 @dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
@@ -238,6 +251,11 @@ def decide(end: End, run: Run, policy: RetryPolicy) -> Outcome:
             return Dead(end.reason, end.error, closes_job=end.reason is Reason.CRASHING)
         case NotReady():
             return _not_ready(end, run)
+        case Unanswered():
+            outcome = _failed(run, policy, _sentence(end.error), None)
+            if isinstance(outcome, Dead) and outcome.reason is Reason.EXHAUSTED:
+                return Dead(Reason.UNANSWERED, outcome.error, closes_job=False)
+            return outcome
         case Unreachable():
             return _come_back(_patience_s(run), run, None, _sentence(end.error))
         case TimedOut():
@@ -278,7 +296,7 @@ def _raised(error: Exception, run: Run, policy: RetryPolicy) -> Outcome:
             return Dead(Reason.JOB_FAILED, _sentence(error), error)
         case Reject():
             return Dead(Reason.REJECTED, _sentence(error), error)
-        case Retry(after_s=float() | int() as after_s):
+        case Retry(after_s=float() | int() as after_s) if 0 <= after_s <= MAX_HIDE_S:
             return _failed(run, policy, _sentence(error), error, after_s)
         case _:
             return _failed(run, policy, _sentence(error), error)
@@ -319,5 +337,5 @@ def _whole(seconds: float) -> int:
 
 
 def _sentence(error: Exception) -> str:
-    text = str(error)
+    text = text_of(error)
     return text if isinstance(error, CloudError | Reject | JobFailed | Retry) else f"{type(error).__name__}: {text}"

@@ -18,6 +18,8 @@ import random
 import time
 from typing import Any, Final
 
+import structlog
+
 from consumer.engine.delivery import Delivery, Stage
 from consumer.engine.fetch import Fetched, fetch
 from consumer.engine.invoke import invoke
@@ -28,6 +30,7 @@ from consumer.engine.outcome import (
     End,
     HeldElsewhere,
     Outcome,
+    Raised,
     Run,
     Skipped,
     Unfit,
@@ -48,6 +51,8 @@ from consumer.plugin.handler import Handler
 from consumer.plugin.job import NOT_WANTED, Job
 from consumer.policy import SUSPECT_STARTS, Reason
 from consumer.store.ledger import Claimed, Elsewhere, Ended
+
+log = structlog.stdlib.get_logger(__name__)
 
 _CLAIM_TRIES: Final = 4
 _NOTHING: Final = contextlib.nullcontext()
@@ -73,13 +78,19 @@ async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
     if handler is None:
         place.leave(unused=True)
     try:
-        with new_scope() as delivery.scope:
-            work.end = await _run(lane, work)
+        try:
+            with new_scope() as delivery.scope:
+                work.end = await _run(lane, work)
+        except Exception as error:
+            # A mistake of this program: counted like a failure of the handler, so that it ends as a dead letter with
+            # its traceback, rather than in silence when the queue drops the message.
+            log.exception("internal fault", queue=lane.url.queue, message_id=delivery.message.message_id)
+            work.end = Raised(error)
         # A run that was cut short left no end behind.
         work.end = work.end or delivery.cut or Cut.STOPPING
         outcome = decide(work.end, _facts(lane, work), work.rules.retry_of(handler))
         place.leave(unused=not work.started_at)
-        if isinstance(outcome, Dead) and not outcome.closes_job:
+        if isinstance(outcome, Dead) and not (outcome.closes_job and delivery.claimed):
             outcome = await _close_message_only(lane, work, outcome)
         # Outside the scope: nothing may cut short what is being written down, but the stop deadline.
         settled = await lane.settler.settle(delivery, outcome, work.record(lane.identity))
@@ -196,13 +207,13 @@ async def _call(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> E
     work.started_at = time.monotonic()
     try:
         end = await invoke(
-            handler, _job(lane, work, fetched), work.rules.limits_of(handler), lane.threads, work.delivery.cut_short
+            handler, _job(lane, work, fetched), work.rules.limits_of(handler), lane.threads, work.delivery
         )
     finally:
         work.seconds = time.monotonic() - work.started_at
     # From here on a lost lease cancels nothing more: the handler has ended, its end counts.
     work.delivery.stage = Stage.SETTLING
-    return end
+    return end or work.delivery.cut or Cut.STOPPING
 
 
 def _job(lane: Lane, work: Work, fetched: Fetched) -> Job[Any, Any]:

@@ -21,6 +21,7 @@ from consumer.engine.outcome import (
     Outcome,
     Raised,
     TimedOut,
+    Unanswered,
 )
 from consumer.engine.work import Work
 from consumer.ops.logs import gather
@@ -107,5 +108,7 @@ def _cause(work: Work, outcome: Hide) -> RetryCause:
             return RetryCause.TIMED_OUT
         case NotReady():
             return RetryCause.NOT_READY
+        case Unanswered():
+            return RetryCause.UNANSWERED
         case _:
             return RetryCause.UNAVAILABLE

@@ -49,7 +49,11 @@ class Rules:
             return found
         own, settings = handler.limits, self.settings
         timeout_s = own.timeout_s or settings.handler_timeout_s
-        made = CallLimits(timeout_s=timeout_s, max_hold_s=max(timeout_s, own.max_hold_s or settings.max_hold_s))
+        made = CallLimits(
+            timeout_s=timeout_s,
+            max_hold_s=max(timeout_s, own.max_hold_s or settings.max_hold_s),
+            grace_s=settings.cancel_grace_s,
+        )
         return self._limits.setdefault(handler.name, made)
 
     def retry_of(self, handler: Handler | None) -> RetryPolicy:

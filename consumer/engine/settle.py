@@ -14,7 +14,6 @@ Elsewhere: which outcome it is (``engine.outcome``), the deletes themselves (``e
 from __future__ import annotations
 
 import time
-import traceback
 
 import anyio
 import structlog
@@ -26,7 +25,7 @@ from consumer.engine.letter_limit import LetterLimit, no_room
 from consumer.engine.outcome import Dead, Done, Forget, Hide, Lost, Outcome
 from consumer.engine.pacing import Outage
 from consumer.engine.store_gate import StoreGate
-from consumer.errors import CloudError
+from consumer.errors import CloudError, traceback_of
 from consumer.ops.redact import SECRETS
 from consumer.ops.traces import Traces
 from consumer.store.clip import fit_letter, letter_bytes
@@ -180,7 +179,7 @@ class Settler:
 def _letter(delivery: Delivery, dead: Dead, record: JobRecord) -> DeadLetter:
     """Its texts without the secrets that are known; its body byte for byte, since that is what a replay sends."""
     message = delivery.message
-    trace = "".join(traceback.format_exception(dead.cause)) if dead.cause is not None else None
+    trace = None if dead.cause is None else traceback_of(dead.cause)
     return DeadLetter(
         job=record,
         reason=dead.reason,

@@ -2,7 +2,8 @@
 
     receives    get half a second; one whose answer has begun is read on, up to a second before the deadline
     held        given back at once
-    running     may finish, up to a second before the deadline; then cut short and given back
+    running     may finish, up to a second before the deadline; async handlers are cancelled a grace sooner, so that
+                they can clean up; what still runs then is given back all the same
     settling    goes on to the deadline
     deletes     go on to the deadline
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
@@ -82,10 +83,18 @@ class Stop:
         polls.cancel("the stop deadline comes")
 
     async def drain(self) -> None:
-        """Let running handlers finish; at the deadline, or when hurried, cut them short and give them back."""
-        await self._while_held(self._settle_reserve_s, unless_hurried=True)
+        """Let running handlers finish; before the deadline, or when hurried, cut them short and give them back."""
+        await self._while(self._held, self._settle_reserve_s + self._grace_s, unless_hurried=True)
+        for delivery in self._held():
+            if not delivery.in_thread:
+                delivery.cut_short(Cut.STOPPING)
+        # Threads can't be cancelled, so theirs is all the time that there is.
+        await self._while(self._in_threads, self._settle_reserve_s, unless_hurried=True)
+        await self._while(self._cleaning_up, self._settle_reserve_s, unless_hurried=False)
         self._cancel(Stage.RUNNING)
-        await self._while_held(min(_FLUSH_RESERVE_S, self._deadline_s / 8), unless_hurried=False)
+        for delivery in self._held():
+            delivery.abandon()
+        await self._while(self._held, min(_FLUSH_RESERVE_S, self._deadline_s / 8), unless_hurried=False)
 
     async def flush(self) -> None:
         """Delete everything that has ended, up to the deadline."""
@@ -110,14 +119,26 @@ class Stop:
         """What is kept of the deadline for writing down how cut runs ended."""
         return min(_SETTLE_RESERVE_S, self._deadline_s / 4)
 
-    async def _while_held(self, reserve_s: float, *, unless_hurried: bool) -> None:
-        while self._held() and time.monotonic() < self.at - reserve_s:
+    @property
+    def _grace_s(self) -> float:
+        """How much sooner than the rest async handlers are cancelled."""
+        wanted_s = max((lane.rules.settings.cancel_grace_s for lane in self._lanes), default=0.0)
+        return min(wanted_s, self._deadline_s / 4)
+
+    async def _while(self, any_left: Callable[[], object], reserve_s: float, *, unless_hurried: bool) -> None:
+        while any_left() and time.monotonic() < self.at - reserve_s:
             if unless_hurried and self._hurried.is_set():
                 return
             await anyio.sleep(_LOOK_S)
 
     def _held(self) -> list[Delivery]:
         return [delivery for lane in self._lanes for delivery in lane.live]
+
+    def _in_threads(self) -> list[Delivery]:
+        return [held for held in self._held() if held.in_thread and held.stage is Stage.RUNNING]
+
+    def _cleaning_up(self) -> list[Delivery]:
+        return [held for held in self._held() if held.cancel_handler is not None]
 
     def _cancel(self, most: Stage) -> None:
         for delivery in self._held():

@@ -67,6 +67,8 @@ class RetryCause(StrEnum):
     """The handler raised ``Retry``."""
     NOT_READY = "not_ready"
     """MPS says that the job goes on."""
+    UNANSWERED = "unanswered"
+    """MPS fails for this job, while it answers for others."""
     ELSEWHERE = "elsewhere"
     """Another delivery of the same job runs."""
     UNAVAILABLE = "unavailable"

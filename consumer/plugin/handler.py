@@ -82,6 +82,8 @@ class Wanted(Generic[ParsedT]):
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
+        self.name = repr(annotation)
+        """How errors name it. Made at the start, so that a type that can not be shown fails there."""
         # Nothing to validate: whatever came is handed on, so its adapter would be work for nothing.
         self._adapter: TypeAdapter[ParsedT] | None = None if annotation is Any else TypeAdapter(annotation)
         if self._adapter is not None and not self._adapter.pydantic_complete:

@@ -10,29 +10,36 @@ from collections.abc import Callable
 import anyio
 import pytest
 
+from consumer.cloud.messages import Message, Receipt
+from consumer.engine.delivery import Delivery, Stage
 from consumer.engine.invoke import CallLimits, HandlerEnd, Threads, invoke
-from consumer.engine.outcome import Raised, Returned, TimedOut, Unfit
+from consumer.engine.outcome import Cut, Raised, Returned, TimedOut, Unfit
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
 
 JOB: Job = Job(function="Cover", job_id="1", state="Success", failed=False, code=None, message=None, user_data=None)
 
 
+def delivery() -> Delivery:
+    """A message that is held for a minute."""
+    receipt = Receipt("handle", time.monotonic() + 60)
+    message = Message("M", b"", receipt, time.time(), time.time(), 1, 8, None, {}, {})
+    return Delivery(message, receipt, stage=Stage.RUNNING)
+
+
 async def call(
-    function: Callable[[Job], object], *, timeout_s: float = 5, max_hold_s: float = 5, threads: Threads | None = None
-) -> HandlerEnd:
+    function: Callable[[Job], object],
+    *,
+    timeout_s: float = 5,
+    max_hold_s: float = 5,
+    grace_s: float = 5,
+    threads: Threads | None = None,
+    held: Delivery | None = None,
+) -> HandlerEnd | Cut | None:
     handler = build(function, Note("Cover", Limits()))
-    cut: list[TimedOut] = []
-
-    def cut_short(why: TimedOut) -> None:
-        cut.append(why)
-        scope.cancel()
-
-    with anyio.CancelScope() as scope:
-        return await invoke(
-            handler, JOB, CallLimits(timeout_s, max_hold_s), threads or Threads(slots=4, stuck_limit=2), cut_short
-        )
-    return cut[0]
+    held = held or delivery()
+    limits = CallLimits(timeout_s, max_hold_s, grace_s)
+    return await invoke(handler, JOB, limits, threads or Threads(slots=4, stuck_limit=2), held) or held.cut
 
 
 async def exits(job: Job) -> None:
@@ -57,8 +64,8 @@ def hands_a_coroutine_on(job: Job) -> object:
     ("function", "told"),
     [
         pytest.param(hands_a_coroutine_on, "make it `async def`", id="a plain function that returns a coroutine"),
-        pytest.param(exits, "sys.exit(3)", id="an async function that exits"),
-        pytest.param(exits_in_a_thread, "sys.exit(3)", id="a plain function that exits"),
+        pytest.param(exits, "SystemExit: 3", id="an async function that exits"),
+        pytest.param(exits_in_a_thread, "SystemExit: 3", id="a plain function that exits"),
         pytest.param(cancels_itself, "cancelled", id="one that awaits something cancelled"),
     ],
 )

@@ -202,7 +202,7 @@ async def test_a_refusal_that_is_not_about_the_job_buries_nothing(sandbox: Sandb
     async def clip(job: Job[Any]) -> None:
         seen.append(job.attempt)
 
-    sandbox.faults.add(Fault(kind="error", status=404, code="InvalidAction.NotFound", operations=("query",), count=1))
+    sandbox.faults.add(Fault(kind="error", status=404, code="InvalidAction.NotFound", operations=("query",), count=2))
     with capture_logs() as lines:
         async with serve(handlers(VideoClip=clip)) as daemon:
             await submit(daemon)

@@ -1,21 +1,24 @@
-"""Waiting for MPS: one asks, the others wait, nobody for ever; played with answers as a test wants them."""
+"""Questions to MPS that fail: an outage is waited for, one job's fault is that job's; with answers as a test wants."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import anyio
 import pytest
 from structlog.testing import capture_logs
 
 from consumer.cloud.mps import JobAnswer
-from consumer.engine.results import Results
+from consumer.engine.results import NO_JOB, Results, UnansweredError
 from consumer.errors import CloudError, Fault
 
 
 class Service:
-    """Answers with the next fault of a list, and well when there is none."""
+    """Answers with the next fault of a list, and well when there is none; never well for some jobs."""
 
-    def __init__(self, *faults: Fault) -> None:
+    def __init__(self, *faults: Fault, bad: Collection[str] = ()) -> None:
         self.faults = list(faults)
+        self.bad = bad
         self.asked: list[str] = []
         self.at_once = self.most_at_once = 0
 
@@ -27,8 +30,8 @@ class Service:
             await anyio.sleep(0.01)
         finally:
             self.at_once -= 1
-        if self.faults:
-            fault = self.faults.pop(0)
+        if self.faults or job_id in self.bad:
+            fault = self.faults.pop(0) if self.faults else Fault.SERVER
             code = "InvalidParameter.JobId" if fault is Fault.REQUEST else "c"
             raise CloudError(fault, operation="Query", target="mps", code=code, detail="d")
         return JobAnswer(job_id, "Cover", "Success", None, None, None, None, None, None, "r", found=True)
@@ -39,8 +42,8 @@ def asking(service: Service, patience_s: float = 30) -> Results:
 
 
 async def test_one_asks_while_it_is_down() -> None:
-    """Once a question has failed only one is put at a time; all are answered in the end."""
-    service = Service(*[Fault.SERVER] * 4)
+    """Once MPS has failed for no job too, one probe is sent at a time; all questions are answered in the end."""
+    service = Service(*[Fault.SERVER] * 5)
     results = asking(service)
     answers: list[str] = []
 
@@ -56,7 +59,7 @@ async def test_one_asks_while_it_is_down() -> None:
                 tasks.start_soon(ask, str(number))
             await anyio.sleep(0.1)
             # Nobody asked within the pause.
-            assert service.asked == ["first"]
+            assert service.asked == ["first", NO_JOB]
             while service.faults:  # noqa: ASYNC110 - the service is a stand-in without events
                 await anyio.sleep(0.01)
             assert service.most_at_once == 1
@@ -66,7 +69,7 @@ async def test_one_asks_while_it_is_down() -> None:
 
 async def test_the_one_that_asks_may_be_cut_short() -> None:
     """When the one whose turn it is gets cancelled, the next one asks; the pause is kept."""
-    service = Service(Fault.NETWORK)
+    service = Service(Fault.NETWORK, Fault.NETWORK)
     results = asking(service)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
@@ -75,7 +78,7 @@ async def test_the_one_that_asks_may_be_cut_short() -> None:
             tasks.cancel_scope.cancel()
         assert results.fault is not None
         assert (await results.query("other")).job_id == "other"
-    assert service.asked == ["cut", "other"]
+    assert service.asked == ["cut", NO_JOB, NO_JOB, "other"]
 
 
 async def test_nobody_waits_for_ever() -> None:
@@ -98,22 +101,69 @@ async def test_nobody_waits_for_ever() -> None:
     assert len(service.asked) <= 20 + 3
 
 
-@pytest.mark.parametrize(("throttles", "told"), [(2, 0), (5, 2)])
-async def test_a_throttled_question_is_put_again(throttles: int, told: int) -> None:
+@pytest.mark.parametrize(("throttles", "asked", "told"), [(2, 3, 0), (5, 7, 2)])
+async def test_a_throttled_question_is_put_again(throttles: int, asked: int, told: int) -> None:
     """Being throttled now and then is no outage and no news; nothing but that is one."""
     service = Service(*[Fault.THROTTLED] * throttles)
     results = asking(service)
     with anyio.fail_after(10), capture_logs() as lines:
         assert (await results.query("j")).job_id == "j"
-    assert len(service.asked) == throttles + 1
+    assert len(service.asked) == asked
     assert len(lines) == told
 
 
 async def test_a_refused_id_is_no_outage() -> None:
     """MPS that refuses an id has answered: the fault is that question's own, and ends an outage."""
-    service = Service(Fault.SERVER, Fault.REQUEST)
+    service = Service(Fault.SERVER, Fault.SERVER, Fault.REQUEST, Fault.REQUEST)
     results = asking(service)
     with anyio.fail_after(5), pytest.raises(CloudError) as raised:
         await results.query("j")
     assert raised.value.fault is Fault.REQUEST
     assert results.fault is None
+
+
+async def test_one_job_s_fault_is_that_job_s() -> None:
+    """A job that MPS fails for while it answers others is unanswered, and no outage is logged."""
+    service = Service(bad={"bad"})
+    results = asking(service)
+    with anyio.fail_after(5), capture_logs() as lines:
+        with pytest.raises(UnansweredError) as raised:
+            await results.query("bad")
+        assert (await results.query("good")).job_id == "good"
+    assert raised.value.error.fault is Fault.SERVER
+    assert service.asked == ["bad", NO_JOB, "bad", NO_JOB, "good"]
+    assert lines == []
+    assert results.fault is None
+
+
+async def test_a_blip_is_put_again() -> None:
+    """A question that failed alone is put once more at once, and then answered; not so where many do."""
+    service = Service(Fault.SERVER)
+    results = asking(service)
+    with anyio.fail_after(5):
+        assert (await results.query("j")).job_id == "j"
+        service.faults = [Fault.SERVER]
+        with pytest.raises(UnansweredError):
+            await results.query("k")
+
+
+async def test_many_bad_jobs_cost_few_questions() -> None:
+    """Of many bad jobs that are asked about at once, each costs about one question while good ones are answered."""
+    bad = {f"bad{number}" for number in range(50)}
+    service = Service(bad=bad)
+    results = asking(service)
+    unanswered: list[str] = []
+
+    async def ask(job_id: str) -> None:
+        try:
+            await results.query(job_id)
+        except UnansweredError:
+            unanswered.append(job_id)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            for number in range(50):
+                tasks.start_soon(ask, f"bad{number}")
+                tasks.start_soon(ask, f"good{number}")
+    assert set(unanswered) == bad
+    assert len(service.asked) <= 100 + 5
