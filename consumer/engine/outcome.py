@@ -118,6 +118,17 @@ class HeldElsewhere:
     remaining_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Its handler runs as often as its ``concurrency`` allows, and enough messages wait for it here.
+
+    Args:
+        handler: Its name.
+    """
+
+    handler: str
+
+
 class Skipped(StrEnum):
     """Why no handler ran, with nothing wrong; the message is deleted."""
 
@@ -138,7 +149,7 @@ class Cut(StrEnum):
 
 
 End: TypeAlias = (
-    Returned | Raised | TimedOut | Unfit | NotReady | Unanswered | Unreachable | HeldElsewhere | Skipped | Cut
+    Returned | Raised | TimedOut | Unfit | NotReady | Unanswered | Unreachable | HeldElsewhere | Busy | Skipped | Cut
 )
 
 
@@ -247,6 +258,8 @@ def decide(end: End, run: Run, policy: RetryPolicy) -> Outcome:
         case HeldElsewhere():
             # It comes back once that claim can have ended; the holder deletes its own message meanwhile.
             return Hide(_whole(end.remaining_s), None, "its job is being handled by another delivery")
+        case Busy():
+            return _come_back(_patience_s(run), run, None, f"enough messages wait for the handler {end.handler!r}")
         case Unfit():
             return Dead(end.reason, end.error, closes_job=end.reason is Reason.CRASHING)
         case NotReady():

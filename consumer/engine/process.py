@@ -25,6 +25,7 @@ from consumer.engine.fetch import Fetched, fetch
 from consumer.engine.invoke import invoke
 from consumer.engine.lane import Lane
 from consumer.engine.outcome import (
+    Busy,
     Cut,
     Dead,
     End,
@@ -80,7 +81,7 @@ async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
     try:
         try:
             with new_scope() as delivery.scope:
-                work.end = await _run(lane, work)
+                work.end = await _run(lane, work, place)
         except Exception as error:
             # A mistake of this program: counted like a failure of the handler, so that it ends as a dead letter with
             # its traceback, rather than in silence when the queue drops the message.
@@ -102,7 +103,7 @@ async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
             del lane.held[work.key]
 
 
-async def _run(lane: Lane, work: Work) -> End:
+async def _run(lane: Lane, work: Work, place: Place) -> End:
     """Hops 5 to 7: the end that this run comes to, unless it is cut short."""
     if isinstance(work.verdict, Skipped):
         return work.verdict
@@ -146,7 +147,7 @@ async def _run(lane: Lane, work: Work) -> End:
     if not isinstance(fetched, Fetched):
         return fetched
     work.fetched = fetched
-    return await _handle(lane, work, work.verdict, fetched)
+    return await _handle(lane, work, work.verdict, fetched, place)
 
 
 def _second(seen: Notification, ended: Ended) -> Skipped | Unfit:
@@ -182,14 +183,19 @@ async def _close_message_only(lane: Lane, work: Work, dead: Dead) -> Outcome:
     return decide(work.end, _facts(lane, work), work.rules.retry)
 
 
-async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> End:
+async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched, place: Place) -> End:
     """Hop 7: wait for the handler's turn, then call it."""
     suspect = lane.alone if work.claim.starts >= SUSPECT_STARTS else None
     turn = work.rules.turns.get(handler.name)
     if suspect is None and turn is None:
         return await _call(lane, work, handler, fetched)
+    is_free = not (suspect and suspect.locked()) and (turn is None or turn.available_tokens >= 1)
+    if not is_free and not place.step_aside():
+        return Busy(handler.name)
     # The turn comes last: while one suspect runs, the others must not keep it from the good ones.
     async with suspect or _NOTHING, turn or _NOTHING:
+        if place.is_aside:
+            await place.come_back()
         return await _call(lane, work, handler, fetched)
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from consumer.engine.lane import Lane
 from consumer.engine.letter_limit import NoRoom
 from consumer.engine.outcome import (
+    Busy,
     Cut,
     Dead,
     Done,
@@ -93,7 +94,7 @@ def _word(work: Work, outcome: Outcome) -> Word:
         case Lost():
             return Word.LEASE_LOST
         case Hide():
-            return Word.RELEASED if isinstance(work.end, Cut | HeldElsewhere) else Word.RETRY
+            return Word.RELEASED if isinstance(work.end, Busy | Cut | HeldElsewhere) else Word.RETRY
 
 
 def _cause(work: Work, outcome: Hide) -> RetryCause:

@@ -5,12 +5,17 @@ whose run has ended, or that no handler takes, needs its place no more while its
 the next one. So poison costs the good no places. How many may be on their way out is limited: behind a slow store they
 keep their places, and polling waits.
 
+A message that waits for the turn of a handler with a limit of its own (``concurrency``) steps aside: it gives its place
+to the messages of other handlers and takes one again when its turn has come, before any new message does. How many may
+stand aside is limited to the number of places.
+
 Elsewhere: who asks (``engine.poll``), who leaves when (``engine.process``).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 
 import anyio
@@ -43,6 +48,9 @@ class Slots:
         self.free = total
         self.leaving = 0
         """Messages that have left their places and are not settled yet."""
+        self.aside = 0
+        """Messages that wait for their handler's turn without a place."""
+        self._returning: deque[asyncio.Future[None]] = deque()
         self._hasty = False
         self._waiters: list[_Waiter] = []
 
@@ -107,11 +115,31 @@ class Slots:
             count: How many.
             unused: Whether they come back without a run: then the next messages had better be asked for at once.
         """
+        while count and self._returning:
+            waiter = self._returning.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                count -= 1
         self.free += count
         self._hasty |= unused
-        for waiter in self._waiters:
-            if self.free >= waiter.count or (waiter.unless_hasty and self._hasty):
-                waiter.event.set()
+        for poll in self._waiters:
+            if self.free >= poll.count or (poll.unless_hasty and self._hasty):
+                poll.event.set()
+
+    async def reclaim(self) -> None:
+        """Take one place before any poll does."""
+        if self.free:
+            self.free -= 1
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._returning.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            # It may have been handed over at the very moment.
+            if waiter.done() and not waiter.cancelled():
+                self.give_back(1)
+            raise
 
     async def _wait_for(self, count: int, *, unless_hasty: bool = False) -> None:
         while self.free < count and not (unless_hasty and self._hasty):
@@ -130,11 +158,13 @@ class Place:
         slots: Where.
     """
 
-    __slots__ = ("_left", "_slots")
+    __slots__ = ("_left", "_slots", "is_aside")
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._left = False
+        self.is_aside = False
+        """Whether its message waits without it."""
 
     def leave(self, *, unused: bool = False) -> None:
         """Leave it to the next message, unless too many are on their way out already.
@@ -143,15 +173,33 @@ class Place:
             unused: Whether no handler ran in it.
         """
         slots = self._slots
-        if self._left or slots.leaving >= slots.total:
+        if self._left or self.is_aside or slots.leaving >= slots.total:
             return
         self._left = True
         slots.leaving += 1
         slots.give_back(1, unused=unused)
 
+    def step_aside(self) -> bool:
+        """Give it to another message until ``come_back``; ``False`` where too many stand aside already."""
+        slots = self._slots
+        if slots.aside >= slots.total:
+            return False
+        self.is_aside = True
+        slots.aside += 1
+        slots.give_back(1, unused=True)
+        return True
+
+    async def come_back(self) -> None:
+        """Take a place again, as soon as one is free."""
+        await self._slots.reclaim()
+        self.is_aside = False
+        self._slots.aside -= 1
+
     def close(self) -> None:
         """The message is settled."""
-        if self._left:
+        if self.is_aside:
+            self._slots.aside -= 1
+        elif self._left:
             self._slots.leaving -= 1
         else:
             self._slots.give_back(1)
