@@ -17,6 +17,7 @@ from consumer.cloud.mps import Mps
 from consumer.config import Lane as LaneSettings
 from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery, Orders, Stage
+from consumer.engine.hides import Hides
 from consumer.engine.invoke import Threads
 from consumer.engine.lease import LeaseKeeper
 from consumer.engine.letter_limit import LetterLimit
@@ -50,6 +51,7 @@ class Lane:
         gate: Its gate, shared by all lanes.
         letters: Its limit of dead letters, shared by all lanes.
         leases: Keeps what is held.
+        hides: Hides messages, for all who do.
         deletes: Deletes what has ended.
         settler: Ends messages.
         slots: Free places.
@@ -76,6 +78,7 @@ class Lane:
     gate: StoreGate
     letters: LetterLimit
     leases: LeaseKeeper
+    hides: Hides
     deletes: Deletes
     settler: Settler
     slots: Slots
@@ -158,8 +161,9 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         covered=lambda: progress.fault is not None,
         traces=shared.traces,
     )
+    hides = Hides(orders, name, suppress_log=lambda: progress.fault is not None)
     leases = LeaseKeeper(
-        queue=orders,
+        queue=hides,
         name=name,
         ledger=ledger,
         gate=gate,
@@ -181,9 +185,10 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         gate=gate,
         letters=letters,
         leases=leases,
+        hides=hides,
         deletes=deletes,
         settler=Settler(
-            queue=orders, name=name, ledger=ledger, gate=gate, letters=letters, deletes=deletes, traces=shared.traces
+            queue=hides, name=name, ledger=ledger, gate=gate, letters=letters, deletes=deletes, traces=shared.traces
         ),
         slots=slots,
         threads=threads,

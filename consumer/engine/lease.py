@@ -28,10 +28,9 @@ from typing import Final
 import anyio
 import structlog
 
-from consumer.cloud.faults import lacks_a_right
 from consumer.engine.delivery import Delivery, Orders, Stage
 from consumer.engine.outcome import Cut
-from consumer.engine.pacing import Outage, Probes
+from consumer.engine.pacing import Probes
 from consumer.engine.store_gate import StoreGate
 from consumer.errors import CloudError, Fault, StoreError
 from consumer.ops.words import RenewalResult
@@ -79,10 +78,6 @@ class LeaseKeeper:
         self._observe = observe
         self._held: set[Delivery] = set()
         self._probes = Probes()
-        # Polling shows every other fault of the service, but not a right that only renewals need.
-        self._denied = Outage(
-            "lease renewal denied; a message is redelivered while its handler runs", "leases are renewed again", name
-        )
         self._news = asyncio.Event()
         self._look_at = math.inf
         self._claims_late = False
@@ -165,12 +160,9 @@ class LeaseKeeper:
                 self._answered()
             else:
                 self._probes.failed(asked_at)
-            if lacks_a_right(error.code):
-                self._denied.failed(error)
             self._refused(delivery, error)
         else:
             self._answered()
-            self._denied.over()
             self._observe(RenewalResult.RENEWED)
 
     def _answered(self) -> None:

@@ -265,10 +265,7 @@ def decide(end: End, run: Run, policy: RetryPolicy) -> Outcome:
         case NotReady():
             return _not_ready(end, run)
         case Unanswered():
-            outcome = _failed(run, policy, _sentence(end.error), None)
-            if isinstance(outcome, Dead) and outcome.reason is Reason.EXHAUSTED:
-                return Dead(Reason.UNANSWERED, outcome.error, closes_job=False)
-            return outcome
+            return _unanswered(end, run, policy)
         case Unreachable():
             return _come_back(_patience_s(run), run, None, _sentence(end.error))
         case TimedOut():
@@ -301,6 +298,14 @@ def _not_ready(end: NotReady, run: Run) -> Hide | Dead:
         told = f"MPS still says {end.state!r} {run.age_s:.0f} s after the notification; waited up to {end.limit_s:g} s"
         return Dead(Reason.RESULT_NOT_READY, told, closes_job=False)
     return _come_back(_patience_s(run), run, None, f"the job is {end.state!r}: no result yet")
+
+
+def _unanswered(end: Unanswered, run: Run, policy: RetryPolicy) -> Hide | Dead:
+    """Counted like a failure of the handler, but in the end it is the message that is set aside, not the job."""
+    outcome = _failed(run, policy, _sentence(end.error), None)
+    if isinstance(outcome, Dead) and outcome.reason is Reason.EXHAUSTED:
+        return Dead(Reason.UNANSWERED, outcome.error, closes_job=False)
+    return outcome
 
 
 def _raised(error: Exception, run: Run, policy: RetryPolicy) -> Outcome:

@@ -18,12 +18,10 @@ import time
 import anyio
 import structlog
 
-from consumer.cloud.faults import lacks_a_right
 from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery, Orders, Stage
 from consumer.engine.letter_limit import LetterLimit, no_room
 from consumer.engine.outcome import Dead, Done, Forget, Hide, Lost, Outcome
-from consumer.engine.pacing import Outage
 from consumer.engine.store_gate import StoreGate
 from consumer.errors import CloudError, traceback_of
 from consumer.ops.redact import SECRETS
@@ -67,9 +65,6 @@ class Settler:
         self._gate = gate
         self._letters = letters
         self._deletes = deletes
-        self._denied = Outage(
-            "hide denied; a message to retry comes back when its lease ends", "messages are hidden again", name
-        )
 
     async def settle(self, delivery: Delivery, outcome: Outcome, record: JobRecord) -> Outcome:
         """Carry one outcome out.
@@ -159,14 +154,11 @@ class Settler:
                     delivery.hold(await self._queue.hide(delivery.receipt.handle, delay_s))
                 except CloudError as error:
                     self._trace(delivery, asked_at, str(error.fault))
-                    if lacks_a_right(error.code):
-                        self._denied.failed(error)
                     if not error.retryable:
                         break
                     await anyio.sleep(0.2 * (tries + 1))
                 else:
                     self._trace(delivery, asked_at)
-                    self._denied.over()
                     return
         # It comes back by itself when its lease ends: sooner or later than wished, but not lost.
         log.debug("message not hidden; it comes back when its lease ends", message_id=delivery.message.message_id)

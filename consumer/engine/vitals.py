@@ -51,11 +51,13 @@ class Vitals:
             Check(f"deletes of {lane.url.queue}", not lane.deletes.failing, f"{lane.deletes.pending} pending")
             for lane in self._lanes
         ]
+        hides = [Check(f"hides of {lane.url.queue}", not lane.hides.failing, _hiding(lane)) for lane in self._lanes]
         store = "takes writes" if self._gate.is_open else "down; polling pauses until it works"
         return [
             *polls,
             *results,
             *deletes,
+            *hides,
             Check("store", self._gate.is_open, store),
             Check("dead letters", not self._letters.is_full, self._letters_told()),
             Check("handlers", self.handlers > 0, f"{self.handlers} registered"),
@@ -91,6 +93,10 @@ def status_of(lanes: Sequence[Lane]) -> str:
 
 def _asking(lane: Lane) -> str:
     return "MPS answers" if lane.results.fault is None else f"waiting for MPS: {lane.results.fault}"
+
+
+def _hiding(lane: Lane) -> str:
+    return "failing; leases run out while handlers run" if lane.hides.failing else "messages can be hidden"
 
 
 def _doing(lane: Lane) -> str:

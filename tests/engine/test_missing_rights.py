@@ -92,7 +92,7 @@ async def test_a_denied_renewal_is_logged_once(sandbox: Sandbox, serve: Serve) -
     with capture_logs() as lines:
 
         def about_leases() -> list[Any]:
-            return [line for line in lines if "lease" in line["event"] and line["log_level"] != "debug"]
+            return [line for line in lines if "hidden" in line["event"] and line["log_level"] != "debug"]
 
         async with serve(handlers(Cover=slow)) as daemon:
             await daemon.until(lambda: len(about_leases()) == 2)
@@ -100,4 +100,4 @@ async def test_a_denied_renewal_is_logged_once(sandbox: Sandbox, serve: Serve) -
             await daemon.emptied()
     denied, again = about_leases()
     assert "grant mns:ChangeMessageVisibility" in denied["error"]
-    assert (again["event"], again["faults"]) == ("leases are renewed again", 2)
+    assert (again["event"], again["faults"]) == ("messages are hidden again", 2)
