@@ -214,9 +214,23 @@ MUTATIONS: Final = (
     Mutation(
         "a Date that can't be true is not believed",
         "consumer/cloud/server_clock.py",
-        "        if abs(raw_s) > BELIEVED_S:\n",
+        "        if date_s is not None and abs(date_s - expected_s) > BELIEVED_S:\n",
         "        if False:\n",
         ("tests/cloud/test_cloud_pool.py", "tests/cloud/test_own_mns.py"),
+    ),
+    Mutation(
+        "age by the monotonic clock",
+        "consumer/engine/delivery.py",
+        "        return self._age_s + time.monotonic() - self.received_at\n",
+        "        return max(0.0, time.time() + self.age_offset_s - self.message.enqueued_at)\n",
+        ("tests/engine/test_clocks.py",),
+    ),
+    Mutation(
+        "nothing is removed by a wrong clock",
+        "consumer/engine/upkeep.py",
+        "                _demand_agreement(await ledger.now(), lanes)\n",
+        "",
+        ("tests/engine/test_clocks.py",),
     ),
     Mutation(
         "a thread keeps its claim",

@@ -105,7 +105,7 @@ MPS: Final = Mps(endpoint="http://h", region="r", credentials=SOURCE, pool=cast(
 SECRETS: Final = Secrets()
 SECRETS.protect("hush-hush-secret")
 SECRETS.protect("'\\\"%&<> ")
-CLOCK: Final = ServerClock()
+CLOCK: Final = ServerClock(1_700_000_000.0, 0.0)
 
 
 def answered(ask: Callable[[], Any], status: int = 200, *, signed: bool = True) -> Callable[[str], object]:
@@ -151,7 +151,7 @@ def notify_url(text: str) -> None:
 
 
 def date(text: str) -> None:
-    CLOCK.read(text[:8000], 1_700_000_000.0, "q")
+    CLOCK.read(text[:8000], 1_700_000_000.0, 0.0, "q")
     _parsed.cache_clear()
 
 

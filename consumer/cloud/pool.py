@@ -131,7 +131,7 @@ class Pool:
 
     def _answer(self, response: aiohttp.ClientResponse, body: bytes, began: float, call: Call) -> Answer:
         now, wall_s = time.monotonic(), time.time()
-        server_s, offset_s = self._clock.read(response.headers.get("Date", ""), wall_s, call.target)
+        server_s, offset_s = self._clock.read(response.headers.get("Date", ""), wall_s, now, call.target)
         arrival = Arrival(monotonic=now, server_s=server_s)
         return Answer(response.status, response.headers, body, now - began, arrival, offset_s)
 

@@ -1,8 +1,10 @@
-"""What an answer's Date header says of the server's clock, and how far it is believed.
+"""What time it is on the servers, told from their Date headers and never by a jump of our own clock.
 
 MNS refuses a request whose own Date is more than 15 minutes off (facts: mns, 1), so a request that was served proves
-that both clocks agree within that. A Date further away is therefore wrong, and this computer's clock is used in its
-place: a Date of another year would make each message look older than its queue's retention, or its lease unending.
+that both clocks agreed within that. What our clock said at the start runs on by the monotonic clock, which no step of
+the wall clock moves. A Date near that is believed, also where our clock has jumped meanwhile. One that is only near our
+clock as it is now means that our clock was set right: from then on it counts. Any other Date is wrong, and the time
+that runs on is used in its place: a Date of another year would make each message look older than its queue's retention.
 """
 
 from __future__ import annotations
@@ -18,41 +20,51 @@ import structlog
 log = structlog.stdlib.get_logger(__name__)
 
 BELIEVED_S: Final = 900.0
-"""How far a server's clock may be from ours (facts: mns, 1)."""
+"""How far a server's clock may be from ours, in seconds (facts: mns, 1)."""
 _COARSE_S: Final = 1.5
 _QUIET_S: Final = 600.0
 _LONGEST_DATE: Final = 64
 
 
 class ServerClock:
-    """Compares the clocks of the servers behind one pool with ours; logs a change, not each answer."""
+    """The time on the servers behind one pool; logs a change, not each answer.
 
-    def __init__(self) -> None:
+    Args:
+        wall_s: Our clock now, UNIX seconds.
+        now: The monotonic clock now.
+    """
+
+    def __init__(self, wall_s: float | None = None, now: float | None = None) -> None:
+        self._base_s = (time.time() if wall_s is None else wall_s) - (time.monotonic() if now is None else now)
         self._doubted_at: dict[str, float] = {}
 
-    def read(self, date: str, wall_s: float, target: str) -> tuple[float, float]:
+    def read(self, date: str, wall_s: float, now: float, target: str) -> tuple[float, float]:
         """Read one Date header.
 
         Args:
             date: As it came; ``""`` for none.
             wall_s: Our clock when the answer came, UNIX seconds.
+            now: The monotonic clock at the same moment.
             target: Whose clock: the queue's, or MPS's host.
 
         Returns:
-            The server's time, UNIX seconds, and its difference to ours, 0 where they agree within what a Date in
-            whole seconds can tell. Ours and 0 for a Date that is missing, unreadable or too far away.
+            The server's time, UNIX seconds, and its difference to our clock, 0 where they agree within what a Date in
+            whole seconds can tell.
         """
         date_s = _parsed(date)
-        if date_s is None:
-            return wall_s, 0.0
-        raw_s = date_s - wall_s
-        if abs(raw_s) > BELIEVED_S:
-            self._doubt(target, raw_s)
-            return wall_s, 0.0
-        if target in self._doubted_at:
+        expected_s = self._base_s + now
+        if date_s is not None and abs(date_s - expected_s) > BELIEVED_S:
+            if abs(date_s - wall_s) <= BELIEVED_S:
+                self._base_s = wall_s - now
+            else:
+                self._doubt(target, date_s - wall_s)
+                date_s = None
+        elif date_s is not None and target in self._doubted_at:
             self._believe(target)
+        server_s = expected_s if date_s is None else date_s
+        raw_s = server_s - wall_s
         # A Date that was cut to whole seconds makes a clock that agrees with ours look up to a second behind.
-        return date_s, 0.0 if -_COARSE_S <= raw_s <= _COARSE_S - 1 else raw_s + 0.5
+        return server_s, 0.0 if -_COARSE_S <= raw_s <= _COARSE_S - 1 else raw_s + 0.5
 
     def _doubt(self, target: str, raw_s: float) -> None:
         if target not in self._doubted_at:

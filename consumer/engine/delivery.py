@@ -54,7 +54,7 @@ class Delivery:
     Args:
         message: As received.
         receipt: The newest receipt.
-        age_offset_s: The server's clock minus ours, in seconds.
+        age_offset_s: The server's clock minus ours at the receipt, in seconds.
         key: Its ledger key, from the asking for it on: it is to be let go at the end.
         claimed: Whether the ledger has said that the key is ours: from then on its claim is renewed.
         stage: How far it has come.
@@ -86,10 +86,12 @@ class Delivery:
     cancel_handler: Callable[[str], None] | None = None
     received: SpanContext | None = None
     life: Span | None = None
+    _age_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        """Plan the first renewal."""
+        """Plan the first renewal, and take down how old the message is."""
         self.hold(self.receipt)
+        self._age_s = max(0.0, time.time() + self.age_offset_s - self.message.enqueued_at)
 
     def hold(self, receipt: Receipt) -> None:
         """Take a newer receipt: of a renewal, or of the same message coming back while it is here."""
@@ -124,5 +126,5 @@ class Delivery:
             self.scope.cancel(str(self.cut))
 
     def age_s(self) -> float:
-        """Seconds since MNS took the message, by MNS's clock."""
-        return max(0.0, time.time() + self.age_offset_s - self.message.enqueued_at)
+        """Seconds since MNS took the message: by MNS's clock up to the receipt, from then on by the monotonic one."""
+        return self._age_s + time.monotonic() - self.received_at

@@ -65,6 +65,7 @@ class Lane:
         live: Every delivery whose life has not ended.
         stopping: Whether nothing new may be started.
         retention_s: After how long the queue drops a message; MNS's default until it has been read.
+        mns_base_s: UNIX seconds of MNS's clock minus those of the monotonic one, by the last answer; ``None`` before.
         identity: The queue's, as ledger keys begin.
     """
 
@@ -92,6 +93,7 @@ class Lane:
     live: set[Delivery] = field(default_factory=set)
     stopping: bool = False
     retention_s: float = 345_600.0
+    mns_base_s: float | None = None
     identity: str = field(init=False)
 
     def __post_init__(self) -> None:

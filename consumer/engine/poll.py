@@ -205,6 +205,7 @@ class Poller:
         else:
             self._failed_joins = 0
         lane.progress.polled()
+        lane.mns_base_s = time.time() + batch.server_offset_s - time.monotonic()
         lane.metrics.last_poll.set_to_current_time()
         for problem in batch.problems:
             log.warning("odd message in an answer", queue=lane.url.queue, problem=problem)

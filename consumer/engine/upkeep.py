@@ -5,6 +5,7 @@ Elsewhere: what the retention decides (``engine.outcome``), how the store forget
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,6 +23,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 _ATTRIBUTES_EVERY_S: Final = 3600.0
 _ATTRIBUTES_AGAIN_S: Final = 30.0
+_CLOCKS_AGREE_S: Final = 900.0
+"""As far as MNS lets a request's Date be off (facts: mns, 1)."""
 _PRUNE_EVERY_S: Final = 60.0
 _PRUNE_STEP: Final = 500
 _PRUNE_PAUSE_S: Final = 0.05
@@ -54,8 +57,11 @@ async def prune(ledger: Ledger, gate: StoreGate, lanes: Sequence[Lane]) -> None:
     """Forget what ended long ago, in small steps; never sooner than twice the longest retention of the queues.
 
     In a store that daemons share, other queues than ours may have rows: there twice the longest that MNS knows.
+
+    Ages are counted by the store's clock. One that has jumped would make everything old at once, so nothing is removed
+    unless that clock agrees with MNS's.
     """
-    outage = Outage("old records can't be removed from the store; tried again every minute", "old records go again")
+    outage = Outage("old records can't be removed from the store; tried again every minute", "old records are removed")
     while True:
         await anyio.sleep(_PRUNE_EVERY_S)
         settings = lanes[0].rules.settings
@@ -66,6 +72,9 @@ async def prune(ledger: Ledger, gate: StoreGate, lanes: Sequence[Lane]) -> None:
         while removed >= _PRUNE_STEP:
             await gate.passed()
             try:
+                if all(lane.mns_base_s is None for lane in lanes):
+                    break
+                _demand_agreement(await ledger.now(), lanes)
                 removed = await ledger.prune(older_than_s=keep_s, limit=_PRUNE_STEP, letters_older_than_s=letters_s)
             except StoreError as error:
                 # Nobody waits for this: messages go on as long as their own writes do.
@@ -74,3 +83,20 @@ async def prune(ledger: Ledger, gate: StoreGate, lanes: Sequence[Lane]) -> None:
             outage.over()
             # Messages must not wait behind a long clean-up.
             await anyio.sleep(_PRUNE_PAUSE_S)
+
+
+def _demand_agreement(store_s: float, lanes: Sequence[Lane]) -> None:
+    """See that the store's clock agrees with MNS's.
+
+    Raises:
+        StoreError: They are too far apart.
+    """
+    for lane in lanes:
+        if lane.mns_base_s is None:
+            continue
+        off_s = store_s - (lane.mns_base_s + time.monotonic())
+        if abs(off_s) > _CLOCKS_AGREE_S:
+            raise StoreError(
+                f"the store's clock is {off_s:.0f} s off the clock of MNS, expected at most {_CLOCKS_AGREE_S:.0f} s: "
+                "set the clock of this computer, or of the database's; until then nothing is removed"
+            )

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     PRUNE = "prune"
     LETTERS = "letters"
     PING = "ping"
+    NOW = "now"
 
 
 @dataclass(frozen=True, slots=True)

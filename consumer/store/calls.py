@@ -63,6 +63,10 @@ class Calls(ABC):
         held: LettersHeld = await self._ask(Kind.LETTERS, None)
         return held
 
+    async def now(self) -> float:
+        """See ``Ledger.now``."""
+        return float(await self._ask(Kind.NOW, None))
+
     async def ping(self) -> None:
         """See ``Ledger.ping``."""
         await self._ask(Kind.PING, None)

@@ -238,6 +238,9 @@ class Ledger(Protocol):
     async def letters_held(self) -> LettersHeld:
         """Count the dead letters that are not replayed; costs a scan of their index, 25 ms for 100,000 on SQLite."""
 
+    async def now(self) -> float:
+        """UNIX seconds by the clock that the store's times are written by: this computer's, or the database's."""
+
     async def ping(self) -> None:
         """Prove that the store answers and takes writes; raises ``StoreError`` when not."""
 

@@ -59,7 +59,7 @@ class PostgresLedger(Calls):
         self._lanes = (
             _Lane(frozenset({Kind.CLAIM, Kind.RENEW, Kind.RELEASE}), Link(address, f"{_PREPARE}; {LAZY_COMMIT}")),
             _Lane(frozenset({Kind.START, Kind.DONE, Kind.FAIL, Kind.BURY}), ends),
-            _Lane(frozenset({Kind.PRUNE, Kind.LETTERS, Kind.PING}), Link(address, _PREPARE)),
+            _Lane(frozenset({Kind.PRUNE, Kind.LETTERS, Kind.PING, Kind.NOW}), Link(address, _PREPARE)),
         )
         self._first = ends
         self._address = ends.address

@@ -50,6 +50,7 @@ class Book:
             Kind.PRUNE: _prune,
             Kind.LETTERS: _letters,
             Kind.PING: _ping,
+            Kind.NOW: _now,
         }
 
     async def carry_out(self, connection: asyncpg.Connection, kind: Kind, calls: Sequence[Call]) -> list[Answer]:
@@ -172,6 +173,11 @@ async def _prune_step(connection: asyncpg.Connection, ages: Ages) -> int:
 async def _letters(connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
     (row,) = await connection.fetch(sql.LETTERS_HELD)
     return [Answer(call, LettersHeld(*row)) for call in calls]
+
+
+async def _now(connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
+    now_s = await connection.fetchval(sql.NOW)
+    return [Answer(call, now_s) for call in calls]
 
 
 async def _ping(connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:

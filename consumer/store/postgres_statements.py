@@ -157,6 +157,8 @@ PRUNE_LETTERS: Final = """DELETE FROM mns_consumer_letter WHERE id IN (
 LETTERS_HELD: Final = """SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM mns_consumer_letter
 WHERE replay <> 'replayed'"""
 
+NOW: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
+
 PING: Final = "UPDATE mns_consumer_schema SET version = version"
 
 

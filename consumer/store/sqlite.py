@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ class SqliteLedger(Calls):
         writer.stop()
         await writer.closed
         writer.join()
+
+    async def now(self) -> float:
+        """See ``Ledger.now``."""
+        return time.time()
 
     def _ask(self, kind: Kind, key: str | None, value: Any = None) -> asyncio.Future[Any]:
         loop = self._loop

@@ -284,10 +284,11 @@ async def test_the_servers_clock(start: Any, mns_reply: Any, date: str | int, of
 
 def test_a_clock_that_is_not_believed_is_told_once(log_lines: list[dict[str, Any]]) -> None:
     """A Date that is years off makes one line, however many answers carry it or alternate with good ones."""
-    clock, now = ServerClock(), time.time()
+    wall_s, now = time.time(), 50.0
+    clock = ServerClock(wall_s, now)
     for _ in range(3):
-        assert clock.read("Mon, 01 Jan 2035 00:00:00 GMT", now, "q") == (now, 0.0)
-        assert clock.read(formatdate(now, usegmt=True), now, "q") == (int(now), 0.0)
+        assert clock.read("Mon, 01 Jan 2035 00:00:00 GMT", wall_s, now, "q") == (wall_s, 0.0)
+        assert clock.read(formatdate(wall_s, usegmt=True), wall_s, now, "q") == (int(wall_s), 0.0)
     assert [line["event"] for line in log_lines] == [
         "the Date of answers is too far from this computer's clock; the computer's is used"
     ]
@@ -297,13 +298,35 @@ def test_a_clock_that_is_believed_again_is_told_once(
     log_lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After ten minutes of good dates the change back is told."""
-    clock, now = ServerClock(), time.time()
-    clock.read("Mon, 01 Jan 2035 00:00:00 GMT", now, "q")
+    wall_s, now = time.time(), 50.0
+    clock = ServerClock(wall_s, now)
+    clock.read("Mon, 01 Jan 2035 00:00:00 GMT", wall_s, now, "q")
     later = time.monotonic() + 601
     monkeypatch.setattr(time, "monotonic", lambda: later)
     for _ in range(3):
-        clock.read(formatdate(now, usegmt=True), now, "q")
+        clock.read(formatdate(wall_s, usegmt=True), wall_s, now, "q")
     assert [line["log_level"] for line in log_lines] == ["warning", "info"]
+
+
+STEP_S = 91 * 86_400.0
+
+
+@pytest.mark.parametrize("step_s", [STEP_S, -STEP_S, 3600.0])
+def test_a_step_of_our_clock_changes_no_time_of_the_server(log_lines: list[dict[str, Any]], step_s: float) -> None:
+    """When this computer's clock jumps, the server's Date is believed as before, and runs on where it is missing."""
+    clock = ServerClock(1_700_000_000.0, 50.0)
+    wall_s, now = 1_700_000_060.0 + step_s, 110.0
+    assert clock.read(formatdate(1_700_000_060.0, usegmt=True), wall_s, now, "q") == (1_700_000_060.0, 0.5 - step_s)
+    assert clock.read("", wall_s + 10, now + 10, "q")[0] == 1_700_000_070.0
+    assert log_lines == []
+
+
+def test_a_clock_that_is_set_right_is_followed() -> None:
+    """A start with a wrong clock lasts until the clock is set right and the server says so too."""
+    clock = ServerClock(1_700_000_000.0 - STEP_S, 50.0)
+    assert clock.read("", 1_700_000_010.0, 60.0, "q")[0] == 1_700_000_010.0 - STEP_S
+    assert clock.read(formatdate(1_700_000_020.0, usegmt=True), 1_700_000_020.0, 70.0, "q") == (1_700_000_020.0, 0.0)
+    assert clock.read("", 1_700_000_030.0, 80.0, "q") == (1_700_000_030.0, 0.0)
 
 
 @pytest.mark.parametrize("zone", ["", " -0000"])
@@ -312,7 +335,9 @@ def test_a_date_without_a_zone_is_gmt(monkeypatch: pytest.MonkeyPatch, zone: str
     monkeypatch.setenv("TZ", "Asia/Shanghai")
     time.tzset()
     try:
-        server_s, _ = ServerClock().read(f"Thu, 09 Jul 2015 03:01:34{zone}", 1_436_410_894.0, "q")
+        server_s, _ = ServerClock(1_436_410_894.0, 0.0).read(
+            f"Thu, 09 Jul 2015 03:01:34{zone}", 1_436_410_894.0, 0.0, "q"
+        )
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -322,7 +347,7 @@ def test_a_date_without_a_zone_is_gmt(monkeypatch: pytest.MonkeyPatch, zone: str
 @given(st.text() | st.from_regex(r"\w{3}, [0-9\u0660]{1,12} \w{3} -?\d{1,40} \d+:\d+:\d+ [-+\w]{0,9}"))
 def test_any_date_is_read_or_left(text: str) -> None:
     """Whatever stands in Date, a time within 15 minutes of ours comes out."""
-    server_s, offset_s = ServerClock().read(text, 1_700_000_000.0, "q")
+    server_s, offset_s = ServerClock(1_700_000_000.0, 0.0).read(text, 1_700_000_000.0, 0.0, "q")
     assert abs(server_s - 1_700_000_000.0) <= 900
     assert abs(offset_s) <= 901
 

@@ -1,0 +1,89 @@
+"""Steps of the wall clock: they decide nothing and remove nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+from structlog.testing import capture_logs
+
+from consumer.engine import upkeep
+from consumer.plugin.job import Job, Reject, Retry
+from consumer.sandbox import Sandbox
+from tests.engine.rig import QUEUE, Serve, body, handlers
+
+STEP_S = 91 * 86_400.0
+
+
+@pytest.mark.parametrize("step_s", [STEP_S, -STEP_S])
+async def test_a_step_decides_no_end(
+    sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    """A message whose handler fails just after the clock has jumped by months is tried again, not set aside as old."""
+    runs: list[int] = []
+    jumped = SimpleNamespace(time=lambda: time.time() + step_s, monotonic=time.monotonic)
+
+    async def cover(job: Job) -> None:
+        runs.append(job.attempt)
+        if job.attempt == 1:
+            monkeypatch.setattr("consumer.engine.delivery.time", jumped)
+            raise Retry("not yet", after_s=1)
+
+    sandbox.put(QUEUE, body().decode())
+    async with serve(handlers(Cover=cover)) as daemon:
+        await daemon.until(lambda: runs == [1, 2])
+        monkeypatch.undo()
+        await daemon.emptied()
+        assert not await daemon.letters()
+
+
+async def test_a_step_removes_nothing(
+    sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch, store: Mapping[str, str]
+) -> None:
+    """While the store's clock is months off MNS's, ended jobs and dead letters stay; one log line says why."""
+
+    async def cover(job: Job) -> None:
+        if job.job_id == "bad":
+            raise Reject("no")
+
+    monkeypatch.setattr(upkeep, "_PRUNE_EVERY_S", 0.05)
+    with capture_logs() as lines:
+        async with serve(handlers(Cover=cover), **store) as daemon:
+            ledger: Any = daemon.app.lanes[0].ledger
+            really, removed = ledger.now, ledger.prune
+            pruned: list[int] = []
+
+            async def ahead() -> float:
+                return float(await really()) + STEP_S
+
+            async def watched(**ages: Any) -> int:
+                pruned.append(await removed(**ages))
+                return pruned[-1]
+
+            monkeypatch.setattr(ledger, "now", ahead)
+            monkeypatch.setattr(ledger, "prune", watched)
+            for job_id in ("good", "bad"):
+                sandbox.put(QUEUE, body(job_id).decode())
+            await daemon.emptied()
+            await anyio.sleep(0.3)
+            told = [str(line.get("error")) for line in lines if line["log_level"] == "warning"]
+            assert len(told) == 1
+            assert "off the clock of MNS" in told[0]
+            assert pruned == []
+            monkeypatch.setattr(ledger, "now", really)
+            await daemon.until(lambda: bool(pruned))
+            assert "old records are removed" in [line["event"] for line in lines]
+
+
+async def test_the_store_s_clock_is_told(serve: Serve, store: Mapping[str, str]) -> None:
+    """Both stores say what time it is by the clock that their times are written by."""
+
+    async def cover(job: Job) -> None:
+        """Never called."""
+
+    async with serve(handlers(Cover=cover), **store) as daemon:
+        assert abs(await daemon.app.lanes[0].ledger.now() - time.time()) < 5
