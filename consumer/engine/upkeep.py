@@ -31,13 +31,18 @@ _PRUNE_PAUSE_S: Final = 0.05
 
 
 async def watch_attributes(lane: Lane) -> None:
-    """Read a queue's retention now and again; without the right to, MNS's default stands."""
+    """Read a queue's retention now and again; without the right to, MNS's default stands. Warns of its DlqPolicy."""
     told = False
+    policy: str | None = None
     while True:
         pause_s = _ATTRIBUTES_EVERY_S
         try:
-            lane.retention_s = (await lane.queue.attributes()).retention_s
+            found = await lane.queue.attributes()
+            lane.retention_s = found.retention_s
             told = False
+            if found.dlq_policy != policy:
+                policy = found.dlq_policy
+                _warn_of_dlq(lane, policy)
         except CloudError as error:
             # A fault that polling meets too is told there; a right that is missing for this alone will be for long.
             denied = error.fault is Fault.CREDENTIALS and lane.progress.ready()
@@ -51,6 +56,16 @@ async def watch_attributes(lane: Lane) -> None:
                     error=str(error),
                 )
         await anyio.sleep(pause_s)
+
+
+def _warn_of_dlq(lane: Lane, policy: str | None) -> None:
+    if policy is not None:
+        log.warning(
+            "the queue has a dead-letter policy of its own; it moves away messages that were received too often, those "
+            "that wait for a retry or were given back at a stop too, and nothing here sees them again",
+            queue=lane.url.queue,
+            policy=policy,
+        )
 
 
 async def prune(ledger: Ledger, gate: StoreGate, lanes: Sequence[Lane]) -> None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import anyio
+from dataclasses import replace
+from typing import Any
 
+import anyio
+import pytest
+from structlog.testing import capture_logs
+
+from consumer.cloud.messages import QueueAttributes
+from consumer.engine import upkeep
 from consumer.engine.pacing import Outage
 from consumer.errors import CloudError, StoreError
 from consumer.errors import Fault as Why
@@ -49,3 +56,24 @@ def test_pauses_grow_and_slow_faults_are_tried_slowly() -> None:
     wrong = CloudError(Why.CREDENTIALS, operation="x", target="q", code="c", detail="d")
     assert outage.failed(wrong) == 5
     assert outage.failed(StoreError("disk full")) <= 4
+
+
+async def test_a_dead_letter_policy_of_the_queue_is_warned_of(
+    sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that moves messages away by itself is one warning in the log, however often it is read."""
+    monkeypatch.setattr(upkeep, "_ATTRIBUTES_EVERY_S", 0.05)
+    with capture_logs() as lines:
+        async with serve(handlers(Cover=nothing)) as daemon:
+            queue: Any = daemon.app.lanes[0].queue
+            read = queue.attributes
+
+            async def with_policy() -> QueueAttributes:
+                found: QueueAttributes = await read()
+                return replace(found, dlq_policy="DeadLetterTargetQueue=dead MaxReceiveCount=3")
+
+            monkeypatch.setattr(queue, "attributes", with_policy)
+            await anyio.sleep(0.5)
+    (warned,) = [line for line in lines if line["log_level"] == "warning"]
+    assert "dead-letter policy" in warned["event"]
+    assert warned["policy"] == "DeadLetterTargetQueue=dead MaxReceiveCount=3"
