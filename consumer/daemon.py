@@ -121,7 +121,7 @@ async def _serve(app: App, read: Read) -> None:
             beside.cancel_scope.cancel("stopped")
     if left_behind := sum(lane.threads.left_behind for lane in app.lanes):
         # Threads can't be ended, and the interpreter would wait for them for ever; all that matters is on disk.
-        log.warning("ending with plain functions still running", threads=left_behind)
+        log.warning("ending with handlers still running", handlers=left_behind)
         _exit()
 
 

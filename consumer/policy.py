@@ -44,7 +44,7 @@ class Reason(StrEnum):
     CRASHING = "crashing"
     """The handler was started several times and never ended: it takes the process down."""
     STUCK = "stuck"
-    """A plain function still ran when its time and its lease's maximum were over."""
+    """The handler still ran when its time and its lease's maximum were over."""
     RESULT_NOT_READY = "result_not_ready"
     """MPS kept saying that the job goes on, for longer than the setting allows."""
     NOT_IPRODUCTION = "not_iproduction"

@@ -77,7 +77,7 @@ class Vitals:
     def _stuck(self) -> Check:
         stuck = sum(lane.threads.left_behind for lane in self._lanes)
         exhausted = any(lane.threads.exhausted for lane in self._lanes)
-        return Check("threads", not exhausted, f"{stuck} plain functions are stuck; at the limit only a restart helps")
+        return Check("stuck handlers", not exhausted, f"{stuck} are stuck; at the limit only a restart helps")
 
 
 def status_of(lanes: Sequence[Lane]) -> str:

@@ -203,7 +203,7 @@ class Metrics:
             "dead_letters_total", "Messages set aside, by reason.", "queue", "function", "reason"
         )
         self.stuck_handlers = gauge(
-            "stuck_handlers", "Plain functions that still run though their time is over.", "queue"
+            "stuck_handlers", "Handlers that still run though their time is over and nothing waits for them.", "queue"
         )
 
     def _define_surroundings(self) -> None:
