@@ -33,7 +33,7 @@ def test_a_running_daemon(
     )
     daemon.wait_for("started")
     alive = process("health", "--config", str(settings))
-    assert (alive.code, alive.out, alive.err) == (0, "alive: polling healthy, threads, event loop\n", "")
+    assert (alive.code, alive.out, alive.err) == (0, "alive: polling healthy, stuck handlers, event loop\n", "")
     assert cli("health", "--url", f"http://127.0.0.1:{port}/", "--ready").out.startswith(
         "ready: polling healthy, results for healthy, deletes of healthy, store"
     )

@@ -252,6 +252,7 @@ async def calls(limiter: RateLimiter, number: int) -> list[float]:
     return times
 
 
+@pytest.mark.alone
 async def test_the_pace_is_even_below_the_limit_and_near_it() -> None:
     """At 100 a second, no window of a second holds more than 100, and at least 95 a second go through."""
     times = await calls(RateLimiter(100), 300)

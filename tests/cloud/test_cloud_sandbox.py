@@ -212,6 +212,7 @@ async def test_an_unknown_job_is_not_found(local: Any) -> None:
     assert not (await local.mps.query("0" * 32)).found
 
 
+@pytest.mark.alone
 async def test_a_hundred_a_second_are_never_throttled(local: Any) -> None:
     """Concurrent queries keep at least 95 a second, and MPS's limit of 100 never strikes."""
     await local.mps.warm_up()

@@ -57,6 +57,7 @@ async def mps() -> AsyncIterator[str]:
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.alone
 async def test_bad_jobs_do_not_slow_the_good(sandbox: Sandbox, serve: Serve, mps: str) -> None:
     """With as many bad jobs as slots among them, the good take at most 1.2 times as long; no outage is logged."""
     done: list[str] = []

@@ -17,6 +17,7 @@ from tests.engine.rig import QUEUE, Serve, body
 SLOTS = 8
 
 
+@pytest.mark.alone
 async def test_a_limited_handler_leaves_the_slots_to_others(sandbox: Sandbox, serve: Serve) -> None:
     """With more messages than slots for a slow handler of concurrency 1, all others are handled at once."""
     seen: list[str] = []

@@ -41,6 +41,7 @@ async def test_deletes_outlast_an_outage(sandbox: Sandbox, serve: Serve) -> None
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.alone
 async def test_refused_deletes_are_told_once(sandbox: Sandbox, serve: Serve) -> None:
     """Deletes that MNS refuses for good are one line at the start and one, with its length, at the end."""
     sandbox.account.create("brief", {"VisibilityTimeout": "1"})

@@ -77,6 +77,7 @@ async def throughput(sandbox: Sandbox, serve: Serve, *, poisoned: bool, run: int
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.alone
 async def test_poison_does_not_slow_the_good(sandbox: Sandbox, serve: Serve) -> None:
     """With as much poison as good, the good jobs' throughput is at least nine tenths of what it is without."""
     ratios: list[float] = []

@@ -21,6 +21,7 @@ async def nothing(job: Job) -> None:
     """Does nothing."""
 
 
+@pytest.mark.alone
 async def test_an_idle_daemon_stops_within_a_second(serve: Serve) -> None:
     """With nothing in flight a stop takes less than 1 s."""
     async with serve(handlers(Cover=nothing), wait_s=30) as daemon:
