@@ -35,7 +35,7 @@ def test_a_running_daemon(
     alive = process("health", "--config", str(settings))
     assert (alive.code, alive.out, alive.err) == (0, "alive: polling healthy, stuck handlers, event loop\n", "")
     assert cli("health", "--url", f"http://127.0.0.1:{port}/", "--ready").out.startswith(
-        "ready: polling healthy, results for healthy, deletes of healthy, store"
+        "ready: polling healthy, results for healthy, deletes of healthy, hides of healthy, store"
     )
     assert cli("health", "--url", f"http://127.0.0.1:{port}/startupz").out == "well: serving\n"
     assert daemon.end() == 0
