@@ -98,6 +98,10 @@ class StoreBusyError(StoreError):
     exit_code = ExitCode.TEMPORARY
 
 
+class StoreDiedError(StoreError):
+    """What works on the store in this process has ended by a fault of its own: only a restart helps."""
+
+
 class StoreSchemaError(StoreError):
     """The store was written by a version of this program that this one doesn't understand."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from asyncio import Future
+from asyncio import Future, get_running_loop
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,6 +70,14 @@ class Calls(ABC):
     async def ping(self) -> None:
         """See ``Ledger.ping``."""
         await self._ask(Kind.PING, None)
+
+    def busy_s(self) -> float:
+        """See ``Ledger.busy_s``."""
+        return 0.0
+
+    async def watch(self) -> None:
+        """See ``Ledger.watch``."""
+        await get_running_loop().create_future()
 
 
 def _check_lease(lease_s: float) -> None:

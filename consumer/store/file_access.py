@@ -37,13 +37,43 @@ def make_file(path: Path) -> None:
     Raises:
         OSError: It can't be.
     """
+    os.close(take_file(path))
+
+
+def take_file(path: Path) -> int:
+    """Open a file for reading and writing; made when missing, 0600 whatever the umask.
+
+    Returns:
+        Its descriptor; the caller closes it.
+
+    Raises:
+        OSError: It can't be made or opened.
+    """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-        os.fchmod(descriptor, 0o600)
     except FileExistsError:
-        descriptor = os.open(path, flags)
-    os.close(descriptor)
+        return os.open(path, flags)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
+def other_names(path: Path) -> str | None:
+    """Why a store with further hard links is refused; ``None`` when it has none.
+
+    SQLite's write-ahead log goes by the database's name: under another one, what it holds is missing, and what is written
+    there damages the file.
+    """
+    try:
+        names = path.stat().st_nlink
+    except OSError:
+        return None
+    if names < 2:
+        return None
+    return (
+        f"store {path}: the file has {names} names (hard links), and SQLite's write-ahead log belongs to one of them;"
+        f" keep the one that the daemon used and remove the others (find / -xdev -samefile {shlex.quote(str(path))})"
+    )
 
 
 def refusal(path: Path, *, by_owner: bool) -> str | None:

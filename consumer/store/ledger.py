@@ -244,6 +244,20 @@ class Ledger(Protocol):
     async def ping(self) -> None:
         """Prove that the store answers and takes writes; raises ``StoreError`` when not."""
 
+    def busy_s(self) -> float:
+        """For how many seconds the disk has been at the call that it is carrying out; 0 between two calls.
+
+        Answered from memory, also while the disk hangs. A database on the network answers or fails within its own
+        time-outs: there it is always 0.
+        """
+
+    async def watch(self) -> None:
+        """Return when the store is closed.
+
+        Raises:
+            StoreDiedError: It will answer no more calls in this process.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:

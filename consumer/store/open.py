@@ -60,7 +60,8 @@ def make_operators(target: StoreAddress | str) -> Operators:
 
 
 def refusal(target: StoreAddress | str) -> str | None:
-    """Why the daemon refuses a store though its address is right: others may write its file or folder.
+    """Why the daemon refuses a store though its address is right: others may write its file or folder, or it
+    has further names.
 
     Makes nothing, and opens nothing. ``Ledger.open`` raises ``StoreUnsafeError`` with the same text.
 
@@ -76,7 +77,8 @@ def refusal(target: StoreAddress | str) -> str | None:
     address = _known(target)
     if isinstance(address, PostgresAddress):
         return None
-    return file_access.refusal(Path(os.path.realpath(address.path)), by_owner=True)
+    path = Path(os.path.realpath(address.path))
+    return file_access.refusal(path, by_owner=True) or file_access.other_names(path)
 
 
 def _known(target: StoreAddress | str) -> StoreAddress:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from consumer.errors import StoreError
-from consumer.store.batch import Call, Kind
+from consumer.store.batch import Answer, Call, Kind, resolve
 from consumer.store.calls import Calls
 from consumer.store.sqlite_writer import Writer
 
@@ -48,6 +48,7 @@ class SqliteLedger(Calls):
             writer.stop()
             raise
         self._writer, self._loop = writer, loop
+        writer.closed.add_done_callback(self._end)
 
     async def close(self) -> None:
         """See ``Ledger.close``."""
@@ -57,17 +58,35 @@ class SqliteLedger(Calls):
         self._flush()
         self._writer = None
         writer.stop()
-        await writer.closed
+        await asyncio.wait([writer.closed])
         writer.join()
 
     async def now(self) -> float:
         """See ``Ledger.now``."""
         return time.time()
+    def busy_s(self) -> float:
+        """See ``Ledger.busy_s``."""
+        since = None if self._writer is None else self._writer.busy_since
+        return 0.0 if since is None else max(0.0, time.monotonic() - since)
+
+    async def watch(self) -> None:
+        """See ``Ledger.watch``."""
+        if self._writer is not None:
+            await asyncio.shield(self._writer.closed)
+
+    def _end(self, closed: asyncio.Future[None]) -> None:
+        """Fail the calls that a thread which has died will never answer."""
+        if self._writer is not None and (error := closed.exception()) is not None:
+            calls = [*self._writer.left(), *self._gathered]
+            self._gathered = []
+            resolve([Answer(call, error=StoreError(*error.args)) for call in calls])
 
     def _ask(self, kind: Kind, key: str | None, value: Any = None) -> asyncio.Future[Any]:
         loop = self._loop
         if self._writer is None or loop is None:
             raise StoreError(f"store {self._path} is not open")
+        if self._writer.closed.done():
+            raise StoreError(f"store {self._path}: its writer thread has ended; restart the daemon")
         call = Call(kind, key, value, loop.create_future())
         if not self._gathered:
             # At the end of this turn of the loop: whoever asks until then shares the batch and the hop.

@@ -15,6 +15,7 @@ Elsewhere: who owns the file (``store.owner``), what is written (``store.sqlite_
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +125,8 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
 
     Args:
         path: The file.
-        create: Make the file, and its directory (0700), when missing.
+        create: Make the file, and its directory (0700), when missing. It is opened and closed for that: not for a file
+            that this process has open already (see ``store.owner``).
 
     Returns:
         A connection without implicit transactions, to be used in the calling thread.
@@ -138,7 +140,9 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
             prepare(path)
         elif not path.exists():
             raise StoreError(f"store {path}: there is no such file; the daemon makes it when it first runs")
-        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
+        # A file that is gone by now is not made again: mode=rw opens only what is there.
+        address = f"{Path(os.path.abspath(path)).as_uri()}?mode=rw"  # noqa: PTH100 - links stay as they are
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
     except (OSError, sqlite3.Error) as error:
         raise explain(path, error) from error
     try:

@@ -32,7 +32,7 @@ from consumer.store.dead_letters import (
     replayed_already,
     unknown_letter,
 )
-from consumer.store.file_access import refusal
+from consumer.store.file_access import other_names, refusal
 from consumer.store.ledger import Filter, LetterState
 from consumer.store.sqlite_file import connect, explain, marks, writing
 from consumer.store.sqlite_index import add_row, ids_of, next_id, remove_rows
@@ -162,7 +162,7 @@ class SqliteOperators:
 
     async def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def run() -> T:
-            if problem := refusal(self._path, by_owner=False):
+            if problem := refusal(self._path, by_owner=False) or other_names(self._path):
                 raise StoreUnsafeError(problem)
             with closing(connect(self._path, create=False)) as connection:
                 try:

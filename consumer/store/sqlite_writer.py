@@ -5,15 +5,18 @@ last and has a transaction of its own: a fault at the old end of a table must no
 
     loop: calls of one turn -> inbox -> thread: reads answered, writes committed -> loop: answers, one wake-up
 
-A file that failed is opened again for the next batch, so that nobody has to be told when its cause is gone.
+A connection that failed is made anew for the next batch, so that nobody has to be told when its cause is gone. But files
+that are no longer those that were opened are left alone until they are back: nothing is made in their place.
 
-Elsewhere: what a batch does (``store.sqlite_book``), what may share one (``store.batch``).
+Elsewhere: what a batch does (``store.sqlite_book``), what may share one (``store.batch``), which files are meant
+(``store.owner``, ``store.open_files``).
 """
 
 from __future__ import annotations
 
-import os
+import ctypes
 import sqlite3
+import time
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,13 +24,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from consumer.errors import StoreError, StoreUnsafeError
+from consumer.errors import StoreDiedError, StoreError, StoreUnsafeError
 from consumer.store.batch import Answer, Call, Kind, resolve, take
-from consumer.store.file_access import refusal
+from consumer.store.file_access import make_folder, refusal
 from consumer.store.ledger import LettersHeld
+from consumer.store.open_files import OpenFiles
 from consumer.store.owner import Owner
 from consumer.store.sqlite_book import Book
-from consumer.store.sqlite_file import connect, explain, prepare, spoils_connection
+from consumer.store.sqlite_file import connect, explain, spoils_connection
 from consumer.store.sqlite_rows import SELECT_HELD
 
 _READS = frozenset({Kind.CLAIM, Kind.RENEW})
@@ -47,12 +51,16 @@ class Writer:
     def __init__(self, path: Path, loop: AbstractEventLoop) -> None:
         self.opened: Future[None] = loop.create_future()
         self.closed: Future[None] = loop.create_future()
+        """Done when the thread has ended; a ``StoreDiedError`` when that was by a fault."""
         self._path = path
         self._loop = loop
         self._owner = Owner(path)
         self._book = Book()
         self._connection: sqlite3.Connection | None = None
-        self._identity: tuple[int, int] | None = None
+        self._files = OpenFiles(path)
+        self._unanswered: list[Call] = []
+        self.busy_since: float | None = None
+        """When the call that the thread is carrying out began, on the monotonic clock; ``None`` between two."""
         self._inbox: SimpleQueue[list[Call] | None] = SimpleQueue()
         # A daemon thread: a process that dies without closing its store must not hang on it.
         self._thread = Thread(target=self._run, name="mns-consumer-store", daemon=True)
@@ -69,6 +77,12 @@ class Writer:
         """End after everything that was put before; ``closed`` says when."""
         self._inbox.put(None)
 
+    def left(self) -> list[Call]:
+        """The calls that a thread which has died left unanswered."""
+        while not self._inbox.empty():
+            self._unanswered.extend(self._inbox.get() or ())
+        return self._unanswered
+
     def join(self) -> None:
         """Wait for the thread's last instructions, once ``closed`` is there."""
         self._thread.join()
@@ -81,32 +95,40 @@ class Writer:
             self._post(_settle, self.opened, error)
             return
         self._post(_settle, self.opened, None)
+        died: StoreDiedError | None = None
         try:
             self._serve()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the daemon must not wait for this thread for ever
+            died = StoreDiedError(f"store {self._path}: its writer thread ended by {error!r}; restart the daemon")
+            died.__cause__ = error
         finally:
-            self._disconnect()
-            self._owner.let_go()
-            self._post(_settle, self.closed, None)
+            self.busy_since = None
+            try:
+                self._disconnect()
+            finally:
+                self._owner.let_go()
+                self._post(_settle, self.closed, died)
 
     def _begin(self) -> None:
         if problem := refusal(self._path, by_owner=True):
             raise StoreUnsafeError(problem)
         try:
-            prepare(self._path)
+            make_folder(self._path.parent)
         except OSError as error:
             raise explain(self._path, error) from error
-        self._owner.take()
+        self._files.own(self._owner.take())
         self._connect()
 
     def _serve(self) -> None:
-        waiting: list[Call] = []
+        # Kept where ``left`` finds them.
+        waiting = self._unanswered
         going_on = True
         while going_on or waiting:
             if not waiting:
                 going_on = self._gather(waiting, block=True)
             while going_on and not self._inbox.empty():
                 going_on = self._gather(waiting, block=False)
-            batch, waiting = take(waiting)
+            batch, later = take(waiting)
             reads = [call for call in batch if call.kind in _READS]
             prunes = [call for call in batch if call.kind is Kind.PRUNE]
             counts = [call for call in batch if call.kind is Kind.LETTERS]
@@ -114,7 +136,10 @@ class Writer:
             shares = [(reads, self._book.read), (writes, self._book.write), (counts, _count_letters)]
             for calls, carry in [*shares, *(([call], self._book.write) for call in prunes)]:
                 if calls:
+                    self.busy_since = time.monotonic()
                     self._post(resolve, self._carry_out(carry, calls))
+                    self.busy_since = None
+            waiting[:] = later
 
     def _gather(self, waiting: list[Call], *, block: bool) -> bool:
         try:
@@ -151,25 +176,43 @@ class Writer:
         return [Answer(call, error=type(error)(*error.args)) for call in calls]
 
     def _connect(self) -> sqlite3.Connection:
-        if self._connection is not None:
-            # A file that was removed or put in another's place still takes writes, and nobody will ever read them.
-            if self._identity == _identity(self._path):
-                return self._connection
-            self._disconnect()
+        self._owner.check()
+        # Without a connection SQLite has removed the companions itself; only the database is left to be looked at.
+        if problem := self._files.problem():
             raise StoreError(
-                f"store {self._path}: the file was removed or replaced while the daemon used it;"
-                " what is there now is opened for the next call"
+                f"store {self._path}: {problem} while the daemon used it; nothing is written until the same file is back"
+                " as it was; to go on with what is there instead, restart the daemon"
             )
-        self._connection = connect(self._path, create=True)
-        self._identity = _identity(self._path)
+        if self._connection is None:
+            self._connection = connect(self._path, create=False)
+            try:
+                self._learn(self._connection)
+            except BaseException:
+                self._disconnect()
+                raise
         return self._connection
 
+    def _learn(self, connection: sqlite3.Connection) -> None:
+        # The log and its index are made when they are first read.
+        connection.execute("PRAGMA user_version").fetchone()
+        try:
+            self._files.learn()
+        except OSError as error:
+            raise explain(self._path, error) from error
+
     def _disconnect(self) -> None:
-        if self._connection is not None:
+        if self._connection is None:
+            return
+        if self._files.may_be_closed():
             # What was answered is in the write-ahead log already; a failing last checkpoint loses nothing.
             with suppress(sqlite3.Error):
                 self._connection.close()
-            self._connection = None
+        else:
+            # SQLite would remove files of these names that are not its own. It has no other way not to, so the
+            # connection is never closed: neither here nor when the interpreter ends.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+        self._connection = None
+        self._files.forget()
 
     def _post(self, function: Callable[..., None], *arguments: object) -> None:
         # The loop may be closed when a process ends without closing its store; nobody waits there any more.
@@ -189,11 +232,3 @@ def _settle(future: Future[None], error: BaseException | None) -> None:
         future.set_result(None)
     else:
         future.set_exception(error)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - once a transaction: Path.stat takes three times as long
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
