@@ -13,6 +13,7 @@ Elsewhere: signals, logs and the event loop (``daemon``), the life of a message 
 
 from __future__ import annotations
 
+import time
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -38,7 +39,7 @@ from consumer.engine.tasks import Tasks
 from consumer.engine.upkeep import prune, watch_attributes
 from consumer.engine.vitals import Vitals
 from consumer.engine.without_message import NoQueue, delivery_of
-from consumer.errors import Fault, SettingsError, UsageError
+from consumer.errors import Fault, SettingsError, StoreDiedError, UsageError
 from consumer.ops.admin import AdminServer
 from consumer.ops.metrics import Metrics
 from consumer.ops.redact import SECRETS
@@ -79,6 +80,7 @@ class App:
         self._queues = queues
         self._ledger: Ledger = make_ledger(settings.store_target())
         self._gate = StoreGate(self._ledger, self.metrics.store_up.set)
+        self.metrics.store_busy_seconds.set_function(self._ledger.busy_s)
         self._retired: Registry | None = None
         self._limiters: dict[str, RateLimiter] = {}
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
@@ -140,7 +142,7 @@ class App:
         Raises:
             SettingsError: A setting proves wrong when it is used: the admin's address, the certificates.
             PortTakenError: Another program listens on the admin's port.
-            StoreError: The store can't be opened.
+            StoreError: The store can't be opened, or has died.
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close_traces)
@@ -154,6 +156,8 @@ class App:
                 self.lanes.append(make_lane(queue, await self._clients(stack, queue), self._shared))
             async with anyio.create_task_group() as background:
                 background.start_soon(self._gate.run)
+                background.start_soon(self._gate.watch_disk)
+                background.start_soon(self._watch_store)
                 background.start_soon(self._letters.run, self._gate)
                 background.start_soon(prune, self._ledger, self._gate, self.lanes)
                 for lane in self.lanes:
@@ -196,6 +200,7 @@ class App:
             lane = make_lane(named[0], clients, self._shared, orders=NoQueue())
             async with anyio.create_task_group() as background:
                 background.start_soon(self._gate.run)
+                background.start_soon(self._watch_store)
                 background.start_soon(lane.leases.run)
                 lane.slots.take_now(1)
                 word = await process(lane, delivery_of(answer), Place(lane.slots))
@@ -207,6 +212,15 @@ class App:
         stack.push_async_callback(self._close_store)
         self.metrics.store_up.set(1)
         await self._letters.count()
+
+    async def _watch_store(self) -> None:
+        """End everything when the store's thread has died: with no store no message can be handled again."""
+        try:
+            await self._ledger.watch()
+        except StoreDiedError:
+            self.stopping.at = min(self.stopping.at, time.monotonic() + HURRY_S)
+            log.exception("the store has died; the daemon ends")
+            raise
 
     async def _close_store(self) -> None:
         """Let go of the store; what was answered is on disk already, so a store that hangs is left alone."""

@@ -116,7 +116,12 @@ async def _serve(app: App, read: Read) -> None:
             beside.start_soon(_reload, app, started, notifier, read, asked)
             if notifier.watchdog_interval_s is not None:
                 beside.start_soon(_watchdog, app, notifier, notifier.watchdog_interval_s)
-            await app.serve(started=started)
+            try:
+                await app.serve(started=started)
+            except BaseException:
+                if app.vitals.serving:
+                    _end_after(app, ExitCode.FAILURE)
+                raise
             app.stopping.at = min(app.stopping.at, time.monotonic() + _LAST_WORDS_S)
             beside.cancel_scope.cancel("stopped")
     if left_behind := sum(lane.threads.left_behind for lane in app.lanes):
@@ -125,19 +130,25 @@ async def _serve(app: App, read: Read) -> None:
         _exit()
 
 
-def _exit() -> NoReturn:
+def _exit(code: ExitCode = ExitCode.OK) -> NoReturn:
     """End at once: what matters is on disk, and the rest comes back with its messages."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(ExitCode.OK)
+    os._exit(code)
 
 
-def _end_in_time(app: App) -> None:
+def _end_in_time(app: App, code: ExitCode = ExitCode.OK) -> None:
     """Runs in a thread of its own from the first signal on, so that nothing that hangs can keep the process."""
     while time.monotonic() < app.stopping.at + _GRACE_S:
         time.sleep(_LOOK_S)
     log.warning("the stop deadline is over; ending with what still runs")
-    _exit()
+    _exit(code)
+
+
+def _end_after(app: App, code: ExitCode) -> None:
+    """Let a fault be told, but not wait for handlers that don't end: the interpreter would, for their threads."""
+    app.stopping.at = min(app.stopping.at, time.monotonic() + _LAST_WORDS_S)
+    threading.Thread(target=_end_in_time, args=(app, code), name="last words", daemon=True).start()
 
 
 async def _heed(

@@ -12,10 +12,12 @@ Elsewhere: who meets the fault (``engine.process``, ``engine.settle``), who wait
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import anyio
+import structlog
 
 from consumer.engine.pacing import Outage, pause_s
 from consumer.errors import StoreError
@@ -23,7 +25,12 @@ from consumer.store.ledger import Ledger
 
 T = TypeVar("T")
 
+log = structlog.stdlib.get_logger(__name__)
+
+STALL_S: Final = 5.5
+"""A call that takes longer hangs in the disk: SQLite itself waits at most 5 s, for another process's lock."""
 _STUBBORN_CAP_S: Final = 30.0
+_LOOK_S: Final = 0.5
 
 
 class StoreGate:
@@ -52,6 +59,12 @@ class StoreGate:
     def is_open(self) -> bool:
         """Whether the store works, as far as is known."""
         return self._opened.is_set()
+
+    @property
+    def stalled_s(self) -> float:
+        """For how many seconds the disk has been at one call, from ``STALL_S`` on; 0 before."""
+        seconds = self._ledger.busy_s()
+        return seconds if seconds >= STALL_S else 0.0
 
     def shut(self, error: StoreError) -> None:
         """A call to the store failed: hold the polls back until it is known to work."""
@@ -124,3 +137,19 @@ class StoreGate:
                     self._outage.over()
                     self._observe(1)
                     self._opened.set()
+
+    async def watch_disk(self) -> None:
+        """Log when a call begins to hang in the disk and when it returns, until cancelled."""
+        began_at: float | None = None
+        while True:
+            await anyio.sleep(_LOOK_S)
+            stalled_s = self.stalled_s
+            if stalled_s and began_at is None:
+                began_at = time.monotonic() - stalled_s
+                self._observe(0)
+                log.warning("the disk hangs under the store; messages wait for it", seconds=round(stalled_s, 1))
+            elif began_at is not None and not stalled_s:
+                log.info("the disk answers the store again", seconds=round(time.monotonic() - began_at, 1))
+                began_at = None
+                if self.is_open:
+                    self._observe(1)

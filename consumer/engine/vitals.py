@@ -52,13 +52,12 @@ class Vitals:
             for lane in self._lanes
         ]
         hides = [Check(f"hides of {lane.url.queue}", not lane.hides.failing, _hiding(lane)) for lane in self._lanes]
-        store = "takes writes" if self._gate.is_open else "down; polling pauses until it works"
         return [
             *polls,
             *results,
             *deletes,
             *hides,
-            Check("store", self._gate.is_open, store),
+            self._store(),
             Check("dead letters", not self._letters.is_full, self._letters_told()),
             Check("handlers", self.handlers > 0, f"{self.handlers} registered"),
             self._stuck(),
@@ -68,6 +67,12 @@ class Vitals:
     def started(self) -> Sequence[Check]:
         """Whether the start is over."""
         return [Check("serving", self.serving, "polling" if self.serving else "starting")]
+
+    def _store(self) -> Check:
+        if stalled_s := self._gate.stalled_s:
+            return Check("store", ok=False, detail=f"a write takes {stalled_s:.0f} s; see the disk")
+        told = "takes writes" if self._gate.is_open else "down; polling pauses until it works"
+        return Check("store", self._gate.is_open, told)
 
     def _letters_told(self) -> str:
         held = self._letters.held

@@ -222,6 +222,9 @@ class Metrics:
         )
         self.last_success = gauge("last_success_timestamp_seconds", "UNIX time at which a job was last done.", "queue")
         self.store_up = gauge("store_up", "1 while the store takes writes, else 0.")
+        self.store_busy_seconds = gauge(
+            "store_busy_seconds", "For how long the disk has been at the store's present call; 0 between two calls."
+        )
         self.letters_stored = gauge("dead_letters_stored", "Dead letters in the store that are not replayed.")
         self.letters_stored_bytes = gauge("dead_letters_stored_bytes", "Bytes of their bodies and texts.")
         self.letters_limit_ratio = gauge(

@@ -61,14 +61,14 @@ def take_file(path: Path) -> int:
 def other_names(path: Path) -> str | None:
     """Why a store with further hard links is refused; ``None`` when it has none.
 
-    SQLite's write-ahead log goes by the database's name: under another one, what it holds is missing, and what is written
-    there damages the file.
+    SQLite's write-ahead log goes by the database's name: under another one, what it holds is missing, and what is
+    written there damages the file.
     """
     try:
         names = path.stat().st_nlink
     except OSError:
         return None
-    if names < 2:
+    if names == 1:
         return None
     return (
         f"store {path}: the file has {names} names (hard links), and SQLite's write-ahead log belongs to one of them;"

@@ -60,8 +60,7 @@ def make_operators(target: StoreAddress | str) -> Operators:
 
 
 def refusal(target: StoreAddress | str) -> str | None:
-    """Why the daemon refuses a store though its address is right: others may write its file or folder, or it
-    has further names.
+    """Why the daemon refuses a store though its address is right: its files are not safe.
 
     Makes nothing, and opens nothing. ``Ledger.open`` raises ``StoreUnsafeError`` with the same text.
 

@@ -5,12 +5,12 @@ Two locks, both ``flock``, which the kernel drops when their holder dies, howeve
     FILE.lock  names its holder, and works on every file system
     FILE       the database's own inode: the same under a hard link, on a bind mount and without FILE.lock
 
-SQLite locks by ``fcntl``. On a local file system of Linux the two kinds don't see each other. Where they do (network file
-systems, macOS) a lock on the database would keep SQLite itself out: that is tried at the start, and only FILE.lock is
-left there.
+SQLite locks by ``fcntl``. On a local file system of Linux the two kinds don't see each other. Where they do (network
+file systems, macOS) a lock on the database would keep SQLite itself out: that is tried at the start, and only FILE.lock
+is left there.
 
-``fcntl`` has a trap: a process that closes any descriptor of a file loses all its locks on that file. So the database is
-opened here once, before SQLite opens it, and closed after SQLite has closed it.
+``fcntl`` has a trap: a process that closes any descriptor of a file loses all its locks on that file. So the database
+is opened here once, before SQLite opens it, and closed after SQLite has closed it.
 
 Elsewhere: what ownership is good for, claims in memory (``store.sqlite_book``); whether the files are still the ones
 that were opened (``store.open_files``).
@@ -45,7 +45,7 @@ _inodes: set[tuple[int, int]] = set()
 def _let_go_in_child() -> None:
     """Close a forked child's copies: they would keep the lock for as long as the child lives, the daemon dead or not.
 
-    Only closed, never unlocked: the lock belongs to parent and child together. The child has no ``fcntl`` locks to lose.
+    Only closed, never unlocked: the lock belongs to parent and child together. The child has no ``fcntl`` locks.
     """
     for descriptor in _descriptors:
         with suppress(OSError):
@@ -113,8 +113,8 @@ class Owner:
     def check(self) -> None:
         """See that FILE.lock is still the one that was locked; 2 us.
 
-        A new one is made and locked in the place of one that was removed, as long as the database's own lock keeps other
-        daemons out. The call that finds this fails all the same, so that it is logged.
+        A new one is made and locked in the place of one that was removed, as long as the database's own lock keeps
+        other daemons out. The call that finds this fails all the same, so that it is logged.
 
         Raises:
             StoreError: It is not.
@@ -139,8 +139,7 @@ class Owner:
             still = _is_still(descriptor, self._lock_path) and _is_still(database, self._path)
             if still:
                 self._owns_inode = self._lock_inode(database)
-                if problem := other_names(self._path):
-                    raise StoreUnsafeError(problem)
+                self._refuse_other_names()
                 self._write_pid(descriptor)
                 self._hold(descriptor)
                 found = os.fstat(database)
@@ -214,6 +213,10 @@ class Owner:
             return False
         fcntl.lockf(database, fcntl.LOCK_UN, 1, _UNUSED_BYTE)
         return True
+
+    def _refuse_other_names(self) -> None:
+        if problem := other_names(self._path):
+            raise StoreUnsafeError(problem)
 
     def _busy(self, owner: str) -> StoreBusyError:
         return StoreBusyError(

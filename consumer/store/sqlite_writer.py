@@ -5,8 +5,8 @@ last and has a transaction of its own: a fault at the old end of a table must no
 
     loop: calls of one turn -> inbox -> thread: reads answered, writes committed -> loop: answers, one wake-up
 
-A connection that failed is made anew for the next batch, so that nobody has to be told when its cause is gone. But files
-that are no longer those that were opened are left alone until they are back: nothing is made in their place.
+A connection that failed is made anew for the next batch, so that nobody has to be told when its cause is gone. But
+files that are no longer those that were opened are left alone until they are back: nothing is made in their place.
 
 Elsewhere: what a batch does (``store.sqlite_book``), what may share one (``store.batch``), which files are meant
 (``store.owner``, ``store.open_files``).
@@ -137,8 +137,9 @@ class Writer:
             for calls, carry in [*shares, *(([call], self._book.write) for call in prunes)]:
                 if calls:
                     self.busy_since = time.monotonic()
-                    self._post(resolve, self._carry_out(carry, calls))
+                    answers = self._carry_out(carry, calls)
                     self.busy_since = None
+                    self._post(resolve, answers)
             waiting[:] = later
 
     def _gather(self, waiting: list[Call], *, block: bool) -> bool:
@@ -180,8 +181,8 @@ class Writer:
         # Without a connection SQLite has removed the companions itself; only the database is left to be looked at.
         if problem := self._files.problem():
             raise StoreError(
-                f"store {self._path}: {problem} while the daemon used it; nothing is written until the same file is back"
-                " as it was; to go on with what is there instead, restart the daemon"
+                f"store {self._path}: {problem} while the daemon used it; nothing is written until the same file is"
+                " back as it was; to go on with what is there instead, restart the daemon"
             )
         if self._connection is None:
             self._connection = connect(self._path, create=False)

@@ -1,0 +1,383 @@
+"""One daemon on a file under each of its names, and only as long as its files are the ones that it opened."""
+
+# ruff: noqa: ASYNC221, ASYNC240 - a test waits for its own small files and processes
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from consumer.errors import ExitCode, StoreBusyError, StoreDiedError, StoreError, StoreUnsafeError
+from consumer.store import sqlite_writer
+from consumer.store.batch import Call
+from consumer.store.ledger import Claimed, Filter
+from consumer.store.open import refusal
+from consumer.store.owner import Owner
+from consumer.store.sqlite import SqliteLedger
+from consumer.store.sqlite_operators import SqliteOperators
+from tests.store.records import ended, record
+
+HOLD = """
+import asyncio, multiprocessing, os, sys, time
+from pathlib import Path
+from consumer.store.sqlite import SqliteLedger
+
+def fork():
+    if pid := os.fork():
+        return pid
+    time.sleep(60)
+    os._exit(0)
+
+def start_process():
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    return process.pid
+
+async def main():
+    ledger = SqliteLedger(Path(sys.argv[1]))
+    await ledger.open()
+    print(eval(sys.argv[2]), flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+TRY = """
+import asyncio, sys
+from pathlib import Path
+from consumer.errors import StoreError
+from consumer.store.sqlite import SqliteLedger
+
+async def main():
+    try:
+        await SqliteLedger(Path(sys.argv[1])).open()
+    except StoreError as error:
+        print(type(error).__name__, error)
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def hold(sqlite_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
+    """Start a process that owns the test's file; returns it, and the value of an expression that it evaluates."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(expression: str = "os.getpid()") -> tuple[subprocess.Popen[str], str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(sqlite_path), expression], stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.kill()
+        if process.stdout is not None:
+            process.stdout.close()
+        process.wait()
+
+
+@pytest.fixture
+async def owned(sqlite_path: Path) -> SqliteLedger:
+    """A ledger on the test's file in which ``k`` is done."""
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    await end(ledger, "k")
+    return ledger
+
+
+async def end(ledger: SqliteLedger, key: str) -> None:
+    assert await ledger.claim(key, 60) == Claimed()
+    assert await ledger.done(record(key))
+
+
+def tries(path: Path) -> str:
+    """What a daemon of another process is told that opens a store."""
+    return subprocess.run([sys.executable, "-c", TRY, path], capture_output=True, text=True, check=True).stdout
+
+
+async def test_a_hard_link_is_the_same_store(
+    sqlite_path: Path, tmp_path: Path, hold: Callable[..., tuple[subprocess.Popen[str], str]]
+) -> None:
+    """A daemon on another name of an owned file is refused with its owner's pid, and with no owner for the names."""
+    process, pid = hold()
+    other = tmp_path / "other.db"
+    os.link(sqlite_path, other)
+    with pytest.raises(
+        StoreBusyError, match=rf"belongs to another daemon \(pid {pid}, which has it under another name"
+    ):
+        await SqliteLedger(other).open()
+    process.kill()
+    process.wait()
+    for name in (other, sqlite_path):
+        with pytest.raises(StoreUnsafeError, match="the file has 2 names"):
+            await SqliteLedger(name).open()
+        with pytest.raises(StoreUnsafeError, match="the file has 2 names"):
+            await SqliteOperators(name).list_jobs(Filter(), limit=1)
+        assert "2 names" in (refusal(str(name)) or "")
+    other.unlink()
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    await ledger.close()
+
+
+async def test_a_bind_mount_is_the_same_store(owned: SqliteLedger, sqlite_path: Path, tmp_path: Path) -> None:
+    """A daemon that has the file mounted elsewhere, as a container may, is refused."""
+    other = tmp_path / "container" / "store.db"
+    other.parent.mkdir(mode=0o700)
+    other.touch(mode=0o600)
+    script = 'mount --bind "$1" "$2" || exit 77; exec "$3" -c "$4" "$2"'
+    told = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", sqlite_path, other, sys.executable, TRY],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if told.returncode:
+        pytest.skip(f"nothing can be mounted here: {told.stderr.strip()}")
+    assert told.stdout.startswith(f"StoreBusyError store {other} belongs to another daemon (pid {os.getpid()}, which")
+    await owned.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+async def test_a_lock_that_is_removed_lets_nobody_in(owned: SqliteLedger, sqlite_path: Path, *, replaced: bool) -> None:
+    """The database stays locked; the owner notices before its next call and locks a new file in that place."""
+    lock = sqlite_path.with_name("store.db.lock")
+    lock.unlink()
+    if replaced:
+        lock.touch(mode=0o600)
+    assert tries(sqlite_path).startswith("StoreBusyError")
+    with pytest.raises(StoreError, match="its lock .* was removed or replaced .*; it was made again"):
+        await owned.claim("other", 60)
+    await end(owned, "other")
+    assert lock.read_text(encoding="ascii") == f"{os.getpid()}\n"
+    assert f"(pid {os.getpid()});" in tries(sqlite_path)
+    await owned.close()
+
+
+async def test_a_lock_that_is_removed_where_it_is_the_only_one(
+    sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system without the second lock nothing is written until the very same lock is back."""
+    monkeypatch.setattr(Owner, "_lock_inode", lambda _owner, _database: False)
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    lock = sqlite_path.with_name("store.db.lock")
+    lock.rename(lock.with_name("away"))
+    for _ in range(2):
+        with pytest.raises(StoreError, match="another daemon may have taken the store"):
+            await ledger.claim("k", 60)
+    lock.with_name("away").rename(lock)
+    await end(ledger, "k")
+    await ledger.close()
+
+
+async def test_a_file_system_that_mixes_both_kinds_of_locks(
+    sqlite_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the second lock would keep SQLite out it is given up, with a word, and the store works."""
+    import fcntl  # noqa: PLC0415 - as the module has it
+
+    def refuse(*_: object) -> None:
+        raise BlockingIOError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "lockf", refuse)
+        ledger = SqliteLedger(sqlite_path)
+        await ledger.open()
+    assert "only the lock file keeps a second daemon out" in capsys.readouterr().out
+    database = os.open(sqlite_path, os.O_RDONLY)
+    fcntl.flock(database, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    await end(ledger, "k")
+    await ledger.close()
+    os.close(database)
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+@pytest.mark.parametrize("name", ["store.db", "store.db-wal", "store.db-shm"])
+async def test_nothing_is_written_without_each_of_the_files(
+    owned: SqliteLedger, sqlite_path: Path, name: str, *, replaced: bool
+) -> None:
+    """A file that is gone fails every call and is not made again; with the same file back the calls go through."""
+    file, away = sqlite_path.with_name(name), sqlite_path.with_name("away")
+    file.rename(away)
+    if replaced:
+        shutil.copy(away, file)
+    before = away.stat()
+    for _ in range(2):
+        with pytest.raises(StoreError, match=f"{name} was re{'placed' if replaced else 'moved'}"):
+            await owned.claim("other", 60)
+    assert file.exists() == replaced
+    assert (away.stat().st_mtime_ns, away.stat().st_size) == (before.st_mtime_ns, before.st_size)
+    away.rename(file)
+    await end(owned, "other")
+    await owned.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("store.db", 0), ("store.db", 0.5), ("store.db-wal", 0), ("store.db-wal", 0.9), ("store.db-shm", 0)],
+)
+async def test_nothing_is_written_to_a_file_that_was_cut_off(
+    owned: SqliteLedger, sqlite_path: Path, name: str, share: float
+) -> None:
+    """A truncated file is noticed before the next call; whole again in its place, it is used again."""
+    file = sqlite_path.with_name(name)
+    whole = file.read_bytes()
+    os.truncate(file, int(len(whole) * share))
+    for _ in range(2):
+        with pytest.raises(StoreError, match=f"{name} was truncated"):
+            await owned.claim("other", 60)
+    assert file.stat().st_size == int(len(whole) * share)
+    with file.open("r+b") as again:
+        again.write(whole)
+    await end(owned, "other")
+    await owned.close()
+
+
+async def test_what_other_processes_may_do_is_no_trouble(owned: SqliteLedger, sqlite_path: Path) -> None:
+    """A log that another process empties, and a database that it makes smaller, are as good as before."""
+    for number in range(200):
+        await end(owned, f"some {number}")
+    script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None).execute(sys.argv[2]).fetchall()"
+    wal = sqlite_path.with_name("store.db-wal")
+    for number, statement in enumerate(
+        ("PRAGMA wal_checkpoint(TRUNCATE)", "DELETE FROM job", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")
+    ):
+        before = sqlite_path.stat().st_size
+        subprocess.run([sys.executable, "-c", script, sqlite_path, statement], check=True)
+        if "TRUNCATE" in statement:
+            assert not wal.stat().st_size
+        await end(owned, f"after {number}")
+    assert sqlite_path.stat().st_size < before
+    await owned.close()
+
+
+async def test_operators_beside_the_daemon_leave_its_log_alone(
+    owned: SqliteLedger, sqlite_path: Path, child_lists: Callable[[], None]
+) -> None:
+    """SQLite's own locks hold: a command that ends never takes itself for the last user and removes the log."""
+    companions = [sqlite_path.with_name(f"store.db{ending}") for ending in ("-wal", "-shm")]
+    before = [os.stat(path).st_ino for path in companions]
+    for number in range(3):
+        child_lists()
+        await end(owned, f"after {number}")
+    assert [os.stat(path).st_ino for path in companions] == before
+    await owned.close()
+
+
+@pytest.fixture
+def child_lists(sqlite_path: Path) -> Callable[[], None]:
+    """List and write in another process, as ``mns-consumer dead-letters`` does."""
+    script = """
+import asyncio, sys
+from pathlib import Path
+from consumer.store.ledger import Filter
+from consumer.store.sqlite_operators import SqliteOperators
+operators = SqliteOperators(Path(sys.argv[1]))
+assert asyncio.run(operators.list_jobs(Filter(), limit=9))
+"""
+    return lambda: subprocess.run([sys.executable, "-c", script, sqlite_path], check=True) and None
+
+
+async def test_a_log_that_was_removed_is_saved_by_an_orderly_stop(owned: SqliteLedger, sqlite_path: Path) -> None:
+    """What was in it is still open, and is folded back into the database when the store is closed."""
+    sqlite_path.with_name("store.db-wal").unlink()
+    with pytest.raises(StoreError, match="store.db-wal was removed"):
+        await owned.ping()
+    await owned.close()
+    await owned.open()
+    assert await owned.claim("k", 60) == ended(dead=False)
+    await owned.close()
+
+
+async def test_a_log_that_others_put_in_place_is_left_to_them(owned: SqliteLedger, sqlite_path: Path) -> None:
+    """A log that was restored under a running daemon is still there when that one has ended."""
+    wal = sqlite_path.with_name("store.db-wal")
+    wal.unlink()
+    wal.write_bytes(b"restored")
+    await owned.close()
+    assert wal.read_bytes() == b"restored"
+
+
+@pytest.mark.parametrize("name", ["store.db", "store.db-wal", "store.db-shm"])
+async def test_files_that_were_cut_off_are_left_as_they_are(owned: SqliteLedger, sqlite_path: Path, name: str) -> None:
+    """The end of the daemon folds nothing back into a store that is not whole: what is left may be mended."""
+    os.truncate(sqlite_path.with_name(name), 0)
+    files = [sqlite_path.with_name(f"store.db{ending}") for ending in ("", "-wal")]
+    before = [file.read_bytes() for file in files]
+    await owned.close()
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.parametrize("make_child", ["fork()", "start_process()"])
+async def test_a_forked_child_does_not_keep_the_store(
+    sqlite_path: Path, hold: Callable[..., tuple[subprocess.Popen[str], str]], make_child: str
+) -> None:
+    """A daemon that is killed leaves the store to the next, also while a process that a handler forked lives on."""
+    process, child = hold(make_child)
+    try:
+        ledger = SqliteLedger(sqlite_path)
+        with pytest.raises(StoreBusyError, match=f"pid {process.pid}"):
+            await ledger.open()
+        process.kill()
+        process.wait()
+        os.kill(int(child), 0)
+        await ledger.open()
+        await end(ledger, "k")
+        await ledger.close()
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
+
+
+async def test_a_writer_thread_that_dies_is_told_to_all(
+    owned: SqliteLedger, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for it, asks it later or watches it gets an error; the file is free for the next daemon."""
+    watching = asyncio.ensure_future(owned.watch())
+
+    def fault(_calls: list[Call]) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_writer, "take", fault)
+        found = await asyncio.gather(owned.ping(), owned.claim("other", 60), return_exceptions=True)
+    assert [type(error) for error in found] == [StoreError, StoreError]
+    with pytest.raises(StoreDiedError, match=r"its writer thread ended by MemoryError\(\); restart the daemon"):
+        await watching
+    with pytest.raises(StoreError, match="its writer thread has ended"):
+        await owned.ping()
+    assert StoreDiedError.exit_code is ExitCode.FAILURE
+    await owned.close()
+    assert not tries(sqlite_path)
+
+
+async def test_watching_ends_with_the_store(owned: SqliteLedger) -> None:
+    """A store that is closed in order has not died."""
+    watching = asyncio.ensure_future(owned.watch())
+    await asyncio.sleep(0)
+    await owned.close()
+    await watching
+
+
+async def test_how_long_a_call_takes_is_known_meanwhile(owned: SqliteLedger, sqlite_path: Path) -> None:
+    """The time of a call that waits is told while it waits, and 0 afterwards."""
+    assert not owned.busy_s()
+    with closing(sqlite3.connect(sqlite_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.ensure_future(owned.ping())
+        await asyncio.sleep(0.2)
+        assert 0.1 < owned.busy_s() < 5
+        other.execute("ROLLBACK")
+    await waiting
+    assert not owned.busy_s()
+    await owned.close()
