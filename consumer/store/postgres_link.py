@@ -46,7 +46,18 @@ _NOT_TRUSTED: Final = (
     "its certificate does not prove that it is this host; name its CA by sslrootcert=FILE, write the host as the"
     " certificate does, or write a weaker sslmode=MODE"
 )
-_MEANINGS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+_NOT_UNDERSTOOD: Final = (
+    "it answers what the driver does not understand; see that it is PostgreSQL, and what stands between (a proxy, a"
+    " pooler)"
+)
+_INTERFACE: Final = (
+    ("authentication method", "it asks for a login that the driver does not know; see its pg_hba.conf"),
+    ("closed", "the connection was lost; see that it runs"),
+    ("another operation is in progress", "two statements met on one connection: a fault of this program, report it"),
+)
+"""What an ``InterfaceError`` means, by a part of its text: the driver has one class for all of them."""
+_MISUSED: Final = "the driver refused how it was called: a fault of this program or of the driver's version, report it"
+_MEANINGS: Final[tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...]] = (
     (asyncpg.InvalidPasswordError, "the user or the password is refused; see the store's setting"),
     (asyncpg.InvalidAuthorizationSpecificationError, "the user is refused; see the store's setting and pg_hba.conf"),
     (asyncpg.InvalidCatalogNameError, "there is no such database; create it"),
@@ -66,6 +77,11 @@ _MEANINGS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (asyncpg.PostgresConnectionError, "the connection was lost; see that it runs"),
     (asyncpg.OperatorInterventionError, "it ended the connection; see that it runs"),
     (asyncpg.PostgresError, "it refused the call"),
+    (asyncpg.TargetServerAttributeNotMatched, "no host is of the kind that target_session_attrs names; name others"),
+    (asyncpg.ClientConfigurationError, "the store's address asks for what the driver can't do; correct it"),
+    (asyncpg.OutdatedSchemaCacheError, "its tables were changed meanwhile; the next call sees them anew"),
+    (asyncpg.InternalClientError, _NOT_UNDERSTOOD),
+    ((asyncpg.UnsupportedServerFeatureError, asyncpg.UnsupportedClientFeatureError), _NOT_UNDERSTOOD),
     (ssl.SSLCertVerificationError, _NOT_TRUSTED),
     (ssl.SSLError, "TLS with it failed; see the versions and certificates of both sides"),
     (OSError, "it can't be reached; see that it runs and listens at this address"),
@@ -85,6 +101,9 @@ _ABOUT_ONE: Final = (
 )
 
 T = TypeVar("T")
+
+
+_FAULTS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class RefusedError(StoreError):
@@ -117,12 +136,12 @@ class Link:
             fresh = self._connection is None or self._connection.is_closed()
             try:
                 return await self._once(work)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except _FAULTS as error:
                 if fresh or not self._lost(error):
                     raise explain(self._to, error) from error
             try:
                 return await self._once(work)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except _FAULTS as error:
                 raise explain(self._to, error) from error
 
     async def close(self) -> None:
@@ -132,7 +151,7 @@ class Link:
             return
         try:
             await connection.close(timeout=_CLOSE_TIMEOUT_S)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except _FAULTS:
             connection.terminate()
 
     async def _once(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
@@ -192,7 +211,9 @@ class Link:
 
 def explain(address: PostgresAddress, error: BaseException) -> StoreError:
     """One line: the address, what failed, what to do. A password appears in it under no circumstances."""
-    meaning = next((text for kind, text in _MEANINGS if isinstance(error, kind)), "the driver refused the call")
+    meaning = next((text for kind, text in _MEANINGS if isinstance(error, kind)), None) or next(
+        (text for part, text in _INTERFACE if part in str(error)), _MISUSED
+    )
     told = (str(error).splitlines() or [""])[0][:_MAX_TOLD]
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in told:
         meaning = _NO_TLS

@@ -151,3 +151,65 @@ async def test_a_claim_whose_answer_got_lost(
     assert isinstance(await ledger.claim("k", 60), Elsewhere)
     await ledger.close()
     await other.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (asyncpg.InterfaceError("cannot perform operation: connection is closed"), "the connection was lost"),
+        (asyncpg.InterfaceError("cannot perform operation: another operation is in progress"), "two statements met"),
+        (asyncpg.InterfaceError("the server expects 1 argument for this query, 2 were passed"), "report it"),
+        (asyncpg.UnsupportedServerFeatureError("no such feature"), "it answers what the driver does not understand"),
+        (asyncpg.ProtocolError("unexpected message"), "it answers what the driver does not understand"),
+        (asyncpg.TargetServerAttributeNotMatched("no primary"), "no host is of the kind"),
+        (asyncpg.ClientConfigurationError("no such option"), "the store's address asks for what the driver can't do"),
+        (asyncpg.OutdatedSchemaCacheError("changed"), "its tables were changed meanwhile"),
+    ],
+)
+async def test_what_the_driver_raises_is_named(postgres_target: str, error: Exception, meaning: str) -> None:
+    """Each error of the driver itself becomes a store's error that says what it means; the next call goes through."""
+    link = postgres_link.Link(at(postgres_target), "")
+
+    async def fails(_connection: asyncpg.Connection) -> None:
+        raise error
+
+    async def works(connection: asyncpg.Connection) -> object:
+        return await connection.fetchval("SELECT 1")
+
+    assert await link.run(works) == 1
+    with pytest.raises(StoreError, match=meaning) as caught:
+        await link.run(fails)
+    assert type(error).__name__ in str(caught.value)
+    assert "refused the call" not in str(caught.value)
+    assert await link.run(works) == 1
+    await link.close()
+
+
+async def test_a_connection_that_was_closed_beneath_a_call_is_a_lost_one(postgres_target: str) -> None:
+    """What asyncpg says of a connection that is gone is named for what it is."""
+    link = postgres_link.Link(at(postgres_target), "")
+
+    async def closes(connection: asyncpg.Connection) -> object:
+        connection.terminate()
+        return await connection.fetchval("SELECT 1")
+
+    with pytest.raises(StoreError, match=r"the connection was lost; see that it runs \(InterfaceError: "):
+        await link.run(closes)
+    await link.close()
+
+
+async def test_a_server_with_an_unknown_login_is_named() -> None:
+    """A server that asks for a login that the driver doesn't know is no fault of this program."""
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1024)
+        writer.write(b"R\0\0\0\x08\0\0\0\x63")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(ask, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        ledger = PostgresLedger(at(f"postgresql://u@127.0.0.1:{port}/d?sslmode=disable"))
+        with pytest.raises(StoreError, match="it asks for a login that the driver does not know"):
+            await ledger.open()
+        await ledger.close()
