@@ -16,6 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from consumer.cli.check import check
+from consumer.cli.closed_streams import replace_closed_streams
 from consumer.cli.dead_letters import dead_letters
 from consumer.cli.demo import demo
 from consumer.cli.functions import functions
@@ -104,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code (``errors.ExitCode``, or 130 after Ctrl-C).
     """
+    replace_closed_streams()
     gc.set_threshold(_GC_AFTER, *gc.get_threshold()[1:])
     words = sys.argv[1:] if argv is None else list(argv)
     try:

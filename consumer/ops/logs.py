@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, TextIO, TypeAlias
 
 import structlog
 
+from consumer.errors import SettingsError
 from consumer.ops.line import LineRenderer
 from consumer.ops.redact import SECRETS
 from consumer.ops.stream import Stream, open_stream
@@ -145,13 +146,22 @@ def configure(
         stream: Where to; stderr when not given. Its file is written to directly where it has one.
         own: Further names of stdlib loggers that pass at ``level``, such as the modules of a user's handlers.
         on_drop: Told how many lines were lost, each time; must be quick and must not log.
+
+    Raises:
+        SettingsError: Nobody would ever see a line: stderr is closed.
     """
     stream = stream if stream is not None else sys.stderr
-    terminal = stream.isatty() if json is None else not json
+    if stream is sys.stderr and sys.__stderr__ is None:
+        raise SettingsError("stderr is closed, and the log goes there; start with stderr open, as by 2>>FILE")
+    terminal = not stream.closed and stream.isatty()
     _output.renderer = LineRenderer(
-        SECRETS, terminal=terminal, colors=stream.isatty() and not os.environ.get("NO_COLOR")
+        SECRETS,
+        terminal=terminal if json is None else not json,
+        colors=terminal and not os.environ.get("NO_COLOR"),
     )
-    _output.stream = open_stream(stream)
+    if not (stream.closed and _output.stream):
+        # Where a handler has closed stderr since, lines go on to where it led.
+        _output.stream = open_stream(stream)
     _output.on_drop = on_drop
     _output.level = _LEVELS[level]
     own = (*OWN_LOGGERS, *own)

@@ -9,14 +9,18 @@ Elsewhere: what a line looks like, and what is said about lost lines (``ops.logs
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import stat
+import weakref
 from threading import Lock
 from typing import Final, Protocol, TextIO
 
 PATIENCE_MS: Final = 100
 """How long the daemon may be held up by a reader that has stopped, once each time it stops."""
+_FIRST_FREE: Final = 3
+"""The first file number that is not one of the standard streams'."""
 
 
 class Stream(Protocol):
@@ -27,12 +31,19 @@ class Stream(Protocol):
 
 
 def open_stream(stream: TextIO) -> Stream:
-    """The fastest safe way to write to ``stream``: straight to its file where it has one."""
+    """The fastest safe way to write to ``stream``: straight to its file where it has one.
+
+    By a file number of its own: a handler that closes stderr, whose number goes to the next file or socket that is
+    opened, neither ends the log nor gets it into that one.
+    """
     try:
         stream.flush()
-        return FileStream(stream.fileno())
+        fd = fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
     except (OSError, ValueError, AttributeError):
         return TextStream(stream)
+    opened = FileStream(fd)
+    weakref.finalize(opened, os.close, fd).atexit = False
+    return opened
 
 
 class TextStream:

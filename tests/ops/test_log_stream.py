@@ -8,6 +8,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,6 +186,37 @@ def test_not_ready_after_all(pipe: tuple[int, int]) -> None:
     assert not stream.write(LINE)
     for fd in other:
         os.close(fd)
+
+
+def test_the_log_has_a_file_number_of_its_own(pipe: tuple[int, int], tmp_path: Path) -> None:
+    """When stderr is closed and its number goes to another file, lines still go where stderr led."""
+    before = os.dup(pipe[1])
+    with os.fdopen(pipe[1], "w", encoding="ascii", closefd=False) as stderr:
+        stream = open_stream(stderr)
+        os.close(pipe[1])
+        other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+        assert other == pipe[1]
+        assert stream.write(LINE)
+        assert os.fstat(other).st_size == 0
+    assert drain(pipe[0]) == LINE
+    os.close(before)
+    del stream
+    assert os.read(pipe[0], 1) == b""
+
+
+def test_stderr_that_a_handler_closes_is_no_end_of_the_log() -> None:
+    """The log goes on to where stderr led, also when it is set up again by a reload."""
+    script = """
+import sys, structlog
+from consumer.ops.logs import configure
+configure(json=True)
+sys.stderr.close()
+structlog.get_logger().info("first")
+configure(json=True)
+structlog.get_logger().info("second")
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr
+    assert [json.loads(line)["event"] for line in told.splitlines()] == ["first", "second"]
 
 
 def test_streams_in_memory() -> None:
