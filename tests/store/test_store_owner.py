@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC221, ASYNC240 - a test waits for its own small files and processes
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -12,11 +13,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from consumer.errors import ExitCode, StoreBusyError, StoreDiedError, StoreError, StoreUnsafeError
-from consumer.store import sqlite_writer
+from consumer.store import owner, sqlite_writer
 from consumer.store.batch import Call
 from consumer.store.ledger import Claimed, Filter
 from consumer.store.open import refusal
@@ -155,7 +157,7 @@ async def test_a_lock_that_is_removed_lets_nobody_in(owned: SqliteLedger, sqlite
     if replaced:
         lock.touch(mode=0o600)
     assert tries(sqlite_path).startswith("StoreBusyError")
-    with pytest.raises(StoreError, match="its lock .* was removed or replaced .*; it was made again"):
+    with pytest.raises(StoreError, match=r"its lock .* was removed or replaced .*; it was made again"):
         await owned.claim("other", 60)
     await end(owned, "other")
     assert lock.read_text(encoding="ascii") == f"{os.getpid()}\n"
@@ -180,20 +182,22 @@ async def test_a_lock_that_is_removed_where_it_is_the_only_one(
     await ledger.close()
 
 
-async def test_a_file_system_that_mixes_both_kinds_of_locks(
-    sqlite_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_file_system_that_mixes_both_kinds_of_locks(sqlite_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the second lock would keep SQLite out it is given up, with a word, and the store works."""
-    import fcntl  # noqa: PLC0415 - as the module has it
 
     def refuse(*_: object) -> None:
         raise BlockingIOError
 
+    told: list[str] = []
+    log = SimpleNamespace(warning=lambda event, **_: told.append(event))
     with monkeypatch.context() as patch:
+        patch.setattr(owner, "log", log)
         patch.setattr(fcntl, "lockf", refuse)
         ledger = SqliteLedger(sqlite_path)
         await ledger.open()
-    assert "only the lock file keeps a second daemon out" in capsys.readouterr().out
+    assert told == [
+        "the file system mixes the store's lock with SQLite's; only the lock file keeps a second daemon out"
+    ]
     database = os.open(sqlite_path, os.O_RDONLY)
     fcntl.flock(database, fcntl.LOCK_EX | fcntl.LOCK_NB)
     await end(ledger, "k")
@@ -266,11 +270,11 @@ async def test_operators_beside_the_daemon_leave_its_log_alone(
 ) -> None:
     """SQLite's own locks hold: a command that ends never takes itself for the last user and removes the log."""
     companions = [sqlite_path.with_name(f"store.db{ending}") for ending in ("-wal", "-shm")]
-    before = [os.stat(path).st_ino for path in companions]
+    before = [path.stat().st_ino for path in companions]
     for number in range(3):
         child_lists()
         await end(owned, f"after {number}")
-    assert [os.stat(path).st_ino for path in companions] == before
+    assert [path.stat().st_ino for path in companions] == before
     await owned.close()
 
 
@@ -291,7 +295,7 @@ assert asyncio.run(operators.list_jobs(Filter(), limit=9))
 async def test_a_log_that_was_removed_is_saved_by_an_orderly_stop(owned: SqliteLedger, sqlite_path: Path) -> None:
     """What was in it is still open, and is folded back into the database when the store is closed."""
     sqlite_path.with_name("store.db-wal").unlink()
-    with pytest.raises(StoreError, match="store.db-wal was removed"):
+    with pytest.raises(StoreError, match=r"store\.db-wal was removed"):
         await owned.ping()
     await owned.close()
     await owned.open()
