@@ -44,6 +44,7 @@ class OpenFiles:
         self._identities: dict[Path, _Identity] = {}
         self._database = -1
         self._index: int | None = None
+        self._kept = False
         self._size = 0
 
     def own(self, database: int) -> None:
@@ -62,17 +63,23 @@ class OpenFiles:
         Raises:
             OSError: A file can't be looked at.
         """
-        self.forget()
         self._size = 0
         # They are missing where SQLite could not turn its log on.
         if (wal := _look(self._wal_path)) and (index := _look(self._index_path)):
             self._identities[self._wal_path] = wal.st_dev, wal.st_ino
             self._identities[self._index_path] = index.st_dev, index.st_ino
             # Closed after SQLite's own descriptor of it: to close one costs a process all its locks on the file.
-            self._index = os.open(self._index_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if self._index is None:
+                self._index = os.open(self._index_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def keep(self) -> None:
+        """Go on with these companions, since a connection to them stays open for good."""
+        self._kept = True
 
     def forget(self) -> None:
         """Let go of the companions, after SQLite has closed or removed them."""
+        if self._kept:
+            return
         if self._index is not None:
             os.close(self._index)
         self._index = None

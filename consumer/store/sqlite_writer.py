@@ -178,7 +178,7 @@ class Writer:
 
     def _connect(self) -> sqlite3.Connection:
         self._owner.check()
-        # Without a connection SQLite has removed the companions itself; only the database is left to be looked at.
+        # Without a connection SQLite has removed the companions itself, and only the database is looked at.
         if problem := self._files.problem():
             raise StoreError(
                 f"store {self._path}: {problem} while the daemon used it; nothing is written until the same file is"
@@ -208,12 +208,13 @@ class Writer:
             # What was answered is in the write-ahead log already; a failing last checkpoint loses nothing.
             with suppress(sqlite3.Error):
                 self._connection.close()
+            self._files.forget()
         else:
             # SQLite would remove files of these names that are not its own. It has no other way not to, so the
             # connection is never closed: neither here nor when the interpreter ends.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+            self._files.keep()
         self._connection = None
-        self._files.forget()
 
     def _post(self, function: Callable[..., None], *arguments: object) -> None:
         # The loop may be closed when a process ends without closing its store; nobody waits there any more.

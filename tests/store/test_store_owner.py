@@ -247,12 +247,40 @@ async def test_nothing_is_written_to_a_file_that_was_cut_off(
     await owned.close()
 
 
+async def test_a_file_that_is_cut_off_in_the_middle_of_a_call(
+    owned: SqliteLedger, sqlite_path: Path, child_lists: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that broke on it is made anew only when the file is whole, and other processes read again then."""
+    wal = sqlite_path.with_name("store.db-wal")
+    whole = wal.read_bytes()
+
+    def fault(*_: object) -> None:
+        os.truncate(wal, 0)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        assert owned._writer is not None
+        patch.setattr(owned._writer._book, "read", fault)
+        with pytest.raises(StoreError, match="disk I/O error"):
+            await owned.claim("other", 60)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"store\.db-wal was truncated"):
+            await owned.claim("other", 60)
+    with wal.open("r+b") as again:
+        again.write(whole)
+    for number in range(3):
+        await end(owned, f"after {number}")
+        child_lists()
+    await owned.close()
+
+
 async def test_what_other_processes_may_do_is_no_trouble(owned: SqliteLedger, sqlite_path: Path) -> None:
     """A log that another process empties, and a database that it makes smaller, are as good as before."""
     for number in range(200):
         await end(owned, f"some {number}")
     script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None).execute(sys.argv[2]).fetchall()"
     wal = sqlite_path.with_name("store.db-wal")
+    before = 0
     for number, statement in enumerate(
         ("PRAGMA wal_checkpoint(TRUNCATE)", "DELETE FROM job", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")
     ):
@@ -289,7 +317,11 @@ from consumer.store.sqlite_operators import SqliteOperators
 operators = SqliteOperators(Path(sys.argv[1]))
 assert asyncio.run(operators.list_jobs(Filter(), limit=9))
 """
-    return lambda: subprocess.run([sys.executable, "-c", script, sqlite_path], check=True) and None
+
+    def run() -> None:
+        subprocess.run([sys.executable, "-c", script, sqlite_path], check=True)
+
+    return run
 
 
 async def test_a_log_that_was_removed_is_saved_by_an_orderly_stop(owned: SqliteLedger, sqlite_path: Path) -> None:
