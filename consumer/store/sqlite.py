@@ -64,6 +64,7 @@ class SqliteLedger(Calls):
     async def now(self) -> float:
         """See ``Ledger.now``."""
         return time.time()
+
     def busy_s(self) -> float:
         """See ``Ledger.busy_s``."""
         since = None if self._writer is None else self._writer.busy_since
