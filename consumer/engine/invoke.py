@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -25,7 +26,7 @@ import structlog
 
 from consumer.engine.delivery import Delivery
 from consumer.engine.outcome import Raised, Returned, TimedOut, Unfit, Unreachable
-from consumer.errors import text_of
+from consumer.errors import ExitCode, text_of
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import Job
 from consumer.policy import Reason
@@ -201,13 +202,25 @@ class _TaskRun:
 
 
 async def _guarded(function: Callable[[Job[Any, Any]], Awaitable[object]], job: Job[Any, Any]) -> Returned | Raised:
+    process = os.getpid()
     try:
         returned = await function(job)
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001 - user code runs here: whatever it raises is an end of this run
         return Raised(_ordinary(error))
+    finally:
+        _end_a_fork_of(process)
     return _RETURNED if returned is None else _unless_awaitable(returned, "it returned a coroutine: await it there")
+
+
+def _end_a_fork_of(process: int) -> None:
+    """End the process here when it is a child that the handler forked and that came back from the handler.
+
+    It would go on as a second daemon with the first one's connections, and without its threads.
+    """
+    if os.getpid() != process:
+        os._exit(ExitCode.FAILURE)
 
 
 async def _in_thread(
@@ -276,12 +289,15 @@ class _ThreadCall:
     def __call__(self) -> None:
         """Runs in the worker thread."""
         self._begun_at = time.monotonic()
+        process = os.getpid()
         try:
             end = _unless_awaitable(
                 self._function(self._job), "it is a plain function that returned a coroutine; make it `async def`"
             )
         except BaseException as error:  # noqa: BLE001 - user code runs here: whatever it raises is an end of this run
             end = Raised(_ordinary(error))
+        finally:
+            _end_a_fork_of(process)
         with self._lock:
             self.seconds = time.monotonic() - self._begun_at
             self.end = end

@@ -178,6 +178,16 @@ def forks(job: Job) -> None:
     os.waitpid(child, 0)
 
 
+def forks_and_returns_twice(job: Job) -> None:
+    if child := os.fork():
+        os.waitpid(child, 0)
+
+
+async def forks_a_loop(job: Job) -> None:
+    if child := os.fork():
+        os.waitpid(child, 0)  # noqa: ASYNC222 - the child has ended already
+
+
 async def leaves_a_thread(job: Job) -> None:
     threading.Thread(target=time.sleep, args=(0.5,), daemon=True).start()
 
@@ -263,6 +273,8 @@ HANDLERS: Final[Mapping[str, Case]] = {
     "RunsALoopInside": Case(runs_a_loop_inside, EXHAUSTED, "asyncio.run() cannot be called"),
     "RunsALoopInItsThread": Case(runs_a_loop_in_its_thread, EXHAUSTED, "CancelledError"),
     "Forks": Case(forks, DONE),
+    "ForksAndReturnsTwice": Case(forks_and_returns_twice, DONE),
+    "ForksALoop": Case(forks_a_loop, DONE),
     "LeavesAThread": Case(leaves_a_thread, DONE),
     "LeavesATask": Case(leaves_a_task, DONE),
     "HandsACoroutineOn": Case(hands_a_coroutine_on, EXHAUSTED, "make it `async def`"),
