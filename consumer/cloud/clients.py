@@ -98,5 +98,37 @@ async def open_clients(
         )
 
 
+@asynccontextmanager
+async def open_queue(
+    lane: Lane,
+    credentials: CredentialsSource,
+    *,
+    ca_file: Path | None = None,
+    observe: Callable[[str, str, float], None] | None = None,
+    read_margin_s: float = 10.0,
+) -> AsyncIterator[MnsQueue]:
+    """Open a second client of one queue, over connections of its own: for the event loop of another thread.
+
+    Args:
+        lane: Which queue.
+        credentials: Those of the first client.
+        ca_file: As for ``open_clients``.
+        observe: As for ``open_clients``; called on that thread.
+        read_margin_s: As for ``MnsQueue``.
+
+    Raises:
+        SettingsError: ``ca_file`` can't be read.
+    """
+    async with open_pool(ca_file=ca_file) as pool:
+        yield MnsQueue(
+            endpoint=lane.endpoint,
+            queue=lane.url.queue,
+            credentials=credentials,
+            pool=pool,
+            observe=observe,
+            read_margin_s=read_margin_s,
+        )
+
+
 def _plain(secret: SecretStr | None) -> str:
     return "" if secret is None else secret.get_secret_value()

@@ -1,6 +1,6 @@
 """Find the keys that sign requests: given ones, or the vendor's default chain.
 
-The chain is searched on a thread of its own, never on the event loop, one search at a time and with a deadline. Each of
+The chain is searched on a thread that is kept for it, never on the event loop, one search at a time and with a deadline. Each of
 its parts renews what it holds at least minutes before it expires, so what it gave is used for a minute before it is
 asked again. Where that fails, the keys at hand go on being used: whether they still work, the service itself will say.
 
@@ -14,9 +14,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Final, Protocol
 
-from consumer.cloud.credentials_chain import THREAD, Chain, Keys, NothingFoundError
+from consumer.cloud.credentials_chain import Chain, Keys, NothingFoundError
+from consumer.cloud.search_thread import SearchThread
 from consumer.errors import CloudError, Fault
 
 __all__ = ["CredentialsSource", "DefaultChain", "Keys", "StaticCredentials"]
@@ -67,22 +70,26 @@ class StaticCredentials:
 class DefaultChain:
     """The default chain of alibabacloud-credentials: environment, OIDC, files, ECS role, URI.
 
+    May be asked from the event loops of several threads.
+
     Args:
         deadline_s: How long a first search may take. A renewal is waited for 1 s; meanwhile the keys at
             hand are used.
-        on_keys: Told of every key that is found, so that it can be masked in the logs.
+        on_keys: Called with every key that is found, on the searching thread, so that it can be masked in the logs.
     """
 
     def __init__(self, *, deadline_s: float = 10.0, on_keys: Callable[[Keys], None] | None = None) -> None:
         self._deadline_s = deadline_s
         self._on_keys = on_keys
+        self._lock = threading.Lock()
         self._keys: Keys | None = None
         self._refused = False
         self._found_at = float("-inf")
         self._denied_at = float("-inf")
         self._ask_at = float("-inf")
-        self._search: asyncio.Future[Keys] | None = None
+        self._search: Future[Keys] | None = None
         self._chain = Chain()
+        self._thread = SearchThread()
 
     def __repr__(self) -> str:
         return "DefaultChain()"
@@ -93,14 +100,14 @@ class DefaultChain:
         Raises:
             CloudError: ``Fault.CREDENTIALS``: no part had keys, or the search took too long.
         """
-        if self._keys is not None and time.monotonic() < self._ask_at:
-            return self._keys
-        search = self._search
-        if search is None:
-            search = self._search = self._begin()
-        wait_s = self._deadline_s if self._keys is None or self._refused else _RENEWAL_WAIT_S
+        with self._lock:
+            if self._keys is not None and time.monotonic() < self._ask_at:
+                return self._keys
+            search = self._search or self._begin()
+            self._search = None if search.done() else search
+            wait_s = self._deadline_s if self._keys is None or self._refused else _RENEWAL_WAIT_S
         # Not wait_for: a search that takes too long goes on, and serves whoever asks next.
-        await asyncio.wait([search], timeout=wait_s)
+        await asyncio.wait([_end_of(search)], timeout=wait_s)
         if search.done() and not search.exception():
             return search.result()
         if self._keys is not None:
@@ -116,27 +123,26 @@ class DefaultChain:
         when the search finds none: a right that one call lacks must not take the keys from all the others.
         """
         now = time.monotonic()
-        if now - self._found_at < _JUST_FOUND_S or (denied and now - self._denied_at < _DENIED_AGAIN_S):
-            return
-        if self._refused and self._search is not None:
-            # It began after these keys had been refused: what it brings is new.
-            return
-        if denied:
-            self._denied_at = now
-        self._refused = True
-        self._ask_at = float("-inf")
-        self._chain = Chain()
-        # A search under way may still bring the old keys: the next caller begins its own.
-        self._search = None
+        with self._lock:
+            if now - self._found_at < _JUST_FOUND_S or (denied and now - self._denied_at < _DENIED_AGAIN_S):
+                return
+            if self._refused and self._search is not None:
+                # It began after these keys had been refused: what it brings is new.
+                return
+            if denied:
+                self._denied_at = now
+            self._refused = True
+            self._ask_at = float("-inf")
+            self._chain = Chain()
+            # A search under way may still bring the old keys: the next caller begins its own.
+            self._search = None
 
-    def _begin(self) -> asyncio.Future[Keys]:
-        """Start a search on a thread that can't hold the process back, and hand its end to the loop."""
-        loop = asyncio.get_running_loop()
-        search: asyncio.Future[Keys] = loop.create_future()
+    def _begin(self) -> Future[Keys]:
+        """Start a search on its thread; it has failed already where no thread can be had."""
+        search: Future[Keys] = Future()
+        # Nobody who waits for it can cancel it for the others.
+        search.set_running_or_notify_cancel()
         chain = self._chain
-
-        def finish(found: Keys | Exception) -> None:
-            self._take(search, found)
 
         def run() -> None:
             found: Keys | Exception
@@ -148,33 +154,51 @@ class DefaultChain:
                     if isinstance(error, NothingFoundError)
                     else NothingFoundError(f"{type(error).__name__} in the chain")
                 )
-            try:
-                loop.call_soon_threadsafe(finish, found)
-            except RuntimeError:
-                # The loop was closed meanwhile: nobody waits any more.
-                return
+            self._take(search, found)
 
-        threading.Thread(target=run, name=THREAD, daemon=True).start()
+        try:
+            self._thread.submit(run)
+        except RuntimeError as error:
+            self._ask_at = time.monotonic() + _RETRY_S
+            search.set_exception(NothingFoundError(f"no thread could be started to search for them: {error}"))
         return search
 
-    def _take(self, search: asyncio.Future[Keys], found: Keys | Exception) -> None:
-        current = self._search is search
-        if current:
-            self._search = None
+    def _take(self, search: Future[Keys], found: Keys | Exception) -> None:
+        """Runs on the searching thread."""
+        if isinstance(found, Keys) and self._on_keys is not None:
+            self._on_keys(found)
         now = time.monotonic()
-        if isinstance(found, Keys):
-            if self._on_keys is not None:
-                self._on_keys(found)
+        with self._lock:
+            current = self._search is search
             if current:
+                self._search = None
+            if current and isinstance(found, Keys):
                 self._keys, self._found_at, self._ask_at = found, now, now + _USED_FOR_S
                 self._refused = False
+            elif current:
+                self._ask_at = now + _RETRY_S
+        if isinstance(found, Keys):
             search.set_result(found)
         else:
-            if current:
-                self._ask_at = now + _RETRY_S
             search.set_exception(found)
-            # Marks it as seen: when everybody who waited was cancelled, nobody else looks.
-            search.exception()
+
+
+def _end_of(search: Future[Keys]) -> asyncio.Future[None]:
+    """Done in the event loop that runs here as soon as the search is."""
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[None] = loop.create_future()
+
+    def finish() -> None:
+        if not end.done():
+            end.set_result(None)
+
+    def wake(_search: Future[Keys]) -> None:
+        # The loop may have been closed meanwhile: nobody waits any more.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(finish)
+
+    search.add_done_callback(wake)
+    return end
 
 
 _TO_DO: Final = (

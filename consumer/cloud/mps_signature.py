@@ -50,7 +50,11 @@ class MpsSigner:
     async def load(self) -> None:
         """Import the SDK's signer, off the event loop; does nothing the second time."""
         if self._sdk is None:
-            self._sdk = await asyncio.to_thread(_sdk_signer)
+            try:
+                self._sdk = await asyncio.to_thread(_sdk_signer)
+            except RuntimeError:
+                # No thread can be had: a quarter of a second on the event loop is better than no result.
+                self._sdk = _sdk_signer()
 
     def signed(self, keys: Keys, action: str, query: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         """The resource and the headers of one call; ``load`` must have ended.

@@ -33,6 +33,8 @@ CONNECT_S: Final = 5.0
 
 # No Accept-Encoding of aiohttp's own: a compressed answer could unpack to any size.
 _OURS_ONLY: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+_NO_THREAD: Final = "can't start new thread"
+"""How Python says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,14 @@ class Pool:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # ValueError: aiohttp's own for a URL or header that can't be sent, and for garbage in a head.
             raise _failure(call, error) from None
+        except RuntimeError as error:
+            if _NO_THREAD not in str(error):
+                raise
+            # The name of the host is looked up on a thread.
+            detail = f"no thread could be started to look the name of {_place(call.url)} up"
+            raise CloudError(
+                Fault.NETWORK, operation=call.operation, target=call.target, code="NoThread", detail=detail
+            ) from None
 
     def _answer(self, response: aiohttp.ClientResponse, body: bytes, began: float, call: Call) -> Answer:
         now, wall_s = time.monotonic(), time.time()

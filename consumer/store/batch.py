@@ -24,6 +24,8 @@ class Kind(StrEnum):
     CLAIM = "claim"
     RENEW = "renew"
     START = "start"
+    TAKE_BACK = "take back"
+    """A start that was written down; the claim stays."""
     DONE = "done"
     FAIL = "fail"
     RELEASE = "release"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from consumer.store.batch import Ages, Kind
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, JobRecord, LettersHeld
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, JobRecord, LettersHeld, Standby
 
 
 class Calls(ABC):
@@ -21,6 +21,10 @@ class Calls(ABC):
     @abstractmethod
     def _ask(self, kind: Kind, key: str | None, value: Any = None) -> Future[Any]:
         """Put a call among those that wait; the future is where its answer comes."""
+
+    @abstractmethod
+    def standby(self) -> Standby:
+        """See ``Ledger.standby``."""
 
     async def claim(self, key: str, lease_s: float) -> Claimed | Ended | Elsewhere:
         """See ``Ledger.claim``."""

@@ -154,6 +154,27 @@ class LetterState(StrEnum):
     """Sent to its queue again."""
 
 
+class Standby(Protocol):
+    """Keeps a ledger's claims while its event loop is blocked: used from another thread, in an event loop of its own."""
+
+    async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
+        """See ``Ledger.renew``; a key that is not known to be lost counts as ours.
+
+        Raises:
+            StoreError: The store can't be reached.
+        """
+
+    async def take_back_starts(self, keys: Sequence[str]) -> None:
+        """Take back the starts that our claims have written down; the claims stay.
+
+        Raises:
+            StoreError: As above.
+        """
+
+    async def close(self) -> None:
+        """Let go of what was opened for this."""
+
+
 class Ledger(Protocol):
     """The daemon's side of a store.
 
@@ -257,6 +278,9 @@ class Ledger(Protocol):
         Raises:
             StoreDiedError: It will answer no more calls in this process.
         """
+
+    def standby(self) -> Standby:
+        """What keeps the claims while this ledger's event loop is blocked; may be called from any thread."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,11 @@ import asyncpg
 from consumer.errors import StoreError
 from consumer.store.batch import Answer, Call, Kind, resolve, take
 from consumer.store.calls import Calls
+from consumer.store.ledger import Standby
 from consumer.store.postgres_book import Book
 from consumer.store.postgres_link import DURABLE_COMMIT, LAZY_COMMIT, LOCK_TIMEOUT_S, STEADY_PLANS, Link, RefusedError
 from consumer.store.postgres_schema import migrate
+from consumer.store.postgres_standby import PostgresStandby
 from consumer.store_address import PostgresAddress
 
 _PREPARE: Final = f"{STEADY_PLANS}; SET lock_timeout = {int(LOCK_TIMEOUT_S * 1000)}"
@@ -62,6 +64,8 @@ class PostgresLedger(Calls):
             _Lane(frozenset({Kind.PRUNE, Kind.LETTERS, Kind.PING, Kind.NOW}), Link(address, _PREPARE)),
         )
         self._first = ends
+        self._to = address
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._address = ends.address
         self._is_open = False
         self._waiting: list[Call] = []
@@ -77,6 +81,7 @@ class PostgresLedger(Calls):
             except BaseException:
                 await self._first.close()
                 raise
+            self._loop = asyncio.get_running_loop()
             self._is_open = True
 
     async def close(self) -> None:
@@ -90,6 +95,13 @@ class PostgresLedger(Calls):
             await asyncio.wait(self._tasks)
         for lane in self._lanes:
             await lane.link.close()
+
+    def standby(self) -> Standby:
+        """See ``Ledger.standby``."""
+        loop = self._loop
+        if not self._is_open or loop is None:
+            raise StoreError(f"store {self._address} is not open")
+        return PostgresStandby(Link(self._to, f"{_PREPARE}; {LAZY_COMMIT}"), self._book, loop)
 
     def _ask(self, kind: Kind, key: str | None, value: Any = None) -> asyncio.Future[Any]:
         if not self._is_open:

@@ -44,6 +44,7 @@ class Book:
             Kind.RENEW: self._renew,
             Kind.RELEASE: self._release,
             Kind.START: self._start,
+            Kind.TAKE_BACK: self._take_back,
             Kind.DONE: self._done,
             Kind.FAIL: self._fail,
             Kind.BURY: self._bury,
@@ -109,6 +110,10 @@ class Book:
 
     async def _start(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
         return _answers(calls, "number", await self._by_key(connection, sql.START, calls))
+
+    async def _take_back(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
+        await connection.execute(sql.TAKE_BACK, self._holder, [key_id(str(call.key)) for call in calls])
+        return [Answer(call) for call in calls]
 
     async def _fail(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
         errors = [cut(call.value, MAX_ERROR_BYTES) for call in calls]

@@ -94,6 +94,10 @@ START: Final = f"""WITH {_given({})}, {_MINE}, begun AS (
 SELECT key_id, coalesce(begun.starts, CASE WHEN job.dead IS NULL THEN job.starts END, 0) AS number
 FROM given LEFT JOIN begun USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
 
+TAKE_BACK: Final = f"""WITH {_given({})}, {_MINE}
+UPDATE mns_consumer_job AS job SET starts = starts - started::integer, started = false
+FROM mine WHERE job.key_id = mine.key_id"""  # noqa: S608 - see above
+
 FAIL: Final = f"""WITH {_given({"error": "text"})}, {_MINE}, failed AS (
   UPDATE mns_consumer_job AS job SET failures = failures + 1, starts = starts - started::integer, started = false,
     holder = NULL, held_until = NULL, error = given.error

@@ -11,13 +11,48 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from consumer.errors import StoreError
 from consumer.store.batch import Answer, Call, Kind, resolve
 from consumer.store.calls import Calls
+from consumer.store.ledger import Standby
 from consumer.store.sqlite_writer import Writer
+
+
+class SqliteStandby:
+    """A ``Standby``: hands calls straight to the writer's thread, which works on while the loop is blocked.
+
+    Nobody waits for their answers. No other daemon can have taken a claim: the file has one owner.
+
+    Args:
+        writer: The ledger's.
+        loop: The ledger's.
+    """
+
+    def __init__(self, writer: Writer, loop: asyncio.AbstractEventLoop) -> None:
+        self._writer = writer
+        self._loop = loop
+
+    async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
+        """See ``Standby.renew``."""
+        self._writer.put([self._call(Kind.RENEW, None, (tuple(keys), lease_s))])
+        return ()
+
+    async def take_back_starts(self, keys: Sequence[str]) -> None:
+        """See ``Standby.take_back_starts``."""
+        self._writer.put([self._call(Kind.TAKE_BACK, key) for key in keys])
+
+    async def close(self) -> None:
+        """See ``Standby.close``."""
+
+    def _call(self, kind: Kind, key: str | None, value: Any = None) -> Call:
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        # Done already: the answer is dropped when it comes.
+        answer.cancel()
+        return Call(kind, key, value, answer)
 
 
 class SqliteLedger(Calls):
@@ -81,6 +116,12 @@ class SqliteLedger(Calls):
             calls = [*self._writer.left(), *self._gathered]
             self._gathered = []
             resolve([Answer(call, error=StoreError(*error.args)) for call in calls])
+
+    def standby(self) -> Standby:
+        """See ``Ledger.standby``."""
+        if self._writer is None or self._loop is None:
+            raise StoreError(f"store {self._path} is not open")
+        return SqliteStandby(self._writer, self._loop)
 
     def _ask(self, kind: Kind, key: str | None, value: Any = None) -> asyncio.Future[Any]:
         loop = self._loop

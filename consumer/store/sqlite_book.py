@@ -74,6 +74,7 @@ class Book:
         self._learnt_from: sqlite3.Connection | None = None
         self._write: dict[Kind, Callable[[sqlite3.Connection, Call], tuple[Any, Effect | None]]] = {
             Kind.START: self._start,
+            Kind.TAKE_BACK: self._take_back,
             Kind.DONE: self._done,
             Kind.FAIL: self._fail,
             Kind.RELEASE: self._release,
@@ -178,6 +179,14 @@ class Book:
             return _counts(connection, key)[1], None
         self._set_counts(connection, key, held.failures, held.starts + 1)
         return held.starts + 1, lambda: setattr(held, "started", True)
+
+    def _take_back(self, connection: sqlite3.Connection, call: Call) -> tuple[None, Effect | None]:
+        key = str(call.key)
+        held = self._claims.get(key)
+        if held is None or not held.started:
+            return None, None
+        self._set_counts(connection, key, held.failures, held.starts)
+        return None, lambda: setattr(held, "started", False)
 
     def _fail(self, connection: sqlite3.Connection, call: Call) -> tuple[int, Effect | None]:
         key = str(call.key)

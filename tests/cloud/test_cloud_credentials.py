@@ -336,9 +336,88 @@ def test_a_search_that_outlives_its_loop_ends_quietly(vendor: Vendor) -> None:
 
     asyncio.run(ask())
     vendor.blocks.set()
-    for thread in threading.enumerate():
-        if thread.name == parts.THREAD:
-            thread.join(5)
+    deadline_s = time.monotonic() + 5
+    while chain._search is not None and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert chain._keys is not None
+
+
+class NoThreads:
+    """Stands where ``threading.Thread.start`` would be, from ``run_out`` on: no thread can be started."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def run_out(self) -> None:
+        """Refuse from now on."""
+
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        self._monkeypatch.setattr(threading.Thread, "start", start)
+
+
+async def test_keys_are_renewed_without_a_new_thread(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of the first search does all later ones, so that keys are renewed when no thread can be started."""
+    chain = DefaultChain()
+    await chain.keys()
+    NoThreads(monkeypatch).run_out()
+    chain._ask_at = 0.0
+    vendor.gives = ("id2", "hush", None)
+    assert (await chain.keys()).access_key_id == "id2"
+
+
+async def test_a_refused_key_is_replaced_while_a_search_hangs_and_no_thread_is_left(
+    vendor: Vendor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new search waits for the thread of one that hangs where it can't have a thread of its own."""
+    chain = DefaultChain()
+    await chain.keys()
+    NoThreads(monkeypatch).run_out()
+    monkeypatch.setattr(module, "_RENEWAL_WAIT_S", 0.05)
+    vendor.blocks.clear()
+    chain._ask_at = 0.0
+    await chain.keys()
+    chain._found_at -= 60
+    await chain.refresh()
+    vendor.blocks.set()
+    vendor.gives = ("id3", "hush", None)
+    assert (await chain.keys()).access_key_id == "id3"
+
+
+async def test_a_first_search_without_a_thread_is_tried_again(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be had for the first search, the error says so, and the next call searches again."""
+    chain = DefaultChain()
+    with monkeypatch.context() as inner:
+        NoThreads(inner).run_out()
+        with pytest.raises(CloudError, match="no thread could be started") as caught:
+            await chain.keys()
+    assert caught.value.fault is Fault.CREDENTIALS
+    assert (await chain.keys()).access_key_id == "id"
+
+
+def test_another_threads_event_loop_gets_the_same_keys(vendor: Vendor) -> None:
+    """Two event loops in two threads share one search, and one that hangs in the first holds up no keys at hand."""
+    chain = DefaultChain()
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(asyncio.run(chain.keys()).access_key_id)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert found == ["id"] * 4
+    assert vendor.asked == 1
+
+
+def test_the_thread_ends_with_its_chain(vendor: Vendor) -> None:
+    """A chain that nobody holds any more leaves no thread behind."""
+    before = {thread for thread in threading.enumerate() if thread.name == parts.THREAD}
+    chain = DefaultChain()
+    asyncio.run(chain.keys())
+    (mine,) = {thread for thread in threading.enumerate() if thread.name == parts.THREAD} - before
+    del chain
+    mine.join(5)
+    assert not mine.is_alive()
 
 
 async def test_nothing_secret_shows(start: Any, mns_reply: Any, caplog: pytest.LogCaptureFixture) -> None:
