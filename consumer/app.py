@@ -14,32 +14,36 @@ Elsewhere: signals, logs and the event loop (``daemon``), the life of a message 
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from typing import Final
 
 import anyio
 import anyio.to_thread
 import structlog
 
-from consumer.cloud.clients import Clients, given_keys, open_clients
+from consumer.cloud.clients import Clients, given_keys, open_clients, open_queue
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.limiter import RateLimiter
 from consumer.config import Lane as LaneSettings
 from consumer.config import Settings
-from consumer.engine.delivery import Delivery
+from consumer.engine.delivery import Delivery, Orders
 from consumer.engine.lane import Lane, Shared, make_lane
 from consumer.engine.letter_limit import LetterLimit
+from consumer.engine.loop_watch import LoopWatch
 from consumer.engine.poll import Poller
 from consumer.engine.process import process
 from consumer.engine.rules import make_rules
 from consumer.engine.slots import Place
+from consumer.engine.stand_in import ANSWER_S, WatchedQueue
 from consumer.engine.stop import HURRY_S, Stop
 from consumer.engine.store_gate import StoreGate
 from consumer.engine.tasks import Tasks
 from consumer.engine.upkeep import prune, watch_attributes
 from consumer.engine.vitals import Vitals
 from consumer.engine.without_message import NoQueue, delivery_of
-from consumer.errors import Fault, SettingsError, StoreDiedError, UsageError
+from consumer.errors import Fault, SettingsError, StoreDiedError, UsageError, lacks_threads
 from consumer.ops.admin import AdminServer
 from consumer.ops.metrics import Metrics
 from consumer.ops.redact import SECRETS
@@ -86,6 +90,7 @@ class App:
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
         shared = settings.store_target().is_shared
         self._letters = LetterLimit(self._ledger, settings.letter_limits, self.metrics, shared=shared)
+        self._watch = LoopWatch(self._ledger, self.metrics.loop_blocked)
         self.vitals = Vitals(self.lanes, self._gate, self._letters, len(registry.handlers))
         self._shared = Shared(
             rules=self.rules,
@@ -153,8 +158,11 @@ class App:
                 await stack.enter_async_context(admin)
                 self.admin_port = admin.port
             for queue in self._queues:
-                self.lanes.append(make_lane(queue, await self._clients(stack, queue), self._shared))
+                lane = make_lane(queue, await self._clients(stack, queue), self._shared)
+                self.lanes.append(lane)
+                self._watch.queues.append(WatchedQueue(lane, self._second_client(queue, lane)))
             async with anyio.create_task_group() as background:
+                await background.start(self._watch.run)
                 background.start_soon(self._gate.run)
                 background.start_soon(self._gate.watch_disk)
                 background.start_soon(self._watch_store)
@@ -199,11 +207,16 @@ class App:
                 raise UsageError(f"job {job_id!r} is {answer.state!r}: expected one that has ended; try again later")
             lane = make_lane(named[0], clients, self._shared, orders=NoQueue())
             async with anyio.create_task_group() as background:
+                self._watch.queues.append(WatchedQueue(lane))
+                await background.start(self._watch.run)
                 background.start_soon(self._gate.run)
                 background.start_soon(self._watch_store)
                 background.start_soon(lane.leases.run)
                 lane.slots.take_now(1)
-                word = await process(lane, delivery_of(answer), Place(lane.slots))
+                delivery = delivery_of(answer)
+                lane.live.add(delivery)
+                self._watch.wake()
+                word = await process(lane, delivery, Place(lane.slots))
                 background.cancel_scope.cancel("handled")
             return str(word)
 
@@ -233,7 +246,13 @@ class App:
         """Send what is left of traces, as far as the deadline lets it."""
         if (traces := self._shared.traces) is not None:
             with anyio.move_on_after(self.stopping.left_s, shield=True):
-                await anyio.to_thread.run_sync(traces.close, self.stopping.left_s, abandon_on_cancel=True)
+                try:
+                    await anyio.to_thread.run_sync(traces.close, self.stopping.left_s, abandon_on_cancel=True)
+                except RuntimeError as error:
+                    if not lacks_threads(error):
+                        raise
+                    # Everything else has ended, so it may block the event loop.
+                    traces.close(self.stopping.left_s)
 
     async def _clients(self, stack: AsyncExitStack, queue: LaneSettings) -> Clients:
         account = f"{queue.url.account}/{queue.url.region}"
@@ -242,6 +261,17 @@ class App:
             queue, ca_file=self.settings.ca_file, limiter=limiter, observe=self._observe_call, on_keys=_mask
         )
         return await stack.enter_async_context(clients)
+
+    def _second_client(self, queue: LaneSettings, lane: Lane) -> Callable[[], AbstractAsyncContextManager[Orders]]:
+        """What opens a client of one queue in another thread's event loop."""
+        return partial(
+            open_queue,
+            queue,
+            lane.credentials,
+            ca_file=self.settings.ca_file,
+            observe=self._observe_call,
+            read_margin_s=ANSWER_S,
+        )
 
     def _observe_call(self, operation: str, result: str, seconds: float) -> None:
         self.metrics.api_call(operation, Fault(result) if result in _FAULTS else None, seconds)
@@ -267,6 +297,7 @@ class App:
 
         def start(lane: Lane, delivery: Delivery) -> None:
             lives.begin(_live(lane, delivery))
+            self._watch.wake()
 
         async with anyio.create_task_group() as limit:
             async with anyio.create_task_group() as polls:

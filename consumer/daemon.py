@@ -9,6 +9,7 @@ Elsewhere: the parts and their order (``app``), what a reload takes (``reload``)
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib.util
 import os
@@ -26,8 +27,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from consumer.app import App
 from consumer.config import Settings
+from consumer.engine.spare_threads import SpareThreads
 from consumer.engine.vitals import status_of
-from consumer.errors import ExitCode
+from consumer.errors import ConsumerError, ExitCode, lacks_threads
 from consumer.ops.logs import configure
 from consumer.ops.redact import protect_settings
 from consumer.ops.systemd import Notifier
@@ -42,6 +44,10 @@ _GRACE_S: Final = 0.5
 _LAST_WORDS_S: Final = 1.0
 """How long the interpreter has for its own end once the daemon is done: exit hooks, threads of libraries."""
 _LOOK_S: Final = 0.05
+_LOOK_UP_S: Final = 1.0
+_NO_THREAD: Final = (
+    "no thread could be started: raise the limit of threads (TasksMax= of the unit, ulimit -u), start again"
+)
 _FIRST_POLLS_S: Final = 10.0
 """For so long the answers to the first polls are waited for."""
 _STATUS_EVERY_S: Final = 5.0
@@ -96,22 +102,34 @@ def run(settings: Settings, registry: Registry, read: Read) -> ExitCode:
     """
     app = App(settings, registry)
     set_up_logs(settings, registry, app)
+    ended = threading.Event()
     # uvloop does not install everywhere; the plain loop does the same, only slower.
     options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     try:
-        anyio.run(_serve, app, read, backend_options=options)
+        anyio.run(_serve, app, read, ended, backend_options=options)
     except BaseExceptionGroup as group:
-        raise _single(group) from group
+        first = _single(group)
+        if lacks_threads(first):
+            raise ConsumerError(_NO_THREAD) from group
+        raise first from group
+    except RuntimeError as error:
+        if not lacks_threads(error):
+            raise
+        # The event loop joins its executor's threads by starting one more; when all has ended that is no loss.
+        if not ended.is_set():
+            raise ConsumerError(_NO_THREAD) from error
     return ExitCode.OK
 
 
-async def _serve(app: App, read: Read) -> None:
+async def _serve(app: App, read: Read, ended: threading.Event) -> None:
     notifier = Notifier()
     started = anyio.Event()
+    deadline = _Deadline(app)
+    await _start_threads()
     async with anyio.create_task_group() as beside:
         with anyio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP) as signals:
             reloads, asked = anyio.create_memory_object_stream[None](1)
-            beside.start_soon(_heed, app, notifier, signals, reloads)
+            beside.start_soon(_heed, app, notifier, deadline, signals, reloads)
             beside.start_soon(_tell_started, app, started, notifier)
             beside.start_soon(_reload, app, started, notifier, read, asked)
             if notifier.watchdog_interval_s is not None:
@@ -120,7 +138,7 @@ async def _serve(app: App, read: Read) -> None:
                 await app.serve(started=started)
             except BaseException:
                 if app.vitals.serving:
-                    _end_after(app, ExitCode.FAILURE)
+                    deadline.end_soon(ExitCode.FAILURE)
                 raise
             app.stopping.at = min(app.stopping.at, time.monotonic() + _LAST_WORDS_S)
             beside.cancel_scope.cancel("stopped")
@@ -128,6 +146,17 @@ async def _serve(app: App, read: Read) -> None:
         # Threads can't be ended, and the interpreter would wait for them for ever; all that matters is on disk.
         log.warning("ending with handlers still running", handlers=left_behind)
         _exit()
+    ended.set()
+
+
+async def _start_threads() -> None:
+    """Start at once the threads that the event loop would start when it needs them: then there may be none left."""
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(SpareThreads())
+    # uvloop has threads of its own for looking up names, starts all of them for the first name, and aborts the process
+    # where it can't.
+    with suppress(OSError), anyio.move_on_after(_LOOK_UP_S):
+        await loop.getaddrinfo("localhost", None)
 
 
 def _exit(code: ExitCode = ExitCode.OK) -> NoReturn:
@@ -137,22 +166,42 @@ def _exit(code: ExitCode = ExitCode.OK) -> NoReturn:
     os._exit(code)
 
 
-def _end_in_time(app: App, code: ExitCode = ExitCode.OK) -> None:
-    """Runs in a thread of its own from the first signal on, so that nothing that hangs can keep the process."""
-    while time.monotonic() < app.stopping.at + _GRACE_S:
-        time.sleep(_LOOK_S)
-    log.warning("the stop deadline is over; ending with what still runs")
-    _exit(code)
+class _Deadline:
+    """Ends the process after the stop deadline, so that nothing that hangs can keep it.
 
+    Its thread is started with the daemon, since a stop may come when no thread can be had.
+    """
 
-def _end_after(app: App, code: ExitCode) -> None:
-    """Let a fault be told, but not wait for handlers that don't end: the interpreter would, for their threads."""
-    app.stopping.at = min(app.stopping.at, time.monotonic() + _LAST_WORDS_S)
-    threading.Thread(target=_end_in_time, args=(app, code), name="last words", daemon=True).start()
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._begun = threading.Event()
+        self._code = ExitCode.OK
+        threading.Thread(target=self._run, name="stop deadline", daemon=True).start()
+
+    def begin(self) -> None:
+        """The stop was asked for."""
+        self._begun.set()
+
+    def end_soon(self, code: ExitCode) -> None:
+        """Let a fault be logged, but don't wait for handlers that don't end: the interpreter would, for their threads."""
+        self._code = code
+        self._app.stopping.at = min(self._app.stopping.at, time.monotonic() + _LAST_WORDS_S)
+        self._begun.set()
+
+    def _run(self) -> None:
+        self._begun.wait()
+        while time.monotonic() < self._app.stopping.at + _GRACE_S:
+            time.sleep(_LOOK_S)
+        log.warning("the stop deadline is over; ending with what still runs")
+        _exit(self._code)
 
 
 async def _heed(
-    app: App, notifier: Notifier, signals: AsyncIterator[signal.Signals], reloads: MemoryObjectSendStream[None]
+    app: App,
+    notifier: Notifier,
+    deadline: _Deadline,
+    signals: AsyncIterator[signal.Signals],
+    reloads: MemoryObjectSendStream[None],
 ) -> None:
     # A terminal that goes away says so by the same signal as who wants a reload.
     stops = {*_STOP_SIGNALS, signal.SIGHUP} if sys.stdin is not None and sys.stdin.isatty() else _STOP_SIGNALS
@@ -162,6 +211,7 @@ async def _heed(
             first = not app.vitals.stopping
             if received in stops:
                 _stop(app, notifier, first=first)
+                deadline.begin()
             elif first:
                 # One that waits already will read what is there now: more would only do the same again.
                 with suppress(anyio.WouldBlock):
@@ -173,8 +223,6 @@ def _stop(app: App, notifier: Notifier, *, first: bool) -> None:
         notifier.stopping("stopping: what runs is given its time")
         notifier.extend_timeout(app.settings.stop_deadline_s + _STOP_MARGIN_S)
     app.stop()
-    if first:
-        threading.Thread(target=_end_in_time, args=(app,), name="stop deadline", daemon=True).start()
 
 
 async def _tell_started(app: App, started: anyio.Event, notifier: Notifier) -> None:

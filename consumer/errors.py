@@ -32,6 +32,11 @@ def traceback_of(error: BaseException) -> str:
         return f"{type(error).__name__}: its traceback can't be shown: {type(second).__name__}"
 
 
+def lacks_threads(error: BaseException) -> bool:
+    """Whether an exception says that no thread could be started: Python has no class of its own for it."""
+    return isinstance(error, RuntimeError) and "can't start new thread" in text_of(error)
+
+
 class ExitCode(IntEnum):
     """What the process tells its supervisor; the numbers above 2 are those of sysexits."""
 

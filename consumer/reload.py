@@ -16,7 +16,7 @@ import structlog
 
 from consumer.app import App
 from consumer.config import Settings
-from consumer.errors import ConsumerError, SettingsError
+from consumer.errors import ConsumerError, SettingsError, lacks_threads
 from consumer.ops.words import ReloadResult
 from consumer.plugin.loading import forget
 from consumer.plugin.registry import Registry
@@ -65,6 +65,10 @@ async def reload(app: App, read: Read) -> bool:
         problems = error.problems if isinstance(error, SettingsError) else [str(error)]
         return _refused(app, problems)
     except Exception as error:
+        if lacks_threads(error):
+            return _refused(
+                app, ["no thread could be started to read them; raise the limit of threads, then try again"]
+            )
         log.exception("internal fault while reloading")
         return _refused(app, [repr(error)])
     if problems := takes_restart(app.settings, settings):

@@ -399,6 +399,43 @@ MUTATIONS: Final = (
         "",
         ("tests/cli/test_cli_secrets.py",),
     ),
+    Mutation(
+        "what a blocked loop holds is renewed",
+        "consumer/engine/stand_in.py",
+        "                    due.append((queue, held))",
+        "                    due.extend(())",
+        ("tests/process/test_blocked_loop.py", "tests/engine/test_blocked_loop.py"),
+    ),
+    Mutation(
+        "the other thread's handle is waited for",
+        "consumer/engine/receipt_lock.py",
+        "        while self._loans != self._returned:",
+        "        while self._loans < self._returned:",
+        ("tests/engine/test_blocked_loop.py",),
+    ),
+    Mutation(
+        "a block is no start of the handlers that do not block",
+        "consumer/engine/stand_in.py",
+        "            if held is not self._spare and has_start(held)",
+        "            if held is self._spare and not has_start(held)",
+        ("tests/process/test_blocked_loop.py",),
+    ),
+    Mutation(
+        "keys are renewed without a new thread",
+        "consumer/cloud/search_thread.py",
+        "                    if not counts.threads:",
+        "                    if counts.threads:",
+        ("tests/cloud/test_cloud_credentials.py",),
+    ),
+    Mutation(
+        "a stop starts no thread",
+        "consumer/daemon.py",
+        """        if not ended.is_set():
+            raise ConsumerError""",
+        """        if ended.is_set():
+            raise ConsumerError""",
+        ("tests/process/test_no_threads.py",),
+    ),
 )
 
 

@@ -1,8 +1,9 @@
 """Find the keys that sign requests: given ones, or the vendor's default chain.
 
-The chain is searched on a thread that is kept for it, never on the event loop, one search at a time and with a deadline. Each of
-its parts renews what it holds at least minutes before it expires, so what it gave is used for a minute before it is
-asked again. Where that fails, the keys at hand go on being used: whether they still work, the service itself will say.
+The chain is searched on a thread that is kept for it, never on the event loop, one search at a time and with a
+deadline. Each of its parts renews what it holds at least minutes before it expires, so what it gave is used for a
+minute before it is asked again. Where that fails, the keys at hand go on being used: whether they still work, the
+service itself will say.
 
 Elsewhere: the chain's parts (``credentials_chain``), signing with the keys (``mns_signature``, ``mps_signature``),
 slowing down when they are wrong (``engine.pacing``).

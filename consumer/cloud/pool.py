@@ -26,15 +26,13 @@ from consumer.cloud.answer import Arrival
 from consumer.cloud.connections import Connector
 from consumer.cloud.server_clock import ServerClock
 from consumer.cloud.wording import cut
-from consumer.errors import CloudError, Fault, SettingsError
+from consumer.errors import CloudError, Fault, SettingsError, lacks_threads
 
 CONNECT_S: Final = 5.0
 """How long a connection may take: name, TCP and TLS together."""
 
 # No Accept-Encoding of aiohttp's own: a compressed answer could unpack to any size.
 _OURS_ONLY: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
-_NO_THREAD: Final = "can't start new thread"
-"""How Python says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ class Pool:
             # ValueError: aiohttp's own for a URL or header that can't be sent, and for garbage in a head.
             raise _failure(call, error) from None
         except RuntimeError as error:
-            if _NO_THREAD not in str(error):
+            if not lacks_threads(error):
                 raise
             # The name of the host is looked up on a thread.
             detail = f"no thread could be started to look the name of {_place(call.url)} up"

@@ -8,7 +8,6 @@ Elsewhere: who keeps the lease (``engine.lease``), who ends it (``engine.settle`
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import anyio
 
 from consumer.cloud.messages import DeleteFailure, Message, Receipt
 from consumer.engine.outcome import Cut, TimedOut
+from consumer.engine.receipt_lock import ReceiptLock
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
@@ -81,7 +81,7 @@ class Delivery:
     doubtful: bool = False
     grace_until: float = 0.0
     # asyncio's own: anyio's takes ten times as long to make, for every message.
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: ReceiptLock = field(default_factory=ReceiptLock)
     scope: anyio.CancelScope | None = None
     cancel_handler: Callable[[str], None] | None = None
     received: SpanContext | None = None

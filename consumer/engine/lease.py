@@ -92,6 +92,10 @@ class LeaseKeeper:
         """Renew it no more."""
         self._held.discard(delivery)
 
+    def held(self) -> Sequence[Delivery]:
+        """What is renewed now; may be called from any thread."""
+        return tuple(self._held)
+
     def claim_s(self, delivery: Delivery) -> float:
         """For how long a claim is taken or renewed: past the lease that it goes with."""
         left_s = delivery.receipt.expires_at - time.monotonic()

@@ -233,6 +233,10 @@ class Metrics:
         self.letters_full = gauge("dead_letters_full", "1 while polling pauses because they reached a limit, else 0.")
         reloads = counter("reloads_total", "Reloads of settings and handlers, by result.", "result")
         self.reloads = Words(reloads, (), ReloadResult, ReloadResult)
+        self.loop_blocks = counter(
+            "event_loop_blocks_total", "Times that something blocked the event loop for more than a second."
+        )
+        self.loop_blocked_seconds = counter("event_loop_blocked_seconds_total", "Seconds for which it was blocked.")
         self.log_lines_dropped = counter(
             "log_lines_dropped_total", "Log lines lost because their reader was gone or too slow."
         )
@@ -277,6 +281,11 @@ class Metrics:
             bound = self._api[operation] = (requests, self.api_request_seconds.labels(operation))
         bound[0][OK if fault is None else fault].inc()
         bound[1].observe(seconds)
+
+    def loop_blocked(self, seconds: float) -> None:
+        """Count one block of the event loop."""
+        self.loop_blocks.inc()
+        self.loop_blocked_seconds.inc(seconds)
 
     def catalogue(self) -> Sequence[MetricInfo]:
         """Every metric of the program's own, in the order in which the README lists them."""

@@ -155,7 +155,7 @@ class LetterState(StrEnum):
 
 
 class Standby(Protocol):
-    """Keeps a ledger's claims while its event loop is blocked: used from another thread, in an event loop of its own."""
+    """Keeps a ledger's claims while its event loop is blocked: used in another thread's event loop."""
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
         """See ``Ledger.renew``; a key that is not known to be lost counts as ours.

@@ -1,0 +1,204 @@
+"""Notice that the event loop is blocked, name what blocks it, and keep what it holds meanwhile.
+
+While messages are held the loop beats twice a second, and a thread looks whether the next beat is late. A beat that is
+more than ``LAG_LIMIT_S`` late means that something blocks the loop, such as ``time.sleep`` in an async handler. Then
+there is one log line with the blocker's stack, the thread stands in for the loop (``engine.stand_in``), and there is
+one line with the length of the block when the loop runs again. With nothing held both are silent: an idle daemon is
+not woken for this.
+
+The service manager's watchdog and ``/livez`` are answered by the loop itself, so whoever asks there sees a block as
+silence, and restarts the daemon if it lasts.
+
+Native code that does not release the interpreter's lock blocks this thread too; of such a block only its end is seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import anyio
+import anyio.abc
+import structlog
+
+from consumer.engine.blocker import Blocker, find
+from consumer.engine.delivery import Delivery
+from consumer.engine.stand_in import LOOK_EVERY_S, OwnLoop, StandIn, WatchedQueue, has_start
+from consumer.engine.tasks import Tasks
+from consumer.errors import ConsumerError, StoreError
+from consumer.store.ledger import Ledger
+
+log = structlog.stdlib.get_logger(__name__)
+
+BEAT_S: Final = 0.5
+LAG_LIMIT_S: Final = 1.0
+_LATE_S: Final = 0.5
+"""A thread that wakes so much too late was stopped together with the loop: nothing blocks that."""
+_QUIET_S: Final = 60.0
+"""A function that blocks again so soon is not logged again; the metric counts it."""
+
+
+class LoopWatch:
+    """Watches the event loop in which ``run`` runs.
+
+    Args:
+        ledger: Where the claims are.
+        observe: Called in the loop with the seconds of each block that has ended.
+    """
+
+    def __init__(self, ledger: Ledger, observe: Callable[[float], None]) -> None:
+        self.queues: list[WatchedQueue] = []
+        """Whose messages are kept; filled while the daemon starts."""
+        self._ledger = ledger
+        self._observe = observe
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._beat_at = 0.0
+        self._seen_at = 0.0
+        """The last beat before the block that the thread saw last."""
+        self._logged_at = 0.0
+        """The same, of the block that it logged last."""
+        self._logged: dict[str, float] = {}
+        self._beating = False
+        self._work = threading.Event()
+        self._stopped = threading.Event()
+        self._tasks = Tasks()
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Watch until cancelled.
+
+        Args:
+            task_status: Told once it watches.
+
+        Raises:
+            ConsumerError: No thread can be started.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        try:
+            threading.Thread(target=self._watch, name="mns-consumer-loop-watch", daemon=True).start()
+        except RuntimeError as error:
+            raise ConsumerError(f"no thread could be started ({error}); raise the limit of threads") from error
+        task_status.started()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._loop = None
+            self._stopped.set()
+            self._work.set()
+            with anyio.CancelScope(shield=True):
+                await self._tasks.end(0)
+
+    def wake(self) -> None:
+        """A message is held: beat from now on, until none is."""
+        if not self._beating and self._loop is not None:
+            self._beating = True
+            self._beat_at = time.monotonic()
+            self._loop.call_later(BEAT_S, self._beat)
+            self._work.set()
+
+    def _beat(self) -> None:
+        if self._loop is None:
+            return
+        before, self._beat_at = self._beat_at, time.monotonic()
+        lag_s = self._beat_at - before - BEAT_S
+        if lag_s > LAG_LIMIT_S:
+            self._runs_again(before, lag_s)
+        if any(queue.lane.live or queue.lane.threads.left_behind for queue in self.queues):
+            self._loop.call_later(BEAT_S, self._beat)
+        else:
+            self._beating = False
+            self._work.clear()
+
+    def _runs_again(self, before: float, lag_s: float) -> None:
+        self._observe(lag_s)
+        if self._logged_at == before:
+            log.warning("event loop runs again", blocked_seconds=round(lag_s, 1))
+        elif self._seen_at != before:
+            # No thread ran meanwhile: native code kept the interpreter's lock, or the process itself was stopped.
+            log.warning(
+                "event loop runs again; no thread of this process ran meanwhile", blocked_seconds=round(lag_s, 1)
+            )
+
+    def _watch(self) -> None:
+        """Runs in the thread."""
+        not_before = 0.0
+        while True:
+            self._work.wait()
+            if self._stopped.is_set():
+                return
+            beat_at = self._beat_at
+            late_at = max(beat_at, not_before) + BEAT_S + LAG_LIMIT_S
+            left_s = late_at - time.monotonic()
+            if left_s > 0:
+                self._stopped.wait(left_s)
+                if time.monotonic() - late_at > _LATE_S:
+                    not_before = time.monotonic()
+                continue
+            if self._beating:
+                self._blocked(beat_at)
+
+    def _blocked(self, beat_at: float) -> None:
+        loop = self._loop
+        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented for debuggers, which this is
+        if loop is None or frame is None or self._beat_at != beat_at:
+            return
+        self._seen_at = beat_at
+        try:
+            blocker = find(frame, [queue.lane for queue in self.queues])
+            del frame
+            self._log(blocker, beat_at)
+            self._stand_in(loop, beat_at, blocker.delivery)
+        except Exception:
+            log.exception("internal fault while the event loop is blocked")
+        while self._beat_at == beat_at and not self._stopped.wait(LOOK_EVERY_S):
+            pass
+
+    def _log(self, blocker: Blocker, beat_at: float) -> None:
+        now = time.monotonic()
+        # What blocks outside of any job is told apart by where it does.
+        name = blocker.function or blocker.stack
+        if now - self._logged.get(name, float("-inf")) < _QUIET_S:
+            return
+        if len(self._logged) > 100:  # noqa: PLR2004 - an arbitrary bound
+            self._logged.clear()
+        self._logged[name] = now
+        self._logged_at = beat_at
+        log.warning(
+            "event loop blocked; leases and claims are renewed from another thread",
+            function=blocker.function or None,
+            job_id=blocker.job_id or None,
+            message_id=blocker.message_id or None,
+            seconds=round(now - beat_at, 1),
+            stack=blocker.stack,
+        )
+
+    def _stand_in(self, loop: asyncio.AbstractEventLoop, beat_at: float, spare: Delivery | None) -> None:
+        stand_in = StandIn(
+            self.queues,
+            self._ledger,
+            loop,
+            is_over=lambda: self._beat_at != beat_at or self._stopped.is_set(),
+            spare=spare,
+        )
+        with asyncio.Runner(loop_factory=OwnLoop) as runner:
+            runner.run(stand_in.run())
+        if stand_in.unstarted:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._start_again, stand_in.unstarted)
+
+    def _start_again(self, deliveries: Sequence[Delivery]) -> None:
+        """Write down the starts that were taken back, of those that still run."""
+        for delivery in deliveries:
+            if has_start(delivery) and delivery.key is not None:
+                self._tasks.begin(self._start(delivery.key))
+
+    async def _start(self, key: str) -> None:
+        # A start that is missing makes a handler that takes the process down known one restart later.
+        with suppress(StoreError):
+            await self._ledger.start(key)

@@ -1,0 +1,272 @@
+"""What stands in for a blocked event loop: who is named, what is renewed, and that the newest receipt is never lost."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import anyio
+import pytest
+
+from consumer.cloud.messages import DeleteFailure, Message, Receipt
+from consumer.engine.blocker import Blocker, find
+from consumer.engine.delivery import Delivery, Stage
+from consumer.engine.invoke import Threads
+from consumer.engine.lane import Lane
+from consumer.engine.lease import LeaseKeeper
+from consumer.engine.loop_watch import LoopWatch
+from consumer.engine.stand_in import OwnLoop, StandIn, WatchedQueue
+from consumer.engine.store_gate import StoreGate
+from consumer.errors import CloudError, Fault
+from consumer.ops.metrics import Metrics
+from consumer.plugin.job import Job
+from consumer.policy import LeasePolicy
+from consumer.sandbox import Sandbox
+from consumer.store.ledger import Ledger
+from consumer.store.open import make_ledger
+from tests.engine.rig import QUEUE, Serve, body, handlers
+
+
+class Orders:
+    """A queue that hides one message; only its newest handle works.
+
+    Args:
+        answers_after_s: How long an answer takes.
+    """
+
+    def __init__(self, answers_after_s: float = 0.0) -> None:
+        self.good = 0
+        self.answers_after_s = answers_after_s
+        self.refused: list[str] = []
+
+    async def hide(self, handle: str, seconds: int) -> Receipt:
+        if handle != str(self.good):
+            self.refused.append(handle)
+            raise CloudError(Fault.GONE, operation="hide", target="q", code="MessageNotExist", detail="dead")
+        self.good += 1
+        answer = Receipt(str(self.good), time.monotonic() + seconds)
+        await asyncio.sleep(self.answers_after_s)
+        return answer
+
+    async def delete(self, handles: Sequence[str]) -> Sequence[DeleteFailure]:
+        raise AssertionError(handles)
+
+
+class Held:
+    """One message that a queue holds, whose lease is due.
+
+    Args:
+        ledger: Where its claim is.
+        orders: Its queue.
+    """
+
+    def __init__(self, ledger: Ledger, orders: Orders) -> None:
+        now = time.monotonic()
+        receipt = Receipt("0", now + 10)
+        message = Message("id", b"", receipt, time.time(), time.time(), 2, 8, None, {}, {})
+        self.orders = orders
+        self.delivery = Delivery(message, receipt, key="k", claimed=True, stage=Stage.RUNNING)
+        self.delivery.renew_at = now
+        gate = StoreGate(ledger, lambda _: None)
+        policy = LeasePolicy(step_s=10)
+        self.keeper = LeaseKeeper(
+            queue=orders, name="q", ledger=ledger, gate=gate, policy=policy, observe=lambda _: None
+        )
+        self.keeper.keep(self.delivery)
+        parts = SimpleNamespace(
+            leases=self.keeper,
+            live={self.delivery},
+            metrics=Metrics().queue("q"),
+            threads=Threads(slots=1, stuck_limit=1),
+        )
+        self.lane = cast("Lane", parts)
+
+        @asynccontextmanager
+        async def open_orders() -> AsyncIterator[Orders]:
+            yield orders
+
+        self.queue = WatchedQueue(self.lane, open_orders)
+        self.over = threading.Event()
+
+    def block(self, seconds: float) -> None:
+        """Block the event loop for a while; then it is over."""
+        time.sleep(seconds)
+        self.over.set()
+
+    def stand_in(self, ledger: Ledger) -> threading.Thread:
+        """Stand in for the loop that runs here, until ``over``."""
+        loop = asyncio.get_running_loop()
+        standing = StandIn([self.queue], ledger, loop, self.over.is_set, None)
+
+        def run() -> None:
+            with asyncio.Runner(loop_factory=OwnLoop) as runner:
+                runner.run(standing.run())
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    made = make_ledger(str(tmp_path / "ledger.db"))
+    await made.open()
+    await made.claim("k", 60)
+    yield made
+    await made.close()
+
+
+async def test_a_renewal_of_the_other_thread_is_what_the_loop_goes_on_with(ledger: Ledger) -> None:
+    """What another thread renewed while the loop was blocked is renewed and settled by its newest handle afterwards."""
+    held = Held(ledger, Orders())
+    thread = held.stand_in(ledger)
+    held.block(0.3)
+    thread.join(5)
+    assert held.orders.good == 1
+    async with held.delivery.lock:
+        assert held.delivery.receipt.handle == "1"
+    await held.keeper._renew(held.delivery)
+    assert held.delivery.receipt.handle == "2"
+    assert held.orders.refused == []
+
+
+async def test_a_loop_that_wakes_amid_a_renewal_waits_for_its_handle(ledger: Ledger) -> None:
+    """A renewal that is under way when the loop runs again is waited for; its handle is not lost."""
+    held = Held(ledger, Orders(answers_after_s=0.5))
+    thread = held.stand_in(ledger)
+    held.block(0.2)
+    assert held.delivery.receipt.handle == "0"
+    assert held.delivery.lock.locked()
+    with anyio.fail_after(5):
+        await held.keeper._renew(held.delivery)
+    assert held.delivery.receipt.handle == "2"
+    assert held.orders.refused == []
+    thread.join(5)
+    assert not held.delivery.lock.locked()
+
+
+async def test_an_order_of_the_loop_itself_is_left_alone(ledger: Ledger) -> None:
+    """A handle that the loop is using when it is blocked is not used by the other thread."""
+    held = Held(ledger, Orders())
+    async with held.delivery.lock:
+        thread = held.stand_in(ledger)
+        held.block(0.3)
+        thread.join(5)
+        assert held.orders.good == 0
+    with anyio.fail_after(5):
+        await held.keeper._renew(held.delivery)
+    assert held.delivery.receipt.handle == "1"
+
+
+async def test_a_second_block_before_the_handle_was_taken_over_uses_it(ledger: Ledger) -> None:
+    """A loop that is blocked again before it could take a handle over loses nothing: the thread goes on with it."""
+    held = Held(ledger, Orders())
+    for number in (1, 2):
+        held.over.clear()
+        thread = held.stand_in(ledger)
+        held.block(0.3)
+        thread.join(5)
+        assert held.orders.good == number
+    async with held.delivery.lock:
+        assert held.delivery.receipt.handle == "2"
+    assert held.orders.refused == []
+
+
+async def test_who_waits_for_a_loan_may_be_cancelled(ledger: Ledger) -> None:
+    """A task that is cancelled while it waits for the other thread's answer leaves the lock free."""
+    held = Held(ledger, Orders(answers_after_s=0.5))
+    thread = held.stand_in(ledger)
+    held.block(0.2)
+    with anyio.move_on_after(0.05) as scope:
+        await held.delivery.lock.acquire()
+    assert scope.cancelled_caught
+    with anyio.fail_after(5):
+        async with held.delivery.lock:
+            assert held.delivery.receipt.handle == "1"
+    thread.join(5)
+
+
+async def look(serve: Serve, sandbox: Sandbox, handler: Callable[..., object]) -> Blocker:
+    """What is found of a handler that waits in the hands of the loop for ``RELEASE``."""
+    found: list[Blocker] = []
+    main = threading.get_ident()
+    sandbox.put(QUEUE, body("d" * 32).decode())
+    async with serve(handlers(Cover=handler)) as daemon:
+
+        def watch() -> None:
+            BEGUN.wait(10)
+            found.append(find(sys._current_frames()[main], daemon.app.lanes))
+            RELEASE.set()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        await daemon.emptied()
+        thread.join(5)
+    return found[0]
+
+
+BEGUN = threading.Event()
+RELEASE = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    BEGUN.clear()
+    RELEASE.clear()
+
+
+def block() -> None:
+    BEGUN.set()
+    RELEASE.wait(5)
+
+
+async def test_the_job_of_a_blocking_handler_is_named(sandbox: Sandbox, serve: Serve) -> None:
+    """The handler's function and job are named, and the stack begins with the handler."""
+
+    async def cover(job: Job) -> None:
+        block()
+
+    found = await look(serve, sandbox, cover)
+    assert (found.function, found.job_id) == ("Cover", "d" * 32)
+    assert found.delivery is not None
+    assert "in cover" in found.stack.splitlines()[0]
+    assert "RELEASE.wait(5)" in found.stack
+
+
+async def test_a_handler_that_blocks_in_a_task_of_its_own_is_found_where_it_is_the_only_one(
+    sandbox: Sandbox, serve: Serve
+) -> None:
+    """A child task's stack names no job; where one handler runs, its message is the one."""
+
+    async def child() -> None:
+        block()
+
+    async def cover(job: Job) -> None:
+        await asyncio.create_task(child())
+
+    found = await look(serve, sandbox, cover)
+    assert found.function == ""
+    assert found.delivery is not None
+    assert "in child" in found.stack
+
+
+async def test_an_idle_daemon_has_no_heartbeat(sandbox: Sandbox, serve: Serve) -> None:
+    """The watch beats while a message is held, and is still when none is."""
+
+    async def cover(job: Job) -> None:
+        await anyio.sleep(0.2)
+
+    async with serve(handlers(Cover=cover)) as daemon:
+        watch: LoopWatch = daemon.app._watch
+        assert not watch._beating
+        sandbox.put(QUEUE, body().decode())
+        await daemon.until(lambda: watch._beating)
+        await daemon.until(lambda: not watch._beating)
+        assert not watch._work.is_set()

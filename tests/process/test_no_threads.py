@@ -1,0 +1,92 @@
+"""A daemon whose process can start no further thread: nothing is set aside for that, and it reloads and stops."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import pytest
+
+from consumer.sandbox import Sandbox
+from tests.engine.rig import QUEUE, body
+from tests.process.rig import Process
+
+HANDLERS = """
+import threading
+import time
+from consumer import Job, handler
+
+# More than what is left of the address space once it is limited: so the system itself refuses every new thread.
+threading.stack_size(256 * 1024 * 1024)
+
+@handler("Cover")
+async def cover(job: Job) -> None:
+    pass
+
+@handler("VideoClip")
+def plain(job: Job) -> None:
+    print("begun", flush=True)
+    if job.job_id[0] == "f":
+        time.sleep(600)
+"""
+ROOM = 128 * 1024 * 1024
+
+
+def refuse_threads(process: int) -> None:
+    """Leave a process memory to work with, but none for one more stack."""
+    status = Path(f"/proc/{process}/status").read_text()
+    (size,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmSize:")]
+    _, most = resource.prlimit(process, resource.RLIMIT_AS)
+    resource.prlimit(process, resource.RLIMIT_AS, (size * 1024 + ROOM, most))
+
+
+@pytest.mark.timeout(30)
+async def test_without_threads_jobs_are_given_back_and_the_daemon_stops(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process]
+) -> None:
+    """Jobs of plain functions wait, no start stays on record, async ones are handled, a stop keeps its deadline."""
+    daemon = Process(sandbox, tmp_path, "stop_deadline_s=2", handlers=HANDLERS)
+    started.append(daemon)
+    await daemon.told('"event":"started"')
+    sandbox.put(QUEUE, body("f" * 32, "VideoClip").decode())
+    await daemon.told("begun")
+    refuse_threads(daemon.process.pid)
+    plain = sandbox.put(QUEUE, body("a" * 32, "VideoClip").decode())
+    # Handed out often before: so its start is written down.
+    plain.dequeue_count = 1
+    queue = sandbox.account.get(QUEUE).queue
+    for times in range(1, 7):
+        with anyio.fail_after(5):
+            while daemon.log.read_text().count("no thread could be started for the handler") < times:  # noqa: ASYNC110 - another process writes it
+                await anyio.sleep(0.02)
+        await anyio.sleep(0.1)
+        queue.revoke(plain)
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+        assert connection.execute("SELECT * FROM attempt WHERE starts > 0").fetchall() == []
+        assert connection.execute("SELECT * FROM letter").fetchall() == []
+    sandbox.put(QUEUE, body("c" * 32).decode())
+    await daemon.told("job done")
+    daemon.process.send_signal(signal.SIGHUP)
+    await daemon.told("no thread could be started to read them")
+    asked_at = time.monotonic()
+    assert await daemon.stop() == 0
+    assert time.monotonic() - asked_at < 3.5
+    assert "Traceback" not in daemon.log.read_text()
+
+
+async def test_an_idle_daemon_without_threads_stops_in_order(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process]
+) -> None:
+    """A stop that needs nothing from any thread ends with exit code 0, its last line said."""
+    daemon = Process(sandbox, tmp_path, handlers=HANDLERS)
+    started.append(daemon)
+    await daemon.told('"event":"started"')
+    refuse_threads(daemon.process.pid)
+    assert await daemon.stop() == 0
+    assert '"event":"stopped"' in daemon.log.read_text()
+    assert "Traceback" not in daemon.log.read_text()
