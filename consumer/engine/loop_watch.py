@@ -31,12 +31,12 @@ from consumer.engine.delivery import Delivery
 from consumer.engine.stand_in import LOOK_EVERY_S, OwnLoop, StandIn, WatchedQueue, has_start
 from consumer.engine.tasks import Tasks
 from consumer.errors import ConsumerError, StoreError
+from consumer.ops.admin import LAG_LIMIT_S
 from consumer.store.ledger import Ledger
 
 log = structlog.stdlib.get_logger(__name__)
 
 BEAT_S: Final = 0.5
-LAG_LIMIT_S: Final = 1.0
 _LATE_S: Final = 0.5
 """A thread that wakes so much too late was stopped together with the loop: nothing blocks that."""
 _QUIET_S: Final = 60.0

@@ -21,12 +21,11 @@ import threading
 import time
 from consumer import Job, handler
 
-# More than what is left of the address space once it is limited: so the system itself refuses every new thread.
-threading.stack_size(256 * 1024 * 1024)
-
 @handler("Cover")
 async def cover(job: Job) -> None:
-    pass
+    # More than is left of the address space once it is limited: so the system itself refuses every new thread. The
+    # threads that are there have smaller stacks: one that ends leaves no room for a new one.
+    threading.stack_size(256 * 1024 * 1024)
 
 @handler("VideoClip")
 def plain(job: Job) -> None:
@@ -37,12 +36,21 @@ def plain(job: Job) -> None:
 ROOM = 128 * 1024 * 1024
 
 
-def refuse_threads(process: int) -> None:
-    """Leave a process memory to work with, but none for one more stack."""
+def memory_of(process: int) -> int:
+    """The size of its address space in bytes."""
     status = Path(f"/proc/{process}/status").read_text()
     (size,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmSize:")]
+    return size * 1024
+
+
+async def refuse_threads(sandbox: Sandbox, daemon: Process) -> None:
+    """Leave a daemon memory to work with, but none for one more stack."""
+    sandbox.put(QUEUE, body("b" * 32).decode())
+    await daemon.told("job done")
+    process = daemon.process.pid
+    size = memory_of(process)
     _, most = resource.prlimit(process, resource.RLIMIT_AS)
-    resource.prlimit(process, resource.RLIMIT_AS, (size * 1024 + ROOM, most))
+    resource.prlimit(process, resource.RLIMIT_AS, (size + ROOM, most))
 
 
 @pytest.mark.timeout(30)
@@ -55,7 +63,7 @@ async def test_without_threads_jobs_are_given_back_and_the_daemon_stops(
     await daemon.told('"event":"started"')
     sandbox.put(QUEUE, body("f" * 32, "VideoClip").decode())
     await daemon.told("begun")
-    refuse_threads(daemon.process.pid)
+    await refuse_threads(sandbox, daemon)
     plain = sandbox.put(QUEUE, body("a" * 32, "VideoClip").decode())
     # Handed out often before: so its start is written down.
     plain.dequeue_count = 1
@@ -70,7 +78,7 @@ async def test_without_threads_jobs_are_given_back_and_the_daemon_stops(
         assert connection.execute("SELECT * FROM attempt WHERE starts > 0").fetchall() == []
         assert connection.execute("SELECT * FROM letter").fetchall() == []
     sandbox.put(QUEUE, body("c" * 32).decode())
-    await daemon.told("job done")
+    await daemon.told("c" * 32)
     daemon.process.send_signal(signal.SIGHUP)
     await daemon.told("no thread could be started to read them")
     asked_at = time.monotonic()
@@ -79,14 +87,16 @@ async def test_without_threads_jobs_are_given_back_and_the_daemon_stops(
     assert "Traceback" not in daemon.log.read_text()
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_an_idle_daemon_without_threads_stops_in_order(
-    sandbox: Sandbox, tmp_path: Path, started: list[Process]
+    sandbox: Sandbox, tmp_path: Path, started: list[Process], loop: str
 ) -> None:
     """A stop that needs nothing from any thread ends with exit code 0, its last line said."""
-    daemon = Process(sandbox, tmp_path, handlers=HANDLERS)
+    text = HANDLERS if loop == "uvloop" else f"import sys; sys.modules['uvloop'] = None{HANDLERS}"
+    daemon = Process(sandbox, tmp_path, handlers=text)
     started.append(daemon)
     await daemon.told('"event":"started"')
-    refuse_threads(daemon.process.pid)
+    await refuse_threads(sandbox, daemon)
     assert await daemon.stop() == 0
     assert '"event":"stopped"' in daemon.log.read_text()
     assert "Traceback" not in daemon.log.read_text()
