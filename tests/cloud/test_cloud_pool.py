@@ -7,8 +7,10 @@ import contextlib
 import itertools
 import socket
 import struct
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from structlog.testing import capture_logs
 from consumer.cloud import pool as pool_module
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
+from consumer.cloud.mps_signature import MpsSigner
 from consumer.cloud.pool import Call, open_pool
 from consumer.cloud.server_clock import ServerClock
 from consumer.errors import CloudError, Fault, SettingsError
@@ -471,3 +474,41 @@ async def test_what_the_loop_has_not_read_yet_is_unasked_too() -> None:
         accepted[0].write(_answer(b"forged"))
         assert (await pool.ask(call)).body == b"true"
     assert len(accepted) == 2
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """While its block is entered no thread can be started, as where the machine has none left."""
+
+    @contextmanager
+    def refused() -> Iterator[None]:
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            yield
+
+    return refused
+
+
+NoThreads = Callable[[], AbstractContextManager[None]]
+
+
+async def test_a_name_that_no_thread_can_look_up_is_a_network_fault(no_threads: NoThreads) -> None:
+    """Where no thread can be started to look a host name up, the call fails like one that finds no network."""
+    async with open_pool() as pool:
+        queue = MnsQueue(
+            endpoint="http://name.invalid:1", queue="q", credentials=StaticCredentials(Keys("a", "b")), pool=pool
+        )
+        with no_threads(), pytest.raises(CloudError, match="NoThread: no thread could be started") as caught:
+            await queue.receive(1, 0)
+    assert caught.value.fault is Fault.NETWORK
+
+
+async def test_a_signer_that_no_thread_can_load_is_loaded_all_the_same(no_threads: NoThreads) -> None:
+    """Where no thread can be started, the vendor's signer is imported on the event loop."""
+    signer = MpsSigner("mts.cn-hangzhou.aliyuncs.com")
+    with no_threads():
+        await signer.load()
+    assert signer.signed(Keys("a", "b"), "QueryIProductionJob", {})[0] == "/?"

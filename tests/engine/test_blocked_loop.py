@@ -14,6 +14,7 @@ from typing import cast
 
 import anyio
 import pytest
+from pydantic import BaseModel, field_validator
 
 from consumer.cloud.messages import DeleteFailure, Message, Receipt
 from consumer.engine.blocker import Blocker, find
@@ -193,11 +194,11 @@ async def test_who_waits_for_a_loan_may_be_cancelled(ledger: Ledger) -> None:
     thread.join(5)
 
 
-async def look(serve: Serve, sandbox: Sandbox, handler: Callable[..., object]) -> Blocker:
+async def look(serve: Serve, sandbox: Sandbox, handler: Callable[..., object], **fields: object) -> Blocker:
     """What is found of a handler that waits in the hands of the loop for ``RELEASE``."""
     found: list[Blocker] = []
     main = threading.get_ident()
-    sandbox.put(QUEUE, body("d" * 32).decode())
+    sandbox.put(QUEUE, body("d" * 32, **fields).decode())
     async with serve(handlers(Cover=handler)) as daemon:
 
         def watch() -> None:
@@ -238,6 +239,29 @@ async def test_the_job_of_a_blocking_handler_is_named(sandbox: Sandbox, serve: S
     assert found.delivery is not None
     assert "in cover" in found.stack.splitlines()[0]
     assert "RELEASE.wait(5)" in found.stack
+
+
+class Slow(BaseModel):
+    """UserData whose validation blocks."""
+
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def _checked(cls, name: str) -> str:
+        block()
+        return name
+
+
+async def test_the_job_of_a_blocking_validator_is_named(sandbox: Sandbox, serve: Serve) -> None:
+    """What blocks before the handler is called is named by its job too."""
+
+    async def cover(job: Job[None, Slow]) -> None:
+        pass
+
+    found = await look(serve, sandbox, cover, UserData='{"name": "n"}')
+    assert (found.function, found.job_id) == ("Cover", "d" * 32)
+    assert "in _checked" in found.stack
 
 
 async def test_a_handler_that_blocks_in_a_task_of_its_own_is_found_where_it_is_the_only_one(
