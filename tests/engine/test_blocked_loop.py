@@ -194,11 +194,11 @@ async def test_who_waits_for_a_loan_may_be_cancelled(ledger: Ledger) -> None:
     thread.join(5)
 
 
-async def look(serve: Serve, sandbox: Sandbox, handler: Callable[..., object], **fields: object) -> Blocker:
+async def look(serve: Serve, sandbox: Sandbox, handler: Callable[..., object], user_data: str = "") -> Blocker:
     """What is found of a handler that waits in the hands of the loop for ``RELEASE``."""
     found: list[Blocker] = []
     main = threading.get_ident()
-    sandbox.put(QUEUE, body("d" * 32, **fields).decode())
+    sandbox.put(QUEUE, body("d" * 32, UserData=user_data).decode())
     async with serve(handlers(Cover=handler)) as daemon:
 
         def watch() -> None:
@@ -259,7 +259,7 @@ async def test_the_job_of_a_blocking_validator_is_named(sandbox: Sandbox, serve:
     async def cover(job: Job[None, Slow]) -> None:
         pass
 
-    found = await look(serve, sandbox, cover, UserData='{"name": "n"}')
+    found = await look(serve, sandbox, cover, '{"name": "n"}')
     assert (found.function, found.job_id) == ("Cover", "d" * 32)
     assert "in _checked" in found.stack
 
