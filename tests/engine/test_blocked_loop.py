@@ -17,6 +17,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 from consumer.cloud.messages import DeleteFailure, Message, Receipt
+from consumer.engine import loop_watch
 from consumer.engine.blocker import Blocker, find
 from consumer.engine.delivery import Delivery, Stage
 from consumer.engine.invoke import Threads
@@ -128,7 +129,7 @@ async def test_a_renewal_of_the_other_thread_is_what_the_loop_goes_on_with(ledge
     """What another thread renewed while the loop was blocked is renewed and settled by its newest handle afterwards."""
     held = Held(ledger, Orders())
     thread = held.stand_in(ledger)
-    held.block(0.3)
+    held.block(0.15)
     thread.join(5)
     assert held.orders.good == 1
     async with held.delivery.lock:
@@ -140,9 +141,9 @@ async def test_a_renewal_of_the_other_thread_is_what_the_loop_goes_on_with(ledge
 
 async def test_a_loop_that_wakes_amid_a_renewal_waits_for_its_handle(ledger: Ledger) -> None:
     """A renewal that is under way when the loop runs again is waited for; its handle is not lost."""
-    held = Held(ledger, Orders(answers_after_s=0.5))
+    held = Held(ledger, Orders(answers_after_s=0.3))
     thread = held.stand_in(ledger)
-    held.block(0.2)
+    held.block(0.15)
     assert held.delivery.receipt.handle == "0"
     assert held.delivery.lock.locked()
     with anyio.fail_after(5):
@@ -158,7 +159,7 @@ async def test_an_order_of_the_loop_itself_is_left_alone(ledger: Ledger) -> None
     held = Held(ledger, Orders())
     async with held.delivery.lock:
         thread = held.stand_in(ledger)
-        held.block(0.3)
+        held.block(0.15)
         thread.join(5)
         assert held.orders.good == 0
     with anyio.fail_after(5):
@@ -172,7 +173,7 @@ async def test_a_second_block_before_the_handle_was_taken_over_uses_it(ledger: L
     for number in (1, 2):
         held.over.clear()
         thread = held.stand_in(ledger)
-        held.block(0.3)
+        held.block(0.15)
         thread.join(5)
         assert held.orders.good == number
     async with held.delivery.lock:
@@ -182,9 +183,9 @@ async def test_a_second_block_before_the_handle_was_taken_over_uses_it(ledger: L
 
 async def test_who_waits_for_a_loan_may_be_cancelled(ledger: Ledger) -> None:
     """A task that is cancelled while it waits for the other thread's answer leaves the lock free."""
-    held = Held(ledger, Orders(answers_after_s=0.5))
+    held = Held(ledger, Orders(answers_after_s=0.3))
     thread = held.stand_in(ledger)
-    held.block(0.2)
+    held.block(0.15)
     with anyio.move_on_after(0.05) as scope:
         await held.delivery.lock.acquire()
     assert scope.cancelled_caught
@@ -281,8 +282,9 @@ async def test_a_handler_that_blocks_in_a_task_of_its_own_is_found_where_it_is_t
     assert "in child" in found.stack
 
 
-async def test_an_idle_daemon_has_no_heartbeat(sandbox: Sandbox, serve: Serve) -> None:
+async def test_an_idle_daemon_has_no_heartbeat(sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch beats while a message is held, and is still when none is."""
+    monkeypatch.setattr(loop_watch, "BEAT_S", 0.05)
 
     async def cover(job: Job) -> None:
         await anyio.sleep(0.2)

@@ -149,7 +149,7 @@ async def test_a_block_is_no_start_of_the_handlers_that_do_not_block(
                     return
                 await anyio.sleep(0.05)
 
-    text = handlers(tmp_path / "begun", block_s=2, cover_s=60)
+    text = handlers(tmp_path / "begun", block_s=1.5, cover_s=60)
     daemon = Process(sandbox, tmp_path, f"notify_url={sandbox.notify_url(QUEUE)}", handlers=text)
     started.append(daemon)
     await daemon.told('"event":"started"')
@@ -160,7 +160,7 @@ async def test_a_block_is_no_start_of_the_handlers_that_do_not_block(
     await until(lambda jobs: jobs == {f"{number:032x}" for number in range(3)})
     # A process that is stopped as a whole is not blocked by anything: nothing is to be read from its stack.
     daemon.process.send_signal(signal.SIGSTOP)
-    await anyio.sleep(1.5)
+    await anyio.sleep(1)
     daemon.process.send_signal(signal.SIGCONT)
     await daemon.told("no thread of this process ran meanwhile")
     assert len(events(daemon, "event loop blocked")) == 1

@@ -41,21 +41,21 @@ async def test_a_claim_is_renewed_while_the_loop_is_blocked(ledger: Ledger) -> N
 async def test_a_start_is_taken_back_and_its_claim_stays(ledger: Ledger, successor: Successor) -> None:
     """A start that another thread takes back counts no more, and the claim stays; a key without one is left alone."""
     for key in ("k", "other"):
-        await ledger.claim(key, 0.5)
+        await ledger.claim(key, 0.3)
         await ledger.start(key)
     in_another_thread(ledger, lambda standby: standby.take_back_starts(["k", "unknown"]))
     assert isinstance(await ledger.claim("k", 60), Elsewhere)
     after = await successor()
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(0.4)
     assert [await after.claim(key, 60) for key in ("k", "other")] == [Claimed(starts=0), Claimed(starts=1)]
 
 
 async def test_a_start_that_was_taken_back_may_be_written_down_again(ledger: Ledger, successor: Successor) -> None:
     """A run that goes on after its start was taken back is written down as started once more."""
-    await ledger.claim("k", 0.5)
+    await ledger.claim("k", 0.3)
     await ledger.start("k")
     in_another_thread(ledger, lambda standby: standby.take_back_starts(["k"]))
     assert await ledger.start("k") == 1
     after = await successor()
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(0.4)
     assert await after.claim("k", 60) == Claimed(starts=1)
