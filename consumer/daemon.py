@@ -183,7 +183,7 @@ class _Deadline:
         self._begun.set()
 
     def end_soon(self, code: ExitCode) -> None:
-        """Let a fault be logged, but don't wait for handlers that don't end: the interpreter would, for their threads."""
+        """Let a fault be logged, but wait for no handler that does not end: the interpreter would, for its thread."""
         self._code = code
         self._app.stopping.at = min(self._app.stopping.at, time.monotonic() + _LAST_WORDS_S)
         self._begun.set()
