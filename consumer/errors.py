@@ -113,6 +113,12 @@ class StoreSchemaError(StoreError):
     exit_code = ExitCode.SETTINGS
 
 
+class StorePoolerError(StoreError):
+    """The connection pooler in front of the database does not keep transactions together."""
+
+    exit_code = ExitCode.SETTINGS
+
+
 class StoreUnsafeError(StoreError):
     """Others may write the store's file or folder."""
 

@@ -27,13 +27,14 @@ from consumer.store.batch import Answer, Call, Kind, resolve, take
 from consumer.store.calls import Calls
 from consumer.store.ledger import Standby
 from consumer.store.postgres_book import Book
-from consumer.store.postgres_link import DURABLE_COMMIT, LAZY_COMMIT, LOCK_TIMEOUT_S, STEADY_PLANS, Link, RefusedError
-from consumer.store.postgres_schema import migrate
+from consumer.store.postgres_link import LOCK_TIMEOUT_S, Link, RefusedError
+from consumer.store.postgres_schema import MIGRATION_SETTINGS, is_current, migrate
+from consumer.store.postgres_session import LAZY_COMMIT, PLANS
 from consumer.store.postgres_standby import PostgresStandby
 from consumer.store_address import PostgresAddress
 
-_PREPARE: Final = f"{STEADY_PLANS}; SET lock_timeout = {int(LOCK_TIMEOUT_S * 1000)}"
-_HURRY: Final = "SET LOCAL lock_timeout = 100"
+_SETTINGS: Final = {**PLANS, "lock_timeout": str(int(LOCK_TIMEOUT_S * 1000))}
+_HURRY: Final = {"lock_timeout": "100"}
 """For a call that is tried alone, in milliseconds: it has waited long enough in its batch."""
 _BLAME_S: Final = 8.0
 """For how long the calls of a failed batch may go on failing one by one before all that are left fail with them."""
@@ -57,11 +58,11 @@ class PostgresLedger(Calls):
 
     def __init__(self, address: PostgresAddress) -> None:
         self._book = Book()
-        ends = Link(address, f"{_PREPARE}; {DURABLE_COMMIT}")
+        ends = Link(address, _SETTINGS, durable=True)
         self._lanes = (
-            _Lane(frozenset({Kind.CLAIM, Kind.RENEW, Kind.RELEASE}), Link(address, f"{_PREPARE}; {LAZY_COMMIT}")),
+            _Lane(frozenset({Kind.CLAIM, Kind.RENEW, Kind.RELEASE}), Link(address, {**_SETTINGS, **LAZY_COMMIT})),
             _Lane(frozenset({Kind.START, Kind.DONE, Kind.FAIL, Kind.BURY}), ends),
-            _Lane(frozenset({Kind.PRUNE, Kind.LETTERS, Kind.PING, Kind.NOW}), Link(address, _PREPARE)),
+            _Lane(frozenset({Kind.PRUNE, Kind.LETTERS, Kind.PING, Kind.NOW}), Link(address, _SETTINGS)),
         )
         self._first = ends
         self._to = address
@@ -77,7 +78,10 @@ class PostgresLedger(Calls):
         """See ``Ledger.open``."""
         if not self._is_open:
             try:
-                await self._first.run(lambda connection: migrate(connection, self._address))
+                if not await self._first.run(lambda connection: is_current(connection, self._address)):
+                    await self._first.run(
+                        lambda connection: migrate(connection, self._address), settings=MIGRATION_SETTINGS
+                    )
             except BaseException:
                 await self._first.close()
                 raise
@@ -178,14 +182,10 @@ class PostgresLedger(Calls):
 
     async def _say(self, lane: _Lane, kind: Kind, calls: Sequence[Call], *, in_a_hurry: bool = False) -> list[Answer]:
         async def say(connection: asyncpg.Connection) -> list[Answer]:
-            if not in_a_hurry:
-                return await self._book.carry_out(connection, kind, calls)
-            async with connection.transaction():
-                await connection.execute(_HURRY)
-                return await self._book.carry_out(connection, kind, calls)
+            return await self._book.carry_out(connection, kind, calls)
 
         try:
-            answers = await lane.link.run(say)
+            answers = await lane.link.run(say, settings=_HURRY if in_a_hurry else {})
         except StoreError:
             raise
         except Exception as error:  # a value that can't even be sent is refused like one that the server refuses

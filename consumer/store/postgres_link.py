@@ -1,5 +1,8 @@
 """Keep one connection to PostgreSQL, make it anew when it is lost, and say in plain words what is wrong.
 
+Direct connections keep their settings and prepared statements. Behind a pooler each unit of work is a transaction
+with settings of its own (``store.postgres_session``).
+
 A statement on a connection that turns out to be dead is said once more on a new one: every statement of this
 program may be said twice, and a connection may have died of nothing but idleness.
 
@@ -9,13 +12,16 @@ Elsewhere: which statements (``store.postgres``), the schema (``store.postgres_s
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from consumer.errors import SettingsError, StoreError, UsageError
+from consumer.errors import SettingsError, StoreError, StorePoolerError, UsageError
+from consumer.store.postgres_session import AT_START, SessionSettings, pooler_refusal
 from consumer.store.postgres_tls import tls_of
 from consumer.store_address import PostgresAddress
 
@@ -26,20 +32,13 @@ ANSWER_TIMEOUT_S: Final = 12.0
 """After which a server that says nothing at all is given up: later, so that it leaves no statement running."""
 LOCK_TIMEOUT_S: Final = 2.0
 """For how long a daemon's statement waits for a lock that somebody else keeps: its neighbours wait with it."""
+IDLE_TIMEOUT_S: Final = 10.0
+"""After which the server ends a transaction whose program says nothing: a stopped process must keep no locks."""
 _CLOSE_TIMEOUT_S: Final = 2.0
+_CONNECTS: Final = 3
+"""How often to connect until the connection is of the expected kind: each kind is connected to in its own way."""
+_CACHED_STATEMENTS: Final = 100
 _MAX_TOLD: Final = 300
-
-STEADY_PLANS: Final = (
-    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;"
-    " SET enable_mergejoin = off; SET jit = off"
-)
-"""Look up by index, always: a plan that was made while the tables were empty is kept when they are large."""
-LAZY_COMMIT: Final = "SET synchronous_commit = off"
-"""For claims: one that a crash of the database undoes is a claim that ends early."""
-DURABLE_COMMIT: Final = (
-    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-)
-"""For what must survive a crash once it was answered, however the database or the user is set up."""
 
 _NO_TLS: Final = "it takes no connection with TLS; turn TLS on there, or write a weaker sslmode=MODE into the address"
 _NOT_TRUSTED: Final = (
@@ -100,6 +99,8 @@ _ABOUT_ONE: Final = (
     asyncpg.InternalServerError,
 )
 
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
 T = TypeVar("T")
 
 
@@ -115,32 +116,50 @@ class Link:
 
     Args:
         address: The database's.
-        prepare: What to say first on each new connection.
+        settings: What holds for everything done on the connection.
+        durable: Whether commits wait for the server's disk, even if the database is configured otherwise.
     """
 
-    def __init__(self, address: PostgresAddress, prepare: str) -> None:
+    def __init__(self, address: PostgresAddress, settings: Mapping[str, str], *, durable: bool = False) -> None:
         self.address = str(address)
         self._to = address
-        self._prepare = prepare
+        self._settings = settings
+        self._durable = durable
         self._connection: asyncpg.Connection | None = None
+        # Known when there is a connection. The driver may ask something itself while it connects; until it is known
+        # better, it must not leave a prepared statement in a session that others use.
+        attributes = address.driver.get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS") or "any"
+        self._is_pooled = attributes != "any"
         self._turn = asyncio.Lock()
 
-    async def run(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    async def run(
+        self,
+        work: Callable[[asyncpg.Connection], Awaitable[T]],
+        *,
+        atomic: bool = False,
+        settings: Mapping[str, str] = _NONE,
+    ) -> T:
         """Do some work on the connection; it may be done twice.
+
+        Args:
+            work: What to do. It begins no transaction of its own.
+            atomic: All of it is one transaction. Otherwise each statement is one, except behind a pooler.
+            settings: What else is set for this work; makes it one transaction.
 
         Raises:
             RefusedError: It refused something about one value or row; nothing was written.
+            StorePoolerError: There is a pooler that this program can't work through.
             StoreError: The database can't be reached or refused the call.
         """
         async with self._turn:
             fresh = self._connection is None or self._connection.is_closed()
             try:
-                return await self._once(work)
+                return await self._once(work, atomic=atomic, settings=settings)
             except _FAULTS as error:
                 if fresh or not self._lost(error):
                     raise explain(self._to, error) from error
             try:
-                return await self._once(work)
+                return await self._once(work, atomic=atomic, settings=settings)
             except _FAULTS as error:
                 raise explain(self._to, error) from error
 
@@ -154,24 +173,29 @@ class Link:
         except _FAULTS:
             connection.terminate()
 
-    async def _once(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    async def _once(
+        self, work: Callable[[asyncpg.Connection], Awaitable[T]], *, atomic: bool, settings: Mapping[str, str]
+    ) -> T:
         connection = self._connection
         if connection is None or connection.is_closed():
             connection = await self._connect()
         try:
-            return await work(connection)
-        except asyncpg.DataError:
-            # About a value: raised before anything was sent, or by the server with the connection unharmed.
-            raise
+            if not (atomic or settings or self._is_pooled):
+                return await work(connection)
+            common = self._session_settings() if self._is_pooled else SessionSettings()
+            await connection.execute(common.for_transaction(settings))
+            result = await work(connection)
+            await connection.execute("COMMIT")
         except BaseException as error:
             # After a cancellation or a fault in the middle of an answer nobody knows what comes next on it. A
             # refusal leaves it whole, but a server that became a standby must be looked for again.
-            standby = isinstance(error, asyncpg.ReadOnlySQLTransactionError)
-            refused = isinstance(error, asyncpg.PostgresError | UsageError | StoreError) and not standby
-            if not refused or connection.is_closed():
+            gone = isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.PostgresConnectionError)
+            refused = isinstance(error, asyncpg.PostgresError | UsageError | StoreError) and not gone
+            if not refused or connection.is_closed() or not await _rolled_back(connection):
                 connection.terminate()
                 self._connection = None
             raise
+        return result
 
     async def _connect(self) -> asyncpg.Connection:
         to = self._to
@@ -191,22 +215,52 @@ class Link:
             "direct_tls": to.direct_tls or None,
             "timeout": to.connect_timeout_s or CONNECT_TIMEOUT_S,
             "command_timeout": ANSWER_TIMEOUT_S,
-            "server_settings": {"application_name": "mns-consumer", **to.server_settings},
+            "server_settings": {"application_name": "mns-consumer", **self._at_start()},
             **to.driver,
         }
-        connection: asyncpg.Connection = await asyncpg.connect(**options)
-        try:
-            # Not by the connection's parameters: poolers refuse those that they don't know.
-            await connection.execute(f"SET statement_timeout = {int(STATEMENT_TIMEOUT_S * 1000)}; {self._prepare}")
-        except BaseException:
+        for _ in range(_CONNECTS):
+            cached = 0 if self._is_pooled else _CACHED_STATEMENTS
+            connection: asyncpg.Connection = await asyncpg.connect(**options, statement_cache_size=cached)
+            try:
+                # Not by the connection's parameters: poolers refuse those that they don't know.
+                text = self._session_settings().for_session(connection.get_server_pid())
+                is_pooled = await connection.execute(text) != "SELECT 1"
+            except BaseException:
+                connection.terminate()
+                raise
+            if is_pooled is self._is_pooled:
+                self._connection = connection
+                return connection
+            # The driver prepares statements or doesn't for as long as a connection lives.
             connection.terminate()
-            raise
-        self._connection = connection
-        return connection
+            self._is_pooled = is_pooled
+        raise StoreError(f"store {self.address}: each connection leads elsewhere, to a pooler or not; name one of both")
+
+    def _at_start(self) -> dict[str, str]:
+        return {name: value for name, value in self._to.server_settings.items() if name in AT_START}
+
+    def _session_settings(self) -> SessionSettings:
+        values = {
+            **{name: value for name, value in self._to.server_settings.items() if name not in AT_START},
+            "statement_timeout": str(int(STATEMENT_TIMEOUT_S * 1000)),
+            "idle_in_transaction_session_timeout": str(int(IDLE_TIMEOUT_S * 1000)),
+            **self._settings,
+        }
+        return SessionSettings(values, durable=self._durable)
 
     def _lost(self, error: BaseException) -> bool:
         # A time-out is not tried again: the caller has waited long enough.
         return self._connection is None and not isinstance(error, TimeoutError)
+
+
+async def _rolled_back(connection: asyncpg.Connection) -> bool:
+    """Whether the connection is in no transaction any more."""
+    if connection.is_in_transaction():
+        try:
+            await connection.execute("ROLLBACK")
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+    return True
 
 
 def explain(address: PostgresAddress, error: BaseException) -> StoreError:
@@ -219,5 +273,7 @@ def explain(address: PostgresAddress, error: BaseException) -> StoreError:
         meaning = _NO_TLS
     for secret in sorted(address.secrets, key=len, reverse=True):
         told = told.replace(secret, "***")
+    if refusal := pooler_refusal(str(error)):
+        return StorePoolerError(f"store {address}: {refusal}")
     kind = RefusedError if isinstance(error, _ABOUT_ONE) else StoreError
     return kind(f"store {address}: {meaning} ({type(error).__name__}{': ' if told else ''}{told})")

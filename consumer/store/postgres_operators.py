@@ -25,7 +25,7 @@ from consumer.store.dead_letters import (
     unknown_letter,
 )
 from consumer.store.ledger import DeadLetter, Filter, LetterState
-from consumer.store.postgres_link import DURABLE_COMMIT, Link
+from consumer.store.postgres_link import Link
 from consumer.store.postgres_schema import check, key_id
 from consumer.store.postgres_statements import LETTER_COLUMNS, LETTER_TYPES, RECORD_COLUMNS, RECORD_TYPES, record_of
 from consumer.store_address import PostgresAddress
@@ -65,7 +65,7 @@ class PostgresOperators:
 
     def __init__(self, address: PostgresAddress) -> None:
         # A letter must not forget that its body was sent.
-        self._link = Link(address, DURABLE_COMMIT)
+        self._link = Link(address, {}, durable=True)
 
     async def close(self) -> None:
         """See ``Operators.close``."""
@@ -93,50 +93,47 @@ class PostgresOperators:
         """See ``Operators.begin_replay``."""
 
         async def begin(connection: asyncpg.Connection) -> Begun | None:
-            async with connection.transaction():
-                found = await _get(connection, letter_id, lock=True)
-                demand_unchanged(found, seen)
-                if found.state is LetterState.REPLAYED and not force:
-                    raise replayed_already(letter_id, found.replayed_at)
-                key = key_id(found.letter.job.key)
-                row = await connection.fetchrow(f"{_SELECT_JOB} WHERE key_id = $1 AND dead IS NOT NULL FOR UPDATE", key)
-                ended = None if row is None else _job(row)
-                if is_handled(found, ended) and not force:
-                    await _set(connection, letter_id, LetterState.REPLAYED)
-                    return None
-                began_at = await _set(connection, letter_id, LetterState.REPLAYING)
-                for statement in (_OPEN, _RESET):
-                    await connection.execute(statement, key)
-                return Begun(found, began_at, ended)
+            found = await _get(connection, letter_id, lock=True)
+            demand_unchanged(found, seen)
+            if found.state is LetterState.REPLAYED and not force:
+                raise replayed_already(letter_id, found.replayed_at)
+            key = key_id(found.letter.job.key)
+            row = await connection.fetchrow(f"{_SELECT_JOB} WHERE key_id = $1 AND dead IS NOT NULL FOR UPDATE", key)
+            ended = None if row is None else _job(row)
+            if is_handled(found, ended) and not force:
+                await _set(connection, letter_id, LetterState.REPLAYED)
+                return None
+            began_at = await _set(connection, letter_id, LetterState.REPLAYING)
+            for statement in (_OPEN, _RESET):
+                await connection.execute(statement, key)
+            return Begun(found, began_at, ended)
 
-        return await self._with(begin)
+        return await self._with(begin, atomic=True)
 
     async def finish_replay(self, letter_id: int) -> None:
         """See ``Operators.finish_replay``."""
 
         async def finish(connection: asyncpg.Connection) -> None:
-            async with connection.transaction():
-                state = (await _get(connection, letter_id, lock=True)).state
-                if state is LetterState.SET_ASIDE:
-                    raise not_replaying(letter_id, state)
-                if state is LetterState.REPLAYING:
-                    await _set(connection, letter_id, LetterState.REPLAYED)
+            state = (await _get(connection, letter_id, lock=True)).state
+            if state is LetterState.SET_ASIDE:
+                raise not_replaying(letter_id, state)
+            if state is LetterState.REPLAYING:
+                await _set(connection, letter_id, LetterState.REPLAYED)
 
-        await self._with(finish)
+        await self._with(finish, atomic=True)
 
     async def cancel_replay(self, begun: Begun) -> None:
         """See ``Operators.cancel_replay``."""
 
         async def cancel(connection: asyncpg.Connection) -> None:
             before, ended = begun.before, begun.ended
-            async with connection.transaction():
-                demand_begun(await _get(connection, before.id, lock=True), begun)
-                await connection.execute(_PUT_BACK, before.id, before.state.value, before.replayed_at)
-                if ended is not None:
-                    values = [getattr(ended.record, name) for name in RECORD_TYPES]
-                    await connection.execute(_CLOSE, key_id(ended.record.key), ended.dead, *values)
+            demand_begun(await _get(connection, before.id, lock=True), begun)
+            await connection.execute(_PUT_BACK, before.id, before.state.value, before.replayed_at)
+            if ended is not None:
+                values = [getattr(ended.record, name) for name in RECORD_TYPES]
+                await connection.execute(_CLOSE, key_id(ended.record.key), ended.dead, *values)
 
-        await self._with(cancel)
+        await self._with(cancel, atomic=True)
 
     async def purge(self, wanted: Filter) -> int:
         """See ``Operators.purge``."""
@@ -165,12 +162,12 @@ class PostgresOperators:
         rows = await self._with(lambda connection: connection.fetch(statement, *values))
         return [_job(row) for row in rows]
 
-    async def _with(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    async def _with(self, work: Callable[[asyncpg.Connection], Awaitable[T]], *, atomic: bool = False) -> T:
         async def checked(connection: asyncpg.Connection) -> T:
             await check(connection, self._link.address)
             return await work(connection)
 
-        return await self._link.run(checked)
+        return await self._link.run(checked, atomic=atomic)
 
 
 async def _get(connection: asyncpg.Connection, letter_id: int, *, lock: bool = False) -> StoredLetter:

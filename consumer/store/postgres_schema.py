@@ -48,6 +48,8 @@ CREATE INDEX mns_consumer_letter_held ON mns_consumer_letter (replay, bytes);
 MIGRATIONS: Final = (_V1, _V2)
 """Statements that lead from each schema version to the next; what was released is never changed."""
 
+MIGRATION_SETTINGS: Final = {"lock_timeout": "0", "statement_timeout": "0"}
+"""Another daemon may be changing the schema just now, and large tables take their time."""
 _MIGRATION_TIMEOUT_S: Final = 3600.0
 _LOCK: Final = 0x6D6E735F636F6E73
 """The advisory lock under which one daemon at a time changes the schema: "mns_cons" in ASCII."""
@@ -58,8 +60,8 @@ def key_id(key: str) -> bytes:
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
-async def migrate(connection: asyncpg.Connection, address: str) -> None:
-    """Bring the schema up to date; nothing is changed, and no right to change it needed, when it is.
+async def is_current(connection: asyncpg.Connection, address: str) -> bool:
+    """Whether the schema needs no change; nothing is changed, and no right to change it needed.
 
     Args:
         connection: Where.
@@ -69,22 +71,26 @@ async def migrate(connection: asyncpg.Connection, address: str) -> None:
         StoreSchemaError: A newer version of this program made it, or the database can't hold all text.
     """
     await _demand_unicode(connection, address)
-    if await _version(connection, address) == len(MIGRATIONS):
-        return
-    async with connection.transaction():
-        # Another daemon may be changing it just now, and large tables take their time.
-        await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK, timeout=_MIGRATION_TIMEOUT_S)
-        # Several daemons may start at once. Looking for the table again is not enough: that a table is missing
-        # is remembered within a transaction, also when another session has made it meanwhile; making it isn't.
-        await connection.execute("CREATE TABLE IF NOT EXISTS mns_consumer_schema (version integer NOT NULL)")
-        await connection.execute(
-            "INSERT INTO mns_consumer_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT FROM mns_consumer_schema)"
-        )
-        found = await _known_version(connection, address)
-        for number, script in enumerate(MIGRATIONS[found:], start=found + 1):
-            await connection.execute(script, timeout=_MIGRATION_TIMEOUT_S)
-            await connection.execute("UPDATE mns_consumer_schema SET version = $1", number)
+    return await _version(connection, address) == len(MIGRATIONS)
+
+
+async def migrate(connection: asyncpg.Connection, address: str) -> None:
+    """Bring the schema up to date, in a transaction that has ``MIGRATION_SETTINGS``.
+
+    Raises:
+        StoreSchemaError: A newer version of this program made it meanwhile.
+    """
+    await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})", timeout=_MIGRATION_TIMEOUT_S)
+    # Several daemons may start at once. Looking for the table again is not enough: that a table is missing
+    # is remembered within a transaction, also when another session has made it meanwhile; making it isn't.
+    await connection.execute("CREATE TABLE IF NOT EXISTS mns_consumer_schema (version integer NOT NULL)")
+    await connection.execute(
+        "INSERT INTO mns_consumer_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT FROM mns_consumer_schema)"
+    )
+    found = await _known_version(connection, address)
+    for number, script in enumerate(MIGRATIONS[found:], start=found + 1):
+        await connection.execute(script, timeout=_MIGRATION_TIMEOUT_S)
+        await connection.execute("UPDATE mns_consumer_schema SET version = $1", number)
 
 
 async def check(connection: asyncpg.Connection, address: str) -> None:
