@@ -171,7 +171,7 @@ def _options(query: str) -> dict[str, str]:
     return found
 
 
-def _add(options: dict[str, str], **values: str) -> None:
+def _add(options: dict[str, str], /, **values: str) -> None:
     """Add what is not empty.
 
     Raises:

@@ -214,6 +214,20 @@ MUTATIONS: Final = (
         ("tests/store/test_store_ledger.py",),
     ),
     Mutation(
+        "no setting outlives its transaction",
+        "consumer/store/postgres_session.py",
+        'self._conditional(is_local="true")',
+        'self._conditional(is_local="false")',
+        ("tests/store/test_store_postgres_pooler.py",),
+    ),
+    Mutation(
+        "a pooler is recognised",
+        "consumer/store/postgres_link.py",
+        'is_pooled = await connection.execute(text) != "SELECT 1"',
+        'is_pooled = await connection.execute(text) == "no"',
+        ("tests/store/test_store_postgres_pooler.py",),
+    ),
+    Mutation(
         "shield around settle",
         "consumer/app.py",
         "        moment_s = HURRY_S\n",

@@ -22,6 +22,7 @@ import asyncpg
 
 from consumer.errors import SettingsError, StoreError, StorePoolerError, UsageError
 from consumer.store.postgres_session import AT_START, SessionSettings, pooler_refusal
+from consumer.store.postgres_statements import TYPES
 from consumer.store.postgres_tls import tls_of
 from consumer.store_address import PostgresAddress
 
@@ -225,6 +226,8 @@ class Link:
                 # Not by the connection's parameters: poolers refuse those that they don't know.
                 text = self._session_settings().for_session(connection.get_server_pid())
                 is_pooled = await connection.execute(text) != "SELECT 1"
+                if is_pooled and self._is_pooled:
+                    await _learn_types(connection)
             except BaseException:
                 connection.terminate()
                 raise
@@ -251,6 +254,14 @@ class Link:
     def _lost(self, error: BaseException) -> bool:
         # A time-out is not tried again: the caller has waited long enough.
         return self._connection is None and not isinstance(error, TimeoutError)
+
+
+async def _learn_types(connection: asyncpg.Connection) -> None:
+    """Let the driver look up the types of arrays: it sets ``jit`` for the session when it does, and that is undone."""
+    await connection.execute("BEGIN")
+    arrays = ", ".join(f"${number}::{name}[]" for number, name in enumerate(TYPES, start=1))
+    await connection.fetch(f"SELECT {arrays}", *[[]] * len(TYPES))  # names of types only
+    await connection.execute("ROLLBACK")
 
 
 async def _rolled_back(connection: asyncpg.Connection) -> bool:

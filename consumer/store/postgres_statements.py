@@ -45,6 +45,8 @@ LETTER_TYPES: Final[Mapping[str, str]] = {
     "first_dequeued_at": "float8",
 }
 _SIZE: Final = {"bytes": "bigint"}
+TYPES: Final = sorted({"bytea", "boolean", *RECORD_TYPES.values(), *LETTER_TYPES.values()})
+"""Every type of which statements take arrays."""
 RECORD_COLUMNS: Final = ", ".join(RECORD_TYPES)
 LETTER_COLUMNS: Final = ", ".join(LETTER_TYPES)
 

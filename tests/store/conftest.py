@@ -11,7 +11,8 @@ from consumer.store.dead_letters import Operators
 from consumer.store.ledger import DeadLetter, JobRecord, Ledger
 from consumer.store.open import make_ledger, make_operators
 from consumer.store.postgres import PostgresLedger
-from tests.postgres import postgres_store
+from tests.pooler import Pooler, pooler
+from tests.postgres import postgres_schema, postgres_store
 from tests.store.postgres_rig import Proxy, at
 from tests.store.records import letter, record
 
@@ -41,12 +42,24 @@ def sqlite_path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "store.db"
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(scope="session")
+def shared_pooler() -> Iterator[Pooler]:
+    with pooler() as running:
+        yield running
+
+
+@pytest.fixture
+def pooled_target(shared_pooler: Pooler) -> Iterator[str]:
+    with postgres_schema() as schema:
+        yield shared_pooler.store(schema)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "pooled"])
 def target(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
-    """Where a store may be, on each engine in turn."""
+    """Where a store may be: on each engine in turn, and on PostgreSQL behind a pooler."""
     if request.param == "sqlite":
         return str(sqlite_path)
-    found: str = request.getfixturevalue("postgres_target")
+    found: str = request.getfixturevalue(f"{request.param}_target")
     return found
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
@@ -88,9 +89,9 @@ class Proxy:
 
 
 @contextlib.asynccontextmanager
-async def psql(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+async def psql(dsn: str, **options: Any) -> AsyncIterator[asyncpg.Connection]:
     """A session of somebody else in the same database."""
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(dsn, **options)
     try:
         yield connection
     finally:

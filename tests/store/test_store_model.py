@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -172,6 +173,7 @@ class LedgerModel(RuleBasedStateMachine):
         self.loop.close()
 
 
+@pytest.mark.parametrize("target", ["sqlite", "postgres"], indirect=True)
 def test_any_order(target: str) -> None:
     """Whatever two holders call in whatever order, every answer is the model's."""
     machine: Any = type("Machine", (LedgerModel,), {"target": target})
