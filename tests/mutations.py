@@ -209,8 +209,8 @@ MUTATIONS: Final = (
     Mutation(
         "holder check",
         "consumer/store/postgres_statements.py",
-        "  WHERE holder = $1 AND dead IS NULL ORDER BY key_id FOR UPDATE",
-        "  WHERE $1::text IS NOT NULL AND dead IS NULL ORDER BY key_id FOR UPDATE",
+        "  WHERE holder = $1 AND {which} ORDER BY key_id FOR UPDATE",
+        "  WHERE $1::text IS NOT NULL AND {which} ORDER BY key_id FOR UPDATE",
         ("tests/store/test_store_ledger.py",),
     ),
     Mutation(

@@ -25,8 +25,9 @@ _PROGRAM: Final = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:
 _START_S: Final = 10.0
 SIZE: Final = 2
 """How many server sessions the clients share."""
-_SETTINGS: Final = "SELECT name, setting FROM pg_settings WHERE name NOT IN ('application_name', 'client_encoding')"
-"""These two the pooler itself sets for each client."""
+_SETTINGS: Final = """SELECT name, setting || ' by ' || source AS setting FROM pg_settings
+WHERE name NOT IN ('application_name', 'client_encoding')"""
+"""Without the two that the pooler itself sets for each client."""
 
 
 class Pooler:

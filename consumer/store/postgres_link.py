@@ -190,8 +190,8 @@ class Link:
         except BaseException as error:
             # After a cancellation or a fault in the middle of an answer nobody knows what comes next on it. A
             # refusal leaves it whole, but a server that became a standby must be looked for again.
-            gone = isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.PostgresConnectionError)
-            refused = isinstance(error, asyncpg.PostgresError | UsageError | StoreError) and not gone
+            standby = isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+            refused = isinstance(error, asyncpg.PostgresError | UsageError | StoreError) and not standby
             if not refused or connection.is_closed() or not await _rolled_back(connection):
                 connection.terminate()
                 self._connection = None

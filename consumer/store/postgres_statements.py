@@ -59,10 +59,14 @@ def _given(types: Mapping[str, str]) -> str:
 
 
 # Only names and types of columns, all of them from this file, are put into these texts.
-_MINE: Final = """mine AS MATERIALIZED (
-  SELECT key_id FROM mns_consumer_job JOIN given USING (key_id)
-  WHERE holder = $1 AND dead IS NULL ORDER BY key_id FOR UPDATE OF mns_consumer_job)"""
+def _mine(which: str) -> str:
+    """The rows of this holder that a condition chooses, locked."""
+    return f"""mine AS MATERIALIZED (
+  SELECT key_id, dead FROM mns_consumer_job JOIN given USING (key_id)
+  WHERE holder = $1 AND {which} ORDER BY key_id FOR UPDATE OF mns_consumer_job)"""  # noqa: S608 - see above
 
+
+_MINE: Final = _mine("dead IS NULL")
 _TOLD: Final = {"told": "boolean"}
 _MISSING: Final = """FROM given
   WHERE told AND NOT EXISTS (SELECT FROM mns_consumer_job AS job WHERE job.key_id = given.key_id)
@@ -117,26 +121,34 @@ def _ended(dead: str) -> str:
     return f"""closed AS (
   UPDATE mns_consumer_job AS job SET dead = {dead}, stored_at = clock_timestamp(), held_until = NULL, error = NULL,
     failures = 0, starts = 0, started = false, {copied}
-  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id), anew AS (
+  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id AND mine.dead IS NULL
+  RETURNING job.key_id), anew AS (
   INSERT INTO mns_consumer_job (key_id, holder, claimed_at, dead, stored_at, {RECORD_COLUMNS})
   SELECT key_id, $1, clock_timestamp(), {dead}, clock_timestamp(), {RECORD_COLUMNS} {_MISSING}), ended AS (
   SELECT key_id FROM closed UNION ALL SELECT key_id FROM anew)"""  # noqa: S608 - see above
 
 
-def _is_ended(dead: str) -> str:
-    return f"""SELECT key_id, ended.key_id IS NOT NULL OR (job.dead IS NOT DISTINCT FROM {dead}
-  AND job.holder IS NOT DISTINCT FROM $1) AS ours
-FROM given LEFT JOIN ended USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
+def _mine_or_ended(dead: str) -> str:
+    """The rows that are ended now, and those that were by an earlier call whose answer got lost.
+
+    The lock is a write, so this commit waits for a synchronous standby even if all rows were ended before: the wait of
+    the earlier commit may have been cut short.
+    """
+    return _mine(f"(dead IS NULL OR dead = {dead})")
 
 
-DONE: Final = f"WITH {_given({**RECORD_TYPES, **_TOLD})}, {_MINE}, {_ended('false')} {_is_ended('false')}"
+_IS_ENDED: Final = """SELECT key_id, ended.key_id IS NOT NULL OR mine.dead IS NOT NULL AS ours
+FROM given LEFT JOIN ended USING (key_id) LEFT JOIN mine USING (key_id)"""
+
+_GIVEN_RECORDS: Final = _given({**RECORD_TYPES, **_TOLD})
+DONE: Final = f"WITH {_GIVEN_RECORDS}, {_mine_or_ended('false')}, {_ended('false')} {_IS_ENDED}"
 
 _GIVEN_LETTERS: Final = _given({**RECORD_TYPES, **LETTER_TYPES, **_SIZE, **_TOLD})
-BURY: Final = f"""WITH {_GIVEN_LETTERS}, {_MINE}, {_ended("true")}, filed AS (
+BURY: Final = f"""WITH {_GIVEN_LETTERS}, {_mine_or_ended("true")}, {_ended("true")}, filed AS (
   INSERT INTO mns_consumer_letter (stored_at, {RECORD_COLUMNS}, {LETTER_COLUMNS}, bytes)
   SELECT clock_timestamp(), {RECORD_COLUMNS}, {LETTER_COLUMNS}, bytes
   FROM given JOIN ended USING (key_id) ORDER BY key_id)
-{_is_ended("true")}"""  # noqa: S608 - see above
+{_IS_ENDED}"""  # noqa: S608 - see above
 
 PRUNE: Final = (
     """DELETE FROM mns_consumer_job WHERE key_id IN (

@@ -44,11 +44,22 @@ async def pooled(own_pooler: Pooler, schema: str) -> AsyncIterator[list[Postgres
     await asyncio.gather(*(ledger.close() for ledger in made))
 
 
+@pytest.fixture
+def asking_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver asks whether the server is a primary, as it must before PostgreSQL 14."""
+
+    async def is_primary(connection: asyncpg.Connection) -> bool:
+        return not await connection.fetchval("SELECT pg_catalog.pg_is_in_recovery()")
+
+    monkeypatch.setitem(asyncpg.connect_utils.target_attrs_check, "primary", is_primary)
+
+
+@pytest.mark.usefixtures("asking_driver")
 async def test_nothing_is_left_in_shared_sessions(
     pooled: list[PostgresLedger], own_pooler: Pooler, schema: str, make_record: MakeRecord, make_letter: MakeLetter
 ) -> None:
     """After daemons and operators have worked, other clients' sessions are as on a fresh connection of their own."""
-    operators = PostgresOperators(at(own_pooler.store(schema) + "&target_session_attrs=read-write"))
+    operators = PostgresOperators(at(own_pooler.store(schema) + "&target_session_attrs=primary"))
     await pooled[0].claim("first", 60)
     assert await pooled[1].claim("first", 60) == Elsewhere(ANY)
     for number, ledger in enumerate(pooled):

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import shutil
 import socket
 import ssl
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +16,9 @@ from consumer.errors import ExitCode, SettingsError, StoreError
 from consumer.store.open import make_ledger, make_operators
 from consumer.store.postgres_tls import tls_of
 from tests.certificates import make_certificate
-from tests.postgres import ADDRESS, NoPostgresError
+from tests.postgres import ADDRESS
 from tests.store.postgres_rig import at
+from tests.store.postgres_server import run_server, server_folder, server_user
 
 HOST = "db.example"
 Cli = Callable[..., Any]
@@ -47,75 +43,20 @@ class Server:
         return f"postgresql://postgres:hush-hush@{host}:{self.port}/postgres?{query}".rstrip("?")
 
 
-def binaries() -> Path:
-    """Where initdb and postgres are."""
-    named = [Path(found).parent for found in [shutil.which("postgres")] if found]
-    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *named]
-    found = [folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()]
-    if not found:
-        NoPostgresError("PostgreSQL's initdb is not installed").demand()
-    return found[0]
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A server in a folder of its own; root runs it as the user postgres, since it refuses to run as root."""
-    folder = Path(tempfile.mkdtemp(prefix="mns-consumer-tls-"))
-    programs = binaries()
-    user = pwd.getpwnam("postgres").pw_name if os.geteuid() == 0 else None
-    try:
+    """A server in a folder of its own, with TLS."""
+    with server_folder() as folder:
         (folder / "other").mkdir()
         ca, other = make_certificate(folder, HOST), make_certificate(folder / "other", HOST)
         key = folder / "server.pem"
         shutil.copy(ca, key)
         key.chmod(0o600)
-        if user is not None:
-            for path in (folder, key, ca):
+        if (user := server_user()) is not None:
+            for path in (key, ca):
                 shutil.chown(path, user)
-        subprocess.run(
-            [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"],
-            user=user,
-            cwd=folder,
-            check=True,
-            capture_output=True,
-            env={"LC_ALL": "C"},
-        )
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        settings = {
-            "port": port,
-            "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": folder,
-            "ssl": "on",
-            "ssl_cert_file": key,
-            "ssl_key_file": key,
-            "fsync": "off",
-        }
-        running = subprocess.Popen(
-            [programs / "postgres", "-D", folder / "data", *(f"--{name}={value}" for name, value in settings.items())],
-            user=user,
-            cwd=folder,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            wait_for(port, running)
+        with run_server(folder, ssl="on", ssl_cert_file=key, ssl_key_file=key) as port:
             yield Server(port, ca, other)
-        finally:
-            running.terminate()
-            running.wait(10)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_for(port: int, running: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
-        assert running.poll() is None
-        with socket.socket() as knock:
-            if knock.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.fail("the server does not listen")
 
 
 @pytest.fixture(autouse=True)

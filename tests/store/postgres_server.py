@@ -1,0 +1,92 @@
+"""A PostgreSQL server of a test's own, where the test needs settings that all sessions share."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import NoPostgresError
+
+
+def server_user() -> str | None:
+    """The user that root runs the server as, since it refuses to run as root; ``None`` for anybody else."""
+    return pwd.getpwnam("postgres").pw_name if os.geteuid() == 0 else None
+
+
+@contextmanager
+def server_folder() -> Iterator[Path]:
+    """A folder of the server's user, removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="mns-consumer-server-"))
+    try:
+        if (user := server_user()) is not None:
+            shutil.chown(folder, user)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def run_server(folder: Path, **settings: object) -> Iterator[int]:
+    """A new server with its data in a folder; gives its port on loopback."""
+    programs, user = _binaries(), server_user()
+    subprocess.run(
+        [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"],
+        user=user,
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        env={"LC_ALL": "C"},
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    settings = {
+        "port": port,
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": folder,
+        "fsync": "off",
+        **settings,
+    }
+    running = subprocess.Popen(
+        [programs / "postgres", "-D", folder / "data", *(f"--{name}={value}" for name, value in settings.items())],
+        user=user,
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(port, running)
+        yield port
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.wait(10)
+
+
+def _binaries() -> Path:
+    """Where initdb and postgres are."""
+    named = [Path(found).parent for found in [shutil.which("postgres")] if found]
+    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *named]
+    found = [folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()]
+    if not found:
+        NoPostgresError("PostgreSQL's initdb is not installed").demand()
+    return found[0]
+
+
+def _wait_for(port: int, running: subprocess.Popen[bytes]) -> None:
+    for _ in range(200):
+        assert running.poll() is None
+        with socket.socket() as knock:
+            if knock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    pytest.fail("the server does not listen")
