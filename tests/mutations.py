@@ -216,8 +216,8 @@ MUTATIONS: Final = (
     Mutation(
         "no setting outlives its transaction",
         "consumer/store/postgres_session.py",
-        'self._conditional(is_local="true")',
-        'self._conditional(is_local="false")',
+        'settings._conditional(is_local="true")',
+        'settings._conditional(is_local="false")',
         ("tests/store/test_store_postgres_pooler.py",),
     ),
     Mutation(

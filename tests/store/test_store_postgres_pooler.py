@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 from unittest.mock import ANY
 
 import anyio
@@ -51,7 +52,8 @@ def asking_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     async def is_primary(connection: asyncpg.Connection) -> bool:
         return not await connection.fetchval("SELECT pg_catalog.pg_is_in_recovery()")
 
-    monkeypatch.setitem(asyncpg.connect_utils.target_attrs_check, "primary", is_primary)
+    checks: dict[Any, Any] = asyncpg.connect_utils.target_attrs_check
+    monkeypatch.setitem(checks, "primary", is_primary)
 
 
 @pytest.mark.usefixtures("asking_driver")
@@ -198,6 +200,17 @@ async def test_session_pooling_works_too(schema: str, make_record: MakeRecord) -
         await ledger.close()
 
 
+async def test_each_transaction_has_the_settings_of_its_lane(own_pooler: Pooler, schema: str) -> None:
+    """Behind a pooler as on a direct connection, claims commit lazily, ends durably, and nothing waits for long."""
+    ledger = PostgresLedger(at(own_pooler.store(schema) + "&synchronous_commit=off&work_mem=3MB"))
+    await ledger.open()
+    names = ("synchronous_commit", "statement_timeout", "lock_timeout", "work_mem")
+    query = "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
+    shown = [await lane.link.run(lambda connection: connection.fetch(query)) for lane in ledger._lanes[:2]]
+    assert [tuple(row) for (row,) in shown] == [("off", "10s", "2s", "3MB"), ("on", "10s", "2s", "3MB")]
+    await ledger.close()
+
+
 @pytest.mark.parametrize("attributes", ["any", "primary"])
 async def test_each_kind_of_connection_is_recognised(
     own_pooler: Pooler, schema: str, postgres_target: str, attributes: str
@@ -237,9 +250,9 @@ async def test_settings_of_a_transaction_end_with_it(postgres_target: str) -> No
     settings = SessionSettings({"synchronous_commit": "off", "lock_timeout": "7"}, durable=True)
     names = "SELECT current_setting('synchronous_commit'), current_setting('lock_timeout')"
     async with psql(postgres_target) as connection:
-        before = await connection.fetchrow(names)
+        before = await connection.fetch(names)
         for end in ("COMMIT", "ROLLBACK"):
             await connection.execute(settings.for_transaction({"lock_timeout": "9"}))
-            assert tuple(await connection.fetchrow(names)) == ("on", "9ms")
+            assert [tuple(row) for row in await connection.fetch(names)] == [("on", "9ms")]
             await connection.execute(end)
-            assert await connection.fetchrow(names) == before
+            assert await connection.fetch(names) == before
