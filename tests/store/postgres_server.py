@@ -37,20 +37,22 @@ def server_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def run_server(folder: Path, **settings: object) -> Iterator[int]:
-    """A new server with its data in a folder; gives its port on loopback."""
+def run_server(folder: Path, port: int | None = None, **settings: object) -> Iterator[int]:
+    """A server with its data in a folder, made where there is none; gives its port on loopback. It ends by a crash."""
     programs, user = _binaries(), server_user()
-    subprocess.run(
-        [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"],
-        user=user,
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        env={"LC_ALL": "C"},
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    if not (folder / "data").exists():
+        subprocess.run(
+            [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"],
+            user=user,
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            env={"LC_ALL": "C"},
+        )
+    if port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
     settings = {
         "port": port,
         "listen_addresses": "127.0.0.1",
@@ -68,7 +70,8 @@ def run_server(folder: Path, **settings: object) -> Iterator[int]:
         _wait_for(port, running)
         yield port
     finally:
-        running.send_signal(signal.SIGINT)
+        # At once, without writing anything more down.
+        running.send_signal(signal.SIGQUIT)
         running.wait(10)
 
 

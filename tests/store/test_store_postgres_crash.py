@@ -9,6 +9,7 @@ from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRec
 from consumer.store.postgres import PostgresLedger
 from consumer.store.postgres_operators import PostgresOperators
 from tests.store.postgres_rig import at, psql
+from tests.store.postgres_server import run_server, server_folder
 from tests.store.records import ended
 
 MakeRecord = Callable[..., JobRecord]
@@ -112,3 +113,32 @@ async def test_an_end_of_many_forgotten_claims(
     )
     assert sorted([*ended[0], *ended[1]]) == [False] * 100 + [True] * 100
     assert [sum(pair) for pair in zip(ended[0], ended[1][::-1], strict=True)] == [1] * 100
+
+
+async def test_a_crash_of_a_real_server(make_record: MakeRecord, make_letter: MakeLetter) -> None:
+    """After a crash ends are there and claims are not; who has a claim renews or ends it all the same."""
+    lazy = {"wal_writer_delay": "10s", "autovacuum": "off"}
+    with server_folder() as folder:
+        with run_server(folder, **lazy) as port:
+            address = at(f"postgresql://postgres@127.0.0.1:{port}/postgres")
+            ledger = PostgresLedger(address)
+            await ledger.open()
+            for key in ("ended", "done", "dead", "renewed"):
+                assert await ledger.claim(key, 60) == Claimed()
+            assert await ledger.done(make_record("ended"))
+            for key in ("late", "taken"):
+                # After the last commit that waits for the disk, and so with it for all before it.
+                assert await ledger.claim(key, 60) == Claimed()
+        with run_server(folder, port=port):
+            other = PostgresLedger(address)
+            await other.open()
+            assert await other.claim("ended", 60) == ended(dead=False)
+            assert isinstance(await other.claim("done", 60), Elsewhere)
+            assert await other.claim("taken", 60) == Claimed()
+            assert list(await ledger.renew(["renewed", "late", "taken"], 60)) == ["taken"]
+            assert await ledger.done(make_record("late"))
+            assert await ledger.done(make_record("done"))
+            assert await ledger.bury(make_letter("dead"))
+            assert await other.done(make_record("taken"))
+            await ledger.close()
+            await other.close()

@@ -46,7 +46,11 @@ async def test_an_end_is_not_told_before_the_standby_has_it(
     own_target: str, make_record: MakeRecord, make_letter: MakeLetter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the standby is away no end is confirmed, though its row is there since the wait for it was cut short."""
-    monkeypatch.setattr(postgres_link, "ANSWER_TIMEOUT_S", 0.4)
+    first = PostgresLedger(at(own_target))
+    await first.open()
+    await first.close()
+    # Heeded by connections that are made from here on.
+    monkeypatch.setattr(postgres_link, "ANSWER_TIMEOUT_S", 0.6)
     ledger = PostgresLedger(at(own_target))
     await ledger.open()
     for key in ("done", "dead"):
