@@ -67,7 +67,7 @@ def run_server(folder: Path, port: int | None = None, **settings: object) -> Ite
         stderr=subprocess.DEVNULL,
     )
     try:
-        _wait_for(port, running)
+        _wait_for(port, running, programs)
         yield port
     finally:
         # At once, without writing anything more down.
@@ -85,11 +85,12 @@ def _binaries() -> Path:
     return found[0]
 
 
-def _wait_for(port: int, running: subprocess.Popen[bytes]) -> None:
+def _wait_for(port: int, running: subprocess.Popen[bytes], programs: Path) -> None:
+    """Wait until it takes connections: after a crash it listens before it has recovered."""
+    argv = [str(programs / "pg_isready"), "--quiet", "--host=127.0.0.1", f"--port={port}"]
     for _ in range(200):
         assert running.poll() is None
-        with socket.socket() as knock:
-            if knock.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if subprocess.run(argv, check=False).returncode == 0:
+            return
         time.sleep(0.05)
-    pytest.fail("the server does not listen")
+    pytest.fail("the server takes no connections")
