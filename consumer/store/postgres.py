@@ -105,7 +105,7 @@ class PostgresLedger(Calls):
         loop = self._loop
         if not self._is_open or loop is None:
             raise StoreError(f"store {self._address} is not open")
-        return PostgresStandby(Link(self._to, f"{_PREPARE}; {LAZY_COMMIT}"), self._book, loop)
+        return PostgresStandby(Link(self._to, {**_SETTINGS, **LAZY_COMMIT}), self._book, loop)
 
     def _ask(self, kind: Kind, key: str | None, value: Any = None) -> asyncio.Future[Any]:
         if not self._is_open:

@@ -168,7 +168,7 @@ async def test_a_claim_whose_answer_got_lost(
 )
 async def test_what_the_driver_raises_is_named(postgres_target: str, error: Exception, meaning: str) -> None:
     """Each error of the driver itself becomes a store's error that says what it means; the next call goes through."""
-    link = postgres_link.Link(at(postgres_target), "")
+    link = postgres_link.Link(at(postgres_target), {})
 
     async def fails(_connection: asyncpg.Connection) -> None:
         raise error
@@ -187,7 +187,7 @@ async def test_what_the_driver_raises_is_named(postgres_target: str, error: Exce
 
 async def test_a_connection_that_was_closed_beneath_a_call_is_a_lost_one(postgres_target: str) -> None:
     """What asyncpg says of a connection that is gone is named for what it is."""
-    link = postgres_link.Link(at(postgres_target), "")
+    link = postgres_link.Link(at(postgres_target), {})
 
     async def closes(connection: asyncpg.Connection) -> object:
         connection.terminate()
