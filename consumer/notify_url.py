@@ -68,7 +68,10 @@ class NotifyUrl:
         """
         match = _SHAPE.fullmatch(text.strip())
         if match is None:
-            raise NotifyUrlError(f"NotifyUrl {masked(text)!r} is not an MNS queue address; expected {EXPECTED}")
+            # What stands in a query may be a secret.
+            address, mark, _ = masked(text).partition("?")
+            shown = f"{address}?..." if mark else address
+            raise NotifyUrlError(f"NotifyUrl {shown!r} is not an MNS queue address; expected {EXPECTED}")
         return cls(
             account=match["account"],
             region=match["region"],

@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 SECRETS: Final = ("access_key_secret", "security_token")
 """Settings that are secrets as a whole."""
@@ -17,7 +18,7 @@ _SAFE_WAYS: Final = (
     "in a settings file that only the daemon's user can read (--config), or use a role"
 )
 _ALIKE: Final = 0.8
-_PASSWORD: Final = re.compile(r"://[^/?#]*:[^/?#]*@|://[^@]*:[^@]*@|[?&]password=", re.IGNORECASE)
+_PASSWORD: Final = re.compile(r"://[^/?#]*:[^/?#]*@|://[^@]*:[^@]*@|[?&](?:ssl)?password=", re.IGNORECASE)
 
 
 def secret_like(name: str) -> str | None:
@@ -40,7 +41,7 @@ def holds_secret(name: str, value: Any) -> bool:
 
 def has_password(address: str) -> bool:
     """Whether an address holds a password."""
-    return _PASSWORD.search(address) is not None
+    return any(_PASSWORD.search(text) is not None for text in (address, unquote(address)))
 
 
 def safe_ways(name: str) -> str:

@@ -100,11 +100,12 @@ def problems_of_folder(folder: Path) -> Sequence[str]:
     todo = [folder]
     while todo and len(guard.problems) < _MOST_PROBLEMS:
         inside = todo.pop()
+        # First of all: another way to the same folder may lead through a folder that others can change.
+        guard.check(inside)
         found = inside.stat()
         if (found.st_dev, found.st_ino) in seen:
             continue
         seen.add((found.st_dev, found.st_ino))
-        guard.check(inside)
         for entry in sorted(inside.iterdir()):
             try:
                 is_folder = entry.is_dir()

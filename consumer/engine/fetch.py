@@ -94,7 +94,11 @@ async def fetch(
             return asked
         answer = asked
         if different := contradictions(
-            notification, function=answer.function, state=answer.state, user_data=answer.user_data
+            notification,
+            job_id=answer.job_id,
+            function=answer.function,
+            state=answer.state,
+            user_data=answer.user_data,
         ):
             told = f"MPS says otherwise of job {notification.job_id!r}: {'; '.join(different)}"
             return Unfit(Reason.CONTRADICTED, told)
@@ -145,12 +149,13 @@ def _complete(
     else:
         state, text, source, output = answer.state or "", answer.result, answer.input, answer.output
         user_data_text, decoded = read_user_data(answer.user_data)
-    code, message = notification.code, notification.message
     failed = notification.phase is Phase.FAILED
+    # Of a failed job MPS may say no more than that; then the message's own words are all there is.
+    code, message = (notification.code, notification.message) if answer is None or failed else (None, None)
     read = None if text is None else read_result(text, output)
     if read is not None and not read.is_saved:
         failed, code, message = True, _NOT_SAVED_CODE, f"{NOT_SAVED}: is the output bucket in the region of MPS?"
-    elif read is not None and failed:
+    elif read is not None and (failed or answer is not None):
         code, message = read.code or code, read.message or message
     result: object = None
     if handler.result is not None and not failed:
@@ -180,6 +185,8 @@ def _complete(
 def _inline_result(notification: Notification, trust: TrustPolicy) -> str | None:
     """The result that came with the message, where it is believed; of other kinds there is no other."""
     is_job = notification.kind is Kind.IPRODUCTION
+    if notification.kind is Kind.UNKNOWN:
+        return None
     return notification.result_text if trust.inline_result or not is_job else None
 
 

@@ -21,6 +21,7 @@ from consumer.policy import CRASH_STARTS, MAX_HIDE_S, MIN_HIDE_S, Reason, RetryP
 
 RETENTION_MARGIN: Final = 0.9
 """A message is taken for lost to MNS's retention a tenth before its time."""
+_HELD_CAP_S: Final = 60.0
 _NOT_READY_BASE_S: Final = 5.0
 _NOT_READY_CAP_S: Final = 300.0
 _RELEASE_S: Final = MIN_HIDE_S
@@ -256,12 +257,13 @@ def decide(end: End, run: Run, policy: RetryPolicy) -> Outcome:
         case Cut():
             return _cut_short(end, run)
         case HeldElsewhere():
-            # It comes back once that claim can have ended; the holder deletes its own message meanwhile.
-            return Hide(_whole(end.remaining_s), None, "its job is being handled by another delivery")
+            # Mostly sooner than that claim can end: what holds it may be done within a second.
+            delay_s = min(end.remaining_s, _HELD_CAP_S)
+            return _come_back(delay_s, run, None, "its job is being handled by another delivery")
         case Busy():
             return _come_back(_patience_s(run), run, None, f"enough messages wait for the handler {end.handler!r}")
         case Unfit():
-            return Dead(end.reason, end.error, closes_job=end.reason is Reason.CRASHING)
+            return Dead(end.reason, end.error, closes_job=end.reason in {Reason.CRASHING, Reason.STUCK})
         case NotReady():
             return _not_ready(end, run)
         case Unanswered():
@@ -339,8 +341,7 @@ def _come_back(delay_s: float, run: Run, failure: str | None, why: str, error: E
             f"the next try in {whole_s} s would come too late: the message is {run.age_s:.0f} s old and its queue "
             f"keeps {run.retention_s:.0f} s; last: {why}"
         )
-        ran = failure is not None or run.failures > 0
-        return Dead(Reason.EXPIRING, told, error, closes_job=ran)
+        return Dead(Reason.EXPIRING, told, error, closes_job=failure is not None)
     return Hide(whole_s, failure, why)
 
 

@@ -45,17 +45,18 @@ from consumer.engine.tasks import new_scope
 from consumer.engine.work import Work, read
 from consumer.errors import StoreError
 from consumer.message.contradiction import contradictions
-from consumer.message.key import message_key
-from consumer.message.notification import Notification
+from consumer.message.key import message_key, verified_key
+from consumer.message.notification import Kind
 from consumer.ops.words import Outcome as Word
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import NOT_WANTED, Job
-from consumer.policy import SUSPECT_STARTS, Reason
+from consumer.policy import SUSPECT_STARTS, Reason, TrustPolicy, Verify
 from consumer.store.ledger import Claimed, Elsewhere, Ended
 
 log = structlog.stdlib.get_logger(__name__)
 
 _CLAIM_TRIES: Final = 4
+_CHECKED: Final = TrustPolicy(Verify.ALWAYS)
 _NOTHING: Final = contextlib.nullcontext()
 
 
@@ -115,48 +116,71 @@ async def _run(lane: Lane, work: Work, place: Place) -> End:
     if lane.held[work.key] is not work.delivery:
         # Another message of the same job, as when MPS sent its notification twice.
         return HeldElsewhere(work.rules.settings.lease_step_s / 4)
-    # Ours from the asking on: a claim whose answer got lost is let go like any other.
-    work.delivery.key = work.key
-    try:
-        # While the store is down the message is held here: nothing moves in the queue.
-        claim = await lane.gate.persist(
-            lambda: lane.ledger.claim(work.key, lane.leases.claim_s(work.delivery)), most_tries=_CLAIM_TRIES
-        )
-    except StoreError as error:
-        return Unreachable(error)
-    match claim:
-        case Ended():
-            work.delivery.key = None
-            return _second(work.notification, claim)
-        case Elsewhere():
-            work.delivery.key = None
-            return HeldElsewhere(claim.remaining_s)
-        case Claimed():
-            work.claim = claim
-            work.delivery.claimed = True
-    if dead := crashing(work.claim.starts):
-        return dead
-    fetched = await fetch(
-        work.notification,
-        work.verdict,
-        lane.results.query,
-        work.rules.trust,
-        wait_limit_s=work.rules.settings.result_wait_s,
-        observe=lambda word: lane.queries[word].inc(),
-    )
+    claim = await _claim(lane, work, work.key)
+    fetched: Fetched | End | None = None
+    if isinstance(claim, Ended):
+        fetched = await _second(lane, work, work.verdict, claim)
+        if not isinstance(fetched, Fetched):
+            return fetched
+        claim = await _claim(lane, work, verified_key(lane.identity, work.notification))
+    if isinstance(claim, Ended):
+        return Skipped.DUPLICATE
+    if not isinstance(claim, Claimed):
+        return claim
+    work.claim = claim
+    fetched = fetched or await _fetch(lane, work, work.verdict, work.rules.trust)
     if not isinstance(fetched, Fetched):
         return fetched
+    # Not before: a message that is not true must not end the job for what its true message did.
+    if dead := crashing(work.claim.starts):
+        return dead
     work.fetched = fetched
     return await _handle(lane, work, work.verdict, fetched, place)
 
 
-def _second(seen: Notification, ended: Ended) -> Skipped | Unfit:
-    """What a notification of a job that has ended before is: the same again, or one that says something else."""
-    different = contradictions(seen, function=ended.function, state=ended.state, user_data=ended.user_data)
+async def _second(lane: Lane, work: Work, handler: Handler, ended: Ended) -> Fetched | End:
+    """What a message of a job that has ended before is: the same again, one that is not true, or the true one.
+
+    Where the two differ, one of them is not true, and MPS knows which. If it is the one that ended the job, which
+    nobody checked, the true one is handled all the same, once, under a key of its own.
+    """
+    different = contradictions(work.notification, function=ended.function, state=ended.state, user_data=ended.user_data)
     if not different:
         return Skipped.DUPLICATE
-    return Unfit(
-        Reason.CONTRADICTED, f"its job has ended before, and differs from this message: {'; '.join(different)}"
+    if work.notification.kind is not Kind.IPRODUCTION:
+        told = f"its job has ended before, and was handled otherwise: {'; '.join(different)}"
+        return Unfit(Reason.CONTRADICTED, told)
+    return await _fetch(lane, work, handler, _CHECKED)
+
+
+async def _claim(lane: Lane, work: Work, key: str) -> Claimed | Ended | HeldElsewhere | Unreachable:
+    """Hop 5: claim a key for the message."""
+    delivery = work.delivery
+    # Ours from the asking on: a claim whose answer got lost is let go like any other.
+    delivery.key = key
+    try:
+        # While the store is down the message is held here: nothing moves in the queue.
+        claim = await lane.gate.persist(
+            lambda: lane.ledger.claim(key, lane.leases.claim_s(delivery)), most_tries=_CLAIM_TRIES
+        )
+    except StoreError as error:
+        return Unreachable(error)
+    if isinstance(claim, Claimed):
+        delivery.claimed = True
+        return claim
+    delivery.key = None
+    return claim if isinstance(claim, Ended) else HeldElsewhere(claim.remaining_s)
+
+
+async def _fetch(lane: Lane, work: Work, handler: Handler, trust: TrustPolicy) -> Fetched | End:
+    """Hop 6: get what the handler wants besides the message."""
+    return await fetch(
+        work.notification,
+        handler,
+        lane.results.query,
+        trust,
+        wait_limit_s=work.rules.settings.result_wait_s,
+        observe=lambda word: lane.queries[word].inc(),
     )
 
 
@@ -205,7 +229,7 @@ async def _call(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> E
     if work.delivery.message.dequeue_count > 1:
         # This may be the message that kills the process: written down first, so that it can be told by it.
         try:
-            await lane.gate.persist(lambda: lane.ledger.start(work.key), most_tries=_CLAIM_TRIES)
+            await lane.gate.persist(lambda: lane.ledger.start(work.delivery.key or work.key), most_tries=_CLAIM_TRIES)
         except StoreError as error:
             return Unreachable(error)
     work.delivery.in_thread = not handler.is_async
@@ -225,7 +249,9 @@ async def _call(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> E
 def _job(lane: Lane, work: Work, fetched: Fetched) -> Job[Any, Any]:
     seen = work.notification
     return Job(
-        function=seen.route,
+        # The Type of an unknown message is whatever stood there: it must not pass for a FunctionName.
+        function=Kind.UNKNOWN.value if seen.kind is Kind.UNKNOWN else seen.route,
+        kind=seen.kind.value,
         job_id=seen.job_id or "",
         state=fetched.state,
         failed=fetched.failed,

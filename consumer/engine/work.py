@@ -80,7 +80,7 @@ class Work:
             key=self.delivery.key or self.key,
             queue=queue_identity,
             kind=seen.kind,
-            function=seen.route,
+            function=Kind.UNKNOWN.value if seen.kind is Kind.UNKNOWN else seen.route,
             message_id=self.delivery.message.message_id,
             job_id=seen.job_id,
             state=seen.state if fetched is None else fetched.state,

@@ -15,7 +15,12 @@ from consumer.message.user_data import decode_user_data
 
 
 def contradictions(
-    notification: Notification, *, function: str | None, state: str | None, user_data: str | None
+    notification: Notification,
+    *,
+    function: str | None,
+    state: str | None,
+    user_data: str | None,
+    job_id: str | None = None,
 ) -> Sequence[str]:
     """What a notification says otherwise.
 
@@ -24,12 +29,14 @@ def contradictions(
         function: The FunctionName that is known, or the kind's name of a message of another kind.
         state: The State that is known.
         user_data: The text of UserData that is known; ``None`` where the job has none.
+        job_id: The JobId that is known; ``None`` for the notification's own.
 
     Returns:
         One phrase for each difference, with both values cut. UserData that the notification leaves out is none.
     """
     came = notification.user_data_text
     compared = (
+        ("JobId", notification.job_id, job_id, job_id is None or notification.job_id == job_id),
         ("FunctionName", notification.route, function, notification.route == function),
         ("State", notification.state, state, same_state(notification.state, state or "")),
         ("UserData", came, user_data, came is None or same_user_data(came, user_data)),

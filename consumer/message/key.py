@@ -1,8 +1,9 @@
 """Name what a message is about, so that the ledger knows it when it comes again.
 
     queue | kind | JobId                an IProduction job that ended: one end a job
+    queue | kind | JobId | verified         the same, where a message that MPS contradicts has ended it first
     queue | kind | JobId or RunId | state   other kinds, which report more than once
-    queue | kind | JobId | EventType        events of the sister service that name a job
+    queue | kind | JobId | EventType        events of the sister service that name a job and its end
     queue | MessageId | id              where the message names nothing, or nothing that is known to be one thing
 
 A key is text, at most ``MAX_KEY_CHARACTERS`` long, the same for the same input in every version: it is
@@ -27,6 +28,9 @@ MAX_PART_CHARACTERS: Final = 240
 MAX_KEY_CHARACTERS: Final = MAX_QUEUE_CHARACTERS + 3 * MAX_PART_CHARACTERS + 3
 
 _MESSAGE = "MessageId"
+_VERIFIED = "verified"
+_EVENT_ENDS = frozenset({"success", "fail", "failed"})
+"""Other states of an event may come several times for one job (facts: iproduction, 6)."""
 _UNSAFE = re.compile(r"[%|\x00-\x20\x7f-\uffff\U00010000-\U0010ffff]")
 _SEVERAL_MEANINGS = frozenset({Kind.IMS_EVENT, Kind.VOD_EVENT, Kind.UNKNOWN})
 """Events and unknown kinds: two of them may well share a job and a state and say different things."""
@@ -48,11 +52,16 @@ def ledger_key(queue_identity: str, notification: Notification, message_id: str)
         return message_key(queue_identity, message_id)
     if kind is Kind.IPRODUCTION and notification.phase is not Phase.INTERMEDIATE:
         return _join(queue_identity, kind, job_id)
-    if kind is Kind.IMS_EVENT and notification.event_type is not None:
+    if kind is Kind.IMS_EVENT and notification.event_type is not None and notification.state.lower() in _EVENT_ENDS:
         return _join(queue_identity, kind, job_id, notification.event_type)
     if kind in _SEVERAL_MEANINGS:
         return message_key(queue_identity, message_id)
     return _join(queue_identity, kind, job_id, notification.state)
+
+
+def verified_key(queue_identity: str, notification: Notification) -> str:
+    """Name a job once more, for a notification that MPS confirms after another one, which it does not, has ended it."""
+    return _join(queue_identity, notification.kind, notification.job_id or "", _VERIFIED)
 
 
 def message_key(queue_identity: str, message_id: str) -> str:

@@ -113,6 +113,7 @@ class Job(Generic[ResultT, UserDataT]):
         queue: The queue's name.
         message_id: MNS's MessageId.
         document: The notification as JSON, as it came.
+        kind: Which message it is: ``IProduction``, or the kind's name. Only ``IProduction`` can be checked with MPS.
     """
 
     function: str
@@ -128,6 +129,7 @@ class Job(Generic[ResultT, UserDataT]):
     queue: str = ""
     message_id: str = ""
     document: Mapping[str, JsonValue] = field(default_factory=dict, repr=False)
+    kind: str = "IProduction"
     result_or_none: ResultT | _NotWanted | None = field(default=NOT_WANTED, repr=False)
 
     @property

@@ -47,10 +47,17 @@ def key_of(document: JsonValue, message_id: str = "M1") -> str:
         ),
         pytest.param({"EventType": "E", "MessageBody": {}}, f"{QUEUE}|MessageId|M1", id="an event without a job"),
         pytest.param(
-            {"EventType": "E|%", "MessageBody": {"JobId": "1"}}, f"{QUEUE}|ImsEvent|1|E%7C.%25.", id="marks in a part"
+            {"EventType": "E", "MessageBody": {"JobId": "1", "Status": "Processing"}},
+            f"{QUEUE}|MessageId|M1",
+            id="an event that is no end",
         ),
         pytest.param(
-            {"EventType": "\u526f\u6b4c", "MessageBody": {"JobId": "1"}},
+            {"EventType": "E|%", "MessageBody": {"JobId": "1", "Status": "Success"}},
+            f"{QUEUE}|ImsEvent|1|E%7C.%25.",
+            id="marks in a part",
+        ),
+        pytest.param(
+            {"EventType": "\u526f\u6b4c", "MessageBody": {"JobId": "1", "Status": "Success"}},
             f"{QUEUE}|ImsEvent|1|%526F.%6B4C.",
             id="other letters in a part",
         ),
@@ -79,7 +86,7 @@ def test_a_long_part_is_bounded_and_still_its_own() -> None:
     """An EventType of 60 KB gives a short key that differs from its neighbour's, and can't be forged by a short one."""
 
     def key_of_event(event_type: str) -> str:
-        return key_of({"EventType": event_type, "MessageBody": {"JobId": "1"}})
+        return key_of({"EventType": event_type, "MessageBody": {"JobId": "1", "Status": "Success"}})
 
     long_key = key_of_event("x" * 60_000)
     assert len(long_key) <= MAX_KEY_CHARACTERS
