@@ -5,7 +5,11 @@ Pure: everything comes in as values, so each rule is tried on made-up runs in ``
 A handler may run again for a job only
     after it failed, where it was told to fail,
     after its daemon was killed, or stopped before it had ended, with the job's end not written down by then,
-    after its daemon said that the lease was lost.
+    after its daemon said that the lease was lost,
+    in another daemon, after its own was frozen in the middle of it for longer than a lease.
+
+Clock steps, moved files, jobs that MPS fails for, a pooler and a blocked event loop explain no repeat by themselves:
+what they lead to must be one of the reasons above, and nothing may get lost by any of them.
 
 Elsewhere: where the values come from (``drop_in``, ``daemons``, ``stored``, ``traffic``), making it happen
 (``driver``).
@@ -21,14 +25,19 @@ from enum import StrEnum
 from typing import Final
 
 from consumer.policy import CRASH_STARTS, Reason
+from tests.chaos.daemons import LEASE_STEP_S
 from tests.chaos.stored import Ended, Stored
 from tests.chaos.traffic import ACTS, DONE, Watch
 
 OF_THE_MESSAGE: Final = frozenset(
-    {"undecodable", "unrouted", "ill_typed", "result_not_ready", "not_iproduction", "contradicted"}
+    {"undecodable", "unrouted", "ill_typed", "result_not_ready", "not_iproduction", "contradicted", "unanswered"}
 )
 """Reasons that end one message, and leave its job to another one."""
-FAIL_AS_TOLD: Final = frozenset({"fails_once", "asks_again", "hopeless", "rejects"})
+FAIL_AS_TOLD: Final = frozenset({"fails_once", "fails_late", "asks_again", "hopeless", "rejects"})
+_WAKING_S: Final = 1.0
+"""So long a daemon that goes on needs to see what it has lost."""
+_WRITING_S: Final = 1.0
+"""So long after a handler's end may its end be under way to the store."""
 
 
 @dataclass(slots=True)
@@ -68,6 +77,26 @@ class Death:
     storeless: bool = field(default=False, kw_only=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """One daemon did nothing for a while, and lived on.
+
+    Args:
+        pid: Its process.
+        since: When it was stopped, UNIX seconds.
+        until: When it went on.
+    """
+
+    pid: int
+    since: float
+    until: float
+
+    @property
+    def outlasts_leases(self) -> bool:
+        """Whether others could take over what it had."""
+        return self.until - self.since >= LEASE_STEP_S
+
+
 class Why(StrEnum):
     """Why a handler ran again."""
 
@@ -75,6 +104,7 @@ class Why(StrEnum):
     KILLED = "its daemon was killed"
     STOPPED = "its daemon was stopped"
     LEASE_LOST = "its lease was lost"
+    FROZEN = "its daemon was frozen"
     NONE = "unexplained"
 
 
@@ -104,6 +134,7 @@ class Evidence:
         deaths: The daemons that were ended, by process id.
         leases_lost: How often each daemon said that it lost the lease of each job.
         stored: What the store holds at the end.
+        frozen: The times for which daemons were frozen.
     """
 
     watch: Watch
@@ -111,6 +142,7 @@ class Evidence:
     deaths: Mapping[int, Death]
     leases_lost: Mapping[tuple[int, str], int]
     stored: Stored
+    frozen: Sequence[Frozen] = ()
 
 
 def read_journal(lines: Iterable[str]) -> list[Run]:
@@ -155,7 +187,7 @@ def _repeats(evidence: Evidence, by_job: Mapping[str, Sequence[Run]], verdict: V
         verdict.wrong += [
             f"{_told(evidence, job)} began after its end was written down at {ended.at:.3f}: {run}"
             for run in runs
-            if ended is not None and run.began_at > ended.at
+            if ended is not None and run.began_at > ended.at and not _thawed_at(run.began_at, run.pid, evidence)
         ]
 
 
@@ -165,10 +197,34 @@ def _why(run: Run, again: Run, evidence: Evidence, lost: Counter[tuple[int, str]
     if lost[run.pid, run.job] > 0:
         lost[run.pid, run.job] -= 1
         return Why.LEASE_LOST
+    if again.pid != run.pid and _was_frozen_in(run, again, evidence):
+        return Why.FROZEN
+    if _thawed_at(again.began_at, again.pid, evidence):
+        return Why.FROZEN
     death = evidence.deaths.get(run.pid)
     if death is None or again.began_at < death.at or run.job in death.ended:
         return Why.NONE
     return Why.KILLED if death.killed else Why.STOPPED
+
+
+def _was_frozen_in(run: Run, again: Run, evidence: Evidence) -> bool:
+    """Whether a run's daemon was frozen in it, before its end was written down, and the other one began meanwhile."""
+    return any(
+        frozen.pid == run.pid
+        and frozen.outlasts_leases
+        and run.began_at <= frozen.since
+        and (run.ended_at is None or run.ended_at >= frozen.since - _WRITING_S)
+        and frozen.since < again.began_at <= frozen.until + _WAKING_S
+        for frozen in evidence.frozen
+    )
+
+
+def _thawed_at(at: float, pid: int, evidence: Evidence) -> bool:
+    """Whether a daemon began something at the moment of going on: it was stopped between its claim and the handler."""
+    return any(
+        frozen.pid == pid and frozen.outlasts_leases and frozen.until <= at <= frozen.until + _WAKING_S
+        for frozen in evidence.frozen
+    )
 
 
 def _ends(evidence: Evidence, by_job: Mapping[str, Sequence[Run]], verdict: Verdict) -> None:
@@ -196,6 +252,7 @@ def _ends(evidence: Evidence, by_job: Mapping[str, Sequence[Run]], verdict: Verd
 def _crashed(job: str, runs: Sequence[Run], evidence: Evidence, reasons: Mapping[str, str]) -> bool:
     """Whether it was set aside for taking its daemons down, and so many ended under it that it had to look so."""
     without_a_word = {pid for pid, death in evidence.deaths.items() if death.killed or death.storeless}
+    without_a_word |= {frozen.pid for frozen in evidence.frozen}
     # The first delivery's start is not written down; the last may be written down and killed before it begins.
     cut = sum(1 for run in runs if run.pid in without_a_word)
     return reasons.get(job) == Reason.CRASHING and cut >= CRASH_STARTS - 1

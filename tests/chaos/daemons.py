@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Self
 
 import anyio
@@ -25,12 +26,14 @@ import anyio.to_thread
 
 from consumer.sandbox import Sandbox
 from tests.chaos.drop_in import JOURNAL_VARIABLE, TEXT
+from tests.chaos.preload import Clock
 
 QUEUE: Final = "chaos"
 LEASE_STEP_S: Final = 10
 """The shortest that the settings allow: for so long a killed daemon's renewed message stays hidden."""
 STOP_DEADLINE_S: Final = 3.0
 _START_S: Final = 20.0
+NOTHING_MORE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def _get(address: str) -> str:
@@ -48,11 +51,13 @@ class Daemon:
     Args:
         process: The process.
         log: Its output.
+        stop_s: So long its stop may take, and what the interpreter needs to end.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, stop_s: float = STOP_DEADLINE_S) -> None:
         self.process = process
         self.log = log
+        self._stop_s = stop_s
         self.served: list[str] = []
         """What its admin server answered."""
 
@@ -107,7 +112,7 @@ class Daemon:
         """End it by SIGTERM; it must end in order and in time."""
         self.process.send_signal(signal.SIGTERM)
         # On top of its deadline only what the interpreter needs to end.
-        assert await self.ended(STOP_DEADLINE_S + 1.5) == 0, self.log.read_text()[-3000:]
+        assert await self.ended(self._stop_s + 1.5) == 0, self.log.read_text()[-3000:]
 
 
 @dataclass(slots=True)
@@ -120,6 +125,8 @@ class Nest:
         store: The store's address.
         settings: Settings of this run's own.
         born: Every daemon that was started.
+        clock: The wall clock of every second daemon, beginning with the first; ``None``: the machine's.
+        late_s: So much longer than its deadline a stop may take.
     """
 
     sandbox: Sandbox
@@ -127,14 +134,20 @@ class Nest:
     store: str
     settings: Mapping[str, str] = field(default_factory=dict)
     born: list[Daemon] = field(default_factory=list)
+    clock: Clock | None = None
+    late_s: float = 0.0
 
     @property
     def journal(self) -> Path:
         """The file that the handlers write to."""
         return self.folder / "journal"
 
-    def start(self) -> Daemon:
-        """Start one more daemon."""
+    def start(self, environment: Mapping[str, str] = NOTHING_MORE) -> Daemon:
+        """Start one more daemon.
+
+        Args:
+            environment: Variables of its own.
+        """
         handlers = self.folder / "handlers"
         handlers.mkdir(exist_ok=True)
         (handlers / "mine.py").write_text(TEXT)
@@ -172,9 +185,11 @@ class Nest:
                     "MNS_CONSUMER_SECURITY_TOKEN": self.sandbox.settings.security_token or "",
                     # On the command line other users could read it.
                     "MNS_CONSUMER_STORE": self.store,
+                    **(self.clock.environment if self.clock and len(self.born) % 2 == 0 else {}),
+                    **environment,
                 },
             )
-        daemon = Daemon(process, log)
+        daemon = Daemon(process, log, STOP_DEADLINE_S + self.late_s)
         self.born.append(daemon)
         return daemon
 

@@ -3,7 +3,7 @@
     sender, trouble and killer run side by side for so many seconds
     -> faults end -> wait until the queue is empty -> stop every daemon -> read journal, logs and store -> verdict
 
-Elsewhere: each of these (``traffic``, ``trouble``, ``daemons``, ``stored``), the verdict (``book``).
+Elsewhere: each of these (``traffic``, ``trouble``, ``edges``, ``daemons``, ``stored``), the verdict (``book``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -22,9 +23,10 @@ from consumer.ops.words import Outcome
 from consumer.sandbox.message import State
 from tests.chaos.book import FAIL_AS_TOLD, Death, Evidence, Verdict, Why, find, read_journal
 from tests.chaos.daemons import LEASE_STEP_S, QUEUE, Daemon, Nest
+from tests.chaos.edges import Edges, kinds
 from tests.chaos.stored import read_store
 from tests.chaos.stores import StoreUnderTest
-from tests.chaos.traffic import ACTS, DONE, Sender, Watch
+from tests.chaos.traffic import DONE, Edge, Sender, Watch, acts_of
 from tests.chaos.trouble import KINDS, Trouble
 
 VISIBILITY_S: Final = 3
@@ -50,6 +52,7 @@ class Campaign:
         seed: Of every dice in it.
         fleet: Daemons at once.
         peaceful: Whether nothing goes wrong but that daemons are killed; then only what ends well is sent.
+        on: Faults beyond the sandbox's own.
         watch: What passed through the queue.
         deaths: The daemons that were ended.
     """
@@ -59,11 +62,13 @@ class Campaign:
     seed: int
     fleet: int
     peaceful: bool = False
+    on: frozenset[Edge] = frozenset()
     watch: Watch = field(default_factory=Watch)
     deaths: dict[int, Death] = field(default_factory=dict)
     _alive: list[Daemon] = field(default_factory=list)
     _starting: anyio.Lock = field(default_factory=anyio.Lock)
     _trouble: Trouble = field(init=False)
+    _edges: Edges = field(init=False)
     _peace_s: float = 0.0
 
     async def run(self, seconds: float) -> tuple[Verdict, Counter[str]]:
@@ -82,12 +87,14 @@ class Campaign:
         self._alive = [self.nest.start() for _ in range(self.fleet)]
         for daemon in self._alive:
             await daemon.serving()
+        edges = self._edges = self._made_edges(seconds)
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._send)
                 tasks.start_soon(self._kill)
                 if not self.peaceful:
                     tasks.start_soon(trouble.run)
+                    tasks.start_soon(edges.run)
         trouble.end()
         began_at = time.monotonic()
         left = await self._come_to_rest()
@@ -97,12 +104,26 @@ class Campaign:
                 ends.start_soon(self._end, daemon)
         verdict = find(await self._evidence())
         verdict.wrong[:0] = left
-        return verdict, trouble.applied
+        return verdict, trouble.applied + edges.applied
+
+    def _made_edges(self, seconds: float) -> Edges:
+        edges = Edges(
+            on=self.on,
+            seed=self.seed,
+            alive=self._alive,
+            starting=self._starting,
+            database=None if "://" in self.store.address else Path(self.store.address),
+            clock=self.nest.clock,
+            seconds=seconds,
+        )
+        edges.spoil(self.nest.sandbox, self.watch)
+        return edges
 
     async def _send(self) -> None:
-        sender = Sender(self.nest.sandbox, self.watch, self.seed)
-        names = [name for name, act in ACTS.items() if act.end == DONE and name not in FAIL_AS_TOLD]
-        for name in names if self.peaceful else ACTS:
+        sender = Sender(self.nest.sandbox, self.watch, self.seed, self.on)
+        acts = acts_of(self.on)
+        names = [name for name, act in acts.items() if act.end == DONE and name not in FAIL_AS_TOLD]
+        for name in names if self.peaceful else acts:
             sender.send(name)
         dice = random.Random(self.seed)  # noqa: S311 - chance that can be repeated, no secret
         queue = self.nest.sandbox.account.get(QUEUE).queue
@@ -119,15 +140,18 @@ class Campaign:
         while True:
             due_at = max(due_at + _KILL_EVERY_S, time.monotonic())
             await anyio.sleep(max(0.0, due_at - time.monotonic()))
-            daemon = dice.choice(self._alive)
+            daemon = await self._edges.taken(dice)
             killed = self.peaceful or dice.random() >= _STOPS
             # The end of trouble must not leave a daemon half ended and not replaced.
             with anyio.CancelScope(shield=True):
-                await self._end(daemon, killed=killed)
+                async with self._edges.in_place:
+                    await self._end(daemon, killed=killed)
                 async with self._starting:
                     born = self._alive[self._alive.index(daemon)] = self.nest.start()
+                    self._edges.busy ^= {daemon.pid, born.pid}
                     # Killing what has not begun yet would only try the interpreter.
                     await born.serving()
+                self._edges.busy.discard(born.pid)
 
     async def _end(self, daemon: Daemon, *, killed: bool = False) -> None:
         daemon.check()
@@ -179,8 +203,13 @@ class Campaign:
             runs=read_journal(self.nest.journal.read_text().splitlines()),
             deaths=self.deaths,
             leases_lost=leases_lost(self.nest.born),
-            stored=await read_store(self.store.book),
+            stored=await read_store(self.store.book, self._true),
+            frozen=self._edges.frozen,
         )
+
+    def _true(self, at: float) -> float:
+        """The true time of what a daemon wrote down, if it lives by a clock that was stepped."""
+        return at if self.nest.clock is None else self.nest.clock.true(at)
 
     def figures(self, verdict: Verdict, faults: Counter[str]) -> str:
         """What a reader of the run wants to know, as text."""
@@ -189,11 +218,12 @@ class Campaign:
         return "\n".join(
             [
                 f"seed {self.seed}, daemons at once {self.fleet}, {self._peace_s:.1f} s until the queue was empty",
+                f"switched on: {', '.join(sorted(self.on)) or 'nothing beyond the sandbox'}",
                 f"jobs sent {len(self.watch.asked)}, messages {len(self.watch.came)}",
                 f"deletes {len(self.watch.deleted)}, runs of handlers {verdict.runs}",
                 f"daemons killed {killed}, stopped {len(self.deaths) - killed}",
                 f"sent: {_counts(acts)}",
-                f"faults: {', '.join(f'{kind} {faults[kind]}' for kind in KINDS)}",
+                f"faults: {', '.join(f'{kind} {faults[kind]}' for kind in (*KINDS, *kinds(self.on)))}",
                 f"lost {verdict.lost}, run again {sum(verdict.again.values())}: "
                 + (", ".join(f"{verdict.again[why]} because {why}" for why in Why if verdict.again[why]) or "none"),
                 *(f"WRONG: {line}" for line in verdict.wrong),

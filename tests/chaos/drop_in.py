@@ -5,12 +5,16 @@ opened for appending is never torn), so the driver's book does not rest on anyth
 
     TIME PID begin|end|raise|cut JOB
 
+The time is the machine's, also where the process lives by a clock that was stepped.
+
 Elsewhere: what the jobs are told to do (``traffic``), reading the lines (``book``).
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from tests.chaos.preload import TRUE_CLOCK_VARIABLE
 
 JOURNAL_VARIABLE: Final = "CHAOS_JOURNAL"
 """The environment's name of the journal's path."""
@@ -27,6 +31,7 @@ from pydantic import BaseModel, ConfigDict
 from consumer import Job, Reject, Retry, handler
 from handlers.cover import CoverResult
 
+TRUE_CLOCK = int(os.environ.get("{TRUE_CLOCK_VARIABLE}", time.CLOCK_REALTIME))
 JOURNAL = os.open(os.environ["{JOURNAL_VARIABLE}"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
@@ -37,7 +42,7 @@ class Wish(BaseModel):
 
 
 def note(word: str, job: Job) -> None:
-    os.write(JOURNAL, f"{{time.time():.6f}} {{os.getpid()}} {{word}} {{job.job_id}}\\n".encode())
+    os.write(JOURNAL, f"{{time.clock_gettime(TRUE_CLOCK):.6f}} {{os.getpid()}} {{word}} {{job.job_id}}\\n".encode())
 
 
 @contextmanager
@@ -55,7 +60,7 @@ def noted(job: Job) -> Iterator[None]:
 
 
 def obey(act: str, attempt: int) -> None:
-    if act == "hopeless" or (act == "fails_once" and attempt == 1):
+    if act == "hopeless" or (act in {{"fails_once", "fails_late"}} and attempt == 1):
         raise ValueError("as told")
     if act == "asks_again" and attempt == 1:
         raise Retry("as told", after_s=1)
@@ -66,7 +71,11 @@ def obey(act: str, attempt: int) -> None:
 @handler("VideoClip")
 async def video_clip(job: Job) -> None:
     with noted(job):
-        await asyncio.sleep(job.user_data["seconds"])
+        if job.user_data["act"] == "blocks":
+            # As a handler does that calls subprocess.run: the whole event loop waits.
+            time.sleep(job.user_data["seconds"])
+        else:
+            await asyncio.sleep(job.user_data["seconds"])
         obey(job.user_data["act"], job.attempt)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,10 +74,19 @@ _POSTGRES: Final = {
 }
 
 
-async def read_store(store: str) -> Stored:
-    """Read a store: a file that no daemon has open, or a PostgreSQL database."""
+def _as_it_is(at: float) -> float:
+    return at
+
+
+async def read_store(store: str, true: Callable[[float], float] = _as_it_is) -> Stored:
+    """Read a store: a file that no daemon has open, or a PostgreSQL database.
+
+    Args:
+        store: Its path or address.
+        true: Makes the true time from the time that a daemon wrote into a file; PostgreSQL takes its own server's.
+    """
     if "://" not in store:
-        return await anyio.to_thread.run_sync(_read_file, Path(store))
+        return await anyio.to_thread.run_sync(_read_file, Path(store), true)
     connection = await asyncpg.connect(store, timeout=5)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -87,17 +97,19 @@ async def read_store(store: str) -> Stored:
         await connection.close()
 
 
-def _read_file(path: Path) -> Stored:
+def _read_file(path: Path, true: Callable[[float], float]) -> Stored:
     # A copy: opening the file itself would recover it from the kill, which is the next daemon's task.
     with tempfile.TemporaryDirectory() as folder:
         for each in (path, path.with_name(path.name + "-wal")):
             if each.exists():
                 shutil.copy(each, folder)
         with closing(sqlite3.connect(Path(folder) / path.name)) as connection:
-            return _stored(
-                connection.execute(_JOBS.format(**_SQLITE)).fetchall(),
-                connection.execute(_LETTERS.format(**_SQLITE)).fetchall(),
-            )
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'letter'").fetchone():
+                # Its daemon was killed before it had made its tables.
+                return Stored({}, [])
+            jobs = [(*rest, true(at)) for *rest, at in connection.execute(_JOBS.format(**_SQLITE))]
+            letters = [(*rest, true(at)) for *rest, at in connection.execute(_LETTERS.format(**_SQLITE))]
+            return _stored(sorted(jobs, key=itemgetter(-1)), letters)
 
 
 def _stored(jobs: Sequence[Any], letters: Sequence[Any]) -> Stored:

@@ -5,9 +5,13 @@ Elsewhere: when it fails (``trouble``), reading it (``stored``).
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
+import shutil
+import socket
 import sqlite3
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
+import asyncpg
 
 from tests.engine.proxy import Proxy, behind, in_front_of_postgres
 from tests.postgres import ADDRESS, store_at
@@ -83,10 +88,15 @@ class PostgresSchema:
     # The server trusts everybody on this machine: any password lets in, and is looked for in all output.
     secret: str
     every: int = 1
+    pooled: bool = False
 
     @property
     def address(self) -> str:
         """See ``StoreUnderTest``."""
+        if self.pooled:
+            # PgBouncer takes no search_path: its role has that of its own.
+            database = urlsplit(ADDRESS).path.strip("/")
+            return f"postgresql://{self.schema}:{self.secret}@127.0.0.1:{self.proxy.port}/{database}"
         return behind(self.proxy, self.schema, self.secret)
 
     @property
@@ -108,3 +118,82 @@ async def postgres_behind_proxy(schema: str) -> AsyncIterator[PostgresSchema]:
     """A schema behind a proxy of its own."""
     async with in_front_of_postgres() as proxy:
         yield PostgresSchema(proxy, schema, urlsplit(ADDRESS).password or f"pw{secrets.token_hex(12)}")
+
+
+@asynccontextmanager
+async def postgres_behind_pooler(schema: str, folder: Path) -> AsyncIterator[PostgresSchema]:
+    """A schema behind PgBouncer in transaction mode, and that behind a proxy.
+
+    Args:
+        schema: The schema; a role of the same name is made for it.
+        folder: For PgBouncer's settings and log.
+    """
+    async with _role(schema), _pgbouncer(schema, folder) as port, Proxy("127.0.0.1", port) as proxy:
+        yield PostgresSchema(proxy, schema, f"pw{secrets.token_hex(12)}", pooled=True)
+
+
+@asynccontextmanager
+async def _role(schema: str) -> AsyncIterator[None]:
+    """A role that finds a schema without being told."""
+    connection = await asyncpg.connect(ADDRESS, timeout=5)
+    try:
+        password = urlsplit(ADDRESS).password
+        login = f"LOGIN PASSWORD '{password}'" if password else "LOGIN"
+        await connection.execute(f"CREATE ROLE {schema} {login}; ALTER ROLE {schema} SET search_path = {schema}")
+        await connection.execute(f"GRANT ALL ON SCHEMA {schema} TO {schema}")
+        try:
+            yield
+        finally:
+            await connection.execute(f"SET lock_timeout = '10s'; DROP OWNED BY {schema}; DROP ROLE {schema}")
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _pgbouncer(role: str, folder: Path) -> AsyncIterator[int]:
+    """PgBouncer with few connections, each handed out for one transaction; its port."""
+    with tempfile.TemporaryDirectory(prefix="chaos-pgbouncer-") as home, (folder / "pgbouncer.log").open("wb") as log:
+        port, settings = _pgbouncer_settings(role, Path(home))
+        process = await anyio.open_process([_pgbouncer_path(), str(settings)], stdout=log, stderr=log)
+        try:
+            await _listening(port)
+            yield port
+        finally:
+            process.kill()
+            await process.wait()
+
+
+def _pgbouncer_settings(role: str, home: Path) -> tuple[int, Path]:
+    """Write PgBouncer's settings; the port that they name, and their file."""
+    parts = urlsplit(ADDRESS)
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = int(taken.getsockname()[1])
+    # As root it becomes another user, who must be able to read it.
+    home.chmod(0o755)
+    settings = home / "pgbouncer.ini"
+    password = f" password={parts.password}" if parts.password else ""
+    settings.write_text(
+        f"[databases]\n* = host={parts.hostname} port={parts.port or 5432} user={role}{password}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+        "pool_mode = transaction\ndefault_pool_size = 6\nserver_lifetime = 20\nmax_client_conn = 200\n"
+        + ("user = postgres\n" if os.geteuid() == 0 else "")
+    )
+    return port, settings
+
+
+def _pgbouncer_path() -> str:
+    found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    assert found is not None, "no pgbouncer here: install it (Debian's package has that name)"
+    return found
+
+
+async def _listening(port: int) -> None:
+    with anyio.fail_after(10):
+        while True:
+            try:
+                stream = await anyio.connect_tcp("127.0.0.1", port)
+            except OSError:
+                await anyio.sleep(0.05)
+            else:
+                await stream.aclose()
+                return

@@ -14,6 +14,7 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 from consumer.policy import Reason
@@ -28,6 +29,23 @@ SLOW_S: Final = 3.4
 """Longer than the queue's visibility timeout: such a run ends well only under a renewed lease."""
 
 
+class Edge(StrEnum):
+    """Faults beyond the sandbox's own; each is switched on for a run by its name."""
+
+    CLOCK = "clock"
+    """The wall clock of daemons steps by an hour or 91 days, and back."""
+    FREEZE = "freeze"
+    """A daemon is stopped by SIGSTOP for longer than its leases and claims last."""
+    FILES = "files"
+    """The database, its WAL or its lock file is moved away or replaced, and moved back."""
+    BAD_JOBS = "bad_jobs"
+    """MPS fails for certain jobs, whoever asks and however often."""
+    POOLER = "pooler"
+    """PgBouncer stands in front of PostgreSQL and hands out connections for one transaction each."""
+    BLOCKED = "blocked"
+    """An async handler blocks the event loop for seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Act:
     """One kind of thing to send.
@@ -37,12 +55,14 @@ class Act:
         function: FunctionName.
         end: ``done`` or the reason of its dead letter.
         seconds: The shortest and the longest run of its handler.
+        edge: It is sent only where this is switched on.
     """
 
-    weight: int
+    weight: float
     function: str
     end: str
     seconds: tuple[float, float] = (0.01, 0.15)
+    edge: Edge | None = None
 
 
 ACTS: Final = {
@@ -60,7 +80,19 @@ ACTS: Final = {
     "unknown_job": Act(2, "Cover", Reason.NOT_IPRODUCTION),
     "unrouted": Act(3, "Nobody", Reason.UNROUTED),
     "undecodable": Act(5, "", Reason.UNDECODABLE),
+    "mps_500": Act(1, "Cover", Reason.UNANSWERED, edge=Edge.BAD_JOBS),
+    "mps_html": Act(1, "Cover", Reason.UNANSWERED, edge=Edge.BAD_JOBS),
+    "mps_long": Act(0.5, "Cover", Reason.UNANSWERED, edge=Edge.BAD_JOBS),
+    "mps_hangs": Act(0.2, "Cover", Reason.UNANSWERED, edge=Edge.BAD_JOBS),
+    "fails_late": Act(4, "VideoClip", DONE, (0.5, 2.5), Edge.CLOCK),
+    "blocks": Act(0.3, "VideoClip", DONE, (2.0, 5.0), Edge.BLOCKED),
 }
+
+
+def acts_of(edges: frozenset[Edge]) -> dict[str, Act]:
+    """What is sent where these edges are switched on."""
+    return {name: act for name, act in ACTS.items() if act.edge is None or act.edge in edges}
+
 
 _POISON: Final = (
     "not json {{{",
@@ -132,16 +164,18 @@ class Sender:
         sandbox: Where to.
         watch: Told what was sent.
         seed: Of the dice.
+        edges: What is switched on.
     """
 
-    def __init__(self, sandbox: Sandbox, watch: Watch, seed: int) -> None:
+    def __init__(self, sandbox: Sandbox, watch: Watch, seed: int, edges: frozenset[Edge] = frozenset()) -> None:
         self._sandbox = sandbox
         self._watch = watch
+        self._acts = acts_of(edges)
         self._dice = random.Random(seed)  # noqa: S311 - chance that can be repeated, no secret
 
     def send(self, name: str | None = None) -> None:
         """Send one thing: of this act, or of any."""
-        name = name or self._dice.choices(list(ACTS), [act.weight for act in ACTS.values()])[0]
+        name = name or self._dice.choices(list(self._acts), [act.weight for act in self._acts.values()])[0]
         if name == "undecodable":
             message = self._sandbox.put(QUEUE, self._dice.choice(_POISON))
             self._watch.asked[message.message_id] = name

@@ -1,0 +1,196 @@
+"""Faults beyond the sandbox's own: stepped clocks, frozen daemons, moved files, jobs that MPS fails for.
+
+Each is switched on for a run by its name (``traffic.Edge``). One of the first three happens at a time, beside all other
+trouble; what is about single jobs is always on. What each of them may explain stands in ``book``.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from consumer.sandbox import Sandbox
+from consumer.sandbox.answer import HTML, JSON, Answer
+from consumer.sandbox.service import Call, Caller
+from tests.chaos.book import Frozen
+from tests.chaos.daemons import LEASE_STEP_S, Daemon
+from tests.chaos.preload import Clock
+from tests.chaos.traffic import Edge, Watch
+
+HOUR_S: Final = 3600.0
+LONG_AHEAD_S: Final = 91 * 86_400.0
+"""A day longer than ended jobs and dead letters are kept."""
+_STEPPED_S: Final = (2.0, 6.0)
+_PRUNED_S: Final = 65.0
+"""So long a clock stays 91 days ahead where there is time: a daemon prunes once a minute."""
+_ROOM_FOR_PRUNING_S: Final = 240.0
+"""A run at least this long has the time."""
+_FROZEN_S: Final = LEASE_STEP_S + 2.0
+_CLAIM_S: Final = 20.0
+"""So long a claim on PostgreSQL holds when its daemon is gone."""
+_MOVED_S: Final = (0.5, 2.0)
+_PAUSE_S: Final = 2.0
+_HANGS_S: Final = 60.0
+_LONG_BYTES: Final = 5 * 1024 * 1024
+COMPANIONS: Final = ("", "-wal", ".lock")
+
+
+@dataclass(slots=True)
+class Edges:
+    """The faults of one run that are switched on.
+
+    Args:
+        on: Which.
+        seed: Of their order.
+        alive: The daemons, as they are at any moment.
+        starting: Held while no daemon may start and the store must be within reach.
+        database: The SQLite file; ``None`` on PostgreSQL.
+        clock: What steps; every second daemon lives by it.
+        seconds: How long there is trouble.
+        busy: Daemons that something is being done to, by process id: nothing else may be.
+        in_place: Held while the store's files must be where they belong.
+        frozen: Who was frozen when.
+        applied: How often each happened.
+    """
+
+    on: frozenset[Edge]
+    seed: int
+    alive: Sequence[Daemon]
+    starting: anyio.Lock
+    database: Path | None
+    clock: Clock | None
+    seconds: float
+    busy: set[int] = field(default_factory=set)
+    in_place: anyio.Lock = field(default_factory=anyio.Lock)
+    frozen: list[Frozen] = field(default_factory=list)
+    applied: Counter[str] = field(default_factory=Counter)
+
+    async def run(self) -> None:
+        """Let one after the other happen, in an order of the seed's own, until cancelled."""
+        dice = random.Random(self.seed)  # noqa: S311 - chance that can be repeated, no secret
+        acts = {
+            Edge.CLOCK: (self._step, self._step, self._step),
+            Edge.FREEZE: (self._freeze,),
+            Edge.FILES: (self._move,) if self.database else (),
+        }
+        turns = [act for edge in acts if edge in self.on for act in acts[edge]]
+        offsets: list[float] = []
+        while turns:
+            for act in dice.sample(turns, len(turns)):
+                await anyio.sleep(_PAUSE_S)
+                if act == self._step:
+                    offsets = offsets or dice.sample([HOUR_S, -HOUR_S, LONG_AHEAD_S], 3)
+                    await self._step(dice, offsets.pop())
+                else:
+                    await act(dice)
+
+    async def _step(self, dice: random.Random, offset_s: float = HOUR_S) -> None:
+        assert self.clock is not None, "the nest was made without a clock"
+        prunes = offset_s == LONG_AHEAD_S and self.seconds >= _ROOM_FOR_PRUNING_S
+        with self._spared(self.alive if prunes else ()):
+            self.clock.step(offset_s)
+            try:
+                self.applied[Edge.CLOCK] += 1
+                await anyio.sleep(_PRUNED_S if prunes else dice.uniform(*_STEPPED_S))
+            finally:
+                self.clock.step(0)
+
+    async def _freeze(self, dice: random.Random) -> None:
+        daemon = await self.taken(dice)
+        try:
+            if self.database is None:
+                await self._stop(daemon, _FROZEN_S + _CLAIM_S if dice.random() < 1 / 2 else _FROZEN_S)
+            else:
+                # It may hold a lock of the file: the store's own failure must wait.
+                async with self.starting:
+                    await self._stop(daemon, _FROZEN_S)
+            # What it wakes up to is tried too.
+            await anyio.sleep(_PAUSE_S)
+        finally:
+            self.busy.discard(daemon.pid)
+
+    async def _stop(self, daemon: Daemon, seconds: float) -> None:
+        daemon.check()
+        since = time.time()
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            self.applied[Edge.FREEZE] += 1
+            await anyio.sleep(seconds)
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+            self.frozen.append(Frozen(daemon.pid, since, time.time()))
+
+    async def _move(self, dice: random.Random) -> None:
+        assert self.database is not None, "there is no file to move"
+        async with self.starting, self.in_place:
+            path = self.database.with_name(self.database.name + dice.choice(COMPANIONS))
+            away = path.with_name(path.name + ".away")
+            if not path.exists():
+                return
+            path.rename(away)
+            try:
+                self.applied[Edge.FILES] += 1
+                if dice.random() < 1 / 2:
+                    path.touch(0o600)
+                await anyio.sleep(dice.uniform(*_MOVED_S))
+            finally:
+                away.replace(path)
+
+    async def taken(self, dice: random.Random) -> Daemon:
+        """Wait for a daemon that nothing is being done to, and keep it from all else until ``busy`` is told."""
+        while not (free := [daemon for daemon in self.alive if daemon.pid not in self.busy]):  # noqa: ASYNC110 - short
+            await anyio.sleep(0.05)
+        daemon = dice.choice(free)
+        self.busy.add(daemon.pid)
+        return daemon
+
+    @contextmanager
+    def _spared(self, daemons: Sequence[Daemon]) -> Iterator[None]:
+        pids = {daemon.pid for daemon in daemons} - self.busy
+        self.busy |= pids
+        try:
+            yield
+        finally:
+            self.busy -= pids
+
+    def spoil(self, sandbox: Sandbox, watch: Watch) -> None:
+        """Let MPS fail for bad jobs from now on."""
+        if Edge.BAD_JOBS not in self.on:
+            return
+        answered = sandbox._mps.answered
+
+        async def spoilt(call: Call, caller: Caller) -> Answer:
+            act = watch.asked.get(call.parameters.get("JobId", ""), "")
+            if not act.startswith("mps_"):
+                return await answered(call, caller)
+            self.applied[Edge.BAD_JOBS] += 1
+            return await _bad_answer(act)
+
+        sandbox._mps.answered = spoilt  # type: ignore[method-assign]  # in place of the service's own answer
+
+
+async def _bad_answer(act: str) -> Answer:
+    """What MPS answers for a job that it fails for."""
+    match act:
+        case "mps_500":
+            return Answer(500, b'{"Code":"InternalError","Message":"no","RequestId":"R"}', JSON)
+        case "mps_html":
+            return Answer(200, b"<html>no</html>", HTML)
+        case "mps_long":
+            return Answer(200, b" " * _LONG_BYTES, JSON)
+    await anyio.sleep(_HANGS_S)
+    return Answer(503, b"", HTML)
+
+
+def kinds(on: frozenset[Edge]) -> tuple[Edge, ...]:
+    """Of what is switched on, what is counted while it happens."""
+    return tuple(edge for edge in Edge if edge in on and edge not in {Edge.POOLER, Edge.BLOCKED})

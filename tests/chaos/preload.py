@@ -1,0 +1,112 @@
+"""Libraries of C that are preloaded into a daemon: a wall clock that steps, and a kill at the N-th write or sync.
+
+They are compiled by ``gcc`` when a run needs them. Only Linux has what they rest on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from mmap import mmap
+from pathlib import Path
+from typing import Final
+
+TRUE_CLOCK_VARIABLE: Final = "CHAOS_TRUE_CLOCK"
+"""The environment's name of the clock id that a stepped process asks for the time as it is."""
+_TRUE_CLOCK: Final = 4242
+_SOURCES: Final = Path(__file__).with_name("preloaded")
+
+
+def compiled(name: str, folder: Path) -> Path:
+    """Compile one library.
+
+    Args:
+        name: Its source is ``preloaded/NAME.c``.
+        folder: Where the library goes.
+    """
+    library = folder / f"{name}.so"
+    command = ["gcc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(library), str(_SOURCES / f"{name}.c")]
+    subprocess.run([*command, "-ldl", "-lpthread"], check=True)
+    return library
+
+
+@dataclass(slots=True)
+class Clock:
+    """The wall clock of the daemons that are started with its environment.
+
+    Args:
+        folder: Where its file and its library go.
+        since: The offset from each moment on: UNIX seconds as they are, and seconds.
+    """
+
+    folder: Path
+    since: list[tuple[float, float]] = field(default_factory=list)
+    _library: Path = field(init=False)
+    _file: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._library = compiled("clock", self.folder)
+        self._file = self.folder / "clock"
+        self._file.write_bytes(bytes(8))
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a process is started with to live by this clock."""
+        return {
+            "LD_PRELOAD": str(self._library),
+            "CHAOS_CLOCK": str(self._file),
+            TRUE_CLOCK_VARIABLE: str(_TRUE_CLOCK),
+        }
+
+    def step(self, offset_s: float) -> None:
+        """Set the clock so far ahead of the true one; 0 sets it right."""
+        with self._file.open("r+b") as file, mmap(file.fileno(), 8) as page:
+            page[:8] = struct.pack("=q", int(offset_s * 1e9))
+        self.since.append((time.time(), offset_s))
+
+    def true(self, at: float) -> float:
+        """The true time of what was written down as ``at`` by this clock.
+
+        Offsets differ by more than a run takes, so at most one of them puts ``at`` into the time when it was in force.
+        """
+        steps = [(0.0, 0.0), *self.since, (time.time() + 1.0, 0.0)]
+        for (since, offset_s), (until, _) in itertools.pairwise(steps):
+            # A moment's tolerance: the step and its note are not one instant.
+            if since - 0.5 <= at - offset_s <= until + 0.5:
+                return at - offset_s
+        return at
+
+
+@dataclass(frozen=True, slots=True)
+class KillPoint:
+    """Where a process kills itself.
+
+    Args:
+        call: ``sync``, ``wal`` or ``database``: what is counted.
+        number: At which of them, from 1.
+        how: ``before``, ``after`` or ``torn``; ``lost`` and ``mixed`` undo all or some of what was not synced.
+        seed: Of what ``mixed`` keeps.
+    """
+
+    call: str
+    number: int
+    how: str
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.how} {self.call} {self.number}"
+
+    def environment(self, library: Path, database: Path) -> Mapping[str, str]:
+        """What a process is started with to die there."""
+        return {
+            "LD_PRELOAD": str(library),
+            "CHAOS_KILL_PATH": str(database.resolve()),
+            "CHAOS_KILL_CALL": self.call,
+            "CHAOS_KILL_AT": str(self.number),
+            "CHAOS_KILL_HOW": self.how,
+            "CHAOS_KILL_SEED": str(self.seed),
+        }
