@@ -34,6 +34,7 @@ OF_THE_MESSAGE: Final = frozenset(
 )
 """Reasons that end one message, and leave its job to another one."""
 FAIL_AS_TOLD: Final = frozenset({"fails_once", "fails_late", "asks_again", "hopeless", "rejects"})
+_MOST_TOLD: Final = 40
 _WAKING_S: Final = 1.0
 """So long a daemon that goes on needs to see what it has lost."""
 _WRITING_S: Final = 1.0
@@ -122,6 +123,11 @@ class Verdict:
     again: Counter[Why] = field(default_factory=Counter)
     lost: int = 0
     wrong: list[str] = field(default_factory=list)
+
+    def told_wrong(self) -> list[str]:
+        """What is wrong, as lines to print: where there is very much, the first of it tells enough."""
+        more = len(self.wrong) - _MOST_TOLD
+        return [f"WRONG: {line}" for line in self.wrong[:_MOST_TOLD]] + ([f"WRONG: {more} more"] if more > 0 else [])
 
 
 @dataclass(frozen=True, slots=True)

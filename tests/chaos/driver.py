@@ -144,8 +144,7 @@ class Campaign:
             killed = self.peaceful or dice.random() >= _STOPS
             # The end of trouble must not leave a daemon half ended and not replaced.
             with anyio.CancelScope(shield=True):
-                async with self._edges.in_place:
-                    await self._end(daemon, killed=killed)
+                await self._end(daemon, killed=killed)
                 async with self._starting:
                     born = self._alive[self._alive.index(daemon)] = self.nest.start()
                     self._edges.busy ^= {daemon.pid, born.pid}
@@ -226,7 +225,7 @@ class Campaign:
                 f"faults: {', '.join(f'{kind} {faults[kind]}' for kind in (*KINDS, *kinds(self.on)))}",
                 f"lost {verdict.lost}, run again {sum(verdict.again.values())}: "
                 + (", ".join(f"{verdict.again[why]} because {why}" for why in Why if verdict.again[why]) or "none"),
-                *(f"WRONG: {line}" for line in verdict.wrong),
+                *verdict.told_wrong(),
             ]
         )
 

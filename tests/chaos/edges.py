@@ -10,8 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -32,12 +31,13 @@ LONG_AHEAD_S: Final = 91 * 86_400.0
 _STEPPED_S: Final = (2.0, 6.0)
 _PRUNED_S: Final = 65.0
 """So long a clock stays 91 days ahead where there is time: a daemon prunes once a minute."""
-_ROOM_FOR_PRUNING_S: Final = 240.0
+_ROOM_FOR_PRUNING_S: Final = 150.0
 """A run at least this long has the time."""
+_LOOK_S: Final = 0.05
 _FROZEN_S: Final = LEASE_STEP_S + 2.0
 _CLAIM_S: Final = 20.0
 """So long a claim on PostgreSQL holds when its daemon is gone."""
-_MOVED_S: Final = (0.5, 2.0)
+_MOVED_S: Final = (1.0, 4.0)
 _PAUSE_S: Final = 2.0
 _HANGS_S: Final = 60.0
 _LONG_BYTES: Final = 5 * 1024 * 1024
@@ -57,7 +57,6 @@ class Edges:
         clock: What steps; every second daemon lives by it.
         seconds: How long there is trouble.
         busy: Daemons that something is being done to, by process id: nothing else may be.
-        in_place: Held while the store's files must be where they belong.
         frozen: Who was frozen when.
         applied: How often each happened.
     """
@@ -70,9 +69,9 @@ class Edges:
     clock: Clock | None
     seconds: float
     busy: set[int] = field(default_factory=set)
-    in_place: anyio.Lock = field(default_factory=anyio.Lock)
     frozen: list[Frozen] = field(default_factory=list)
     applied: Counter[str] = field(default_factory=Counter)
+    _turn: anyio.Lock = field(default_factory=anyio.Lock)
 
     async def run(self) -> None:
         """Let one after the other happen, in an order of the seed's own, until cancelled."""
@@ -94,15 +93,24 @@ class Edges:
                     await act(dice)
 
     async def _step(self, dice: random.Random, offset_s: float = HOUR_S) -> None:
-        assert self.clock is not None, "the nest was made without a clock"
         prunes = offset_s == LONG_AHEAD_S and self.seconds >= _ROOM_FOR_PRUNING_S
-        with self._spared(self.alive if prunes else ()):
-            self.clock.step(offset_s)
-            try:
-                self.applied[Edge.CLOCK] += 1
-                await anyio.sleep(_PRUNED_S if prunes else dice.uniform(*_STEPPED_S))
-            finally:
-                self.clock.step(0)
+        if prunes:
+            # A daemon that is killed every other second prunes nothing: for once they live in peace.
+            async with self._turn:
+                while self.busy:  # noqa: ASYNC110 - the killer's own pace
+                    await anyio.sleep(_LOOK_S)
+                await self._stand(offset_s, _PRUNED_S)
+        else:
+            await self._stand(offset_s, dice.uniform(*_STEPPED_S))
+
+    async def _stand(self, offset_s: float, seconds: float) -> None:
+        assert self.clock is not None, "the nest was made without a clock"
+        self.clock.step(offset_s)
+        try:
+            self.applied[Edge.CLOCK] += 1
+            await anyio.sleep(seconds)
+        finally:
+            self.clock.step(0)
 
     async def _freeze(self, dice: random.Random) -> None:
         daemon = await self.taken(dice)
@@ -131,48 +139,44 @@ class Edges:
 
     async def _move(self, dice: random.Random) -> None:
         assert self.database is not None, "there is no file to move"
-        async with self.starting, self.in_place:
-            path = self.database.with_name(self.database.name + dice.choice(COMPANIONS))
-            away = path.with_name(path.name + ".away")
-            if not path.exists():
-                return
-            path.rename(away)
-            try:
-                self.applied[Edge.FILES] += 1
-                if dice.random() < 1 / 2:
-                    path.touch(0o600)
-                await anyio.sleep(dice.uniform(*_MOVED_S))
-            finally:
-                away.replace(path)
+        path = self.database.with_name(self.database.name + dice.choice(COMPANIONS))
+        away = path.with_name(path.name + ".away")
+        daemon = await self.taken(dice)
+        try:
+            # The store's own failure opens the file: it must wait.
+            async with self.starting:
+                daemon.check()
+                if not path.exists():
+                    return
+                path.rename(away)
+                try:
+                    self.applied[Edge.FILES] += 1
+                    if dice.random() < 1 / 2:
+                        path.touch(0o600)
+                    await anyio.sleep(dice.uniform(*_MOVED_S))
+                finally:
+                    away.replace(path)
+        finally:
+            self.busy.discard(daemon.pid)
 
     async def taken(self, dice: random.Random) -> Daemon:
         """Wait for a daemon that nothing is being done to, and keep it from all else until ``busy`` is told."""
-        while not (free := [daemon for daemon in self.alive if daemon.pid not in self.busy]):  # noqa: ASYNC110 - short
-            await anyio.sleep(0.05)
-        daemon = dice.choice(free)
-        self.busy.add(daemon.pid)
-        return daemon
-
-    @contextmanager
-    def _spared(self, daemons: Sequence[Daemon]) -> Iterator[None]:
-        pids = {daemon.pid for daemon in daemons} - self.busy
-        self.busy |= pids
-        try:
-            yield
-        finally:
-            self.busy -= pids
+        async with self._turn:
+            while not (free := [each for each in self.alive if each.pid not in self.busy]):  # noqa: ASYNC110 - as above
+                await anyio.sleep(_LOOK_S)
+            daemon = dice.choice(free)
+            self.busy.add(daemon.pid)
+            return daemon
 
     def spoil(self, sandbox: Sandbox, watch: Watch) -> None:
-        """Let MPS fail for bad jobs from now on."""
-        if Edge.BAD_JOBS not in self.on:
-            return
+        """Let MPS fail for the jobs that are sent for that."""
         answered = sandbox._mps.answered
 
         async def spoilt(call: Call, caller: Caller) -> Answer:
             act = watch.asked.get(call.parameters.get("JobId", ""), "")
             if not act.startswith("mps_"):
                 return await answered(call, caller)
-            self.applied[Edge.BAD_JOBS] += 1
+            self.applied[Edge.HANGING if act == "mps_hangs" else Edge.BAD_JOBS] += 1
             return await _bad_answer(act)
 
         sandbox._mps.answered = spoilt  # type: ignore[method-assign]  # in place of the service's own answer

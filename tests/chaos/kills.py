@@ -42,7 +42,7 @@ _DEATH_S: Final = 15.0
 _RATE: Final = 60.0
 _BACKLOG: Final = 60
 _PEACE_S: Final = 90.0
-_STOP_AFTER_S: Final = 0.6
+_STOP_AFTER_S: Final = 0.4
 _HIGHEST: Final = {"sync": 60, "wal": 300, "database": 30}
 """Up to which call a point may lie: as many come in a few seconds of work, or in one stop."""
 _LOWEST: Final = 1
@@ -157,7 +157,7 @@ class Siege:
                 f"daemons killed {sum(death.killed for death in self.deaths.values())}: {met}",
                 f"points not met: {', '.join(self.missed) or 'none'}",
                 f"lost {verdict.lost}, run again {sum(verdict.again.values())}: {again}",
-                *(f"WRONG: {line}" for line in verdict.wrong),
+                *verdict.told_wrong(),
             ]
         )
 
@@ -198,7 +198,9 @@ def kill_at(chosen: Sequence[KillPoint], folder: Path, *, seed: int) -> tuple[Si
     async def go() -> tuple[Siege, Verdict]:
         library = compiled("kill", folder)
         async with Sandbox(sandbox_settings()) as sandbox:
-            with Nest(sandbox, folder, str(folder / "ledger.db")) as nest:
+            # Handlers are short here: a longer stop would only make waiting.
+            settings = {"stop_deadline_s": "1"}
+            with Nest(sandbox, folder, str(folder / "ledger.db"), settings) as nest:
                 siege = Siege(nest, seed)
 
                 async def deal() -> None:

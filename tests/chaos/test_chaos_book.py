@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from consumer.policy import Reason
-from tests.chaos.book import Death, Evidence, Run, Why, find, read_journal
+from tests.chaos.book import Death, Evidence, Frozen, Run, Why, find, read_journal
 from tests.chaos.stored import Ended, Letter, Stored
 from tests.chaos.traffic import Came, Watch
 
@@ -28,11 +28,13 @@ class Story:
     ended: dict[str, Ended] = field(default_factory=lambda: {"j": Ended(dead=False, at=11.5)})
     letters: list[Letter] = field(default_factory=list)
     deleted: list[tuple[float, str]] = field(default_factory=lambda: [(12.0, "m")])
+    frozen: list[Frozen] = field(default_factory=list)
 
     def evidence(self) -> Evidence:
         """The story as the book takes it."""
         watch = Watch({"j": self.act}, {"m": Came("j", "body")}, self.deleted)
-        return Evidence(watch, self.runs, self.deaths, self.leases_lost, Stored(self.ended, self.letters))
+        stored = Stored(self.ended, self.letters)
+        return Evidence(watch, self.runs, self.deaths, self.leases_lost, stored, self.frozen)
 
 
 def twice(word: str, **more: object) -> Story:
@@ -45,6 +47,12 @@ def dead(reason: str, body: bytes = b"body", **more: object) -> Story:
     """The job became a dead letter without a run."""
     story = Story(runs=[], ended={"j": Ended(dead=True, at=11.5)}, letters=[Letter("j", "m", reason, body, 11.5)])
     return dataclasses.replace(story, **more)  # type: ignore[arg-type]  # a test names fields freely
+
+
+def meanwhile(*, frozen_s: float = 20.0) -> Story:
+    """The job's handler ran here, its daemon was frozen in it, and it ran there meanwhile."""
+    runs = [Run("j", HERE, 1.0, "end", 3.0 + frozen_s), Run("j", THERE, 10.0, "end", 11.0)]
+    return Story(runs=runs, frozen=[Frozen(HERE, 2.0, 2.0 + frozen_s)])
 
 
 GONE = frozenset({"j"})
@@ -61,6 +69,10 @@ NOTHING: frozenset[str] = frozenset()
         ),
         pytest.param(twice("cut", deaths={HERE: Death(5.5, NOTHING, killed=False)}), Why.STOPPED, id="cut by a stop"),
         pytest.param(twice("cut", leases_lost={(HERE, "j"): 1}), Why.LEASE_LOST, id="its lease was lost"),
+        pytest.param(meanwhile(), Why.FROZEN, id="frozen amid a run"),
+        pytest.param(
+            twice("end", frozen=[Frozen(THERE, -5.0, 9.9)]), Why.FROZEN, id="frozen between its claim and its handler"
+        ),
     ],
 )
 def test_a_repeat_with_a_reason_passes(story: Story, why: Why) -> None:
@@ -82,6 +94,9 @@ def test_a_repeat_with_a_reason_passes(story: Story, why: Why) -> None:
             twice("end", deaths={HERE: Death(6.1, GONE, killed=True)}), id="its end was written down at the kill"
         ),
         pytest.param(twice("cut", leases_lost={(THERE, "j"): 1}), id="another daemon lost the lease"),
+        pytest.param(meanwhile(frozen_s=8.5), id="frozen for less than a lease"),
+        pytest.param(twice("end", frozen=[Frozen(HERE, 20.0, 40.0)]), id="frozen after both"),
+        pytest.param(twice("end", frozen=[Frozen(HERE, 7.5, 19.0)]), id="frozen after it had ended"),
     ],
 )
 def test_a_repeat_without_a_reason_is_wrong(story: Story) -> None:

@@ -40,6 +40,8 @@ class Edge(StrEnum):
     """The database, its WAL or its lock file is moved away or replaced, and moved back."""
     BAD_JOBS = "bad_jobs"
     """MPS fails for certain jobs, whoever asks and however often."""
+    HANGING = "hanging"
+    """MPS never answers for certain jobs."""
     POOLER = "pooler"
     """PgBouncer stands in front of PostgreSQL and hands out connections for one transaction each."""
     BLOCKED = "blocked"
@@ -83,7 +85,7 @@ ACTS: Final = {
     "mps_500": Act(1, "Cover", Reason.UNANSWERED, edge=Edge.BAD_JOBS),
     "mps_html": Act(1, "Cover", Reason.UNANSWERED, edge=Edge.BAD_JOBS),
     "mps_long": Act(0.5, "Cover", Reason.UNANSWERED, edge=Edge.BAD_JOBS),
-    "mps_hangs": Act(0.2, "Cover", Reason.UNANSWERED, edge=Edge.BAD_JOBS),
+    "mps_hangs": Act(0.2, "Cover", Reason.UNANSWERED, edge=Edge.HANGING),
     "fails_late": Act(4, "VideoClip", DONE, (0.5, 2.5), Edge.CLOCK),
     "blocks": Act(0.3, "VideoClip", DONE, (2.0, 5.0), Edge.BLOCKED),
 }
