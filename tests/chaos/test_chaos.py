@@ -1,15 +1,15 @@
 """Nothing lost and nothing run twice without a reason, under every fault of the sandbox, kills and stops at once.
 
-    sqlite     one daemon, http, all faults, kills and stops
-    postgres   four daemons, https, all faults, kills and stops
+    sqlite     one daemon, http, all faults, kills and stops, and jobs that MPS fails for
+    postgres   four daemons, https, all faults, kills and stops, and wall clocks that step
     fleet      four daemons on PostgreSQL, every message of which comes twice, and nothing but kills
 
 A short run is part of the tests. A long one, with every kind of fault at least 20 times:
 
     CHAOS_SECONDS=600 pytest -s tests/chaos/test_chaos.py
 
-Faults beyond the sandbox's own (stepped clocks, frozen daemons, moved files, jobs that MPS fails for, a pooler, a
-blocked event loop) are switched on by hand: ``python -m tests.chaos --help``.
+More faults beyond the sandbox's own (frozen daemons, moved files, a pooler, a blocked event loop, hanging answers of
+MPS) are switched on by hand: ``python -m tests.chaos --help``.
 
 ``CHAOS_SEED`` sets what is sent, the order of the faults and who is killed when; the machine's own timing remains, so
 a seed repeats the plan, not every instant. ``-s`` shows the figures, which a failure shows anyway. PostgreSQL is
@@ -23,6 +23,7 @@ Elsewhere: the run itself (``driver``), what counts as wrong (``book``).
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
@@ -31,6 +32,7 @@ import pytest
 
 from tests.chaos.book import Why
 from tests.chaos.plan import Fought, Plan, fight, wrong_beside_the_book
+from tests.chaos.traffic import Edge
 from tests.chaos.trouble import KINDS
 from tests.postgres import NoPostgresError
 
@@ -40,9 +42,13 @@ _LONG_S: Final = 600
 _EACH_KIND: Final = 20
 
 
+_CLOCK: Final = (Edge.CLOCK,) if sys.platform == "linux" else ()
 PLANS: Final = {
-    "sqlite": Plan(),
-    "postgres": Plan(fleet=4, https=True, postgres=True),
+    "sqlite": Plan(edges=frozenset({Edge.BAD_JOBS})),
+    # The preloaded clock is Linux's.
+    "postgres": Plan(
+        fleet=4, https=True, postgres=True, edges=frozenset({Edge.CLOCK} if sys.platform == "linux" else ())
+    ),
     "fleet": Plan(fleet=4, peaceful=True, postgres=True),
 }
 
