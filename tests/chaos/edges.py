@@ -6,11 +6,12 @@ trouble; what is about single jobs is always on. What each of them may explain s
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,8 @@ _PRUNED_S: Final = 65.0
 """So long a clock stays 91 days ahead where there is time: a daemon prunes once a minute."""
 _ROOM_FOR_PRUNING_S: Final = 150.0
 """A run at least this long has the time."""
+_PRUNED_EVERY: Final = 3
+"""Of so many steps of 91 days one lasts that long: nothing else is tried meanwhile."""
 _LOOK_S: Final = 0.05
 _FROZEN_S: Final = LEASE_STEP_S + 2.0
 _CLAIM_S: Final = 20.0
@@ -72,6 +75,7 @@ class Edges:
     frozen: list[Frozen] = field(default_factory=list)
     applied: Counter[str] = field(default_factory=Counter)
     _turn: anyio.Lock = field(default_factory=anyio.Lock)
+    _long_ahead: Iterator[int] = field(default_factory=itertools.count)
 
     async def run(self) -> None:
         """Let one after the other happen, in an order of the seed's own, until cancelled."""
@@ -93,7 +97,9 @@ class Edges:
                     await act(dice)
 
     async def _step(self, dice: random.Random, offset_s: float = HOUR_S) -> None:
-        prunes = offset_s == LONG_AHEAD_S and self.seconds >= _ROOM_FOR_PRUNING_S
+        prunes = False
+        if offset_s == LONG_AHEAD_S and self.seconds >= _ROOM_FOR_PRUNING_S:
+            prunes = next(self._long_ahead) % _PRUNED_EVERY == 0
         if prunes:
             # A daemon that is killed every other second prunes nothing: for once they live in peace.
             async with self._turn:

@@ -42,7 +42,7 @@ async def test_a_step_of_the_clock_sets_nothing_aside(sandbox: Sandbox, tmp_path
         await _noted(nest, "raise")
         await anyio.sleep(0.3)
         nest.clock.step(0)
-        stored = await read_store(store, nest.clock.true)
         await daemon.stop()
+        stored = await read_store(store, nest.clock.true)
     assert [letter.reason for letter in stored.letters] == []
     assert len(sandbox.messages(QUEUE)) == _JOBS
