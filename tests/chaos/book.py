@@ -70,12 +70,14 @@ class Death:
         killed: Whether by SIGKILL.
         storeless: Whether its store was down meanwhile, so that it may have been unable to write down what it gave
             back: then it looks like a kill to those who come after it.
+        born: When it was started, UNIX seconds.
     """
 
     at: float
     ended: frozenset[str]
     killed: bool = field(kw_only=True)
     storeless: bool = field(default=False, kw_only=True)
+    born: float = field(default=0.0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,9 +261,21 @@ def _crashed(job: str, runs: Sequence[Run], evidence: Evidence, reasons: Mapping
     """Whether it was set aside for taking its daemons down, and so many ended under it that it had to look so."""
     without_a_word = {pid for pid, death in evidence.deaths.items() if death.killed or death.storeless}
     without_a_word |= {frozen.pid for frozen in evidence.frozen}
-    # The first delivery's start is not written down; the last may be written down and killed before it begins.
+    # A start is written down before the handler begins, and a kill may come between the two.
     cut = sum(1 for run in runs if run.pid in without_a_word)
+    begun = {run.pid for run in runs}
+    cut += sum(1 for pid in without_a_word - begun if _had_in_hands(job, pid, evidence))
+    # The first delivery's start is not written down, and the last one may have come too late for the rule above.
     return reasons.get(job) == Reason.CRASHING and cut >= CRASH_STARTS - 1
+
+
+def _had_in_hands(job: str, pid: int, evidence: Evidence) -> bool:
+    """Whether a daemon that ended without a word had been handed a job: it was the only one alive at the time."""
+
+    def alive(at: float) -> list[int]:
+        return [one for one, death in evidence.deaths.items() if death.born <= at <= death.at]
+
+    return any(alive(at) == [pid] for at in evidence.watch.received.get(job, []))
 
 
 def _letters(evidence: Evidence, verdict: Verdict) -> None:

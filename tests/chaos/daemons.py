@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,7 @@ class Daemon:
         self.process = process
         self.log = log
         self._stop_s = stop_s
+        self.born = time.time()
         self.served: list[str] = []
         """What its admin server answered."""
 

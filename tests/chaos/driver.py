@@ -159,7 +159,11 @@ class Campaign:
         await (daemon.kill() if killed else daemon.stop())
         stored = await read_store(self.store.book)
         self.deaths[daemon.pid] = Death(
-            at, frozenset(stored.ended), killed=killed, storeless=self._trouble.store_was_down(at)
+            at,
+            frozenset(stored.ended),
+            killed=killed,
+            storeless=self._trouble.store_was_down(at),
+            born=daemon.born,
         )
 
     async def _come_to_rest(self) -> list[str]:

@@ -130,7 +130,7 @@ class Siege:
         """Note the end of a daemon that has ended, and what the store held then."""
         at = time.time()
         stored = await read_store(self.nest.store)
-        self.deaths[daemon.pid] = Death(at, frozenset(stored.ended), killed=killed)
+        self.deaths[daemon.pid] = Death(at, frozenset(stored.ended), killed=killed, born=daemon.born)
 
     async def _come_to_rest(self) -> list[str]:
         """Wait until the queue is empty; leases of the dead need not be waited for."""

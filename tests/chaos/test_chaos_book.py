@@ -186,6 +186,16 @@ def test_a_job_whose_daemons_died_often_may_count_as_crashing(death: dict[str, b
     assert verdict.again == {Why.KILLED if death["killed"] else Why.STOPPED: 4}
 
 
+@pytest.mark.parametrize(("handed", "allowed"), [(True, True), (False, False)])
+def test_a_kill_between_a_start_and_its_handler_counts_too(*, handed: bool, allowed: bool) -> None:
+    """A daemon that was alone with a job it was handed, and killed before its handler began, counts for crashing."""
+    runs = [Run("j", pid, pid + 0.5) for pid in range(1, 4)]
+    deaths = {pid: Death(pid + 0.9, NOTHING, killed=True, born=float(pid)) for pid in range(1, 5)}
+    evidence = dead(Reason.CRASHING, runs=runs, deaths=deaths).evidence()
+    evidence.watch.received["j"] = [4.5 if handed else 4.95]
+    assert (find(evidence).wrong == []) is allowed
+
+
 def test_the_journal_pairs_begins_with_ends() -> None:
     """Lines of two processes and of two runs of one job become the runs that they are."""
     lines = ["1.0 7 begin a", "1.5 8 begin a", "2.0 7 begin b", "2.5 8 end a", "3.0 7 begin a", "4.0 7 end a"]

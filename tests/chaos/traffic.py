@@ -12,7 +12,7 @@ import base64
 import json
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -129,11 +129,13 @@ class Watch:
         asked: What was sent: the act's name by job.
         came: The messages that came in, by message id.
         deleted: When each message was deleted, in order: time and message id.
+        received: When each job's messages were handed out, in order.
     """
 
     asked: dict[str, str] = field(default_factory=dict)
     came: dict[str, Came] = field(default_factory=dict)
     deleted: list[tuple[float, str]] = field(default_factory=list)
+    received: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def jobs(self) -> Counter[str]:
@@ -143,12 +145,18 @@ class Watch:
     def stand(self, sandbox: Sandbox) -> None:
         """Write down from now on what comes into the queue and what is deleted from it."""
         queue = sandbox.account.ensure(QUEUE).queue
-        take, delete = queue.take, queue.delete
+        take, receive, delete = queue.take, queue.receive, queue.delete
 
         def watched_take(draft: Draft, now_ms: int, *, enqueue_ms: int | None = None) -> Message:
             message = take(draft, now_ms, enqueue_ms=enqueue_ms)
             self.came[message.message_id] = Came(_job_of(draft.body) or message.message_id, draft.body)
             return message
+
+        def watched_receive(limit: int, now_ms: int) -> list[Message]:
+            messages = receive(limit, now_ms)
+            for message in messages:
+                self.received[self.came[message.message_id].job].append(time.time())
+            return messages
 
         def watched_delete(handle: str, now_ms: int) -> Message:
             message = delete(handle, now_ms)
@@ -156,6 +164,7 @@ class Watch:
             return message
 
         queue.take = watched_take  # type: ignore[method-assign]  # it only looks on; the queue does the work
+        queue.receive = watched_receive  # type: ignore[method-assign]  # the same
         queue.delete = watched_delete  # type: ignore[method-assign]  # the same
 
 
