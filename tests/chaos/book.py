@@ -195,7 +195,7 @@ def _repeats(evidence: Evidence, by_job: Mapping[str, Sequence[Run]], verdict: V
         verdict.wrong += [
             f"{_told(evidence, job)} began after its end was written down at {ended.at:.3f}: {run}"
             for run in runs
-            if ended is not None and run.began_at > ended.at and not _thawed_at(run.began_at, run.pid, evidence)
+            if ended is not None and run.began_at > ended.at and not _thawed_at(run, ended.at, evidence)
         ]
 
 
@@ -207,7 +207,7 @@ def _why(run: Run, again: Run, evidence: Evidence, lost: Counter[tuple[int, str]
         return Why.LEASE_LOST
     if again.pid != run.pid and _was_frozen_in(run, again, evidence):
         return Why.FROZEN
-    if _thawed_at(again.began_at, again.pid, evidence):
+    if again.pid != run.pid and _thawed_at(again, run.began_at, evidence):
         return Why.FROZEN
     death = evidence.deaths.get(run.pid)
     if death is None or again.began_at < death.at or run.job in death.ended:
@@ -227,10 +227,13 @@ def _was_frozen_in(run: Run, again: Run, evidence: Evidence) -> bool:
     )
 
 
-def _thawed_at(at: float, pid: int, evidence: Evidence) -> bool:
-    """Whether a daemon began something at the moment of going on: it was stopped between its claim and the handler."""
+def _thawed_at(run: Run, taken_over_at: float, evidence: Evidence) -> bool:
+    """Whether a daemon was frozen between its claim and the handler: it began on going on, another one meanwhile."""
     return any(
-        frozen.pid == pid and frozen.outlasts_leases and frozen.until <= at <= frozen.until + _WAKING_S
+        frozen.pid == run.pid
+        and frozen.outlasts_leases
+        and frozen.since <= taken_over_at <= frozen.until + _WAKING_S
+        and frozen.until <= run.began_at <= frozen.until + _WAKING_S
         for frozen in evidence.frozen
     )
 

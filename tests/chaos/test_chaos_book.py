@@ -96,6 +96,8 @@ def test_a_repeat_with_a_reason_passes(story: Story, why: Why) -> None:
         pytest.param(twice("cut", leases_lost={(THERE, "j"): 1}), id="another daemon lost the lease"),
         pytest.param(meanwhile(frozen_s=8.5), id="frozen for less than a lease"),
         pytest.param(twice("end", frozen=[Frozen(HERE, 20.0, 40.0)]), id="frozen after both"),
+        pytest.param(twice("end", frozen=[Frozen(THERE, 7.0, 19.0)]), id="it ran while its daemon was frozen"),
+        pytest.param(twice("end", frozen=[Frozen(THERE, -5.0, 5.5)]), id="it began long after its daemon went on"),
         pytest.param(twice("end", frozen=[Frozen(HERE, 7.5, 19.0)]), id="frozen after it had ended"),
     ],
 )
