@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import io
 import os
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, Final, cast
 
 import anyio
@@ -120,7 +121,7 @@ class _TaskRun:
         delivery: Whose run it is.
     """
 
-    __slots__ = ("_asked", "_delivery", "_grace", "_limits", "_loop", "_over", "_task", "_threads")
+    __slots__ = ("_asked", "_delivery", "_grace", "_is_told", "_limits", "_loop", "_over", "_task", "_threads")
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class _TaskRun:
         # Waited for in place of the task: cancelling who waits must not cancel the handler a second time.
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._grace: asyncio.TimerHandle | None = None
-        self._asked = False
+        self._asked = self._is_told = False
         self._task = self._loop.create_task(_guarded(function, job))
         self._task.add_done_callback(self._ended)
 
@@ -181,24 +182,38 @@ class _TaskRun:
             self._grace = self._loop.call_later(self._limits.grace_s, self._goes_on)
 
     def _goes_on(self) -> None:
-        stack = io.StringIO()
-        self._task.print_stack(file=stack)
+        """Say so, once."""
+        if self._is_told:
+            return
+        self._is_told = True
         log.warning(
             "a handler goes on though it was cancelled",
             message_id=self._delivery.message.message_id,
             why=str(self._delivery.cut),
             grace_seconds=self._limits.grace_s,
-            stack=stack.getvalue(),
+            stack=_stack_of(self._task),
         )
 
     def _leave_behind(self) -> None:
         """Go on without it; where it was never cancelled it is now."""
         self._threads.left_behind += 1
         self._task.add_done_callback(self._left_after_all)
+        if self._asked:
+            self._goes_on()
         self._task.cancel()
 
     def _left_after_all(self, _task: asyncio.Task[Returned | Raised]) -> None:
         self._threads.left_behind -= 1
+
+
+def _stack_of(task: asyncio.Task[Any]) -> str:
+    """Where a task waits, down to its innermost coroutine: the task's own stack ends at its first one."""
+    frames: list[tuple[FrameType, int]] = []
+    waiting: Any = task.get_coro()
+    while (frame := getattr(waiting, "cr_frame", None)) is not None:
+        frames.append((frame, frame.f_lineno))
+        waiting = waiting.cr_await
+    return "".join(traceback.StackSummary.extract(iter(frames)).format())
 
 
 async def _guarded(function: Callable[[Job[Any, Any]], Awaitable[object]], job: Job[Any, Any]) -> Returned | Raised:
