@@ -190,7 +190,7 @@ async def test_a_fallback_takes_whatever_has_no_handler(sandbox: Sandbox, serve:
         sandbox.put(QUEUE, raw.decode())
     async with serve(Registry({**handlers(Cover=nothing).handlers, "*": build(rest, Note("*", Limits()))})) as daemon:
         await daemon.emptied()
-    assert sorted(seen) == ["Cover", "New", "Transcode"]
+    assert sorted(seen) == ["New", "Transcode", "unknown"]
 
 
 async def test_a_handler_past_its_time_has_failed(sandbox: Sandbox, serve: Serve) -> None:
