@@ -20,7 +20,7 @@ if [ $# -gt 0 ]; then
     "$venv/bin/coverage" run -m pytest "$@"
 else
     # Most tests wait more than they work, so several files run side by side; what measures time comes after them.
-    "$venv/bin/coverage" run -m pytest -m "not alone" --numprocesses 3 --dist loadfile
+    "$venv/bin/coverage" run -m pytest -m "not alone" --numprocesses 4 --dist loadfile
     "$venv/bin/coverage" run -m pytest -m alone
 fi
 "$venv/bin/coverage" combine --quiet
