@@ -73,7 +73,7 @@ async def test_a_stop_lets_the_handler_clean_up(sandbox: Sandbox, serve: Serve) 
 
 async def test_a_hurried_stop_still_lets_the_handler_clean_up(sandbox: Sandbox, serve: Serve) -> None:
     """Asked twice, the stop cancels at once, and a short clean-up still completes."""
-    work = Work(rollback_s=0.2)
+    work = Work(rollback_s=0.05)
     sandbox.put(QUEUE, body().decode())
     async with serve(registry(work)) as daemon:
         await work.begun.wait()
