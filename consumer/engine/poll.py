@@ -107,12 +107,17 @@ class Poller:
                     await self._pause_for_shed()
                 wait_s = self._lane.rules.settings.wait_s
 
-    async def stop(self) -> None:
-        """Ask no more; a receive under way gets half a second, one whose answer has begun is read to its end."""
+    async def stop(self, hurried: anyio.Event) -> None:
+        """Ask no more; a receive under way gets half a second, one whose answer has begun is read to its end.
+
+        Args:
+            hurried: Set when that half second is better left to the handlers.
+        """
         self._stopped.set()
         self._idle.cancel("stopping")
         if self._receives:
-            await anyio.sleep(_LAST_CHANCE_S)
+            with anyio.move_on_after(_LAST_CHANCE_S):
+                await hurried.wait()
         for receive in self._receives:
             if not receive.begun:
                 receive.scope.cancel("stopping")

@@ -74,7 +74,7 @@ class Stop:
         self._cancel(Stage.HELD)
         async with anyio.create_task_group() as stops:
             for poller in pollers:
-                stops.start_soon(poller.stop)
+                stops.start_soon(poller.stop, self._hurried)
 
     async def cut_polls(self, polls: anyio.CancelScope) -> None:
         """An answer that has begun is read to its end, but one that stalls must not cost the handlers their time."""

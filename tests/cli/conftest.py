@@ -21,6 +21,10 @@ from consumer.cli.main import main
 
 QUEUE_URL = "mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/"
 
+# A shell's background jobs ignore Ctrl-C, and so would the processes that a test starts there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:

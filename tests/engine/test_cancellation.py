@@ -72,11 +72,12 @@ async def test_a_stop_lets_the_handler_clean_up(sandbox: Sandbox, serve: Serve) 
 
 
 async def test_a_hurried_stop_still_lets_the_handler_clean_up(sandbox: Sandbox, serve: Serve) -> None:
-    """Asked twice, the stop cancels at once, and a short clean-up still completes."""
-    work = Work(rollback_s=0.05)
+    """Asked twice, the stop cancels at once, whatever poll is under way, and a short clean-up still completes."""
+    work = Work(rollback_s=0.1)
     sandbox.put(QUEUE, body().decode())
     async with serve(registry(work)) as daemon:
         await work.begun.wait()
+        await anyio.sleep(0.2)
         daemon.app.stop()
         assert await daemon.stop() < 2
     assert (work.cancelled, work.rolled_back) == (1, 1)
