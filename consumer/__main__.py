@@ -8,7 +8,7 @@ import os
 import sys
 
 if __name__ == "__main__":
-    # Where the environment's PYTHONPATH names the folder, it stays: somebody asked for it.
+    # Where the environment's PYTHONPATH names the folder, it stays: the user asked for it.
     in_front = sys.path[:1] == [os.getcwd()] and not sys.flags.safe_path  # noqa: PTH109 - pathlib is not to be imported yet
     sys.path[:] = [folder for folder in sys.path[in_front:] if folder]
     from consumer.cli.main import main

@@ -1,6 +1,6 @@
 """``mns-consumer check``: would ``run`` work, and if not, what to do. Takes no message out of any queue.
 
-With ``--policy`` it prints the RAM policy that the keys need instead, and asks nobody.
+With ``--policy`` it prints the RAM policy that the keys need instead, and sends no request.
 
 Elsewhere: the store (``cli.check_store``), the queues and rights (``cli.check_queue``), which call needs which right
 (``rights``), the settings' own checks (``config``).

@@ -218,7 +218,7 @@ async def _try_submit(clients: Clients) -> str:
         return ""
     return (
         f"given, but MPS accepted the FunctionName {NO_FUNCTION!r}, which no algorithm has: job {submitted.job_id} was"
-        " made and may be billed; nothing is told of its end"
+        " made and may be billed; no message will say that it ended"
     )
 
 

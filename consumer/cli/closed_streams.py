@@ -1,4 +1,4 @@
-"""Keep a word for the user where stdin, stdout or stderr were closed by whoever started the program.
+"""Keep a word for the user where stdin, stdout or stderr were closed before the program started.
 
 A file number that is free goes to the next file that is opened: what a library writes to stderr would then be written
 into the store. And without stderr an error would end the program in silence.

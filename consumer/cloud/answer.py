@@ -79,7 +79,7 @@ def messages(
     Args:
         data: The answer's body.
         arrival: When it came; leases are counted from then.
-        limit: How many messages were asked for. Of more than that the rest is not read: nobody has a slot for them,
+        limit: How many messages were asked for. Of more than that the rest is not read: no slot is free for them,
             and they come back when their visibility ends.
         first_seen: Asked for the age of a message that tells neither when it was sent nor when it was first received.
 

@@ -183,7 +183,7 @@ def test_a_lease_that_is_no_time_has_ended(value: bytes) -> None:
 
 
 def test_more_messages_than_asked_for_are_cut_off_in_one_line() -> None:
-    """What nobody has a slot for is not read, however it is written, and told with its number."""
+    """What no slot is free for is not read, however it is written; one problem says how many those are."""
     for odd in (b"hello", b"<![CDATA[a]]>", b"\x0b"):
         found, problems = messages(document(*[entry(odd, MessageBodyMD5=b"")] * 40), ARRIVAL, limit=3)
         assert len(found) == 3
