@@ -74,7 +74,8 @@ class Clock:
         Offsets differ by more than a run takes, so at most one of them puts ``at`` into the time when it was in force.
         """
         steps = [(0.0, 0.0), *self.since, (time.time() + 1.0, 0.0)]
-        for (since, offset_s), (until, _) in itertools.pairwise(steps):
+        # The newest first: the time before all steps is endless, and what was written an hour back lies in it as well.
+        for (since, offset_s), (until, _) in reversed(list(itertools.pairwise(steps))):
             # A moment's tolerance: the step and its note are not one instant.
             if since - 0.5 <= at - offset_s <= until + 0.5:
                 return at - offset_s

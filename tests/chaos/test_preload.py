@@ -55,12 +55,17 @@ def test_a_step_moves_the_wall_clock_alone(tmp_path: Path) -> None:
         process.stdin.close()
 
 
+STEPS = ((100, 3600), (200, 0), (300, -3600), (400, 0))
+"""When a clock steps and to which offset, both in seconds."""
+
+
 def test_what_a_stepped_clock_wrote_down_is_set_right(tmp_path: Path) -> None:
     """The true time of a note is found for each offset that was in force, and for a note from before all steps."""
     clock = Clock(tmp_path)
-    clock.since = [(100.0, 3600.0), (200.0, 0.0), (300.0, -3600.0), (400.0, 0.0)]
-    for noted, true in ((50.0, 50.0), (3750.0, 150.0), (250.0, 250.0), (-3250.0, 350.0), (450.0, 450.0)):
-        assert clock.true(noted) == true
+    began_at = time.time() - 500
+    clock.since = [(began_at + after_s, offset_s) for after_s, offset_s in STEPS]
+    for after_s, offset_s in ((50, 0), (150, 3600), (250, 0), (350, -3600), (450, 0)):
+        assert clock.true(began_at + after_s + offset_s) == pytest.approx(began_at + after_s)
 
 
 def committed(folder: Path, point: KillPoint, synchronous: str) -> tuple[list[int], list[int]]:
