@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from consumer.store.batch import Ages, Kind
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, JobRecord, LettersHeld, Standby
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, JobRecord, LettersHeld, Standby, WaitingLetters
 
 
 class Calls(ABC):
@@ -62,10 +62,15 @@ class Calls(ABC):
         """See ``Ledger.prune``."""
         return int(await self._ask(Kind.PRUNE, None, Ages(older_than_s, limit, letters_older_than_s)))
 
+    async def waiting(self) -> Sequence[WaitingLetters]:
+        """See ``Ledger.waiting``."""
+        groups: Sequence[WaitingLetters] = await self._ask(Kind.LETTERS, None)
+        return groups
+
     async def letters_held(self) -> LettersHeld:
         """See ``Ledger.letters_held``."""
-        held: LettersHeld = await self._ask(Kind.LETTERS, None)
-        return held
+        groups = await self.waiting()
+        return LettersHeld(sum(group.count for group in groups), sum(group.size_bytes for group in groups))
 
     async def now(self) -> float:
         """See ``Ledger.now``."""

@@ -143,6 +143,25 @@ class LettersHeld:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class WaitingLetters:
+    """The dead letters of one queue and reason that are not replayed.
+
+    Args:
+        queue: The queue's identity, ``account/region/name``.
+        reason: Why they were set aside.
+        count: Number of letters, at least 1.
+        size_bytes: Their bodies and texts together.
+        oldest_at: When the oldest was stored: UNIX seconds by the store's clock.
+    """
+
+    queue: str
+    reason: Reason
+    count: int
+    size_bytes: int
+    oldest_at: float
+
+
 class LetterState(StrEnum):
     """How far a dead letter is on its way back."""
 
@@ -256,8 +275,14 @@ class Ledger(Protocol):
             How many records went.
         """
 
+    async def waiting(self) -> Sequence[WaitingLetters]:
+        """Count the dead letters that are not replayed, by queue and reason, in their order; no row means none.
+
+        Scans an index: about 30 ms for 100,000 letters on SQLite.
+        """
+
     async def letters_held(self) -> LettersHeld:
-        """Count the dead letters that are not replayed; costs a scan of their index, 25 ms for 100,000 on SQLite."""
+        """Sum up ``waiting``."""
 
     async def now(self) -> float:
         """UNIX seconds by the clock that the store's times are written by: this computer's, or the database's."""

@@ -18,10 +18,11 @@ from typing import Any, Final
 
 import asyncpg
 
+from consumer.policy import Reason
 from consumer.store import postgres_statements as sql
 from consumer.store.batch import Ages, Answer, Call, Kind
 from consumer.store.clip import MAX_ERROR_BYTES, cut, fit_letter, fit_record, letter_bytes
-from consumer.store.ledger import Claimed, Elsewhere, Ended, LettersHeld
+from consumer.store.ledger import Claimed, Elsewhere, Ended, WaitingLetters
 from consumer.store.postgres_schema import key_id
 
 _UNSEEN_S: Final = 1.0
@@ -176,8 +177,8 @@ async def _prune_step(connection: asyncpg.Connection, ages: Ages) -> int:
 
 
 async def _letters(connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
-    (row,) = await connection.fetch(sql.LETTERS_HELD)
-    return [Answer(call, LettersHeld(*row)) for call in calls]
+    groups = [WaitingLetters(**{**row, "reason": Reason(row["reason"])}) for row in await connection.fetch(sql.WAITING)]
+    return [Answer(call, groups) for call in calls]
 
 
 async def _now(connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:

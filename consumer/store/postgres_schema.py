@@ -45,7 +45,13 @@ UPDATE mns_consumer_letter SET bytes = octet_length(body) + octet_length(error) 
 CREATE INDEX mns_consumer_letter_held ON mns_consumer_letter (replay, bytes);
 """
 
-MIGRATIONS: Final = (_V1, _V2)
+_V3: Final = """
+DROP INDEX mns_consumer_letter_held;
+CREATE INDEX mns_consumer_letter_waiting ON mns_consumer_letter (queue, reason, stored_at, bytes)
+  WHERE replay <> 'replayed';
+"""
+
+MIGRATIONS: Final = (_V1, _V2, _V3)
 """Statements that lead from each schema version to the next; what was released is never changed."""
 
 MIGRATION_SETTINGS: Final = {"lock_timeout": "0", "statement_timeout": "0"}

@@ -172,8 +172,9 @@ PRUNE_LETTERS: Final = """DELETE FROM mns_consumer_letter WHERE id IN (
   ORDER BY stored_at LIMIT $2 FOR UPDATE SKIP LOCKED)"""
 """The same for letters that nobody replayed."""
 
-LETTERS_HELD: Final = """SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM mns_consumer_letter
-WHERE replay <> 'replayed'"""
+WAITING: Final = """SELECT queue, reason, count(*) AS count, sum(bytes)::bigint AS size_bytes,
+  extract(epoch FROM min(stored_at))::float8 AS oldest_at
+FROM mns_consumer_letter WHERE replay <> 'replayed' GROUP BY queue, reason ORDER BY queue, reason"""
 
 NOW: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from consumer.policy import Reason
 from consumer.store.clip import fit_letter, fit_record, letter_bytes
 from consumer.store.dead_letters import StoredJob, StoredLetter
-from consumer.store.ledger import DeadLetter, JobRecord, LetterState
+from consumer.store.ledger import DeadLetter, JobRecord, LetterState, WaitingLetters
 from consumer.store.sqlite_file import key_hash, marks
 
 RECORD_COLUMNS: Final = (
@@ -27,7 +27,10 @@ INSERT_LETTER: Final = f"INSERT INTO letter (replay, stored_at, bytes, {_LETTER_
 SELECT_LETTER: Final = f"SELECT id, replay, stored_at, replayed_at, {_LETTER_COLUMNS} FROM letter"  # noqa: S608 - constants only
 SELECT_JOB: Final = f"SELECT dead, stored_at, {RECORD_COLUMNS} FROM job"  # noqa: S608 - constants only
 
-SELECT_HELD: Final = "SELECT count(*), coalesce(sum(bytes), 0) FROM letter WHERE replay <> 'replayed'"
+SELECT_WAITING: Final = (
+    "SELECT queue, reason, count(*), sum(bytes), min(stored_at) FROM letter"
+    " WHERE replay <> 'replayed' GROUP BY queue, reason ORDER BY queue, reason"
+)
 
 
 def job_row(record: JobRecord, *, number: int, dead: bool, holder: str, now: float) -> tuple[Any, ...]:
@@ -70,6 +73,12 @@ def stored_letter(row: Sequence[Any]) -> StoredLetter:
 def stored_job(row: Sequence[Any]) -> StoredJob:
     """A row of ``SELECT_JOB``."""
     return StoredJob(_record(row[2:]), dead=bool(row[0]), stored_at=row[1])
+
+
+def waiting_letters(row: Sequence[Any]) -> WaitingLetters:
+    """A row of ``SELECT_WAITING``."""
+    queue, reason, count, size_bytes, oldest_at = row
+    return WaitingLetters(queue, Reason(reason), count, size_bytes, oldest_at)
 
 
 def _record_row(record: JobRecord) -> tuple[Any, ...]:

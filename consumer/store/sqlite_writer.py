@@ -27,12 +27,11 @@ from threading import Thread
 from consumer.errors import StoreDiedError, StoreError, StoreUnsafeError
 from consumer.store.batch import Answer, Call, Kind, resolve, take
 from consumer.store.file_access import make_folder, refusal
-from consumer.store.ledger import LettersHeld
 from consumer.store.open_files import OpenFiles
 from consumer.store.owner import Owner
 from consumer.store.sqlite_book import Book
 from consumer.store.sqlite_file import connect, explain, spoils_connection
-from consumer.store.sqlite_rows import SELECT_HELD
+from consumer.store.sqlite_rows import SELECT_WAITING, waiting_letters
 
 _READS = frozenset({Kind.CLAIM, Kind.RENEW})
 _NO_WRITES = _READS | {Kind.PRUNE, Kind.LETTERS}
@@ -223,8 +222,8 @@ class Writer:
 
 
 def _count_letters(connection: sqlite3.Connection, calls: Sequence[Call]) -> list[Answer]:
-    held = LettersHeld(*connection.execute(SELECT_HELD).fetchone())
-    return [Answer(call, held) for call in calls]
+    groups = [waiting_letters(row) for row in connection.execute(SELECT_WAITING)]
+    return [Answer(call, groups) for call in calls]
 
 
 def _settle(future: Future[None], error: BaseException | None) -> None:

@@ -12,7 +12,7 @@ from consumer.errors import StoreError
 from consumer.policy import Reason
 from consumer.store.clip import letter_bytes
 from consumer.store.dead_letters import Operators
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord, Ledger, LettersHeld
+from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord, Ledger, LettersHeld, WaitingLetters
 from consumer.store.open import make_ledger
 from tests.store.records import ended
 
@@ -357,6 +357,37 @@ async def test_letters_are_counted(ledger: Ledger, operators: Operators, make_le
     assert await ledger.letters_held() == LettersHeld(1, sizes[2])
     await ledger.prune(older_than_s=0, limit=100, letters_older_than_s=0)
     assert await ledger.letters_held() == LettersHeld(0, 0)
+
+
+async def test_waiting_letters_are_grouped(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
+    """Letters wait by queue and reason with the time of the oldest, until they are replayed or purged."""
+    assert list(await ledger.waiting()) == []
+    before = await ledger.now()
+    letters = [
+        make_letter("a", queue="q2", reason=Reason.REJECTED),
+        make_letter("b", queue="q2", reason=Reason.EXHAUSTED),
+        make_letter("c", queue="q1", reason=Reason.REJECTED),
+        make_letter("d", queue="q2", reason=Reason.REJECTED),
+    ]
+    for one in letters:
+        await ledger.claim(one.job.key, 60)
+        await ledger.bury(one)
+    stored = {one.letter.job.key: one for one in await operators.list_letters(Filter(), limit=9)}
+    bytes_a = letter_bytes(letters[0])
+    expected = [
+        WaitingLetters("q1", Reason.REJECTED, 1, bytes_a, stored["c"].stored_at),
+        WaitingLetters("q2", Reason.EXHAUSTED, 1, bytes_a, stored["b"].stored_at),
+        WaitingLetters("q2", Reason.REJECTED, 2, 2 * bytes_a, stored["a"].stored_at),
+    ]
+    assert list(await ledger.waiting()) == expected
+    assert before <= expected[2].oldest_at <= await ledger.now()
+    # A replay that is under way may yet be called off: the letter still waits.
+    assert await operators.begin_replay(stored["a"].id) is not None
+    assert list(await ledger.waiting()) == expected
+    await operators.finish_replay(stored["a"].id)
+    await operators.purge(Filter(queue="q1"))
+    expected = [expected[1], WaitingLetters("q2", Reason.REJECTED, 1, bytes_a, stored["d"].stored_at)]
+    assert list(await ledger.waiting()) == expected
 
 
 async def test_ping(ledger: Ledger) -> None:

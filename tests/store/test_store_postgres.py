@@ -99,7 +99,7 @@ async def test_a_newer_schema(postgres_target: str) -> None:
     await connection.close()
     operators = PostgresOperators(at(postgres_target))
     for call in (ledger.open, lambda: operators.count_letters(Filter())):
-        with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 2"):
+        with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 3"):
             await call()
     await operators.close()
 
@@ -195,9 +195,9 @@ async def test_letters_of_an_earlier_version_count(postgres_target: str, make_le
 async def test_counting_letters_reads_their_index(ledgers: list[PostgresLedger]) -> None:
     """Its table is not read from end to end: that is where the bodies are."""
     link = ledgers[0]._lanes[2].link
-    plan = await link.run(lambda connection: connection.fetch(f"EXPLAIN {postgres_statements.LETTERS_HELD}"))
+    plan = await link.run(lambda connection: connection.fetch(f"EXPLAIN {postgres_statements.WAITING}"))
     told = "\n".join(row[0] for row in plan)
-    assert "mns_consumer_letter_held" in told
+    assert "mns_consumer_letter_waiting" in told
     assert "Seq Scan" not in told
 
 

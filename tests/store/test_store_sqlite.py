@@ -27,7 +27,7 @@ from consumer.store.ledger import Claimed, DeadLetter, Ended, Filter, JobRecord,
 from consumer.store.owner import Owner
 from consumer.store.sqlite import SqliteLedger
 from consumer.store.sqlite_operators import SqliteOperators
-from consumer.store.sqlite_rows import INSERT_LETTER, SELECT_HELD, letter_row
+from consumer.store.sqlite_rows import INSERT_LETTER, SELECT_WAITING, letter_row
 from tests.store.records import ended, letter
 
 MakeRecord = Callable[..., JobRecord]
@@ -272,7 +272,7 @@ async def test_a_newer_schema(sqlite_path: Path) -> None:
     with closing(sqlite3.connect(sqlite_path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     before = sqlite_path.read_bytes()
-    with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 3"):
+    with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 4"):
         await ledger.open()
     with pytest.raises(StoreSchemaError, match="99"):
         await SqliteOperators(sqlite_path).count_letters(Filter())
@@ -519,5 +519,5 @@ async def test_letters_of_an_earlier_version_count(sqlite_path: Path) -> None:
 def test_counting_letters_reads_their_index(sqlite_path: Path) -> None:
     """Neither bodies nor rows are read for it."""
     with closing(sqlite_file.connect(sqlite_path, create=True)) as connection:
-        ((*_, step),) = connection.execute(f"EXPLAIN QUERY PLAN {SELECT_HELD}").fetchall()
-    assert step == "SCAN letter USING COVERING INDEX letter_held"
+        ((*_, step),) = connection.execute(f"EXPLAIN QUERY PLAN {SELECT_WAITING}").fetchall()
+    assert step == "SCAN letter USING COVERING INDEX letter_waiting"
