@@ -44,6 +44,7 @@ from consumer.engine.upkeep import prune, watch_attributes
 from consumer.engine.vitals import Vitals
 from consumer.engine.without_message import NoQueue, delivery_of
 from consumer.errors import Fault, SettingsError, StoreDiedError, UsageError, lacks_threads
+from consumer.job_state import ENDED
 from consumer.ops.admin import AdminServer
 from consumer.ops.metrics import Metrics
 from consumer.ops.redact import SECRETS
@@ -203,7 +204,7 @@ class App:
             answer = await clients.mps.query(job_id)
             if not answer.found:
                 raise UsageError(f"job {job_id!r}: MPS says that it is not an intelligent production job")
-            if answer.state not in {"Success", "Fail"}:
+            if answer.state not in ENDED:
                 raise UsageError(f"job {job_id!r} is {answer.state!r}: expected one that has ended; try again later")
             lane = make_lane(named[0], clients, self._shared, orders=NoQueue())
             async with anyio.create_task_group() as background:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from consumer.errors import ExitCode
+from consumer.job_state import JobState
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -249,9 +250,11 @@ def _row(order: DemoJob, job: StoredJob | None, submitted_at: float) -> Row:
     back = user_data == order.user_data
     if order.fails:
         summary = f"failed as ordered: {record.code}: {record.message}"
-        return Row(record.function, record.state, summary, user_data, seconds, good=back and record.state == "Fail")
+        return Row(
+            record.function, record.state, summary, user_data, seconds, good=back and record.state == JobState.FAIL
+        )
     shown = typed(record.function, record.result, order.output)
-    good = back and shown.fits and record.state == "Success"
+    good = back and shown.fits and record.state == JobState.SUCCESS
     return Row(record.function, record.state, shown.summary if good else str(shown.problem), user_data, seconds, good)
 
 

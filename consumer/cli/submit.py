@@ -21,6 +21,7 @@ import typer
 
 from consumer.cli.function_names import DOCUMENTED, nearest
 from consumer.errors import CloudError, ConsumerError, ExitCode, UncertainError, UsageError
+from consumer.job_state import ENDED, JobState
 from consumer.ops.escape import json_text, printable
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _FIRST_LOOK_S: Final = 0.2
 _LONGEST_LOOK_S: Final = 5.0
-_ENDED: Final = frozenset({"Success", "Fail"})
 _CLOUD: Final = "Where to"
 _MAY_EXIST: Final = (
     "the job may exist and be billed, and MPS can't be asked for it without its JobId. Nothing was sent again. Look for"
@@ -186,7 +186,7 @@ async def _submit(lane: Lane, ca_file: Path | None, order: _Order, wait_s: float
         except CloudError as error:
             raise ConsumerError(f"job {printable(job_id)} was submitted, but its end is not known: {error}") from None
     _print_end(answer, as_json=as_json)
-    return ExitCode.OK if answer.state == "Success" else ExitCode.FAILURE
+    return ExitCode.OK if answer.state == JobState.SUCCESS else ExitCode.FAILURE
 
 
 async def _sent(mps: Mps, order: _Order) -> Submitted:
@@ -228,7 +228,7 @@ async def _ended(mps: Mps, job_id: str, wait_s: float) -> JobAnswer:
     until, pause_s = time.monotonic() + wait_s, _FIRST_LOOK_S
     while True:
         answer = await mps.query(job_id)
-        if answer.state in _ENDED:
+        if answer.state in ENDED:
             return answer
         left_s = until - time.monotonic()
         if left_s <= 0:
@@ -258,9 +258,9 @@ def _print_end(answer: JobAnswer, *, as_json: bool) -> None:
         }
         print(json_text(fields))
         return
-    summary = shown.summary if answer.state == "Success" else f"{shown.code}: {shown.message}"
+    summary = shown.summary if answer.state == JobState.SUCCESS else f"{shown.code}: {shown.message}"
     print(printable(f"{answer.state}: {summary}"))
-    if answer.state == "Success":
+    if answer.state == JobState.SUCCESS:
         print(json_text(shown.data, indent=2))
     if shown.problem:
         _warn(shown.problem)

@@ -39,7 +39,7 @@ class JobAnswer:
     Args:
         job_id: As it was asked for.
         function: FunctionName.
-        state: ``Queuing``, ``Analysing``, ``Fail`` or ``Success``.
+        state: One of ``JobState``; another text is kept as it came.
         input: The input's URL.
         output: The output's URL template, placeholders unreplaced.
         params: JobParams, JSON text.

@@ -20,6 +20,7 @@ from consumer.cloud.mps import JobAnswer
 from consumer.engine.outcome import NotReady, Unanswered, Unfit, Unreachable
 from consumer.engine.results import Query, UnansweredError, is_about_the_job, is_too_long
 from consumer.errors import CloudError, text_of
+from consumer.job_state import ENDED
 from consumer.message.contradiction import contradictions
 from consumer.message.notification import Kind, Notification, Phase
 from consumer.message.result import NOT_SAVED, JobResult, read_result
@@ -28,8 +29,6 @@ from consumer.ops.words import QueryResult
 from consumer.plugin.handler import Handler, Wanted
 from consumer.policy import Reason, TrustPolicy, Verify
 
-_FAIL: Final = "Fail"
-_ENDED: Final = frozenset({"Success", _FAIL})
 _NOT_SAVED_CODE: Final = "OutputNotSaved"
 """The code of a job that says Success and has written nothing: ours, since MPS gives none."""
 
@@ -132,7 +131,7 @@ async def _ask(
     if not answer.found:
         observe(QueryResult.UNKNOWN)
         return Unfit(Reason.NOT_IPRODUCTION, f"MPS says that job {job_id!r} is not an intelligent production job")
-    if answer.state not in _ENDED:
+    if answer.state not in ENDED:
         observe(QueryResult.NOT_READY)
         return NotReady(answer.state or "none", wait_limit_s)
     observe(QueryResult.ENDED)

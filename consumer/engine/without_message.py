@@ -16,6 +16,7 @@ from typing import Final
 from consumer.cloud.messages import DeleteFailure, Message, Receipt
 from consumer.cloud.mps import JobAnswer
 from consumer.engine.delivery import Delivery
+from consumer.job_state import JobState
 
 _LEASE_S: Final = 60.0
 
@@ -43,7 +44,7 @@ def notification_of(answer: JobAnswer) -> bytes:
         "FunctionName": answer.function,
         "JobId": answer.job_id,
         "State": answer.state,
-        "Code": "Success" if answer.state == "Success" else None,
+        "Code": "Success" if answer.state == JobState.SUCCESS else None,
         "UserData": answer.user_data,
     }
     return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()

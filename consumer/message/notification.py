@@ -21,6 +21,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from consumer.job_state import JobState
 from consumer.message.envelope import unwrap
 from consumer.message.fields import FUNCTION_NAME, JOB_ID, fold, name_in, text_of, wording_of
 from consumer.message.strict_json import dump, parse_container
@@ -267,10 +268,10 @@ _BY_SHAPE: Final = (
 _EVENTS: Final = frozenset({Kind.IMS_EVENT, Kind.VOD_EVENT})
 _ANY_STATE: Final = _EVENTS | {Kind.UNKNOWN}
 _PHASES: Final = {
-    "success": Phase.SUCCEEDED,
+    JobState.SUCCESS.lower(): Phase.SUCCEEDED,
     "succes": Phase.SUCCEEDED,  # so spelt on the vendor's page
-    "fail": Phase.FAILED,
-    "queuing": Phase.INTERMEDIATE,
-    "analysing": Phase.INTERMEDIATE,
+    JobState.FAIL.lower(): Phase.FAILED,
+    JobState.QUEUING.lower(): Phase.INTERMEDIATE,
+    JobState.ANALYSING.lower(): Phase.INTERMEDIATE,
     "running": Phase.INTERMEDIATE,
 }

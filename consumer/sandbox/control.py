@@ -32,6 +32,7 @@ from urllib.parse import parse_qsl, unquote
 
 from pydantic import TypeAdapter, ValidationError
 
+from consumer.job_state import JobState
 from consumer.sandbox import control_bodies
 from consumer.sandbox.account import Account
 from consumer.sandbox.answer import JSON, Answer
@@ -125,9 +126,7 @@ class Control:
         jobs = self._jobs.all()
         return {
             "queues": {mailbox.queue.name: self._described(mailbox.queue) for mailbox in self._account.all()},
-            "jobs": {
-                state: sum(job.state == state for job in jobs) for state in ("Queuing", "Analysing", "Success", "Fail")
-            },
+            "jobs": {state: sum(job.state == state for job in jobs) for state in JobState},
             "requests": dict(self._log.by_operation),
             "answers": {f"{name} {status}": count for (name, status), count in self._log.by_status.items()},
             "held_long_polls": self._account.held_long_polls,

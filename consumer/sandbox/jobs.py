@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from consumer.job_state import ENDED, JobState
 from consumer.sandbox import results
 from consumer.sandbox.clock import Clock
 from consumer.sandbox.faults import Faults
@@ -23,8 +24,6 @@ MOST_QUEUED: Final = 10_000
 
 _MOST_KEPT = 100_000
 _QUEUING_SHARE = 0.2
-
-JobState = Literal["Queuing", "Analysing", "Success", "Fail"]
 
 
 class JobFailure(BaseModel):
@@ -79,7 +78,7 @@ class GivenJob(BaseModel):
 
     job_id: Annotated[str, Field(min_length=1)]
     function: Annotated[str, Field(min_length=1)] = "Cover"
-    state: JobState = "Success"
+    state: JobState = JobState.SUCCESS
     user_data: str | None = None
     result: Any = None
     code: str = ""
@@ -104,7 +103,7 @@ class Job:
     user_data: str | None = None
     notify_queue: str | None = None
     orders: JobOrders = field(default_factory=JobOrders)
-    state: JobState = "Queuing"
+    state: JobState = JobState.QUEUING
     code: str = ""
     message: str = ""
     result: str = ""
@@ -114,7 +113,7 @@ class Job:
     @property
     def has_ended(self) -> bool:
         """Whether it is in one of its two last states."""
-        return self.state in ("Success", "Fail")
+        return self.state in ENDED
 
 
 @dataclass(slots=True)
@@ -188,7 +187,7 @@ class Jobs:
         )
         if job.has_ended:
             job.ended_ms = now_ms
-            has_failed = job.state == "Fail"
+            has_failed = job.state is JobState.FAIL
             job.code = given.code or ("InternalError" if has_failed else "Success")
             job.message = given.message if has_failed else ""
             job.result = results.failure(job.code, job.message) if has_failed else _made_up(job)
@@ -224,7 +223,7 @@ class Jobs:
         while pipeline.waiting and pipeline.running < self._concurrency:
             job = pipeline.waiting.popleft()
             pipeline.queued -= 1
-            job.state = "Analysing"
+            job.state = JobState.ANALYSING
             if job.orders.stuck or self._faults.draw("job_stuck", "SubmitIProductionJob", job.notify_queue):
                 # It takes no slot: a few stuck jobs would stop every other one.
                 continue
@@ -243,10 +242,10 @@ class Jobs:
         job.ended_ms = self._clock.now_ms()
         fail = job.orders.fail
         if fail is None:
-            job.state, job.code = "Success", "Success"
+            job.state, job.code = JobState.SUCCESS, "Success"
             job.result = _made_up(job)
         else:
-            job.state, job.code, job.message = "Fail", fail.code, fail.message
+            job.state, job.code, job.message = JobState.FAIL, fail.code, fail.message
             job.result = results.failure(fail.code, fail.message)
         if job.orders.result is not None:
             job.result = _ordered(job.orders.result)

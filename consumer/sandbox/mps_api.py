@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
+from consumer.job_state import JobState
 from consumer.sandbox.answer import Answer
 from consumer.sandbox.attributes import check_queue_name
 from consumer.sandbox.grants import Grants
@@ -183,7 +184,7 @@ class MpsApi:
             "FunctionName": function,
             "JobId": job.job_id,
             "Message": "success",
-            "State": "Success",
+            "State": JobState.SUCCESS,
             "Type": "IProduction",
         }
         return {"RequestId": request_id, "JobId": job.job_id, "Result": json.dumps(result, separators=(",", ":"))}

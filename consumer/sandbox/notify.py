@@ -9,6 +9,7 @@ import base64
 import hashlib
 from collections.abc import Mapping
 
+from consumer.job_state import JobState
 from consumer.sandbox import results
 from consumer.sandbox.jobs import Job
 from consumer.sandbox.settings import Envelope, NotificationEncoding
@@ -34,7 +35,7 @@ def notification(*, function: str, job_id: str, state: str, code: str, message: 
         children["Details"] = []
     children["FunctionName"] = function
     children["JobId"] = job_id
-    if state == "Success":
+    if state == JobState.SUCCESS:
         children["Message"] = "success" if results.has_details(function) else "Successful."
     else:
         children["Message"] = message
