@@ -126,7 +126,7 @@ class StoreUnsafeError(StoreError):
 
 
 class Fault(StrEnum):
-    """Why a call to the cloud failed, told apart by what to do about it (facts: mns, 6)."""
+    """Why a call to the cloud failed, told apart by what to do about it (facts/mns.md#reactions)."""
 
     NETWORK = "network"
     """No whole answer came: the call may or may not have had its effect."""

@@ -1,7 +1,6 @@
 """The states of an intelligent production job, as QueryIProductionJob and notifications spell them.
 
-Source:
-    facts: iproduction, 2 and 3.
+Source: facts/iproduction.md#job-states.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ _SHAPE = re.compile(
     r"\.aliyuncs\.com/queues/(?P<queue>[A-Za-z0-9][A-Za-z0-9-]{0,255})/?",
 )
 
-# The vendor's own client finds them here (facts: iproduction, 4). Any region that isn't named is taken to have an
-# endpoint of its own, as that client takes it: a region that MPS opens later will have one.
+# The vendor's own client finds them here (facts/iproduction.md#api-endpoints). Any region that isn't named is taken to
+# have an endpoint of its own, as that client takes it: a region that MPS opens later will have one.
 _CENTRAL_MPS: Final = "https://mts.aliyuncs.com"
 _WITHOUT_OWN_MPS: Final = frozenset(
     {
@@ -63,8 +63,7 @@ class NotifyUrl:
         Raises:
             NotifyUrlError: The text has another form; says which one was expected.
 
-        Source:
-            NotifyUrl of SubmitIProductionJob (facts: iproduction, 1); endpoints (facts: mns, 1).
+        Source: facts/iproduction.md#submit-a-job, facts/mns.md#endpoints.
         """
         match = _SHAPE.fullmatch(text.strip())
         if match is None:
@@ -86,7 +85,7 @@ class NotifyUrl:
 
     @property
     def mps_endpoint(self) -> str:
-        """The address of MPS that the same network reaches (facts: iproduction, 2 and 4).
+        """The address of MPS that the same network reaches (facts/iproduction.md#api-endpoints).
 
         A region without an endpoint of its own is served by the central one, which has no form inside a VPC.
         """

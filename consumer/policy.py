@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 MIN_HIDE_S = 1
-"""The shortest time for which MNS hides a message; there is no 0 (facts: mns, 3)."""
+"""The shortest time for which MNS hides a message; there is no 0 (facts/mns.md#change-message-visibility)."""
 MAX_HIDE_S = 43_200
 """The longest, 12 hours; longer waits hide the message again when it comes back."""
 MAX_BATCH = 16
-"""Messages in one receive, handles in one delete (facts: mns, 3)."""
+"""Messages in one receive, handles in one delete (facts/mns.md#limits)."""
 MAX_RETENTION_S = 604_800
-"""The longest for which a queue keeps a message, 7 days (facts: mns, 2)."""
+"""The longest for which a queue keeps a message, 7 days (facts/mns.md#create-queue)."""
 MAX_WAIT_S = 30
-"""The longest long poll, in seconds (facts: mns, 2)."""
+"""The longest long poll, in seconds (facts/mns.md#receive-message)."""
 
 
 class Reason(StrEnum):

@@ -5,7 +5,7 @@ a refused call, and the sandbox's ``--allow`` and ``--deny`` are all made from i
 
 A batch call has an action of its own. Whether the action of the single call covers it is unknown, so both are named.
 
-Source: facts: mns, 5 (rights); iproduction, 1 and 2.
+Source: facts/mns.md#rights, facts/iproduction.md#submit-a-job, facts/iproduction.md#query-a-job.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ Input an audio file or a video; JobParams none.
 Format: family (a), ``{"result": [{"file": KEY}]}``. The beats are not in the result but in the ``.txt`` file that it
 names, as ``BeatList`` and ``DownBeatList``; how they are spelt there is unknown. Whoever needs them reads the file.
 
-Source:
-    facts: iproduction, 4.
+Source: facts/iproduction.md#audiobeatdetection.
 """
 
 import structlog

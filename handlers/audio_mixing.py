@@ -4,8 +4,7 @@ Input an audio file; JobParams ``inputs``, ``[{"file": "oss://..."}]``, one for 
 
 Format: family (a), ``{"result": [{"file": KEY}]}``. One file as documented.
 
-Source:
-    facts: iproduction, 4.
+Source: facts/iproduction.md#audiomixing.
 """
 
 import structlog

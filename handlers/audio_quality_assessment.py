@@ -4,8 +4,7 @@ Input a 16-bit WAV file of one or two channels, 8000 to 48000 Hz; JobParams unkn
 
 Format: unknown, no sample exists: any JSON is kept. Once samples are at hand, fields take the place of ``root``.
 
-Source:
-    facts: iproduction, 4.
+Source: facts/iproduction.md#audioqualityassessment.
 """
 
 import structlog

@@ -5,8 +5,7 @@ Input a video; JobParams ``fps``, ``roi``, ``sep``, ``formatter``, ``track``.
 Format: family (a), ``{"result": [{"file": KEY}]}``. The files are SubRip (``.srt``); whose text is whose, where
 ``sep`` asks for several, only their names can tell.
 
-Source:
-    facts: iproduction, 4.
+Source: facts/iproduction.md#captionextraction.
 """
 
 import structlog

@@ -6,8 +6,7 @@ Format: family (b), ``Data`` is an array ``[{"Score": number, "Time": "28278.25"
 milliseconds from the video's beginning (inferred), each key is completed to a full ``oss://`` URL before it comes here.
 Also seen as family (c), ``{"Details": []}``, which names no picture: the job's Output tells where it was written.
 
-Source:
-    facts: iproduction, 4.
+Source: facts/iproduction.md#cover.
 """
 
 import structlog

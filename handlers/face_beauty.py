@@ -4,8 +4,7 @@ Input a video; JobParams unknown.
 
 Format: unknown, no sample exists: any JSON is kept. Once samples are at hand, fields take the place of ``root``.
 
-Source:
-    facts: iproduction, 4.
+Source: facts/iproduction.md#facebeauty.
 """
 
 import structlog

@@ -4,8 +4,7 @@ Input an image; JobParams unknown.
 
 Format: family (a), ``{"result": [{"file": KEY}]}``. Several files: the documented sample names a result and an origin.
 
-Source:
-    facts: iproduction, 4.
+Source: facts/iproduction.md#imagecartoonize.
 """
 
 import structlog

@@ -5,8 +5,7 @@ Input an audio file or a video; JobParams none.
 Format: family (a), ``Data`` holds ``{"result": [{"start": 39.32, "end": 63.85, "title": "副歌"}]}``, in seconds from
 the beginning (inferred); 副歌 is a chorus. Empty when the piece has none.
 
-Source:
-    facts: iproduction, 4.
+Source: facts/iproduction.md#musicsegmentdetect.
 """
 
 import structlog

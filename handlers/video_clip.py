@@ -6,8 +6,7 @@ Format: family (a), ``{"result": [{"file": KEY}]}``. The sister service answers 
 (family e), ``{"VideoSummaryList": [{"StartTime": "1.0", "EndTime": "4.52"}]}``: seconds from the video's beginning, as
 strings.
 
-Source:
-    facts: iproduction, 4.
+Source: facts/iproduction.md#videoclip.
 """
 
 from typing import Self

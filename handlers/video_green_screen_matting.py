@@ -6,8 +6,7 @@ Input a video, and a background picture when one is to be put behind; JobParams 
 Format: family (a), ``{"result": [{"file": KEY}]}``. With ``bgimage`` the file is an MP4, without it
 a WEBM with an alpha channel.
 
-Source:
-    facts: iproduction, 4.
+Source: facts/iproduction.md#videogreenscreenmatting.
 """
 
 import structlog

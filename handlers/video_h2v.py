@@ -4,8 +4,7 @@ Input a video; JobParams none.
 
 Format: family (c), ``{"Details": []}``, which names no file as a rule: the job's Output tells where it was written.
 
-Source:
-    facts: iproduction, 4.
+Source: facts/iproduction.md#videoh2v.
 """
 
 import structlog

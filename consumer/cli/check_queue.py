@@ -11,7 +11,8 @@ before it looks for what a call names (inferred), so any answer about that thing
 
 BatchReceiveMessage and SendMessage have no such form: they are never tried, and that is reported.
 
-Source: facts: mns, 3 (receipt handles) and 5 (rights); iproduction, 2 and 4 (error codes).
+Source: facts/mns.md#receipt-handles, facts/mns.md#rights, facts/mns.md#order-of-checks,
+facts/iproduction.md#api-error-codes.
 """
 
 from __future__ import annotations

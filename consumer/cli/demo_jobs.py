@@ -2,7 +2,7 @@
 
 Elsewhere: what the sandbox makes of them (``sandbox.jobs``), running them (``cli.demo``).
 
-Source: inputs and JobParams by function (facts: iproduction, 4).
+Source: facts/iproduction.md#functions.
 """
 
 from __future__ import annotations

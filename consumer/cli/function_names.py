@@ -26,7 +26,7 @@ DOCUMENTED: Final = (
     "FaceBeauty",
     "SpeechDenoise",
 )
-"""Source: facts/iproduction.md, 4."""
+"""Source: facts/iproduction.md#functions."""
 
 
 def nearest(name: str) -> str | None:

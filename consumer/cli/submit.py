@@ -40,7 +40,7 @@ _MAY_EXIST: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Order:
-    """One job to submit; the parameters of SubmitIProductionJob (facts: iproduction, 1)."""
+    """One job to submit; the parameters of SubmitIProductionJob (facts/iproduction.md#submit-a-job)."""
 
     function: str
     params: str

@@ -7,7 +7,7 @@ can't be true must neither bury a message nor keep it for ever.
 Elsewhere: the entries of an answer (``entries``), what the values mean (``messages``), which answer is a success
 (``mns_call``).
 
-Source: facts/mns.md, 2 and 3.
+Source: facts/mns.md#essential-fields, facts/mns.md#receive-message.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WHOLE: Final = re.compile(r"[ \t\r\n]*([+-]?[0-9]{1,18})[ \t\r\n]*")
 _MAX_DELAY_S: Final = 604_800
 _OLDEST_S: Final = MAX_RETENTION_S + _MAX_DELAY_S
 _AHEAD_S: Final = 900.0
-"""How far the server's clock may run ahead of what is taken for it (facts: mns, 1)."""
+"""How far the server's clock may run ahead of what is taken for it (facts/mns.md#clock-difference)."""
 _MAX_DEQUEUES: Final = MAX_RETENTION_S // MIN_HIDE_S
 """A message that is received again each second of the longest retention."""
 _MIN_PRIORITY, _PRIORITY, _MAX_PRIORITY = 1, 8, 16
@@ -152,7 +152,7 @@ def receipt(
     Raises:
         KeyError: ReceiptHandle or NextVisibleTime is missing.
 
-    Source: facts/mns.md, 3: a handle lives until NextVisibleTime. Date is cut to whole seconds, hence the 1 s.
+    Date is cut to whole seconds, hence the 1 s. Source: facts/mns.md#receipt-handles.
     """
     visible_ms = whole(_filled(found, "NextVisibleTime"))
     left_s = 0.0 if visible_ms is None else visible_ms / _MS - arrival.server_s - 1.0

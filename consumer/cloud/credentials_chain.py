@@ -92,7 +92,7 @@ def _keys_of(found: Any) -> Keys:
     access_key_id, secret = found.get_access_key_id(), found.get_access_key_secret()
     if not access_key_id or not secret:
         raise ValueError("gave no AccessKey")
-    # The SDK of MNS breaks on None where a token is missing (facts: mns, 4).
+    # The SDK of MNS breaks on None where a token is missing (facts/mns.md#aliyun-mns-sdk).
     return Keys(access_key_id, secret, found.get_security_token() or "")
 
 

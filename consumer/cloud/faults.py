@@ -3,8 +3,8 @@
 The daemon's reaction depends on the ``Fault`` alone (``errors``). What a person has to do depends on the code: a
 missing right, a service that is not opened and a quota need different steps although the daemon reacts alike.
 
-Source: facts: mns, 2 and 6; iproduction, 2 and 4 (error codes); OpenAPI's public table of common error codes for the
-clock's (``InvalidTimeStamp``) and the STS token's.
+Source: facts/mns.md#error-codes, facts/mns.md#reactions, facts/iproduction.md#api-error-codes. The codes for the
+clock (``InvalidTimeStamp``) and the STS token are those of OpenAPI's public table of common error codes.
 
 Elsewhere: pacing by fault (``engine.pacing``), finding the code in an answer (``answer``, ``mps``).
 """

@@ -32,7 +32,7 @@ class RateLimiter:
     """Lets one caller through every 1/rate seconds, first come first served.
 
     Args:
-        limit_per_s: What the service allows in one second (facts: iproduction, 5).
+        limit_per_s: What the service allows in one second (facts/iproduction.md#job-limits).
     """
 
     def __init__(self, limit_per_s: float = 100.0) -> None:

@@ -80,7 +80,7 @@ class Batch:
     Args:
         messages: 0 to 16; none when the queue was empty.
         elapsed_s: From asking to the whole answer. An empty one that came much sooner than the wait asked
-            for means: poll less (facts: mns, 3).
+            for means: poll less (facts/mns.md#too-many-long-polls).
         server_offset_s: The server's clock minus ours. The Date header is whole seconds, so a difference
             within that is 0; anything else is good to half a second.
         problems: One line for each oddity: an entry that was skipped because an essential field is missing (it stays
@@ -115,7 +115,7 @@ class DeleteFailure:
 
 @dataclass(slots=True)
 class QueueAttributes:
-    """How a queue is set up (facts: mns, 2, GetQueueAttributes).
+    """How a queue is set up (facts/mns.md#get-queue-attributes).
 
     Args:
         name: The queue's name.

@@ -9,7 +9,7 @@ The SDK encodes and signs. It never sends, never logs and never touches base64: 
 Elsewhere: the connection (``pool``), the signature (``mns_signature``), reading XML (``answer``), what a
 code asks for (``faults``), when to ask and when to pause (``engine.poll``, ``engine.lease``, ``engine.settle``).
 
-Source: facts/mns.md, 1-4 and 6.
+Source: facts/mns.md#receive-message, facts/mns.md#batch-delete-message, facts/mns.md#change-message-visibility.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _OK, _CREATED = 200, 201
 _NO_MESSAGE: Final = "MessageNotExist"
 _RECEIVE: Final = "BatchReceiveMessage"
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,255}")
-"""Queues of older days may have 256 characters; new ones get 120 at most (facts: mns, 3)."""
+"""Queues of older days may have 256 characters; new ones get 120 at most (facts/mns.md#queue-names)."""
 # 16 bodies of 64 KB, each character of which may be written as six.
 _MESSAGES_BYTES: Final = 8 * 1024 * 1024
 _SHORT_BYTES: Final = 256 * 1024

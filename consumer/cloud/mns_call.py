@@ -3,7 +3,7 @@
 Elsewhere: the verbs (``mns``), the connection (``pool``), the signature (``mns_signature``), reading XML
 (``answer``), what a code asks for (``faults``).
 
-Source: facts/mns.md, 1, 2 and 6.
+Source: facts/mns.md#answers, facts/mns.md#error-answers, facts/mns.md#reactions.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class MnsCall(Exchange):
         """The fields of an ``<Error>`` that is MNS's own: signed by its request id, in the header or in itself.
 
         No answer of MNS that was captured shows the header on a refusal, and the vendor's newest gateway reads the
-        body's RequestId (facts: mns, 2). Empty for anything else.
+        body's RequestId (facts/mns.md#error-answers). Empty for anything else.
         """
         if answer.status < _REFUSED:
             return {}

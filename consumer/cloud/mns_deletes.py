@@ -2,8 +2,10 @@
 
 Elsewhere: asking for the delete (``mns``), what becomes of a failure (``engine.deletes``).
 
-Source: facts/mns.md, 2 (BatchDeleteMessage): of an ``<Errors>``, what is not named was deleted. The page shows it under
-404; the vendor's SDKs read it under any status but 204. Under 2xx and 3xx it is no success and no list either.
+Of an ``<Errors>``, what is not named was deleted. The page shows it under 404; the vendor's SDKs read it under any
+status but 204. Under 2xx and 3xx it is no success and no list either.
+
+Source: facts/mns.md#batch-delete-message.
 """
 
 from __future__ import annotations

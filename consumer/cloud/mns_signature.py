@@ -6,7 +6,7 @@ ours is (it would load a TLS context for a connection that is never made); only 
 
 Elsewhere: sending (``pool``), the keys (``credentials``).
 
-Source: facts/mns.md, 1, 2 and 4.
+Source: facts/mns.md#signature-version-2, facts/mns.md#signature-version-4, facts/mns.md#aliyun-mns-sdk.
 """
 
 from __future__ import annotations

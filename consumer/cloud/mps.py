@@ -6,7 +6,7 @@ object with a request id is never taken for an answer.
 Elsewhere: the pace (``limiter``), the signature (``mps_signature``), what a code asks for (``faults``),
 unfolding a result (``message.result``).
 
-Source: facts/iproduction.md, 1, 2 and 5.
+Source: facts/iproduction.md#submit-a-job, facts/iproduction.md#query-a-job.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Mps:
         model_id: str | None = None,
         schedule_params: str | None = None,
     ) -> Submitted:
-        """Submit one job (SubmitIProductionJob); see facts/iproduction.md, 1 for each parameter.
+        """Submit one job (SubmitIProductionJob); see facts/iproduction.md#submit-a-job for each parameter.
 
         Raises:
             CloudError: The job may exist all the same, unless ``faults.surely_not_sent``. It is sent once: MPS has no
@@ -243,7 +243,7 @@ def _refusal(exchange: Exchange, answer: Answer, found: Mapping[str, Any], neede
 
 
 def _denied_action(found: Mapping[str, Any]) -> str:
-    """The RAM action that MPS names as missing; ``""`` where it names none (facts: iproduction, 4)."""
+    """The RAM action that MPS names as missing; ``""`` where it names none (facts/iproduction.md#api-error-codes)."""
     detail = found.get("AccessDeniedDetail")
     action = detail.get("AuthAction") if isinstance(detail, dict) else None
     return action if isinstance(action, str) and _ACTION.fullmatch(action) else ""

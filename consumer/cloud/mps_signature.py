@@ -5,7 +5,7 @@ about 0.15 s beyond what the daemon has loaded, which a daemon that starts need 
 
 Elsewhere: sending (``pool``), the keys (``credentials``).
 
-Source: facts/iproduction.md, 2.
+Source: facts/iproduction.md#api-signature.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ CDATA: Final = b"<![CDATA["
 CDATA_END: Final = b"]]>"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _NAMESPACES: Final = frozenset({b"http://mns.aliyuncs.com/doc/v1", b"http://mns.aliyuncs.com/doc/v1/", b""})
-"""What MNS's own documents name, as it sends it, as its pages print it, and left out (facts: mns, 1 and 2)."""
+"""What MNS's own documents name: as it sends it, as its pages print it, and left out (facts/mns.md#answers)."""
 _HEAD_BYTES: Final = 1024
 _ROOT: Final = re.compile(
     rb"""(?:\xef\xbb\xbf)?(?:<\?xml [^<>]*\?>)?[ \t\r\n]*<(?:([A-Za-z][A-Za-z0-9]*):)?([A-Za-z]+)([^<>]*)>"""

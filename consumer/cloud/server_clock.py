@@ -1,10 +1,11 @@
 """What time it is on the servers, told from their Date headers and never by a jump of our own clock.
 
-MNS refuses a request whose own Date is more than 15 minutes off (facts: mns, 1), so a request that was served proves
-that both clocks agreed within that. What our clock said at the start runs on by the monotonic clock, which no step of
-the wall clock moves. A Date near that is believed, also where our clock has jumped meanwhile. One that is only near our
-clock as it is now means that our clock was set right: from then on it counts. Any other Date is wrong, and the time
-that runs on is used in its place: a Date of another year would make each message look older than its queue's retention.
+MNS refuses a request whose own Date is more than 15 minutes off (facts/mns.md#clock-difference), so a request that
+was served proves that both clocks agreed within that. What our clock said at the start runs on by the monotonic
+clock, which no step of the wall clock moves. A Date near that is believed, also where our clock has jumped meanwhile.
+One that is only near our clock as it is now means that our clock was set right: from then on it counts. Any other
+Date is wrong, and the time that runs on is used in its place: a Date of another year would make each message look
+older than its queue's retention.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import structlog
 log = structlog.stdlib.get_logger(__name__)
 
 BELIEVED_S: Final = 900.0
-"""How far a server's clock may be from ours, in seconds (facts: mns, 1)."""
+"""How far a server's clock may be from ours, in seconds (facts/mns.md#clock-difference)."""
 _COARSE_S: Final = 1.5
 _QUIET_S: Final = 600.0
 _LONGEST_DATE: Final = 64

@@ -246,8 +246,7 @@ def decide(end: End, run: Run, policy: RetryPolicy) -> Outcome:
     Returns:
         ``Done``, ``Forget``, ``Lost``, ``Dead``, or ``Hide`` whose delay is whole seconds in [1, 43200].
 
-    Source:
-        ChangeMessageVisibility, parameter VisibilityTimeout; retention (facts: mns, 2 and 3).
+    Source: facts/mns.md#change-message-visibility, facts/mns.md#limits.
     """
     match end:
         case Returned():

@@ -24,7 +24,7 @@ log = structlog.stdlib.get_logger(__name__)
 _ATTRIBUTES_EVERY_S: Final = 3600.0
 _ATTRIBUTES_AGAIN_S: Final = 30.0
 _CLOCKS_AGREE_S: Final = 900.0
-"""As far as MNS lets a request's Date be off (facts: mns, 1)."""
+"""As far as MNS lets a request's Date be off (facts/mns.md#clock-difference)."""
 _PRUNE_EVERY_S: Final = 60.0
 _PRUNE_STEP: Final = 500
 _PRUNE_PAUSE_S: Final = 0.05

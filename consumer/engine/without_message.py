@@ -36,8 +36,7 @@ class NoQueue:
 def notification_of(answer: JobAnswer) -> bytes:
     """A job's state in the words of the notification that MPS would have sent for it.
 
-    Source:
-        The notification's shape (facts: iproduction, 3).
+    Source: facts/iproduction.md#notification.
     """
     fields = {
         "Type": "IProduction",

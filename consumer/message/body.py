@@ -1,6 +1,6 @@
 """Read a message's body as text: base64 where it is base64, else as it stands.
 
-Base64 is a habit of MNS's clients, no property of the queue (facts: mns, 3): nothing in a message tells
+Base64 is a habit of MNS's clients, no property of the queue (facts/mns.md#base64): nothing in a message tells
 which it is. So: strictly base64 (RFC 4648's alphabet, right padding; white space around it and line
 breaks inside are dropped, since encoders that fold lines exist) or not at all. A JSON object and an XML
 document hold characters outside that alphabet, so no readable message is taken for the wrong one.

@@ -1,7 +1,7 @@
 """Find the notification's object in a body: as it stands, or inside one topic envelope.
 
 A subscription of an MNS topic wraps the message as JSON or as XML, or hands it on bare (SIMPLIFIED),
-as its owner chose (facts: iproduction, 3). The envelope is raw while the text inside may be base64, so
+as its owner chose (facts/iproduction.md#topic-envelopes). The envelope is raw while the text inside may be base64, so
 the two are told apart separately. One envelope is taken off; one inside another is refused, since no
 service makes it.
 
@@ -41,8 +41,7 @@ def unwrap(body: bytes) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
     Raises:
         Unreadable: Says at which layer it stopped; layers inside an envelope begin with ``envelope.``.
 
-    Source:
-        Topic envelopes (facts: iproduction, 3); base64 and MessageMD5 (facts: mns, 3).
+    Source: facts/iproduction.md#topic-envelopes, facts/mns.md#base64, facts/mns.md#message-ids-and-md5.
     """
     fields, document = _read(body)
     if not _is_envelope(fields):

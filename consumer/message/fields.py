@@ -1,7 +1,8 @@
 """Read the fields of an object whose keys may come in any case, or in two cases at once.
 
-MPS's older job kinds send ``jobId``, ``JobId``, or both in one message (facts: iproduction, 3). Two
-spellings of one key must say the same; if they don't, nobody can tell which is meant.
+MPS's older job kinds send ``jobId``, ``JobId``, or both in one message
+(facts/iproduction.md#other-messages-in-the-queue). Two spellings of one key must say the
+same; if they don't, nobody can tell which is meant.
 
 Elsewhere: one spelling twice (``strict_json``), what the fields mean (``notification``).
 """
@@ -17,9 +18,9 @@ from consumer.message.strict_json import agree, dump, name_of
 from consumer.message.unreadable import Unreadable, shown
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""JobId and RunId: a handler may build a file's name or a query from one (facts: iproduction, 1: 32 hex digits)."""
+"""JobId and RunId: a handler may build a file's name or a query from one (facts/iproduction.md#submit-a-job)."""
 FUNCTION_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-"""FunctionName, as MPS writes them: ``VideoH2V`` (facts: iproduction, 4)."""
+"""FunctionName, as MPS writes them: ``VideoH2V`` (facts/iproduction.md#functions)."""
 
 
 def fold(document: dict[str, JsonValue]) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:

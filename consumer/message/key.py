@@ -30,7 +30,7 @@ MAX_KEY_CHARACTERS: Final = MAX_QUEUE_CHARACTERS + 3 * MAX_PART_CHARACTERS + 3
 _MESSAGE = "MessageId"
 _VERIFIED = "verified"
 _EVENT_ENDS = frozenset({"success", "fail", "failed"})
-"""Other states of an event may come several times for one job (facts: iproduction, 6)."""
+"""Other states of an event may come several times for one job (facts/iproduction.md#ims-events)."""
 _UNSAFE = re.compile(r"[%|\x00-\x20\x7f-\uffff\U00010000-\U0010ffff]")
 _SEVERAL_MEANINGS = frozenset({Kind.IMS_EVENT, Kind.VOD_EVENT, Kind.UNKNOWN})
 """Events and unknown kinds: two of them may well share a job and a state and say different things."""

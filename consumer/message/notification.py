@@ -30,7 +30,7 @@ from consumer.message.user_data import read_user_data
 
 
 class Kind(StrEnum):
-    """Which of the services' messages it is (facts: iproduction, 3)."""
+    """Which of the services' messages it is (facts/iproduction.md#other-messages-in-the-queue)."""
 
     IPRODUCTION = "IProduction"
     TRANSCODE = "Transcode"
@@ -120,8 +120,7 @@ def decode(body: bytes) -> Notification | Undecodable:
     Returns:
         What it says; or the first layer that could not be read, with the reason.
 
-    Source:
-        Kinds and their fields (facts: iproduction, 3); base64 and envelopes (facts: mns, 3).
+    Source: facts/iproduction.md#notification, facts/iproduction.md#other-messages-in-the-queue, facts/mns.md#base64.
     """
     try:
         fields, document = unwrap(body)
@@ -196,8 +195,7 @@ def _workflow(fields: dict[str, JsonValue]) -> tuple[str | None, str]:
 def _event_fields(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """An event's own fields and those of its MessageBody; where both have one, its own.
 
-    Source:
-        Events of the sister service (facts: iproduction, 6).
+    Source: facts/iproduction.md#ims-events.
     """
     body = fields.get("messagebody")
     if isinstance(body, str):

@@ -33,7 +33,7 @@ _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILE_KEYS = frozenset({"file", "url"})
 _OSS = "oss://"
 NOT_SAVED: Final = "oss fail to save the image in the given bucket"
-"""What stands in place of a file where a job that says Success has written none (facts: iproduction, 4)."""
+"""The text in place of a file that a job with State Success has not written (facts/iproduction.md#output-not-saved)."""
 _HEAD_KEYS = frozenset({"code", "message", "data"})
 
 
@@ -70,8 +70,7 @@ def read_result(raw: JsonValue, output: str | None) -> JobResult:
     Returns:
         What it holds, and what could not be read of it.
 
-    Source:
-        Result's five families (facts: iproduction, 4); string or object (facts: iproduction, 1).
+    Source: facts/iproduction.md#result-families, facts/iproduction.md#submit-a-job.
     """
     try:
         text = storable(raw if isinstance(raw, str) else "" if raw is None else dump(raw))

@@ -65,8 +65,7 @@ def parse_container(text: str) -> dict[str, JsonValue] | list[JsonValue]:
     Raises:
         Unreadable: Layer ``json``: neither; the reason is that of the text as it stands.
 
-    Source:
-        The vendor's own UserData samples (facts: iproduction, 3).
+    Source: facts/iproduction.md#userdata.
     """
     try:
         value = parse(text)

@@ -27,8 +27,7 @@ def decode_user_data(text: str | None) -> JsonValue:
         ``None`` when missing, empty, blank or the word ``null``; the value of a JSON object or array, also with
         one stray layer of escaping; else the text itself.
 
-    Source:
-        UserData (facts: iproduction, 3).
+    Source: facts/iproduction.md#userdata.
     """
     if text is None:
         return None

@@ -6,8 +6,7 @@ messages, and one log line.
 
 Elsewhere: when to say what, and whether the daemon deserves its watchdog ping (``daemon``, ``engine.vitals``).
 
-Source:
-    sd_notify(3), sd_watchdog_enabled(3).
+See sd_notify(3) and sd_watchdog_enabled(3).
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ many and under which name is told by OpenTelemetry's own variables (``OTEL_EXPOR
 
 Elsewhere: who calls this (``app``, ``engine``), the figures for Prometheus (``ops.metrics``).
 
-Source:
-    OpenTelemetry semantic conventions 1.37, messaging spans and metrics; W3C Trace Context.
+See OpenTelemetry semantic conventions 1.37, messaging spans and metrics; W3C Trace Context.
 """
 
 from __future__ import annotations

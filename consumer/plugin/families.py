@@ -44,8 +44,7 @@ class FilesResult(ResultModel):
 
     A subclass says what the files are by naming the field again with a description of its own.
 
-    Source:
-        facts: iproduction, 4, family (a).
+    Source: facts/iproduction.md#result-families.
     """
 
     files: list[ResultFile] = Field(alias="result", description="the files, in the order they came")
@@ -73,8 +72,7 @@ class DetailsResult(ResultModel):
 
     That Output is a template whose placeholders MPS does not fill in when it is asked.
 
-    Source:
-        facts: iproduction, 2 and 4, family (c).
+    Source: facts/iproduction.md#query-a-job, facts/iproduction.md#result-families.
     """
 
     details: list[ResultDetail] = Field(default_factory=list, alias="Details", description="what was done, often empty")
@@ -93,8 +91,7 @@ class DetailsResult(ResultModel):
 class AnyResult(RootModel[JsonValue]):
     """A result whose format is unknown: ``root`` is what came, whatever it is. Nothing is invented.
 
-    Source:
-        facts: iproduction, 4.
+    Source: facts/iproduction.md#result.
     """
 
     def summary(self) -> str:

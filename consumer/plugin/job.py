@@ -49,8 +49,7 @@ class Retry(Exception):  # noqa: N818 - as above
     Raises:
         ValueError: ``after_s`` is out of range.
 
-    Source:
-        ChangeMessageVisibility, parameter VisibilityTimeout (facts: mns, 2).
+    Source: facts/mns.md#change-message-visibility.
     """
 
     def __init__(self, reason: str = "the handler asked for it", *, after_s: float | None = None) -> None:

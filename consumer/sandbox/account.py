@@ -16,8 +16,7 @@ from consumer.sandbox.queue import Queue
 from consumer.sandbox.refusal import MnsError, queue_not_exist
 from consumer.sandbox.settings import DlqPolicy, SandboxSettings
 
-# Source: facts/mns.md, 3, limits.
-_MOST_QUEUES = 1000
+_MOST_QUEUES = 1000  # facts/mns.md#limits
 
 
 @dataclass(slots=True)

@@ -53,8 +53,7 @@ class Answer:
             server: Value of the Server header.
             headers: The service's own.
 
-        Source:
-            facts/mns.md, 2: order of headers, and that a 204 has a Content-Type and no Content-Length.
+        Source: facts/mns.md#answers.
         """
         body, status = self.body, self.status
         closes = self.closes or not keep_alive

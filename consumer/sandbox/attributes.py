@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 from consumer.sandbox.refusal import MnsError
 
-# Source: facts/mns.md, 3: older pages say 256, newer ones 120. So a queue may have a longer name than a new one.
+# Older pages say 256, newer ones 120 (facts/mns.md#queue-names). So a queue may have a longer name than a new one.
 _LONGEST_NAME = 256
 LONGEST_NEW_NAME = 120
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 
-# Source: facts/mns.md, 2, CreateQueue: element name -> (field, lowest, highest, unit).
+# Element name -> (field, lowest, highest, unit). Source: facts/mns.md#create-queue.
 _RANGES = {
     "DelaySeconds": ("delay_s", 0, 604_800, "seconds"),
     "MaximumMessageSize": ("maximum_message_bytes", 1024, 65_536, "bytes"),
@@ -71,8 +71,7 @@ def whole_number(name: str, text: str, lowest: int, highest: int, unit: str = ""
     Raises:
         MnsError: InvalidArgument, naming the range.
 
-    Source:
-        facts/mns.md, 2, for the wording.
+    Source: facts/mns.md#error-texts.
     """
     text = text.strip()
     # isdecimal alone would let in other scripts' digits, and int() signs and underscores.

@@ -56,7 +56,7 @@ _ONLY_FOR: Final = {
     "notification_twice": GROUPS["submit"],
 }
 
-# Source: facts/mns.md, 2: 429 is held about 500 ms first.
+# A 429 is held about 500 ms first. Source: facts/mns.md#error-codes.
 _THROTTLED_HOLD_S = 0.5
 _TOO_MANY = 429
 

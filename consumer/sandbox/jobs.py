@@ -20,7 +20,7 @@ from consumer.sandbox.clock import Clock
 from consumer.sandbox.faults import Faults
 
 MOST_QUEUED: Final = 10_000
-"""Jobs that one pipeline holds before they run. Source: facts/iproduction.md, 5."""
+"""Jobs that one pipeline holds before they run. Source: facts/iproduction.md#job-limits."""
 
 _MOST_KEPT = 100_000
 _QUEUING_SHARE = 0.2

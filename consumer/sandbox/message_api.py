@@ -99,7 +99,7 @@ class MessageApi:
                 failed.append({"ErrorCode": error.code, "ErrorMessage": error.message, "ReceiptHandle": handle})
         if not failed:
             return Answer(204)
-        # Source: facts/mns.md, 2: the connection is closed after a partial one.
+        # The connection is closed after a partial delete. Source: facts/mns.md#batch-delete-message.
         return Answer(404, wire.listing("Errors", "Error", failed), closes=True)
 
     def change_visibility(self, mailbox: Mailbox, query: Mapping[str, str]) -> Answer:
@@ -115,7 +115,7 @@ class MessageApi:
     async def _polled(self, mailbox: Mailbox, limit: int, wait_s: int, is_gone: Callable[[], bool]) -> list[Message]:
         account = self._account
         if wait_s and account.max_long_polls is not None and account.held_long_polls >= account.max_long_polls:
-            # Source: facts/mns.md, 3: too many long polls are answered at once, as empty.
+            # Too many are answered at once, as empty. Source: facts/mns.md#too-many-long-polls.
             wait_s = 0
         account.held_long_polls += 1 if wait_s else 0
         try:

@@ -23,10 +23,11 @@ from consumer.sandbox.service import Call, Caller
 from consumer.sandbox.signature import Keys, Sent
 
 # Every spelling that a client of the vendor sends, and the name it has in here. The real service knows the case of a
-# query item (facts/mns.md, 2: a wrongly-cased one is InvalidQueryString) while its clients differ: PHP, @alicloud/mns
-# and the gateway of 2026 write receiptHandle and visibilityTimeout when they hide, and ReceiptHandle when they delete;
-# Java, Go, Python and C# write ReceiptHandle and VisibilityTimeout. All of them write numOfMessages, waitseconds,
-# peekonly and metaoverride; the page on signatures prints metaOverride. Anything else, such as WaitSeconds, is unknown.
+# query item (a wrongly-cased one is InvalidQueryString: facts/mns.md#what-clients-send) while its clients differ:
+# PHP, @alicloud/mns and the gateway of 2026 write receiptHandle and visibilityTimeout when they hide, and
+# ReceiptHandle when they delete; Java, Go, Python and C# write ReceiptHandle and VisibilityTimeout. All of them write
+# numOfMessages, waitseconds, peekonly and metaoverride; the page on signatures prints metaOverride. Anything else,
+# such as WaitSeconds, is unknown.
 _QUERY_ITEMS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "numOfMessages": "numofmessages",
@@ -47,7 +48,7 @@ _PARTS_OF_MESSAGES = 3
 class MnsApi:
     """MNS's side of the port."""
 
-    # Spelt as the service does; the vendor's Python client needs the lower case. Source: facts/mns.md, 2.
+    # Spelt as the service does; the vendor's Python client needs the lower case. Source: facts/mns.md#answers.
     headers: Mapping[str, str] = MappingProxyType({"x-mns-version": "2015-06-06", "x-mns-request-id": ""})
     server = "AliyunMQS"
 

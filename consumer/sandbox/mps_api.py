@@ -30,7 +30,7 @@ from consumer.sandbox.signature import Sent
 
 _VERSION: Final = "2014-06-18"
 _FORM: Final = "application/x-www-form-urlencoded"
-# Source: facts/iproduction.md, 1 and facts/mns.md, 1.
+# As facts/iproduction.md#submit-a-job and facts/mns.md#endpoints have it.
 _NOTIFY_URL: Final = re.compile(
     r"mns://[A-Za-z0-9]+\.mns\.[a-z0-9-]+?(-internal(-vpc)?)?\.aliyuncs\.com/queues/([^/?#]+)", re.ASCII
 )

@@ -41,8 +41,7 @@ class MpsVerifier:
             MpsError: MissingAuthorization, IncompleteSignature, InvalidTimeStamp.*, SignatureNonceUsed,
                 InvalidAccessKeyId.NotFound, MissingSecurityToken, InvalidSecurityToken, SignatureDoesNotMatch.
 
-        Source:
-            facts/iproduction.md, 2.
+        Source: facts/iproduction.md#api-signature.
         """
         headers = sent.headers
         if "signature" in {name.lower() for name in parameters}:
@@ -87,7 +86,8 @@ class MpsVerifier:
 
 
 def _no_match(text: str) -> MpsError:
-    # Source: facts/iproduction.md, 4: clients look for the text behind the colon; the old Python one fails without it.
+    # Clients look for the text behind the colon; the old Python one fails without it
+    # (facts/iproduction.md#api-error-codes).
     prefix = "Specified signature is not matched with our calculation. server string to sign is:"
     return MpsError("SignatureDoesNotMatch", prefix + text)
 

@@ -1,6 +1,6 @@
 """Write the message that MPS puts into the queue when a job ends.
 
-Keys in alphabetical order as every printed sample has them; no result, no times (facts/iproduction.md, 3).
+Keys in alphabetical order as every printed sample has them; no result, no times (facts/iproduction.md#notification).
 
 Elsewhere: when it is sent (``jobs``), into which queue (``mps_api``).
 """
@@ -71,8 +71,7 @@ def carried(
 
     Behind a topic the envelope is raw while the text in it is encoded; SIMPLIFIED is the bare text.
 
-    Source:
-        facts/mns.md, 3; facts/iproduction.md, 3.
+    Source: facts/mns.md#base64, facts/iproduction.md#notification, facts/iproduction.md#topic-envelopes.
     """
     inner = base64.b64encode(text.encode()).decode() if encoding == "base64" else text
     if envelope in ("none", "simplified"):

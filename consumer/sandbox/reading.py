@@ -22,7 +22,7 @@ _LONGEST_DELAY_S = 604_800
 _LOWEST_PRIORITY = 16
 _MOST_PROPERTIES = 64
 
-# Source: facts/mns.md, 2, Properties.
+# The names and types that the service knows (facts/mns.md#message-properties).
 _PROPERTY_TYPES = frozenset({"STRING", "NUMBER", "BOOLEAN", "BINARY"})
 _SYSTEM_PROPERTY_NAMES = frozenset(
     {"traceparent", "tracestate", "baggage", "DLQMessageType", "DLQSourceArn", "DLQOriginMessageId"}

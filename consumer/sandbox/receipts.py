@@ -14,7 +14,7 @@ from typing import Final
 from consumer.sandbox.message import Message
 from consumer.sandbox.refusal import MnsError, message_not_exist
 
-# Source: facts/mns.md, 3: 36 or 37 characters, such as 8-0zxj...; the number before the hyphen is the priority's.
+# 36 or 37 characters, such as 8-0zxj... (facts/mns.md#receipt-handles); the number before the hyphen is the priority's.
 _HANDLE: Final = re.compile(r"[A-Za-z0-9-]{36,37}")
 _TOKEN_LENGTH: Final = 34
 _LETTERS_ONLY: Final = bytes.maketrans(b"+/", b"zx")

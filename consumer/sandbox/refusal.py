@@ -6,7 +6,7 @@ Raised anywhere below the server, rendered in one place: as XML by ``wire`` for 
 
 from collections.abc import Mapping
 
-# Source: facts/mns.md, 2.
+# The statuses other than 400 (facts/mns.md#error-codes).
 _STATUS = {
     "AccessDenied": 403,
     "AccessDeniedByRamPolicy": 403,
@@ -39,7 +39,7 @@ class MpsError(Exception):
     Args:
         detail: AccessDeniedDetail, where a right is missing.
 
-    Source: facts/iproduction.md, 2 and 4.
+    Source: facts/iproduction.md#api-error-codes.
     """
 
     def __init__(

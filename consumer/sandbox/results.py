@@ -1,6 +1,6 @@
 """Make up the result of a job, in the documented shape of its function.
 
-Five families are known (facts/iproduction.md, 4); by function the first three occur: files or segments
+Five families are known (facts/iproduction.md#result-families); by function the first three occur: files or segments
 inside ``Data``, an array inside ``Data`` (Cover), or ``Details`` without data. The numbers are made up from
 the job's id, so that one job always has one result.
 
@@ -34,7 +34,7 @@ FUNCTIONS: Final = (
 )
 """The 16 documented FunctionNames; others are taken too."""
 
-# How many files, and with which ending where Output says none. Source: facts/iproduction.md, 4.
+# How many files, and with which ending where Output says none. Source: facts/iproduction.md#functions.
 _FILES: Final = {
     "VideoClip": (1, "mp4"),
     "CaptionExtraction": (1, "srt"),
@@ -64,9 +64,9 @@ class Files:
     def key(self, number: int, ending: str, result_type: str = "main") -> str:
         """Give the object key, without the bucket, of the file with this ordinal (from 1).
 
-        Source:
-            facts/iproduction.md, 1, Output. What ``{resultType}`` may become is not documented beyond the
-            value ``main`` of CaptionExtraction's ``track``.
+        What ``{resultType}`` may become is unknown beyond the value ``main`` of CaptionExtraction's ``track``.
+
+        Source: facts/iproduction.md#output-placeholders.
         """
         source = posixpath.splitext(posixpath.basename(urlsplit(self.input).path))[0] or "input"
         template = urlsplit(self.output).path.lstrip("/") or ("iproduction/{source}-{timestamp}-{sequenceId}." + ending)

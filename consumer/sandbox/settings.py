@@ -19,7 +19,7 @@ Actions = Annotated[tuple[str, ...], AfterValidator(grants.checked)]
 class DlqPolicy(BaseModel):
     """Where a queue's messages go once they were received too often.
 
-    Source: facts/mns.md, 3 (the real service sets it through its control plane only).
+    The real service sets it through its control plane only. Source: facts/mns.md#dead-letter-queues.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -64,8 +64,7 @@ def verify(sent: Sent, keys: Keys, now_s: float) -> None:
         MnsError: MissingAuthorizationHeader, InvalidAuthorizationHeader, MissingDateHeader,
             InvalidDateHeader, TimeExpired, InvalidAccessKeyId, SignatureDoesNotMatch, InvalidDigest.
 
-    Source:
-        facts/mns.md, 1.
+    Source: facts/mns.md#request-headers.
     """
     headers = sent.headers
     authorization = headers.get("authorization")
@@ -105,8 +104,7 @@ def verify(sent: Sent, keys: Keys, now_s: float) -> None:
 def classic_signature(sent: Sent, secret: str, date: str) -> str:
     """Calculate the signature of ``Authorization: MNS``.
 
-    Source:
-        facts/mns.md, 1, with a test vector.
+    Source: facts/mns.md#signature-version-2.
     """
     headers = sent.headers
     own = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers) if name.startswith("x-mns-"))
@@ -118,8 +116,7 @@ def classic_signature(sent: Sent, secret: str, date: str) -> str:
 def v4_signature(sent: Sent, secret: str, signed_at_s: float, day: str, region: str) -> str:
     """Calculate the signature of ``Authorization: MNS4-HMAC-SHA256``.
 
-    Source:
-        facts/mns.md, 1.
+    Source: facts/mns.md#signature-version-4.
     """
     path, _, query = sent.target.partition("?")
     pairs = sorted(_query_pairs(query))

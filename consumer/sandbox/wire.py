@@ -1,7 +1,7 @@
 """Write MNS's answers, byte for byte as the service does.
 
 Two-space indent, no final newline, the namespace without the last slash: two captured answers of the real
-service have the lengths that only this gives (facts/mns.md, 2). Built from strings, since a benchmark
+service have the lengths that only this gives (facts/mns.md#answers). Built from strings, since a benchmark
 receives through here.
 
 Elsewhere: reading requests (``reading``), the HTTP headers (``answer``).

@@ -6,8 +6,7 @@ there. Looked at before each batch, by name, which costs 7 us.
 The companions are ``-wal``, the write-ahead log, and ``-shm``, its index, which all processes map. How long both files
 must be at least is written in them: the page count in the database's header, the last valid frame in the index.
 
-Source:
-    sqlite.org/fileformat2.html: database header, 1.3; write-ahead log, 4.1; sqlite.org/walformat.html: wal-index, 2.
+See sqlite.org/fileformat2.html (database header, 1.3; write-ahead log, 4.1), sqlite.org/walformat.html (wal-index, 2).
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def test_a_handle_is_sent_as_it_was_signed(handle: str) -> None:
     resource = f"/queues/q/messages?ReceiptHandle={escaped(handle)}&VisibilityTimeout=5"
     url = URL("http://h" + resource, encoded=True)
     assert url.raw_path_qs == resource
-    # A plus sign stays one (facts: mns, 1), which yarl's own decoding would not know.
+    # A plus sign stays one (facts/mns.md#what-clients-send), which yarl's own decoding would not know.
     assert URL("http://h" + resource.replace("+", "%2B"), encoded=True).query["ReceiptHandle"] == handle
 
 

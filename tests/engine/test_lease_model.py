@@ -1,7 +1,8 @@
 """Renew, redeliver, lose, hide and delete in any order: a model of one message, as MNS keeps it.
 
 The queue here is a model: only so can every order of events, and every answer that got lost, be played through.
-What the model says of receipts is MNS's rule: each is good until it is replaced or has expired (facts: mns, 3).
+What the model says of receipts is MNS's rule: each is good until it is replaced or has expired
+(facts/mns.md#receipt-handles).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ OWN_MPS = (
     *("cn-beijing", "cn-zhangjiakou", "cn-hangzhou", "cn-shanghai", "cn-shenzhen", "cn-hongkong", "ap-northeast-1"),
     *("ap-southeast-1", "us-west-1", "eu-west-1", "eu-central-1"),
 )
-"""The regions that have an endpoint of their own by the vendor's pages (facts: iproduction, 4)."""
+"""The regions that have an endpoint of their own by the vendor's pages (facts/iproduction.md#api-endpoints)."""
 
 
 @pytest.mark.parametrize(
