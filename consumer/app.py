@@ -187,7 +187,7 @@ class App:
             queue: Under which queue it counts; needed where several are set.
 
         Returns:
-            The word for how it ended (``ops.words.Outcome``).
+            The word for how it ended (``ops.metrics.SettledAs``).
 
         Raises:
             UsageError: MPS does not know the job, or it goes on, or the queue is not clear.

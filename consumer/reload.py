@@ -17,7 +17,7 @@ import structlog
 from consumer.app import App
 from consumer.config import Settings
 from consumer.errors import ConsumerError, SettingsError, lacks_threads
-from consumer.ops.words import ReloadResult
+from consumer.ops.metrics import ReloadResult
 from consumer.plugin.loading import forget
 from consumer.plugin.registry import Registry
 

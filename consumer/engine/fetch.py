@@ -25,7 +25,7 @@ from consumer.message.contradiction import contradictions
 from consumer.message.notification import Kind, Notification, Phase
 from consumer.message.result import NOT_SAVED, JobResult, read_result
 from consumer.message.user_data import read_user_data
-from consumer.ops.words import QueryResult
+from consumer.ops.metrics import QueryResult
 from consumer.plugin.handler import Handler, Wanted
 from consumer.policy import Reason, TrustPolicy, Verify
 

@@ -27,9 +27,8 @@ from consumer.engine.settle import Settler
 from consumer.engine.slots import Slots
 from consumer.engine.store_gate import StoreGate
 from consumer.notify_url import NotifyUrl
-from consumer.ops.metrics import Metrics, QueueMetrics, Words
+from consumer.ops.metrics import Children, Metrics, QueryResult, QueueMetrics
 from consumer.ops.traces import Traces
-from consumer.ops.words import QueryResult
 from consumer.progress import LaneProgress
 from consumer.store.ledger import Ledger
 
@@ -86,7 +85,7 @@ class Lane:
     threads: Threads
     alone: anyio.Lock
     metrics: QueueMetrics
-    queries: Words
+    queries: Children
     progress: LaneProgress
     traces: Traces | None = None
     held: dict[str, Delivery] = field(default_factory=dict)

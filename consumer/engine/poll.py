@@ -27,7 +27,7 @@ from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane
 from consumer.engine.pacing import Outage, pause_s
 from consumer.errors import CloudError, Fault
-from consumer.ops.words import PollResult
+from consumer.ops.metrics import PollResult
 from consumer.policy import MAX_BATCH
 from consumer.progress import Wait
 

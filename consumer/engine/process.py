@@ -47,7 +47,7 @@ from consumer.errors import StoreError
 from consumer.message.contradiction import contradictions
 from consumer.message.key import message_key, verified_key
 from consumer.message.notification import Kind
-from consumer.ops.words import Outcome as Word
+from consumer.ops.metrics import SettledAs
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import NOT_WANTED, Job
 from consumer.policy import SUSPECT_STARTS, Reason, TrustPolicy, Verify
@@ -60,7 +60,7 @@ _CHECKED: Final = TrustPolicy(Verify.ALWAYS)
 _NOTHING: Final = contextlib.nullcontext()
 
 
-async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
+async def process(lane: Lane, delivery: Delivery, place: Place) -> SettledAs | None:
     """Take one message through its whole life.
 
     Args:
