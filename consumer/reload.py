@@ -36,6 +36,7 @@ RELOADED: Final = frozenset(
             "handler_timeout_s",
             "max_hold_s",
             "cancel_grace_s",
+            "stuck_limit",
             "max_failures",
             "retry_base_s",
             "retry_cap_s",

@@ -115,7 +115,7 @@ async def _run(lane: Lane, work: Work, place: Place) -> End:
         return work.verdict
     if lane.held[work.key] is not work.delivery:
         # Another message of the same job, as when MPS sent its notification twice.
-        return HeldElsewhere(work.rules.settings.lease_step_s / 4)
+        return HeldElsewhere(work.rules.policy.lease_step_s / 4)
     claim = await _claim(lane, work, work.key)
     fetched: Fetched | End | None = None
     if isinstance(claim, Ended):
@@ -179,7 +179,7 @@ async def _fetch(lane: Lane, work: Work, handler: Handler, trust: TrustPolicy) -
         handler,
         lane.results.query,
         trust,
-        wait_limit_s=work.rules.settings.result_wait_s,
+        wait_limit_s=work.rules.policy.result_wait_s,
         observe=lambda word: lane.queries[word].inc(),
     )
 
