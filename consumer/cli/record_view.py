@@ -66,8 +66,8 @@ def body_json(body: bytes, *, exact: bool = False) -> dict[str, Any]:
         ``body_base64``: the bytes; ``body_text``: the same as text, where it is UTF-8, and ``None`` where a secret is
         in it under base64; ``body_decoded``: the text that its base64 holds, where it is such.
     """
-    from consumer.message.body import read_text  # noqa: PLC0415 - quick --help
-    from consumer.message.unreadable import Unreadable  # noqa: PLC0415 - the same
+    from consumer.message.envelope import read_text  # noqa: PLC0415 - quick --help
+    from consumer.message.strict_json import Unreadable  # noqa: PLC0415 - the same
 
     try:
         text: str | None = body.decode()

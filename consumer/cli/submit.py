@@ -242,7 +242,7 @@ async def _ended(mps: Mps, job_id: str, wait_s: float) -> JobAnswer:
 
 def _print_end(answer: JobAnswer, *, as_json: bool) -> None:
     from consumer.cli.typed import typed  # noqa: PLC0415 - quick --help
-    from consumer.message.user_data import decode_user_data  # noqa: PLC0415 - the same
+    from consumer.message.notification import decode_user_data  # noqa: PLC0415 - the same
 
     shown = typed(answer.function or "", answer.result, answer.output)
     if as_json:

@@ -44,9 +44,8 @@ from consumer.engine.slots import Place
 from consumer.engine.tasks import new_scope
 from consumer.engine.work import Work, read
 from consumer.errors import StoreError
-from consumer.message.contradiction import contradictions
 from consumer.message.key import message_key, verified_key
-from consumer.message.notification import Kind
+from consumer.message.notification import Kind, contradictions
 from consumer.ops.metrics import SettledAs
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import NOT_WANTED, Job
