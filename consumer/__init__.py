@@ -1,14 +1,8 @@
-"""mns-consumer: the daemon that takes MPS's job notifications from MNS queues.
+"""mns-consumer: the daemon that consumes the job notifications of Alibaba Cloud MPS from MNS queues.
 
-This is the public face, all that a handler needs:
-
-    from consumer import Job, handler, Reject, Retry, JobFailed
-
-and, for the models of results, the forms that several functions share:
-
-    from consumer import FilesResult, DetailsResult, AnyResult, ResultModel, ResultFile
-
-Names are handed on only when asked for, so that importing ``consumer.sandbox`` loads nothing of the daemon.
+This package is the implementation. Users import ``mns_consumer`` (``consumer/public``); the names below are the same
+objects, kept for handlers that import them from here. They are imported when they are first asked for, so that
+``consumer.sandbox`` loads nothing of the daemon.
 """
 
 from __future__ import annotations
@@ -17,11 +11,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from consumer.plugin.families import AnyResult as AnyResult
-    from consumer.plugin.families import DetailsResult as DetailsResult
-    from consumer.plugin.families import FilesResult as FilesResult
-    from consumer.plugin.families import ResultFile as ResultFile
-    from consumer.plugin.families import ResultModel as ResultModel
+    from consumer.functions.families import AnyResult as AnyResult
+    from consumer.functions.families import DetailsResult as DetailsResult
+    from consumer.functions.families import FilesResult as FilesResult
+    from consumer.functions.families import ResultFile as ResultFile
+    from consumer.functions.families import ResultModel as ResultModel
     from consumer.plugin.handler import handler as handler
     from consumer.plugin.job import Job as Job
     from consumer.plugin.job import JobFailed as JobFailed
@@ -29,38 +23,14 @@ if TYPE_CHECKING:
     from consumer.plugin.job import Retry as Retry
 
 _HOMES = {
-    "Job": "consumer.plugin.job",
-    "JobFailed": "consumer.plugin.job",
-    "Reject": "consumer.plugin.job",
-    "Retry": "consumer.plugin.job",
-    "handler": "consumer.plugin.handler",
-    "FilesResult": "consumer.plugin.families",
-    "DetailsResult": "consumer.plugin.families",
-    "AnyResult": "consumer.plugin.families",
-    "ResultModel": "consumer.plugin.families",
-    "ResultFile": "consumer.plugin.families",
+    "consumer.functions.families": ("AnyResult", "DetailsResult", "FilesResult", "ResultFile", "ResultModel"),
+    "consumer.plugin.handler": ("handler",),
+    "consumer.plugin.job": ("Job", "JobFailed", "Reject", "Retry"),
 }
-
-__all__ = [
-    "AnyResult",
-    "DetailsResult",
-    "FilesResult",
-    "Job",
-    "JobFailed",
-    "Reject",
-    "ResultFile",
-    "ResultModel",
-    "Retry",
-    "handler",
-]
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'consumer' has no attribute {name!r}; it hands on {', '.join(_HOMES)}")
-    return getattr(importlib.import_module(home), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'consumer' has no attribute {name!r}")

@@ -1,27 +1,11 @@
-"""AudioBeatDetection: find the beats of a piece of music.
-
-Input an audio file or a video; JobParams none.
-
-Format: family (a), ``{"result": [{"file": KEY}]}``. The beats are not in the result but in the ``.txt`` file that it
-names, as ``BeatList`` and ``DownBeatList``; how they are spelt there is unknown. Whoever needs them reads the file.
-
-Source: facts/iproduction.md#audiobeatdetection.
-"""
+"""The shipped handler of AudioBeatDetection: it logs the result, nothing more."""
 
 import structlog
-from pydantic import Field
 
-from consumer import FilesResult, Job, ResultFile, handler
+from mns_consumer import Job, handler
+from mns_consumer.functions import AudioBeatDetectionResult
 
 log = structlog.get_logger()
-
-
-class AudioBeatDetectionResult(FilesResult):
-    """What an AudioBeatDetection job gives."""
-
-    files: list[ResultFile] = Field(
-        alias="result", description="the .txt files that hold BeatList and DownBeatList, one as documented"
-    )
 
 
 @handler("AudioBeatDetection")

@@ -1,24 +1,11 @@
-"""AudioMixing: mix other sounds into an audio file.
-
-Input an audio file; JobParams ``inputs``, ``[{"file": "oss://..."}]``, one for now.
-
-Format: family (a), ``{"result": [{"file": KEY}]}``. One file as documented.
-
-Source: facts/iproduction.md#audiomixing.
-"""
+"""The shipped handler of AudioMixing: it logs the result, nothing more."""
 
 import structlog
-from pydantic import Field
 
-from consumer import FilesResult, Job, ResultFile, handler
+from mns_consumer import Job, handler
+from mns_consumer.functions import AudioMixingResult
 
 log = structlog.get_logger()
-
-
-class AudioMixingResult(FilesResult):
-    """What an AudioMixing job gives."""
-
-    files: list[ResultFile] = Field(alias="result", description="the mixed audio files, one as documented")
 
 
 @handler("AudioMixing")

@@ -1,21 +1,11 @@
-"""AudioQualityAssessment: judge how good a recording sounds.
-
-Input a 16-bit WAV file of one or two channels, 8000 to 48000 Hz; JobParams unknown.
-
-Format: unknown, no sample exists: any JSON is kept. Once samples are at hand, fields take the place of ``root``.
-
-Source: facts/iproduction.md#audioqualityassessment.
-"""
+"""The shipped handler of AudioQualityAssessment: it logs the result, nothing more."""
 
 import structlog
 
-from consumer import AnyResult, Job, handler
+from mns_consumer import Job, handler
+from mns_consumer.functions import AudioQualityAssessmentResult
 
 log = structlog.get_logger()
-
-
-class AudioQualityAssessmentResult(AnyResult):
-    """What an AudioQualityAssessment job gives, whatever it is."""
 
 
 @handler("AudioQualityAssessment")

@@ -1,26 +1,16 @@
-"""FaceBeauty: beautify the faces in a video.
-
-Input a video; JobParams unknown.
-
-Format: unknown, no sample exists: any JSON is kept. Once samples are at hand, fields take the place of ``root``.
-
-Source: facts/iproduction.md#facebeauty.
-"""
+"""The shipped handler of FaceBeauty: it logs the result, nothing more."""
 
 import structlog
 
-from consumer import AnyResult, Job, handler
+from mns_consumer import Job, handler
+from mns_consumer.functions import FaceBeautyResult
 
 log = structlog.get_logger()
 
 
-class FaceBeautyResult(AnyResult):
-    """What a FaceBeauty job gives, whatever it is."""
-
-
 @handler("FaceBeauty")
 async def face_beauty(job: Job[FaceBeautyResult]) -> None:
-    """Log the beginning of the result, and where the video goes."""
+    """Log the beginning of the result, and where the video is written."""
     if job.failed:
         log.warning("job failed; it is only kept", **job.failure)
         return

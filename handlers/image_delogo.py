@@ -1,26 +1,16 @@
-"""ImageDelogo: wipe logos out of a picture.
-
-Input an image; JobParams none.
-
-Format: family (c), ``{"Details": []}``, which names no file as a rule: the job's Output tells where it was written.
-
-Source: facts/iproduction.md#imagedelogo.
-"""
+"""The shipped handler of ImageDelogo: it logs the result, nothing more."""
 
 import structlog
 
-from consumer import DetailsResult, Job, handler
+from mns_consumer import Job, handler
+from mns_consumer.functions import ImageDelogoResult
 
 log = structlog.get_logger()
 
 
-class ImageDelogoResult(DetailsResult):
-    """What an ImageDelogo job gives."""
-
-
 @handler("ImageDelogo")
 async def image_delogo(job: Job[ImageDelogoResult]) -> None:
-    """Log where the picture without logos goes."""
+    """Log where the picture without logos is written."""
     if job.failed:
         log.warning("job failed; it is only kept", **job.failure)
         return

@@ -1,26 +1,16 @@
-"""ImageH2V: turn a landscape picture into a portrait one.
-
-Input an image; JobParams none.
-
-Format: family (c), ``{"Details": []}``, which names no file as a rule: the job's Output tells where it was written.
-
-Source: facts/iproduction.md#imageh2v.
-"""
+"""The shipped handler of ImageH2V: it logs the result, nothing more."""
 
 import structlog
 
-from consumer import DetailsResult, Job, handler
+from mns_consumer import Job, handler
+from mns_consumer.functions import ImageH2VResult
 
 log = structlog.get_logger()
 
 
-class ImageH2VResult(DetailsResult):
-    """What an ImageH2V job gives."""
-
-
 @handler("ImageH2V")
 async def image_h2v(job: Job[ImageH2VResult]) -> None:
-    """Log where the portrait picture goes."""
+    """Log where the portrait picture is written."""
     if job.failed:
         log.warning("job failed; it is only kept", **job.failure)
         return

@@ -1,26 +1,16 @@
-"""SpeechDenoise: take the noise out of recorded speech.
-
-Input an audio file; JobParams unknown.
-
-Format: unknown, no sample exists: any JSON is kept. Once samples are at hand, fields take the place of ``root``.
-
-Source: facts/iproduction.md#speechdenoise.
-"""
+"""The shipped handler of SpeechDenoise: it logs the result, nothing more."""
 
 import structlog
 
-from consumer import AnyResult, Job, handler
+from mns_consumer import Job, handler
+from mns_consumer.functions import SpeechDenoiseResult
 
 log = structlog.get_logger()
 
 
-class SpeechDenoiseResult(AnyResult):
-    """What a SpeechDenoise job gives, whatever it is."""
-
-
 @handler("SpeechDenoise")
 async def speech_denoise(job: Job[SpeechDenoiseResult]) -> None:
-    """Log the beginning of the result, and where the audio goes."""
+    """Log the beginning of the result, and where the audio is written."""
     if job.failed:
         log.warning("job failed; it is only kept", **job.failure)
         return

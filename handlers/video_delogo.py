@@ -1,26 +1,16 @@
-"""VideoDelogo: wipe logos out of a video.
-
-Input a video; JobParams ``Logo``, ``[[xmin, ymin, width, height], ...]`` as ratios of the picture, at most two.
-
-Format: family (c), ``{"Details": []}``, which names no file as a rule: the job's Output tells where it was written.
-
-Source: facts/iproduction.md#videodelogo.
-"""
+"""The shipped handler of VideoDelogo: it logs the result, nothing more."""
 
 import structlog
 
-from consumer import DetailsResult, Job, handler
+from mns_consumer import Job, handler
+from mns_consumer.functions import VideoDelogoResult
 
 log = structlog.get_logger()
 
 
-class VideoDelogoResult(DetailsResult):
-    """What a VideoDelogo job gives."""
-
-
 @handler("VideoDelogo")
 async def video_delogo(job: Job[VideoDelogoResult]) -> None:
-    """Log where the video without logos goes."""
+    """Log where the video without logos is written."""
     if job.failed:
         log.warning("job failed; it is only kept", **job.failure)
         return

@@ -1,26 +1,16 @@
-"""VideoDetext: wipe burnt-in text out of a video.
-
-Input a video; JobParams ``Text``, up to two boxes ``[[x, y, w, h], ...]`` as ratios of the picture.
-
-Format: family (c), ``{"Details": []}``, which names no file as a rule: the job's Output tells where it was written.
-
-Source: facts/iproduction.md#videodetext.
-"""
+"""The shipped handler of VideoDetext: it logs the result, nothing more."""
 
 import structlog
 
-from consumer import DetailsResult, Job, handler
+from mns_consumer import Job, handler
+from mns_consumer.functions import VideoDetextResult
 
 log = structlog.get_logger()
 
 
-class VideoDetextResult(DetailsResult):
-    """What a VideoDetext job gives."""
-
-
 @handler("VideoDetext")
 async def video_detext(job: Job[VideoDetextResult]) -> None:
-    """Log where the video without text goes."""
+    """Log where the video without text is written."""
     if job.failed:
         log.warning("job failed; it is only kept", **job.failure)
         return

@@ -1,26 +1,11 @@
-"""VideoGreenScreenMatting: cut what stands before a green screen out of a video.
-
-Input a video, and a background picture when one is to be put behind; JobParams ``bgimage`` (a URL), ``mode``
-(``file``).
-
-Format: family (a), ``{"result": [{"file": KEY}]}``. With ``bgimage`` the file is an MP4, without it
-a WEBM with an alpha channel.
-
-Source: facts/iproduction.md#videogreenscreenmatting.
-"""
+"""The shipped handler of VideoGreenScreenMatting: it logs the result, nothing more."""
 
 import structlog
-from pydantic import Field
 
-from consumer import FilesResult, Job, ResultFile, handler
+from mns_consumer import Job, handler
+from mns_consumer.functions import VideoGreenScreenMattingResult
 
 log = structlog.get_logger()
-
-
-class VideoGreenScreenMattingResult(FilesResult):
-    """What a VideoGreenScreenMatting job gives."""
-
-    files: list[ResultFile] = Field(alias="result", description="the cut-out videos, .mp4 or .webm, one as documented")
 
 
 @handler("VideoGreenScreenMatting")

@@ -1,26 +1,16 @@
-"""VideoH2V: turn a landscape video into a portrait one.
-
-Input a video; JobParams none.
-
-Format: family (c), ``{"Details": []}``, which names no file as a rule: the job's Output tells where it was written.
-
-Source: facts/iproduction.md#videoh2v.
-"""
+"""The shipped handler of VideoH2V: it logs the result, nothing more."""
 
 import structlog
 
-from consumer import DetailsResult, Job, handler
+from mns_consumer import Job, handler
+from mns_consumer.functions import VideoH2VResult
 
 log = structlog.get_logger()
 
 
-class VideoH2VResult(DetailsResult):
-    """What a VideoH2V job gives."""
-
-
 @handler("VideoH2V")
 async def video_h2v(job: Job[VideoH2VResult]) -> None:
-    """Log where the portrait video goes."""
+    """Log where the portrait video is written."""
     if job.failed:
         log.warning("job failed; it is only kept", **job.failure)
         return

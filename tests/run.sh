@@ -6,7 +6,8 @@ set -euo pipefail
 umask 022
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv-test}
-if [ ! -e "$venv/ready" ] || [ tests/constraints.txt -nt "$venv/ready" ] || [ .build/constraints.txt -nt "$venv/ready" ]; then
+if [ ! -e "$venv/ready" ] || [ tests/constraints.txt -nt "$venv/ready" ] || [ .build/constraints.txt -nt "$venv/ready" ] \
+    || [ pyproject.toml -nt "$venv/ready" ]; then
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, got " + sys.version)'
     python3 -m venv "$venv"
     install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)

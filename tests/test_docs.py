@@ -26,10 +26,11 @@ from pydantic.fields import FieldInfo
 from consumer import policy, rights
 from consumer.app import App
 from consumer.cli import main as command_line
-from consumer.cli.function_names import DOCUMENTED
 from consumer.config import PREFIX, LaneSettings, Settings, load
-from consumer.errors import ExitCode
-from consumer.ops.metrics import OTHER, Metrics, RetryCause
+from consumer.errors import ExitCode, Fault
+from consumer.functions.catalogue import documented
+from consumer.ops import words
+from consumer.ops.metrics import OK, OTHER, Metrics
 from consumer.plugin.registry import Registry, Sources, discover
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxSettings
@@ -134,9 +135,19 @@ def metrics_table() -> Iterator[Row]:
 
 def labels_table() -> Iterator[Row]:
     yield ("Metric and label", "Words")
-    for info in Metrics().catalogue():
-        if info.values:
-            yield (f"{code(info.name)} {code(info.labels[-1])}", listed(info.values))
+    api = [OK, *Fault]
+    for name, label, values in (
+        ("polls_total", "result", [*words.PollResult, *Fault]),
+        ("jobs_total", "outcome", list(words.Outcome)),
+        ("lease_renewals_total", "result", list(words.RenewalResult)),
+        ("deletes_total", "result", list(words.DeleteResult)),
+        ("retries_total", "cause", list(words.RetryCause)),
+        ("dead_letters_total", "reason", list(Reason)),
+        ("api_requests_total", "result", api),
+        ("result_queries_total", "result", list(words.QueryResult)),
+        ("reloads_total", "result", list(words.ReloadResult)),
+    ):
+        yield (f"{code('mns_consumer_' + name)} {code(label)}", listed(values))
 
 
 def commands_table() -> Iterator[Row]:
@@ -176,13 +187,9 @@ def reasons_table() -> Iterator[Row]:
 def shipped_table() -> Iterator[Row]:
     yield ("FunctionName", "File", "Result model", "What the job does")
     registry = discover(Sources(use_entry_points=False, shipped=True))
-    for name in DOCUMENTED:
-        found = registry.handlers[name]
-        assert found.result is not None
-        path = Path(found.origin.rpartition(":")[0])
-        title = str(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))).partition("\n")[0]
-        told = title.removeprefix(f"{name}: ").rstrip(".")
-        yield (code(name), code(f"handlers/{path.name}"), code(found.result.annotation.__name__), told)
+    for function in documented():
+        path = Path(registry.handlers[function.name].origin.rpartition(":")[0])
+        yield (code(function.name), code(f"handlers/{path.name}"), code(function.result.__name__), function.title)
 
 
 def rights_table() -> Iterator[Row]:
@@ -220,7 +227,7 @@ def test_every_reason_has_a_sentence() -> None:
 def test_shipped_handlers_are_all_files() -> None:
     """The table of shipped handlers names each of the 16 files, and no other is shipped."""
     named = {row[1].strip("`") for row in rows_of("Shipped handlers")[1:]}
-    there = {f"handlers/{path.name}" for path in (ROOT / "handlers").glob("*.py") if path.name != "__init__.py"}
+    there = {f"handlers/{path.name}" for path in (ROOT / "handlers").glob("*.py")}
     assert named == there
     assert len(named) == 16
 
@@ -380,7 +387,7 @@ async def submit_examples(settings: Settings) -> dict[str, str]:
 
 async def all_seen(app: App, store: str, most: int) -> bool:
     """Whether every job has ended, well or badly, or was sent back as its handler asked."""
-    labels = {"queue": "jobs", "function": "Cover", "cause": RetryCause.ASKED.value}
+    labels = {"queue": "jobs", "function": "Cover", "cause": words.RetryCause.ASKED.value}
     back = app.metrics.registry.get_sample_value("mns_consumer_retries_total", labels)
     return back == 1 and len(await make_operators(store).list_jobs(Filter(), limit=100)) == most - 1
 

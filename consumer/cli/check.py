@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from consumer.cli.function_names import DOCUMENTED, nearest
 from consumer.cli.options import Said, takes_settings
 from consumer.errors import ExitCode, SettingsError
+from consumer.functions.catalogue import names, nearest
 from consumer.rights import ALSO, COMMANDS, RUN, policy
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _handlers(settings: Settings) -> Iterator[Finding]:
     for place in registry.empty:
         yield warning(what, f"{place} holds no function marked with @handler")
     for name, handler in registry.handlers.items():
-        if name not in {*DOCUMENTED, *Kind, ANY_NAME}:
+        if name not in {*names(), *Kind, ANY_NAME}:
             near = nearest(name)
             hint = f"did you mean {near!r}?" if near else "is it spelt as MPS spells it?"
             yield warning(what, f"{handler.origin}: {name!r} is no documented FunctionName or kind; {hint}")

@@ -1,8 +1,6 @@
 """The jobs of the demo: one of each documented function, one that fails, and two messages that are none.
 
-Elsewhere: what the sandbox makes of them (``sandbox.jobs``), running them (``cli.demo``).
-
-Source: facts/iproduction.md#functions.
+What each is made of is in the catalogue (``functions.catalogue.Sample``).
 """
 
 from __future__ import annotations
@@ -13,29 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from consumer.cli.function_names import DOCUMENTED
+from consumer.functions.catalogue import Function, documented
 
 _BUCKET: Final = "oss://demo.oss-cn-hangzhou.aliyuncs.com"
-_INPUTS: Final[Mapping[str, tuple[str, str]]] = {
-    "ImageH2V": ("poster.jpg", "jpg"),
-    "ImageDelogo": ("poster.jpg", "jpg"),
-    "ImageCartoonize": ("poster.jpg", "jpg"),
-    "Cover": ("film.mp4", "jpg"),
-    "CaptionExtraction": ("film.mp4", "srt"),
-    "VideoGreenScreenMatting": ("studio.mp4", "webm"),
-    "MusicSegmentDetect": ("song.mp3", "json"),
-    "AudioMixing": ("voice.mp3", "mp3"),
-    "AudioBeatDetection": ("song.mp3", "txt"),
-    "AudioQualityAssessment": ("voice.wav", "json"),
-    "SpeechDenoise": ("voice.wav", "wav"),
-}
-_PARAMS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "VideoDelogo": {"Logo": [[0.05, 0.05, 0.2, 0.1]]},
-    "CaptionExtraction": {"fps": 5, "track": "main"},
-    "VideoDetext": {"Text": [[0.1, 0.8, 0.8, 0.15]]},
-    "VideoGreenScreenMatting": {"mode": "file"},
-    "AudioMixing": {"inputs": [{"file": f"{_BUCKET}/music.mp3"}]},
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,18 +39,19 @@ class DemoJob:
 
 def demo_jobs() -> list[DemoJob]:
     """One job of each documented function in their order, and last one that fails."""
-    jobs = [_job(function, number, _PARAMS.get(function, {})) for number, function in enumerate(DOCUMENTED, 1)]
+    functions = documented()
+    jobs = [_job(function, number, function.sample.params) for number, function in enumerate(functions, 1)]
     failure = {"code": "InvalidFile", "message": "The input is no video, as the demo ordered."}
-    return [*jobs, _job("Cover", len(jobs) + 1, {"sandbox": {"fail": failure}}, fails=True)]
+    cover = next(function for function in functions if function.name == "Cover")
+    return [*jobs, _job(cover, len(jobs) + 1, {"sandbox": {"fail": failure}}, fails=True)]
 
 
-def _job(function: str, number: int, params: Mapping[str, Any], *, fails: bool = False) -> DemoJob:
-    source, ending = _INPUTS.get(function, ("film.mp4", "mp4"))
+def _job(function: Function, number: int, params: Mapping[str, Any], *, fails: bool = False) -> DemoJob:
     return DemoJob(
-        function=function,
+        function=function.name,
         params=json.dumps(params),
-        input=f"{_BUCKET}/{source}",
-        output=f"{_BUCKET}/out/{{source}}-{{timestamp}}-{{sequenceId}}.{ending}",
+        input=f"{_BUCKET}/{function.sample.input}",
+        output=f"{_BUCKET}/out/{{source}}-{{timestamp}}-{{sequenceId}}.{function.sample.ending}",
         user_data={"order": number, "who": "demo"},
         fails=fails,
     )

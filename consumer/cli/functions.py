@@ -1,7 +1,4 @@
-"""``mns-consumer functions``: who takes which FunctionName, and what its result holds.
-
-Elsewhere: how handlers are found (``plugin.registry``).
-"""
+"""``mns-consumer functions``: the handler of each FunctionName, and the fields of its result."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from consumer.cli.function_names import DOCUMENTED
 from consumer.cli.options import Said, takes_settings
+from consumer.functions.catalogue import find, names
 from consumer.ops.escape import json_text, printable
 
 if TYPE_CHECKING:
@@ -43,16 +40,21 @@ def functions(said: Said, as_json: Annotated[bool, typer.Option("--json", help="
 
 
 def _names(registry: Registry) -> list[str]:
-    """The documented names in their order, then every other name that has a handler."""
-    return [*DOCUMENTED, *sorted(name for name in registry.handlers if name not in DOCUMENTED)]
+    """The documented names, then every other name that has a handler."""
+    return [*names(), *sorted(registry.handlers.keys() - set(names()))]
 
 
 def _row(name: str, registry: Registry) -> dict[str, Any]:
-    handler = registry.find(name)
-    if handler is None:
-        return {"function": name, "handler": None, "found_in": None, "origin": None, "result": None, "fields": []}
-    return {
+    handler, function = registry.find(name), find(name)
+    row = {
         "function": name,
+        "title": function and function.title,
+        "input": function and function.input,
+        "output": function and function.output,
+    }
+    if handler is None:
+        return row | {"handler": None, "found_in": None, "origin": None, "result": None, "fields": []}
+    return row | {
         "handler": getattr(handler.function, "__qualname__", repr(handler.function)),
         "found_in": _FOUND_IN[registry.strengths[handler.name].name],
         "origin": handler.origin,
@@ -62,10 +64,9 @@ def _row(name: str, registry: Registry) -> dict[str, Any]:
 
 
 def fields_of(handler: Handler) -> list[dict[str, str]]:
-    """The fields of the result that a handler asks for; none where it is no model or of any shape.
+    """Name, type and description of each field of the result model that a handler asks for.
 
-    Returns:
-        For each its ``name``, ``type`` and ``description``; those of a list's items are named ``stills[].url``.
+    A field of a list's items is named ``stills[].url``. A result that is no model, or of any shape, has no fields.
     """
     return [] if handler.result is None else _fields(handler.result.annotation, "", ())
 
@@ -89,7 +90,7 @@ def _fields(annotation: Any, prefix: str, above: tuple[Any, ...]) -> list[dict[s
 
 
 def _type_name(annotation: Any) -> str:
-    """A type as one writes it, without the modules' names."""
+    """A type without the names of modules."""
     arguments = getattr(annotation, "__args__", ())
     if isinstance(annotation, type) and not arguments:
         return annotation.__name__
@@ -122,5 +123,5 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             fields = [printable(f"{field['name']}: {field['type']}") for field in row["fields"]]
             result = "\n".join([f"{result}:" if fields else result, *(f"  {line}" for line in fields)])
         # As plain text: a name, a path or a type with brackets is no markup.
-        table.add_row(Text(printable(row["function"])), Text(where), Text(result))
+        table.add_row(Text(f"{printable(row['function'])}\n{row['title'] or ''}"), Text(where), Text(result))
     wide_console().print(table)

@@ -26,14 +26,15 @@ from consumer.engine.outcome import (
 )
 from consumer.engine.work import Work
 from consumer.ops.logs import gather
-from consumer.ops.metrics import RetryCause, SettledAs
+from consumer.ops.words import Outcome as Word
+from consumer.ops.words import RetryCause
 from consumer.plugin.job import Retry
 
-_FAULTS: Final = {word: str(word) for word in (SettledAs.DEAD, SettledAs.RETRY, SettledAs.LEASE_LOST)}
+_FAULTS: Final = {word: str(word) for word in (Word.DEAD, Word.RETRY, Word.LEASE_LOST)}
 """What counts as an error in a trace, by how the delivery ended."""
 
 
-def report(lane: Lane, work: Work, outcome: Outcome) -> SettledAs:
+def report(lane: Lane, work: Work, outcome: Outcome) -> Word:
     """Log and count how one delivery ended; returns the word for it."""
     counters = lane.metrics.function(work.notification.route)
     word = _word(work, outcome)
@@ -70,7 +71,7 @@ def report(lane: Lane, work: Work, outcome: Outcome) -> SettledAs:
             lane.metrics.settled_seconds.observe(work.delivery.age_s())
             counters.dead_letters[outcome.reason].inc()
             gather("error", event="message set aside", **fields, reason=str(outcome.reason), error=outcome.error)
-        case Hide() if word is SettledAs.RETRY:
+        case Hide() if word is Word.RETRY:
             counters.retries[_cause(work, outcome)].inc()
             gather("warning", event="job comes back later", **fields, delay_seconds=outcome.delay_s, error=outcome.why)
         case Hide():
@@ -82,18 +83,18 @@ def report(lane: Lane, work: Work, outcome: Outcome) -> SettledAs:
     return word
 
 
-def _word(work: Work, outcome: Outcome) -> SettledAs:
+def _word(work: Work, outcome: Outcome) -> Word:
     match outcome:
         case Done():
-            return SettledAs.DONE
+            return Word.DONE
         case Forget():
-            return SettledAs(outcome.why.value)
+            return Word(outcome.why.value)
         case Dead():
-            return SettledAs.DEAD
+            return Word.DEAD
         case Lost():
-            return SettledAs.LEASE_LOST
+            return Word.LEASE_LOST
         case Hide():
-            return SettledAs.RELEASED if isinstance(work.end, Busy | Cut | HeldElsewhere) else SettledAs.RETRY
+            return Word.RELEASED if isinstance(work.end, Busy | Cut | HeldElsewhere) else Word.RETRY
 
 
 def _cause(work: Work, outcome: Hide) -> RetryCause:

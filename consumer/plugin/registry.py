@@ -39,7 +39,10 @@ from consumer.strict_modes import problems_of_folder
 from consumer.version import version
 
 ENTRY_POINT_GROUP: Final = "mns_consumer.handlers"
-_SHIPPED_DIR: Final = Path(__file__).resolve().parents[2] / "handlers"
+_PACKAGE: Final = Path(__file__).resolve().parents[1]
+_IN_WHEEL: Final = _PACKAGE / "handlers"
+_SHIPPED_DIR: Final = _IN_WHEEL if _IN_WHEEL.is_dir() else _PACKAGE.parent / "handlers"
+"""An editable installation has them beside the package."""
 
 
 class Strength(IntEnum):

@@ -1,50 +1,18 @@
-"""Make up the result of a job, in the documented shape of its function.
+"""Make up the result of a job: the sample of its function's module in the catalogue, in the form of its family.
 
-Five families are known (facts/iproduction.md#result-families); by function the first three occur: files or segments
-inside ``Data``, an array inside ``Data`` (Cover), or ``Details`` without data. The numbers are made up from
-the job's id, so that one job always has one result.
+The numbers are derived from the job's id: one job always has the same result.
 
-Elsewhere: when a job ends, and how (``jobs``); its notification (``notify``).
+Source: facts/iproduction.md#result, facts/iproduction.md#result-families.
 """
 
 import json
 import posixpath
 import random
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
-FUNCTIONS: Final = (
-    "VideoH2V",
-    "VideoDelogo",
-    "Cover",
-    "VideoClip",
-    "ImageH2V",
-    "ImageDelogo",
-    "CaptionExtraction",
-    "VideoDetext",
-    "VideoGreenScreenMatting",
-    "MusicSegmentDetect",
-    "AudioMixing",
-    "AudioBeatDetection",
-    "ImageCartoonize",
-    "AudioQualityAssessment",
-    "FaceBeauty",
-    "SpeechDenoise",
-)
-"""The 16 documented FunctionNames; others are taken too."""
-
-# How many files, and with which ending where Output says none. Source: facts/iproduction.md#functions.
-_FILES: Final = {
-    "VideoClip": (1, "mp4"),
-    "CaptionExtraction": (1, "srt"),
-    "VideoGreenScreenMatting": (1, "webm"),
-    "AudioMixing": (1, "mp3"),
-    "AudioBeatDetection": (1, "txt"),
-    "ImageCartoonize": (2, "jpg"),
-}
-_STILLS: Final = 5
-_CHORUS: Final = "副歌"
+from consumer.functions.catalogue import Family, find
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +53,34 @@ class Files:
         return list(dict.fromkeys(self.key(number, ending) for number in range(1, count + 1)))
 
 
-def result_of(function: str, files: Files, job_id: str) -> str:
+def result_of(name: str, files: Files, job_id: str) -> str:
     """Make up the text of QueryIProductionJob's ``Result`` for a job that succeeded.
 
     Args:
-        function: FunctionName, also one that is not documented.
-        files: Names of what it wrote.
+        name: FunctionName; one that is not documented gets the least that any function answers.
+        files: Names of what the job wrote.
         job_id: Seeds the numbers.
 
     Returns:
         JSON; where there is data, ``Data`` is JSON once more.
     """
-    chance = random.Random(job_id)  # noqa: S311 - made-up figures
-    if function == "Cover":
-        stills = _stills(files, chance)
-        return compact({"Message": "success", "Data": compact(stills), "Code": "Success"})
-    if function == "MusicSegmentDetect":
-        return _data({"result": _segments(chance)})
-    if function in _FILES:
-        count, ending = _FILES[function]
-        return _data({"result": [{"file": key} for key in files.keys(count, ending)]})
-    # AudioQualityAssessment, FaceBeauty, SpeechDenoise and every name that is not documented come here too:
-    # nothing is known of their results, and this is the least that any function answers.
-    return compact({"Details": [], "Message": "success", "Code": "Success"})
+    function = find(name)
+    if function is None or function.family is Family.DETAILS:
+        return compact({"Details": [], "Message": "success", "Code": "Success"})
+    sample = function.sample
+    data = sample.data(files.keys(sample.files, sample.ending), random.Random(job_id))  # noqa: S311 - made-up figures
+    if function.family is Family.ARRAY:
+        return compact({"Message": "success", "Data": compact(data), "Code": "Success"})
+    return compact({"Code": "Success", "Message": "Successful.", "Data": compact(data)})
 
 
-def has_details(function: str) -> bool:
+def has_details(name: str) -> bool:
     """Whether the function's notification carries ``Details: []`` and says ``success``.
 
-    The printed samples differ so, along with the family of the result (INF).
+    The printed samples differ so by the family of the result (INF).
     """
-    return function not in _FILES and function != "MusicSegmentDetect"
+    function = find(name)
+    return function is None or function.family is not Family.OBJECT
 
 
 def failure(code: str, message: str) -> str:
@@ -126,25 +91,3 @@ def failure(code: str, message: str) -> str:
 def compact(value: Any) -> str:
     """Write JSON as the service does: no spaces, Chinese as it is."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _data(value: Any) -> str:
-    return compact({"Code": "Success", "Message": "Successful.", "Data": compact(value)})
-
-
-def _stills(files: Files, chance: random.Random) -> list[dict[str, Any]]:
-    scores = sorted((chance.uniform(5, 9) for _ in range(_STILLS)), reverse=True)
-    return [
-        {"Score": score, "Time": str(chance.randrange(24, 36_000) * 1000 / 24), "Url": key}
-        for score, key in zip(scores, files.keys(_STILLS, "jpg"), strict=False)
-    ]
-
-
-def _segments(chance: random.Random) -> list[dict[str, Any]]:
-    start = 30 + chance.random() * 20
-    segments: list[dict[str, Any]] = []
-    for _ in range(3):
-        end = start + 20 + chance.random() * 10
-        segments.append({"start": round(start, 2), "end": round(end, 2), "title": _CHORUS})
-        start = end + 15 + chance.random() * 10
-    return segments

@@ -5,8 +5,8 @@ It is copied into the daemon's drop-in folder.
 
 from __future__ import annotations
 
-from consumer import Job, handler
-from handlers.cover import CoverResult
+from mns_consumer import Job, handler
+from mns_consumer.functions import CoverResult
 
 
 @handler("Cover")

@@ -28,8 +28,8 @@ from contextlib import contextmanager
 
 from pydantic import BaseModel, ConfigDict
 
-from consumer import Job, Reject, Retry, handler
-from handlers.cover import CoverResult
+from mns_consumer import Job, Reject, Retry, handler
+from mns_consumer.functions import CoverResult
 
 TRUE_CLOCK = int(os.environ.get("{TRUE_CLOCK_VARIABLE}", time.CLOCK_REALTIME))
 JOURNAL = os.open(os.environ["{JOURNAL_VARIABLE}"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -16,7 +16,7 @@ import pytest
 
 from consumer.cli.demo import _row
 from consumer.cli.demo_jobs import demo_jobs
-from consumer.cli.function_names import DOCUMENTED
+from consumer.functions.catalogue import names
 from consumer.store.dead_letters import StoredJob
 from consumer.store.ledger import JobRecord
 
@@ -37,7 +37,7 @@ def test_the_demo(process: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert took_s < 15
     rows = [line.split("│") for line in ran.out.splitlines() if line.startswith("│ ")]
     states = [(row[1].strip(), row[2].strip()) for row in rows if row[1].strip()]
-    assert states == [*((name, "Success") for name in DOCUMENTED), ("Cover", "Fail")]
+    assert states == [*((name, "Success") for name in names()), ("Cover", "Fail")]
     assert '{"order": 1, "who": "demo"}' in ran.out
     assert "unrouted: " in ran.out
     assert "undecodable: " in ran.out

@@ -12,10 +12,8 @@ from typing import Any, NoReturn
 import pytest
 
 from consumer.cli import main as main_module
-from consumer.cli.function_names import DOCUMENTED, nearest
 from consumer.cli.options import parse_assignments
 from consumer.errors import ConsumerError, SettingsError, StoreBusyError, UsageError
-from consumer.sandbox import results
 
 Cli = Callable[..., Any]
 
@@ -172,19 +170,6 @@ def test_assignments() -> None:
     """Assignments give settings by name; lanes are decoded, since they are objects."""
     found = parse_assignments(["retry-base-s=10", "store=a=b", 'lanes=[{"slots": 1}]'])
     assert found == {"retry_base_s": "10", "store": "a=b", "lanes": [{"slots": 1}]}
-
-
-def test_documented_names() -> None:
-    """The hints know the names that the sandbox knows, each of which has its shipped file."""
-    assert DOCUMENTED == results.FUNCTIONS
-
-
-@pytest.mark.parametrize(
-    ("name", "near"), [("cover", "Cover"), ("VideoH2v", "VideoH2V"), ("SpeechDenoize", "SpeechDenoise"), ("xyz", None)]
-)
-def test_nearest(name: str, near: str | None) -> None:
-    """A misspelt name finds its neighbour, another one finds none."""
-    assert nearest(name) == near
 
 
 @pytest.mark.parametrize("program", ["module", "script"])

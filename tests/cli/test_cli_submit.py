@@ -75,7 +75,9 @@ def test_json_output(cli: Cli, keys: str) -> None:
     assert "neither --notify-url nor --pipeline-id" in ran.err
 
 
-@pytest.mark.parametrize(("name", "hint"), [("Covr", "did you mean Cover?"), ("Qqqqqqqq", "documented are VideoH2V")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("Covr", "did you mean Cover?"), ("Qqqqqqqq", "documented are AudioBeatDetection")]
+)
 def test_unknown_names_are_sent(cli: Cli, keys: str, name: str, hint: str) -> None:
     """A name outside of the documented ones is warned of, and sent all the same."""
     ran = cli("submit", "--function", name, "--pipeline-id", "p")

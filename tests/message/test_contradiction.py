@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from consumer.message.notification import Notification, contradictions, decode, same_state, same_user_data
+from consumer.message.contradiction import contradictions, same_state, same_user_data
+from consumer.message.notification import Notification, decode
 
 JOB = {"Type": "IProduction", "FunctionName": "Cover", "JobId": "39f8", "State": "Success"}
 

@@ -20,7 +20,8 @@ from consumer.errors import ExitCode, PortTakenError, SettingsError
 from consumer.ops import admin, redact
 from consumer.ops.admin import AdminServer
 from consumer.ops.health import Check
-from consumer.ops.metrics import Metrics, SettledAs
+from consumer.ops.metrics import Metrics
+from consumer.ops.words import Outcome
 
 
 @dataclass
@@ -55,7 +56,7 @@ def checks() -> Answers:
 @pytest.fixture
 def metrics() -> Metrics:
     metrics = Metrics(["Cover"], version="1.2.3")
-    metrics.queue("jobs").function("Cover").jobs[SettledAs.DONE].inc()
+    metrics.queue("jobs").function("Cover").jobs[Outcome.DONE].inc()
     return metrics
 
 
@@ -472,7 +473,7 @@ async def test_a_scrape_is_short(server: AdminServer, metrics: Metrics) -> None:
     names = [f"Function{number}" for number in range(16)]
     metrics.register(names)
     for name in names:
-        metrics.queue("jobs").function(name).jobs[SettledAs.DONE].inc()
+        metrics.queue("jobs").function(name).jobs[Outcome.DONE].inc()
     best_s, body = 1.0, b""
     for _ in range(5):
         began = time.perf_counter()

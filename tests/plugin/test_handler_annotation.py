@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
-from consumer import Job, handler
 from consumer.errors import HandlersError
 from consumer.plugin.handler import Handler, Limits, Note, build, notes, origin_of
+from mns_consumer import Job, handler
 
 
 class Still(BaseModel):
@@ -115,7 +115,7 @@ def test_a_model_that_is_not_finished_is_refused_at_start() -> None:
     space: dict[str, Any] = {}
     source = """
         from pydantic import BaseModel
-        from consumer import Job
+        from mns_consumer import Job
         class Half(BaseModel):
             other: "Nowhere"
         async def half(job: Job[Half]) -> None: ...

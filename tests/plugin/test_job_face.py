@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from consumer import Job, JobFailed, Reject, Retry
 from consumer.plugin.job import NOT_WANTED, ResultNotWantedError
+from mns_consumer import Job, JobFailed, Reject, Retry
 
 
 def make(**fields: Any) -> Job[Any, Any]:
@@ -70,3 +70,11 @@ def test_orders_need_no_reason() -> None:
     assert str(Reject()) == "the handler gave no reason"
     assert str(Retry()) == "the handler asked for it"
     assert str(Reject("no such user")) == "no such user"
+
+
+def test_a_log_line_of_a_failed_job() -> None:
+    """``job.failure`` holds what tells one failed job from another, code and wording as MPS gave them."""
+    job: Job = Job(
+        function="Cover", job_id="j1", state="Fail", failed=True, code="Bad.Input", message=None, user_data="secret"
+    )
+    assert job.failure == {"function": "Cover", "job_id": "j1", "code": "Bad.Input", "message": None}

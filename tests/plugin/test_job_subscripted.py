@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consumer import Job
+from mns_consumer import Job
 
 
 def test_a_subscripted_job_can_be_built() -> None:

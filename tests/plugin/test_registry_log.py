@@ -8,11 +8,12 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from consumer import Job, daemon, handler
+from consumer import daemon
 from consumer.app import App
 from consumer.config import load
 from consumer.plugin.handler import build, notes
 from consumer.plugin.registry import Registry
+from mns_consumer import Job, handler
 
 
 @handler("Cover")
@@ -34,7 +35,7 @@ def test_each_handlers_origin_is_logged(monkeypatch: pytest.MonkeyPatch) -> None
         {
             "event": "handler registered",
             "function": "Cover",
-            "origin": "test_registry_log.py:18",
+            "origin": "test_registry_log.py:19",
             "provider": "films 1.2",
             "log_level": "info",
         },

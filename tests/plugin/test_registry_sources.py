@@ -17,7 +17,7 @@ Write = Callable[[str, str], Path]
 
 
 def cover(said: str, name: str = "Cover") -> str:
-    return f"from consumer import Job, handler\n@handler({name!r})\nasync def {said}(job: Job) -> None: ...\n"
+    return f"from mns_consumer import Job, handler\n@handler({name!r})\nasync def {said}(job: Job) -> None: ...\n"
 
 
 @pytest.fixture

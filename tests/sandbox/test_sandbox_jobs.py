@@ -16,9 +16,10 @@ from alibabacloud_tea_openapi.exceptions import ClientException
 from alibabacloud_tea_openapi.models import Config
 from anyio.to_thread import run_sync
 
+from consumer.functions.catalogue import names
 from consumer.sandbox import Fault, GivenJob, Sandbox, SandboxSettings
 from consumer.sandbox.jobs import MOST_QUEUED
-from consumer.sandbox.results import FUNCTIONS, Files, result_of
+from consumer.sandbox.results import Files, result_of
 
 INPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/in/a film.mp4"
 OUTPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/out/{source}-{timestamp}-{sequenceId}-{resultType}.x"
@@ -124,7 +125,7 @@ FILES = frozenset(
 )
 
 
-@pytest.mark.parametrize("function", [*FUNCTIONS, "MusicDemix"])
+@pytest.mark.parametrize("function", [*names(), "MusicDemix"])
 async def test_results_have_their_documented_shape(sandbox: Sandbox, function: str) -> None:
     """Each function's result is of its documented family, and its notification as the samples print it."""
     job_id = await submitted(sandbox, function)

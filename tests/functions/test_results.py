@@ -1,4 +1,4 @@
-"""Rules of the shipped result models: documented samples, both spellings, numbers as strings, bad data, summaries."""
+"""Rules of the result models: documented samples, both spellings, numbers as strings, bad data, summaries."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from consumer.functions.catalogue import find, names
 from consumer.message.result import read_result
-from consumer.plugin.registry import Registry, Sources, discover
-from consumer.sandbox.results import FUNCTIONS, Files, failure, result_of
-from handlers.audio_quality_assessment import AudioQualityAssessmentResult
-from handlers.cover import CoverResult
-from handlers.image_cartoonize import ImageCartoonizeResult
+from consumer.sandbox.results import Files, failure, result_of
+from mns_consumer.functions import AudioQualityAssessmentResult, CoverResult, ImageCartoonizeResult
 
 OUTPUT = "oss://b.oss-cn-hangzhou.aliyuncs.com/out/{source}-{timestamp}-{sequenceId}.x"
 BASE = "oss://b.oss-cn-hangzhou.aliyuncs.com"
-REGISTRY: Registry = discover(Sources(shipped=True, use_entry_points=False))
 
 FILE_MAKERS = (
     "VideoClip",
@@ -55,7 +52,7 @@ NO_FILE = "no file named, see the output of the job"
 
 
 class Summarised(Protocol):
-    """What every shipped result offers."""
+    """What every result offers."""
 
     def summary(self) -> str:
         """One line that sums the result up."""
@@ -67,9 +64,9 @@ def one_file(key: str) -> str:
 
 
 def validated(function: str, data: JsonValue) -> BaseModel:
-    wanted = REGISTRY.handlers[function].result
-    assert wanted is not None
-    return cast("BaseModel", wanted.validate(data))
+    found = find(function)
+    assert found is not None
+    return found.result.model_validate(data)
 
 
 def summary_of(function: str, raw: JsonValue) -> str:
@@ -233,7 +230,7 @@ def test_a_long_unknown_result_is_cut() -> None:
     assert AudioQualityAssessmentResult("x" * 500).summary() == '"' + "x" * 119 + "..."
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", names())
 @given(job_id=st.text(alphabet="0123456789abcdef", min_size=32, max_size=32))
 def test_what_the_sandbox_answers_fits(function: str, job_id: str) -> None:
     """Every result that the sandbox makes up fits the model of its function, and no file is left a bare key."""

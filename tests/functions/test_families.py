@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, JsonValue, ValidationError
 
-from consumer import AnyResult, DetailsResult, FilesResult, Job, ResultFile, ResultModel
-from consumer.plugin.registry import Sources, discover
+from mns_consumer.functions import AnyResult, DetailsResult, FilesResult, ResultFile, ResultModel
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-Write = Callable[[str, str], Path]
 NO_FILE = "no file named, see the output of the job"
 
 
@@ -110,41 +104,3 @@ def test_a_form_can_be_extended() -> None:
     assert (found.cover.url, found.cover.number) == ("oss://b/2", 7)
     assert found.summary() == "files: 1, first: oss://b/1"
     assert found == PagesResult(files=[ResultFile(url="oss://b/1")], cover=Page(url="oss://b/2", number=7))
-
-
-def test_a_handler_for_a_new_function_is_short(write: Write) -> None:
-    """A drop-in file whose model stands on a shared form is found, and its result is validated as that form."""
-    path = write(
-        "image_matting.py",
-        """
-        from consumer import FilesResult, Job, handler
-
-        class ImageMattingResult(FilesResult):
-            pass
-
-        @handler("ImageMatting")
-        async def image_matting(job: Job[ImageMattingResult]) -> None: ...
-        """,
-    )
-    registry = discover(Sources(directory=path.parent, use_entry_points=False))
-    assert list(registry.handlers) == ["ImageMatting"]
-    wanted = registry.handlers["ImageMatting"].result
-    assert wanted is not None
-    assert wanted.validate({"result": [{"file": "oss://b/1"}]}).first_url == "oss://b/1"
-
-
-def test_a_log_line_of_a_failed_job() -> None:
-    """``job.failure`` holds what tells one failed job from another, code and wording as MPS gave them."""
-    job: Job = Job(
-        function="Cover", job_id="j1", state="Fail", failed=True, code="Bad.Input", message=None, user_data="secret"
-    )
-    assert job.failure == {"function": "Cover", "job_id": "j1", "code": "Bad.Input", "message": None}
-
-
-@pytest.mark.parametrize("name", ["AnyResult", "DetailsResult", "FilesResult", "ResultFile", "ResultModel"])
-def test_the_forms_load_alone(name: str) -> None:
-    """Asking the face for a form, in a fresh process, loads its own module and nothing that runs the daemon."""
-    code = f"from consumer import {name}\nimport sys\nprint(*sorted(m for m in sys.modules if 'consumer.' in m))"
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["consumer.plugin", "consumer.plugin.families"]

@@ -1,0 +1,30 @@
+"""AudioMixing (facts/iproduction.md#audiomixing)."""
+
+from typing import Final
+
+from pydantic import Field
+
+from consumer.functions.catalogue import Family, Function, Sample
+from consumer.functions.families import FilesResult, ResultFile
+
+
+class AudioMixingResult(FilesResult):
+    """Result of an AudioMixing job."""
+
+    files: list[ResultFile] = Field(alias="result", description="the mixed audio files, one as documented")
+
+
+FUNCTION: Final = Function(
+    name="AudioMixing",
+    title="mix other sounds into an audio file",
+    input="audio",
+    output="audio",
+    family=Family.OBJECT,
+    result=AudioMixingResult,
+    sample=Sample(
+        input="voice.mp3",
+        ending="mp3",
+        params={"inputs": [{"file": "oss://demo.oss-cn-hangzhou.aliyuncs.com/music.mp3"}]},
+        files=1,
+    ),
+)

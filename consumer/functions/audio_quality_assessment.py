@@ -1,0 +1,20 @@
+"""AudioQualityAssessment (facts/iproduction.md#audioqualityassessment)."""
+
+from typing import Final
+
+from consumer.functions.catalogue import Function, Sample
+from consumer.functions.families import AnyResult
+
+
+class AudioQualityAssessmentResult(AnyResult):
+    """Result of an AudioQualityAssessment job."""
+
+
+FUNCTION: Final = Function(
+    name="AudioQualityAssessment",
+    title="assess the sound quality of a recording",
+    input="16-bit WAV, 1 or 2 channels, 8,000 to 48,000 Hz",
+    output=None,
+    result=AudioQualityAssessmentResult,
+    sample=Sample(input="voice.wav", ending="json"),
+)

@@ -1,0 +1,20 @@
+"""FaceBeauty (facts/iproduction.md#facebeauty)."""
+
+from typing import Final
+
+from consumer.functions.catalogue import Function, Sample
+from consumer.functions.families import AnyResult
+
+
+class FaceBeautyResult(AnyResult):
+    """Result of a FaceBeauty job."""
+
+
+FUNCTION: Final = Function(
+    name="FaceBeauty",
+    title="beautify the faces in a video",
+    input="video",
+    output="mp4 (inferred)",
+    result=FaceBeautyResult,
+    sample=Sample(input="film.mp4", ending="mp4"),
+)

@@ -1,0 +1,28 @@
+"""ImageCartoonize. Result: family (a), several files: the documented sample names a result and an origin.
+
+Source: facts/iproduction.md#imagecartoonize.
+"""
+
+from typing import Final
+
+from pydantic import Field
+
+from consumer.functions.catalogue import Family, Function, Sample
+from consumer.functions.families import FilesResult, ResultFile
+
+
+class ImageCartoonizeResult(FilesResult):
+    """Result of an ImageCartoonize job."""
+
+    files: list[ResultFile] = Field(alias="result", description="the pictures, in the order they came")
+
+
+FUNCTION: Final = Function(
+    name="ImageCartoonize",
+    title="redraw a picture as a cartoon",
+    input="image",
+    output="pictures; Output needs {sequenceId} (inferred)",
+    family=Family.OBJECT,
+    result=ImageCartoonizeResult,
+    sample=Sample(input="poster.jpg", ending="jpg", files=2),
+)

@@ -1,0 +1,20 @@
+"""ImageDelogo (facts/iproduction.md#imagedelogo)."""
+
+from typing import Final
+
+from consumer.functions.catalogue import Function, Sample
+from consumer.functions.families import DetailsResult
+
+
+class ImageDelogoResult(DetailsResult):
+    """Result of an ImageDelogo job."""
+
+
+FUNCTION: Final = Function(
+    name="ImageDelogo",
+    title="remove logos from a picture",
+    input="image",
+    output="image",
+    result=ImageDelogoResult,
+    sample=Sample(input="poster.jpg", ending="jpg"),
+)

@@ -1,0 +1,20 @@
+"""ImageH2V (facts/iproduction.md#imageh2v)."""
+
+from typing import Final
+
+from consumer.functions.catalogue import Function, Sample
+from consumer.functions.families import DetailsResult
+
+
+class ImageH2VResult(DetailsResult):
+    """Result of an ImageH2V job."""
+
+
+FUNCTION: Final = Function(
+    name="ImageH2V",
+    title="turn a landscape picture into a portrait one",
+    input="image",
+    output="image",
+    result=ImageH2VResult,
+    sample=Sample(input="poster.jpg", ending="jpg"),
+)

@@ -1,0 +1,20 @@
+"""SpeechDenoise (facts/iproduction.md#speechdenoise)."""
+
+from typing import Final
+
+from consumer.functions.catalogue import Function, Sample
+from consumer.functions.families import AnyResult
+
+
+class SpeechDenoiseResult(AnyResult):
+    """Result of a SpeechDenoise job."""
+
+
+FUNCTION: Final = Function(
+    name="SpeechDenoise",
+    title="remove the noise from recorded speech",
+    input="WAV of 16 or 48 kHz (inferred)",
+    output="wav (inferred)",
+    result=SpeechDenoiseResult,
+    sample=Sample(input="voice.wav", ending="wav"),
+)

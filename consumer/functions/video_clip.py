@@ -1,0 +1,50 @@
+"""VideoClip. Result: family (a) with files, or the sister service's places to cut at, family (e).
+
+Source: facts/iproduction.md#videoclip.
+"""
+
+from typing import Final, Self
+
+from pydantic import Field, FiniteFloat, model_validator
+
+from consumer.functions.catalogue import Family, Function, Sample
+from consumer.functions.families import FilesResult, ResultFile, ResultModel
+
+
+class ClipSpan(ResultModel):
+    """The place of one highlight in the video."""
+
+    start_s: FiniteFloat = Field(alias="StartTime", description="its beginning, in seconds")
+    end_s: FiniteFloat = Field(alias="EndTime", description="its end, in seconds")
+
+
+class VideoClipResult(FilesResult):
+    """Result of a VideoClip job: files, or places to cut at."""
+
+    files: list[ResultFile] = Field(default_factory=list, alias="result", description="the cut videos")
+    spans: list[ClipSpan] = Field(
+        default_factory=list, alias="VideoSummaryList", description="the highlights' places, by the sister service"
+    )
+
+    @model_validator(mode="after")
+    def _either_form(self) -> Self:
+        if not self.model_fields_set & {"files", "spans"}:
+            raise ValueError("expected an object with result or with VideoSummaryList")
+        return self
+
+    def summary(self) -> str:
+        """One line: the files and the first one's URL, or the places and their length together."""
+        if self.spans and not self.files:
+            return f"spans: {len(self.spans)}, together {sum(span.end_s - span.start_s for span in self.spans):.2f} s"
+        return super().summary()
+
+
+FUNCTION: Final = Function(
+    name="VideoClip",
+    title="cut the highlights out of a video",
+    input="video",
+    output="video",
+    family=Family.OBJECT,
+    result=VideoClipResult,
+    sample=Sample(input="film.mp4", ending="mp4", files=1),
+)

@@ -1,0 +1,20 @@
+"""VideoDelogo (facts/iproduction.md#videodelogo)."""
+
+from typing import Final
+
+from consumer.functions.catalogue import Function, Sample
+from consumer.functions.families import DetailsResult
+
+
+class VideoDelogoResult(DetailsResult):
+    """Result of a VideoDelogo job."""
+
+
+FUNCTION: Final = Function(
+    name="VideoDelogo",
+    title="remove logos from a video",
+    input="video",
+    output="video",
+    result=VideoDelogoResult,
+    sample=Sample(input="film.mp4", ending="mp4", params={"Logo": [[0.05, 0.05, 0.2, 0.1]]}),
+)

@@ -1,0 +1,20 @@
+"""VideoDetext (facts/iproduction.md#videodetext)."""
+
+from typing import Final
+
+from consumer.functions.catalogue import Function, Sample
+from consumer.functions.families import DetailsResult
+
+
+class VideoDetextResult(DetailsResult):
+    """Result of a VideoDetext job."""
+
+
+FUNCTION: Final = Function(
+    name="VideoDetext",
+    title="remove text that is part of a video's picture",
+    input="video",
+    output="video",
+    result=VideoDetextResult,
+    sample=Sample(input="film.mp4", ending="mp4", params={"Text": [[0.1, 0.8, 0.8, 0.15]]}),
+)

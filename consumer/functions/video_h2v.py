@@ -1,0 +1,20 @@
+"""VideoH2V (facts/iproduction.md#videoh2v)."""
+
+from typing import Final
+
+from consumer.functions.catalogue import Function, Sample
+from consumer.functions.families import DetailsResult
+
+
+class VideoH2VResult(DetailsResult):
+    """Result of a VideoH2V job."""
+
+
+FUNCTION: Final = Function(
+    name="VideoH2V",
+    title="turn a landscape video into a portrait one",
+    input="video",
+    output="video",
+    result=VideoH2VResult,
+    sample=Sample(input="film.mp4", ending="mp4"),
+)

@@ -1,0 +1,17 @@
+"""What a handler needs. The models of results are in ``mns_consumer.functions``.
+
+from mns_consumer import Job, handler
+from mns_consumer.functions import CoverResult
+
+@handler("Cover")
+async def cover(job: Job[CoverResult]) -> None:
+print(job.result.best)
+"""
+
+from consumer.plugin.handler import handler as handler
+from consumer.plugin.job import Job as Job
+from consumer.plugin.job import JobFailed as JobFailed
+from consumer.plugin.job import Reject as Reject
+from consumer.plugin.job import Retry as Retry
+
+__all__ = ["Job", "JobFailed", "Reject", "Retry", "handler"]

@@ -1,0 +1,108 @@
+"""Rules of the public import name: ``mns_consumer`` and ``consumer`` give the same objects, and both are typed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import consumer
+import mns_consumer
+import mns_consumer.functions
+from consumer.plugin.registry import Sources, discover
+
+ROOT = Path(__file__).resolve().parents[2]
+Write = Callable[[str, str], Path]
+
+
+def test_both_names_give_the_same_objects() -> None:
+    """What ``consumer`` still hands on is what ``mns_consumer`` does: annotations and ``except`` mix freely."""
+    for names in consumer._HOMES.values():
+        for name in names:
+            face = mns_consumer if name in mns_consumer.__all__ else mns_consumer.functions
+            assert getattr(consumer, name) is getattr(face, name)
+            assert getattr(consumer, name).__name__ == name
+    assert set(mns_consumer.__all__) < {name for names in consumer._HOMES.values() for name in names}
+
+
+def test_a_wrong_name_is_refused() -> None:
+    """``consumer`` hands nothing else on."""
+    with pytest.raises(AttributeError, match="module 'consumer' has no attribute 'Jobs'"):
+        _ = consumer.Jobs
+
+
+def test_a_handler_for_a_new_function_is_short(write: Write) -> None:
+    """A drop-in file whose model stands on a shared form is found, and its result is validated as that form."""
+    path = write(
+        "image_matting.py",
+        """
+        from mns_consumer import Job, handler
+        from mns_consumer.functions import FilesResult
+
+        class ImageMattingResult(FilesResult):
+            pass
+
+        @handler("ImageMatting")
+        async def image_matting(job: Job[ImageMattingResult]) -> None: ...
+        """,
+    )
+    registry = discover(Sources(directory=path.parent, use_entry_points=False))
+    assert list(registry.handlers) == ["ImageMatting"]
+    wanted = registry.handlers["ImageMatting"].result
+    assert wanted is not None
+    assert wanted.validate({"result": [{"file": "oss://b/1"}]}).first_url == "oss://b/1"
+
+
+def test_a_handler_may_mix_both_names(write: Write) -> None:
+    """A file that takes ``Job`` from one name and ``handler`` from the other is found as any."""
+    path = write(
+        "mine.py",
+        """
+        import consumer
+        from consumer import Job
+        from mns_consumer import handler
+        from mns_consumer.functions import CoverResult
+
+        @handler("Cover")
+        async def cover(job: Job[CoverResult, consumer.ResultModel]) -> None: ...
+        """,
+    )
+    held = discover(Sources(directory=path.parent, use_entry_points=False)).handlers["Cover"]
+    assert held.result is not None
+    assert held.result.annotation is mns_consumer.functions.CoverResult
+
+
+def test_a_handlers_file_is_typed(tmp_path: Path) -> None:
+    """``mypy --strict`` accepts a user's file, knows the models' fields, and finds a misspelt name."""
+    path = tmp_path / "films.py"
+    path.write_text(
+        """
+from mns_consumer import Job, Reject, handler
+from mns_consumer.functions import CoverResult, CoverResults
+
+
+@handler("Cover", timeout_s=30)
+async def cover(job: Job[CoverResult, dict[str, int]]) -> None:
+    reveal_type(job.result.stills[0].score)
+    reveal_type(job.user_data["film"])
+    raise Reject("no stills")
+""",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}", str(path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *lines, end = [line.partition(": ")[2] or line for line in done.stdout.splitlines()]
+    assert lines == [
+        'error: Module "mns_consumer.functions" has no attribute "CoverResults"; maybe "CoverResult"?  [attr-defined]',
+        'note: Revealed type is "float"',
+        'note: Revealed type is "int"',
+    ]
+    assert end == "Found 1 error in 1 file (checked 1 source file)"
