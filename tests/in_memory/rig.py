@@ -1,0 +1,119 @@
+"""A daemon of this process on a queue, a store and an MPS in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import anyio
+import anyio.lowlevel
+
+from consumer.app import App
+from consumer.cloud.clients import Clients
+from consumer.cloud.credentials import Keys, StaticCredentials
+from consumer.cloud.mns import MnsQueue
+from consumer.cloud.mps import JobAnswer, Mps
+from consumer.errors import CloudError, Fault
+from tests.in_memory.ledger import MemoryStore
+from tests.in_memory.queue import MemoryQueue
+
+
+class MemoryMps:
+    """Answers with the jobs that a test put in, and fails as it wants."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, JobAnswer] = {}
+        self.asked: list[str] = []
+        self.faults: list[Fault] = []
+
+    def add(self, job_id: str, **fields: Any) -> None:
+        """Put a job in."""
+        values: dict[str, Any] = {
+            "function": "Cover",
+            "state": "Success",
+            "input": None,
+            "output": None,
+            "params": None,
+            "pipeline_id": None,
+            "result": None,
+            "user_data": None,
+            "request_id": "r",
+            "found": True,
+        }
+        self.jobs[job_id] = JobAnswer(job_id, **(values | fields))
+
+    async def query(self, job_id: str) -> JobAnswer:
+        """See ``Mps.query``."""
+        self.asked.append(job_id)
+        await anyio.lowlevel.checkpoint()
+        if self.faults:
+            fault = self.faults.pop(0)
+            raise CloudError(fault, operation="QueryIProductionJob", target="mps", code="Failing", detail="as wanted")
+        if job_id not in self.jobs:
+            self.add(job_id, found=False)
+        return self.jobs[job_id]
+
+    async def warm_up(self) -> None:
+        """See ``Mps.warm_up``."""
+
+
+@dataclass
+class Daemon:
+    """An app that serves one queue.
+
+    Args:
+        ended: Set once it has ended.
+        task: Cancels it all at once.
+    """
+
+    app: App
+    queue: MemoryQueue
+    store: MemoryStore
+    mps: MemoryMps
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    task: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+
+    async def until(self, holds: Callable[[], object], within_s: float = 600.0) -> None:
+        """Wait until something holds; fails when it does not in time."""
+        look_s = 0.01
+        with anyio.fail_after(within_s):
+            while not holds():
+                await anyio.sleep(look_s)
+                look_s = min(1.0, look_s * 1.05)
+
+    async def emptied(self, within_s: float = 600.0) -> None:
+        """Wait until nothing is left in the queue."""
+        await self.until(lambda: not self.queue.messages, within_s)
+
+    def count(self, name: str, **labels: str) -> float:
+        """One metric's value; 0 where it was never counted."""
+        return self.app.metrics.registry.get_sample_value(f"mns_consumer_{name}", labels) or 0.0
+
+    async def stop(self) -> float:
+        """Stop and return the seconds that it took."""
+        began_at = time.monotonic()
+        self.app.stop()
+        await self.ended.wait()
+        return time.monotonic() - began_at
+
+
+@dataclass
+class Surroundings:
+    """What a daemon works with; it outlives the daemon."""
+
+    queue: MemoryQueue = field(default_factory=MemoryQueue)
+    store: MemoryStore = field(default_factory=MemoryStore)
+    mps: MemoryMps = field(default_factory=MemoryMps)
+
+    @asynccontextmanager
+    async def clients(self, *_: object, **__: object) -> AsyncIterator[Clients]:
+        """In place of ``open_clients``."""
+        yield Clients(
+            cast("MnsQueue", self.queue), cast("Mps", self.mps), StaticCredentials(Keys("sandbox", "sandbox"))
+        )
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Daemon]]
