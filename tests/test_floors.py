@@ -106,11 +106,7 @@ def breach(module: str, target: str) -> str | None:
         return None
     here, there = part_of(module), part_of(target)
     if here == "sandbox":
-        return (
-            None
-            if there in {"sandbox", "rights", "job_state", "functions"}
-            else "the sandbox imports nothing of the daemon"
-        )
+        return None if there in {"sandbox", "job_state", "functions"} else "the sandbox imports nothing of the daemon"
     if there == "sandbox":
         return None if here == "cli" else "only the command line imports the sandbox"
     if FLOORS[there] > FLOORS[here]:
@@ -251,7 +247,7 @@ def test_the_sandbox_stands_alone() -> None:
     loaded = loaded_by("import consumer.sandbox")
     own = {name for name in loaded if name.startswith("consumer.")}
     assert "consumer.sandbox.server" in own
-    assert {part_of(name) for name in own} <= {"sandbox", "rights", "job_state", "functions"}
+    assert {part_of(name) for name in own} <= {"sandbox", "job_state", "functions"}
     assert {name for name in loaded if name.partition(".")[0].startswith(SDKS)} == set()
 
 

@@ -11,7 +11,6 @@ Elsewhere: the jobs (``cli.demo_jobs``), what is seen (``cli.demo_view``), the d
 
 from __future__ import annotations
 
-import base64
 import signal
 import sys
 import tempfile
@@ -210,20 +209,9 @@ async def _until_settled(
 
 def _notify_again(sandbox: Sandbox, job_id: str) -> None:
     """Deliver a job's notification a second time, as a queue that delivers at least once may."""
-    from consumer.sandbox import notify  # noqa: PLC0415 - quick --help
-
     job = sandbox.jobs.get(job_id)
-    if job is None:
-        return
-    text = notify.notification(
-        function=job.function,
-        job_id=job.job_id,
-        state=job.state,
-        code=job.code,
-        message=job.message,
-        user_data=job.user_data,
-    )
-    sandbox.put(_QUEUE, base64.b64encode(text.encode()).decode())
+    if job is not None:
+        sandbox.notify(job)
 
 
 def _any() -> Filter:

@@ -128,10 +128,10 @@ def _settings(
 
 
 def _actions(flag: str, names: Sequence[str]) -> tuple[str, ...]:
-    from consumer.sandbox.grants import checked  # noqa: PLC0415 - quick --help
+    from consumer.sandbox.authentication import check_actions  # noqa: PLC0415 - quick --help
 
     try:
-        return tuple(checked(names))
+        return tuple(check_actions(names))
     except ValueError as error:
         raise UsageError(f"{flag}: {error}") from None
 

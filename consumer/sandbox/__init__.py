@@ -1,7 +1,7 @@
-"""A local MNS and MPS: what the daemon, the demo and users' own tests talk to without a cloud account.
+"""A local MNS and MPS for the daemon, the demo and users' own tests: no cloud account, no SDK, nothing of the daemon.
 
-This file only hands names on. What it is: ``server`` (the life of the server), ``settings`` (what can be
-set), ``faults`` (what can be made to go wrong), ``control`` (all of that over HTTP).
+Elsewhere: ``server`` (start, stop, the way of a request), ``settings`` (what can be set), ``faults`` (what can go
+wrong), ``control`` (all of that over HTTP), ``mns_api`` and ``mps_api`` (the two services).
 """
 
 from consumer.sandbox.faults import Fault, Faults

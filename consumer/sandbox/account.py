@@ -1,48 +1,165 @@
-"""Hold all queues of the one account, and what is true of them together.
+"""The queues of the account, their clock, and the long polls that wait on them."""
 
-Elsewhere: the rules within a queue (``queue``), waiting (``polls``), the operations (``queue_api``,
-``message_api``).
-"""
-
+import asyncio
 import random
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
+from functools import partial
+from typing import Final
 
-from consumer.sandbox.attributes import QueueAttributes, check_queue_name
-from consumer.sandbox.clock import Clock
-from consumer.sandbox.message import Draft, Message
-from consumer.sandbox.polls import Polls
-from consumer.sandbox.queue import Queue
-from consumer.sandbox.refusal import MnsError, queue_not_exist
+from consumer.sandbox.protocol import MnsError, queue_not_exist
+from consumer.sandbox.queue import Message, Queue, QueueAttributes, State, check_queue_name
 from consumer.sandbox.settings import DlqPolicy, SandboxSettings
 
-_MOST_QUEUES = 1000  # facts/mns.md#limits
+_MOST_QUEUES: Final = 1000  # facts/mns.md#limits
+
+
+class Clock:
+    """Real time plus an offset that tests move, so that a retention of days takes one call.
+
+    The Date header follows it, as clients compare it with NextVisibleTime. The time window of signatures does not:
+    the client signs with its own real clock.
+    """
+
+    __slots__ = ("_date_header", "_date_header_s", "offset_ms")
+
+    def __init__(self) -> None:
+        self.offset_ms = 0
+        self._date_header = ""
+        self._date_header_s = -1
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, by this clock."""
+        return time.time_ns() // 1_000_000 + self.offset_ms
+
+    def date_header(self) -> str:
+        """The value of the Date header, rendered once a second."""
+        now_s = self.now_ms() // 1000
+        if now_s != self._date_header_s:
+            self._date_header_s = now_s
+            self._date_header = formatdate(now_s, usegmt=True)
+        return self._date_header
+
+
+class LongPolls:
+    """The long polls that wait on one queue, woken within a millisecond or two.
+
+    A woken poll checks its own connection and takes its messages in the same step, so nothing is dequeued for a client
+    that has gone. A wake-up that a poll can't use goes to the next one.
+    """
+
+    def __init__(self, queue: Queue, clock: Clock) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._waiters: dict[asyncio.Future[bool], None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_wake_scheduled = False
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    async def receive(self, limit: int, wait_s: float, is_abandoned: Callable[[], bool]) -> list[Message]:
+        """Take 1 to ``limit`` messages, waiting up to ``wait_s`` seconds for the first; none for an abandoned poll.
+
+        Raises:
+            MnsError: QueueNotExist when the queue is deleted meanwhile.
+        """
+        taken = [] if is_abandoned() else self._queue.receive(limit, self._clock.now_ms())
+        if taken or wait_s <= 0:
+            return taken
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        while not taken and loop.time() < deadline and await self._woken(loop, deadline):
+            if self._is_closed:
+                raise queue_not_exist()
+            if is_abandoned():
+                self.changed()
+                break
+            taken = self._queue.receive(limit, self._clock.now_ms())
+        return taken
+
+    def close(self) -> None:
+        """End every poll: the queue is deleted."""
+        self._is_closed = True
+        for waiter in self._waiters:
+            _finish(waiter, is_woken=True)
+
+    def changed(self) -> None:
+        """Look at the queue in the next turn of the loop, once for all changes until then."""
+        if self._waiters and not self._is_wake_scheduled:
+            self._is_wake_scheduled = True
+            asyncio.get_running_loop().call_soon(self._wake)
+
+    async def _woken(self, loop: asyncio.AbstractEventLoop, deadline: float) -> bool:
+        waiter: asyncio.Future[bool] = loop.create_future()
+        end = loop.call_at(deadline, partial(_finish, waiter, is_woken=False))
+        self._waiters[waiter] = None
+        self._queue.on_change = self.changed
+        self.changed()
+        is_woken = False
+        try:
+            is_woken = await waiter
+        finally:
+            end.cancel()
+            del self._waiters[waiter]
+            if not self._waiters:
+                self._queue.on_change = None
+                self._cancel_timer()
+            elif not is_woken and waiter.done() and not waiter.cancelled() and waiter.result():
+                # Cancelled after it was woken: the client left at that moment. Another poll gets the wake-up.
+                self.changed()
+        return is_woken
+
+    def _wake(self) -> None:
+        self._is_wake_scheduled = False
+        self._queue.promote(self._clock.now_ms())
+        for waiter, _ in zip(self._waiters, range(self._queue.counts[State.ACTIVE]), strict=False):
+            _finish(waiter, is_woken=True)
+        self._cancel_timer()
+        due_ms = self._queue.next_due_ms()
+        if self._waiters and due_ms is not None:
+            wait_s = max(due_ms - self._clock.now_ms(), 1) / 1000
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self.changed)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _finish(waiter: asyncio.Future[bool], *, is_woken: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(is_woken)
 
 
 @dataclass(slots=True)
 class Mailbox:
-    """A queue and the polls that wait on it."""
+    """A queue and the long polls that wait on it."""
 
     queue: Queue
-    polls: Polls
+    polls: LongPolls
 
 
 class Account:
-    """The queues by name."""
+    """The queues by name, and what limits them together."""
 
-    def __init__(self, settings: SandboxSettings, clock: Clock) -> None:
+    def __init__(self, settings: SandboxSettings, clock: Clock, chance: random.Random) -> None:
         self.clock = clock
         self.held_long_polls = 0
         self.max_long_polls = settings.max_long_polls
-        self.small_batches = settings.small_batches
         self._settings = settings
-        self._chance = random.Random()  # noqa: S311 - ids, no secrets; never the same twice, for a ledger outlives a sandbox
+        self._chance = chance
         self._mailboxes: dict[str, Mailbox] = {}
-        self._policies = dict(settings.dlq_policies)
+        self._policies: dict[str, DlqPolicy] = {}
         self._fifo = set(settings.fifo_queues)
+        for name, policy in settings.dlq_policies.items():
+            self.set_dlq(name, policy)
 
     def get(self, name: str) -> Mailbox:
-        """Give a queue's mailbox.
+        """Look a queue up.
 
         Raises:
             MnsError: QueueNotExist.
@@ -52,25 +169,17 @@ class Account:
             raise queue_not_exist()
         return mailbox
 
-    def create(self, name: str, given: Mapping[str, str] | None = None) -> bool:
-        """Create a queue.
-
-        Args:
-            name: Its name.
-            given: Settings by element name; the rest is the service's defaults.
-
-        Returns:
-            True when it is new, False when it was there with equal settings.
+    def create(self, name: str, elements: Mapping[str, str] | None = None) -> bool:
+        """Create a queue with the attributes of a request's ``<Queue>``; False when an equal one exists.
 
         Raises:
-            MnsError: QueueAlreadyExist when it is there with other settings; InvalidQueueName,
+            MnsError: QueueAlreadyExist when it exists with other attributes; InvalidQueueName,
                 QueueNameLengthError, InvalidArgument.
         """
         check_queue_name(name)
-        attributes = QueueAttributes().changed(given or {})
-        there = self._mailboxes.get(name)
-        if there is not None:
-            if there.queue.attributes == attributes:
+        attributes = QueueAttributes().changed(elements or {})
+        if name in self._mailboxes:
+            if self._mailboxes[name].queue.attributes == attributes:
                 return False
             raise MnsError("QueueAlreadyExist", "The queue you want to create is already exist.")
         if len(self._mailboxes) >= _MOST_QUEUES:
@@ -85,42 +194,39 @@ class Account:
             fifo=name in self._fifo,
             late_ms=round(self._settings.late_redelivery_s * 1000),
         )
-        queue.on_dead = lambda message: self._bury(queue, message)
+        queue.on_dead_letter = lambda message: self._move_dead_letter(queue, message)
         queue.dlq = self._policies.get(name)
-        self._mailboxes[name] = Mailbox(queue, Polls(queue, self.clock))
+        self._mailboxes[name] = Mailbox(queue, LongPolls(queue, self.clock))
         return True
 
     def ensure(self, name: str) -> Mailbox:
-        """Give a queue's mailbox, created with the defaults where it is missing."""
+        """Look a queue up; create it with the defaults where it is missing."""
         if name not in self._mailboxes:
             self.create(name)
         return self._mailboxes[name]
 
     def delete(self, name: str) -> None:
-        """Delete a queue with its messages; its long polls end with QueueNotExist.
-
-        Deleting what isn't there is a success, as the facts name no error of this call.
-        """
+        """Delete a queue and end its long polls; a missing queue is no error (facts/mns.md#delete-queue)."""
         mailbox = self._mailboxes.pop(name, None)
         if mailbox is not None:
             mailbox.polls.close()
 
-    def listed(self, prefix: str, marker: str, number: int) -> tuple[list[Queue], str]:
-        """Give one page of queues by name, and the marker of the next page ("" at the end)."""
-        names = sorted(name for name in self._mailboxes if name.startswith(prefix) and name >= marker)
-        page = [self._mailboxes[name].queue for name in names[:number]]
-        return page, names[number] if len(names) > number else ""
-
-    def batch_limit(self, asked: int) -> int:
-        """Give how many messages a batch receive may bring: all that it asks for, unless batches are to be small."""
-        return self._chance.randint(1, asked) if self.small_batches else asked
-
     def all(self) -> list[Mailbox]:
-        """Give every mailbox, by name."""
+        """Every queue, by name."""
         return [self._mailboxes[name] for name in sorted(self._mailboxes)]
 
+    def page(self, prefix: str, marker: str, number: int) -> tuple[list[Queue], str]:
+        """One page of queues by name, and the marker of the next page ("" after the last)."""
+        names = sorted(name for name in self._mailboxes if name.startswith(prefix) and name >= marker)
+        queues = [self._mailboxes[name].queue for name in names[:number]]
+        return queues, names[number] if len(names) > number else ""
+
+    def batch_limit(self, asked: int) -> int:
+        """How many messages a batch receive may bring: fewer than it asks for under ``small_batches``."""
+        return self._chance.randint(1, asked) if self._settings.small_batches else asked
+
     def set_dlq(self, name: str, policy: DlqPolicy | None) -> None:
-        """Set or clear a queue's dead-letter policy, also for when it is created later.
+        """Set or clear the dead-letter policy of a queue, which need not exist yet.
 
         Raises:
             MnsError: InvalidArgument when the policy names the queue itself.
@@ -136,37 +242,33 @@ class Account:
             self._mailboxes[name].queue.dlq = policy
 
     def make_fifo(self, name: str) -> None:
-        """Let a queue that is still to be created keep order within groups.
+        """Make a queue that does not exist yet a FIFO queue.
 
         Raises:
-            MnsError: QueueAlreadyExist when it is there as a normal queue.
+            MnsError: QueueAlreadyExist when it exists as a standard queue.
         """
         if name in self._mailboxes and not self._mailboxes[name].queue.fifo:
             raise MnsError("QueueAlreadyExist", "A queue's kind can't be changed once it exists.")
         self._fifo.add(name)
 
     def advance_clock(self, seconds: float) -> None:
-        """Move the messages' clock, and let every poll look again."""
-        self.clock.advance(seconds)
+        """Move the clock (back, when negative) and wake the long polls."""
+        self.clock.offset_ms += round(seconds * 1000)
         for mailbox in self._mailboxes.values():
             mailbox.polls.changed()
 
-    def _bury(self, queue: Queue, message: Message) -> None:
-        policy = queue.dlq
-        if policy is None:
+    def _move_dead_letter(self, queue: Queue, message: Message) -> None:
+        if queue.dlq is None:
             return
         arn = f"acs:mns:{self._settings.region}:{self._settings.account}:/queues/{queue.name}"
-        draft = Draft(
+        origin = (("DLQSourceArn", arn, "STRING"), ("DLQOriginMessageId", message.message_id, "STRING"))
+        moved = Message(
             message.body,
             message.priority,
             0,
             message.group_id,
             message.user_properties,
-            (
-                *message.system_properties,
-                ("DLQSourceArn", arn, "STRING"),
-                ("DLQOriginMessageId", message.message_id, "STRING"),
-            ),
+            (*message.system_properties, *origin),
         )
-        target = self.ensure(policy.dead_letter_target_queue).queue
-        target.take(draft, self.clock.now_ms(), enqueue_ms=message.enqueue_ms)
+        target = self.ensure(queue.dlq.dead_letter_target_queue).queue
+        target.enqueue(moved, self.clock.now_ms(), enqueue_ms=message.enqueue_ms)

@@ -1,18 +1,18 @@
-"""Look into the sandbox and make things go wrong, over HTTP, while it runs.
+"""The control API: inspect the sandbox and change its faults over HTTP while it runs.
 
-All under ``/_sandbox``, JSON in and out, no keys asked (it binds loopback unless told otherwise):
+All under ``/_sandbox``, JSON in and out, without keys (it binds loopback by default):
 
     GET    /_sandbox/state                    queues, jobs, requests, faults applied
     GET    /_sandbox/requests                 the latest requests, one by one
     GET    /_sandbox/jobs                     every job
-    POST   /_sandbox/jobs                     a job as it ended, without running it (``jobs.GivenJob``)
-    GET    /_sandbox/faults                   the rules that are on, how often each kind was applied
+    POST   /_sandbox/jobs                     a job in its final form, without running it (``jobs.GivenJob``)
+    GET    /_sandbox/faults                   the current rules, and how often each kind was applied
     PUT    /_sandbox/faults                   [fault, ...]: replace all rules
     POST   /_sandbox/faults                   fault: add one rule
-    DELETE /_sandbox/faults                   take all rules away
+    DELETE /_sandbox/faults                   remove all rules
     GET    /_sandbox/rights                   the RAM actions that are granted
     PUT    /_sandbox/rights                   {"allow": [ACTION, ...] or null, "deny": [ACTION, ...]}
-    POST   /_sandbox/clock                    {"advance_s": n}: the messages' clock
+    POST   /_sandbox/clock                    {"advance_s": n}: move the messages' clock
     POST   /_sandbox/refuse                   {"seconds": n}: refuse every connection for that long
     PUT    /_sandbox/long-polls               {"max": n or null}
     GET    /_sandbox/queues/Q                 its messages (?limit=, default 100)
@@ -20,58 +20,93 @@ All under ``/_sandbox``, JSON in and out, no keys asked (it binds loopback unles
     DELETE /_sandbox/queues/Q                 delete it
     POST   /_sandbox/queues/Q/messages        the raw body is the message's body (?priority= &delay_s= &group_id=)
     POST   /_sandbox/queues/Q/revoke          end leases now (?message_id=, else all)
-    POST   /_sandbox/queues/Q/duplicate       deliver again right away (?message_id=, else all)
-
-Elsewhere: what a fault does (``faults``), the server that it all belongs to (``server``).
+    POST   /_sandbox/queues/Q/duplicate       deliver again now (?message_id=, else all)
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Protocol
 from urllib.parse import parse_qsl, unquote
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from consumer.job_state import JobState
-from consumer.sandbox import control_bodies
 from consumer.sandbox.account import Account
-from consumer.sandbox.answer import JSON, Answer
-from consumer.sandbox.attributes import whole_number
+from consumer.sandbox.authentication import Grants
 from consumer.sandbox.faults import Fault, Faults
-from consumer.sandbox.grants import Grants
-from consumer.sandbox.jobs import GivenJob, Jobs
-from consumer.sandbox.log import RequestLog
-from consumer.sandbox.message import Draft, Message, State
-from consumer.sandbox.queue import Queue
-from consumer.sandbox.refusal import MnsError
-from consumer.sandbox.signature import Sent
+from consumer.sandbox.jobs import GivenJob, Job, Jobs
+from consumer.sandbox.protocol import JSON, MnsError, Request, Response
+from consumer.sandbox.queue import Message, Queue, State, whole_number
+from consumer.sandbox.settings import Actions, DlqPolicy
 
-PREFIX = "/_sandbox"
+PREFIX: Final = "/_sandbox"
 
-_FAULTS = TypeAdapter(list[Fault])
-_SHOWN_MESSAGES = 100
-_MOST_SHOWN = 100_000
+_FAULTS: Final = TypeAdapter(list[Fault])
+_CONTROL_CHARACTERS: Final = "".join(chr(code) for code in range(32) if chr(code) not in "\t\n\r") + "\ufffe\uffff"
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Advance(_Body):
+    advance_s: Annotated[float, Field(ge=-31_536_000, le=31_536_000)]
+
+
+class _Rights(_Body):
+    allow: Actions | None = None
+    deny: Actions = ()
+
+
+class _Refuse(_Body):
+    seconds: Annotated[float, Field(ge=0, le=3600)]
+
+
+class _LongPolls(_Body):
+    max: Annotated[int | None, Field(ge=0)]
+
+
+class _QueueKind(_Body):
+    fifo: bool = False
+    dlq: DlqPolicy | None = None
+
+
+class RequestLog:
+    """What was asked and how it was answered.
+
+    ``by_operation`` counts requests as they arrive, ``by_status`` responses by operation and HTTP status; status 0 is
+    none: the connection was dropped, or the client had gone.
+    """
+
+    def __init__(self) -> None:
+        self.by_operation: Counter[str] = Counter()
+        self.by_status: Counter[tuple[str, int]] = Counter()
+        self._latest: deque[tuple[int, str, str | None, int, str]] = deque(maxlen=2000)
+
+    def add(self, now_ms: int, operation: str, queue: str | None, status: int, fault: str) -> None:
+        """Note one response; ``fault`` is the kind that replaced or spoilt it, "" when none did."""
+        self.by_status[operation, status] += 1
+        self._latest.append((now_ms, operation, queue, status, fault))
+
+    def latest(self) -> list[dict[str, Any]]:
+        """The latest responses, oldest first; times are milliseconds since 1970."""
+        names = ("time_ms", "operation", "queue", "status", "fault")
+        return [dict(zip(names, entry, strict=True)) for entry in self._latest]
 
 
 class Listener(Protocol):
-    """What can stop taking connections for a while: the server."""
+    """The server, which can stop taking connections for a while."""
 
     async def refuse_connections(self, seconds: float) -> None:
-        """Drop every connection and refuse new ones for that long."""
+        """Drop every connection, and refuse new ones for that long."""
 
 
 class Control:
     """The control API of one sandbox."""
 
     def __init__(
-        self,
-        account: Account,
-        jobs: Jobs,
-        *,
-        faults: Faults,
-        grants: Grants,
-        log: RequestLog,
-        listener: Listener,
+        self, account: Account, jobs: Jobs, *, faults: Faults, grants: Grants, log: RequestLog, listener: Listener
     ) -> None:
         self._account = account
         self._jobs = jobs
@@ -79,54 +114,51 @@ class Control:
         self._grants = grants
         self._log = log
         self._listener = listener
+        self._without_body: Mapping[str, Callable[[], Any]] = {
+            "GET state": self._state,
+            "GET requests": self._log.latest,
+            "GET jobs": self._all_jobs,
+            "GET faults": self._shown_faults,
+            "DELETE faults": self._clear_faults,
+            "GET rights": self._shown_rights,
+        }
+        self._with_body: Mapping[str, Callable[[bytes], Any]] = {
+            "POST jobs": self._put_job,
+            "PUT faults": self._set_faults,
+            "POST faults": self._add_fault,
+            "PUT rights": self._set_rights,
+            "POST clock": self._advance_clock,
+            "PUT long-polls": self._limit_long_polls,
+        }
 
-    async def answered(self, sent: Sent) -> Answer:
-        """Carry out one control request; what is wrong with it is a 400 that says so."""
-        path, _, query_text = sent.target.partition("?")
-        query = dict(parse_qsl(query_text))
-        parts = [unquote(part) for part in path.removeprefix(PREFIX).split("/") if part]
+    async def answer(self, request: Request) -> Response:
+        """Carry out one control request; a wrong one gets a 400 or 404 that names the mistake."""
+        parts = [unquote(part) for part in request.path.removeprefix(PREFIX).split("/") if part]
         try:
-            if parts[:1] == ["queues"] and len(parts) > 1:
-                return self._on_queue(sent, parts[1], parts[2:], query)
-            if len(parts) != 1:
-                return _not_found(sent)
-            return await self._on_whole(sent, parts[0])
+            match parts:
+                case ["queues", name, *rest]:
+                    return self._on_queue(request, name, rest)
+                case ["refuse"] if request.method == "POST":
+                    seconds = _Refuse.model_validate_json(request.body).seconds
+                    await self._listener.refuse_connections(seconds)
+                    return _json({"seconds": seconds})
+                case [what]:
+                    call = f"{request.method} {what}"
+                    if call in self._without_body:
+                        return _json(self._without_body[call]())
+                    if call in self._with_body:
+                        return _json(self._with_body[call](request.body))
         except ValidationError as error:
             return _json({"error": error.errors(include_url=False, include_context=False, include_input=False)}, 400)
-        except MnsError as refusal:
-            return _json({"error": f"{refusal.code}: {refusal.message}"}, 404 if "NotExist" in refusal.code else 400)
+        except MnsError as error:
+            return _json({"error": f"{error.code}: {error.message}"}, 404 if "NotExist" in error.code else 400)
+        return _not_found(request)
 
-    async def _on_whole(self, sent: Sent, what: str) -> Answer:
-        plain: Mapping[tuple[str, str], Callable[[Sent], Any]] = {
-            ("GET", "state"): lambda _: self.state(),
-            ("GET", "requests"): lambda _: self._log.latest(),
-            ("GET", "jobs"): lambda _: [control_bodies.shown_job(job) for job in self._jobs.all()],
-            ("POST", "jobs"): lambda sent: control_bodies.shown_job(
-                self._jobs.put(GivenJob.model_validate_json(sent.body))
-            ),
-            ("GET", "faults"): lambda _: self._described_faults(),
-            ("PUT", "faults"): self._set_faults,
-            ("POST", "faults"): self._add_fault,
-            ("DELETE", "faults"): self._clear_faults,
-            ("GET", "rights"): lambda _: self._described_rights(),
-            ("PUT", "rights"): self._grant,
-            ("POST", "clock"): self._advance,
-            ("PUT", "long-polls"): self._limit_long_polls,
-        }
-        slow: Mapping[tuple[str, str], Callable[[Sent], Awaitable[Any]]] = {("POST", "refuse"): self._refuse}
-        key = (sent.method, what)
-        if key in plain:
-            return _json(plain[key](sent))
-        if key in slow:
-            return _json(await slow[key](sent))
-        return _not_found(sent)
-
-    def state(self) -> dict[str, Any]:
-        """Describe everything at once."""
-        jobs = self._jobs.all()
+    def _state(self) -> dict[str, Any]:
+        states = [job.state for job in self._jobs.all()]
         return {
-            "queues": {mailbox.queue.name: self._described(mailbox.queue) for mailbox in self._account.all()},
-            "jobs": {state: sum(job.state == state for job in jobs) for state in JobState},
+            "queues": {mailbox.queue.name: self._shown_queue(mailbox.queue) for mailbox in self._account.all()},
+            "jobs": {state: states.count(state) for state in JobState},
             "requests": dict(self._log.by_operation),
             "answers": {f"{name} {status}": count for (name, status), count in self._log.by_status.items()},
             "held_long_polls": self._account.held_long_polls,
@@ -134,118 +166,158 @@ class Control:
             "clock_offset_ms": self._account.clock.offset_ms,
         }
 
-    def _described(self, queue: Queue) -> dict[str, Any]:
+    def _shown_queue(self, queue: Queue) -> dict[str, Any]:
         queue.sweep(self._account.clock.now_ms())
         return {
-            "active": queue.counts[State.READY] + queue.counts[State.HELD],
-            "inactive": queue.counts[State.OUT],
+            "active": queue.counts[State.ACTIVE] + queue.counts[State.BLOCKED],
+            "inactive": queue.counts[State.INACTIVE],
             "delayed": queue.counts[State.DELAYED],
             "fifo": queue.fifo,
             "dlq": None if queue.dlq is None else queue.dlq.model_dump(),
             **queue.attributes.by_element(),
         }
 
-    def _described_faults(self) -> dict[str, Any]:
+    def _all_jobs(self) -> list[dict[str, Any]]:
+        return [_shown_job(job) for job in self._jobs.all()]
+
+    def _put_job(self, body: bytes) -> dict[str, Any]:
+        return _shown_job(self._jobs.put(GivenJob.model_validate_json(body)))
+
+    def _shown_faults(self) -> dict[str, Any]:
         return {
             "faults": [fault.model_dump(exclude_defaults=True) for fault in self._faults.current()],
             "applied": dict(self._faults.applied),
         }
 
-    def _set_faults(self, sent: Sent) -> dict[str, Any]:
-        self._faults.set(_FAULTS.validate_json(sent.body))
-        return self._described_faults()
+    def _set_faults(self, body: bytes) -> dict[str, Any]:
+        self._faults.set(_FAULTS.validate_json(body))
+        return self._shown_faults()
 
-    def _add_fault(self, sent: Sent) -> dict[str, Any]:
-        self._faults.add(Fault.model_validate_json(sent.body))
-        return self._described_faults()
+    def _add_fault(self, body: bytes) -> dict[str, Any]:
+        self._faults.add(Fault.model_validate_json(body))
+        return self._shown_faults()
 
-    def _clear_faults(self, sent: Sent) -> dict[str, Any]:
-        del sent
+    def _clear_faults(self) -> dict[str, Any]:
         self._faults.clear()
-        return self._described_faults()
+        return self._shown_faults()
 
-    def _grant(self, sent: Sent) -> dict[str, Any]:
-        rights = control_bodies.Rights.model_validate_json(sent.body)
-        self._grants.set(rights.allow, rights.deny)
-        return self._described_rights()
-
-    def _described_rights(self) -> dict[str, Any]:
+    def _shown_rights(self) -> dict[str, Any]:
         return {"allow": self._grants.allow, "deny": self._grants.deny}
 
-    def _advance(self, sent: Sent) -> dict[str, Any]:
-        self._account.advance_clock(control_bodies.Advance.model_validate_json(sent.body).advance_s)
+    def _set_rights(self, body: bytes) -> dict[str, Any]:
+        rights = _Rights.model_validate_json(body)
+        self._grants.set(rights.allow, rights.deny)
+        return self._shown_rights()
+
+    def _advance_clock(self, body: bytes) -> dict[str, Any]:
+        self._account.advance_clock(_Advance.model_validate_json(body).advance_s)
         return {"clock_offset_ms": self._account.clock.offset_ms}
 
-    def _limit_long_polls(self, sent: Sent) -> dict[str, Any]:
-        self._account.max_long_polls = control_bodies.LongPolls.model_validate_json(sent.body).max
+    def _limit_long_polls(self, body: bytes) -> dict[str, Any]:
+        self._account.max_long_polls = _LongPolls.model_validate_json(body).max
         return {"max": self._account.max_long_polls}
 
-    async def _refuse(self, sent: Sent) -> dict[str, Any]:
-        seconds = control_bodies.Refuse.model_validate_json(sent.body).seconds
-        await self._listener.refuse_connections(seconds)
-        return {"seconds": seconds}
+    def _on_queue(self, request: Request, name: str, rest: list[str]) -> Response:
+        query = dict(parse_qsl(request.query))
+        match request.method, *rest:
+            case ["GET"]:
+                queue = self._account.get(name).queue
+                limit = whole_number("limit", query.get("limit", "100"), 0, 100_000)
+                shown = self._shown_queue(queue)
+                return _json({**shown, "messages": [_shown_message(one) for one in list(queue)[:limit]]})
+            case ["PUT"]:
+                kind = _QueueKind.model_validate_json(request.body or b"{}")
+                if kind.fifo:
+                    self._account.make_fifo(name)
+                self._account.set_dlq(name, kind.dlq)
+                return _json(self._shown_queue(self._account.ensure(name).queue))
+            case ["DELETE"]:
+                self._account.delete(name)
+                return _json({})
+            case ["POST", "messages"]:
+                return _json({"message_id": self._put_message(name, request.body, query).message_id}, 201)
+            case ["POST", "revoke" | "duplicate" as how]:
+                return _json({"messages": self._spoil(name, how, query.get("message_id"))})
+            case _:
+                return _not_found(request)
 
-    def _on_queue(self, sent: Sent, name: str, rest: list[str], query: Mapping[str, str]) -> Answer:
-        verb = (sent.method, *rest)
-        if verb == ("GET",):
-            queue = self._account.get(name).queue
-            limit = whole_number("limit", query.get("limit", str(_SHOWN_MESSAGES)), 0, _MOST_SHOWN)
-            queue.sweep(self._account.clock.now_ms())
-            return _json(
-                {
-                    **self._described(queue),
-                    "messages": [control_bodies.shown_message(one) for one in list(queue)[:limit]],
-                }
-            )
-        if verb == ("PUT",):
-            kind = control_bodies.QueueKind.model_validate_json(sent.body or b"{}")
-            if kind.fifo:
-                self._account.make_fifo(name)
-            self._account.set_dlq(name, kind.dlq)
-            return _json(self._described(self._account.ensure(name).queue))
-        if verb == ("DELETE",):
-            self._account.delete(name)
-            return _json({})
-        if verb == ("POST", "messages"):
-            return _json({"message_id": self._put(name, sent.body, query).message_id}, 201)
-        if verb in (("POST", "revoke"), ("POST", "duplicate")):
-            return _json({"messages": self._spoil(name, rest[0], query.get("message_id"))})
-        return _not_found(sent)
-
-    def _put(self, name: str, body: bytes, query: Mapping[str, str]) -> Message:
-        draft = Draft(
-            control_bodies.readable_text(body),
+    def _put_message(self, name: str, body: bytes, query: Mapping[str, str]) -> Message:
+        message = Message(
+            readable_text(body),
             whole_number("priority", query.get("priority", "8"), 1, 16),
             whole_number("delay_s", query["delay_s"], 0, 604_800) if "delay_s" in query else None,
             query.get("group_id", ""),
         )
-        return self._account.ensure(name).queue.send(draft, self._account.clock.now_ms())
+        return self._account.ensure(name).queue.send(message, self._account.clock.now_ms())
 
     def _spoil(self, name: str, how: str, message_id: str | None) -> int:
         queue = self._account.get(name).queue
         queue.promote(self._account.clock.now_ms())
+        spoil = queue.duplicate if how == "duplicate" else queue.revoke
         chosen = [
             message
             for message in queue
-            if message_id in (None, message.message_id) and (how == "duplicate" or message.state == State.OUT)
+            if message_id in (None, message.message_id) and (how == "duplicate" or message.state == State.INACTIVE)
         ]
         for message in chosen:
-            if how == "duplicate":
-                queue.duplicate(message)
-            else:
-                queue.revoke(message)
+            spoil(message)
             self._faults.applied[how] += 1
         return len(chosen)
 
 
-def refused(why_not: str) -> Answer:
-    """Write the refusal of a request that may not come in at all."""
-    return _json({"error": why_not}, 403)
+def readable_text(body: bytes) -> str:
+    """Decode the body of a message.
+
+    Raises:
+        MnsError: InvalidArgument for what XML can't carry: no queue could ever have held it.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise MnsError("InvalidArgument", f"A message body is UTF-8 text: {error}.") from error
+    if any(character in text for character in _CONTROL_CHARACTERS):
+        raise MnsError("InvalidArgument", "A message body holds no control characters: XML can't carry them.")
+    return text
 
 
-def _not_found(sent: Sent) -> Answer:
-    return _json({"error": f"no control call {sent.method} {sent.target[:200]}; see consumer/sandbox/control.py"}, 404)
+def forbidden(reason: str) -> Response:
+    """The response to a request that may not come in."""
+    return _json({"error": reason}, 403)
 
 
-def _json(body: Any, status: int = 200) -> Answer:
-    return Answer(status, json.dumps(body, ensure_ascii=False).encode(), JSON)
+def _not_found(request: Request) -> Response:
+    text = f"no control call {request.method} {request.target[:200]}; see consumer/sandbox/control.py"
+    return _json({"error": text}, 404)
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(status, json.dumps(body, ensure_ascii=False).encode(), JSON)
+
+
+def _shown_job(job: Job) -> dict[str, Any]:
+    return {
+        "job_id": job.job_id,
+        "function": job.function,
+        "state": job.state,
+        "notify_queue": job.notify_queue,
+        "user_data": job.user_data,
+        "submitted_ms": job.submitted_ms,
+        "ended_ms": job.ended_ms,
+    }
+
+
+def _shown_message(message: Message) -> dict[str, Any]:
+    return {
+        "message_id": message.message_id,
+        "state": message.state.name.lower(),
+        "body": message.body,
+        "priority": message.priority,
+        "group_id": message.group_id,
+        "dequeue_count": message.dequeue_count,
+        "enqueue_ms": message.enqueue_ms,
+        "first_dequeue_ms": message.first_dequeue_ms,
+        "visible_ms": message.visible_ms,
+        "receipt_handle": message.handle,
+        "system_properties": message.system_properties,
+        "user_properties": message.user_properties,
+    }

@@ -1,23 +1,21 @@
-"""Decide what goes wrong: which fault hits which request, message or job, and how often each did.
+"""What goes wrong: which fault hits which request, message or job, how often each did, and the harm itself.
 
-A fault is a rule: a kind, the operations and queues it is for, and a probability, a count ("the next N"), or
-both. Rules are asked in order. Latency adds up and lets the request go on; of the others the first that is
-drawn wins. Chance is seeded.
-
-Elsewhere: carrying a fault out (``server`` for requests, ``message_api`` for messages, ``jobs`` for jobs),
-setting faults over HTTP (``control``).
+A fault is a rule: a kind, the operations and queues it applies to, and a probability, a count ("the next N"), or both.
+Rules are asked in order. Latency adds up and lets the request go on; of the others the first that is drawn wins.
 """
 
+import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final, Literal
 
+from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from consumer.sandbox.operations import GROUPS, expanded
+from consumer.sandbox.protocol import GROUPS, HTML, Response, operations_named
 
 Kind = Literal[
     "latency",
@@ -39,13 +37,9 @@ Kind = Literal[
     "notification_twice",
 ]
 
-BEFORE: Final = frozenset({"error", "html", "redirect", "drop", "hang", "early_empty"})
-"""Kinds that take the place of the effect."""
-
-AFTER: Final = frozenset({"drop_after", "hang_after", "truncate", "no_request_id"})
-"""Kinds that spoil the answer once the effect is there."""
-
-# Kinds that mean nothing to other operations: there they are never drawn, so never counted.
+_BEFORE: Final = frozenset({"error", "html", "redirect", "drop", "hang", "early_empty"})
+_AFTER: Final = frozenset({"drop_after", "hang_after", "truncate", "no_request_id"})
+# Kinds that mean nothing to other operations: they are never drawn there, so never counted.
 _ONLY_FOR: Final = {
     "early_empty": GROUPS["receive"],
     "duplicate": GROUPS["receive"],
@@ -56,33 +50,40 @@ _ONLY_FOR: Final = {
     "notification_twice": GROUPS["submit"],
 }
 
-# A 429 is held about 500 ms first. Source: facts/mns.md#error-codes.
-_THROTTLED_HOLD_S = 0.5
-_TOO_MANY = 429
+# A 429 is held for about 500 ms. Source: facts/mns.md#error-codes.
+_THROTTLED_HOLD_S: Final = 0.5
+_TOO_MANY: Final = 429
+_PAGE: Final = (
+    b"<html>\r\n<head><title>Bad Gateway</title></head>\r\n<body>\r\n<center><h1>Bad Gateway</h1></center>\r\n"
+    b"<hr><center>A gateway in front of the service</center>\r\n</body>\r\n</html>\r\n"
+)
+_REDIRECT_TARGET: Final = "http://127.0.0.1:9/elsewhere"
 
 
 class Fault(BaseModel):
     """One rule.
 
     Attributes:
-        kind: ``latency`` waits ``seconds`` (plus up to ``jitter_s``) and goes on. In place of the effect:
-            ``error`` answers ``status`` with ``code`` (``xml=False``: with no body), ``html`` answers
-            ``status`` with a web page (also 200), ``redirect`` answers 302, ``drop`` closes the connection,
-            ``hang`` never answers (or closes after ``seconds``), ``early_empty`` answers a receive at once
-            as empty. After the effect: ``drop_after``, ``hang_after``, ``truncate`` (half of the answer,
-            then closed), ``no_request_id``. For single entries and messages: ``entry_error`` fails entries
-            of a batch delete or batch send with ``code``, ``duplicate`` makes a received message visible a
-            second time at once, ``revoke`` ends the lease of a received message after ``seconds``. For
-            jobs: ``job_stuck`` stays Analysing, ``notification_lost``, ``notification_twice``.
-        operations: Operation or group names (see ``operations``); none is all.
-        queues: Queue name patterns with ``*`` and ``?``; none is all, also what has no queue.
-        probability: Chance of each draw.
-        count: At most so often, then the rule is gone; None is without end.
-        seconds: Of waiting; what for, ``kind`` says.
-        jitter_s: Up to so much more latency, evenly spread.
+        kind: ``latency`` waits ``seconds`` (plus up to ``jitter_s``) and goes on.
+
+            Instead of the effect: ``error`` answers ``status`` with ``code`` (``xml=False``: without a body), ``html``
+            answers ``status`` with a web page (also 200), ``redirect`` answers 302, ``drop`` closes the connection,
+            ``hang`` never answers (or closes after ``seconds``), ``early_empty`` answers a receive at once as empty.
+
+            After the effect: ``drop_after``, ``hang_after``, ``truncate`` (sends half of the response, then closes),
+            ``no_request_id``.
+
+            For entries and messages: ``entry_error`` fails entries of a batch delete or batch send with ``code``,
+            ``duplicate`` makes a received message visible a second time at once, ``revoke`` ends the lease of a
+            received message after ``seconds``.
+
+            For jobs: ``job_stuck`` stays Analysing, ``notification_lost``, ``notification_twice``.
+        operations: Operation or group names of ``protocol``; empty means all.
+        queues: Patterns of queue names with ``*`` and ``?``; empty means all, and calls without a queue.
+        count: After this many hits the rule is removed; None is unlimited.
+        jitter_s: Additional latency, evenly distributed from 0.
         status: HTTP status of ``error`` and ``html``, and of a batch send with an ``entry_error``.
         code: Error code; by default one that fits the status and the service.
-        message: Error message.
         xml: Whether an ``error`` has a body.
     """
 
@@ -103,19 +104,19 @@ class Fault(BaseModel):
     @field_validator("operations")
     @classmethod
     def _operations_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        expanded(names)
+        operations_named(names)
         return names
 
     @property
     def hold_s(self) -> float:
-        """Seconds before an error is answered; 429 is held as the service does unless told otherwise."""
-        if self.kind == "error" and self.status == _TOO_MANY and "seconds" not in self.model_fields_set:
+        """Seconds before an error is answered; a 429 without ``seconds`` is held as the service does."""
+        if self.status == _TOO_MANY and "seconds" not in self.model_fields_set:
             return _THROTTLED_HOLD_S
         return self.seconds
 
     @classmethod
     def parse(cls, text: str) -> "Fault":
-        """Read ``KIND`` or ``KIND:key=value,key=value``; several operations or queues are joined by ``+``.
+        """Read JSON, ``KIND`` or ``KIND:key=value,key=value``, where ``+`` joins several operations or queues.
 
         For example ``error:status=503,operations=receive+delete,probability=0.1``.
 
@@ -152,21 +153,18 @@ class Plan:
 
     @property
     def kind(self) -> str:
-        """The kind that took or spoilt the answer; "latency" or "" when none did."""
+        """The kind that replaced or spoilt the response; else "latency" or ""."""
         fault = self.before or self.after
         if fault is not None:
             return fault.kind
         return "latency" if self.latency_s else ""
 
 
-NOTHING: Final = Plan()
+_NOTHING: Final = Plan()
 
 
 class Faults:
-    """The rules that are on now, and what they did so far.
-
-    ``applied`` counts by kind since the start; it is never reset.
-    """
+    """The current rules. ``applied`` counts hits by kind since the start and is never reset."""
 
     def __init__(self, faults: Iterable[Fault] = (), *, seed: int = 0) -> None:
         self.applied: Counter[str] = Counter()
@@ -184,23 +182,23 @@ class Faults:
             self.add(fault)
 
     def add(self, fault: Fault) -> None:
-        """Put a rule at the end."""
-        operations = expanded(fault.operations)
+        """Append a rule."""
+        operations = operations_named(fault.operations)
         operations &= _ONLY_FOR.get(fault.kind, operations)
         self._rules.append(_Rule(fault, operations, fault.count))
 
     def clear(self) -> None:
-        """Take all rules away."""
+        """Remove all rules."""
         self._rules = []
 
     def current(self) -> list[Fault]:
-        """Give the rules that are on, with what is left of their counts."""
+        """The rules, with what is left of their counts."""
         return [rule.fault.model_copy(update={"count": rule.left}) for rule in self._rules]
 
     def plan(self, operation: str, queue: str | None) -> Plan:
         """Draw what goes wrong with a request."""
         if not self._rules:
-            return NOTHING
+            return _NOTHING
         latency_s = 0.0
         before: Fault | None = None
         after: Fault | None = None
@@ -209,22 +207,22 @@ class Faults:
             if kind == "latency":
                 if self._is_drawn(rule, operation, queue):
                     latency_s += rule.fault.seconds + self._chance.random() * rule.fault.jitter_s
-            elif kind in BEFORE and before is None:
+            elif kind in _BEFORE and before is None:
                 if self._is_drawn(rule, operation, queue):
                     before = rule.fault
-            elif kind in AFTER and before is None and after is None and self._is_drawn(rule, operation, queue):
+            elif kind in _AFTER and before is None and after is None and self._is_drawn(rule, operation, queue):
                 after = rule.fault
         return Plan(latency_s, before, after)
 
     def draw(self, kind: Kind, operation: str, queue: str | None) -> Fault | None:
-        """Draw whether one message, entry or job is hit."""
+        """Draw whether this kind hits one message, entry or job."""
         for rule in self._rules:
             if rule.fault.kind == kind and self._is_drawn(rule, operation, queue):
                 return rule.fault
         return None
 
     def has(self, kind: Kind) -> bool:
-        """Whether any rule is of this kind, to spare a draw for every message."""
+        """Whether any rule is of this kind; saves a draw for every message."""
         return any(rule.fault.kind == kind for rule in self._rules)
 
     def _is_drawn(self, rule: _Rule, operation: str, queue: str | None) -> bool:
@@ -241,3 +239,59 @@ class Faults:
             if rule.left == 0:
                 self._rules.remove(rule)
         return True
+
+
+async def replace_effect(
+    request: web.BaseRequest, fault: Fault, error: Callable[[int, str | None, str], Response]
+) -> Response | None:
+    """Do what a fault puts in place of the effect. None: the connection was dropped.
+
+    ``error`` renders an error of the service from its status, code (None: one that fits) and text.
+    """
+    match fault.kind:
+        case "error":
+            await asyncio.sleep(fault.hold_s)
+            response = error(fault.status, fault.code, fault.message)
+            return response if fault.xml else Response(fault.status, content_type="")
+        case "early_empty":
+            return error(404, "MessageNotExist", "Message not exist.")
+        case "html":
+            return Response(fault.status, _PAGE, HTML)
+        case "redirect":
+            return Response(302, _PAGE, HTML, headers={"Location": _REDIRECT_TARGET})
+        case _:
+            if fault.kind == "hang":
+                await _hang(fault)
+            _drop(request)
+            return None
+
+
+async def spoil_response(request: web.BaseRequest, response: web.Response, fault: Fault) -> web.StreamResponse:
+    """Do to a response what a fault does after the effect."""
+    if fault.kind == "no_request_id":
+        return response
+    if fault.kind == "truncate" and isinstance(response.body, bytes):
+        half = web.StreamResponse(status=response.status, headers=response.headers)
+        half.content_length = len(response.body)
+        await half.prepare(request)
+        await half.write(response.body[: len(response.body) // 2])
+        if request.transport is not None:
+            request.transport.close()
+        return half
+    if fault.kind == "hang_after":
+        await _hang(fault)
+    _drop(request)
+    return response
+
+
+async def _hang(fault: Fault) -> None:
+    if fault.seconds:
+        await asyncio.sleep(fault.seconds)
+    else:
+        # Until the client leaves or the sandbox stops: either cancels this.
+        await asyncio.get_running_loop().create_future()
+
+
+def _drop(request: web.BaseRequest) -> None:
+    if request.transport is not None:
+        request.transport.abort()

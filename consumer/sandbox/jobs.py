@@ -1,33 +1,37 @@
-"""Run jobs: Queuing, Analysing, then Success or Fail, a result, and a notification.
+"""Jobs: Queuing, Analysing, then Success or Fail, a result, and a notification.
 
 A job's own parameters can order how it ends, under the key ``sandbox`` of JobParams (``JobOrders``).
-
-Elsewhere: what a result looks like (``results``), what a notification says (``notify``), the API
-(``mps_api``).
 """
 
 import asyncio
+import base64
+import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from consumer.job_state import ENDED, JobState
 from consumer.sandbox import results
-from consumer.sandbox.clock import Clock
-from consumer.sandbox.faults import Faults
+from consumer.sandbox.account import Clock
+from consumer.sandbox.faults import Faults, Kind
+from consumer.sandbox.mns_xml import escaped
+from consumer.sandbox.settings import SandboxSettings
 
 MOST_QUEUED: Final = 10_000
-"""Jobs that one pipeline holds before they run. Source: facts/iproduction.md#job-limits."""
+"""Jobs that wait in one pipeline at most. Source: facts/iproduction.md#job-limits."""
 
-_MOST_KEPT = 100_000
-_QUEUING_SHARE = 0.2
+_MOST_KEPT: Final = 100_000
+_QUEUING_SHARE: Final = 0.2
+_TOPIC: Final = "mps-events"
+_SUBSCRIPTION: Final = "to-queue"
 
 
 class JobFailure(BaseModel):
-    """Code and message a job is to fail with."""
+    """Code and message that a job fails with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,11 +43,11 @@ class JobOrders(BaseModel):
     """What ``JobParams`` may order of the sandbox, as ``{"sandbox": {...}}``.
 
     Attributes:
-        fail: End as Fail, with this code and message.
+        fail: End as Fail.
         job_s: Seconds from submission to end, in place of the sandbox's.
-        result: The whole ``Result``: text as it is, anything else as JSON.
+        result: The whole ``Result``: text unchanged, anything else as JSON.
         stuck: Stay Analysing.
-        notify: Send no notification, or two.
+        notify: Send no notification (``lost``), or two (``twice``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,22 +60,17 @@ class JobOrders(BaseModel):
 
 
 class GivenJob(BaseModel):
-    """A job that is put into the sandbox in the state it is to have, without being run.
+    """A job that is added in its final form, without being run.
 
     Attributes:
-        job_id: JobId; a job that has this id is replaced, and never ends by itself any more.
-        function: FunctionName.
-        state: What a query answers. ``Queuing`` and ``Analysing`` stay so.
-        user_data: None is a job that was submitted without.
-        result: The whole ``Result``: text as it is, anything else as JSON. None makes one up that fits the function
-            and the state.
-        code: Of the notification and of a made-up result; "" is ``Success`` or ``InternalError``.
+        job_id: Replaces the job that has this id, which then never ends by itself.
+        state: ``Queuing`` and ``Analysing`` never change.
+        user_data: None is a job that was submitted without it.
+        result: The whole ``Result``: text unchanged, anything else as JSON. None takes a sample that fits function
+            and state.
+        code: Of the notification and of a sample result; "" is ``Success`` or ``InternalError``.
         message: Of a failure.
-        input: Input, as submitted.
-        output: Output, as submitted.
-        params: JobParams, as submitted.
-        pipeline_id: PipelineId, as submitted.
-        notify_queue: A queue that gets the job's notification, once and at once; None sends none.
+        notify_queue: A queue that gets the notification, once and at once; None sends none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,6 +114,17 @@ class Job:
         """Whether it is in one of its two last states."""
         return self.state in ENDED
 
+    def end(self, now_ms: int, failure: JobFailure | None) -> None:
+        """Enter the last state, with a sample result."""
+        self.ended_ms = now_ms
+        if failure is None:
+            self.state, self.code, self.message = JobState.SUCCESS, "Success", ""
+            files = results.Files(self.input, self.output, now_ms)
+            self.result = results.result_of(self.function, files, self.job_id)
+        else:
+            self.state, self.code, self.message = JobState.FAIL, failure.code, failure.message
+            self.result = results.failure(failure.code, failure.message)
+
 
 @dataclass(slots=True)
 class _Pipeline:
@@ -124,11 +134,9 @@ class _Pipeline:
 
 
 class Jobs:
-    """All jobs of the account and the pipelines they run in.
+    """All jobs of the account, and the pipelines they run in.
 
     Args:
-        clock: Stamps.
-        faults: Drawn for stuck jobs and lost or doubled notifications.
         job_s: Seconds from submission to end.
         concurrency: Jobs of one pipeline that run at once.
         on_end: Called with an ended job, once for each notification that is due.
@@ -150,11 +158,11 @@ class Jobs:
         return len(self._jobs)
 
     def get(self, job_id: str) -> Job | None:
-        """Give a job; None when no such job was ever submitted (or it ended long ago)."""
+        """Look a job up; None when it was never submitted or ended long ago."""
         return self._jobs.get(job_id)
 
     def all(self) -> list[Job]:
-        """Give all jobs, oldest first."""
+        """All jobs, oldest first."""
         return list(self._jobs.values())
 
     def is_full(self, pipeline_id: str) -> bool:
@@ -163,43 +171,29 @@ class Jobs:
         return pipeline is not None and pipeline.queued >= MOST_QUEUED
 
     def submit(self, job: Job) -> None:
-        """Start a job's life."""
+        """Queue a job in its pipeline."""
         job.submitted_ms = self._clock.now_ms()
         self._keep(job)
         pipeline = self._pipelines.setdefault(job.pipeline_id, _Pipeline())
         pipeline.queued += 1
-        self._later(self._length_s(job) * _QUEUING_SHARE, lambda: self._line_up(pipeline, job))
+        self._later(self._length_s(job) * _QUEUING_SHARE, partial(self._wait, pipeline, job))
 
     def put(self, given: GivenJob) -> Job:
-        """Keep a job in the state it is given in, and send its notification where one is asked for."""
-        now_ms = self._clock.now_ms()
-        job = Job(
-            job_id=given.job_id,
-            function=given.function,
-            params=given.params,
-            input=given.input,
-            output=given.output,
-            pipeline_id=given.pipeline_id,
-            user_data=given.user_data,
-            notify_queue=given.notify_queue,
-            state=given.state,
-            submitted_ms=now_ms,
-        )
+        """Add a job in its final form, and send its notification if it has a queue for it."""
+        job = Job(**given.model_dump(exclude={"code", "message", "result"}), submitted_ms=self._clock.now_ms())
         if job.has_ended:
-            job.ended_ms = now_ms
-            has_failed = job.state is JobState.FAIL
-            job.code = given.code or ("InternalError" if has_failed else "Success")
-            job.message = given.message if has_failed else ""
-            job.result = results.failure(job.code, job.message) if has_failed else _made_up(job)
+            failure = JobFailure(code=given.code or "InternalError", message=given.message)
+            job.end(job.submitted_ms, failure if job.state is JobState.FAIL else None)
+            job.code = given.code or job.code
         if given.result is not None:
-            job.result = _ordered(given.result)
+            job.result = _as_text(given.result)
         self._keep(job)
         if job.notify_queue is not None:
             self._on_end(job)
         return job
 
     def close(self) -> None:
-        """Stop everything; jobs stay in the state they are in."""
+        """Stop all timers; jobs keep their states."""
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
@@ -215,7 +209,7 @@ class Jobs:
     def _length_s(self, job: Job) -> float:
         return self._job_s if job.orders.job_s is None else job.orders.job_s
 
-    def _line_up(self, pipeline: _Pipeline, job: Job) -> None:
+    def _wait(self, pipeline: _Pipeline, job: Job) -> None:
         pipeline.waiting.append(job)
         self._start_next(pipeline)
 
@@ -224,46 +218,30 @@ class Jobs:
             job = pipeline.waiting.popleft()
             pipeline.queued -= 1
             job.state = JobState.ANALYSING
-            if job.orders.stuck or self._faults.draw("job_stuck", "SubmitIProductionJob", job.notify_queue):
-                # It takes no slot: a few stuck jobs would stop every other one.
-                continue
-            pipeline.running += 1
-            length_s = self._length_s(job) * (1 - _QUEUING_SHARE)
-            self._later(length_s, lambda job=job: self._end(pipeline, job))  # type: ignore[misc] # the job of this turn
+            # A stuck job takes no slot: a few of them would stop every other one.
+            if not (job.orders.stuck or self._is_hit("job_stuck", job)):
+                pipeline.running += 1
+                self._later(self._length_s(job) * (1 - _QUEUING_SHARE), partial(self._end, pipeline, job))
 
     def _end(self, pipeline: _Pipeline, job: Job) -> None:
-        # A job that was put in its place has no notification to send.
+        # A job that was replaced meanwhile sends no notification.
         if self._jobs.get(job.job_id) is job:
-            self._finish(job)
+            job.end(self._clock.now_ms(), job.orders.fail)
+            if job.orders.result is not None:
+                job.result = _as_text(job.orders.result)
+            for _ in range(self._notifications(job)):
+                self._on_end(job)
         pipeline.running -= 1
         self._start_next(pipeline)
 
-    def _finish(self, job: Job) -> None:
-        job.ended_ms = self._clock.now_ms()
-        fail = job.orders.fail
-        if fail is None:
-            job.state, job.code = JobState.SUCCESS, "Success"
-            job.result = _made_up(job)
-        else:
-            job.state, job.code, job.message = JobState.FAIL, fail.code, fail.message
-            job.result = results.failure(fail.code, fail.message)
-        if job.orders.result is not None:
-            job.result = _ordered(job.orders.result)
-        for _ in range(self._notifications(job)):
-            self._on_end(job)
-
     def _notifications(self, job: Job) -> int:
-        if job.notify_queue is None:
+        notify = job.orders.notify
+        if job.notify_queue is None or notify == "lost" or self._is_hit("notification_lost", job):
             return 0
-        if job.orders.notify == "lost" or self._faults.draw(
-            "notification_lost", "SubmitIProductionJob", job.notify_queue
-        ):
-            return 0
-        if job.orders.notify == "twice" or self._faults.draw(
-            "notification_twice", "SubmitIProductionJob", job.notify_queue
-        ):
-            return 2
-        return 1
+        return 2 if notify == "twice" or self._is_hit("notification_twice", job) else 1
+
+    def _is_hit(self, kind: Kind, job: Job) -> bool:
+        return self._faults.draw(kind, "SubmitIProductionJob", job.notify_queue) is not None
 
     def _later(self, delay_s: float, act: Callable[[], None]) -> None:
         def fire() -> None:
@@ -274,9 +252,53 @@ class Jobs:
         self._timers.add(timer)
 
 
-def _made_up(job: Job) -> str:
-    return results.result_of(job.function, results.Files(job.input, job.output, job.ended_ms), job.job_id)
-
-
-def _ordered(result: Any) -> str:
+def _as_text(result: Any) -> str:
     return result if isinstance(result, str) else results.compact(result)
+
+
+def notification(job: Job) -> str:
+    """Write the notification of a job as JSON: keys in alphabetical order, no result, no times.
+
+    Source: facts/iproduction.md#notification.
+    """
+    has_details = results.has_details(job.function)
+    success = "success" if has_details else "Successful."
+    fields: dict[str, object] = {
+        "Code": job.code,
+        **({"Details": []} if has_details else {}),
+        "FunctionName": job.function,
+        "JobId": job.job_id,
+        "Message": success if job.state is JobState.SUCCESS else job.message,
+        "State": job.state,
+        "Type": "IProduction",
+        **({} if job.user_data is None else {"UserData": job.user_data}),
+    }
+    return results.compact(fields)
+
+
+def message_body(text: str, settings: SandboxSettings, *, message_id: str, now_ms: int) -> str:
+    """Encode a notification as the body of its message. A topic's envelope itself is never base64.
+
+    Source: facts/mns.md#base64, facts/iproduction.md#topic-envelopes.
+    """
+    inner = base64.b64encode(text.encode()).decode() if settings.notification_encoding == "base64" else text
+    if settings.envelope in ("none", "simplified"):
+        return inner
+    # The protocol's checksum of Message as carried, not for security.
+    digest = hashlib.md5(inner.encode(), usedforsecurity=False).hexdigest().upper()
+    fields = {
+        "TopicOwner": settings.account,
+        "TopicName": _TOPIC,
+        "Subscriber": settings.account,
+        "SubscriptionName": _SUBSCRIPTION,
+        "MessageId": message_id,
+        "Message": inner,
+        "MessageMD5": digest,
+        "MessageTag": "",
+        "PublishTime": str(now_ms),
+    }
+    if settings.envelope == "json":
+        return results.compact(fields)
+    elements = "".join(f"    <{name}>{escaped(value)}</{name}>\n" for name, value in fields.items())
+    head = '<?xml version="1.0" encoding="utf-8"?>\n<Notification xmlns="http://mns.aliyuncs.com/doc/v1/">\n'
+    return f"{head}{elements}</Notification>"

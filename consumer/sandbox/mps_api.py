@@ -1,15 +1,10 @@
-"""Carry out MPS's RPC calls: SubmitIProductionJob and QueryIProductionJob.
-
-Elsewhere: the life of a job (``jobs``), signatures (``mps_signature``), faults on whole requests
-(``server``).
-"""
+"""MPS's RPC API: SubmitIProductionJob and QueryIProductionJob."""
 
 import json
 import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import parse_qsl
 from uuid import uuid4
@@ -17,138 +12,122 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from consumer.job_state import JobState
-from consumer.sandbox.answer import Answer
-from consumer.sandbox.attributes import check_queue_name
-from consumer.sandbox.grants import Grants
+from consumer.sandbox.authentication import Grants, MpsVerifier
 from consumer.sandbox.jobs import MOST_QUEUED, Job, JobOrders, Jobs
-from consumer.sandbox.mps_answer import written
-from consumer.sandbox.mps_signature import MpsVerifier
-from consumer.sandbox.operations import JOB_OPERATIONS, UNKNOWN
-from consumer.sandbox.refusal import MnsError, MpsError
-from consumer.sandbox.service import Call, Caller
-from consumer.sandbox.signature import Sent
+from consumer.sandbox.mns_xml import escaped
+from consumer.sandbox.protocol import JOB_OPERATIONS, JSON, UNKNOWN, XML, Call, MnsError, MpsError, Request, Response
+from consumer.sandbox.queue import check_queue_name
+from consumer.sandbox.results import compact
+from consumer.sandbox.settings import SandboxSettings
 
 _VERSION: Final = "2014-06-18"
 _FORM: Final = "application/x-www-form-urlencoded"
 # As facts/iproduction.md#submit-a-job and facts/mns.md#endpoints have it.
 _NOTIFY_URL: Final = re.compile(
-    r"mns://[A-Za-z0-9]+\.mns\.[a-z0-9-]+?(-internal(-vpc)?)?\.aliyuncs\.com/queues/([^/?#]+)", re.ASCII
+    r"mns://[A-Za-z0-9]+\.mns\.[a-z0-9-]+?(?:-internal(?:-vpc)?)?\.aliyuncs\.com/queues/([^/?#]+)", re.ASCII
 )
 _MEDIA: Final = re.compile(r"(oss|https?)://[^/]+/.+")
-# The limit of this call is not documented; that of its siblings is 1 KB. 64 KB is what a message can carry.
+# The limit of this call is unknown; that of its siblings is 1 KB. Source: facts/iproduction.md#userdata.
 _LONGEST_USER_DATA_BYTES: Final = 32_768
+_STATUS_CODES: Final = {400: "Throttling.User", 403: "Forbidden", 429: "Throttling.User"}
 
 
 class MpsApi:
-    """MPS's side of the port.
+    """The service MPS.
 
     Args:
-        jobs: Where jobs run.
-        verifier: None takes every request.
-        grants: Which calls may be made.
-        plain_denials: Refuse the others with 400 and without AccessDeniedDetail.
-        calls_per_s: Of one operation, before Throttling.User; 0 is no limit.
-        host_id: HostId of refusals.
+        verifier: None accepts every request.
         new_job_id: Makes 32 hex digits.
     """
 
-    headers: Mapping[str, str] = MappingProxyType({"x-acs-request-id": ""})
     server = "sandbox"
 
     def __init__(
         self,
         jobs: Jobs,
-        verifier: MpsVerifier | None,
         grants: Grants,
+        settings: SandboxSettings,
         *,
-        plain_denials: bool,
-        calls_per_s: int,
-        host_id: str,
+        verifier: MpsVerifier | None,
         new_job_id: Callable[[], str],
     ) -> None:
         self._jobs = jobs
-        self._verifier = verifier
         self._grants = grants
-        self._plain_denials = plain_denials
-        self._host_id = host_id
+        self._verifier = verifier
+        self._has_plain_denials = settings.plain_denials
+        self._host_id = f"mts.{settings.region}.aliyuncs.com"
         self._new_job_id = new_job_id
-        self._windows = {name: _Window(calls_per_s) for name in JOB_OPERATIONS}
+        self._limits = {name: RateLimit(settings.mps_calls_per_s) for name in JOB_OPERATIONS}
 
     @staticmethod
-    def is_for_mps(sent: Sent) -> bool:
-        """Tell MPS's requests from MNS's: they go to the root, with an action in a header or parameter."""
-        path, _, query = sent.target.partition("?")
-        return path in ("", "/") and (
-            "x-acs-action" in sent.headers
-            or "Action=" in query
-            or sent.headers.get("content-type", "").startswith(_FORM)
-        )
+    def is_for_mps(request: Request) -> bool:
+        """Whether a request is MPS's, not MNS's: it goes to the root, with an action in a header or parameter."""
+        if not request.target.startswith("/?") and request.target not in ("", "/"):
+            return False
+        is_form = request.headers.get("content-type", "").startswith(_FORM)
+        return is_form or "x-acs-action" in request.headers or "Action=" in request.query
 
-    @staticmethod
-    def understood(sent: Sent) -> Call:
-        """Tell which operation a request is; checks nothing yet."""
-        _, _, query = sent.target.partition("?")
-        parameters = dict(parse_qsl(query, keep_blank_values=True))
-        if sent.headers.get("content-type", "").startswith(_FORM):
-            parameters |= dict(parse_qsl(sent.body.decode(errors="replace"), keep_blank_values=True))
-        action = _action(sent, parameters)
-        return Call(action if action in JOB_OPERATIONS else UNKNOWN, None, parameters, sent)
+    def headers(self, request_id: str) -> dict[str, str]:
+        """The request id."""
+        return {"x-acs-request-id": request_id} if request_id else {}
 
-    @staticmethod
-    def new_request_id(now_ms: int) -> str:
+    def new_request_id(self, now_ms: int) -> str:
         """Make a RequestId as the RPC gateway does."""
         del now_ms
         return str(uuid4()).upper()
 
-    async def answered(self, call: Call, caller: Caller) -> Answer:
-        """Check and carry out a call; a refusal is an answer too."""
+    def parse(self, request: Request) -> Call:
+        """Find the operation of a request. Checks nothing yet."""
+        parameters = dict(parse_qsl(request.query, keep_blank_values=True))
+        if request.headers.get("content-type", "").startswith(_FORM):
+            parameters |= dict(parse_qsl(request.body.decode(errors="replace"), keep_blank_values=True))
+        action = _action(request, parameters)
+        return Call(action if action in JOB_OPERATIONS else UNKNOWN, "", parameters, request)
+
+    async def answer(self, call: Call, request_id: str) -> Response:
+        """Check and carry out a call; an error becomes a response too."""
         try:
             if self._verifier is not None:
-                self._verifier.verify(call.sent, call.parameters, time.time())
-            return self._carried_out(call, caller.request_id)
-        except MpsError as refusal:
-            return self._refused(caller.request_id, call.parameters, refusal)
+                self._verifier.verify(call.request, call.parameters, time.time())
+            self._check(call)
+            carry_out = self._submit if call.operation == "SubmitIProductionJob" else self._query
+            body = carry_out(call.parameters, request_id)
+            return _written(body, 200, root=f"{call.operation}Response", parameters=call.parameters)
+        except MpsError as error:
+            return self._error(request_id, call.parameters, error)
 
-    def refused(self, request_id: str, sent: Sent, status: int, code: str | None, message: str) -> Answer:
-        """Write a refusal of a request; a code of None is one that fits the status."""
-        fitting = {400: "Throttling.User", 403: "Forbidden", 429: "Throttling.User"}
-        error = MpsError(code or fitting.get(status, "InternalError"), message, status=status)
-        return self._refused(request_id, self.understood(sent).parameters, error)
+    def error(self, request_id: str, request: Request, status: int, code: str | None, message: str) -> Response:
+        """Render an error; without a code, the one that fits the status."""
+        error = MpsError(code or _STATUS_CODES.get(status, "InternalError"), message, status=status)
+        return self._error(request_id, self.parse(request).parameters, error)
 
-    def _refused(self, request_id: str, parameters: Mapping[str, str], refusal: MpsError) -> Answer:
+    def _error(self, request_id: str, parameters: Mapping[str, str], error: MpsError) -> Response:
         body: dict[str, Any] = {
             "RequestId": request_id,
             "HostId": self._host_id,
-            "Code": refusal.code,
-            "Message": refusal.message,
+            "Code": error.code,
+            "Message": error.message,
         }
-        if refusal.detail is not None:
-            body["AccessDeniedDetail"] = refusal.detail
-        return written(body, refusal.status, root="Error", parameters=parameters)
+        if error.detail is not None:
+            body["AccessDeniedDetail"] = error.detail
+        return _written(body, error.status, root="Error", parameters=parameters)
 
-    def _carried_out(self, call: Call, request_id: str) -> Answer:
-        version = call.sent.headers.get("x-acs-version") or call.parameters.get("Version", "")
+    def _check(self, call: Call) -> None:
+        version = call.request.headers.get("x-acs-version") or call.parameters.get("Version", "")
         if call.operation == UNKNOWN or version != _VERSION:
-            raise MpsError(
-                "InvalidAction.NotFound",
-                f"Expected {' or '.join(JOB_OPERATIONS)} of {_VERSION},"
-                f" not '{_action(call.sent, call.parameters)[:64]}' of '{version[:32]}'.",
-                status=404,
-            )
+            action = _action(call.request, call.parameters)[:64]
+            text = f"Expected {' or '.join(JOB_OPERATIONS)} of {_VERSION}, not '{action}' of '{version[:32]}'."
+            raise MpsError("InvalidAction.NotFound", text, status=404)
         self._check_grant(call.operation)
-        if not self._windows[call.operation].is_open():
+        if not self._limits[call.operation].admits():
             raise MpsError("Throttling.User", "Request was denied due to user flow control.")
-        act = self._submit if call.operation == "SubmitIProductionJob" else self._query
-        return written(
-            act(call.parameters, request_id), 200, root=f"{call.operation}Response", parameters=call.parameters
-        )
 
     def _check_grant(self, operation: str) -> None:
         denial = self._grants.denial(operation)
         if denial is None:
             return
         text = "User not authorized to operate on the specified resource."
-        if self._plain_denials:
+        if self._has_plain_denials:
             raise MpsError("Forbidden.RAM", text)
         detail = {
             "AuthAction": denial.action,
@@ -161,23 +140,22 @@ class MpsApi:
     def _submit(self, parameters: Mapping[str, str], request_id: str) -> dict[str, str]:
         function = _required(parameters, "FunctionName")
         params = _required(parameters, "JobParams")
-        pipeline_id = parameters.get("PipelineId", "")
         job = Job(
             job_id=self._new_job_id(),
             function=function,
             params=params,
             input=_media(parameters, "Input"),
             output=_media(parameters, "Output"),
-            pipeline_id=pipeline_id,
+            pipeline_id=parameters.get("PipelineId", ""),
             user_data=_user_data(parameters),
             notify_queue=_notify_queue(parameters),
             orders=_orders(params),
         )
-        if self._jobs.is_full(pipeline_id):
+        if self._jobs.is_full(job.pipeline_id):
             # The limit is documented, its code is not.
             raise MpsError("Throttling", f"The pipeline holds {MOST_QUEUED} jobs already.")
         self._jobs.submit(job)
-        # As printed: a submitted job already says Success here (samples/submit-response.json).
+        # As the documented sample: a submitted job already says Success here.
         result = {
             "Code": "Success",
             "Details": [],
@@ -187,7 +165,7 @@ class MpsApi:
             "State": JobState.SUCCESS,
             "Type": "IProduction",
         }
-        return {"RequestId": request_id, "JobId": job.job_id, "Result": json.dumps(result, separators=(",", ":"))}
+        return {"RequestId": request_id, "JobId": job.job_id, "Result": compact(result)}
 
     def _query(self, parameters: Mapping[str, str], request_id: str) -> dict[str, str]:
         job_id = _required(parameters, "JobId")
@@ -208,16 +186,16 @@ class MpsApi:
         }
 
 
-class _Window:
-    """At most ``limit`` calls in any second."""
+class RateLimit:
+    """At most ``limit`` calls in any second; 0 is no limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._now = time.monotonic
         self._calls: deque[float] = deque()
 
-    def is_open(self) -> bool:
-        """Count a call in, unless there were too many."""
+    def admits(self) -> bool:
+        """Count a call, unless the limit is reached."""
         if not self._limit:
             return True
         now_s = self._now()
@@ -229,8 +207,23 @@ class _Window:
         return True
 
 
-def _action(sent: Sent, parameters: Mapping[str, str]) -> str:
-    return sent.headers.get("x-acs-action") or parameters.get("Action", "")
+def _written(body: Mapping[str, Any], status: int, *, root: str, parameters: Mapping[str, str]) -> Response:
+    """Write a response as JSON, or as XML with this root where ``Format=XML`` asks for it."""
+    if parameters.get("Format", "").upper() == "XML":
+        text = f"<?xml version='1.0' encoding='UTF-8'?><{root}>{_elements(body)}</{root}>"
+        return Response(status, text.encode(), XML)
+    return Response(status, json.dumps(body, ensure_ascii=False).encode(), JSON)
+
+
+def _elements(body: Mapping[str, Any]) -> str:
+    return "".join(
+        f"<{name}>{_elements(value) if isinstance(value, Mapping) else escaped(str(value))}</{name}>"
+        for name, value in body.items()
+    )
+
+
+def _action(request: Request, parameters: Mapping[str, str]) -> str:
+    return request.headers.get("x-acs-action") or parameters.get("Action", "")
 
 
 def _required(parameters: Mapping[str, str], name: str) -> str:
@@ -240,8 +233,8 @@ def _required(parameters: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _invalid(name: str, expected: str, came: str) -> MpsError:
-    return MpsError("InvalidParameter", f"{name} must be {expected}, not '{came[:128]}'.")
+def _invalid(name: str, expected: str, value: str) -> MpsError:
+    return MpsError("InvalidParameter", f"{name} must be {expected}, not '{value[:128]}'.")
 
 
 def _media(parameters: Mapping[str, str], name: str) -> str:
@@ -263,14 +256,11 @@ def _notify_queue(parameters: Mapping[str, str]) -> str | None:
     if not value:
         return None
     match = _NOTIFY_URL.fullmatch(value)
-    expected = "mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME"
-    if match is None:
-        raise _invalid("NotifyUrl", expected, value)
-    name = match.group(3)
     try:
+        name = match[1] if match else ""
         check_queue_name(name)
-    except MnsError as refusal:
-        raise _invalid("NotifyUrl", expected, value) from refusal
+    except MnsError as error:
+        raise _invalid("NotifyUrl", "mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME", value) from error
     return name
 
 

@@ -1,44 +1,174 @@
-"""Keep one queue's messages: who may see which, until when, and by which receipt handle.
+"""One MNS queue: which messages are visible, until when, and which receipt handle holds each.
 
-Everything here is pure: no clock but the ``now_ms`` that is handed in, no sockets, no waiting. A message
-is in exactly one state:
+No clock, socket or task: callers pass the time. A message is in one state:
 
-    DELAYED -> READY <-> OUT -> gone (deleted, expired, or moved to the dead-letter queue)
-    HELD (FIFO only: behind another message of its group)
+    DELAYED -> ACTIVE <-> INACTIVE (received) -> GONE (deleted, expired, or moved to the dead-letter queue)
+    BLOCKED (FIFO queues: behind another message of its group)
 
-Two heaps hold what is next to be received and what is next to become visible; an entry that a later
-change made stale is known by its version and skipped, so nothing is ever searched.
-
-Elsewhere: what a message is (``message``), handles (``receipts``), waiting (``polls``), all queues of the
-account (``account``), XML (``wire``).
+Two heaps hold what is received next and what becomes visible next. A heap entry carries the version of its message;
+an entry that a later change made stale is skipped by it, so no heap is ever searched.
 """
 
+import binascii
+import hashlib
 import heapq
 import random
+import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import Final
 
-from consumer.sandbox.attributes import QueueAttributes
-from consumer.sandbox.message import Draft, Message, State
-from consumer.sandbox.receipts import Receipts
-from consumer.sandbox.refusal import MnsError, message_not_exist
+from consumer.sandbox.protocol import MnsError, message_not_exist
 from consumer.sandbox.settings import DlqPolicy
+
+Property = tuple[str, str, str]
+"""Name, value and type of a user or system property."""
+
+# Older pages allow 256 characters, newer ones 120 (facts/mns.md#queue-names): an existing queue may have a longer
+# name than a new one may get.
+_LONGEST_NAME: Final = 256
+LONGEST_NEW_NAME: Final = 120
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+
+# Element name -> (field, lowest, highest, unit). Source: facts/mns.md#create-queue.
+_RANGES: Final = {
+    "DelaySeconds": ("delay_s", 0, 604_800, "seconds"),
+    "MaximumMessageSize": ("maximum_message_bytes", 1024, 65_536, "bytes"),
+    "MessageRetentionPeriod": ("retention_s", 60, 604_800, "seconds"),
+    "VisibilityTimeout": ("visibility_timeout_s", 1, 43_200, "seconds"),
+    "PollingWaitSeconds": ("polling_wait_s", 0, 30, "seconds"),
+}
+_BOOLEANS: Final = {"true": True, "false": False}
+_MOST_DIGITS: Final = 9
+
+# 36 or 37 characters, such as 8-0zxj... (facts/mns.md#receipt-handles); the number before the hyphen is the priority's.
+_HANDLE: Final = re.compile(r"[A-Za-z0-9-]{36,37}")
+_TOKEN_LENGTH: Final = 34
+_LETTERS_ONLY: Final = bytes.maketrans(b"+/", b"zx")
+# 90 tokens are made at a time: 0.2 us each in place of 0.9. Three bytes make four letters.
+_TOKEN_BYTES: Final = 90 * _TOKEN_LENGTH * 3 // 4
 
 _FEWEST_STALE: Final = 1024
 
 
+def whole_number(name: str, text: str, lowest: int, highest: int, unit: str = "") -> int:
+    """Read a whole number of a request.
+
+    Raises:
+        MnsError: InvalidArgument with the range. Source: facts/mns.md#error-texts.
+    """
+    text = text.strip()
+    # isdecimal alone would take other scripts' digits; int() would take signs and underscores.
+    if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS and lowest <= int(text) <= highest:
+        return int(text)
+    raise MnsError("InvalidArgument", f"The value of {name} should between {lowest} and {highest} {unit}".rstrip())
+
+
+def check_queue_name(name: str, longest: int = _LONGEST_NAME) -> None:
+    """Check a queue's name.
+
+    Raises:
+        MnsError: QueueNameLengthError or InvalidQueueName.
+    """
+    if not 1 <= len(name) <= longest:
+        raise MnsError("QueueNameLengthError", f"Queue name length should between 1 and {longest}.")
+    if not _NAME.fullmatch(name):
+        text = "A queue name starts with a letter or digit and holds letters, digits and hyphens only."
+        raise MnsError("InvalidQueueName", text)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueAttributes:
+    """The six settings of a queue, with the service's defaults."""
+
+    delay_s: int = 0
+    maximum_message_bytes: int = 65_536
+    retention_s: int = 345_600
+    visibility_timeout_s: int = 30
+    polling_wait_s: int = 0
+    logging_enabled: bool = False
+
+    def changed(self, elements: Mapping[str, str]) -> "QueueAttributes":
+        """Replace attributes by those of a request's ``<Queue>``; unknown elements are ignored.
+
+        Raises:
+            MnsError: InvalidArgument for a value that is no number or out of range.
+        """
+        values: dict[str, int | bool] = {}
+        for element, (name, lowest, highest, unit) in _RANGES.items():
+            if element in elements:
+                values[name] = whole_number(element, elements[element], lowest, highest, unit)
+        if "LoggingEnabled" in elements:
+            text = elements["LoggingEnabled"].strip().lower()
+            if text not in _BOOLEANS:
+                raise MnsError("InvalidArgument", f"LoggingEnabled must be True or False, not '{text}'.")
+            values["logging_enabled"] = _BOOLEANS[text]
+        # mypy can't match a dict of values with the fields' types; the table above does.
+        return replace(self, **values)  # type: ignore[arg-type]
+
+    def by_element(self) -> dict[str, str]:
+        """The attributes as GetQueueAttributes writes them."""
+        texts = {element: str(getattr(self, name)) for element, (name, *_) in _RANGES.items()}
+        return {**texts, "LoggingEnabled": str(self.logging_enabled)}
+
+
+class State(IntEnum):
+    """The state of a message."""
+
+    DELAYED = 0
+    ACTIVE = 1
+    INACTIVE = 2
+    BLOCKED = 3
+    GONE = 4
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """One message. A sender sets the first six fields, the queue all others. Times are milliseconds since 1970.
+
+    Attributes:
+        delay_s: None takes the queue's DelaySeconds.
+        group: The FIFO group whose line the message stands in; None in a standard queue.
+        rendered: The parts of its XML that never change; a cache of ``mns_xml``.
+    """
+
+    body: str
+    priority: int = 8
+    delay_s: int | None = None
+    group_id: str = ""
+    user_properties: tuple[Property, ...] = ()
+    system_properties: tuple[Property, ...] = ()
+    message_id: str = ""
+    body_md5: str = field(init=False)
+    seq: int = 0
+    enqueue_ms: int = 0
+    first_dequeue_ms: int = 0
+    visible_ms: int = 0
+    dequeue_count: int = 0
+    handle: str | None = None
+    old_handles: list[str] = field(default_factory=list)
+    is_duplicate: bool = False
+    state: State = State.GONE
+    version: int = 0
+    group: str | None = None
+    rendered: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        """Compute the protocol's checksum, which is not for security."""
+        self.body_md5 = hashlib.md5(self.body.encode(), usedforsecurity=False).hexdigest().upper()
+
+
 class Queue:
-    """The messages of one queue and the rules they live by.
+    """The messages of one queue.
 
     Args:
-        name: For errors and dead letters only.
-        attributes: The six settings.
-        created_ms: Time of creation.
-        chance: Source of message ids and handles.
-        lenient_handles: Keep replaced and expired handles working while their message lives.
+        chance: The source of message ids and receipt handles.
+        lenient_handles: Replaced and expired handles keep working while their message exists.
         fifo: Keep order within a MessageGroupId.
-        late_ms: A message that was hidden comes between half of it and all of it late. Its handle still ends in time.
+        late_ms: A message hidden by ChangeMessageVisibility becomes visible between half of this and all of it late.
+            Its handle still expires on time.
     """
 
     def __init__(
@@ -58,185 +188,159 @@ class Queue:
         self.modified_ms = created_ms
         self.fifo = fifo
         self.dlq: DlqPolicy | None = None
-        self.on_dead: Callable[[Message], None] | None = None
+        self.on_dead_letter: Callable[[Message], None] | None = None
         self.on_change: Callable[[], None] | None = None
         self.counts = [0] * len(State)
         self._chance = chance
         self._late_ms = late_ms
-        self._receipts = Receipts(chance, are_lenient=lenient_handles)
+        self._lenient_handles = lenient_handles
+        self._tokens: list[str] = []
+        self._by_handle: dict[str, Message] = {}
         self._seq = 0
         self._messages: dict[int, Message] = {}
-        self._ready: list[tuple[int, int, int, Message]] = []
+        self._active: list[tuple[int, int, int, Message]] = []
         self._timers: list[tuple[int, int, int, Message]] = []
         self._stale_timers = 0
         self._groups: dict[str, deque[Message]] = {}
 
     def __iter__(self) -> Iterator[Message]:
-        """Give all messages that are still there, oldest first."""
+        """All messages, oldest first."""
         return iter(list(self._messages.values()))
 
     def __len__(self) -> int:
         return len(self._messages)
 
-    # Verbs of the protocol.
+    # The protocol's operations.
 
-    def send(self, draft: Draft, now_ms: int) -> Message:
-        """Check a message against this queue's settings and take it in.
-
-        Args:
-            draft: Checked by the caller against the protocol's ranges.
-            now_ms: The time.
+    def send(self, message: Message, now_ms: int) -> Message:
+        """Check a message against the queue's settings and enqueue it.
 
         Raises:
-            MnsError: InvalidArgument when a FIFO queue's message has no group, or the body is too long.
+            MnsError: InvalidArgument: a FIFO queue's message has no group, or the body is too long.
         """
-        if self.fifo and not draft.group_id:
+        if self.fifo and not message.group_id:
             raise MnsError("InvalidArgument", "MessageGroupId is mandatory for a FIFO queue.")
         limit_bytes = self.attributes.maximum_message_bytes
-        if len(draft.body) > limit_bytes or len(draft.body.encode()) > limit_bytes:
+        if len(message.body) > limit_bytes or len(message.body.encode()) > limit_bytes:
             raise MnsError("InvalidArgument", f"The length of message should not be larger than {limit_bytes}.")
-        return self.take(draft, now_ms)
+        return self.enqueue(message, now_ms)
 
-    def take(self, draft: Draft, now_ms: int, *, enqueue_ms: int | None = None) -> Message:
-        """Take a message in unchecked.
-
-        ``enqueue_ms`` is when it first entered a queue, for one that is moved here: its retention goes on.
-        """
-        self._seq += 1
-        entered_ms = now_ms if enqueue_ms is None else enqueue_ms
-        message_id = f"{self._chance.getrandbits(128):032X}"
-        message = Message(draft, seq=self._seq, message_id=message_id, enqueue_ms=entered_ms)
-        self._messages[message.seq] = message
-        delay_s = self.attributes.delay_s if draft.delay_s is None else draft.delay_s
+    def enqueue(self, message: Message, now_ms: int, *, enqueue_ms: int | None = None) -> Message:
+        """Enqueue a message unchecked. ``enqueue_ms`` keeps the age of one that moves here from another queue."""
+        message.message_id = f"{self._chance.getrandbits(128):032X}"
+        message.enqueue_ms = now_ms if enqueue_ms is None else enqueue_ms
+        self._add(message)
+        delay_s = self.attributes.delay_s if message.delay_s is None else message.delay_s
         message.visible_ms = now_ms + delay_s * 1000
         if delay_s:
-            self._receipts.renew(message)
+            self._renew_handle(message)
         if self.fifo:
-            message.group = draft.group_id
-            line = self._groups.setdefault(draft.group_id, deque())
+            message.group = message.group_id
+            line = self._groups.setdefault(message.group_id, deque())
             line.append(message)
             if len(line) > 1:
-                self._move(message, State.HELD)
+                self._move(message, State.BLOCKED)
                 return message
-        self._show_when_due(message, now_ms, State.DELAYED)
+        self._activate_when_due(message, now_ms)
         return message
 
     def receive(self, limit: int, now_ms: int) -> list[Message]:
-        """Hand out up to ``limit`` messages, each under a new receipt handle."""
+        """Hand out up to ``limit`` messages, each with a new receipt handle."""
         if self._timers and self._timers[0][0] <= now_ms:
             self.promote(now_ms)
         taken: list[Message] = []
         hidden_until_ms = now_ms + self.attributes.visibility_timeout_s * 1000
-        while self._ready and len(taken) < limit:
-            message = self._pop_ready(now_ms)
+        while self._active and len(taken) < limit:
+            message = self._pop_active(now_ms)
             if message is None:
                 break
             message.dequeue_count += 1
             if message.dequeue_count == 1:
                 message.first_dequeue_ms = now_ms
-            self._receipts.renew(message)
-            self._hide_until(message, hidden_until_ms, State.OUT)
+            self._renew_handle(message)
+            self._hide_until(message, hidden_until_ms, State.INACTIVE)
             taken.append(message)
         return taken
 
     def peek(self, limit: int, now_ms: int) -> list[Message]:
-        """Show what ``receive`` would hand out, and change nothing."""
+        """Show what ``receive`` would hand out, without changing anything."""
         self.promote(now_ms)
-        shown: list[Message] = []
-        while self._ready and len(shown) < limit:
-            message = self._pop_ready(now_ms)
-            if message is None:
-                break
-            shown.append(message)
-        for message in shown:
-            heapq.heappush(self._ready, (message.priority, message.seq, message.version, message))
-        return shown
+        found: list[Message] = []
+        while len(found) < limit and (message := self._pop_active(now_ms)) is not None:
+            found.append(message)
+        for message in found:
+            heapq.heappush(self._active, (message.priority, message.seq, message.version, message))
+        return found
 
     def delete(self, handle: str, now_ms: int) -> Message:
-        """Delete by handle.
+        """Delete the message that a handle holds.
 
         Raises:
-            MnsError: MessageNotExist for a dead handle, ReceiptHandleError for what is none.
+            MnsError: MessageNotExist for a dead handle, ReceiptHandleError for a malformed one.
         """
-        message = self.find(handle, now_ms)
+        message = self._held_by(handle, now_ms)
         self._remove(message, now_ms)
         return message
 
-    def hide(self, handle: str, visibility_timeout_s: int, now_ms: int) -> Message:
-        """Hide a message from now on for that long, and replace its handle.
+    def change_visibility(self, handle: str, visibility_timeout_s: int, now_ms: int) -> Message:
+        """Hide a message for this long from now on, and replace its handle.
 
         Raises:
             MnsError: As for ``delete``.
         """
-        message = self.find(handle, now_ms)
-        self._receipts.renew(message)
+        message = self._held_by(handle, now_ms)
+        self._renew_handle(message)
         late_ms = self._chance.randint(self._late_ms // 2, self._late_ms) if self._late_ms else 0
-        self._hide_until(message, now_ms + visibility_timeout_s * 1000, State.OUT, late_ms)
+        self._hide_until(message, now_ms + visibility_timeout_s * 1000, State.INACTIVE, late_ms)
         return message
 
-    def find(self, handle: str, now_ms: int) -> Message:
-        """Find the message that a handle still holds.
-
-        Raises:
-            MnsError: As for ``delete``.
-        """
-        message = self._receipts.find(handle)
-        if self._is_expired(message, now_ms):
-            self._remove(message, now_ms)
-            raise message_not_exist()
-        if not self._receipts.are_lenient and message.visible_ms <= now_ms:
-            raise message_not_exist()
-        return message
-
-    # What only faults do.
+    # Faults.
 
     def revoke(self, message: Message) -> None:
-        """End a lease before its time: the message is visible at once and its handle dead."""
-        if message.state == State.OUT:
-            self._make_ready(message)
-            self._receipts.drop(message)
+        """End a lease early: the message becomes visible at once and its handle dies."""
+        if message.state == State.INACTIVE:
+            self._activate(message)
+            self._drop_handles(message)
 
     def duplicate(self, message: Message) -> None:
-        """Make a second delivery of the same message, with a life of its own from here on."""
-        draft = Draft(
-            message.body, message.priority, 0, message.group_id,
-            message.user_properties, message.system_properties,
-        )  # fmt: skip
-        self._seq += 1
-        twin = Message(draft, seq=self._seq, message_id=message.message_id, enqueue_ms=message.enqueue_ms)
-        twin.dequeue_count = message.dequeue_count - 1 if message.state == State.OUT else message.dequeue_count
-        twin.first_dequeue_ms = message.first_dequeue_ms
-        twin.is_duplicate = True
-        self._messages[twin.seq] = twin
-        self._make_ready(twin)
+        """Add a second copy of a message, visible at once and independent from then on."""
+        count = message.dequeue_count - 1 if message.state == State.INACTIVE else message.dequeue_count
+        copy = Message(
+            message.body,
+            message.priority,
+            group_id=message.group_id,
+            user_properties=message.user_properties,
+            system_properties=message.system_properties,
+            message_id=message.message_id,
+            enqueue_ms=message.enqueue_ms,
+            visible_ms=message.enqueue_ms,
+            first_dequeue_ms=message.first_dequeue_ms,
+            dequeue_count=count,
+            is_duplicate=True,
+        )
+        self._add(copy)
+        self._activate(copy)
 
-    # Time passing.
+    # Time.
 
     def next_due_ms(self) -> int | None:
-        """Give when the next hidden or delayed message becomes visible; None when there is none."""
+        """When the next hidden or delayed message becomes visible; None when there is none."""
         while self._timers and self._timers[0][2] != self._timers[0][3].version:
             heapq.heappop(self._timers)
             self._stale_timers -= 1
         return self._timers[0][0] if self._timers else None
 
     def promote(self, now_ms: int) -> None:
-        """Make visible what is due, or drop or bury it."""
-        timers = self._timers
-        while timers and timers[0][0] <= now_ms:
-            _, _, version, message = heapq.heappop(timers)
-            # One entry fewer; when it was the live one, the move below counts it as stale once more.
+        """Make due messages visible; drop those past their retention, move dead letters."""
+        while self._timers and self._timers[0][0] <= now_ms:
+            _, _, version, message = heapq.heappop(self._timers)
+            # One entry less. If it was current, the move below counts it as stale, which evens out.
             self._stale_timers -= 1
-            if version != message.version:
-                continue
-            if self._is_expired(message, now_ms):
-                self._remove(message, now_ms)
-            elif self._is_dead(message):
-                self._bury(message, now_ms)
-            else:
-                self._make_ready(message)
+            if version == message.version and not self._remove_if_over(message, now_ms):
+                self._activate(message)
 
     def sweep(self, now_ms: int) -> None:
-        """Bring states and counts up to date, as far as anyone can see them from outside."""
+        """Bring states and counts up to date before they are shown."""
         self.promote(now_ms)
         while self._messages:
             oldest = next(iter(self._messages.values()))
@@ -244,23 +348,32 @@ class Queue:
                 break
             self._remove(oldest, now_ms)
 
-    # Inner parts.
+    def _add(self, message: Message) -> None:
+        self._seq += 1
+        message.seq = self._seq
+        self._messages[message.seq] = message
 
     def _move(self, message: Message, state: State) -> None:
         if message.state != State.GONE:
             self.counts[message.state] -= 1
-        if message.state in (State.DELAYED, State.OUT):
+        if message.state in (State.DELAYED, State.INACTIVE):
             self._stale_timers += 1
         if state != State.GONE:
             self.counts[state] += 1
         message.state = state
         message.version += 1
 
-    def _make_ready(self, message: Message) -> None:
-        self._move(message, State.READY)
-        heapq.heappush(self._ready, (message.priority, message.seq, message.version, message))
+    def _activate(self, message: Message) -> None:
+        self._move(message, State.ACTIVE)
+        heapq.heappush(self._active, (message.priority, message.seq, message.version, message))
         if self.on_change is not None:
             self.on_change()
+
+    def _activate_when_due(self, message: Message, now_ms: int) -> None:
+        if message.visible_ms > now_ms:
+            self._hide_until(message, message.visible_ms, State.DELAYED)
+        else:
+            self._activate(message)
 
     def _hide_until(self, message: Message, due_ms: int, state: State, late_ms: int = 0) -> None:
         self._move(message, state)
@@ -273,29 +386,33 @@ class Queue:
         if self.on_change is not None:
             self.on_change()
 
-    def _show_when_due(self, message: Message, now_ms: int, hidden: State) -> None:
-        if message.visible_ms > now_ms:
-            self._hide_until(message, message.visible_ms, hidden)
-        else:
-            self._make_ready(message)
-
-    def _pop_ready(self, now_ms: int) -> Message | None:
-        while self._ready:
-            _, _, version, message = heapq.heappop(self._ready)
-            if version != message.version:
-                continue
-            if self._is_expired(message, now_ms):
-                self._remove(message, now_ms)
-            elif self._is_dead(message):
-                self._bury(message, now_ms)
-            else:
+    def _pop_active(self, now_ms: int) -> Message | None:
+        while self._active:
+            _, _, version, message = heapq.heappop(self._active)
+            if version == message.version and not self._remove_if_over(message, now_ms):
                 return message
         return None
 
+    def _is_expired(self, message: Message, now_ms: int) -> bool:
+        return message.enqueue_ms + self.attributes.retention_s * 1000 <= now_ms
+
+    def _remove_if_over(self, message: Message, now_ms: int) -> bool:
+        """Remove a message that is past its retention or was received too often; return whether it was removed."""
+        policy = self.dlq
+        if self._is_expired(message, now_ms):
+            self._remove(message, now_ms)
+        elif policy is not None and policy.enabled and message.dequeue_count >= policy.max_receive_count:
+            self._remove(message, now_ms)
+            if self.on_dead_letter is not None:
+                self.on_dead_letter(message)
+        else:
+            return False
+        return True
+
     def _remove(self, message: Message, now_ms: int) -> None:
-        was_held = message.state == State.HELD
+        was_blocked = message.state == State.BLOCKED
         self._move(message, State.GONE)
-        self._receipts.drop(message)
+        self._drop_handles(message)
         del self._messages[message.seq]
         if message.group is None:
             return
@@ -303,17 +420,42 @@ class Queue:
         line.remove(message)
         if not line:
             del self._groups[message.group]
-        elif not was_held:
-            self._show_when_due(line[0], now_ms, State.DELAYED)
+        elif not was_blocked:
+            self._activate_when_due(line[0], now_ms)
 
-    def _is_expired(self, message: Message, now_ms: int) -> bool:
-        return message.enqueue_ms + self.attributes.retention_s * 1000 <= now_ms
+    # Receipt handles.
 
-    def _is_dead(self, message: Message) -> bool:
-        policy = self.dlq
-        return policy is not None and policy.enabled and message.dequeue_count >= policy.max_receive_count
+    def _held_by(self, handle: str, now_ms: int) -> Message:
+        message = self._by_handle.get(handle)
+        if message is None:
+            if _HANDLE.fullmatch(handle) is None:
+                raise MnsError("ReceiptHandleError", "The receipt handle you provide is not valid.")
+            raise message_not_exist()
+        if self._is_expired(message, now_ms):
+            self._remove(message, now_ms)
+            raise message_not_exist()
+        if not self._lenient_handles and message.visible_ms <= now_ms:
+            raise message_not_exist()
+        return message
 
-    def _bury(self, message: Message, now_ms: int) -> None:
-        self._remove(message, now_ms)
-        if self.on_dead is not None:
-            self.on_dead(message)
+    def _renew_handle(self, message: Message) -> None:
+        old = message.handle
+        if old is not None:
+            if self._lenient_handles:
+                message.old_handles.append(old)
+            else:
+                del self._by_handle[old]
+        if not self._tokens:
+            letters = binascii.b2a_base64(self._chance.randbytes(_TOKEN_BYTES), newline=False)
+            text = letters.translate(_LETTERS_ONLY).decode()
+            self._tokens = [text[start : start + _TOKEN_LENGTH] for start in range(0, len(text), _TOKEN_LENGTH)]
+        message.handle = handle = f"{message.priority}-{self._tokens.pop()}"
+        self._by_handle[handle] = message
+
+    def _drop_handles(self, message: Message) -> None:
+        if message.handle is not None:
+            del self._by_handle[message.handle]
+            message.handle = None
+        for handle in message.old_handles:
+            del self._by_handle[handle]
+        message.old_handles.clear()

@@ -1,19 +1,16 @@
-"""Say what can be set on a sandbox, with units, ranges and defaults.
-
-Elsewhere: faults that can be changed while it runs (``faults``), the server itself (``server``).
-"""
+"""What can be set on a sandbox, with units, ranges and defaults."""
 
 import ssl
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from consumer.sandbox import grants
+from consumer.sandbox.authentication import check_actions
 from consumer.sandbox.faults import Fault
 
 NotificationEncoding = Literal["base64", "raw"]
 Envelope = Literal["none", "json", "xml", "simplified"]
-Actions = Annotated[tuple[str, ...], AfterValidator(grants.checked)]
+Actions = Annotated[tuple[str, ...], AfterValidator(check_actions)]
 
 
 class DlqPolicy(BaseModel):
@@ -33,31 +30,30 @@ class SandboxSettings(BaseModel):
     """Everything that is fixed when a sandbox starts.
 
     Attributes:
-        host: Address to bind; loopback, since the fault control asks for no keys.
+        host: Address to bind; loopback, because the control API asks for no keys.
         port: TCP port; 0 takes a free one.
-        access_key_id: The only AccessKey that is known.
-        access_key_secret: Its secret.
+        access_key_id: The only AccessKey that is accepted.
         security_token: When set, every request must carry it, as with STS credentials.
-        verify_signatures: Off only to measure a client without the cost of the check.
-        account: Account id of MPS notifications' topic envelope and of ``notify_url``.
+        verify_signatures: False only to measure a client without the cost of the check.
+        account: Account id in ``notify_url`` and in a notification's topic envelope.
         region: Region of the same.
         job_s: Seconds from a job's submission to its end when its pipeline is free; a fifth is Queuing.
         pipeline_concurrency: Jobs of one pipeline that are Analysing at once.
-        mps_calls_per_s: Submits a second, and queries a second, before Throttling.User; 0 is no limit.
-        notification_encoding: How a notification is carried in its message.
+        mps_calls_per_s: Submits, and queries, per second before Throttling.User; 0 is no limit.
+        notification_encoding: How a message carries a notification.
         envelope: The topic envelope around a notification.
-        allowed_actions: The RAM actions that the AccessKey has, and no other; None is all.
-        denied_actions: RAM actions that it does not have, whatever ``allowed_actions`` says.
-        plain_denials: MPS refuses a missing right with 400 and without AccessDeniedDetail, not with 403 and it.
-        allowed_hosts: Host names, with ``*`` and ``?``, that are answered beside loopback and ``host``.
-        late_redelivery_s: A message that was hidden comes between half of these seconds and all of them late.
+        allowed_actions: The RAM actions that are granted; None grants all.
+        denied_actions: RAM actions that are not granted, even if allowed.
+        plain_denials: MPS refuses a missing right with 400 and no AccessDeniedDetail, not with 403 and the detail.
+        allowed_hosts: Host names, with ``*`` and ``?``, that are answered in addition to loopback and ``host``.
+        late_redelivery_s: A hidden message becomes visible between half of these seconds and all of them late.
         small_batches: A batch receive may bring fewer messages than it asks for and the queue has.
-        lenient_handles: Replaced and expired receipt handles go on working while their message lives.
+        lenient_handles: Replaced and expired receipt handles keep working while their message exists.
         max_long_polls: Long polls held at once; one more is answered at once as empty. None is no limit.
         dlq_policies: Dead-letter policies by queue name.
-        fifo_queues: Names of the queues that keep order within a MessageGroupId.
-        faults: Faults that are on from the start.
-        seed: Of the faults' chance. Ids are never the same twice.
+        fifo_queues: Queues that keep order within a MessageGroupId.
+        faults: The faults at the start.
+        seed: Of the faults' chance. Ids never repeat, as a ledger outlives a sandbox.
         tls: Serve https with this context.
     """
 
@@ -66,7 +62,7 @@ class SandboxSettings(BaseModel):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8420
     access_key_id: Annotated[str, Field(min_length=1)] = "sandbox"
-    access_key_secret: Annotated[str, Field(min_length=1, repr=False)] = "sandbox"  # noqa: S105 - known to all on purpose
+    access_key_secret: Annotated[str, Field(min_length=1, repr=False)] = "sandbox"  # noqa: S105 - public on purpose
     security_token: Annotated[str | None, Field(repr=False)] = None
     verify_signatures: bool = True
     account: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")] = "1234567890123456"

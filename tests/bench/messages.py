@@ -5,10 +5,12 @@ Elsewhere: who puts them into the queue (``server``), who takes them out (``cont
 
 from __future__ import annotations
 
+import base64
 import random
 from typing import Final
 
-from consumer.sandbox.notify import carried, notification
+from consumer.job_state import JobState
+from consumer.sandbox.jobs import Job, notification
 
 FUNCTIONS: Final = ("Cover", "AudioMixing", "VideoH2V")
 """The three whose notifications the vendor prints."""
@@ -30,12 +32,12 @@ def user_data(film: int, sent_ns: int = 0) -> str:
 
 def body(number: int, sent_ns: int = 0) -> str:
     """The body of one message, about a job that no other message is about."""
-    text = notification(
-        function=FUNCTIONS[number % len(FUNCTIONS)],
+    job = Job(
         job_id=f"{_chance.getrandbits(128):032x}",
-        state="Success",
-        code="Success",
-        message="",
+        function=FUNCTIONS[number % len(FUNCTIONS)],
+        params="{}",
         user_data=user_data(number, sent_ns),
+        state=JobState.SUCCESS,
+        code="Success",
     )
-    return carried(text, encoding="base64", envelope="none", account="", message_id="", now_ms=0)
+    return base64.b64encode(notification(job).encode()).decode()

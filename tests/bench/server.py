@@ -24,7 +24,7 @@ import uvloop
 
 from consumer.sandbox import Fault, Sandbox, SandboxSettings
 from consumer.sandbox.jobs import Job
-from consumer.sandbox.operations import GROUPS
+from consumer.sandbox.protocol import GROUPS
 from tests.bench.messages import body, user_data
 from tests.certificates import serving
 

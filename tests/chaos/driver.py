@@ -20,7 +20,7 @@ import anyio
 import anyio.abc
 
 from consumer.ops.words import Outcome
-from consumer.sandbox.message import State
+from consumer.sandbox.queue import State
 from tests.chaos.book import FAIL_AS_TOLD, Death, Evidence, Verdict, Why, find, read_journal
 from tests.chaos.daemons import LEASE_STEP_S, QUEUE, Daemon, Nest
 from tests.chaos.edges import Edges, kinds
@@ -197,7 +197,7 @@ class Campaign:
         queue = sandbox.account.get(QUEUE).queue
         latest_ms = sandbox.clock.now_ms() + (max(LEASE_STEP_S, visibility_s) + 1) * 1000
         for message in sandbox.messages(QUEUE):
-            if message.state is State.OUT and message.visible_ms > latest_ms:
+            if message.state is State.INACTIVE and message.visible_ms > latest_ms:
                 queue.revoke(message)
 
     async def _evidence(self) -> Evidence:

@@ -19,8 +19,7 @@ from typing import Final
 import anyio
 
 from consumer.sandbox import Sandbox
-from consumer.sandbox.answer import HTML, JSON, Answer
-from consumer.sandbox.service import Call, Caller
+from consumer.sandbox.protocol import HTML, JSON, Call, Response
 from tests.chaos.book import Frozen
 from tests.chaos.daemons import LEASE_STEP_S, Daemon
 from tests.chaos.preload import Clock
@@ -176,29 +175,29 @@ class Edges:
 
     def spoil(self, sandbox: Sandbox, watch: Watch) -> None:
         """Let MPS fail for the jobs that are sent for that."""
-        answered = sandbox._mps.answered
+        answer = sandbox._mps.answer
 
-        async def spoilt(call: Call, caller: Caller) -> Answer:
+        async def spoilt(call: Call, request_id: str) -> Response:
             act = watch.asked.get(call.parameters.get("JobId", ""), "")
             if not act.startswith("mps_"):
-                return await answered(call, caller)
+                return await answer(call, request_id)
             self.applied[Edge.HANGING if act == "mps_hangs" else Edge.BAD_JOBS] += 1
             return await _bad_answer(act)
 
-        sandbox._mps.answered = spoilt  # type: ignore[method-assign]  # in place of the service's own answer
+        sandbox._mps.answer = spoilt  # type: ignore[method-assign]  # in place of the service's own answer
 
 
-async def _bad_answer(act: str) -> Answer:
+async def _bad_answer(act: str) -> Response:
     """What MPS answers for a job that it fails for."""
     match act:
         case "mps_500":
-            return Answer(500, b'{"Code":"InternalError","Message":"no","RequestId":"R"}', JSON)
+            return Response(500, b'{"Code":"InternalError","Message":"no","RequestId":"R"}', JSON)
         case "mps_html":
-            return Answer(200, b"<html>no</html>", HTML)
+            return Response(200, b"<html>no</html>", HTML)
         case "mps_long":
-            return Answer(200, b" " * _LONG_BYTES, JSON)
+            return Response(200, b" " * _LONG_BYTES, JSON)
     await anyio.sleep(_HANGS_S)
-    return Answer(503, b"", HTML)
+    return Response(503, b"", HTML)
 
 
 def kinds(on: frozenset[Edge]) -> tuple[Edge, ...]:

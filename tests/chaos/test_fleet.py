@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from consumer.sandbox import Fault, Sandbox
-from consumer.sandbox.message import State
+from consumer.sandbox.queue import State
 from tests.chaos.book import Evidence, find, read_journal
 from tests.chaos.daemons import QUEUE, Nest
 from tests.chaos.stored import read_store
@@ -37,7 +37,7 @@ async def _until_empty(sandbox: Sandbox, within_s: float) -> None:
         sandbox.faults.clear()
         while messages := sandbox.messages(QUEUE):
             for message in messages:
-                if message.state is State.OUT:
+                if message.state is State.INACTIVE:
                     queue.revoke(message)
             await anyio.sleep(0.5)
 

@@ -20,7 +20,7 @@ from typing import Final
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox
 from consumer.sandbox.jobs import Job, JobFailure, JobOrders
-from consumer.sandbox.message import Draft, Message
+from consumer.sandbox.queue import Message
 from tests.chaos.daemons import QUEUE
 
 DONE: Final = "done"
@@ -145,11 +145,11 @@ class Watch:
     def stand(self, sandbox: Sandbox) -> None:
         """Write down from now on what comes into the queue and what is deleted from it."""
         queue = sandbox.account.ensure(QUEUE).queue
-        take, receive, delete = queue.take, queue.receive, queue.delete
+        enqueue, receive, delete = queue.enqueue, queue.receive, queue.delete
 
-        def watched_take(draft: Draft, now_ms: int, *, enqueue_ms: int | None = None) -> Message:
-            message = take(draft, now_ms, enqueue_ms=enqueue_ms)
-            self.came[message.message_id] = Came(_job_of(draft.body) or message.message_id, draft.body)
+        def watched_enqueue(message: Message, now_ms: int, *, enqueue_ms: int | None = None) -> Message:
+            enqueue(message, now_ms, enqueue_ms=enqueue_ms)
+            self.came[message.message_id] = Came(_job_of(message.body) or message.message_id, message.body)
             return message
 
         def watched_receive(limit: int, now_ms: int) -> list[Message]:
@@ -163,7 +163,7 @@ class Watch:
             self.deleted.append((time.time(), message.message_id))
             return message
 
-        queue.take = watched_take  # type: ignore[method-assign]  # it only looks on; the queue does the work
+        queue.enqueue = watched_enqueue  # type: ignore[method-assign]  # it only looks on; the queue does the work
         queue.receive = watched_receive  # type: ignore[method-assign]  # the same
         queue.delete = watched_delete  # type: ignore[method-assign]  # the same
 

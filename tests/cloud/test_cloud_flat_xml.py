@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from consumer.cloud.flat_xml import flat_messages
 from consumer.cloud.plain_xml import AnswerError, fields, local_name, parse
-from consumer.sandbox import wire
-from consumer.sandbox.message import Draft, Message
+from consumer.sandbox import mns_xml
+from consumer.sandbox.queue import Message
 
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
 _NAMESPACE = ' xmlns="http://mns.aliyuncs.com/doc/v1/"'
@@ -49,7 +49,7 @@ def _answers(draw: st.DrawFn) -> bytes:
 @st.composite
 def _spoilt(draw: st.DrawFn) -> bytes:
     """A plain answer with one piece put in, or one cut out."""
-    data = wire.messages([_message("eyJhIjoxfQ=="), _message("")])
+    data = mns_xml.messages([_message("eyJhIjoxfQ=="), _message("")])
     at = draw(st.integers(0, len(data)))
     if draw(st.booleans()):
         return data[:at] + draw(_PIECES) + data[at:]
@@ -57,7 +57,7 @@ def _spoilt(draw: st.DrawFn) -> bytes:
 
 
 def _message(body: str) -> Message:
-    made = Message(Draft(body), seq=1, message_id="A1", enqueue_ms=1)
+    made = Message(body, message_id="A1", enqueue_ms=1)
     made.handle = "h-1"
     return made
 
@@ -83,7 +83,7 @@ def test_it_says_what_the_parser_says_or_nothing(data: bytes) -> None:
 def test_the_service_s_usual_answer_is_read_without_the_parser() -> None:
     """Messages with base64 bodies, laid out with white space, are what it is there for."""
     bodies = [b64encode(bytes(range(size))).decode() for size in (0, 1, 200)]
-    data = wire.messages([_message(body) for body in bodies])
+    data = mns_xml.messages([_message(body) for body in bodies])
     flat = flat_messages(data)
     assert flat is not None
     assert [entry["MessageBody"] for entry in flat] == bodies

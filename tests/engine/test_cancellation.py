@@ -128,7 +128,7 @@ async def test_a_lost_lease_keeps_the_claim_until_the_handler_has_cleaned_up(san
         lane = daemon.app.lanes[0]
         (delivery,) = lane.live
         # Somebody else hid the message: our receipt is dead, the next renewal is refused.
-        queue.hide(delivery.receipt.handle, 4, sandbox.clock.now_ms())
+        queue.change_visibility(delivery.receipt.handle, 4, sandbox.clock.now_ms())
         await daemon.until(lambda: work.cancelled == 1)
         assert runs == 1
         assert delivery.claimed

@@ -14,7 +14,7 @@ from consumer.plugin.job import Job, Reject, Retry
 from consumer.plugin.registry import Registry
 from consumer.policy import Reason
 from consumer.sandbox import Fault, GivenJob, Sandbox
-from consumer.sandbox.message import Draft
+from consumer.sandbox.queue import Message
 from consumer.store.open import make_ledger
 from tests.engine.rig import QUEUE, Serve, body, handlers
 
@@ -145,8 +145,8 @@ async def test_what_would_come_back_too_late_is_set_aside(sandbox: Sandbox, serv
     async with serve(handlers(Cover=broken), notify_url=sandbox.notify_url("brief")) as daemon:
         await daemon.until(lambda: daemon.app.lanes[0].retention_s == 60)
         queue = sandbox.account.get("brief").queue
-        queue.take(Draft(body("1" * 32).decode()), now_ms, enqueue_ms=now_ms - 40_000)
-        queue.take(Draft(body("2" * 32).decode()), now_ms, enqueue_ms=now_ms - 48_000)
+        queue.enqueue(Message(body("1" * 32).decode()), now_ms, enqueue_ms=now_ms - 40_000)
+        queue.enqueue(Message(body("2" * 32).decode()), now_ms, enqueue_ms=now_ms - 48_000)
         await daemon.until(lambda: len(sandbox.messages("brief")) == 1)
         (letter,) = await daemon.letters()
     assert (letter.letter.job.job_id, letter.letter.reason) == ("2" * 32, Reason.EXPIRING)

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased,
 from consumer.errors import SettingsError
 from consumer.ops import traces
 from consumer.sandbox import Sandbox
-from consumer.sandbox.message import Draft
+from consumer.sandbox.queue import Message
 from tests.engine.rig import QUEUE, body
 from tests.process.rig import Process
 
@@ -111,10 +111,10 @@ async def test_a_message_s_life_is_told(
     )
     try:
         await daemon.told('"event":"started"')
-        draft = Draft(body("1" * 32).decode())
+        message = Message(body("1" * 32).decode())
         carried = (("traceparent", f"00-{TRACE_ID}-{SENDER}-01", "STRING"), ("baggage", "tenant=7", "STRING"))
-        setattr(draft, place, carried)
-        sandbox.account.ensure(QUEUE).queue.send(draft, sandbox.clock.now_ms())
+        setattr(message, place, carried)
+        sandbox.account.ensure(QUEUE).queue.send(message, sandbox.clock.now_ms())
         sandbox.put(QUEUE, body("2" * 32, "VideoClip").decode())
         await daemon.told("job done")
         await daemon.told("message set aside")

@@ -9,7 +9,7 @@ import pytest
 
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox
-from consumer.sandbox.message import State
+from consumer.sandbox.queue import State
 from consumer.store.ledger import Filter
 from consumer.store.open import make_operators
 from tests.engine.rig import body
@@ -38,7 +38,7 @@ def show(sandbox: Sandbox) -> None:
     """Make visible what the process that died had held, in place of waiting for its leases."""
     queue = sandbox.account.get("crash").queue
     for message in sandbox.messages("crash"):
-        if message.state is State.OUT:
+        if message.state is State.INACTIVE:
             queue.revoke(message)
 
 

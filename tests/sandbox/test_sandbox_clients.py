@@ -16,7 +16,7 @@ from mns.mns_exception import MNSServerException
 from mns.queue import Message, Queue, QueueMeta
 
 from consumer.sandbox import Sandbox, SandboxSettings
-from consumer.sandbox.operations import QUEUE_OPERATIONS
+from consumer.sandbox.protocol import QUEUE_OPERATIONS
 
 
 @pytest.fixture

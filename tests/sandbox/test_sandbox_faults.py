@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.sandbox import Fault, Faults, Sandbox, SandboxSettings
-from consumer.sandbox.message import State
-from consumer.sandbox.operations import JOB_OPERATIONS, QUEUE_OPERATIONS
+from consumer.sandbox.protocol import JOB_OPERATIONS, QUEUE_OPERATIONS
+from consumer.sandbox.queue import State
 
 Reply = tuple[int, dict[str, str], bytes]
 Ask = Callable[..., Awaitable[Reply]]
@@ -45,7 +45,7 @@ async def test_errors(  # noqa: PLR0917 - a table
     sandbox.faults.add(fault("error", **values))
     got, _, body = await ask("GET", BATCH)
     assert (got, texts(body, "Code")) == (status, [] if code is None else [code])
-    assert sandbox.messages("q")[0].state == State.READY
+    assert sandbox.messages("q")[0].state == State.ACTIVE
     assert sandbox.faults.applied == {"error": 1}
 
 
@@ -76,7 +76,7 @@ async def test_pages_of_front_ends(sandbox: Sandbox, ask: Ask, status: int, kind
     assert (got, headers["content-type"]) == (status, "text/html")
     assert body.startswith(b"<html>")
     assert ("location" in headers) == (kind == "redirect")
-    assert sandbox.messages("q")[0].state == State.READY
+    assert sandbox.messages("q")[0].state == State.ACTIVE
 
 
 @pytest.mark.parametrize("has_effect", [False, True], ids=["before the effect", "after the effect"])
@@ -99,7 +99,7 @@ async def test_dropped_and_hung_connections(
         answer = b""
     assert answer == b""
     assert (time.monotonic() - began_s >= 0.2) == (way == "hang")
-    assert sandbox.messages("q")[0].state == (State.OUT if has_effect else State.READY)
+    assert sandbox.messages("q")[0].state == (State.INACTIVE if has_effect else State.ACTIVE)
 
 
 async def test_a_hung_socket_hangs_until_the_client_leaves(sandbox: Sandbox, write_signed: WriteSigned) -> None:
@@ -206,9 +206,9 @@ async def test_a_revoked_lease(sandbox: Sandbox, ask: Ask, texts: Texts) -> None
     _, _, body = await ask("DELETE", f"/queues/q/messages?ReceiptHandle={first}")
     assert texts(body, "Code") == ["MessageNotExist"]
     (message,) = sandbox.messages("q")
-    sandbox.account.get("q").queue.hide(message.handle or "", 60, sandbox.clock.now_ms())
+    sandbox.account.get("q").queue.change_visibility(message.handle or "", 60, sandbox.clock.now_ms())
     await asyncio.sleep(0.2)
-    assert message.state == State.OUT
+    assert message.state == State.INACTIVE
 
 
 async def test_faults_on_mps(sandbox: Sandbox, ask: Ask) -> None:

@@ -306,18 +306,18 @@ async def test_more_than_100_a_second_are_throttled(sandbox: Sandbox) -> None:
         return codes
 
     # Time stands still for the limit alone: the vendor's client may need longer than a second for 120.
-    sandbox._mps._windows["QueryIProductionJob"]._now = lambda: 1.0
+    sandbox._mps._limits["QueryIProductionJob"]._now = lambda: 1.0
     codes = await run_sync(drive)
     assert codes == ["Throttling.User"] * 20
-    sandbox._mps._windows["QueryIProductionJob"]._now = lambda: 2.0
+    sandbox._mps._limits["QueryIProductionJob"]._now = lambda: 2.0
     assert set(await queried(sandbox, "x")) == {"RequestId", "JobId"}
 
 
 async def test_the_limit_can_be_lifted() -> None:
     """With mps_calls_per_s 0 nothing is throttled."""
     async with Sandbox(SandboxSettings(port=0, mps_calls_per_s=0)) as sandbox:
-        window = sandbox._mps._windows["QueryIProductionJob"]
-        assert all(window.is_open() for _ in range(1000))
+        limit = sandbox._mps._limits["QueryIProductionJob"]
+        assert all(limit.admits() for _ in range(1000))
 
 
 @pytest.fixture

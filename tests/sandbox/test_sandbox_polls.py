@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from consumer.sandbox import Sandbox, SandboxSettings
-from consumer.sandbox.message import State
+from consumer.sandbox.queue import State
 
 Reply = tuple[int, dict[str, str], bytes]
 Ask = Callable[..., Coroutine[Any, Any, Reply]]
@@ -51,7 +51,7 @@ async def test_a_long_poll_wakes_when_a_message_becomes_visible(
     message = sandbox.put("q", "x", delay_s=1 if how == "delay" else 0)
     if how != "delay":
         (message,) = queue.receive(1, sandbox.clock.now_ms())
-        queue.hide(message.handle or "", 1 if how == "visibility" else 3600, sandbox.clock.now_ms())
+        queue.change_visibility(message.handle or "", 1 if how == "visibility" else 3600, sandbox.clock.now_ms())
     due_ms = message.visible_ms
     poll = asyncio.create_task(ask("GET", "/queues/q/messages?waitseconds=10"))
     await polling(sandbox)
@@ -72,7 +72,7 @@ async def test_a_message_hidden_during_a_poll_wakes_it_at_the_new_time(sandbox: 
     (message,) = queue.receive(1, sandbox.clock.now_ms())
     poll = asyncio.create_task(ask("GET", "/queues/q/messages?waitseconds=10"))
     await polling(sandbox)
-    queue.hide(message.handle or "", 1, sandbox.clock.now_ms())
+    queue.change_visibility(message.handle or "", 1, sandbox.clock.now_ms())
     began_s = time.monotonic()
     assert (await poll)[0] == 200
     assert 0.9 < time.monotonic() - began_s < 1 + SOON_S
@@ -129,7 +129,7 @@ async def test_nothing_is_dequeued_for_a_socket_that_has_closed(sandbox: Sandbox
         await asyncio.sleep(0)
         writer.get_extra_info("socket")._sock.shutdown(2)
         await until(lambda: not sandbox.account.held_long_polls)
-        assert (message.state, message.dequeue_count) == (State.READY, 0)
+        assert (message.state, message.dequeue_count) == (State.ACTIVE, 0)
         queue.delete(queue.receive(1, sandbox.clock.now_ms())[0].handle or "", sandbox.clock.now_ms())
         writer.close()
 
@@ -160,7 +160,7 @@ async def test_a_poll_cancelled_after_its_wake_up_passes_it_on(sandbox: Sandbox,
     second = asyncio.create_task(ask("GET", "/queues/q/messages?waitseconds=10"))
     await polling(sandbox)
     sandbox.put("q", "x")
-    mailbox.polls._settle()
+    mailbox.polls._wake()
     first.cancel()
     assert texts((await second)[2], "MessageBody") == ["x"]
     with pytest.raises(asyncio.CancelledError):

@@ -8,10 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from consumer.sandbox.attributes import QueueAttributes
-from consumer.sandbox.message import Draft, Message, State
-from consumer.sandbox.queue import Queue
-from consumer.sandbox.refusal import MnsError
+from consumer.sandbox.protocol import MnsError
+from consumer.sandbox.queue import Message, Queue, QueueAttributes, State
 from consumer.sandbox.settings import DlqPolicy
 
 NOW = 1_700_000_000_000
@@ -42,7 +40,7 @@ def refused(act: Callable[[], object]) -> str:
 def test_a_received_message_is_hidden_until_its_time() -> None:
     """A received message comes again exactly when its visibility timeout is over, counted up."""
     queue = make_queue(QueueAttributes(visibility_timeout_s=30))
-    queue.send(Draft("a"), NOW)
+    queue.send(Message("a"), NOW)
     (first,) = queue.receive(16, NOW + 5)
     assert (first.dequeue_count, first.first_dequeue_ms, first.visible_ms) == (1, NOW + 5, NOW + 30_005)
     assert queue.receive(16, NOW + 30_004) == []
@@ -56,15 +54,15 @@ def test_priority_then_age(priorities: tuple[int, ...]) -> None:
     """Priority 1 goes first, and within a priority the older one."""
     queue = make_queue()
     for number, priority in enumerate(priorities):
-        queue.send(Draft(f"{number}", priority), NOW)
+        queue.send(Message(f"{number}", priority), NOW)
     assert [message.body for message in queue.receive(16, NOW)] == ["1", "3", "0", "2"]
 
 
 def test_a_delayed_message_waits_and_can_be_deleted_by_its_handle() -> None:
     """A delayed message is invisible until due, and the handle of its sending works until then."""
     queue = make_queue()
-    message = queue.send(Draft("a", delay_s=10), NOW)
-    gone = queue.send(Draft("b", delay_s=10), NOW)
+    message = queue.send(Message("a", delay_s=10), NOW)
+    gone = queue.send(Message("b", delay_s=10), NOW)
     assert queue.counts[State.DELAYED] == 2
     queue.delete(handle_of(gone), NOW + 1)
     assert queue.receive(16, NOW + 9_999) == []
@@ -74,20 +72,20 @@ def test_a_delayed_message_waits_and_can_be_deleted_by_its_handle() -> None:
 def test_the_queue_s_own_delay_holds_where_the_message_has_none() -> None:
     """DelaySeconds of the queue applies to a message without its own, and 0 overrides it."""
     queue = make_queue(QueueAttributes(delay_s=5))
-    queue.send(Draft("late"), NOW)
-    queue.send(Draft("now", delay_s=0), NOW)
+    queue.send(Message("late"), NOW)
+    queue.send(Message("now", delay_s=0), NOW)
     assert [message.body for message in queue.receive(16, NOW)] == ["now"]
 
 
 def test_a_handle_dies_when_replaced_expired_or_used() -> None:
     """Every handle but the newest is dead, the newest with its time, and what is no handle is told apart."""
     queue = make_queue()
-    queue.send(Draft("a"), NOW)
+    queue.send(Message("a"), NOW)
     (message,) = queue.receive(1, NOW)
     first = handle_of(message)
-    second = handle_of(queue.hide(first, 60, NOW))
+    second = handle_of(queue.change_visibility(first, 60, NOW))
     assert refused(lambda: queue.delete(first, NOW)) == "MessageNotExist"
-    assert refused(lambda: queue.hide(first, 60, NOW)) == "MessageNotExist"
+    assert refused(lambda: queue.change_visibility(first, 60, NOW)) == "MessageNotExist"
     assert refused(lambda: queue.delete(second, NOW + 60_000)) == "MessageNotExist"
     queue.delete(second, NOW + 59_999)
     assert refused(lambda: queue.delete(second, NOW)) == "MessageNotExist"
@@ -98,11 +96,11 @@ def test_a_handle_dies_when_replaced_expired_or_used() -> None:
 def test_lenient_handles_live_as_long_as_their_message() -> None:
     """With lenient handles a replaced and an expired handle still work, until the message is deleted."""
     queue = make_queue(lenient=True)
-    queue.send(Draft("a"), NOW)
+    queue.send(Message("a"), NOW)
     (message,) = queue.receive(1, NOW)
     first = handle_of(message)
-    queue.hide(first, 60, NOW)
-    assert queue.hide(first, 1, NOW).visible_ms == NOW + 1_000
+    queue.change_visibility(first, 60, NOW)
+    assert queue.change_visibility(first, 1, NOW).visible_ms == NOW + 1_000
     queue.delete(first, NOW + 100_000)
     assert refused(lambda: queue.delete(first, NOW)) == "MessageNotExist"
     assert queue.receive(1, NOW + 200_000) == []
@@ -111,9 +109,9 @@ def test_lenient_handles_live_as_long_as_their_message() -> None:
 def test_hiding_counts_from_the_call() -> None:
     """ChangeMessageVisibility counts from the call, shorter as well as longer."""
     queue = make_queue(QueueAttributes(visibility_timeout_s=30))
-    queue.send(Draft("a"), NOW)
+    queue.send(Message("a"), NOW)
     (message,) = queue.receive(1, NOW)
-    queue.hide(handle_of(message), 1, NOW + 100)
+    queue.change_visibility(handle_of(message), 1, NOW + 100)
     assert queue.receive(1, NOW + 1_099) == []
     assert len(queue.receive(1, NOW + 1_100)) == 1
 
@@ -121,9 +119,9 @@ def test_hiding_counts_from_the_call() -> None:
 def test_retention_drops_silently() -> None:
     """A message older than the retention is gone, whether visible, hidden or delayed."""
     queue = make_queue(QueueAttributes(retention_s=60, visibility_timeout_s=3600))
-    queue.send(Draft("visible"), NOW)
-    queue.send(Draft("hidden", priority=1), NOW)
-    queue.send(Draft("delayed", delay_s=3600), NOW)
+    queue.send(Message("visible"), NOW)
+    queue.send(Message("hidden", priority=1), NOW)
+    queue.send(Message("delayed", delay_s=3600), NOW)
     (hidden,) = queue.receive(1, NOW)
     assert queue.peek(16, NOW + 60_000) == []
     assert refused(lambda: queue.delete(handle_of(hidden), NOW + 60_000)) == "MessageNotExist"
@@ -134,7 +132,7 @@ def test_retention_drops_silently() -> None:
 def test_retention_is_kept_by_timers_too() -> None:
     """A hidden message whose time comes after its retention never becomes visible again."""
     queue = make_queue(QueueAttributes(retention_s=60, visibility_timeout_s=90))
-    queue.send(Draft("a"), NOW)
+    queue.send(Message("a"), NOW)
     queue.receive(1, NOW)
     queue.promote(NOW + 90_000)
     assert len(queue) == 0
@@ -144,7 +142,7 @@ def test_peek_changes_nothing() -> None:
     """Peeking twice shows the same, counts nothing and leaves everything receivable."""
     queue = make_queue()
     for body in "abc":
-        queue.send(Draft(body), NOW)
+        queue.send(Message(body), NOW)
     assert [message.body for message in queue.peek(2, NOW)] == ["a", "b"]
     assert [message.body for message in queue.peek(2, NOW)] == ["a", "b"]
     assert [message.dequeue_count for message in queue.receive(16, NOW)] == [1, 1, 1]
@@ -153,16 +151,16 @@ def test_peek_changes_nothing() -> None:
 def test_body_limit_is_in_bytes() -> None:
     """MaximumMessageSize counts bytes, not characters."""
     queue = make_queue(QueueAttributes(maximum_message_bytes=1024))
-    queue.send(Draft("x" * 1024), NOW)
-    assert refused(lambda: queue.send(Draft("x" * 1025), NOW)) == "InvalidArgument"
-    assert refused(lambda: queue.send(Draft("副" * 342), NOW)) == "InvalidArgument"
+    queue.send(Message("x" * 1024), NOW)
+    assert refused(lambda: queue.send(Message("x" * 1025), NOW)) == "InvalidArgument"
+    assert refused(lambda: queue.send(Message("副" * 342), NOW)) == "InvalidArgument"
 
 
 def test_fifo_holds_a_group_back_while_one_is_out() -> None:
     """While one message of a group is out its later ones are held; other groups go on."""
     queue = make_queue(fifo=True)
     for body, group in (("a1", "a"), ("a2", "a"), ("b1", "b"), ("a3", "a")):
-        queue.send(Draft(body, group_id=group), NOW)
+        queue.send(Message(body, group_id=group), NOW)
     out = queue.receive(16, NOW)
     assert [message.body for message in out] == ["a1", "b1"]
     assert queue.receive(16, NOW) == []
@@ -175,10 +173,10 @@ def test_fifo_holds_a_group_back_while_one_is_out() -> None:
 def test_fifo_needs_a_group_and_survives_holes() -> None:
     """A FIFO queue refuses a message without a group, and a held message can be deleted out of line."""
     queue = make_queue(fifo=True)
-    assert refused(lambda: queue.send(Draft("x"), NOW)) == "InvalidArgument"
-    queue.send(Draft("1", group_id="g"), NOW)
-    held = queue.send(Draft("2", delay_s=5, group_id="g"), NOW)
-    queue.send(Draft("3", delay_s=5, group_id="g"), NOW)
+    assert refused(lambda: queue.send(Message("x"), NOW)) == "InvalidArgument"
+    queue.send(Message("1", group_id="g"), NOW)
+    held = queue.send(Message("2", delay_s=5, group_id="g"), NOW)
+    queue.send(Message("3", delay_s=5, group_id="g"), NOW)
     queue.delete(handle_of(held), NOW)
     (first,) = queue.receive(16, NOW)
     queue.delete(handle_of(first), NOW + 1)
@@ -191,10 +189,10 @@ def test_dead_letters(is_set_late: bool) -> None:  # noqa: FBT001 - a parametriz
     """A message received often enough is handed to the dead-letter side instead of becoming visible."""
     queue = make_queue(QueueAttributes(visibility_timeout_s=1))
     dead: list[Message] = []
-    queue.on_dead = dead.append
+    queue.on_dead_letter = dead.append
     policy = DlqPolicy(dead_letter_target_queue="dead", max_receive_count=2)
     queue.dlq = None if is_set_late else policy
-    queue.send(Draft("a"), NOW)
+    queue.send(Message("a"), NOW)
     queue.receive(1, NOW)
     queue.receive(1, NOW + 1_000)
     if is_set_late:
@@ -208,19 +206,19 @@ def test_dead_letters(is_set_late: bool) -> None:  # noqa: FBT001 - a parametriz
 def test_revoke_makes_visible_at_once_and_kills_the_handle() -> None:
     """A revoked lease is lost: its handle is dead and the message receivable."""
     queue = make_queue()
-    queue.send(Draft("a"), NOW)
+    queue.send(Message("a"), NOW)
     (message,) = queue.receive(1, NOW)
     handle = handle_of(message)
     queue.revoke(message)
     queue.revoke(message)
-    assert refused(lambda: queue.hide(handle, 10, NOW)) == "MessageNotExist"
+    assert refused(lambda: queue.change_visibility(handle, 10, NOW)) == "MessageNotExist"
     assert len(queue.receive(16, NOW)) == 1
 
 
 def test_duplicate_delivers_the_same_message_under_two_handles() -> None:
     """A duplicated message is out twice at once; deleting one leaves the other."""
     queue = make_queue()
-    queue.send(Draft("a"), NOW)
+    queue.send(Message("a"), NOW)
     (one,) = queue.receive(1, NOW)
     queue.duplicate(one)
     (two,) = queue.receive(16, NOW)
@@ -233,10 +231,10 @@ def test_duplicate_delivers_the_same_message_under_two_handles() -> None:
 def test_stale_heap_entries_do_not_pile_up() -> None:
     """A lease renewed 20,000 times leaves no 20,000 timers behind."""
     queue = make_queue()
-    queue.send(Draft("a"), NOW)
+    queue.send(Message("a"), NOW)
     (message,) = queue.receive(1, NOW)
     for step in range(20_000):
-        queue.hide(handle_of(message), 40_000, NOW + step)
+        queue.change_visibility(handle_of(message), 40_000, NOW + step)
     assert len(queue._timers) < 3_000
     assert queue.next_due_ms() == NOW + 19_999 + 40_000_000
 
@@ -272,7 +270,7 @@ class QueueModel(RuleBasedStateMachine):
     def send(self, priority: int, delay_s: int) -> None:
         """Send one."""
         self.sent += 1
-        message = self.queue.send(Draft(f"{self.sent}", priority, delay_s), self.now)
+        message = self.queue.send(Message(f"{self.sent}", priority, delay_s), self.now)
         self.model[message.body] = {
             "priority": priority,
             "seq": self.sent,
@@ -315,7 +313,7 @@ class QueueModel(RuleBasedStateMachine):
         self.forget()
         if self.leased():
             name, handle = data.draw(st.sampled_from(self.leased()))
-            message = self.queue.hide(handle, hide_s, self.now)
+            message = self.queue.change_visibility(handle, hide_s, self.now)
             self.model[name].update(handle=message.handle, visible=self.now + hide_s * 1000)
             self.dead_handles.append(handle)
 
@@ -339,8 +337,10 @@ class QueueModel(RuleBasedStateMachine):
         self.forget()
         self.queue.sweep(self.now)
         assert len(self.queue) == len(self.model)
-        assert self.queue.counts[State.READY] == len(self.visible())
-        assert self.queue.counts[State.OUT] + self.queue.counts[State.DELAYED] == len(self.model) - len(self.visible())
+        assert self.queue.counts[State.ACTIVE] == len(self.visible())
+        assert self.queue.counts[State.INACTIVE] + self.queue.counts[State.DELAYED] == len(self.model) - len(
+            self.visible()
+        )
 
 
 TestQueueModel = QueueModel.TestCase

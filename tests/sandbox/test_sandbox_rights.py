@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from consumer.rights import RIGHTS
 from consumer.sandbox import Sandbox, SandboxSettings
-from consumer.sandbox.grants import ACTIONS, Grants
-from consumer.sandbox.operations import JOB_OPERATIONS, QUEUE_OPERATIONS
+from consumer.sandbox.authentication import ACTIONS, Grants
+from consumer.sandbox.protocol import JOB_OPERATIONS, QUEUE_OPERATIONS
 
 Reply = tuple[int, dict[str, str], bytes]
 Ask = Callable[..., Awaitable[Reply]]

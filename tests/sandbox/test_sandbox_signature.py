@@ -15,9 +15,8 @@ from urllib.parse import quote
 import pytest
 
 from consumer.sandbox import Sandbox, SandboxSettings
-from consumer.sandbox.mps_signature import MpsVerifier
-from consumer.sandbox.refusal import MnsError, MpsError
-from consumer.sandbox.signature import Keys, Sent, classic_signature, v4_signature, verify
+from consumer.sandbox.authentication import Keys, MpsVerifier, classic_signature, v4_signature, verify_mns
+from consumer.sandbox.protocol import MnsError, MpsError, Request
 
 Reply = tuple[int, dict[str, str], bytes]
 Ask = Callable[..., Awaitable[Reply]]
@@ -26,7 +25,7 @@ Texts = Callable[[bytes, str], list[str]]
 
 def test_the_documented_vector() -> None:
     """The classic signature of the vendor's documented example is the printed one."""
-    sent = Sent("GET", "/MyQueue", {"x-mns-version": "2015-06-06", "date": "Thu, 09 Jul 2015 03:01:34 GMT"}, b"")
+    sent = Request("GET", "/MyQueue", {"x-mns-version": "2015-06-06", "date": "Thu, 09 Jul 2015 03:01:34 GMT"}, b"")
     signature = classic_signature(sent, "TestAccessSecret", sent.headers["date"])
     assert signature == "uwx3yeWoILzgmvesW0BQSgfM7b8="
 
@@ -35,7 +34,7 @@ def test_the_documented_vector() -> None:
 def test_v4_step_by_step(empty: str) -> None:
     """V4: sorted lower-case query keys, escaped values, an empty one as its bare key, headers, a chain of four keys."""
     headers = {"content-type": "text/xml", "x-mns-version": "2015-06-06", "host": "h", "date": "ignored here"}
-    sent = Sent("GET", f"/queues/q 1/messages?Wait=1&a=x+/=&{empty}", headers, b"")
+    sent = Request("GET", f"/queues/q 1/messages?Wait=1&a=x+/=&{empty}", headers, b"")
     canonical = (
         "GET\n/queues/q%201/messages\na=x%2B%2F%3D&key&wait=1\ncontent-type:text/xml\nx-mns-version:2015-06-06\n\n"
     )
@@ -53,11 +52,11 @@ async def with_queue(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
-def v4_request(sent: Sent) -> Mapping[str, str]:
+def v4_request(sent: Request) -> Mapping[str, str]:
     day = time.strftime("%Y%m%d", time.gmtime())
     now_s = float(int(time.time()))
     headers = {**sent.headers, "date": formatdate(now_s, usegmt=True)}
-    signature = v4_signature(Sent(sent.method, sent.target, headers, sent.body), "sandbox", now_s, day, "cn-hangzhou")
+    signature = v4_signature(Request(sent.method, sent.target, headers), "sandbox", now_s, day, "cn-hangzhou")
     scope = f"sandbox/{day}/cn-hangzhou/mns/aliyun_v4_request"
     return {**headers, "authorization": f"MNS4-HMAC-SHA256 Credential={scope},Signature={signature}"}
 
@@ -65,7 +64,7 @@ def v4_request(sent: Sent) -> Mapping[str, str]:
 async def test_v4_over_the_wire(with_queue: Sandbox, ask: Ask, texts: Texts) -> None:
     """A V4 signature is taken, and refused when the target is another than was signed."""
     target = "/queues/q/messages?waitseconds=0"
-    headers = v4_request(Sent("GET", target, {"x-mns-version": "2015-06-06"}, b""))
+    headers = v4_request(Request("GET", target, {"x-mns-version": "2015-06-06"}, b""))
     for asked, code in ((target, "MessageNotExist"), (target + "&x=1", "SignatureDoesNotMatch")):
         _, _, body = await ask("GET", asked, headers=headers, leave_out=("Authorization", "Date"))
         assert texts(body, "Code") == [code]
@@ -113,10 +112,10 @@ async def test_x_mns_date_stands_in_for_date(is_line_empty: bool) -> None:  # no
     """Without Date, x-mns-date is checked in its place, whichever the client put on the Date line."""
     now_s = int(time.time())
     date = formatdate(now_s, usegmt=True)
-    sent = Sent("GET", "/queues/q", {"x-mns-date": date}, b"")
+    sent = Request("GET", "/queues/q", {"x-mns-date": date}, b"")
     signature = classic_signature(sent, "s", "" if is_line_empty else date)
-    verify(
-        Sent("GET", "/queues/q", {**sent.headers, "authorization": f"MNS a:{signature}"}, b""),
+    verify_mns(
+        Request("GET", "/queues/q", {**sent.headers, "authorization": f"MNS a:{signature}"}, b""),
         Keys("a", "s", None),
         now_s,
     )
@@ -139,14 +138,16 @@ async def test_sts_token_must_match() -> None:
     keys = Keys("a", "s", "token")
     now_s = time.time()
     headers = {"date": formatdate(now_s, usegmt=True)}
-    sent = Sent("GET", "/queues", headers, b"")
+    sent = Request("GET", "/queues", headers, b"")
     authorization = f"MNS a:{classic_signature(sent, 's', headers['date'])}"
-    verify(
-        Sent("GET", "/queues", {**headers, "authorization": authorization, "security-token": "token"}, b""), keys, now_s
+    verify_mns(
+        Request("GET", "/queues", {**headers, "authorization": authorization, "security-token": "token"}, b""),
+        keys,
+        now_s,
     )
     for token in ({}, {"security-token": "other"}):
         with pytest.raises(MnsError, match="InvalidAccessKeyId"):
-            verify(Sent("GET", "/queues", {**headers, "authorization": authorization, **token}, b""), keys, now_s)
+            verify_mns(Request("GET", "/queues", {**headers, "authorization": authorization, **token}), keys, now_s)
 
 
 async def test_signatures_can_be_left_unchecked(write_signed: Callable[..., bytes]) -> None:
@@ -244,7 +245,7 @@ async def test_mps_sts_token_must_match() -> None:
     for token, code in (({}, "MissingSecurityToken"), ({"SecurityToken": "u"}, "InvalidSecurityToken")):
         parameters = rpc("QueryIProductionJob", JobId="x", **token)
         with pytest.raises(MpsError, match=code):
-            MpsVerifier(Keys("sandbox", "sandbox", "t")).verify(Sent("GET", "/", {}, b""), parameters, time.time())
+            MpsVerifier(Keys("sandbox", "sandbox", "t")).verify(Request("GET", "/", {}, b""), parameters, time.time())
 
 
 async def test_a_wrong_mps_signature_is_told_with_the_text_to_sign(ask: Ask) -> None:

@@ -6,10 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from consumer.sandbox import Sandbox, SandboxSettings
-from consumer.sandbox.attributes import QueueAttributes
-from consumer.sandbox.message import Draft
-from consumer.sandbox.queue import Queue
-from consumer.sandbox.refusal import MnsError
+from consumer.sandbox.protocol import MnsError
+from consumer.sandbox.queue import Message, Queue, QueueAttributes
 
 Texts = Callable[[bytes, str], list[str]]
 BATCH = "/queues/q/messages?numOfMessages=16"
@@ -19,9 +17,9 @@ def hidden(late_ms: int, seed: int) -> tuple[Queue, str]:
     """A queue with one message that was received at 0 and hidden for 5 s, and the handle that came of it."""
     chance = random.Random(seed)  # noqa: S311 - lateness that a test can repeat
     queue = Queue("q", QueueAttributes(), created_ms=0, chance=chance, late_ms=late_ms)
-    queue.send(Draft("x"), 0)
+    queue.send(Message("x"), 0)
     (message,) = queue.receive(1, 0)
-    message = queue.hide(message.handle or "", 5, 0)
+    message = queue.change_visibility(message.handle or "", 5, 0)
     assert message.visible_ms == 5000
     return queue, message.handle or ""
 
@@ -56,7 +54,7 @@ async def test_lateness_is_a_setting() -> None:
         queue = sandbox.account.get("q").queue
         (message,) = queue.receive(1, 0)
         now_ms = sandbox.clock.now_ms()
-        assert queue.hide(message.handle or "", 1, 0).visible_ms == 1000
+        assert queue.change_visibility(message.handle or "", 1, 0).visible_ms == 1000
         assert now_ms > (queue.next_due_ms() or 0) >= 31_000
 
 

@@ -1,0 +1,236 @@
+"""What MNS and MPS share on the sandbox's port: operation names, requests, responses and errors."""
+
+import asyncio
+import select
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from aiohttp import web
+
+QUEUE_OPERATIONS: Final = (
+    "CreateQueue",
+    "SetQueueAttributes",
+    "GetQueueAttributes",
+    "DeleteQueue",
+    "ListQueue",
+    "SendMessage",
+    "BatchSendMessage",
+    "ReceiveMessage",
+    "BatchReceiveMessage",
+    "PeekMessage",
+    "BatchPeekMessage",
+    "DeleteMessage",
+    "BatchDeleteMessage",
+    "ChangeMessageVisibility",
+)
+JOB_OPERATIONS: Final = ("SubmitIProductionJob", "QueryIProductionJob")
+UNKNOWN: Final = "Unknown"
+
+GROUPS: Final = {
+    "mns": frozenset(QUEUE_OPERATIONS),
+    "mps": frozenset(JOB_OPERATIONS),
+    "send": frozenset({"SendMessage", "BatchSendMessage"}),
+    "receive": frozenset({"ReceiveMessage", "BatchReceiveMessage"}),
+    "peek": frozenset({"PeekMessage", "BatchPeekMessage"}),
+    "delete": frozenset({"DeleteMessage", "BatchDeleteMessage"}),
+    "hide": frozenset({"ChangeMessageVisibility"}),
+    "submit": frozenset({"SubmitIProductionJob"}),
+    "query": frozenset({"QueryIProductionJob"}),
+}
+"""Short names for several operations, as a fault may name them."""
+
+XML: Final = "text/xml;charset=utf-8"
+JSON: Final = "application/json;charset=utf-8"
+HTML: Final = "text/html"
+
+_NO_CONTENT: Final = 204
+_BAD_REQUEST: Final = 400
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+# 0 where the kernel can't be asked (outside Linux).
+_PEER_CLOSED: Final = getattr(select, "POLLRDHUP", 0)
+
+# The statuses other than 400. Source: facts/mns.md#error-codes.
+_MNS_STATUS: Final = {
+    "AccessDenied": 403,
+    "AccessDeniedByRamPolicy": 403,
+    "InternalError": 500,
+    "InternalServerError": 500,
+    "InvalidAccessKeyId": 403,
+    "MessageNotExist": 404,
+    "QueueAlreadyExist": 409,
+    "QueueNotExist": 404,
+    "SignatureDoesNotMatch": 403,
+    "TimeExpired": 408,
+    "TooManyRequests": 429,
+}
+
+
+class MnsError(Exception):
+    """An error of MNS: a documented code with its status, and a text."""
+
+    def __init__(self, code: str, message: str, *, status: int | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.status = _MNS_STATUS.get(code, _BAD_REQUEST) if status is None else status
+
+
+class MpsError(Exception):
+    """An error of MPS's RPC gateway; ``detail`` is AccessDeniedDetail.
+
+    Source: facts/iproduction.md#api-error-codes.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, status: int = _BAD_REQUEST, detail: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.status = status
+        self.detail = detail
+
+
+def message_not_exist() -> MnsError:
+    """The error for an empty queue, and for a receipt handle whose message is gone."""
+    return MnsError("MessageNotExist", "Message not exist.")
+
+
+def queue_not_exist() -> MnsError:
+    """The error for a queue that does not exist."""
+    return MnsError("QueueNotExist", "The queue name you provided is not exist.")
+
+
+def operations_named(names: tuple[str, ...]) -> frozenset[str]:
+    """The operations that these operation and group names stand for; no name means all.
+
+    Raises:
+        ValueError: A name is neither.
+    """
+    every = (*QUEUE_OPERATIONS, *JOB_OPERATIONS, UNKNOWN)
+    chosen: set[str] = set()
+    for name in names:
+        if name not in GROUPS and name not in every:
+            known = ", ".join((*GROUPS, *QUEUE_OPERATIONS, *JOB_OPERATIONS))
+            raise ValueError(f"unknown operation '{name}'; expected one of {known}")
+        chosen |= GROUPS.get(name, {name})
+    return frozenset(chosen or every)
+
+
+# None of these is frozen: together that costs 2 us a request.
+@dataclass(slots=True)
+class Request:
+    """An HTTP request as received: ``target`` is path and query unchanged, header names are in lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+    scheme: str = "http"
+    transport: asyncio.BaseTransport | None = None
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """The target's query, undecoded."""
+        return self.target.partition("?")[2]
+
+    def is_abandoned(self) -> bool:
+        """Whether either side has closed the connection.
+
+        The event loop learns that the peer has closed only in its next turn, and a message could be dequeued for it
+        in between. So this asks the kernel, where it can.
+        """
+        if self.transport is None or self.transport.is_closing():
+            return True
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or not _PEER_CLOSED:
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), _PEER_CLOSED)
+        return bool(poll.poll(0))
+
+
+@dataclass(slots=True)
+class Response:
+    """An HTTP response.
+
+    Attributes:
+        content_type: Also sent with an empty body; "" leaves the header out.
+        headers: Sent after all others.
+        closes: Close the connection afterwards.
+    """
+
+    status: int
+    body: bytes = b""
+    content_type: str = XML
+    headers: Mapping[str, str] = field(default_factory=dict)
+    closes: bool = False
+
+    def to_web(
+        self, date: str, *, keep_alive: bool, server: str = "sandbox", headers: Mapping[str, str] = _NO_HEADERS
+    ) -> web.Response:
+        """Make the response of aiohttp, with its headers in the order of the real service.
+
+        A 204 has a Content-Type and no Content-Length. Source: facts/mns.md#answers.
+        """
+        body, status = self.body, self.status
+        closes = self.closes or not keep_alive
+        sent = {"Server": server, "Date": date}
+        if self.content_type:
+            sent["Content-Type"] = self.content_type
+        if status != _NO_CONTENT:
+            sent["Content-Length"] = str(len(body))
+        sent["Connection"] = "close" if closes else "keep-alive"
+        sent.update(headers)
+        sent.update(self.headers)
+        response = web.Response(status=status, body=body or None, headers=sent)
+        if closes:
+            # The header alone leaves the connection open.
+            response.force_close()
+        return response
+
+
+@dataclass(slots=True)
+class Call:
+    """A request with the operation that it asks for.
+
+    Attributes:
+        operation: The API's name of it, or ``Unknown``.
+        queue: The queue in its path; "" where there is none.
+        parameters: From the query (for MNS by one canonical spelling) and from a form.
+        unknown_item: A query item that MNS does not know in this spelling; "" when there is none.
+    """
+
+    operation: str
+    queue: str
+    parameters: Mapping[str, str]
+    request: Request
+    unknown_item: str = ""
+
+
+class Service(Protocol):
+    """MNS or MPS, as the server sees it."""
+
+    server: str
+    """The value of the Server header."""
+
+    def headers(self, request_id: str) -> dict[str, str]:
+        """The service's own response headers; an empty request id leaves its header out."""
+
+    def new_request_id(self, now_ms: int) -> str:
+        """Make a request id in the service's format."""
+
+    def parse(self, request: Request) -> Call:
+        """Find the operation of a request. Checks nothing yet."""
+
+    async def answer(self, call: Call, request_id: str) -> Response:
+        """Check and carry out a call; an error becomes a response too."""
+
+    def error(self, request_id: str, request: Request, status: int, code: str | None, message: str) -> Response:
+        """Render an error; without a code, the one that fits the status."""
