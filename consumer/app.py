@@ -26,8 +26,7 @@ import structlog
 from consumer.cloud.clients import Clients, given_keys, open_clients, open_queue
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.limiter import RateLimiter
-from consumer.config import Lane as LaneSettings
-from consumer.config import Settings
+from consumer.config import QueueSettings, Settings
 from consumer.engine.delivery import Delivery, Orders
 from consumer.engine.lane import Lane, Shared, make_lane
 from consumer.engine.letter_limit import LetterLimit
@@ -51,6 +50,7 @@ from consumer.ops.redact import SECRETS
 from consumer.ops.traces import open_traces
 from consumer.plugin.loading import forget
 from consumer.plugin.registry import Registry
+from consumer.policy import MAX_RETENTION_S
 from consumer.store.ledger import Ledger
 from consumer.store.open import make_ledger
 from consumer.version import version
@@ -78,7 +78,8 @@ class App:
                 "notify_url: expected at least one queue, as in "
                 "--notify-url mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME, got none"
             )
-        self.rules = make_rules(settings, registry)
+        self.settings = settings
+        self.rules = make_rules(settings.policy(), registry)
         self.metrics = Metrics(registry.handlers, version=version())
         self.admin_port: int | None = None
         self.lanes: list[Lane] = []
@@ -89,8 +90,9 @@ class App:
         self._retired: Registry | None = None
         self._limiters: dict[str, RateLimiter] = {}
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
-        shared = settings.store_target().is_shared
-        self._letters = LetterLimit(self._ledger, settings.letter_limits, self.metrics, shared=shared)
+        self._shared_store = settings.store_target().is_shared
+        limits = self.rules.policy.letter_limits
+        self._letters = LetterLimit(self._ledger, limits, self.metrics, shared=self._shared_store)
         self._watch = LoopWatch(self._ledger, self.metrics.loop_blocked)
         self.vitals = Vitals(self.lanes, self._gate, self._letters, len(registry.handlers))
         self._shared = Shared(
@@ -101,11 +103,6 @@ class App:
             metrics=self.metrics,
             traces=open_traces(version(), trusted=settings.trust_trace_parent) if settings.otel else None,
         )
-
-    @property
-    def settings(self) -> Settings:
-        """How it is set up now."""
-        return self.rules.settings
 
     @property
     def registry(self) -> Registry:
@@ -119,13 +116,15 @@ class App:
             settings: As before, but for those that a reload may change (``reload.RELOADED``).
             registry: The handlers.
         """
-        before, self.rules = self.rules, make_rules(settings, registry, self.rules)
+        policy = settings.policy()
+        self.settings = settings
+        before, self.rules = self.rules, make_rules(policy, registry, self.rules)
         self.metrics.register(registry.handlers)
         self.vitals.handlers = len(registry.handlers)
-        self._letters.adopt(settings.letter_limits)
+        self._letters.adopt(policy.letter_limits)
         for lane, queue in zip(self.lanes, settings.all_lanes(), strict=True):
             lane.rules = self.rules
-            lane.leases.policy = settings.lease
+            lane.leases.policy = policy.lease
             keys = given_keys(queue)
             if keys is not None and isinstance(lane.credentials, StaticCredentials):
                 lane.credentials.replace(keys)
@@ -168,7 +167,9 @@ class App:
                 background.start_soon(self._gate.watch_disk)
                 background.start_soon(self._watch_store)
                 background.start_soon(self._letters.run, self._gate)
-                background.start_soon(prune, self._ledger, self._gate, self.lanes)
+                # In a store that daemons share, rows of other queues than ours may be as old as MNS allows.
+                least_s = 2 * MAX_RETENTION_S if self._shared_store else 0.0
+                background.start_soon(prune, self._ledger, self._gate, self.lanes, least_s)
                 for lane in self.lanes:
                     if any(handler.result is not None for handler in self.registry.handlers.values()):
                         # The signer takes a quarter of a second to load: not in front of the first result.
@@ -187,7 +188,7 @@ class App:
             queue: Under which queue it counts; needed where several are set.
 
         Returns:
-            The word for how it ended (``ops.words.Outcome``).
+            The word for how it ended (``ops.metrics.SettledAs``).
 
         Raises:
             UsageError: MPS does not know the job, or it goes on, or the queue is not clear.
@@ -255,7 +256,7 @@ class App:
                     # Everything else has ended, so it may block the event loop.
                     traces.close(self.stopping.left_s)
 
-    async def _clients(self, stack: AsyncExitStack, queue: LaneSettings) -> Clients:
+    async def _clients(self, stack: AsyncExitStack, queue: QueueSettings) -> Clients:
         account = f"{queue.url.account}/{queue.url.region}"
         limiter = self._limiters.setdefault(account, RateLimiter(self.settings.mps_rate))
         clients = open_clients(
@@ -263,7 +264,7 @@ class App:
         )
         return await stack.enter_async_context(clients)
 
-    def _second_client(self, queue: LaneSettings, lane: Lane) -> Callable[[], AbstractAsyncContextManager[Orders]]:
+    def _second_client(self, queue: QueueSettings, lane: Lane) -> Callable[[], AbstractAsyncContextManager[Orders]]:
         """What opens a client of one queue in another thread's event loop."""
         return partial(
             open_queue,

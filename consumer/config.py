@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -102,7 +103,79 @@ class LaneSettings(Connection):
         return value
 
 
-class Settings(BaseSettings, Connection):
+class Policy(BaseModel):
+    """How messages are handled: the settings that the engine obeys. A reload replaces the whole value."""
+
+    model_config = ConfigDict(frozen=True)
+
+    unrouted: UnroutedPolicy = Field(
+        UnroutedPolicy.SET_ASIDE, description="What becomes of a message that no handler takes."
+    )
+    verify: Verify = Field(
+        Verify.RESULTS,
+        description="Which notifications are checked against MPS: `results`: of failed jobs, and where the handler "
+        "wants a result; `always`: of every IProduction job.",
+    )
+    trust_inline_result: bool = Field(
+        default=False, description="Use a result that stands in the message itself; MPS is then not asked for it."
+    )
+    job_retention_s: Seconds = Field(
+        14 * _DAY_S,
+        description="For how long ended jobs are remembered; at least twice the queue's retention, in PostgreSQL at "
+        "least 14 days.",
+    )
+    dead_letter_retention_s: Seconds = Field(90 * _DAY_S, description="For how long dead letters are kept.")
+    dead_letters_max: int = Field(
+        100_000, ge=1, le=10_000_000, description="Dead letters in the store, not replayed, at which polling pauses."
+    )
+    dead_letters_max_bytes: int = Field(
+        1024**3, ge=100_000, le=1024**4, description="Bytes of their bodies and texts at which polling pauses."
+    )
+    max_polls: int = Field(4, ge=1, le=32, description="Polls at once for each queue while messages flow.")
+    wait_s: int = Field(MAX_WAIT_S, ge=1, le=MAX_WAIT_S, description="Length of a long poll.")
+    lease_step_s: int = Field(60, ge=10, le=MAX_HIDE_S, description="For how long each renewal hides a message.")
+    max_hold_s: Seconds = Field(MAX_HIDE_S, description="The most that a message is held in one run.")
+    handler_timeout_s: Seconds = Field(300, description="Time for one run of a handler.")
+    cancel_grace_s: float = Field(
+        5,
+        ge=0,
+        le=60,
+        allow_inf_nan=False,
+        description="Time for an async handler to clean up once it is cancelled; within `stop_deadline_s` at a stop.",
+    )
+    stuck_limit: int = Field(
+        4,
+        ge=1,
+        le=256,
+        description="Stuck handlers of all queues together at which `/livez` and the watchdog ask for a restart.",
+    )
+    max_failures: int = Field(10, ge=1, le=1_000_000, description="Failures of the handler that exhaust a message.")
+    retry_base_s: Seconds = Field(30, description="Upper end of the first retry's delay; doubled for each later one.")
+    retry_cap_s: Seconds = Field(3600, description="Upper end of every retry's delay.")
+    result_wait_s: Seconds = Field(3600, description="For how long a result may be not ready before it is set aside.")
+
+    @cached_property
+    def retry(self) -> RetryPolicy:
+        """How often and how soon a failed handler runs again."""
+        return RetryPolicy(max_failures=self.max_failures, base_s=self.retry_base_s, cap_s=self.retry_cap_s)
+
+    @cached_property
+    def trust(self) -> TrustPolicy:
+        """How far a notification is believed."""
+        return TrustPolicy(self.verify, self.trust_inline_result)
+
+    @cached_property
+    def letter_limits(self) -> LetterLimits:
+        """How many dead letters the store may hold."""
+        return LetterLimits(self.dead_letters_max, self.dead_letters_max_bytes)
+
+    @cached_property
+    def lease(self) -> LeasePolicy:
+        """How long a handler may keep its message."""
+        return LeasePolicy(step_s=self.lease_step_s, max_s=self.max_hold_s)
+
+
+class Settings(BaseSettings, Policy, Connection):
     """Everything that can be set. Durations are seconds and say so in their name."""
 
     model_config = SettingsConfigDict(
@@ -132,56 +205,14 @@ class Settings(BaseSettings, Connection):
         "or of those listed by name.",
     )
     shipped: bool = Field(default=False, description="Use the shipped handlers, which log and keep, for the rest.")
-    unrouted: UnroutedPolicy = Field(
-        UnroutedPolicy.SET_ASIDE, description="What becomes of a message that no handler takes."
-    )
-    verify: Verify = Field(
-        Verify.RESULTS,
-        description="Which notifications are checked against MPS: `results`: of failed jobs, and where the handler "
-        "wants a result; `always`: of every IProduction job.",
-    )
-    trust_inline_result: bool = Field(
-        default=False, description="Use a result that stands in the message itself; MPS is then not asked for it."
-    )
 
     store: Annotated[StoreAddress | None, NoDecode] = Field(
         None,
         description="Ledger and dead letters: a file's path, or postgresql://...; default: `mns-consumer.db` in "
         "`$STATE_DIRECTORY`, else in the user's state folder.",
     )
-    job_retention_s: Seconds = Field(
-        14 * _DAY_S,
-        description="For how long ended jobs are remembered; at least twice the queue's retention, in PostgreSQL at "
-        "least 14 days.",
-    )
-    dead_letter_retention_s: Seconds = Field(90 * _DAY_S, description="For how long dead letters are kept.")
-    dead_letters_max: int = Field(
-        100_000, ge=1, le=10_000_000, description="Dead letters in the store, not replayed, at which polling pauses."
-    )
-    dead_letters_max_bytes: int = Field(
-        1024**3, ge=100_000, le=1024**4, description="Bytes of their bodies and texts at which polling pauses."
-    )
 
     slots: int = Field(64, ge=1, le=4096, description="Messages that handlers work on at once, for each queue.")
-    max_polls: int = Field(4, ge=1, le=32, description="Polls at once for each queue while messages flow.")
-    wait_s: int = Field(MAX_WAIT_S, ge=1, le=MAX_WAIT_S, description="Length of a long poll.")
-    lease_step_s: int = Field(60, ge=10, le=MAX_HIDE_S, description="For how long each renewal hides a message.")
-    max_hold_s: Seconds = Field(MAX_HIDE_S, description="The most that a message is held in one run.")
-    handler_timeout_s: Seconds = Field(300, description="Time for one run of a handler.")
-    cancel_grace_s: float = Field(
-        5,
-        ge=0,
-        le=60,
-        allow_inf_nan=False,
-        description="Time for an async handler to clean up once it is cancelled; within `stop_deadline_s` at a stop.",
-    )
-    stuck_limit: int = Field(
-        4, ge=1, le=256, description="Handlers stuck past all limits at which the daemon asks for its restart."
-    )
-    max_failures: int = Field(10, ge=1, le=1_000_000, description="Failures of the handler that exhaust a message.")
-    retry_base_s: Seconds = Field(30, description="Upper end of the first retry's delay; doubled for each later one.")
-    retry_cap_s: Seconds = Field(3600, description="Upper end of every retry's delay.")
-    result_wait_s: Seconds = Field(3600, description="For how long a result may be not ready before it is set aside.")
     mps_rate: float = Field(
         100, gt=0, le=100, allow_inf_nan=False, description="Calls a second to MPS for one account; MPS allows 100."
     )
@@ -290,25 +321,9 @@ class Settings(BaseSettings, Connection):
             raise ValueError("\n".join(problems))
         return self
 
-    @property
-    def retry(self) -> RetryPolicy:
-        """The retry settings as one policy."""
-        return RetryPolicy(max_failures=self.max_failures, base_s=self.retry_base_s, cap_s=self.retry_cap_s)
-
-    @property
-    def trust(self) -> TrustPolicy:
-        """How far a notification is believed."""
-        return TrustPolicy(self.verify, self.trust_inline_result)
-
-    @property
-    def letter_limits(self) -> LetterLimits:
-        """The limits of dead letters as one policy."""
-        return LetterLimits(self.dead_letters_max, self.dead_letters_max_bytes)
-
-    @property
-    def lease(self) -> LeasePolicy:
-        """The lease settings as one policy."""
-        return LeasePolicy(step_s=self.lease_step_s, max_s=self.max_hold_s)
+    def policy(self) -> Policy:
+        """The part that the engine obeys, without keys and addresses."""
+        return Policy.model_construct(**{name: getattr(self, name) for name in Policy.model_fields})
 
     def store_target(self) -> StoreAddress:
         """Where the ledger lives: as set, else a file in the state folder."""
@@ -317,13 +332,21 @@ class Settings(BaseSettings, Connection):
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         return SqliteAddress((Path(state) if state else user_state_path("mns-consumer")) / "mns-consumer.db")
 
-    def all_lanes(self) -> Sequence[Lane]:
+    def all_lanes(self) -> Sequence[QueueSettings]:
         """Every queue with the settings that hold for it, those of ``notify_url`` first."""
         plain = [LaneSettings.model_construct(notify_url=text) for text in self.notify_url]
-        return [Lane(settings=lane, of=self) for lane in (*plain, *self.lanes)]
+        return [QueueSettings(settings=lane, of=self) for lane in (*plain, *self.lanes)]
+
+    def secrets(self) -> Iterator[str]:
+        """Every value that must not be shown: keys, tokens, the store's passwords."""
+        for keys in (self, *self.lanes):
+            for secret in (keys.access_key_secret, keys.security_token):
+                if secret is not None:
+                    yield secret.get_secret_value()
+        yield from self.store_target().secrets
 
 
-class Lane:
+class QueueSettings:
     """One queue's settings, with the daemon's where it has none of its own.
 
     Args:

@@ -77,7 +77,7 @@ def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
         own=sorted({handler.function.__module__ for handler in registry.handlers.values()}),
         on_drop=app.metrics.log_lines_dropped.inc,
     )
-    protect_settings(settings)
+    protect_settings(settings.secrets())
     for name, handler in registry.handlers.items():
         log.info("handler registered", function=name, origin=handler.origin, provider=registry.providers.get(name))
     for skipped in registry.skipped:

@@ -17,7 +17,7 @@ import structlog
 from consumer.app import App
 from consumer.config import Settings
 from consumer.errors import ConsumerError, SettingsError, lacks_threads
-from consumer.ops.words import ReloadResult
+from consumer.ops.metrics import ReloadResult
 from consumer.plugin.loading import forget
 from consumer.plugin.registry import Registry
 
@@ -36,6 +36,7 @@ RELOADED: Final = frozenset(
             "handler_timeout_s",
             "max_hold_s",
             "cancel_grace_s",
+            "stuck_limit",
             "max_failures",
             "retry_base_s",
             "retry_cap_s",

@@ -27,10 +27,9 @@ from consumer import policy, rights
 from consumer.app import App
 from consumer.cli import main as command_line
 from consumer.config import PREFIX, LaneSettings, Settings, load
-from consumer.errors import ExitCode, Fault
+from consumer.errors import ExitCode
 from consumer.functions.catalogue import documented
-from consumer.ops import words
-from consumer.ops.metrics import OK, OTHER, Metrics
+from consumer.ops.metrics import OTHER, Metrics, RetryCause
 from consumer.plugin.registry import Registry, Sources, discover
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxSettings
@@ -135,19 +134,9 @@ def metrics_table() -> Iterator[Row]:
 
 def labels_table() -> Iterator[Row]:
     yield ("Metric and label", "Words")
-    api = [OK, *Fault]
-    for name, label, values in (
-        ("polls_total", "result", [*words.PollResult, *Fault]),
-        ("jobs_total", "outcome", list(words.Outcome)),
-        ("lease_renewals_total", "result", list(words.RenewalResult)),
-        ("deletes_total", "result", list(words.DeleteResult)),
-        ("retries_total", "cause", list(words.RetryCause)),
-        ("dead_letters_total", "reason", list(Reason)),
-        ("api_requests_total", "result", api),
-        ("result_queries_total", "result", list(words.QueryResult)),
-        ("reloads_total", "result", list(words.ReloadResult)),
-    ):
-        yield (f"{code('mns_consumer_' + name)} {code(label)}", listed(values))
+    for info in Metrics().catalogue():
+        if info.values:
+            yield (f"{code(info.name)} {code(info.labels[-1])}", listed(info.values))
 
 
 def commands_table() -> Iterator[Row]:
@@ -387,7 +376,7 @@ async def submit_examples(settings: Settings) -> dict[str, str]:
 
 async def all_seen(app: App, store: str, most: int) -> bool:
     """Whether every job has ended, well or badly, or was sent back as its handler asked."""
-    labels = {"queue": "jobs", "function": "Cover", "cause": words.RetryCause.ASKED.value}
+    labels = {"queue": "jobs", "function": "Cover", "cause": RetryCause.ASKED.value}
     back = app.metrics.registry.get_sample_value("mns_consumer_retries_total", labels)
     return back == 1 and len(await make_operators(store).list_jobs(Filter(), limit=100)) == most - 1
 

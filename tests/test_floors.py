@@ -154,7 +154,7 @@ def test_the_rule_book_can_say_no(module: str, source: str, rule: str) -> None:
     ("module", "source"),
     [
         pytest.param("consumer.cli.x", "from consumer.sandbox import Sandbox", id="command line to sandbox"),
-        pytest.param("consumer.cloud.clients", "from consumer.config import Lane", id="cloud to settings"),
+        pytest.param("consumer.cloud.clients", "from consumer.config import QueueSettings", id="cloud to settings"),
         pytest.param("consumer.cloud.x", "from mns.account import Account", id="cloud to SDK"),
         pytest.param("consumer.config", "from consumer.errors import SettingsError", id="module to module of a floor"),
         pytest.param("consumer.daemon", "from consumer.app import App", id="daemon to app"),
@@ -176,6 +176,18 @@ def test_imports_point_down(path: Path) -> None:
     found = imports(path.read_text(encoding="utf-8"), module, is_package=path.name == "__init__.py")
     told = [(line, target, breach(module, target)) for line, target in found]
     assert [f"{path}:{line} {target}: {rule}" for line, target, rule in told if rule] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in files() if FLOORS.get(part_of(name_of(path)), 0) < FLOORS["app"] and path.stem != "config"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_nothing_below_app_takes_the_settings(path: Path) -> None:
+    """Below ``app`` a module gets a ``Policy``, a queue's settings or a value, never all settings and their secrets."""
+    module = name_of(path)
+    found = {target for _, target in imports(path.read_text(encoding="utf-8"), module)}
+    assert found.isdisjoint({"consumer.config", "consumer.config.Settings", "consumer.config.load"})
 
 
 def test_every_part_has_a_floor() -> None:

@@ -31,14 +31,11 @@ from consumer.cloud.pool import Answer, Call, Pool
 from consumer.cloud.server_clock import ServerClock, _parsed
 from consumer.cloud.wording import cut, describe
 from consumer.errors import CloudError
-from consumer.message.body import read_text
-from consumer.message.envelope import unwrap
+from consumer.message.envelope import read_text, unwrap
 from consumer.message.key import ledger_key, message_key
-from consumer.message.notification import Notification, decode
+from consumer.message.notification import Notification, decode, decode_user_data
 from consumer.message.result import read_result
-from consumer.message.strict_json import parse, parse_container, storable
-from consumer.message.unreadable import Unreadable
-from consumer.message.user_data import decode_user_data
+from consumer.message.strict_json import Unreadable, parse, parse_container, storable
 from consumer.notify_url import NotifyUrl, NotifyUrlError
 from consumer.ops.line import LineRenderer
 from consumer.ops.redact import Secrets

@@ -27,7 +27,7 @@ from consumer.cli.findings import Finding, bad, explained, good, warning
 from consumer.cloud import faults
 from consumer.cloud.clients import Clients, open_clients
 from consumer.cloud.messages import QueueAttributes
-from consumer.config import Lane, Settings
+from consumer.config import QueueSettings, Settings
 from consumer.errors import CloudError, ExitCode, Fault, SettingsError
 from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN
 
@@ -51,7 +51,7 @@ _NAMES: Final = {
 }
 
 
-async def queue_findings(settings: Settings, lane: Lane, also: Collection[str] = ()) -> AsyncIterator[Finding]:
+async def queue_findings(settings: Settings, lane: QueueSettings, also: Collection[str] = ()) -> AsyncIterator[Finding]:
     """Check one queue, and MPS with its keys.
 
     Args:
@@ -85,7 +85,7 @@ async def queue_findings(settings: Settings, lane: Lane, also: Collection[str] =
             yield bad("settings", problem, queue, ExitCode.SETTINGS)
 
 
-def _unencrypted(lane: Lane) -> Iterator[Finding]:
+def _unencrypted(lane: QueueSettings) -> Iterator[Finding]:
     for setting, endpoint in dict.fromkeys((("endpoint", lane.endpoint), ("mps_endpoint", lane.mps_endpoint))):
         parts = urlsplit(endpoint)
         if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
@@ -114,7 +114,7 @@ def _unread(error: CloudError, queue: str) -> Finding:
     return bad("queue", explained(error), queue)
 
 
-def _of_attributes(settings: Settings, lane: Lane, attributes: QueueAttributes) -> Iterator[Finding]:
+def _of_attributes(settings: Settings, lane: QueueSettings, attributes: QueueAttributes) -> Iterator[Finding]:
     queue = lane.url.identity
     waiting = "unknown" if attributes.active_messages is None else str(attributes.active_messages)
     yield good("queue", f"reached at {lane.endpoint}, {waiting} message(s) waiting", queue)
@@ -150,7 +150,7 @@ def _retention(settings: Settings, queue: str, seconds: int) -> Finding:
     )
 
 
-async def _right(call: str, lane: Lane, clients: Clients, *, reached: bool) -> Finding:
+async def _right(call: str, lane: QueueSettings, clients: Clients, *, reached: bool) -> Finding:
     """Try one right, or say why it is not tried."""
     what, queue = _NAMES[call], lane.url.identity
     needs = " and ".join(RIGHTS[call].actions)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 import typer
 
 from consumer.cli.dead_letters_replay import replay
-from consumer.cli.letter_pages import open_operators, walk_letters
+from consumer.cli.letter_pages import latest_letters, open_operators, walk_letters
 from consumer.cli.options import Said, takes_settings
 from consumer.cli.record_view import letter_json, note, print_fields, print_json, print_letters, readable_body
 from consumer.cli.records import (
@@ -70,19 +70,19 @@ def list_letters(
         settings, function=function, reason=reason, since=since, job_id=job_id, queue=queue, state=state
     )
 
-    async def look() -> tuple[list[StoredLetter], int]:
+    async def look() -> tuple[list[dict[str, Any]], int]:
         async with open_operators(settings.store_target()) as operators:
             count = await operators.count_letters(wanted)
-            shown: list[StoredLetter] = []
-            async for stored in walk_letters(operators, wanted, skip=max(0, count - limit) if limit else 0):
-                if not as_json:
-                    shown.append(stored)
-                else:
-                    print_json(letter_json(stored, whole=False))
-            return shown, count
+            letters = latest_letters(operators, wanted, limit) if limit else walk_letters(operators, wanted)
+            # Without their bodies, which may have 64 KB each.
+            shown = [letter_json(stored, whole=False) async for stored in letters]
+            return (shown[::-1] if limit else shown), count
 
     found, count = _run(look)
-    if found:
+    if as_json:
+        for fields in found:
+            print_json(fields)
+    elif found:
         print_letters(found)
     if not count:
         note(_NONE)

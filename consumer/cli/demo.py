@@ -228,7 +228,7 @@ def _row(order: DemoJob, job: StoredJob | None, submitted_at: float) -> Row:
     """One job's row; good when it ended as ordered, with its result typed and its UserData back."""
     from consumer.cli.demo_view import Row  # noqa: PLC0415 - quick --help
     from consumer.cli.typed import typed  # noqa: PLC0415 - the same
-    from consumer.message.user_data import decode_user_data  # noqa: PLC0415 - the same
+    from consumer.message.notification import decode_user_data  # noqa: PLC0415 - the same
 
     if job is None:
         return Row(order.function, "", "not handled; see what was set aside", order.user_data, 0.0, good=False)

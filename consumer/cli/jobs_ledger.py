@@ -106,20 +106,17 @@ def show_job(
 
 async def _latest(target: StoreAddress, wanted: Filter, ended: End | None, limit: int) -> tuple[list[StoredJob], bool]:
     """The latest jobs that match, and whether there are more."""
-    # By key: jobs that end meanwhile push others onto the next page a second time.
-    found: dict[str, StoredJob] = {}
+    dead = None if ended is None else ended is End.DEAD
+    found: list[StoredJob] = []
     async with open_operators(target) as operators:
-        offset = 0
-        while not limit or len(found) <= limit:
-            page = await operators.list_jobs(wanted, limit=_PAGE, offset=offset)
-            for stored in page:
-                if ended is None or stored.dead == (ended is End.DEAD):
-                    found.setdefault(stored.record.key, stored)
-            offset += len(page)
-            if len(page) < _PAGE:
+        # One job more than asked for shows whether there are more.
+        while size := min(_PAGE, limit + 1 - len(found)) if limit else _PAGE:
+            after = found[-1].cursor if found else None
+            page = await operators.list_jobs(wanted, limit=size, dead=dead, after=after)
+            found += page
+            if len(page) < size:
                 break
-    jobs = list(found.values())
-    return (jobs[:limit], len(jobs) > limit) if limit else (jobs, False)
+    return (found[:limit], len(found) > limit) if limit else (found, False)
 
 
 async def _everything_of(target: StoreAddress, wanted: Filter) -> tuple[Sequence[StoredJob], Sequence[StoredLetter]]:

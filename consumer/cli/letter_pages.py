@@ -1,7 +1,4 @@
-"""Open the operators' side of the store, and walk over its dead letters, missing none while others go.
-
-The store gives pages by position, and positions move when a running daemon prunes. So each page begins at the
-last letter seen before: where that one has moved, the walk steps back until it is behind it again.
+"""Open the operators' side of the store, and walk over its dead letters page by page.
 
 Elsewhere: the pages (``store.dead_letters``).
 """
@@ -38,29 +35,27 @@ async def open_operators(target: StoreAddress | str) -> AsyncIterator[Operators]
         await operators.close()
 
 
-async def walk_letters(
-    operators: Operators, wanted: Filter, *, skip: int = 0, page: int = _PAGE
-) -> AsyncIterator[StoredLetter]:
+async def walk_letters(operators: Operators, wanted: Filter, *, page: int = _PAGE) -> AsyncIterator[StoredLetter]:
     """Give each dead letter that matches once, in the order of their numbers.
 
     Args:
         operators: The store.
         wanted: Which ones.
-        skip: How many of the first ones to leave out.
-        page: How many are asked for at once; a body may have 64 KB.
+        page: How many are read at once; a body may have 64 KB.
     """
-    last_id, at = 0, skip
-    while True:
-        begin = max(0, at - 1) if last_id else at
-        letters = await operators.list_letters(wanted, limit=page + 1, offset=begin)
-        if last_id and begin and (not letters or letters[0].id > last_id):
-            # Letters before this page have gone, so some behind the last one seen may now lie before it.
-            at = max(0, begin - page)
-            continue
+    after: int | None = None
+    while letters := await operators.list_letters(wanted, limit=page, after=after):
         for stored in letters:
-            if stored.id > last_id:
-                last_id = stored.id
-                yield stored
-        at = begin + len(letters)
-        if len(letters) <= page:
-            return
+            yield stored
+        after = letters[-1].id
+
+
+async def latest_letters(operators: Operators, wanted: Filter, limit: int) -> AsyncIterator[StoredLetter]:
+    """Give the latest ``limit`` dead letters that match, the latest first."""
+    after, left = None, limit
+    while left and (
+        letters := await operators.list_letters(wanted, limit=min(_PAGE, left), after=after, latest_first=True)
+    ):
+        for stored in letters:
+            yield stored
+        after, left = letters[-1].id, left - len(letters)

@@ -59,7 +59,7 @@ class Said:
                 raise UsageError("; ".join(error.problems)) from None
             raise
         # What is stored and shown may hold them.
-        protect_settings(settings)
+        protect_settings(settings.secrets())
         return settings
 
 

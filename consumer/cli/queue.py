@@ -34,7 +34,7 @@ from consumer.policy import MAX_BATCH
 if TYPE_CHECKING:
     from consumer.cloud.messages import Peeked, QueueAttributes
     from consumer.cloud.mns import MnsQueue
-    from consumer.config import Lane, Settings
+    from consumer.config import QueueSettings, Settings
 
 queue = typer.Typer(help="Look into the queues, and send to them.", no_args_is_help=True)
 
@@ -179,14 +179,14 @@ def _run(work: Any, *values: Any) -> Any:
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, lane: Lane) -> AsyncIterator[MnsQueue]:
+async def _opened(settings: Settings, lane: QueueSettings) -> AsyncIterator[MnsQueue]:
     from consumer.cloud.clients import open_clients  # noqa: PLC0415 - quick --help
 
     async with open_clients(lane, ca_file=settings.ca_file) as clients:
         yield clients.queue
 
 
-async def _attributes(settings: Settings, lane: Lane) -> QueueAttributes:
+async def _attributes(settings: Settings, lane: QueueSettings) -> QueueAttributes:
     async with _opened(settings, lane) as opened:
         return await opened.attributes()
 

@@ -66,8 +66,8 @@ def body_json(body: bytes, *, exact: bool = False) -> dict[str, Any]:
         ``body_base64``: the bytes; ``body_text``: the same as text, where it is UTF-8, and ``None`` where a secret is
         in it under base64; ``body_decoded``: the text that its base64 holds, where it is such.
     """
-    from consumer.message.body import read_text  # noqa: PLC0415 - quick --help
-    from consumer.message.unreadable import Unreadable  # noqa: PLC0415 - the same
+    from consumer.message.envelope import read_text  # noqa: PLC0415 - quick --help
+    from consumer.message.strict_json import Unreadable  # noqa: PLC0415 - the same
 
     try:
         text: str | None = body.decode()
@@ -164,23 +164,23 @@ def _record_json(record: JobRecord) -> dict[str, Any]:
     }
 
 
-def print_letters(letters: Iterable[StoredLetter]) -> None:
-    """Print dead letters as a table."""
+def print_letters(letters: Iterable[Mapping[str, Any]]) -> None:
+    """Print dead letters, as ``letter_json`` gives them, as a table."""
     _print_table(
         ("id", "stored at (UTC)", "state", "reason", "function", "job", "queue", "runs", "error"),
         [
             (
-                stored.id,
-                _minute(stored.stored_at),
-                stored.state.value,
-                stored.letter.reason.value,
-                stored.letter.job.function,
-                stored.letter.job.job_id,
-                stored.letter.job.queue.rpartition("/")[2],
-                stored.letter.job.attempts,
-                stored.letter.error,
+                letter["id"],
+                _minute(letter["stored_at"]),
+                letter["state"],
+                letter["reason"],
+                letter["job"]["function"],
+                letter["job"]["job_id"],
+                letter["job"]["queue"].rpartition("/")[2],
+                letter["job"]["attempts"],
+                letter["error"],
             )
-            for stored in letters
+            for letter in letters
         ],
     )
 
@@ -191,7 +191,7 @@ def print_jobs(jobs: Iterable[StoredJob]) -> None:
         ("stored at (UTC)", "ended", "function", "job", "queue", "state", "code", "runs", "UserData"),
         [
             (
-                _minute(stored.stored_at),
+                _minute(time_text(stored.stored_at)),
                 "dead" if stored.dead else "done",
                 stored.record.function,
                 stored.record.job_id,
@@ -218,8 +218,8 @@ def print_fields(fields: Mapping[str, Any], skipped: Sequence[str] = ()) -> None
         print(f"{key:<{width}}  {printable(str(value))}")
 
 
-def _minute(seconds: float) -> str:
-    return (time_text(seconds) or "")[:19].replace("T", " ")
+def _minute(time: str | None) -> str:
+    return (time or "")[:19].replace("T", " ")
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

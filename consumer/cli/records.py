@@ -20,7 +20,7 @@ from consumer.policy import Reason
 from consumer.store.ledger import Filter, LetterState
 
 if TYPE_CHECKING:
-    from consumer.config import Lane, Settings
+    from consumer.config import QueueSettings, Settings
 
 WHICH: Final = "Which ones"
 MOST_ID: Final = 2**63 - 1
@@ -135,7 +135,7 @@ def queue_identity(settings: Settings, text: str) -> str:
     return lane_of(settings, text).url.identity
 
 
-def lane_of(settings: Settings, text: str | None) -> Lane:
+def lane_of(settings: Settings, text: str | None) -> QueueSettings:
     """Find one of the settings' queues.
 
     Args:

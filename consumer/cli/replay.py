@@ -24,7 +24,7 @@ import anyio
 from consumer.cloud.clients import open_clients
 from consumer.cloud.faults import surely_not_sent
 from consumer.cloud.mns import MnsQueue
-from consumer.config import Lane, Settings
+from consumer.config import QueueSettings, Settings
 from consumer.errors import CloudError, Fault, StoreError, UsageError
 from consumer.store.dead_letters import Begun, Operators, Progress, StoredLetter
 
@@ -89,7 +89,7 @@ class Replayed:
     error: str | None = None
 
 
-def lanes_for(settings: Settings, chosen: Sequence[Chosen]) -> Mapping[str, Lane]:
+def lanes_for(settings: Settings, chosen: Sequence[Chosen]) -> Mapping[str, QueueSettings]:
     """Find the queue of each letter.
 
     Raises:

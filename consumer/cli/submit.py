@@ -26,7 +26,7 @@ from consumer.ops.escape import json_text, printable
 
 if TYPE_CHECKING:
     from consumer.cloud.mps import JobAnswer, Mps, Submitted
-    from consumer.config import Lane, Settings
+    from consumer.config import QueueSettings, Settings
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _FIRST_LOOK_S: Final = 0.2
@@ -144,9 +144,9 @@ def _checked_notify_url(text: str) -> str:
 
 def _lane(
     settings: Settings, notify_url: str | None, endpoint: str | None, region: str | None, *, own_keys: bool
-) -> Lane:
+) -> QueueSettings:
     """Where MPS is and with which keys; a job without NotifyUrl borrows the settings' first queue, or a region."""
-    from consumer.config import Lane, LaneSettings  # noqa: PLC0415 - quick --help
+    from consumer.config import LaneSettings, QueueSettings  # noqa: PLC0415 - quick --help
 
     configured = {str(lane.url): lane for lane in settings.all_lanes()}
     if endpoint is None and region is None and notify_url is None and configured:
@@ -166,10 +166,10 @@ def _lane(
     # Without a NotifyUrl nothing asks this queue; only MPS's address and the keys are used.
     place = notify_url or f"mns://none.mns.{region or 'none'}.aliyuncs.com/queues/none"
     own = LaneSettings.model_construct(notify_url=place, mps_endpoint=known and known.rstrip("/"))
-    return Lane(settings=own, of=settings)
+    return QueueSettings(settings=own, of=settings)
 
 
-async def _submit(lane: Lane, ca_file: Path | None, order: _Order, wait_s: float | None, as_json: bool) -> int:  # noqa: FBT001 - handed on by anyio.run
+async def _submit(lane: QueueSettings, ca_file: Path | None, order: _Order, wait_s: float | None, as_json: bool) -> int:  # noqa: FBT001 - handed on by anyio.run
     from consumer.cloud.clients import open_clients  # noqa: PLC0415 - quick --help
 
     async with open_clients(lane, ca_file=ca_file) as clients:
@@ -242,7 +242,7 @@ async def _ended(mps: Mps, job_id: str, wait_s: float) -> JobAnswer:
 
 def _print_end(answer: JobAnswer, *, as_json: bool) -> None:
     from consumer.cli.typed import typed  # noqa: PLC0415 - quick --help
-    from consumer.message.user_data import decode_user_data  # noqa: PLC0415 - the same
+    from consumer.message.notification import decode_user_data  # noqa: PLC0415 - the same
 
     shown = typed(answer.function or "", answer.result, answer.output)
     if as_json:

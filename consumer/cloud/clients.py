@@ -17,7 +17,7 @@ from consumer.cloud.limiter import RateLimiter
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import Mps
 from consumer.cloud.pool import open_pool
-from consumer.config import Lane
+from consumer.config import QueueSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Clients:
     credentials: CredentialsSource
 
 
-def credentials_of(lane: Lane, on_keys: Callable[[Keys], None] | None = None) -> CredentialsSource:
+def credentials_of(lane: QueueSettings, on_keys: Callable[[Keys], None] | None = None) -> CredentialsSource:
     """The keys of the settings where they are given, else the default chain's.
 
     Args:
@@ -46,7 +46,7 @@ def credentials_of(lane: Lane, on_keys: Callable[[Keys], None] | None = None) ->
     return DefaultChain(on_keys=on_keys) if keys is None else StaticCredentials(keys)
 
 
-def given_keys(lane: Lane) -> Keys | None:
+def given_keys(lane: QueueSettings) -> Keys | None:
     """The keys that the settings give for a queue."""
     if lane.access_key_id is None or lane.access_key_secret is None:
         return None
@@ -55,7 +55,7 @@ def given_keys(lane: Lane) -> Keys | None:
 
 @asynccontextmanager
 async def open_clients(
-    lane: Lane,
+    lane: QueueSettings,
     *,
     ca_file: Path | None = None,
     limiter: RateLimiter | None = None,
@@ -100,7 +100,7 @@ async def open_clients(
 
 @asynccontextmanager
 async def open_queue(
-    lane: Lane,
+    lane: QueueSettings,
     credentials: CredentialsSource,
     *,
     ca_file: Path | None = None,

@@ -24,8 +24,8 @@ from consumer.engine.delivery import Delivery, Orders
 from consumer.engine.pacing import Outage, Probes
 from consumer.engine.tasks import Tasks
 from consumer.errors import CloudError, ConsumerError, Fault
+from consumer.ops.metrics import DeleteResult
 from consumer.ops.traces import Traces
-from consumer.ops.words import DeleteResult
 from consumer.policy import MAX_BATCH
 
 log = structlog.stdlib.get_logger(__name__)

@@ -21,11 +21,9 @@ from consumer.engine.outcome import NotReady, Unanswered, Unfit, Unreachable
 from consumer.engine.results import Query, UnansweredError, is_about_the_job, is_too_long
 from consumer.errors import CloudError, text_of
 from consumer.job_state import ENDED
-from consumer.message.contradiction import contradictions
-from consumer.message.notification import Kind, Notification, Phase
+from consumer.message.notification import Kind, Notification, Phase, contradictions, read_user_data
 from consumer.message.result import NOT_SAVED, JobResult, read_result
-from consumer.message.user_data import read_user_data
-from consumer.ops.words import QueryResult
+from consumer.ops.metrics import QueryResult
 from consumer.plugin.handler import Handler, Wanted
 from consumer.policy import Reason, TrustPolicy, Verify
 

@@ -64,28 +64,20 @@ class CallLimits:
 class Threads:
     """The worker threads of plain functions, and the handlers that were left behind.
 
-    A stuck one gives its place back, so it is replaced; how many are left behind is counted, and at the limit the
-    daemon is no longer alive.
+    A stuck one gives its place back, so it is replaced; how many are left behind is counted (``stuck_limit``).
 
     Args:
         slots: Plain functions at once.
-        stuck_limit: Stuck handlers at which the daemon wants its own restart.
         left_behind: Threads and tasks that still run though nobody waits for them.
     """
 
     slots: int
-    stuck_limit: int
     left_behind: int = 0
     limiter: anyio.CapacityLimiter = field(init=False)
 
     def __post_init__(self) -> None:
         """Open as many places as there are slots."""
         self.limiter = anyio.CapacityLimiter(self.slots)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether so many are stuck that only a restart helps."""
-        return self.left_behind >= self.stuck_limit
 
 
 async def invoke(

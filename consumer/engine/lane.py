@@ -14,7 +14,7 @@ from consumer.cloud.clients import Clients
 from consumer.cloud.credentials import CredentialsSource
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import Mps
-from consumer.config import Lane as LaneSettings
+from consumer.config import QueueSettings
 from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery, Orders, Stage
 from consumer.engine.hides import Hides
@@ -27,9 +27,8 @@ from consumer.engine.settle import Settler
 from consumer.engine.slots import Slots
 from consumer.engine.store_gate import StoreGate
 from consumer.notify_url import NotifyUrl
-from consumer.ops.metrics import Metrics, QueueMetrics, Words
+from consumer.ops.metrics import Children, Metrics, QueryResult, QueueMetrics
 from consumer.ops.traces import Traces
-from consumer.ops.words import QueryResult
 from consumer.progress import LaneProgress
 from consumer.store.ledger import Ledger
 
@@ -86,7 +85,7 @@ class Lane:
     threads: Threads
     alone: anyio.Lock
     metrics: QueueMetrics
-    queries: Words
+    queries: Children
     progress: LaneProgress
     traces: Traces | None = None
     held: dict[str, Delivery] = field(default_factory=dict)
@@ -143,7 +142,7 @@ class Shared:
     alone: anyio.Lock = field(default_factory=anyio.Lock)
 
 
-def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: Orders | None = None) -> Lane:
+def make_lane(queue: QueueSettings, clients: Clients, shared: Shared, *, orders: Orders | None = None) -> Lane:
     """Put one queue's parts together.
 
     Args:
@@ -154,8 +153,8 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
     """
     orders = orders or clients.queue
     ledger, gate, letters = shared.ledger, shared.gate, shared.letters
-    name, settings, metrics = queue.url.queue, shared.rules.settings, shared.metrics.queue(queue.url.queue)
-    progress = LaneProgress(name, poll_limit_s=settings.wait_s + _POLL_MARGIN_S)
+    name, policy, metrics = queue.url.queue, shared.rules.policy, shared.metrics.queue(queue.url.queue)
+    progress = LaneProgress(name, poll_limit_s=policy.wait_s + _POLL_MARGIN_S)
     deletes = Deletes(
         queue=orders,
         name=name,
@@ -169,12 +168,12 @@ def make_lane(queue: LaneSettings, clients: Clients, shared: Shared, *, orders: 
         name=name,
         ledger=ledger,
         gate=gate,
-        policy=settings.lease,
+        policy=policy.lease,
         observe=lambda word: metrics.renewals[word].inc(),
     )
     slots = Slots(queue.slots)
     metrics.slots.set(slots.total)
-    threads = Threads(slots=queue.slots, stuck_limit=settings.stuck_limit)
+    threads = Threads(slots=queue.slots)
     metrics.stuck.set_function(lambda: threads.left_behind)
     lane = Lane(
         url=queue.url,

@@ -33,7 +33,7 @@ from consumer.engine.outcome import Cut
 from consumer.engine.pacing import Probes
 from consumer.engine.store_gate import StoreGate
 from consumer.errors import CloudError, Fault, StoreError
-from consumer.ops.words import RenewalResult
+from consumer.ops.metrics import RenewalResult
 from consumer.policy import LeasePolicy
 from consumer.store.ledger import Ledger
 

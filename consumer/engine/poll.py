@@ -27,7 +27,7 @@ from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane
 from consumer.engine.pacing import Outage, pause_s
 from consumer.errors import CloudError, Fault
-from consumer.ops.words import PollResult
+from consumer.ops.metrics import PollResult
 from consumer.policy import MAX_BATCH
 from consumer.progress import Wait
 
@@ -73,7 +73,7 @@ class Poller:
         self._outage = Outage("polling failed; trying on until it works", "polling works again", lane.url.queue)
         self._receives: set[_Receive] = set()
         self._joined = 0
-        self._most_joined = lane.rules.settings.max_polls - 1
+        self._most_joined = lane.rules.policy.max_polls - 1
         self._sheds = 0
         self._unreadable = 0
         self._failed_joins = 0
@@ -105,7 +105,7 @@ class Poller:
                     await self._pause(pause_s(self._unreadable))
                 elif self._was_shed(batch, wait_s):
                     await self._pause_for_shed()
-                wait_s = self._lane.rules.settings.wait_s
+                wait_s = self._lane.rules.policy.wait_s
 
     async def stop(self, hurried: anyio.Event) -> None:
         """Ask no more; a receive under way gets half a second, one whose answer has begun is read to its end.
@@ -221,7 +221,7 @@ class Poller:
         self._unreadable = 0
         if batch.messages:
             self._sheds = 0
-            self._most_joined = lane.rules.settings.max_polls - 1
+            self._most_joined = lane.rules.policy.max_polls - 1
             lane.metrics.received.inc(len(batch.messages))
             lane.metrics.polls[PollResult.MESSAGES].inc()
         else:

@@ -44,10 +44,9 @@ from consumer.engine.slots import Place
 from consumer.engine.tasks import new_scope
 from consumer.engine.work import Work, read
 from consumer.errors import StoreError
-from consumer.message.contradiction import contradictions
 from consumer.message.key import message_key, verified_key
-from consumer.message.notification import Kind
-from consumer.ops.words import Outcome as Word
+from consumer.message.notification import Kind, contradictions
+from consumer.ops.metrics import SettledAs
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import NOT_WANTED, Job
 from consumer.policy import SUSPECT_STARTS, Reason, TrustPolicy, Verify
@@ -60,7 +59,7 @@ _CHECKED: Final = TrustPolicy(Verify.ALWAYS)
 _NOTHING: Final = contextlib.nullcontext()
 
 
-async def process(lane: Lane, delivery: Delivery, place: Place) -> Word | None:
+async def process(lane: Lane, delivery: Delivery, place: Place) -> SettledAs | None:
     """Take one message through its whole life.
 
     Args:
@@ -115,7 +114,7 @@ async def _run(lane: Lane, work: Work, place: Place) -> End:
         return work.verdict
     if lane.held[work.key] is not work.delivery:
         # Another message of the same job, as when MPS sent its notification twice.
-        return HeldElsewhere(work.rules.settings.lease_step_s / 4)
+        return HeldElsewhere(work.rules.policy.lease_step_s / 4)
     claim = await _claim(lane, work, work.key)
     fetched: Fetched | End | None = None
     if isinstance(claim, Ended):
@@ -179,7 +178,7 @@ async def _fetch(lane: Lane, work: Work, handler: Handler, trust: TrustPolicy) -
         handler,
         lane.results.query,
         trust,
-        wait_limit_s=work.rules.settings.result_wait_s,
+        wait_limit_s=work.rules.policy.result_wait_s,
         observe=lambda word: lane.queries[word].inc(),
     )
 

@@ -26,15 +26,14 @@ from consumer.engine.outcome import (
 )
 from consumer.engine.work import Work
 from consumer.ops.logs import gather
-from consumer.ops.words import Outcome as Word
-from consumer.ops.words import RetryCause
+from consumer.ops.metrics import RetryCause, SettledAs
 from consumer.plugin.job import Retry
 
-_FAULTS: Final = {word: str(word) for word in (Word.DEAD, Word.RETRY, Word.LEASE_LOST)}
+_FAULTS: Final = {word: str(word) for word in (SettledAs.DEAD, SettledAs.RETRY, SettledAs.LEASE_LOST)}
 """What counts as an error in a trace, by how the delivery ended."""
 
 
-def report(lane: Lane, work: Work, outcome: Outcome) -> Word:
+def report(lane: Lane, work: Work, outcome: Outcome) -> SettledAs:
     """Log and count how one delivery ended; returns the word for it."""
     counters = lane.metrics.function(work.notification.route)
     word = _word(work, outcome)
@@ -71,7 +70,7 @@ def report(lane: Lane, work: Work, outcome: Outcome) -> Word:
             lane.metrics.settled_seconds.observe(work.delivery.age_s())
             counters.dead_letters[outcome.reason].inc()
             gather("error", event="message set aside", **fields, reason=str(outcome.reason), error=outcome.error)
-        case Hide() if word is Word.RETRY:
+        case Hide() if word is SettledAs.RETRY:
             counters.retries[_cause(work, outcome)].inc()
             gather("warning", event="job comes back later", **fields, delay_seconds=outcome.delay_s, error=outcome.why)
         case Hide():
@@ -83,18 +82,18 @@ def report(lane: Lane, work: Work, outcome: Outcome) -> Word:
     return word
 
 
-def _word(work: Work, outcome: Outcome) -> Word:
+def _word(work: Work, outcome: Outcome) -> SettledAs:
     match outcome:
         case Done():
-            return Word.DONE
+            return SettledAs.DONE
         case Forget():
-            return Word(outcome.why.value)
+            return SettledAs(outcome.why.value)
         case Dead():
-            return Word.DEAD
+            return SettledAs.DEAD
         case Lost():
-            return Word.LEASE_LOST
+            return SettledAs.LEASE_LOST
         case Hide():
-            return Word.RELEASED if isinstance(work.end, Busy | Cut | HeldElsewhere) else Word.RETRY
+            return SettledAs.RELEASED if isinstance(work.end, Busy | Cut | HeldElsewhere) else SettledAs.RETRY
 
 
 def _cause(work: Work, outcome: Hide) -> RetryCause:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from consumer.config import Settings
+from consumer.config import Policy
 from consumer.engine.invoke import CallLimits
 from consumer.plugin.handler import Handler
 from consumer.plugin.registry import Registry
@@ -24,14 +24,14 @@ class Rules:
     """One set of them, shared by all lanes.
 
     Args:
-        settings: The daemon's.
+        policy: The settings that the engine obeys.
         registry: The handlers.
         turns: What the handlers wait for that limit how many of them run at once, by name.
         retry: The settings' rules for failures.
         trust: How far a notification is believed.
     """
 
-    settings: Settings
+    policy: Policy
     registry: Registry
     turns: Mapping[str, anyio.CapacityLimiter]
     retry: RetryPolicy = field(init=False)
@@ -40,19 +40,19 @@ class Rules:
 
     def __post_init__(self) -> None:
         """Put together once what each message asks for."""
-        self.retry = self.settings.retry
-        self.trust = self.settings.trust
+        self.retry = self.policy.retry
+        self.trust = self.policy.trust
 
     def limits_of(self, handler: Handler) -> CallLimits:
         """The time that one run of a handler has."""
         if found := self._limits.get(handler.name):
             return found
-        own, settings = handler.limits, self.settings
-        timeout_s = own.timeout_s or settings.handler_timeout_s
+        own, policy = handler.limits, self.policy
+        timeout_s = own.timeout_s or policy.handler_timeout_s
         made = CallLimits(
             timeout_s=timeout_s,
-            max_hold_s=max(timeout_s, own.max_hold_s or settings.max_hold_s),
-            grace_s=settings.cancel_grace_s,
+            max_hold_s=max(timeout_s, own.max_hold_s or policy.max_hold_s),
+            grace_s=policy.cancel_grace_s,
         )
         return self._limits.setdefault(handler.name, made)
 
@@ -63,11 +63,11 @@ class Rules:
         return RetryPolicy(handler.limits.max_failures, self.retry.base_s, self.retry.cap_s)
 
 
-def make_rules(settings: Settings, registry: Registry, before: Rules | None = None) -> Rules:
+def make_rules(policy: Policy, registry: Registry, before: Rules | None = None) -> Rules:
     """Put a set together.
 
     Args:
-        settings: The daemon's.
+        policy: The settings that the engine obeys.
         registry: The handlers.
         before: Those that are replaced; a handler that is in both waits for the same turn as what still runs of it.
     """
@@ -77,4 +77,4 @@ def make_rules(settings: Settings, registry: Registry, before: Rules | None = No
             turn = before.turns.get(name) if before else None
             turns[name] = turn or anyio.CapacityLimiter(most)
             turns[name].total_tokens = most
-    return Rules(settings, registry, turns)
+    return Rules(policy, registry, turns)

@@ -30,7 +30,7 @@ from consumer.cloud.messages import Receipt
 from consumer.engine.delivery import Delivery, Orders, Stage
 from consumer.engine.lane import Lane
 from consumer.errors import CloudError, Fault, StoreError
-from consumer.ops.words import RenewalResult
+from consumer.ops.metrics import RenewalResult
 from consumer.store.ledger import Ledger, Standby
 
 log = structlog.stdlib.get_logger(__name__)

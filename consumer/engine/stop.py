@@ -122,7 +122,7 @@ class Stop:
     @property
     def _grace_s(self) -> float:
         """How much sooner than the rest async handlers are cancelled."""
-        wanted_s = max((lane.rules.settings.cancel_grace_s for lane in self._lanes), default=0.0)
+        wanted_s = max((lane.rules.policy.cancel_grace_s for lane in self._lanes), default=0.0)
         return min(wanted_s, self._deadline_s / 4)
 
     async def _while(self, any_left: Callable[[], object], reserve_s: float, *, unless_hurried: bool) -> None:

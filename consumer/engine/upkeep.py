@@ -16,7 +16,6 @@ from consumer.engine.lane import Lane
 from consumer.engine.pacing import Outage
 from consumer.engine.store_gate import StoreGate
 from consumer.errors import CloudError, Fault, StoreError
-from consumer.policy import MAX_RETENTION_S
 from consumer.store.ledger import Ledger
 
 log = structlog.stdlib.get_logger(__name__)
@@ -68,21 +67,24 @@ def _warn_of_dlq(lane: Lane, policy: str | None) -> None:
         )
 
 
-async def prune(ledger: Ledger, gate: StoreGate, lanes: Sequence[Lane]) -> None:
+async def prune(ledger: Ledger, gate: StoreGate, lanes: Sequence[Lane], least_s: float) -> None:
     """Forget what ended long ago, in small steps; never sooner than twice the longest retention of the queues.
-
-    In a store that daemons share, other queues than ours may have rows: there twice the longest that MNS knows.
 
     Ages are counted by the store's clock. One that has jumped would make everything old at once, so nothing is removed
     unless that clock agrees with MNS's.
+
+    Args:
+        ledger: The store.
+        gate: Open while the store works.
+        lanes: The queues.
+        least_s: The shortest time for which a row is kept, in seconds, whatever the settings and queues say.
     """
     outage = Outage("old records can't be removed from the store; tried again every minute", "old records are removed")
     while True:
         await anyio.sleep(_PRUNE_EVERY_S)
-        settings = lanes[0].rules.settings
-        least_s = 2 * MAX_RETENTION_S if settings.store_target().is_shared else 0.0
-        keep_s = max([settings.job_retention_s, least_s, *(2 * lane.retention_s for lane in lanes)])
-        letters_s = max(keep_s, settings.dead_letter_retention_s)
+        policy = lanes[0].rules.policy
+        keep_s = max([policy.job_retention_s, least_s, *(2 * lane.retention_s for lane in lanes)])
+        letters_s = max(keep_s, policy.dead_letter_retention_s)
         removed = _PRUNE_STEP
         while removed >= _PRUNE_STEP:
             await gate.passed()

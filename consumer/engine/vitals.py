@@ -81,8 +81,8 @@ class Vitals:
 
     def _stuck(self) -> Check:
         stuck = sum(lane.threads.left_behind for lane in self._lanes)
-        exhausted = any(lane.threads.exhausted for lane in self._lanes)
-        return Check("stuck handlers", not exhausted, f"{stuck} are stuck; at the limit only a restart helps")
+        is_below_limit = all(stuck < lane.rules.policy.stuck_limit for lane in self._lanes)
+        return Check("stuck handlers", is_below_limit, f"{stuck} are stuck; at the limit only a restart helps")
 
 
 def status_of(lanes: Sequence[Lane]) -> str:

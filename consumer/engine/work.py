@@ -120,7 +120,7 @@ def _find(registry: Registry, seen: Notification) -> Handler | None:
 
 
 def _unrouted(rules: Rules, seen: Notification) -> Skipped | Unfit:
-    if rules.settings.unrouted is UnroutedPolicy.DROP:
+    if rules.policy.unrouted is UnroutedPolicy.DROP:
         return Skipped.DROPPED
     what = "FunctionName" if seen.kind is Kind.IPRODUCTION else "message kind"
     known = ", ".join(rules.registry.handlers)

@@ -1,47 +1,45 @@
-"""Find the notification's object in a body: as it stands, or inside one topic envelope.
+"""Find the notification's object in a body: base64 or plain, bare or inside one topic envelope, keys in any case.
 
-A subscription of an MNS topic wraps the message as JSON or as XML, or hands it on bare (SIMPLIFIED),
-as its owner chose (facts/iproduction.md#topic-envelopes). The envelope is raw while the text inside may be base64, so
-the two are told apart separately. One envelope is taken off; one inside another is refused, since no
-service makes it.
+Base64 is a habit of MNS's clients (facts/mns.md#base64): no field says whether it was used. So a body is strictly
+base64 (RFC 4648's alphabet, right padding; white space around it and line breaks inside are dropped, since encoders
+fold lines) or it is plain. JSON objects and XML hold characters outside that alphabet: neither is taken for base64.
 
-    text -> document | {TopicName, Message, ...} -> text -> document
-
-XML is read with doctypes refused, before any entity of theirs could grow.
-
-Elsewhere: base64 (``body``), what the document says (``notification``).
+A subscription of an MNS topic wraps the message as JSON or as XML, or forwards it bare (SIMPLIFIED), as its owner chose
+(facts/iproduction.md#topic-envelopes). The text inside may be base64 again. One envelope is removed; one inside another
+is refused, since no service makes it. XML is read without doctypes, so no entity can grow.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
-from typing import NoReturn
+import re
+from binascii import Error, a2b_base64
+from typing import Final, NoReturn
 from xml.parsers import expat
 
 from pydantic import JsonValue
 
-from consumer.message.body import read_text
-from consumer.message.fields import fold, text_of
-from consumer.message.strict_json import name_of, parse
-from consumer.message.unreadable import Unreadable, shown
+from consumer.message.strict_json import Unreadable, agree, name_of, parse, shown
 
+JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""JobId and RunId: a handler may build a file's name or a query from one (facts/iproduction.md#submit-a-job)."""
+FUNCTION_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+"""FunctionName, as MPS writes them: ``VideoH2V`` (facts/iproduction.md#functions)."""
+
+_WHITE = b" \t\r\n"
+_LINE_BREAKS = b"\r\n"
 _ROOT = "Notification"
 _FIELD_DEPTH = 2
 
 
 def unwrap(body: bytes) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
-    """Take a body apart down to the notification's object.
-
-    Args:
-        body: Anything.
-
-    Returns:
-        Its fields by lower-case key, and the object as it came (first of two spellings of a key).
-
-    Raises:
-        Unreadable: Says at which layer it stopped; layers inside an envelope begin with ``envelope.``.
+    """Take a body apart: the notification's fields by lower-case key, and its object as it came.
 
     Source: facts/iproduction.md#topic-envelopes, facts/mns.md#base64, facts/mns.md#message-ids-and-md5.
+
+    Raises:
+        Unreadable: Names the layer at which it stopped; layers inside an envelope begin with ``envelope.``.
     """
     fields, document = _read(body)
     if not _is_envelope(fields):
@@ -60,6 +58,97 @@ def unwrap(body: bytes) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
     return fields, document
 
 
+def read_text(body: bytes) -> tuple[str, str]:
+    """A body's text, and a note on how it was read, for the reason should the text not be a message.
+
+    Raises:
+        Unreadable: Layer ``body``: empty, or not UTF-8.
+    """
+    decoded = _from_base64(body)
+    if not decoded:
+        return _from_utf8(body), ""
+    try:
+        return _from_utf8(decoded), " (in the text that the base64 holds)"
+    except Unreadable as fault:
+        # Words such as "null" or "abcd" are base64 by chance: the text itself explains more.
+        return body.decode("ascii"), f" (it is also valid base64, in which: {fault.reason})"
+
+
+def fold(document: dict[str, JsonValue]) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
+    """An object's values by lower-case key, and the object without the second spelling of any key.
+
+    MPS's older kinds send ``jobId``, ``JobId``, or both. Source: facts/iproduction.md#other-messages-in-the-queue.
+
+    Raises:
+        Unreadable: Layer ``keys``: two spellings of one key with different values.
+    """
+    folded = {key.lower(): value for key, value in document.items()}
+    if len(folded) == len(document):
+        return folded, document
+    first: dict[str, str] = {}
+    for key, value in document.items():
+        earlier = first.setdefault(key.lower(), key)
+        if earlier is not key and not agree(document[earlier], value):
+            raise Unreadable("keys", f"{shown(earlier)} and {shown(key)} are one key with different values")
+    return folded, {key: document[key] for key in first.values()}
+
+
+def text_of(fields: dict[str, JsonValue], key: str) -> str | None:
+    """A folded field that must be text; a number becomes its digits. ``None`` when missing, ``null`` or empty.
+
+    Raises:
+        Unreadable: Layer ``keys``: it is something else.
+    """
+    value = fields.get(key)
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, bool | dict | list):
+        raise Unreadable("keys", f"expected text as {key} (in any case), came {name_of(value)}")
+    return str(value)
+
+
+def name_in(fields: dict[str, JsonValue], key: str, allowed: re.Pattern[str]) -> str | None:
+    """A folded field that must be a name, ``JOB_ID`` or ``FUNCTION_NAME``. ``None`` when missing, ``null`` or empty.
+
+    Raises:
+        Unreadable: Layer ``keys``: it is no string (a number neither), or has other characters or another length.
+    """
+    value = fields.get(key)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise Unreadable("keys", f"expected a string as {key} (in any case), came {name_of(value)}")
+    if not allowed.fullmatch(value):
+        raise Unreadable("keys", f"expected {allowed.pattern} as {key} (in any case), came {shown(value)}")
+    return value
+
+
+def _from_base64(body: bytes) -> bytes:
+    try:
+        return a2b_base64(body, strict_mode=True)
+    except Error:
+        compact = body.strip(_WHITE).translate(None, _LINE_BREAKS)
+        if len(compact) == len(body):
+            return b""
+    try:
+        return a2b_base64(compact, strict_mode=True)
+    except Error:
+        return b""
+
+
+def _from_utf8(data: bytes) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as fault:
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        hint = "; it begins like UTF-16" if utf16 else ""
+        reason = f"expected UTF-8, came byte 0x{data[fault.start]:02x}{hint}"
+        raise Unreadable("body", reason, fault.start) from None
+    if not text or text.isspace():
+        raise Unreadable("body", "expected a notification, came an empty body")
+    return text.removeprefix("\ufeff")
+
+
 def _read(body: bytes) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
     text, note = read_text(body)
     try:
@@ -72,7 +161,7 @@ def _read(body: bytes) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
 
 
 def _is_envelope(fields: dict[str, JsonValue]) -> bool:
-    """A notification has a Message too, but none names a topic."""
+    """A notification has a Message too, but no TopicName."""
     return "topicname" in fields and ("message" in fields or "subscriptionname" in fields)
 
 

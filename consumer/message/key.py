@@ -1,16 +1,14 @@
-"""Name what a message is about, so that the ledger knows it when it comes again.
+"""The ledger key of a message: the job, execution or message that it is about.
 
-    queue | kind | JobId                an IProduction job that ended: one end a job
+    queue | kind | JobId                    an IProduction job that ended: one end for each job
     queue | kind | JobId | verified         the same, where a message that MPS contradicts has ended it first
     queue | kind | JobId or RunId | state   other kinds, which report more than once
     queue | kind | JobId | EventType        events of the sister service that name a job and its end
-    queue | MessageId | id              where the message names nothing, or nothing that is known to be one thing
+    queue | MessageId | id                  messages without an id, and kinds where one id means several things
 
-A key is text, at most ``MAX_KEY_CHARACTERS`` long, the same for the same input in every version: it is
-stored. Two inputs never share one: parts are joined by ``|``, which is escaped inside them; a part that
-is too long is replaced by its SHA-256, marked with a ``%`` that no escape leaves.
-
-Elsewhere: claims and ends by key (``store``).
+Keys are stored: the same input gives the same key in every version, at most ``MAX_KEY_CHARACTERS`` long. Two inputs
+never share one: parts are joined by ``|``, which is escaped inside them; a part that is too long is replaced by its
+SHA-256, marked with a ``%`` that no escape leaves.
 """
 
 from __future__ import annotations
@@ -27,26 +25,15 @@ MAX_QUEUE_CHARACTERS: Final = 364
 MAX_PART_CHARACTERS: Final = 240
 MAX_KEY_CHARACTERS: Final = MAX_QUEUE_CHARACTERS + 3 * MAX_PART_CHARACTERS + 3
 
-_MESSAGE = "MessageId"
-_VERIFIED = "verified"
 _EVENT_ENDS = frozenset({"success", "fail", "failed"})
 """Other states of an event may come several times for one job (facts/iproduction.md#ims-events)."""
 _UNSAFE = re.compile(r"[%|\x00-\x20\x7f-\uffff\U00010000-\U0010ffff]")
 _SEVERAL_MEANINGS = frozenset({Kind.IMS_EVENT, Kind.VOD_EVENT, Kind.UNKNOWN})
-"""Events and unknown kinds: two of them may well share a job and a state and say different things."""
+"""Two messages of these kinds may share a job and a state and mean different things."""
 
 
 def ledger_key(queue_identity: str, notification: Notification, message_id: str) -> str:
-    """Name what a notification is about.
-
-    Args:
-        queue_identity: ``ACCOUNT/REGION/NAME``, as ``NotifyUrl.identity`` gives it.
-        notification: What was read.
-        message_id: MNS's id of the message, which stands in where the notification names nothing.
-
-    Returns:
-        The key; see the module for its forms.
-    """
+    """The key of a notification in the queue ``NotifyUrl.identity``; ``message_id`` is MNS's, for one without an id."""
     kind, job_id = notification.kind, notification.job_id
     if job_id is None:
         return message_key(queue_identity, message_id)
@@ -60,13 +47,13 @@ def ledger_key(queue_identity: str, notification: Notification, message_id: str)
 
 
 def verified_key(queue_identity: str, notification: Notification) -> str:
-    """Name a job once more, for a notification that MPS confirms after another one, which it does not, has ended it."""
-    return _join(queue_identity, notification.kind, notification.job_id or "", _VERIFIED)
+    """The second key of a job: for a notification that MPS confirms after one that it contradicts has ended the job."""
+    return _join(queue_identity, notification.kind, notification.job_id or "", "verified")
 
 
 def message_key(queue_identity: str, message_id: str) -> str:
-    """Name a message by MNS's own id: for bodies that can't be read, and those that name nothing."""
-    return _join(queue_identity, _MESSAGE, message_id)
+    """The key of a message by MNS's own id: for bodies that can't be read or that have no id."""
+    return _join(queue_identity, "MessageId", message_id)
 
 
 def _join(queue_identity: str, *parts: str) -> str:
@@ -79,7 +66,7 @@ def _queue_part(queue_identity: str) -> str:
 
 
 def _part(text: str, limit: int = MAX_PART_CHARACTERS) -> str:
-    # Escaping only makes a text longer, and takes its time: one that is too long already is not escaped.
+    # Escaping only lengthens a text, so one that is too long already is not escaped.
     if len(text) <= limit:
         escaped = _UNSAFE.sub(lambda match: f"%{ord(match.group()):02X}.", text)
         if len(escaped) <= limit:

@@ -1,20 +1,15 @@
 """Read the body of an MNS message: bytes to one ``Notification``, or to one reason why not.
 
-MPS and its sister services put messages of ten kinds into a queue, which pipelines and workflows share.
-They are told apart by their fields' names; what is none of them is ``Kind.UNKNOWN``, which is readable
-and only finds no handler. Unreadable is a body that is no JSON object, that contradicts itself, or a
-job's message that lacks what it can't be handled without: then nothing is guessed.
-
-    bytes -> text (body) -> object (envelope) -> fields (fields) -> Notification
+MPS and its sister services put messages of ten kinds into a queue, which pipelines and workflows share. Their fields'
+names distinguish them; any other object is ``Kind.UNKNOWN``, which is readable and finds no handler. A body is
+undecodable when it is no JSON object, contradicts itself, or is a job's message without its essential fields.
 
 Everything here is pure and total: no clock, no network, no log, and any bytes give a value.
-
-Elsewhere: the name under which a message is remembered (``key``), the job's result (``result``), which
-handler takes it (``plugin.registry``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -22,11 +17,8 @@ from typing import Final
 from pydantic import JsonValue
 
 from consumer.job_state import JobState
-from consumer.message.envelope import unwrap
-from consumer.message.fields import FUNCTION_NAME, JOB_ID, fold, name_in, text_of, wording_of
-from consumer.message.strict_json import dump, parse_container
-from consumer.message.unreadable import Unreadable, shown
-from consumer.message.user_data import read_user_data
+from consumer.message.envelope import FUNCTION_NAME, JOB_ID, fold, name_in, text_of, unwrap
+from consumer.message.strict_json import Unreadable, agree, parse_container, shown, text_or_json
 
 
 class Kind(StrEnum):
@@ -60,7 +52,7 @@ class Undecodable:
 
     Args:
         layer: Where it stopped: ``body``, ``xml``, ``envelope``, ``json``, ``keys`` or ``state``; inside a topic's
-            envelope ``envelope.body``, ``envelope.json``, ``envelope.keys``.
+            envelope with ``envelope.`` before it.
         reason: One sentence: what was expected and what came; text from outside in it is cut.
         position: Offset within that layer, in bytes (``body``, ``xml``) or characters; ``None`` where it has none.
     """
@@ -76,24 +68,20 @@ class Undecodable:
 
 @dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
 class Notification:
-    """One message of MPS or a sister service, understood.
+    """One decoded message of MPS or a sister service.
 
     Args:
-        kind: Which message it is.
-        route: What a handler is looked up by: the FunctionName of an IProduction job, else the kind's name;
-            of an unknown kind its ``Type`` as it came, or ``unknown``.
+        route: A handler's name: the FunctionName of an IProduction job, else the kind; of an unknown kind its
+            ``Type`` as it came, or ``unknown``.
         function: The FunctionName; ``None`` for other kinds.
-        job_id: JobId, or RunId of a workflow; ``None`` where there is none.
-        state: The state's text as it came (``""`` where the kind has none).
-        phase: What it means.
-        code: The service's code; ``None`` where absent.
-        message: The service's wording; ``None`` where absent.
+        job_id: JobId, or RunId of a workflow.
+        state: As it came; ``""`` where the kind has none.
+        message: The service's wording.
         user_data_text: UserData as it came; ``None`` when missing, empty or ``null``.
-        user_data: UserData decoded: a JSON object or array, else the text itself, else ``None``.
-        result_text: A Result or Data that came with the message after all; ``None`` as a rule. Anyone who may send to
-            the queue can write it.
-        event_type: The EventType of an event; ``None`` for other kinds.
+        user_data: UserData decoded: a JSON object or array, else the text itself.
+        result_text: A Result or Data in the message itself: rare, and anyone who may send to the queue can write it.
         document: The whole message as JSON, keys as they came (first of two spellings).
+        event_type: The EventType of an event.
     """
 
     kind: Kind
@@ -114,19 +102,74 @@ class Notification:
 def decode(body: bytes) -> Notification | Undecodable:
     """Read one body. Total: any bytes give a value.
 
-    Args:
-        body: The message's body as it lay in the queue.
-
-    Returns:
-        What it says; or the first layer that could not be read, with the reason.
-
-    Source: facts/iproduction.md#notification, facts/iproduction.md#other-messages-in-the-queue, facts/mns.md#base64.
+    Source: facts/iproduction.md#notification, facts/iproduction.md#other-messages-in-the-queue.
     """
     try:
         fields, document = unwrap(body)
         return _notification(fields, document)
     except Unreadable as fault:
         return Undecodable(fault.layer, fault.reason, fault.position)
+
+
+def decode_user_data(text: str | None) -> JsonValue:
+    r"""Decode one UserData: a JSON object or array, also with one stray layer of escaping; else the text itself.
+
+    A number, a boolean or a word stays text: ``"007"`` is not seven. Missing, blank and the word ``null`` are ``None``.
+    Source: facts/iproduction.md#userdata.
+    """
+    trimmed = "" if text is None else text.strip()
+    if trimmed in {"", "null"}:
+        return None
+    if not trimmed.startswith(("{", "[", '"')):
+        return text
+    try:
+        return parse_container(trimmed)
+    except Unreadable:
+        return text
+
+
+def read_user_data(value: JsonValue) -> tuple[str | None, JsonValue]:
+    """UserData's text (JSON of what was no string) and the decoded value; ``(None, None)`` when there is none."""
+    text = text_or_json(value)
+    decoded = decode_user_data(text)
+    return (None, None) if decoded is None else (text, decoded)
+
+
+def contradictions(
+    notification: Notification,
+    *,
+    function: str | None,
+    state: str | None,
+    user_data: str | None,
+    job_id: str | None = None,
+) -> Sequence[str]:
+    """Compare a notification, which anyone who may send to the queue can write, with what is known of its job.
+
+    ``function`` is the kind's name for another kind than IProduction. A ``job_id`` of ``None`` is not compared, nor is
+    UserData that the notification leaves out. Returns one phrase for each difference, with both values cut.
+    """
+    came = notification.user_data_text
+    compared = (
+        ("JobId", notification.job_id, job_id, job_id is None or notification.job_id == job_id),
+        ("FunctionName", notification.route, function, notification.route == function),
+        ("State", notification.state, state, same_state(notification.state, state or "")),
+        ("UserData", came, user_data, came is None or same_user_data(came, user_data)),
+    )
+    return [
+        f"{name} is {shown(said or '')}, not {shown(known or '')}" for name, said, known, same in compared if not same
+    ]
+
+
+def same_state(one: str, other: str) -> bool:
+    """Whether two texts of State mean the same end of a job."""
+    one, other = one.lower(), other.lower()
+    phase = _PHASES.get(one)
+    return one == other or (phase is not None and phase is _PHASES.get(other))
+
+
+def same_user_data(one: str | None, other: str | None) -> bool:
+    """Whether two texts of UserData are the same value, whatever layer of escaping either has."""
+    return one == other or agree(decode_user_data(one), decode_user_data(other))
 
 
 def _notification(fields: dict[str, JsonValue], document: dict[str, JsonValue]) -> Notification:
@@ -156,8 +199,8 @@ def _notification(fields: dict[str, JsonValue], document: dict[str, JsonValue]) 
         job_id=job_id,
         state=state,
         phase=_phase(kind, state, type_text),
-        code=wording_of(fields, "code" if "code" in fields else "errorcode"),
-        message=wording_of(fields, "message" if "message" in fields else "msg" if "msg" in fields else "errormessage"),
+        code=_first_text(fields, "code", "errorcode"),
+        message=_first_text(fields, "message", "msg", "errormessage"),
         user_data_text=user_data_text,
         user_data=user_data,
         result_text=_inline_result(fields) if "result" in fields or "data" in fields else None,
@@ -167,13 +210,13 @@ def _notification(fields: dict[str, JsonValue], document: dict[str, JsonValue]) 
 
 
 def _kind(fields: dict[str, JsonValue]) -> tuple[Kind, str]:
-    """Tell which message it is, and its Type as it came (``unknown`` where it has none)."""
+    """The kind, and Type as it came (``unknown`` without one)."""
     given = fields.get("type")
     type_text = given if isinstance(given, str) and given else Kind.UNKNOWN.value
     kind = _BY_TYPE.get(type_text.lower())
     if kind is not None:
         return kind, type_text
-    # A workflow's Type is Start or Report: it tells the moment, the object tells the kind.
+    # A workflow's Type is Start or Report; the object shows the kind.
     if "mediaworkflowexecution" in fields:
         return Kind.MEDIA_WORKFLOW, type_text
     if not given:
@@ -188,31 +231,26 @@ def _workflow(fields: dict[str, JsonValue]) -> tuple[str | None, str]:
     execution = fields.get("mediaworkflowexecution")
     inner = fold(execution)[0] if isinstance(execution, dict) else {}
     run_id = name_in(fields, "runid", JOB_ID) or name_in(inner, "runid", JOB_ID)
-    state = text_of(inner, "state") or text_of(fields, "state") or ""
-    return run_id, state
+    return run_id, text_of(inner, "state") or text_of(fields, "state") or ""
 
 
 def _event_fields(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """An event's own fields and those of its MessageBody; where both have one, its own.
-
-    Source: facts/iproduction.md#ims-events.
-    """
+    """An event's own fields and those of its MessageBody; its own win. Source: facts/iproduction.md#ims-events."""
     body = fields.get("messagebody")
     if isinstance(body, str):
         try:
             body = parse_container(body)
         except Unreadable:
-            body = None  # the sister service's own text; the handler finds it in the document
+            return fields  # the sister service's own text; the handler finds it in the document
     return fold(body)[0] | fields if isinstance(body, dict) else fields
 
 
 def _phase(kind: Kind, state: str, type_text: str) -> Phase:
-    """What a state means; for a job a state that isn't known is no end and nothing else either."""
     phase = _PHASES.get(state.lower())
     if kind is Kind.IPRODUCTION and phase is not None:
         return phase
     if kind in _ANY_STATE:
-        # Their states are not documented: only a failure is told apart, and none is thrown away as intermediate.
+        # Their states are not documented: all but a failure count as an end that succeeded.
         return Phase.FAILED if phase is Phase.FAILED or state.lower() == "failed" else Phase.SUCCEEDED
     if kind is Kind.MEDIA_WORKFLOW:
         if type_text.lower() == "start":
@@ -228,46 +266,36 @@ def _phase(kind: Kind, state: str, type_text: str) -> Phase:
     return phase
 
 
-def phase_of(state: str) -> Phase | None:
-    """What a job's State means; ``None`` for a text that is none of the documented ones."""
-    return _PHASES.get(state.lower())
-
-
-def _inline_result(fields: dict[str, JsonValue]) -> str | None:
-    """A result that came with the message after all, as text for ``result.read_result``."""
-    for key in ("result", "data"):
-        value = fields.get(key)
-        if value is not None and value != "":
-            return value if isinstance(value, str) else dump(value)
+def _first_text(fields: dict[str, JsonValue], *keys: str) -> str | None:
+    """The first of these fields that is there, for people: text as it is, anything else as JSON."""
+    for key in keys:
+        if key in fields:
+            return text_or_json(fields[key])
     return None
 
 
-_BY_TYPE: Final = {
-    kind.value.lower(): kind
-    for kind in (
-        Kind.IPRODUCTION,
-        Kind.TRANSCODE,
-        Kind.SNAPSHOT,
-        Kind.ANALYSIS,
-        Kind.MEDIA_INFO,
-        Kind.SMART_TAG,
-        Kind.MEDIA_WORKFLOW,
-        Kind.TEXT_TO_SPEECH,
-    )
-}
+def _inline_result(fields: dict[str, JsonValue]) -> str | None:
+    for key in ("result", "data"):
+        value = fields.get(key)
+        if value is not None and value != "":
+            return text_or_json(value)
+    return None
+
+
 _BY_SHAPE: Final = (
     (frozenset({"functionname", "jobid", "state"}), Kind.IPRODUCTION),
     (frozenset({"eventtype", "messagebody"}), Kind.IMS_EVENT),
     (frozenset({"eventtype", "eventtime"}), Kind.VOD_EVENT),
     (frozenset({"jobid", "result"}), Kind.TEXT_TO_SPEECH),
 )
-"""What a message without Type is told by, the most telling first."""
+"""The fields by which a message without Type is recognised, the most specific first."""
 
 _EVENTS: Final = frozenset({Kind.IMS_EVENT, Kind.VOD_EVENT})
 _ANY_STATE: Final = _EVENTS | {Kind.UNKNOWN}
+_BY_TYPE: Final = {kind.value.lower(): kind for kind in Kind if kind not in _ANY_STATE}
 _PHASES: Final = {
     JobState.SUCCESS.lower(): Phase.SUCCEEDED,
-    "succes": Phase.SUCCEEDED,  # so spelt on the vendor's page
+    "succes": Phase.SUCCEEDED,  # so spelt on one of the vendor's pages
     JobState.FAIL.lower(): Phase.FAILED,
     JobState.QUEUING.lower(): Phase.INTERMEDIATE,
     JobState.ANALYSING.lower(): Phase.INTERMEDIATE,

@@ -1,15 +1,12 @@
-r"""Parse JSON from outside: one value for one text, or the reason why not.
+r"""Parse JSON from outside: one value for a text, or the reason why not.
 
-Stricter than the usual parsers where two of them would read one text in two ways, or where what they
-give can't be stored or sent again: a key twice with two values, NaN and numbers beyond a float, lone
-surrogates and U+0000 (PostgreSQL keeps neither), more than ``MAX_DEPTH`` levels.
+Stricter than the usual parsers where two of them would read one text in two ways, or where the value can't be stored
+or sent again: a key twice with two values, NaN, numbers beyond a float, lone surrogates, U+0000 (PostgreSQL keeps
+neither), more than ``MAX_DEPTH`` levels.
 
-Most texts are read once, by pydantic-core. It keeps the last of two equal keys without a word, so its
-value is only taken when it accounts for every colon of the text: one for each key, and those inside the
-strings. A dropped key leaves a colon over. Whatever does not add up, and whatever it refuses, is read
-again by the standard library with every rule spelt out, which also gives the position of a fault.
-
-Elsewhere: what a document means (``notification``, ``result``), keys in several cases (``fields``).
+pydantic-core reads most texts. It silently keeps the last of two equal keys, so its value is accepted only when it
+accounts for every colon of the text: one for each key, and those inside strings. A dropped key leaves a colon over.
+Any other text is read again by the standard library with every rule spelt out, which also gives a fault's position.
 """
 
 from __future__ import annotations
@@ -23,31 +20,50 @@ from typing import Final, NoReturn
 from pydantic import JsonValue
 from pydantic_core import from_json
 
-from consumer.message.unreadable import Unreadable, shown
-
 MAX_DEPTH: Final = 100
 """Objects and arrays within each other; the services' own messages have fewer than ten."""
+COUNTS_COLONS = True
+"""Whether texts are first read by pydantic-core; ``False`` reads each with every rule spelt out (an ablation)."""
 
 _CONTAINERS = (dict, list)
 _NEVER_EQUAL = 1 << 40
-_BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 # A quote without its partner runs to the end of the text: the "? keeps the search linear on such texts.
+_BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+_NAMES: Final = {type(None): "null", bool: "a boolean", str: "a string", dict: "an object", list: "an array"}
+_SHOWN_CHARACTERS = 40
+
+
+class Unreadable(ValueError):  # noqa: N818 - it never leaves this package; "Error" is kept for what does
+    """One layer of a message is not what it should be; public functions catch it and return a value.
+
+    Args:
+        layer: ``body``, ``json``, ``xml``, ``envelope``, ``keys``, ``state``; inside a topic's envelope with
+            ``envelope.`` before it.
+        reason: One sentence: what was expected and what came.
+        position: Character offset (``body``, ``xml``: byte offset) within that layer; ``None`` where it has none.
+    """
+
+    def __init__(self, layer: str, reason: str, position: int | None = None) -> None:
+        super().__init__(reason)
+        self.layer = layer
+        self.reason = reason
+        self.position = position
+
+    def within(self, outer: str, note: str = "") -> Unreadable:
+        """The same fault, named from one layer further out."""
+        return Unreadable(f"{outer}{self.layer}", f"{self.reason}{note}", self.position)
+
+
+def shown(text: str) -> str:
+    """Quote text from outside for a reason: printable, and cut, since a reason ends in a log line."""
+    cut = text[:_SHOWN_CHARACTERS]
+    return repr(cut) if cut == text else f"{cut!r} (and {len(text) - len(cut)} more characters)"
 
 
 def parse(text: str) -> JsonValue:
-    """Read one JSON text.
-
-    Args:
-        text: Anything.
-
-    Returns:
-        Its value, in which every string can be encoded as UTF-8 and holds no U+0000, and every number is finite.
-
-    Raises:
-        Unreadable: Layer ``json``, with the character at which it stopped where there is one.
-    """
+    """Read one JSON text: every string of its value is valid UTF-8 without U+0000, every number is finite."""
     # An escape \u00.. may be a colon, which would spoil the count, or U+0000.
-    if "\\u00" not in text:
+    if COUNTS_COLONS and "\\u00" not in text:
         try:
             value: JsonValue = from_json(text, allow_inf_nan=False, cache_strings="keys")
         except (ValueError, TypeError):  # TypeError: a lone surrogate as a character, not as an escape
@@ -60,12 +76,8 @@ def parse(text: str) -> JsonValue:
 def parse_container(text: str) -> dict[str, JsonValue] | list[JsonValue]:
     r"""Read an object or an array, also with one stray layer of escaping around it.
 
-    The layer may have its quotes (``"{\"a\":1}"``) or have lost them (``{\"a\":1}``).
-
-    Raises:
-        Unreadable: Layer ``json``: neither; the reason is that of the text as it stands.
-
-    Source: facts/iproduction.md#userdata.
+    The layer may have its quotes (``"{\"a\":1}"``) or have lost them (``{\"a\":1}``). A refusal's reason is that of the
+    text as it stands. Source: facts/iproduction.md#userdata.
     """
     try:
         value = parse(text)
@@ -74,7 +86,11 @@ def parse_container(text: str) -> dict[str, JsonValue] | list[JsonValue]:
     except Unreadable:
         if '\\"' not in text:
             raise
-        value = _parse_escaped(text)
+        try:
+            inner = parse(f'"{text}"')
+            value = parse(inner) if isinstance(inner, str) else None
+        except Unreadable:
+            value = None
         if value is None:
             raise
     if isinstance(value, _CONTAINERS):
@@ -83,16 +99,16 @@ def parse_container(text: str) -> dict[str, JsonValue] | list[JsonValue]:
 
 
 def dump(value: JsonValue) -> str:
-    """Write a value as compact JSON.
-
-    Raises:
-        Unreadable: Layer ``json``: nested too deeply, or an integer longer than Python prints. Never for what
-            ``parse`` gave.
-    """
+    """Write a value as compact JSON; a value of ``parse`` is never refused."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError) as fault:
         raise Unreadable("json", f"the value can't be written as JSON: {fault}") from fault
+
+
+def text_or_json(value: JsonValue) -> str | None:
+    """A text as it is, ``None`` for ``null``, any other value as compact JSON."""
+    return value if value is None or isinstance(value, str) else dump(value)
 
 
 def agree(one: JsonValue, other: JsonValue) -> bool:
@@ -101,16 +117,8 @@ def agree(one: JsonValue, other: JsonValue) -> bool:
 
 
 def name_of(value: JsonValue) -> str:
-    """What JSON calls a value, for a reason: ``an object``, ``a number`` ..."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, str):
-        return "a string"
-    if isinstance(value, dict):
-        return "an object"
-    return "an array" if isinstance(value, list) else "a number"
+    """The type's name in JSON, for a reason: ``an object``, ``a number`` ..."""
+    return _NAMES.get(type(value), "a number")
 
 
 def storable(text: str) -> str:
@@ -121,8 +129,7 @@ def storable(text: str) -> str:
 def _colons(value: JsonValue, levels: int) -> int:
     """Count the colons that a value accounts for; where a rule is broken the sum is wrong on purpose.
 
-    Colons inside keys are left out: they are rare, and a text that has them is only read twice. Every
-    message passes here twice, hence no call for a string in an object.
+    Colons inside keys are left out: they are rare, and a text that has them is only read twice.
     """
     items: Iterable[JsonValue]
     if isinstance(value, dict):
@@ -136,20 +143,11 @@ def _colons(value: JsonValue, levels: int) -> int:
     if levels <= 1:  # the deepest allowed, where an empty container would be passed over below
         return _NEVER_EQUAL
     for item in items:
-        if isinstance(item, str):
+        if isinstance(item, str):  # no call for the most frequent case
             total += item.count(":")
         elif item:
             total += _colons(item, levels - 1)
     return total
-
-
-def _parse_escaped(text: str) -> JsonValue:
-    """Take one layer of escaping without quotes off and parse again; ``None`` where that gives nothing."""
-    try:
-        inner = parse(f'"{text}"')
-        return parse(inner) if isinstance(inner, str) else None
-    except Unreadable:
-        return None
 
 
 def _parse_carefully(text: str) -> JsonValue:
@@ -185,7 +183,6 @@ def _refuse_depth(text: str) -> None:
 
 
 def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-    """Build an object; a key that comes twice must say the same twice."""
     found: dict[str, JsonValue] = {}
     for key, value in pairs:
         if key in found and not agree(found[key], value):
@@ -199,7 +196,6 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _refuse_unstorable(value: JsonValue) -> None:
-    """Refuse what would be read here and then stop a store or an encoder."""
     waiting: list[JsonValue] = [value]
     while waiting:
         item = waiting.pop()

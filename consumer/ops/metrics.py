@@ -1,19 +1,17 @@
-"""Every figure that the daemon exports: its name, its labels, the words a label may take.
+"""Every metric that the daemon exports: its name, its help, its labels and the values that a fixed label takes.
 
-Two rules decide the shape. A label's value is a configured queue, a registered handler's name or a word
-of a fixed list, never a text that came in a message. And what is updated for each message is a *bound
-child*, looked up by attribute or by word: no label is formatted while messages flow.
+A label's value is a queue, a registered handler's name or a member of a fixed list, never a text from a message. What
+each message updates is a bound child, found by attribute or by label value: no label is formatted on the way.
 
-    Metrics -> queue("jobs") -> QueueMetrics -> function("Cover") -> FunctionMetrics
-                                .received.inc()                      .jobs[Outcome.DONE].inc()
-
-Elsewhere: the words (``ops.words``), serving them over HTTP (``ops.admin``), when each moves (``engine``).
+    metrics.queue("jobs").received.inc()
+    metrics.queue("jobs").function("Cover").jobs[SettledAs.DONE].inc()
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 import prometheus_client
@@ -21,119 +19,177 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
 from consumer.errors import Fault
-from consumer.ops.words import (
-    DeleteResult,
-    Outcome,
-    PollResult,
-    QueryResult,
-    ReloadResult,
-    RenewalResult,
-    RetryCause,
-)
 from consumer.policy import Reason
 
 PREFIX: Final = "mns_consumer_"
 OTHER: Final = "other"
-"""The ``function`` label of every message whose FunctionName no handler is registered for."""
+"""The ``function`` label of each message whose FunctionName has no registered handler."""
+OK: Final = "ok"
 
 HANDLER_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
-"""From a handler that only writes a row to one that encodes a film."""
+"""From a handler that writes one row to one that encodes a film."""
 SETTLED_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 43_200)
-"""Up to twelve hours: a retried message waits up to an hour between two tries."""
+"""Up to twelve hours: a retried message waits up to an hour between two attempts."""
 API_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
-"""A long poll takes up to 30 s when the queue is idle, and that is well."""
+"""A long poll of an idle queue takes up to 30 s."""
 
 
-OK: Final = "ok"
-_POLL_WORDS: Final = frozenset((*PollResult, *Fault))
-_API_WORDS: Final = frozenset((OK, *Fault))
+class SettledAs(StrEnum):
+    """How one delivery of a message ended."""
+
+    DONE = "done"
+    RETRY = "retry"
+    DEAD = "dead"
+    DUPLICATE = "duplicate"
+    """The job had ended before: deleted, no handler ran."""
+    INTERMEDIATE = "intermediate"
+    """A state in which the job goes on: deleted, no handler ran."""
+    DROPPED = "dropped"
+    """No handler takes it, and the settings say to drop such messages."""
+    LEASE_LOST = "lease_lost"
+    RELEASED = "released"
+    """Given back without an end: the daemon stops, or the job runs elsewhere."""
+
+
+class PollResult(StrEnum):
+    """What a successful receive brought. A failed one counts under its ``Fault``."""
+
+    MESSAGES = "messages"
+    EMPTY = "empty"
+    SHED = "shed"
+    """Empty well before the end of the long poll: the service sheds load."""
+
+
+class RenewalResult(StrEnum):
+    """How one renewal of a lease ended."""
+
+    RENEWED = "renewed"
+    FAILED = "failed"
+    """The lease may still be held: the renewal is tried again."""
+    LOST = "lost"
+
+
+class DeleteResult(StrEnum):
+    """How the deletion of one message ended."""
+
+    DELETED = "deleted"
+    GONE = "gone"
+    """The receipt handle was no longer valid; counts as a success."""
+    FAILED = "failed"
+    """Tried again; if that never works, the redelivery is found to be a duplicate."""
+
+
+class RetryCause(StrEnum):
+    """Why a message was hidden for a later attempt."""
+
+    FAILED = "failed"
+    """The handler raised."""
+    TIMED_OUT = "timed_out"
+    """The handler passed its time limit."""
+    ASKED = "asked"
+    """The handler raised ``Retry``."""
+    NOT_READY = "not_ready"
+    """MPS says that the job goes on."""
+    UNANSWERED = "unanswered"
+    """MPS fails for this job, while it answers for others."""
+    UNAVAILABLE = "unavailable"
+    """A service or the store did not answer."""
+    NO_ROOM = "no_room"
+    """It would become a dead letter, and the store holds as many as it may."""
+
+
+class QueryResult(StrEnum):
+    """What a query for a job's result brought."""
+
+    ENDED = "ended"
+    NOT_READY = "not_ready"
+    UNKNOWN = "unknown"
+    """MPS does not know the job as an intelligent production job."""
+    FAILED = "failed"
+
+
+class ReloadResult(StrEnum):
+    """How a reload of settings and handlers ended."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+    """Something in it is wrong: the old settings and handlers are kept."""
 
 
 class MetricInfo(NamedTuple):
-    """One line of the catalogue.
+    """One metric as it is defined; README's tables come from these.
 
     Args:
-        name: As it is scraped, ``_total`` included.
+        name: As scraped, ``_total`` included.
         type: ``counter``, ``gauge`` or ``histogram``.
-        labels: Names of its labels.
-        help: What it says, one sentence.
+        help: One sentence.
+        labels: Label names.
+        values: The fixed values of the last label; empty where they are not fixed.
     """
 
     name: str
     type: str
-    labels: Sequence[str]
     help: str
+    labels: tuple[str, ...]
+    values: tuple[str, ...] = ()
 
 
-class Words(dict[str, Counter]):
-    """The children of one counter by the word of their last label; each is bound when first asked for.
+class CounterByValue(NamedTuple):
+    """A counter whose last label has fixed values."""
 
-    Args:
-        parent: The counter.
-        labels: The values of the labels before the last.
-        allowed: The only words; any other is a ``KeyError``, so that no text from outside becomes a label.
-        eager: Words to export as 0 from the start, so that a first event shows as a rise.
-    """
+    counter: Counter
+    info: MetricInfo
 
-    __slots__ = ("_allowed", "_labels", "_parent")
+    def bind(self, *labels: str, eager: Iterable[str] = ()) -> Children:
+        """The children of these labels, the last label left open.
 
-    def __init__(
-        self, parent: Counter, labels: Sequence[str], allowed: Iterable[str], eager: Iterable[str] = ()
-    ) -> None:
+        Args:
+            labels: The values of the labels before the last.
+            eager: Values to export as 0 from the start, so that the first event shows as a rise.
+        """
+        children = Children(self, labels)
+        for value in eager:
+            children[value]
+        return children
+
+
+class Children(dict[str, Counter]):
+    """Bound children by the value of the last label, each made at its first use; a value not fixed is a KeyError."""
+
+    def __init__(self, of: CounterByValue, labels: Sequence[str]) -> None:
         super().__init__()
-        self._parent = parent
+        self._of = of
         self._labels = labels
-        self._allowed = frozenset(allowed)
-        for word in eager:
-            self[word]
 
-    def __missing__(self, word: str) -> Counter:
-        if word not in self._allowed:
-            raise KeyError(f"{word!r} is no label value; known: {', '.join(sorted(self._allowed))}")
-        child = self[str(word)] = self._parent.labels(*self._labels, str(word))
+    def __missing__(self, value: str) -> Counter:
+        counter, info = self._of
+        if value not in info.values:
+            raise KeyError(f"{value!r} is no value of {info.labels[-1]!r}; known: {', '.join(sorted(info.values))}")
+        child = self[str(value)] = counter.labels(*self._labels, str(value))
         return child
 
 
 class FunctionMetrics:
-    """What is counted for one handler's name on one queue.
-
-    Args:
-        metrics: The set it belongs to.
-        queue: The queue's label.
-        function: A registered name, or ``OTHER``.
-    """
-
-    __slots__ = ("dead_letters", "jobs", "retries", "seconds")
+    """The metrics of one handler's name, or of ``OTHER``, on one queue."""
 
     def __init__(self, metrics: Metrics, queue: str, function: str) -> None:
         labels = (queue, function)
-        self.jobs = Words(metrics.jobs, labels, Outcome, (Outcome.DONE, Outcome.RETRY, Outcome.DEAD))
-        self.retries = Words(metrics.retries, labels, RetryCause)
-        self.dead_letters = Words(metrics.dead_letters, labels, Reason)
+        self.jobs = metrics.jobs.bind(*labels, eager=(SettledAs.DONE, SettledAs.RETRY, SettledAs.DEAD))
+        self.retries = metrics.retries.bind(*labels)
+        self.dead_letters = metrics.dead_letters.bind(*labels)
         self.seconds: Histogram = metrics.handler_seconds.labels(*labels)
 
 
 class QueueMetrics:
-    """What is counted for one queue; every attribute is a bound child, or maps a word to one.
-
-    Args:
-        metrics: The set it belongs to.
-        queue: The queue's label.
-    """
-
-    __slots__ = (
-        "_functions", "_metrics", "deletes", "in_flight", "last_poll", "last_success", "name", "polls",
-        "received", "renewals", "settled_seconds", "slots", "stuck",
-    )  # fmt: skip
+    """The metrics of one queue."""
 
     def __init__(self, metrics: Metrics, queue: str) -> None:
         self.name = queue
         self._metrics = metrics
         self._functions: dict[str, FunctionMetrics] = {}
-        labels = (queue,)
-        self.polls = Words(metrics.polls, labels, _POLL_WORDS, PollResult)
-        self.renewals = Words(metrics.lease_renewals, labels, RenewalResult, RenewalResult)
-        self.deletes = Words(metrics.deletes, labels, DeleteResult, DeleteResult)
+        self.polls = metrics.polls.bind(queue, eager=PollResult)
+        self.renewals = metrics.lease_renewals.bind(queue, eager=RenewalResult)
+        self.deletes = metrics.deletes.bind(queue, eager=DeleteResult)
         self.received: Counter = metrics.messages_received.labels(queue)
         self.settled_seconds: Histogram = metrics.settled_seconds.labels(queue)
         self.in_flight: Gauge = metrics.in_flight.labels(queue)
@@ -143,7 +199,7 @@ class QueueMetrics:
         self.last_success: Gauge = metrics.last_success.labels(queue)
 
     def function(self, name: str) -> FunctionMetrics:
-        """The counters of one FunctionName, or those of ``OTHER`` when no handler is registered for it."""
+        """The metrics of one FunctionName, or those of ``OTHER`` where no handler is registered for it."""
         label = name if name in self._metrics.functions else OTHER
         found = self._functions.get(label)
         if found is None:
@@ -152,116 +208,117 @@ class QueueMetrics:
 
 
 class Metrics:
-    """All figures of one daemon, over a registry of their own.
+    """All metrics of one daemon, in a registry of their own.
 
     Args:
-        functions: The names that handlers are registered for; ``*`` counts as ``OTHER``.
+        functions: The names that have a handler; ``*`` counts as ``OTHER``.
         version: The program's version, for ``build_info``.
     """
 
     def __init__(self, functions: Iterable[str] = (), *, version: str = "unknown") -> None:
-        # A "_created" sample beside every counter doubles a scrape and says nothing that a restart's
-        # process_start_time_seconds doesn't. The library offers only this process-wide switch.
+        # A "_created" sample beside each counter doubles a scrape; process_start_time_seconds says the same. The
+        # library has only this process-wide switch.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
         self.registry = CollectorRegistry()
         self.functions: frozenset[str] = frozenset()
         self._catalogue: list[MetricInfo] = []
         self._queues: dict[str, QueueMetrics] = {}
-        self._api: dict[str, tuple[Words, Histogram]] = {}
+        self._letter_groups: tuple[tuple[str, str], ...] = ()
+        self._api: dict[str, tuple[Children, Histogram]] = {}
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.PlatformCollector(registry=self.registry)
         prometheus_client.GCCollector(registry=self.registry)
-        self._define_work()
-        self._define_surroundings()
+        self._define_messages()
+        self._define_services()
+        self._define_daemon()
         self.build_info.labels(version, platform.python_version()).set(1)
         self.register(functions)
 
-    def _define_work(self) -> None:
-        counter, gauge, histogram = self._counter, self._gauge, self._histogram
-        self.polls = counter("polls_total", "Receives that ended, by what they brought.", "queue", "result")
-        self.messages_received = counter("messages_received_total", "Messages received.", "queue")
-        self.jobs = counter("jobs_total", "Deliveries that ended, by how they ended.", "queue", "function", "outcome")
-        self.handler_seconds = histogram(
-            "handler_seconds", "Run time of handlers.", HANDLER_BUCKETS_S, "queue", "function"
-        )
+    def _define_messages(self) -> None:
+        by_value, gauge, histogram = self._counter_by_value, self._gauge, self._histogram
+        self.polls = by_value("polls_total", "Receives that ended, by result.", "queue", result=(*PollResult, *Fault))
+        self.messages_received = self._counter("messages_received_total", "Messages received.", "queue")
+        work = ("queue", "function")
+        self.jobs = by_value("jobs_total", "Deliveries that ended, by outcome.", *work, outcome=SettledAs)
+        self.handler_seconds = histogram("handler_duration_seconds", "Run time of handlers.", HANDLER_BUCKETS_S, *work)
         self.settled_seconds = histogram(
             "settled_seconds",
             "Time from a message's entry into the queue until it was done, set aside or found a duplicate.",
             SETTLED_BUCKETS_S,
             "queue",
         )
-        self.in_flight = gauge("in_flight", "Messages held now, from receipt to settled.", "queue")
+        self.in_flight = gauge("in_flight", "Messages received and not yet settled.", "queue")
         self.slots = gauge("slots", "Messages that handlers may work on at once.", "queue")
-        self.lease_renewals = counter(
-            "lease_renewals_total", "Renewals of a message's lease, by result.", "queue", "result"
-        )
-        self.deletes = counter("deletes_total", "Deletions of messages, by result.", "queue", "result")
-        self.retries = counter(
-            "retries_total", "Messages hidden to come back later, by cause.", "queue", "function", "cause"
-        )
-        self.dead_letters = counter(
-            "dead_letters_total", "Messages set aside, by reason.", "queue", "function", "reason"
-        )
-        self.stuck_handlers = gauge(
-            "stuck_handlers", "Handlers that still run though their time is over and nothing waits for them.", "queue"
-        )
+        self.lease_renewals = by_value("lease_renewals_total", "Renewals of leases.", "queue", result=RenewalResult)
+        self.deletes = by_value("deletes_total", "Deletions of messages, by result.", "queue", result=DeleteResult)
+        self.retries = by_value("retries_total", "Messages hidden for a later attempt.", *work, cause=RetryCause)
+        self.dead_letters = by_value("dead_letters_total", "Messages set aside, by reason.", *work, reason=Reason)
+        self.stuck_handlers = gauge("stuck_handlers", "Handlers left behind that run past their time limit.", "queue")
+        self.last_poll = gauge("last_poll_timestamp_seconds", "UNIX time of the last successful receive.", "queue")
+        self.last_success = gauge("last_success_timestamp_seconds", "UNIX time at which a job was last done.", "queue")
 
-    def _define_surroundings(self) -> None:
-        counter, gauge = self._counter, self._gauge
-        self.api_requests = counter("api_requests_total", "Calls to MNS and MPS, by result.", "operation", "result")
+    def _define_services(self) -> None:
+        by_value, gauge = self._counter_by_value, self._gauge
+        self.api_requests = by_value("api_requests_total", "Calls to MNS and MPS.", "operation", result=(OK, *Fault))
         self.api_request_seconds = self._histogram(
-            "api_request_seconds",
-            "Time of a call to MNS or MPS, a long poll's waiting included.",
+            "api_request_duration_seconds",
+            "Time of a call, the wait of a long poll included.",
             API_BUCKETS_S,
             "operation",
         )
-        queries = counter("result_queries_total", "Questions to MPS for a job's result, by answer.", "result")
-        self.result_queries = Words(queries, (), QueryResult, QueryResult)
-        self.last_poll = gauge(
-            "last_poll_timestamp_seconds", "UNIX time at which the last receive ended well.", "queue"
-        )
-        self.last_success = gauge("last_success_timestamp_seconds", "UNIX time at which a job was last done.", "queue")
+        queries = by_value("result_queries_total", "Queries to MPS for a job's result, by answer.", result=QueryResult)
+        self.result_queries = queries.bind(eager=QueryResult)
         self.store_up = gauge("store_up", "1 while the store takes writes, else 0.")
-        self.store_busy_seconds = gauge(
-            "store_busy_seconds", "For how long the disk has been at the store's present call; 0 between two calls."
+        self.store_busy_seconds = gauge("store_busy_seconds", "Duration of the store's present call; 0 between calls.")
+        self._letters_waiting = gauge(
+            "dead_letters_waiting", "Dead letters in the store that are not replayed.", "queue", reason=Reason
         )
-        self.letters_stored = gauge("dead_letters_stored", "Dead letters in the store that are not replayed.")
+        self._oldest_letter = gauge(
+            "dead_letters_oldest_timestamp_seconds", "UNIX time at which the oldest of them was stored.", "queue"
+        )
+        self.letters_stored = gauge("dead_letters_stored", "Dead letters that count towards the limit.")
         self.letters_stored_bytes = gauge("dead_letters_stored_bytes", "Bytes of their bodies and texts.")
-        self.letters_limit_ratio = gauge(
-            "dead_letters_limit_ratio", "How much of the limits of dead letters is used, of the two the larger share."
-        )
-        self.letters_full = gauge("dead_letters_full", "1 while polling pauses because they reached a limit, else 0.")
-        reloads = counter("reloads_total", "Reloads of settings and handlers, by result.", "result")
-        self.reloads = Words(reloads, (), ReloadResult, ReloadResult)
-        self.loop_blocks = counter(
-            "event_loop_blocks_total", "Times that something blocked the event loop for more than a second."
-        )
+        self.letters_limit_ratio = gauge("dead_letters_limit_ratio", "Used share of the limits, the larger of the two.")
+        self.letters_full = gauge("dead_letters_full", "1 while polling pauses because a limit is reached, else 0.")
+
+    def _define_daemon(self) -> None:
+        counter = self._counter
+        reloads = self._counter_by_value("reloads_total", "Reloads of settings and handlers.", result=ReloadResult)
+        self.reloads = reloads.bind(eager=ReloadResult)
+        self.loop_blocks = counter("event_loop_blocks_total", "Blocks of the event loop for more than a second.")
         self.loop_blocked_seconds = counter("event_loop_blocked_seconds_total", "Seconds for which it was blocked.")
-        self.log_lines_dropped = counter(
-            "log_lines_dropped_total", "Log lines lost because their reader was gone or too slow."
-        )
-        self.build_info = gauge("build_info", "1; the labels say what runs.", "version", "python")
+        self.log_lines_dropped = counter("log_lines_dropped_total", "Log lines lost: their reader was gone or slow.")
+        self.build_info = self._gauge("build_info", "1; the labels hold the versions.", "version", "python")
+
+    def _define(self, kind: str, name: str, text: str, labels: Sequence[str], **fixed: Iterable[str]) -> MetricInfo:
+        values = tuple(str(value) for value in next(iter(fixed.values()), ()))
+        info = MetricInfo(PREFIX + name, kind, text, (*labels, *fixed), values)
+        self._catalogue.append(info)
+        return info
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        self._catalogue.append(MetricInfo(PREFIX + name, "counter", labels, text))
-        return Counter(PREFIX + name, text, labels, registry=self.registry)
+        info = self._define("counter", name, text, labels)
+        return Counter(info.name, text, info.labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        self._catalogue.append(MetricInfo(PREFIX + name, "gauge", labels, text))
-        return Gauge(PREFIX + name, text, labels, registry=self.registry)
+    def _counter_by_value(self, name: str, text: str, *labels: str, **fixed: Iterable[str]) -> CounterByValue:
+        info = self._define("counter", name, text, labels, **fixed)
+        return CounterByValue(Counter(info.name, text, info.labels, registry=self.registry), info)
+
+    def _gauge(self, name: str, text: str, *labels: str, **fixed: Iterable[str]) -> Gauge:
+        info = self._define("gauge", name, text, labels, **fixed)
+        return Gauge(info.name, text, info.labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        self._catalogue.append(MetricInfo(PREFIX + name, "histogram", labels, text))
-        return Histogram(PREFIX + name, text, labels, registry=self.registry, buckets=buckets)
+        info = self._define("histogram", name, text, labels)
+        return Histogram(info.name, text, info.labels, registry=self.registry, buckets=buckets)
 
     def register(self, functions: Iterable[str]) -> None:
-        """Let more handlers' names become label values; those known before stay."""
-        # A lone surrogate in a name would make every later scrape fail to encode.
-        clean = {name for name in functions if name != "*" and name.isprintable()}
-        self.functions |= clean
+        """Add handlers' names to the values of the ``function`` label; no name is ever removed."""
+        # A lone surrogate in a name would make each later scrape fail to encode.
+        self.functions |= {name for name in functions if name != "*" and name.isprintable()}
 
     def queue(self, name: str) -> QueueMetrics:
-        """The figures of one configured queue; the same object each time."""
+        """The metrics of one configured queue; the same object each time."""
         found = self._queues.get(name)
         if found is None:
             found = self._queues[name] = QueueMetrics(self, name)
@@ -272,12 +329,12 @@ class Metrics:
 
         Args:
             operation: The API's name of the call: one of the clients' constants, never a text from outside.
-            fault: Why it failed; ``None`` when it did not.
+            fault: Why it failed; ``None`` for a success.
             seconds: From its start to the end of its answer.
         """
         bound = self._api.get(operation)
         if bound is None:
-            requests = Words(self.api_requests, (operation,), _API_WORDS, (OK,))
+            requests = self.api_requests.bind(operation, eager=(OK,))
             bound = self._api[operation] = (requests, self.api_request_seconds.labels(operation))
         bound[0][OK if fault is None else fault].inc()
         bound[1].observe(seconds)
@@ -287,18 +344,38 @@ class Metrics:
         self.loop_blocks.inc()
         self.loop_blocked_seconds.inc(seconds)
 
+    def set_letters_waiting(self, groups: Iterable[tuple[str, str, int, float]]) -> None:
+        """Replace what is known of the dead letters that wait in the store.
+
+        Args:
+            groups: For each queue and reason: the queue's name, the reason, how many, and since when the oldest of
+                them waits (UNIX seconds). A group that is missing counts 0 from now on.
+        """
+        waiting = dict.fromkeys(self._letter_groups, 0)
+        oldest: dict[str, float] = {}
+        for queue, reason, count, oldest_at in groups:
+            waiting[queue, reason] = waiting.get((queue, reason), 0) + count
+            oldest[queue] = min(oldest_at, oldest.get(queue, oldest_at))
+        for group, count in waiting.items():
+            self._letters_waiting.labels(*group).set(count)
+        self._letter_groups = tuple(waiting)
+        # No letter, no time: 0 would read as a letter of 1970.
+        self._oldest_letter.clear()
+        for queue, oldest_at in oldest.items():
+            self._oldest_letter.labels(queue).set(oldest_at)
+
     def catalogue(self) -> Sequence[MetricInfo]:
-        """Every metric of the program's own, in the order in which the README lists them."""
+        """Every metric of the program's own, in the order of README's table."""
         return tuple(self._catalogue)
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
-        """All figures as text.
+        """All metrics as text, about 5 us a line: some 2 ms for one queue with a few handlers.
 
         Args:
-            accept: The scraper's ``Accept`` header; OpenMetrics when it asks for it, else the classic text.
+            accept: The scraper's ``Accept`` header; OpenMetrics where it asks for it, else the classic text.
 
         Returns:
-            The body and its content type. About 5 us a line: some 2 ms for one queue with a few handlers.
+            The body and its content type.
         """
         encode: Callable[[CollectorRegistry], bytes]
         encode, content_type = choose_encoder(accept or "")

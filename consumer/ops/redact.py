@@ -13,15 +13,12 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote, quote_plus
 
 from consumer.ops.escape import json_escaped, printable
-
-if TYPE_CHECKING:
-    from consumer.config import Settings
 
 MASK: Final = "***"
 MIN_LENGTH: Final = 6
@@ -141,12 +138,7 @@ def protect(secret: str, *, slot: str | None = None) -> bool:
     return SECRETS.protect(secret, slot=slot)
 
 
-def protect_settings(settings: Settings) -> None:
-    """Mask every secret of the settings and of the environment: keys, tokens, the store's passwords."""
-    keys = [settings.access_key_secret, settings.security_token]
-    keys += [secret for lane in settings.all_lanes() for secret in (lane.access_key_secret, lane.security_token)]
-    for secret in keys:
-        if secret is not None:
-            SECRETS.protect(secret.get_secret_value())
-    for text in (*settings.store_target().secrets, *(os.environ.get(name, "") for name in _VARIABLES)):
+def protect_settings(secrets: Iterable[str]) -> None:
+    """Mask the secrets of the settings (``Settings.secrets``) and those of the environment."""
+    for text in (*secrets, *(os.environ.get(name, "") for name in _VARIABLES)):
         SECRETS.protect(text)

@@ -17,7 +17,7 @@ Elsewhere: sending (``cli``), the daemon's side of the same store (``store.ledge
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -70,11 +70,13 @@ class StoredJob:
         record: What is kept of it.
         dead: Whether it ended as a dead letter.
         stored_at: UNIX seconds, by the store's clock.
+        cursor: Its place in the order of ``list_jobs``.
     """
 
     record: JobRecord
     dead: bool
     stored_at: float
+    cursor: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,17 @@ class Operators(Protocol):
     async def close(self) -> None:
         """Let go of connections; nothing needs to be opened first."""
 
-    async def list_letters(self, wanted: Filter, *, limit: int, offset: int = 0) -> Sequence[StoredLetter]:
-        """Dead letters in the order in which they were stored, bodies included."""
+    async def list_letters(
+        self, wanted: Filter, *, limit: int, after: int | None = None, latest_first: bool = False
+    ) -> Sequence[StoredLetter]:
+        """One page of dead letters in the order of their numbers, bodies included.
+
+        Args:
+            wanted: The filter.
+            limit: The size of the page.
+            after: The number of the last letter of the page before; it need not exist any more.
+            latest_first: Descending numbers.
+        """
 
     async def count_letters(self, wanted: Filter) -> int:
         """How many dead letters match: what a dry run prints."""
@@ -156,8 +167,20 @@ class Operators(Protocol):
     async def purge(self, wanted: Filter) -> int:
         """Remove the dead letters that match, in small steps; their keys stay closed. Returns how many went."""
 
-    async def list_jobs(self, wanted: Filter, *, limit: int, offset: int = 0) -> Sequence[StoredJob]:
-        """Jobs that have ended, the latest first."""
+    async def list_jobs(
+        self, wanted: Filter, *, limit: int, dead: bool | None = None, after: str | None = None
+    ) -> Sequence[StoredJob]:
+        """One page of the jobs that have ended, the latest first.
+
+        Args:
+            wanted: The filter. Jobs have no number, reason or state: a filter with one of them matches none.
+            limit: The size of the page.
+            dead: Only those that ended as a dead letter (``True``) or as done (``False``).
+            after: The cursor of the last job of the page before; the job need not exist any more.
+
+        Raises:
+            UsageError: ``after`` is no cursor of this store.
+        """
 
 
 def unknown_letter(letter_id: int) -> UsageError:
@@ -207,3 +230,8 @@ def demand_begun(found: StoredLetter, begun: Begun) -> None:
 def not_replaying(letter_id: int, state: LetterState) -> UsageError:
     """What is said when the end of a replay is told that never began."""
     return UsageError(f"dead letter {letter_id} is {state.value}, expected replaying; begin its replay first")
+
+
+def unknown_cursor(text: str) -> UsageError:
+    """The error for a cursor that ``list_jobs`` did not give."""
+    return UsageError(f"unknown cursor {text[:80]!r}: expected the cursor of a listed job; begin with the first page")

@@ -5,6 +5,7 @@ Elsewhere: what each call means (``store.dead_letters``), the tables (``store.po
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -22,6 +23,7 @@ from consumer.store.dead_letters import (
     is_handled,
     not_replaying,
     replayed_already,
+    unknown_cursor,
     unknown_letter,
 )
 from consumer.store.ledger import DeadLetter, Filter, LetterState
@@ -36,8 +38,11 @@ _PURGE_STEP: Final = 200
 _SELECT_LETTER: Final = f"""SELECT id, replay, extract(epoch FROM stored_at)::float8 AS stored_s,
   extract(epoch FROM replayed_at)::float8 AS replayed_s, {LETTER_COLUMNS}, {RECORD_COLUMNS}
 FROM mns_consumer_letter"""  # noqa: S608 - see above
-_SELECT_JOB: Final = f"""SELECT dead, extract(epoch FROM stored_at)::float8 AS stored_s, {RECORD_COLUMNS}
+_SELECT_JOB: Final = f"""SELECT dead, extract(epoch FROM stored_at)::float8 AS stored_s,
+  (extract(epoch FROM stored_at) * 1000000)::bigint AS stored_us, key_id, {RECORD_COLUMNS}
 FROM mns_consumer_job"""  # noqa: S608 - see above
+_CURSOR: Final = re.compile(r"(\d{1,17})-([0-9a-f]{32})", re.ASCII)
+_FROM_MICROSECONDS: Final = "timestamptz 'epoch' + ${}::bigint * interval '1 microsecond'"
 _OPEN: Final = "DELETE FROM mns_consumer_job WHERE key_id = $1 AND dead IS NOT NULL"
 # Open already, or even running: what runs goes on, what failed before no longer counts.
 _RESET: Final = "UPDATE mns_consumer_job SET failures = 0, starts = 0, started = false, error = NULL WHERE key_id = $1"
@@ -71,10 +76,16 @@ class PostgresOperators:
         """See ``Operators.close``."""
         await self._link.close()
 
-    async def list_letters(self, wanted: Filter, *, limit: int, offset: int = 0) -> Sequence[StoredLetter]:
+    async def list_letters(
+        self, wanted: Filter, *, limit: int, after: int | None = None, latest_first: bool = False
+    ) -> Sequence[StoredLetter]:
         """See ``Operators.list_letters``."""
         where, values = _letters_where(wanted)
-        statement = f"{_SELECT_LETTER} WHERE {where} ORDER BY id LIMIT {int(limit)} OFFSET {int(offset)}"
+        if after is not None:
+            values.append(after)
+            where += f" AND id {'<' if latest_first else '>'} ${len(values)}"
+        order = "DESC" if latest_first else "ASC"
+        statement = f"{_SELECT_LETTER} WHERE {where} ORDER BY id {order} LIMIT {int(limit)}"
         return [_letter(row) for row in await self._with(lambda connection: connection.fetch(statement, *values))]
 
     async def count_letters(self, wanted: Filter) -> int:
@@ -150,15 +161,24 @@ class PostgresOperators:
             gone += removed
         return gone
 
-    async def list_jobs(self, wanted: Filter, *, limit: int, offset: int = 0) -> Sequence[StoredJob]:
+    async def list_jobs(
+        self, wanted: Filter, *, limit: int, dead: bool | None = None, after: str | None = None
+    ) -> Sequence[StoredJob]:
         """See ``Operators.list_jobs``."""
         if wanted.ids or wanted.reason is not None or wanted.state is not None:
             return []
         where, values = _where(wanted)
-        statement = (
-            f"{_SELECT_JOB} WHERE dead IS NOT NULL AND {where} ORDER BY stored_at DESC"
-            f" LIMIT {int(limit)} OFFSET {int(offset)}"
-        )
+        where += " AND dead IS NOT NULL"
+        if dead is not None:
+            values.append(dead)
+            where += f" AND dead = ${len(values)}"
+        if after is not None:
+            if (found := _CURSOR.fullmatch(after)) is None:
+                raise unknown_cursor(after)
+            # Several jobs may end in one microsecond: the key decides among them.
+            values += [int(found[1]), bytes.fromhex(found[2])]
+            where += f" AND (stored_at, key_id) < ({_FROM_MICROSECONDS.format(len(values) - 1)}, ${len(values)})"
+        statement = f"{_SELECT_JOB} WHERE {where} ORDER BY stored_at DESC, key_id DESC LIMIT {int(limit)}"
         rows = await self._with(lambda connection: connection.fetch(statement, *values))
         return [_job(row) for row in rows]
 
@@ -183,7 +203,8 @@ async def _set(connection: asyncpg.Connection, letter_id: int, state: LetterStat
 
 
 def _job(row: asyncpg.Record) -> StoredJob:
-    return StoredJob(record_of(row), dead=row["dead"], stored_at=row["stored_s"])
+    cursor = f"{row['stored_us']}-{row['key_id'].hex()}"
+    return StoredJob(record_of(row), dead=row["dead"], stored_at=row["stored_s"], cursor=cursor)
 
 
 def _letter(row: asyncpg.Record) -> StoredLetter:

@@ -9,6 +9,7 @@ Elsewhere: what each call means (``store.dead_letters``), the tables (``store.sq
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from consumer.store.dead_letters import (
     is_handled,
     not_replaying,
     replayed_already,
+    unknown_cursor,
     unknown_letter,
 )
 from consumer.store.file_access import other_names, refusal
@@ -39,6 +41,7 @@ from consumer.store.sqlite_index import add_row, ids_of, next_id, remove_rows
 from consumer.store.sqlite_rows import SELECT_JOB, SELECT_LETTER, job_row, stored_job, stored_letter
 
 _PURGE_STEP: Final = 200
+_CURSOR: Final = re.compile(r"\d{1,18}", re.ASCII)
 
 T = TypeVar("T")
 
@@ -56,15 +59,17 @@ class SqliteOperators:
     async def close(self) -> None:
         """See ``Operators.close``: nothing is kept open."""
 
-    async def list_letters(self, wanted: Filter, *, limit: int, offset: int = 0) -> Sequence[StoredLetter]:
+    async def list_letters(
+        self, wanted: Filter, *, limit: int, after: int | None = None, latest_first: bool = False
+    ) -> Sequence[StoredLetter]:
         """See ``Operators.list_letters``."""
         where, values = _letters_where(wanted)
+        if after is not None:
+            where, values = f"{where} AND id {'<' if latest_first else '>'} ?", [*values, after]
+        statement = f"{SELECT_LETTER} WHERE {where} ORDER BY id {'DESC' if latest_first else 'ASC'} LIMIT ?"
 
         def look(connection: sqlite3.Connection) -> list[StoredLetter]:
-            rows = connection.execute(
-                f"{SELECT_LETTER} WHERE {where} ORDER BY id LIMIT ? OFFSET ?", [*values, limit, offset]
-            )
-            return [stored_letter(row) for row in rows]
+            return [stored_letter(row) for row in connection.execute(statement, [*values, limit])]
 
         return await self._with(look)
 
@@ -146,17 +151,23 @@ class SqliteOperators:
             gone += removed
         return gone
 
-    async def list_jobs(self, wanted: Filter, *, limit: int, offset: int = 0) -> Sequence[StoredJob]:
+    async def list_jobs(
+        self, wanted: Filter, *, limit: int, dead: bool | None = None, after: str | None = None
+    ) -> Sequence[StoredJob]:
         """See ``Operators.list_jobs``."""
-        where, values = _where(wanted)
         if wanted.ids or wanted.reason is not None or wanted.state is not None:
             return []
+        where, values = _where(wanted)
+        if dead is not None:
+            where, values = f"{where} AND dead = ?", [*values, dead]
+        if after is not None:
+            if not _CURSOR.fullmatch(after):
+                raise unknown_cursor(after)
+            where, values = f"{where} AND id < ?", [*values, int(after)]
+        statement = f"{SELECT_JOB} WHERE {where} ORDER BY id DESC LIMIT ?"
 
         def look(connection: sqlite3.Connection) -> list[StoredJob]:
-            rows = connection.execute(
-                f"{SELECT_JOB} WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?", [*values, limit, offset]
-            )
-            return [stored_job(row) for row in rows]
+            return [stored_job(row) for row in connection.execute(statement, [*values, limit])]
 
         return await self._with(look)
 

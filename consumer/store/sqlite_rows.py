@@ -25,7 +25,7 @@ _LETTER_COLUMNS: Final = f"reason, error, traceback, body, dequeue_count, first_
 INSERT_JOB: Final = f"INSERT INTO job (key_hash, id, dead, holder, stored_at, {RECORD_COLUMNS}) VALUES ({marks(20)})"  # noqa: S608 - constants only
 INSERT_LETTER: Final = f"INSERT INTO letter (replay, stored_at, bytes, {_LETTER_COLUMNS}) VALUES ({marks(24)})"  # noqa: S608 - constants only
 SELECT_LETTER: Final = f"SELECT id, replay, stored_at, replayed_at, {_LETTER_COLUMNS} FROM letter"  # noqa: S608 - constants only
-SELECT_JOB: Final = f"SELECT dead, stored_at, {RECORD_COLUMNS} FROM job"  # noqa: S608 - constants only
+SELECT_JOB: Final = f"SELECT id, dead, stored_at, {RECORD_COLUMNS} FROM job"  # noqa: S608 - constants only
 
 SELECT_WAITING: Final = (
     "SELECT queue, reason, count(*), sum(bytes), min(stored_at) FROM letter"
@@ -72,7 +72,7 @@ def stored_letter(row: Sequence[Any]) -> StoredLetter:
 
 def stored_job(row: Sequence[Any]) -> StoredJob:
     """A row of ``SELECT_JOB``."""
-    return StoredJob(_record(row[2:]), dead=bool(row[0]), stored_at=row[1])
+    return StoredJob(_record(row[3:]), dead=bool(row[1]), stored_at=row[2], cursor=str(row[0]))
 
 
 def waiting_letters(row: Sequence[Any]) -> WaitingLetters:

@@ -19,7 +19,7 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from consumer.ops.words import Outcome
+from consumer.ops.metrics import SettledAs
 from consumer.sandbox.queue import State
 from tests.chaos.book import FAIL_AS_TOLD, Death, Evidence, Verdict, Why, find, read_journal
 from tests.chaos.daemons import LEASE_STEP_S, QUEUE, Daemon, Nest
@@ -240,7 +240,7 @@ def leases_lost(daemons: Sequence[Daemon]) -> Counter[tuple[int, str]]:
         (daemon.pid, str(line["job_id"]))
         for daemon in daemons
         for line in daemon.lines()
-        if line.get("outcome") == Outcome.LEASE_LOST
+        if line.get("outcome") == SettledAs.LEASE_LOST
     )
 
 

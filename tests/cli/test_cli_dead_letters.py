@@ -303,10 +303,10 @@ def store_of_nine(tmp_path: Path) -> str:
 
 
 async def test_walking_to_an_end_that_goes(store_of_nine: str) -> None:
-    """A walk ends where everything before and behind it goes."""
+    """A walk ends with the page that it has read when all letters are purged meanwhile."""
     async with open_operators(store_of_nine) as operators:
         seen = []
-        async for one in walk_letters(operators, Filter(), page=3):
+        async for one in walk_letters(operators, Filter(), page=2):
             seen.append(one.id)
             if one.id == 4:
                 await operators.purge(Filter())

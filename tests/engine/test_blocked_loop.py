@@ -86,7 +86,7 @@ class Held:
             leases=self.keeper,
             live={self.delivery},
             metrics=Metrics().queue("q"),
-            threads=Threads(slots=1, stuck_limit=1),
+            threads=Threads(slots=1),
         )
         self.lane = cast("Lane", parts)
 

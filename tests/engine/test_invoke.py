@@ -39,7 +39,7 @@ async def call(
     handler = build(function, Note("Cover", Limits()))
     held = held or delivery()
     limits = CallLimits(timeout_s, max_hold_s, grace_s)
-    return await invoke(handler, JOB, limits, threads or Threads(slots=4, stuck_limit=2), held) or held.cut
+    return await invoke(handler, JOB, limits, threads or Threads(slots=4), held) or held.cut
 
 
 async def exits(job: Job) -> None:
@@ -96,8 +96,8 @@ async def test_a_plain_function_that_raises_late_timed_out() -> None:
 
 
 async def test_stuck_threads_are_counted_until_they_end() -> None:
-    """A thread left behind is counted, the limit says when only a restart helps, and one that ends is counted off."""
-    threads = Threads(slots=1, stuck_limit=1)
+    """A thread left behind is counted, and one that ends is no longer counted."""
+    threads = Threads(slots=1)
     release = False
 
     def stuck(job: Job) -> None:
@@ -105,7 +105,7 @@ async def test_stuck_threads_are_counted_until_they_end() -> None:
             time.sleep(0.01)
 
     assert isinstance(await call(stuck, timeout_s=0.05, max_hold_s=0.1, threads=threads), Unfit)
-    assert (threads.left_behind, threads.exhausted) == (1, True)
+    assert threads.left_behind == 1
     assert await call(lambda job: job.job_id, threads=threads) == Returned(), "its place is free for another thread"
     release = True
     with anyio.fail_after(5):

@@ -250,6 +250,29 @@ async def test_a_stuck_plain_function_is_set_aside_and_counted(sandbox: Sandbox,
         await daemon.until(lambda: daemon.app.lanes[0].threads.left_behind == 0)
 
 
+async def test_stuck_handlers_of_all_queues_count_together(sandbox: Sandbox, serve: Serve) -> None:
+    """``stuck_limit`` is one limit for the whole daemon: one stuck handler in each of two queues reaches 2."""
+    release = False
+
+    def stuck(job: Job) -> None:
+        while not release:
+            time.sleep(0.02)
+
+    queues = [sandbox.notify_url(QUEUE), sandbox.notify_url("second")]
+    sandbox.account.ensure("second")
+    registry = Registry({"Cover": build(stuck, Note("Cover", Limits(timeout_s=0.1, max_hold_s=1)))})
+    async with serve(registry, stuck_limit=2, notify_url=queues) as daemon:
+        sandbox.put(QUEUE, body("1" * 32).decode())
+        first, second = daemon.app.lanes
+        await daemon.until(lambda: first.threads.left_behind == 1)
+        assert all(check.ok for check in daemon.app.vitals.live())
+        sandbox.put("second", body("2" * 32).decode())
+        await daemon.until(lambda: second.threads.left_behind == 1)
+        assert not all(check.ok for check in daemon.app.vitals.live())
+        release = True
+        await daemon.until(lambda: first.threads.left_behind + second.threads.left_behind == 0)
+
+
 async def test_a_handler_runs_no_more_often_at_once_than_it_says(sandbox: Sandbox, serve: Serve) -> None:
     """A handler with concurrency 2 never runs three times at once, and all its jobs are done."""
     running = most = 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from consumer import strict_modes
-from consumer.config import Lane, LaneSettings, Settings, load
+from consumer.config import LaneSettings, QueueSettings, Settings, load
 from consumer.errors import ExitCode, SettingsError
 from consumer.policy import LeasePolicy, RetryPolicy, UnroutedPolicy
 
@@ -442,8 +442,8 @@ def test_an_endpoint_of_one_command_is_checked_too() -> None:
     """What a command gives a lane beside the settings is held to the same rule."""
     own = LaneSettings.model_construct(notify_url=A, mps_endpoint="http://10.0.0.1:1")
     with pytest.raises(SettingsError, match="allow_insecure_endpoint"):
-        Lane(settings=own, of=load({}))
-    assert Lane(settings=own, of=load({"allow_insecure_endpoint": True})).mps_endpoint == "http://10.0.0.1:1"
+        QueueSettings(settings=own, of=load({}))
+    assert QueueSettings(settings=own, of=load({"allow_insecure_endpoint": True})).mps_endpoint == "http://10.0.0.1:1"
 
 
 @pytest.mark.parametrize("level", ["file", "folder"])

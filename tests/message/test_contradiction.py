@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from consumer.message.contradiction import contradictions, same_state, same_user_data
-from consumer.message.notification import Notification, decode
+from consumer.message.notification import Notification, contradictions, decode, same_state, same_user_data
 
 JOB = {"Type": "IProduction", "FunctionName": "Cover", "JobId": "39f8", "State": "Success"}
 

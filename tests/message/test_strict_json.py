@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from consumer.message import strict_json
-from consumer.message.strict_json import MAX_DEPTH, agree, dump, name_of, parse, parse_container, storable
-from consumer.message.unreadable import Unreadable, shown
+from consumer.message.strict_json import (
+    MAX_DEPTH,
+    Unreadable,
+    agree,
+    dump,
+    name_of,
+    parse,
+    parse_container,
+    shown,
+    storable,
+)
 
 CLEAN_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 VALUES = st.recursive(

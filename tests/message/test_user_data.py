@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from consumer.message.user_data import decode_user_data
+from consumer.message.notification import decode_user_data
 
 
 @pytest.mark.parametrize(

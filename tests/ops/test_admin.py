@@ -20,8 +20,7 @@ from consumer.errors import ExitCode, PortTakenError, SettingsError
 from consumer.ops import admin, redact
 from consumer.ops.admin import AdminServer
 from consumer.ops.health import Check
-from consumer.ops.metrics import Metrics
-from consumer.ops.words import Outcome
+from consumer.ops.metrics import Metrics, SettledAs
 
 
 @dataclass
@@ -56,7 +55,7 @@ def checks() -> Answers:
 @pytest.fixture
 def metrics() -> Metrics:
     metrics = Metrics(["Cover"], version="1.2.3")
-    metrics.queue("jobs").function("Cover").jobs[Outcome.DONE].inc()
+    metrics.queue("jobs").function("Cover").jobs[SettledAs.DONE].inc()
     return metrics
 
 
@@ -473,7 +472,7 @@ async def test_a_scrape_is_short(server: AdminServer, metrics: Metrics) -> None:
     names = [f"Function{number}" for number in range(16)]
     metrics.register(names)
     for name in names:
-        metrics.queue("jobs").function(name).jobs[Outcome.DONE].inc()
+        metrics.queue("jobs").function(name).jobs[SettledAs.DONE].inc()
     best_s, body = 1.0, b""
     for _ in range(5):
         began = time.perf_counter()

@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 
 from consumer.ops import logs
 from consumer.ops.line import EXCEPTION_LIMIT, LINE_LIMIT_BYTES, TEXT_LIMIT, LineRenderer
+from consumer.ops.metrics import SettledAs
 from consumer.ops.redact import Secrets
-from consumer.ops.words import Outcome
 
 
 class Terminal(io.StringIO):
@@ -241,7 +241,7 @@ def test_long_exceptions_keep_their_end() -> None:
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        pytest.param(Outcome.DONE, "done", id="word"),
+        pytest.param(SettledAs.DONE, "done", id="word"),
         pytest.param(Colour.RED, "red", id="enumeration"),
         pytest.param(Text("x"), "x", id="text of another class"),
         pytest.param(Path("/a/b"), "/a/b", id="path"),

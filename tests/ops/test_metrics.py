@@ -14,15 +14,17 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
 from consumer.errors import Fault
-from consumer.ops.metrics import OTHER, PREFIX, Metrics
-from consumer.ops.words import (
+from consumer.ops.metrics import (
+    OTHER,
+    PREFIX,
     DeleteResult,
-    Outcome,
+    Metrics,
     PollResult,
     QueryResult,
     ReloadResult,
     RenewalResult,
     RetryCause,
+    SettledAs,
 )
 from consumer.policy import Reason
 
@@ -47,7 +49,7 @@ def busy(functions: tuple[str, ...] = ("Cover",)) -> Metrics:
     for name in (*functions, "unheard of"):
         function = queue.function(name)
         function.seconds.observe(0.2)
-        for outcome in Outcome:
+        for outcome in SettledAs:
             function.jobs[outcome].inc()
         for cause in RetryCause:
             function.retries[cause].inc()
@@ -60,6 +62,7 @@ def busy(functions: tuple[str, ...] = ("Cover",)) -> Metrics:
     for reload in ReloadResult:
         metrics.reloads[reload].inc()
     metrics.store_up.set(1)
+    metrics.set_letters_waiting([("jobs", Reason.REJECTED, 2, 1_700_000_000.0)])
     metrics.log_lines_dropped.inc(2)
     return metrics
 
@@ -78,7 +81,7 @@ def test_counts() -> None:
     assert value(metrics, "polls_total", queue="jobs", result="network") == 1
     assert value(metrics, "api_requests_total", operation="BatchReceiveMessage", result="ok") == 1
     assert value(metrics, "api_requests_total", operation="BatchReceiveMessage", result="throttled") == 1
-    assert value(metrics, "api_request_seconds_count", operation="BatchReceiveMessage") == 1 + len(Fault)
+    assert value(metrics, "api_request_duration_seconds_count", operation="BatchReceiveMessage") == 1 + len(Fault)
     assert value(metrics, "settled_seconds_sum", queue="jobs") == 3.0
     assert value(metrics, "in_flight", queue="jobs") == 3
 
@@ -90,7 +93,7 @@ def test_same_children() -> None:
     assert metrics.queue("jobs") is queue
     assert queue.function("Cover") is queue.function("Cover")
     assert queue.function("x") is queue.function("y")
-    assert queue.function("Cover").jobs[Outcome.DONE] is queue.function("Cover").jobs[Outcome.DONE]
+    assert queue.function("Cover").jobs[SettledAs.DONE] is queue.function("Cover").jobs[SettledAs.DONE]
 
 
 def test_first_events_show_as_a_rise() -> None:
@@ -116,7 +119,7 @@ def test_labels_are_bounded(names: list[str]) -> None:
     metrics = Metrics(["Cover", "*"])
     queue = metrics.queue("jobs")
     for name in names:
-        queue.function(name).jobs[Outcome.DEAD].inc()
+        queue.function(name).jobs[SettledAs.DEAD].inc()
     body, _ = metrics.render()
     seen = set(re.findall(r'function="([^"]*)"', body.decode()))
     assert seen <= {"Cover", OTHER}
@@ -126,9 +129,9 @@ def test_register_later() -> None:
     """A reload's new handlers get labels of their own; what was counted before stays."""
     metrics = Metrics(["Cover"])
     queue = metrics.queue("jobs")
-    queue.function("VideoClip").jobs[Outcome.DONE].inc()
+    queue.function("VideoClip").jobs[SettledAs.DONE].inc()
     metrics.register(["VideoClip", "bad\ud800name"])
-    queue.function("VideoClip").jobs[Outcome.DONE].inc()
+    queue.function("VideoClip").jobs[SettledAs.DONE].inc()
     assert value(metrics, "jobs_total", queue="jobs", function=OTHER, outcome="done") == 1
     assert value(metrics, "jobs_total", queue="jobs", function="VideoClip", outcome="done") == 1
     assert "bad\ud800name" not in metrics.functions
@@ -186,13 +189,27 @@ def test_registries_are_apart() -> None:
     assert value(other, "messages_received_total", queue="jobs") is None
 
 
+def test_letters_that_wait_stay_visible() -> None:
+    """A group counts until it is gone, then 0; the oldest time of a queue is that of its oldest letter, or absent."""
+    metrics = Metrics()
+    metrics.set_letters_waiting(
+        [("jobs", Reason.REJECTED, 2, 20.0), ("jobs", Reason.EXHAUSTED, 1, 10.0), ("jobs", Reason.REJECTED, 3, 30.0)]
+    )
+    assert value(metrics, "dead_letters_waiting", queue="jobs", reason="rejected") == 5
+    assert value(metrics, "dead_letters_oldest_timestamp_seconds", queue="jobs") == 10
+    metrics.set_letters_waiting([("films", Reason.REJECTED, 1, 40.0)])
+    assert value(metrics, "dead_letters_waiting", queue="jobs", reason="rejected") == 0
+    assert value(metrics, "dead_letters_waiting", queue="films", reason="rejected") == 1
+    assert value(metrics, "dead_letters_oldest_timestamp_seconds", queue="jobs") is None
+
+
 def test_a_message_costs_little() -> None:
     """All the updates of a typical message take a few microseconds (bound: 40, for slow machines)."""
     queue = Metrics(["Cover"]).queue("jobs")
 
     def message() -> None:
         function = queue.function("Cover")
-        function.jobs[Outcome.DONE].inc()
+        function.jobs[SettledAs.DONE].inc()
         function.seconds.observe(0.012)
         queue.settled_seconds.observe(0.3)
         queue.in_flight.inc()

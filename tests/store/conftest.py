@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from consumer.store.dead_letters import Operators
 from consumer.store.ledger import DeadLetter, JobRecord, Ledger
 from consumer.store.open import make_ledger, make_operators
 from consumer.store.postgres import PostgresLedger
+from tests.in_memory.ledger import MemoryOperators, MemoryStore
 from tests.pooler import Pooler, pooler
 from tests.postgres import postgres_schema, postgres_store
 from tests.store.postgres_rig import Proxy, at
@@ -19,11 +21,14 @@ from tests.store.records import letter, record
 Holder = Callable[[], Awaitable[Ledger]]
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetter]
+MEMORY = "memory"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The pooler is the same whatever the loop is made of: to try it with both would cost seconds and show nothing."""
-    items[:] = [item for item in items if not ("uvloop" in item.name and "pooled" in item.name)]
+    """The pooler and the ledger in memory are the same on every event loop: with one is enough."""
+    items[:] = [
+        item for item in items if not ("uvloop" in item.name and ("pooled" in item.name or "memory" in item.name))
+    ]
 
 
 @pytest.fixture
@@ -64,35 +69,48 @@ def target(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
     """Where a store may be: on each engine in turn, and on PostgreSQL behind a pooler."""
     if request.param == "sqlite":
         return str(sqlite_path)
+    if request.param == MEMORY:
+        return MEMORY
     found: str = request.getfixturevalue(f"{request.param}_target")
     return found
 
 
 @pytest.fixture
-async def ledger(target: str) -> AsyncIterator[Ledger]:
+def memory() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def make_holder(target: str, memory: MemoryStore) -> Callable[[], Ledger]:
+    """Make one more ledger on the same store; not open yet."""
+    return memory.ledger if target == MEMORY else partial(make_ledger, target)
+
+
+@pytest.fixture
+async def ledger(make_holder: Callable[[], Ledger]) -> AsyncIterator[Ledger]:
     """The only holder."""
-    made = make_ledger(target)
+    made = make_holder()
     await made.open()
     yield made
     await made.close()
 
 
 @pytest.fixture
-async def operators(target: str) -> AsyncIterator[Operators]:
-    made = make_operators(target)
+async def operators(target: str, memory: MemoryStore) -> AsyncIterator[Operators]:
+    made: Operators = MemoryOperators(memory) if target == MEMORY else make_operators(target)
     yield made
     await made.close()
 
 
 @pytest.fixture
-async def successor(target: str, ledger: Ledger) -> AsyncIterator[Holder]:
+async def successor(target: str, ledger: Ledger, make_holder: Callable[[], Ledger]) -> AsyncIterator[Holder]:
     """Another holder on the same store, after the first: on SQLite that one must end, for it owns the file."""
     async with AsyncExitStack() as stack:
 
         async def make() -> Ledger:
-            if "://" not in target:
+            if "://" not in target and target != MEMORY:
                 await ledger.close()
-            made = make_ledger(target)
+            made = make_holder()
             await made.open()
             stack.push_async_callback(made.close)
             return made

@@ -1,4 +1,4 @@
-"""What every engine must do for the daemon: one suite, on SQLite and PostgreSQL, on both event loops."""
+"""What every engine must do for the daemon: one suite, on SQLite and PostgreSQL, on both event loops, and in memory."""
 
 import asyncio
 import math
@@ -13,12 +13,14 @@ from consumer.policy import Reason
 from consumer.store.clip import letter_bytes
 from consumer.store.dead_letters import Operators
 from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord, Ledger, LettersHeld, WaitingLetters
-from consumer.store.open import make_ledger
 from tests.store.records import ended
 
 Make = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetter]
 Successor = Callable[[], Awaitable[Ledger]]
+
+
+pytestmark = pytest.mark.parametrize("target", ["memory", "sqlite", "postgres", "pooled"], indirect=True)
 
 
 @pytest.fixture(params=[pytest.param(False, id="asyncio"), pytest.param(True, id="uvloop")])
@@ -396,7 +398,7 @@ async def test_ping(ledger: Ledger) -> None:
     await asyncio.gather(*(ledger.ping() for _ in range(5)))
 
 
-async def test_closed(ledger: Ledger, target: str) -> None:
+async def test_closed(ledger: Ledger, make_holder: Callable[[], Ledger]) -> None:
     """A store that is not open says so; opening and closing twice are fine."""
     await ledger.open()
     await ledger.close()
@@ -404,7 +406,7 @@ async def test_closed(ledger: Ledger, target: str) -> None:
     with pytest.raises(StoreError, match="not open"):
         await ledger.claim("k", 60)
     with pytest.raises(StoreError, match="not open"):
-        await make_ledger(target).ping()
+        await make_holder().ping()
     await ledger.open()
     assert await ledger.claim("k", 60) == Claimed()
 

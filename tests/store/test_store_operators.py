@@ -60,11 +60,17 @@ async def test_filters(operators: Operators, five: list[DeadLetter], wanted: Fil
     assert await operators.count_letters(Filter()) == 5 - len(keys)
 
 
-async def test_pages(operators: Operators, five: list[DeadLetter]) -> None:
-    """Limit and offset cut pages out of one order."""
-    pages = [await operators.list_letters(Filter(), limit=2, offset=offset) for offset in (0, 2, 4, 6)]
-    assert [stored.letter for page in pages for stored in page] == five
-    assert [len(page) for page in pages] == [2, 2, 1, 0]
+@pytest.mark.parametrize(("latest_first", "keys"), [(False, ["ab", "cd", "e"]), (True, ["ed", "cb", "a"])])
+async def test_pages_of_letters(
+    operators: Operators, five: list[DeadLetter], *, latest_first: bool, keys: list[str]
+) -> None:
+    """Each page begins after the last letter of the page before, also when that one is gone by then."""
+    after, pages = None, []
+    while page := await operators.list_letters(Filter(), limit=2, after=after, latest_first=latest_first):
+        pages.append("".join(stored.letter.job.key for stored in page))
+        after = page[-1].id
+        await operators.purge(Filter(ids=[after]))
+    assert pages == keys
 
 
 async def test_jobs(ledger: Ledger, operators: Operators, five: list[DeadLetter], make_record: MakeRecord) -> None:
@@ -75,11 +81,64 @@ async def test_jobs(ledger: Ledger, operators: Operators, five: list[DeadLetter]
     jobs = await operators.list_jobs(Filter(), limit=3)
     assert [job.record.key for job in jobs] == ["f", "e", "d"]
     assert [job.dead for job in jobs] == [False, True, True]
-    assert [job.record.key for job in await operators.list_jobs(Filter(), limit=9, offset=5)] == ["a"]
     (job,) = await operators.list_jobs(Filter(function="Other", since=jobs[0].stored_at - 1), limit=3)
     assert job.record == make_record("f", function="Other")
     for wanted in (Filter(ids=(1,)), Filter(reason=Reason.REJECTED), Filter(state=LetterState.SET_ASIDE)):
         assert list(await operators.list_jobs(wanted, limit=3)) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "dead", "keys"),
+    [
+        pytest.param(Filter(), None, "gfedcba", id="all"),
+        pytest.param(Filter(), True, "edcba", id="dead"),
+        pytest.param(Filter(), False, "gf", id="done"),
+        pytest.param(Filter(function="Cover"), True, "edca", id="dead of a function"),
+    ],
+)
+async def test_pages_of_jobs(
+    ledger: Ledger,
+    operators: Operators,
+    five: list[DeadLetter],
+    make_record: MakeRecord,
+    *,
+    wanted: Filter,
+    dead: bool | None,
+    keys: str,
+) -> None:
+    """Pages by cursor hold each job once, also while others end and the last one of a page is replayed."""
+    for key in "fg":
+        await ledger.claim(key, 60)
+        await ledger.done(make_record(key))
+    found, after = "", None
+    for size in (2, 1, 9):
+        page = await operators.list_jobs(wanted, limit=size, dead=dead, after=after)
+        found += "".join(job.record.key for job in page)
+        after = page[-1].cursor if page else after
+        await ledger.claim(f"new{size}", 60)
+        await ledger.done(make_record(f"new{size}"))
+        if found.endswith("d"):
+            await operators.begin_replay(4)
+    assert found == keys
+
+
+async def test_jobs_of_one_moment(ledger: Ledger, operators: Operators, make_record: MakeRecord) -> None:
+    """Jobs that end side by side, perhaps in one tick of the clock, are on one page each."""
+    keys = [f"k{number}" for number in range(40)]
+    await asyncio.gather(*(ledger.claim(key, 60) for key in keys))
+    await asyncio.gather(*(ledger.done(make_record(key)) for key in keys))
+    found, after = [], None
+    while page := await operators.list_jobs(Filter(), limit=3, after=after):
+        found += [job.record.key for job in page]
+        after = page[-1].cursor
+    assert sorted(found) == sorted(keys)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "x", "1; DROP TABLE job", "9" * 40, "1-" + "g" * 32, "\u0661"])
+async def test_a_foreign_cursor(operators: Operators, five: list[DeadLetter], text: str) -> None:
+    """A text that no page gave is refused."""
+    with pytest.raises(UsageError, match="unknown cursor"):
+        await operators.list_jobs(Filter(), limit=1, after=text)
 
 
 async def test_replay(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
