@@ -1,37 +1,27 @@
-"""Settings: every knob with its unit, range and default, read once at start and checked together.
+"""Settings: every one with its unit, range, default and flag, read at start and at a reload.
 
-Four places, in rising strength: files of the service manager's credentials directory, the environment
-(``MNS_CONSUMER_*``), a TOML file, command line flags. Unknown keys and bad values stop the start with one line
-each that names the setting, what was expected, what came and where it stood.
-
-Elsewhere: building the parts that the settings describe (``app``), reading the files (``config_files``), telling what
-is wrong (``config_problems``).
+What a field's type, default and description don't say stands in its ``SettingInfo``. README's table, the flags of the
+command line and the reload's check are derived from these fields; no other list of settings exists.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from platformdirs import user_state_path
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SecretsSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from consumer.config_files import CredentialFiles, read_toml
-from consumer.config_problems import Given, nearest
-from consumer.endpoints import checked_endpoint, exposure
 from consumer.errors import SettingsError
-from consumer.notify_url import NotifyUrl
+from consumer.notify_url import NotifyUrl, exposure, parse_endpoint
 from consumer.policy import (
     MAX_HIDE_S,
     MAX_WAIT_S,
@@ -42,42 +32,77 @@ from consumer.policy import (
     UnroutedPolicy,
     Verify,
 )
-from consumer.store_address import SqliteAddress, StoreAddress
-from consumer.store_url import parse_store_address
+from consumer.settings_sources import (
+    CONFIG_VARIABLE,
+    PREFIX,
+    from_environment,
+    from_flags,
+    from_secret_files,
+    from_settings_file,
+    nearest,
+    problem_lines,
+    problems_of_environment,
+)
+from consumer.store_address import SqliteAddress, StoreAddress, parse_store_address
 
-PREFIX: Final = "MNS_CONSUMER_"
-CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 _DAY_S: Final = 86_400
-# What Kubernetes puts into every pod beside a service that is called mns-consumer; nobody set it.
-_KUBERNETES: Final = re.compile(r"MNS_CONSUMER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 _HOST_NAME: Final = re.compile(r"\.?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,250}[A-Za-z0-9_])?")
-
 _YES: Final = frozenset({"true", "yes", "on", "1"})
 _NO: Final = frozenset({"false", "no", "off", "0"})
 
-Seconds = Annotated[float, Field(gt=0, le=365 * _DAY_S, allow_inf_nan=False)]
-Endpoint = Annotated[str, Field(description="http(s)://HOST[:PORT]")]
+
+@dataclass(frozen=True, slots=True)
+class SettingInfo:
+    """What a setting's field does not say of itself.
+
+    Args:
+        unit: The unit of its value; empty for words and counts.
+        reloadable: Whether a reload changes it; else it takes a restart.
+        flag: Its flag on the command line; ``None`` leaves it to ``--set``.
+        metavar: The placeholder for the flag's value in the help.
+    """
+
+    unit: str = ""
+    reloadable: bool = False
+    flag: str | None = None
+    metavar: str | None = None
+
+
+_RELOADABLE: Final = SettingInfo(reloadable=True)
+_SECONDS: Final = SettingInfo(unit="s", reloadable=True)
+_BYTES: Final = SettingInfo(unit="bytes", reloadable=True)
+_Seconds = Annotated[float, Field(gt=0, le=365 * _DAY_S, allow_inf_nan=False), _SECONDS]
+
+
+def info_of(field: FieldInfo) -> SettingInfo:
+    """A field's ``SettingInfo``; the default one where it has none."""
+    return next((each for each in field.metadata if isinstance(each, SettingInfo)), SettingInfo())
 
 
 class Connection(BaseModel):
-    """How the services are reached and with which keys; settings of the whole daemon or of one lane."""
+    """How the services are reached and with which keys: for the daemon or for one lane."""
 
-    endpoint: Endpoint | None = Field(
+    endpoint: Annotated[str | None, SettingInfo(flag="--endpoint", metavar="URL")] = Field(
         None, description="Address of MNS in place of the NotifyUrl's own, such as http://127.0.0.1:8420."
     )
-    mps_endpoint: Endpoint | None = Field(
+    mps_endpoint: Annotated[str | None, SettingInfo(flag="--mps-endpoint", metavar="URL")] = Field(
         None, description="Address of MPS in place of the region's own; default: `endpoint` where that is set."
     )
-    access_key_id: SecretStr | None = Field(
+    access_key_id: Annotated[SecretStr | None, _RELOADABLE] = Field(
         None, description="AccessKey id; without it the default credentials chain is asked."
     )
-    access_key_secret: SecretStr | None = Field(None, description="AccessKey secret.")
-    security_token: SecretStr | None = Field(None, description="STS token that belongs to the AccessKey.")
+    access_key_secret: Annotated[SecretStr | None, _RELOADABLE] = Field(None, description="AccessKey secret.")
+    security_token: Annotated[SecretStr | None, _RELOADABLE] = Field(
+        None, description="STS token that belongs to the AccessKey."
+    )
 
-    _endpoints = field_validator("endpoint", "mps_endpoint")(checked_endpoint)
+    @field_validator("endpoint", "mps_endpoint")
+    @classmethod
+    def _parse_endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else parse_endpoint(value)
 
     @model_validator(mode="after")
-    def _keys_come_together(self) -> Self:
+    def _check_keys(self) -> Self:
         if (self.access_key_id is None) != (self.access_key_secret is None):
             raise ValueError("access_key_id and access_key_secret: expected both or neither, got one of them")
         if self.security_token is not None and self.access_key_id is None:
@@ -86,19 +111,17 @@ class Connection(BaseModel):
 
 
 class LaneSettings(Connection):
-    """One NotifyUrl with settings of its own; what it leaves out is the daemon's."""
+    """An entry of ``lanes``: a queue with settings of its own. What it leaves out is the daemon's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    notify_url: Annotated[str, Field(description="The queue's address.")]
-    slots: Annotated[
-        int | None, Field(ge=1, le=4096, description="Messages of this queue that handlers work on at once.")
-    ] = None
+    notify_url: str = Field(description="The queue's address.")
+    slots: int | None = Field(None, ge=1, le=4096, description="Messages of this queue that handlers work on at once.")
     signature: Literal["v2", "v4"] | None = Field(None, description="Version of the signature of its requests.")
 
     @field_validator("notify_url")
     @classmethod
-    def _is_notify_url(cls, value: str) -> str:
+    def _check_notify_url(cls, value: str) -> str:
         NotifyUrl.parse(value)
         return value
 
@@ -108,51 +131,59 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    unrouted: UnroutedPolicy = Field(
+    unrouted: Annotated[UnroutedPolicy, _RELOADABLE] = Field(
         UnroutedPolicy.SET_ASIDE, description="What becomes of a message that no handler takes."
     )
-    verify: Verify = Field(
+    verify: Annotated[Verify, _RELOADABLE] = Field(
         Verify.RESULTS,
         description="Which notifications are checked against MPS: `results`: of failed jobs, and where the handler "
         "wants a result; `always`: of every IProduction job.",
     )
-    trust_inline_result: bool = Field(
+    trust_inline_result: Annotated[bool, _RELOADABLE] = Field(
         default=False, description="Use a result that stands in the message itself; MPS is then not asked for it."
     )
-    job_retention_s: Seconds = Field(
+    job_retention_s: _Seconds = Field(
         14 * _DAY_S,
-        description="For how long ended jobs are remembered; at least twice the queue's retention, in PostgreSQL at "
+        description="How long ended jobs are remembered; at least twice the queue's retention, in PostgreSQL at "
         "least 14 days.",
     )
-    dead_letter_retention_s: Seconds = Field(90 * _DAY_S, description="For how long dead letters are kept.")
-    dead_letters_max: int = Field(
+    dead_letter_retention_s: _Seconds = Field(90 * _DAY_S, description="How long dead letters are kept.")
+    dead_letters_max: Annotated[int, _RELOADABLE] = Field(
         100_000, ge=1, le=10_000_000, description="Dead letters in the store, not replayed, at which polling pauses."
     )
-    dead_letters_max_bytes: int = Field(
-        1024**3, ge=100_000, le=1024**4, description="Bytes of their bodies and texts at which polling pauses."
+    dead_letters_max_bytes: Annotated[int, _BYTES] = Field(
+        1024**3, ge=100_000, le=1024**4, description="Size of their bodies and texts at which polling pauses."
     )
-    max_polls: int = Field(4, ge=1, le=32, description="Polls at once for each queue while messages flow.")
-    wait_s: int = Field(MAX_WAIT_S, ge=1, le=MAX_WAIT_S, description="Length of a long poll.")
-    lease_step_s: int = Field(60, ge=10, le=MAX_HIDE_S, description="For how long each renewal hides a message.")
-    max_hold_s: Seconds = Field(MAX_HIDE_S, description="The most that a message is held in one run.")
-    handler_timeout_s: Seconds = Field(300, description="Time for one run of a handler.")
-    cancel_grace_s: float = Field(
+    max_polls: Annotated[int, _RELOADABLE] = Field(
+        4, ge=1, le=32, description="Polls at once for each queue while messages flow."
+    )
+    wait_s: Annotated[int, _SECONDS] = Field(MAX_WAIT_S, ge=1, le=MAX_WAIT_S, description="Length of a long poll.")
+    lease_step_s: Annotated[int, _SECONDS] = Field(
+        60, ge=10, le=MAX_HIDE_S, description="How long each renewal of the lease hides a message."
+    )
+    max_hold_s: _Seconds = Field(MAX_HIDE_S, description="How long the lease of one run is renewed at the most.")
+    handler_timeout_s: _Seconds = Field(300, description="Time for one run of a handler.")
+    cancel_grace_s: Annotated[float, _SECONDS] = Field(
         5,
         ge=0,
         le=60,
         allow_inf_nan=False,
         description="Time for an async handler to clean up once it is cancelled; within `stop_deadline_s` at a stop.",
     )
-    stuck_limit: int = Field(
+    stuck_limit: Annotated[int, _RELOADABLE] = Field(
         4,
         ge=1,
         le=256,
         description="Stuck handlers of all queues together at which `/livez` and the watchdog ask for a restart.",
     )
-    max_failures: int = Field(10, ge=1, le=1_000_000, description="Failures of the handler that exhaust a message.")
-    retry_base_s: Seconds = Field(30, description="Upper end of the first retry's delay; doubled for each later one.")
-    retry_cap_s: Seconds = Field(3600, description="Upper end of every retry's delay.")
-    result_wait_s: Seconds = Field(3600, description="For how long a result may be not ready before it is set aside.")
+    max_failures: Annotated[int, _RELOADABLE] = Field(
+        10, ge=1, le=1_000_000, description="Failures of the handler after which a message is set aside."
+    )
+    retry_base_s: _Seconds = Field(30, description="Upper end of the first retry's delay; doubled for each later one.")
+    retry_cap_s: _Seconds = Field(3600, description="Upper end of every retry's delay.")
+    result_wait_s: _Seconds = Field(
+        3600, description="How long MPS may say that a result is not ready before the message is set aside."
+    )
 
     @cached_property
     def retry(self) -> RetryPolicy:
@@ -176,16 +207,16 @@ class Policy(BaseModel):
 
 
 class Settings(BaseSettings, Policy, Connection):
-    """Everything that can be set. Durations are seconds and say so in their name."""
+    """All settings, from the arguments alone; ``load`` reads them from their places."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, nested_model_default_partial_update=False
     )
 
-    notify_url: Annotated[tuple[str, ...], NoDecode] = Field(
+    notify_url: Annotated[tuple[str, ...], NoDecode, SettingInfo(flag="--notify-url", metavar="MNS_URL")] = Field(
         (), description="Queues to take messages from: the NotifyUrls that jobs are submitted with."
     )
-    lanes: tuple[LaneSettings, ...] = Field(
+    lanes: Annotated[tuple[LaneSettings, ...], NoDecode] = Field(
         (),
         description="Queues with settings of their own: `notify_url`, `slots`, `signature`, endpoints, keys.",
     )
@@ -197,52 +228,88 @@ class Settings(BaseSettings, Policy, Connection):
     )
     ca_file: Path | None = Field(None, description="Certificates to trust in place of the system's, a PEM file.")
 
-    handlers_dir: Path | None = Field(None, description="Folder of drop-in handler files.")
-    handler_modules: Annotated[tuple[str, ...], NoDecode] = Field((), description="Import paths that hold handlers.")
-    handler_entry_points: Annotated[bool | tuple[str, ...], NoDecode] = Field(
+    handlers_dir: Annotated[Path | None, SettingInfo(reloadable=True, flag="--handlers", metavar="DIR")] = Field(
+        None, description="Folder of drop-in handler files."
+    )
+    handler_modules: Annotated[
+        tuple[str, ...], NoDecode, SettingInfo(reloadable=True, flag="--handler-module", metavar="MODULE")
+    ] = Field((), description="Import paths that hold handlers.")
+    handler_entry_points: Annotated[bool | tuple[str, ...], NoDecode, _RELOADABLE] = Field(
         default=True,
         description="Take handlers of installed distributions (entry points `mns_consumer.handlers`): of all, of none, "
         "or of those listed by name.",
     )
-    shipped: bool = Field(default=False, description="Use the shipped handlers, which log and keep, for the rest.")
+    shipped: Annotated[bool, SettingInfo(reloadable=True, flag="--shipped/--no-shipped")] = Field(
+        default=False, description="Use the shipped handlers, which log and keep, for the rest."
+    )
 
-    store: Annotated[StoreAddress | None, NoDecode] = Field(
+    store: Annotated[StoreAddress | None, NoDecode, SettingInfo(flag="--store", metavar="TARGET")] = Field(
         None,
         description="Ledger and dead letters: a file's path, or postgresql://...; default: `mns-consumer.db` in "
         "`$STATE_DIRECTORY`, else in the user's state folder.",
     )
 
-    slots: int = Field(64, ge=1, le=4096, description="Messages that handlers work on at once, for each queue.")
-    mps_rate: float = Field(
-        100, gt=0, le=100, allow_inf_nan=False, description="Calls a second to MPS for one account; MPS allows 100."
+    slots: Annotated[int, SettingInfo(flag="--slots", metavar="N")] = Field(
+        64, ge=1, le=4096, description="Messages that handlers work on at once, for each queue."
     )
-    stop_deadline_s: float = Field(25, ge=1, le=3600, allow_inf_nan=False, description="Time to end after SIGTERM.")
+    mps_rate: Annotated[float, SettingInfo(unit="1/s")] = Field(
+        100, gt=0, le=100, allow_inf_nan=False, description="Calls to MPS for one account; MPS allows 100."
+    )
+    stop_deadline_s: Annotated[float, SettingInfo(unit="s")] = Field(
+        25, ge=1, le=3600, allow_inf_nan=False, description="Time to end after SIGTERM."
+    )
 
     admin: bool = Field(default=True, description="Serve /metrics, /livez and /readyz.")
     admin_host: str = Field("127.0.0.1", min_length=1, description="Address that the admin server listens on.")
-    admin_port: int = Field(9464, ge=0, le=65_535, description="Its port; 0 takes a free one.")
+    admin_port: Annotated[int, SettingInfo(flag="--admin-port", metavar="PORT")] = Field(
+        9464, ge=0, le=65_535, description="Port of the admin server; 0 takes a free one."
+    )
     admin_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Names by which it may be asked, beside IP addresses, localhost and `admin_host`; `.example.com` "
-        "means every name below.",
+        description="Host names that requests to the admin server may use, beside IP addresses, localhost and "
+        "`admin_host`; `.example.com` means every name below.",
     )
-    otel: bool = Field(default=False, description="Tell OpenTelemetry; needs the extra `otel`, set up by `OTEL_*`.")
+    otel: bool = Field(
+        default=False, description="Send traces to OpenTelemetry; needs the extra `otel`, set up by `OTEL_*`."
+    )
     trust_trace_parent: bool = Field(
         default=False, description="Continue the trace of a message's sender and hand on its baggage; else link to it."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
-    log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="`auto`: JSON lines, but readable ones on a terminal."
-    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        SettingInfo(reloadable=True, flag="--log-level", metavar="LEVEL"),
+    ] = Field("info", description="The lowest level that is logged.")
+    log_format: Annotated[
+        Literal["auto", "json", "console"], SettingInfo(reloadable=True, flag="--log-format", metavar="FORMAT")
+    ] = Field("auto", description="`auto`: JSON lines, but readable ones on a terminal.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take the arguments alone."""
+        return (init_settings,)
 
     @field_validator("notify_url", "handler_modules", "admin_allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
 
+    @field_validator("lanes", mode="before")
+    @classmethod
+    def _parse_json(cls, value: object) -> object:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError("expected JSON, an array of objects") from None
+
     @field_validator("handler_entry_points", mode="before")
     @classmethod
-    def _switch_or_names(cls, value: object) -> object:
+    def _parse_switch_or_names(cls, value: object) -> object:
         switch = str(value).strip().lower()
         if switch in {*_YES, *_NO}:
             return switch in _YES
@@ -250,73 +317,55 @@ class Settings(BaseSettings, Policy, Connection):
             raise ValueError("expected true, false or a list of distributions")  # noqa: TRY004 - pydantic's own kind
         return cls._split(value)
 
+    @field_validator("store", mode="plain")
+    @classmethod
+    def _parse_store(cls, value: object) -> StoreAddress | None:
+        if value is None or isinstance(value, StoreAddress):
+            return value
+        return parse_store_address(str(value) if isinstance(value, str | Path) else "")
+
     @field_validator("notify_url")
     @classmethod
-    def _are_notify_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_notify_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
             NotifyUrl.parse(text)
         return value
 
     @field_validator("admin_allowed_hosts")
     @classmethod
-    def _are_host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if wrong := [name for name in value if not _HOST_NAME.fullmatch(name)]:
             raise ValueError(f"expected names without scheme and port, such as films or .example.com; not {wrong[0]!r}")
         return value
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as inherited; no such file is read
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read the credentials directory in our own, stricter way."""
-        folder = file_secret_settings.secrets_dir if isinstance(file_secret_settings, SecretsSettingsSource) else None
-        credentials = CredentialFiles(settings_cls, Path(str(folder)) if folder else None, PREFIX)
-        return init_settings, env_settings, credentials
-
     @model_validator(mode="after")
-    def _endpoints_are_encrypted(self) -> Self:
+    def _check_endpoints(self) -> Self:
         places: dict[str, Connection] = {"": self, **{f"lanes.{at}.": lane for at, lane in enumerate(self.lanes)}}
         problems = [
             problem
-            for place, one in places.items()
-            for name, endpoint in (("endpoint", one.endpoint), ("mps_endpoint", one.mps_endpoint))
+            for place, each in places.items()
+            for name, endpoint in (("endpoint", each.endpoint), ("mps_endpoint", each.mps_endpoint))
             if (problem := exposure(f"{place}{name}", endpoint)) is not None
         ]
         if problems and not self.allow_insecure_endpoint:
             raise ValueError("\n".join(problems))
         return self
 
-    @field_validator("store", mode="plain")
-    @classmethod
-    def _is_store(cls, value: object) -> StoreAddress | None:
-        if value is None or isinstance(value, StoreAddress):
-            return value
-        return parse_store_address(str(value) if isinstance(value, str | Path) else "")
-
     @model_validator(mode="after")
-    def _times_agree(self) -> Self:
+    def _check_consistency(self) -> Self:
         queues = [lane.url.identity for lane in self.all_lanes()]
         problems = [
             f"notify_url: the queue {queue} is named {queues.count(queue)} times; name each once"
             for queue in sorted({queue for queue in queues if queues.count(queue) > 1})
         ]
-        if self.retry_base_s > self.retry_cap_s:
-            problems.append(
-                f"retry_cap_s: expected at least retry_base_s ({self.retry_base_s:g}), got {self.retry_cap_s:g}"
-            )
-        if self.max_hold_s < self.handler_timeout_s:
-            problems.append(
-                f"max_hold_s: expected at least handler_timeout_s ({self.handler_timeout_s:g}), got {self.max_hold_s:g}"
-            )
-        if self.max_hold_s < self.lease_step_s:
-            problems.append(
-                f"max_hold_s: expected at least lease_step_s ({self.lease_step_s}), got {self.max_hold_s:g}"
-            )
+        for least, most in (
+            ("retry_base_s", "retry_cap_s"),
+            ("handler_timeout_s", "max_hold_s"),
+            ("lease_step_s", "max_hold_s"),
+        ):
+            least_s, most_s = getattr(self, least), getattr(self, most)
+            if most_s < least_s:
+                problems.append(f"{most}: expected at least {least} ({least_s:g}), got {most_s:g}")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -326,14 +375,14 @@ class Settings(BaseSettings, Policy, Connection):
         return Policy.model_construct(**{name: getattr(self, name) for name in Policy.model_fields})
 
     def store_target(self) -> StoreAddress:
-        """Where the ledger lives: as set, else a file in the state folder."""
+        """The store's address: as set, else a file in the state folder."""
         if self.store is not None:
             return self.store
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         return SqliteAddress((Path(state) if state else user_state_path("mns-consumer")) / "mns-consumer.db")
 
     def all_lanes(self) -> Sequence[QueueSettings]:
-        """Every queue with the settings that hold for it, those of ``notify_url`` first."""
+        """Every queue with its effective settings, those of ``notify_url`` first."""
         plain = [LaneSettings.model_construct(notify_url=text) for text in self.notify_url]
         return [QueueSettings(settings=lane, of=self) for lane in (*plain, *self.lanes)]
 
@@ -347,11 +396,10 @@ class Settings(BaseSettings, Policy, Connection):
 
 
 class QueueSettings:
-    """One queue's settings, with the daemon's where it has none of its own.
+    """One queue's effective settings: its own, else the daemon's.
 
-    Args:
-        settings: The lane's own.
-        of: The daemon's.
+    Raises:
+        SettingsError: Requests to MPS would be unencrypted.
     """
 
     def __init__(self, *, settings: LaneSettings, of: Settings) -> None:
@@ -361,11 +409,11 @@ class QueueSettings:
         own_endpoint = settings.endpoint or of.endpoint
         self.endpoint = own_endpoint or self.url.endpoint
         self.mps_endpoint = settings.mps_endpoint or of.mps_endpoint or own_endpoint or self.url.mps_endpoint
-        # Settings are checked when they are read; an endpoint of the command line comes here alone.
+        # Loaded settings are checked already; an endpoint that a command gives for itself is checked only here.
         problem = exposure("endpoint", self.mps_endpoint)
         if problem is not None and not of.allow_insecure_endpoint:
             raise SettingsError(problem)
-        # Keys come as a set: a lane's own id must never be paired with the daemon's secret.
+        # Keys come as a set: never pair a lane's id with the daemon's secret.
         keys: Connection = settings if settings.access_key_id is not None else of
         self.access_key_id = keys.access_key_id
         self.access_key_secret = keys.access_key_secret
@@ -373,42 +421,36 @@ class QueueSettings:
 
 
 def load(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
-    """Read the settings from all four places.
+    """Read the settings. Strongest first: flags, environment, secret files, settings file, default.
 
     Args:
-        flags: What the command line gave, by setting; strongest.
-        config_file: The TOML file; default: the one that ``MNS_CONSUMER_CONFIG`` names, else none.
+        flags: The command line's values, by setting.
+        config_file: The settings file; default: the one that ``MNS_CONSUMER_CONFIG`` names, else none.
 
     Raises:
-        SettingsError: With one line for each unknown key and each bad value.
+        SettingsError: One line for each unknown name and each bad value.
     """
+    names = Settings.model_fields.keys()
     named = os.environ.get(CONFIG_VARIABLE)
     path = config_file or (Path(named) if named else None)
-    from_file = {} if path is None else read_toml(path)
-    problems = _unknown_variables()
-    # The reader's own switches (_secrets_dir and its like) are no settings, though it would take them for such.
-    for name in [name for name in from_file if name not in Settings.model_fields]:
-        problems.append(f"{name} ({path}): no such setting{nearest(name, set(Settings.model_fields))}")
-        del from_file[name]
-    given = Given(flags, from_file, path, PREFIX, set(Settings.model_fields), set(LaneSettings.model_fields))
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    given = (
+        (from_settings_file(path) if path is not None else {})
+        | from_secret_files(names)
+        | from_environment(Settings)
+        | from_flags(flags)
+    )
+    unknown = [name for name in given if name not in names]
+    problems = [
+        *problems_of_environment(names),
+        *(f"{name} ({given[name].place}): no such setting{nearest(name, names)}" for name in unknown),
+    ]
     try:
-        settings = Settings(_secrets_dir=credentials, **{**from_file, **flags})
+        settings = Settings(**{name: each.value for name, each in given.items() if name in names})
     except ValidationError as error:
-        problems += [line for detail in error.errors() for line in given.told(detail)]
+        lane_names = LaneSettings.model_fields.keys()
+        for detail in error.errors():
+            problems += problem_lines(detail, given, names, lane_names)
         raise SettingsError(*problems) from None
-    except ValueError as error:
-        # pydantic-settings wraps a JSON value of the environment that does not parse.
-        raise SettingsError(*problems, f"{error}; expected JSON") from None
     if problems:
         raise SettingsError(*problems)
     return settings
-
-
-def _unknown_variables() -> list[str]:
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
-    return [
-        f"{name} (environment): no such setting{nearest(name, known)}"
-        for name in sorted(os.environ)
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not _KUBERNETES.fullmatch(name)
-    ]

@@ -1,31 +1,32 @@
-"""Read a NotifyUrl: which queue, of which account, in which region, behind which endpoint.
+"""Service addresses: a queue's NotifyUrl, and the endpoints of MNS and MPS that follow from it or stand in a setting.
 
     mns://ACCOUNT.mns.REGION[-internal|-internal-vpc].aliyuncs.com/queues/NAME
 
-MPS takes nothing else, so neither do we: anything else is an error that says what was expected. The
-endpoint is https; ``http://HOST:PORT`` of a local server stands in for it where a setting says so.
-
-Elsewhere: talking to the endpoint (``cloud.mns``), one lane for each NotifyUrl (``config``, ``app``).
+MPS accepts no other form of NotifyUrl. The endpoints are https; a setting may replace them by ``http(s)://HOST[:PORT]``.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from consumer.errors import UsageError
 from consumer.secret_settings import masked
 
 EXPECTED: Final = "mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME"
 
-_SHAPE = re.compile(
+_NOTIFY_URL: Final = re.compile(
     r"mns://(?P<account>[0-9A-Za-z-]{1,64})\.mns\.(?P<region>[a-z0-9-]{2,40}?)(?P<network>-internal(?:-vpc)?)?"
     r"\.aliyuncs\.com/queues/(?P<queue>[A-Za-z0-9][A-Za-z0-9-]{0,255})/?",
 )
+_ENDPOINT: Final = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:@?#\[\]]+)(:\d{1,5})?/?")
+_MAX_PORT: Final = 65_535
 
-# The vendor's own client finds them here (facts/iproduction.md#api-endpoints). Any region that isn't named is taken to
-# have an endpoint of its own, as that client takes it: a region that MPS opens later will have one.
+# As the vendor's own client has it (facts: iproduction, 4). Like that client, expect every other region, also one that
+# opens later, to have an MPS endpoint of its own.
 _CENTRAL_MPS: Final = "https://mts.aliyuncs.com"
 _WITHOUT_OWN_MPS: Final = frozenset(
     {
@@ -37,17 +38,17 @@ _WITHOUT_OWN_MPS: Final = frozenset(
 
 
 class NotifyUrlError(UsageError, ValueError):
-    """The text is not an MNS queue's address; a ``ValueError`` too, so that settings report it."""
+    """The text is not a NotifyUrl; a ``ValueError`` too, so that pydantic reports it."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotifyUrl:
-    """One queue's address, taken apart.
+    """A queue's address.
 
     Args:
         account: The account's id, such as ``1234567890123456``.
         region: The region's id, such as ``cn-hangzhou``.
-        network: ``""``, ``"-internal"`` or ``"-internal-vpc"``: which of the region's endpoints.
+        network: Which of the region's endpoints: ``""`` (public), ``"-internal"`` or ``"-internal-vpc"``.
         queue: The queue's name.
     """
 
@@ -58,16 +59,17 @@ class NotifyUrl:
 
     @classmethod
     def parse(cls, text: str) -> NotifyUrl:
-        """Take a NotifyUrl apart.
+        """Parse a NotifyUrl.
 
         Raises:
-            NotifyUrlError: The text has another form; says which one was expected.
+            NotifyUrlError: The text has another form.
 
-        Source: facts/iproduction.md#submit-a-job, facts/mns.md#endpoints.
+        Source:
+            NotifyUrl of SubmitIProductionJob (facts: iproduction, 1); endpoints (facts: mns, 1).
         """
-        match = _SHAPE.fullmatch(text.strip())
+        match = _NOTIFY_URL.fullmatch(text.strip())
         if match is None:
-            # What stands in a query may be a secret.
+            # A query may hold a secret.
             address, mark, _ = masked(text).partition("?")
             shown = f"{address}?..." if mark else address
             raise NotifyUrlError(f"NotifyUrl {shown!r} is not an MNS queue address; expected {EXPECTED}")
@@ -80,14 +82,14 @@ class NotifyUrl:
 
     @property
     def endpoint(self) -> str:
-        """The address of MNS for this account and network, without a path."""
+        """The endpoint of MNS for this account and network, without a path."""
         return f"https://{self.account}.mns.{self.region}{self.network}.aliyuncs.com"
 
     @property
     def mps_endpoint(self) -> str:
-        """The address of MPS that the same network reaches (facts/iproduction.md#api-endpoints).
+        """The endpoint of MPS that the same network reaches (facts: iproduction, 2 and 4).
 
-        A region without an endpoint of its own is served by the central one, which has no form inside a VPC.
+        The central endpoint serves regions without one of their own; it has no form inside a VPC.
         """
         if self.region in _WITHOUT_OWN_MPS:
             return _CENTRAL_MPS
@@ -96,8 +98,40 @@ class NotifyUrl:
 
     @property
     def identity(self) -> str:
-        """Names the queue whatever network it is reached by; the first part of every ledger key."""
+        """The queue's name across networks; every ledger key begins with it."""
         return f"{self.account}/{self.region}/{self.queue}"
 
     def __str__(self) -> str:
         return f"mns://{self.account}.mns.{self.region}{self.network}.aliyuncs.com/queues/{self.queue}"
+
+
+def parse_endpoint(text: str) -> str:
+    """An endpoint of the settings, without its final slash.
+
+    Raises:
+        ValueError: It is not ``http(s)://HOST[:PORT]``.
+    """
+    found = _ENDPOINT.fullmatch(text)
+    if found is None or not 0 < int((found[2] or ":1")[1:]) <= _MAX_PORT:
+        raise ValueError("expected http://HOST:PORT or https://HOST[:PORT] without a path")
+    return text.rstrip("/")
+
+
+def exposure(setting: str, endpoint: str | None) -> str | None:
+    """The problem with an endpoint that requests would reach unencrypted over a network; ``None`` for any other."""
+    if endpoint is None or not endpoint.startswith("http://") or is_loopback(urlsplit(endpoint).hostname or ""):
+        return None
+    return (
+        f"{setting}: expected https://, got {masked(endpoint)}, by which messages and tokens would cross the network "
+        "unencrypted; set allow_insecure_endpoint = true if that is what you want"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine: ``localhost``, 127.0.0.0/8, ``::1``, or one of these mapped into IPv6."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host.lower().removesuffix(".") == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

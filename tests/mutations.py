@@ -134,7 +134,7 @@ MUTATIONS: Final = (
         "consumer/store_address.py",
         "return None if self.is_local and not self.tls else SslMode.VERIFY_FULL",
         "return None",
-        ("tests/floor1/test_store_url.py", "tests/store/test_store_postgres_tls.py"),
+        ("tests/settings/test_store_address.py", "tests/store/test_store_postgres_tls.py"),
     ),
     Mutation(
         "done before delete",
@@ -394,10 +394,10 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "every step of the way",
-        "consumer/strict_modes.py",
+        "consumer/file_safety.py",
         "            self._check_step(step, found, may_be_shared=on_the_way and bool(found.st_mode & stat.S_ISVTX))\n",
         "            self._check_step(step, found, may_be_shared=on_the_way)\n",
-        ("tests/floor1/test_strict_modes.py",),
+        ("tests/settings/test_file_safety.py",),
     ),
     Mutation(
         "no proxy for keys",

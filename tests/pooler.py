@@ -16,8 +16,7 @@ from typing import Final
 
 import pytest
 
-from consumer.store_address import PostgresAddress
-from consumer.store_url import parse_store_address
+from consumer.store_address import PostgresAddress, parse_store_address
 from tests.postgres import ADDRESS, store_at
 from tests.store.postgres_rig import psql
 

@@ -26,13 +26,14 @@ from pydantic.fields import FieldInfo
 from consumer import policy, rights
 from consumer.app import App
 from consumer.cli import main as command_line
-from consumer.config import PREFIX, LaneSettings, Settings, load
+from consumer.config import LaneSettings, Settings, info_of, load
 from consumer.errors import ExitCode
 from consumer.functions.catalogue import documented
 from consumer.ops.metrics import OTHER, Metrics, RetryCause
 from consumer.plugin.registry import Registry, Sources, discover
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.settings_sources import variable
 from consumer.store.ledger import Filter
 from consumer.store.open import make_operators
 
@@ -89,15 +90,21 @@ def blocks(language: str) -> list[str]:
 # The tables, as the code has them.
 
 
-def settings_table(fields: dict[str, FieldInfo]) -> Iterator[Row]:
-    yield ("Setting", "Environment variable", "Unit", "Default", "Range", "Meaning")
-    for name, field in fields.items():
-        variable = code(f"{PREFIX}{name.upper()}")
-        yield (code(name), variable, unit(name), default(field), allowed(field), str(field.description))
-
-
-def unit(name: str) -> str:
-    return "s" if name.endswith("_s") else "1/s" if name.endswith("_rate") else ""
+def settings_table() -> Iterator[Row]:
+    yield ("Setting", "Environment variable", "Flag", "Unit", "Default", "Range", "Reload", "Meaning")
+    # Settings' own fields first, then those of its base classes.
+    for name, field in sorted(Settings.model_fields.items(), key=lambda item: item[0] not in Settings.__annotations__):
+        info = info_of(field)
+        yield (
+            code(name),
+            code(variable(name)),
+            code(info.flag) if info.flag else "",
+            info.unit,
+            default(field),
+            allowed(field),
+            "yes" if info.reloadable else "restart",
+            str(field.description),
+        )
 
 
 def default(field: FieldInfo) -> str:
@@ -193,7 +200,7 @@ def rights_table() -> Iterator[Row]:
 @pytest.mark.parametrize(
     ("heading", "expected"),
     [
-        pytest.param("Settings", list(settings_table(Settings.model_fields)), id="settings"),
+        pytest.param("Settings", list(settings_table()), id="settings"),
         pytest.param("Metrics", list(metrics_table()), id="metrics"),
         pytest.param("Label values", list(labels_table()), id="label values"),
         pytest.param("Commands", list(commands_table()), id="commands"),
@@ -288,8 +295,8 @@ def test_named_commands_and_flags_exist() -> None:
 
 def test_settings_file_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings file of the README is TOML that the daemon takes."""
-    for name in ("CONFIG", *(field.upper() for field in Settings.model_fields)):
-        monkeypatch.delenv(f"{PREFIX}{name}", raising=False)
+    for name in ("config", *Settings.model_fields):
+        monkeypatch.delenv(variable(name), raising=False)
     (example,) = blocks("toml")
     path = tmp_path / "mns-consumer.toml"
     path.write_text(example, encoding="utf-8")
@@ -313,7 +320,6 @@ async def test_handler_example_handles_jobs(tmp_path: Path, monkeypatch: pytest.
     async with Sandbox(SandboxSettings(port=0, job_s=0.01)) as sandbox:
         sandbox.account.ensure("jobs")
         settings = Settings(
-            _env_prefix="README_READS_NO_ENVIRONMENT_",
             notify_url=(sandbox.notify_url("jobs"),),
             endpoint=sandbox.url,
             access_key_id=SecretStr("sandbox"),

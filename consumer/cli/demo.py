@@ -115,7 +115,6 @@ def _settings(sandbox: Sandbox, folder: Path, *, keep: bool) -> Settings:
     from consumer.config import Settings  # noqa: PLC0415 - the same
 
     return Settings(
-        _env_prefix="MNS_CONSUMER_DEMO_READS_NO_ENVIRONMENT_",
         notify_url=(sandbox.notify_url(_QUEUE),),
         endpoint=sandbox.url,
         access_key_id=SecretStr(sandbox.settings.access_key_id),

@@ -23,13 +23,13 @@ from consumer.cli.functions import functions
 from consumer.cli.health import health
 from consumer.cli.jobs import jobs
 from consumer.cli.manifests import manifests
-from consumer.cli.options import refuse_secrets
 from consumer.cli.queue import queue
 from consumer.cli.run import run
 from consumer.cli.sandbox import sandbox
 from consumer.cli.submit import submit
 from consumer.errors import ConsumerError, ExitCode, SettingsError
 from consumer.ops.escape import printable_block
+from consumer.secret_settings import refuse_secrets
 from consumer.version import version
 
 _INTERRUPTED: Final = 130

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, ParamSpec
 import typer
 
 from consumer.errors import SettingsError, UsageError
-from consumer.secret_settings import has_password, safe_ways, secret_like
 
 if TYPE_CHECKING:
     from consumer.config import Settings
 
 SETTINGS_PANEL: Final = "Settings"
-_ADDRESSES: Final = frozenset({"store", "endpoint", "mps_endpoint"})
 _Own = ParamSpec("_Own")
 
 
@@ -61,39 +58,6 @@ class Said:
         # What is stored and shown may hold them.
         protect_settings(settings.secrets())
         return settings
-
-
-def refuse_secrets(argv: Sequence[str]) -> None:
-    """Refuse a command line that gives a secret: every user of the machine can read it there.
-
-    Looks at the words as they came, before they are parsed, since the parser's own errors repeat them.
-
-    Raises:
-        UsageError: Names the setting and the safe ways to give it, and repeats nothing of it.
-    """
-    if argv[:1] == ["sandbox"]:
-        # Its keys are made up, and known to all.
-        return
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        # "--store X" and "--store=X", "--set store=X" and "--set=store=X" say the same.
-        name, equals, value = word.removeprefix("--set=").removeprefix("--").partition("=")
-        # "access_key_secret: X" is a slip that the parser would repeat whole.
-        name = re.split(r"[:\s]", name.strip(), maxsplit=1)[0].lower()
-        if (setting := _secret_setting(name, value if equals else following)) is not None:
-            raise UsageError(
-                f"{setting}: a secret is not taken from the command line, where other users can read it; "
-                f"{safe_ways(setting)}"
-            )
-
-
-def _secret_setting(name: str, value: str) -> str | None:
-    """The setting through which a name and its value give a secret; ``None`` where they give none."""
-    setting = name.replace("-", "_")
-    if setting in _ADDRESSES and has_password(value):
-        return setting
-    if name == "lanes" and any(secret_like(word) for word in re.findall(r"\w+", value)):
-        return name
-    return secret_like(name)
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:

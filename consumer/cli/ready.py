@@ -5,11 +5,12 @@ Elsewhere: the settings' own problems (``config``), the handlers' (``plugin.regi
 
 from __future__ import annotations
 
-from consumer.config import PREFIX, Settings
+from consumer.config import Settings
 from consumer.daemon import sources_of
 from consumer.errors import SettingsError
 from consumer.notify_url import EXPECTED
 from consumer.plugin.registry import Registry, discover
+from consumer.settings_sources import PREFIX
 
 
 def missing_queue(settings: Settings) -> list[str]:

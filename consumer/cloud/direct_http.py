@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from consumer.endpoints import is_loopback
+from consumer.notify_url import is_loopback
 
 _PROVIDERS: Final = "alibabacloud_credentials.provider."
 _ALWAYS: Final = (f"{_PROVIDERS}ecs_ram_role", f"{_PROVIDERS}uri")

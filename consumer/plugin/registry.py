@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from consumer.errors import HandlersError
+from consumer.file_safety import problems_of_folder
 from consumer.plugin.handler import ANY_NAME, Handler, build, notes
 from consumer.plugin.loading import (
     Functions,
@@ -35,7 +36,6 @@ from consumer.plugin.loading import (
     module_loader,
     new_package,
 )
-from consumer.strict_modes import problems_of_folder
 from consumer.version import version
 
 ENTRY_POINT_GROUP: Final = "mns_consumer.handlers"

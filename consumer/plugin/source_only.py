@@ -4,7 +4,7 @@ Python's own importer would rather take a ``.so`` than a ``.py`` of the same nam
 and byte code out of ``__pycache__`` that only claims to be made of the source beside it. None of that is loaded here.
 No byte code is written either: it would hide a change that is made within the same second.
 
-Elsewhere: which files are loaded (``plugin.loading``), what makes a file safe (``strict_modes``).
+Elsewhere: which files are loaded (``plugin.loading``), what makes a file safe (``file_safety``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Final
 
-from consumer.strict_modes import read
+from consumer.file_safety import read
 
 _COMPILED: Final = (*importlib.machinery.EXTENSION_SUFFIXES, *importlib.machinery.BYTECODE_SUFFIXES)
 

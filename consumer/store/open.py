@@ -2,7 +2,7 @@
 
 Nothing is opened here; each engine is imported only when it is asked for, as PostgreSQL's driver is an extra.
 
-Elsewhere: the address (``store_address``, ``store_url``), what both engines can do (``store.ledger``,
+Elsewhere: the address (``store_address``), what both engines can do (``store.ledger``,
 ``store.dead_letters``).
 """
 
@@ -17,8 +17,7 @@ from consumer.store import file_access
 from consumer.store.dead_letters import Operators
 from consumer.store.ledger import Ledger
 from consumer.store.postgres_tls import tls_of
-from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress
-from consumer.store_url import parse_store_address
+from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress, parse_store_address
 
 
 def make_ledger(target: StoreAddress | str) -> Ledger:

@@ -116,7 +116,6 @@ def _app(sandbox: Sandbox, folder: Path) -> App:
     text = (Path(__file__).resolve().parent / "handler_nothing.py").read_text()
     (handlers / "nothing.py").write_text(text)
     settings = Settings(
-        _env_prefix="BENCH_READS_NO_ENVIRONMENT_",
         notify_url=(sandbox.notify_url(_QUEUE),),
         endpoint=sandbox.url,
         access_key_id=SecretStr("sandbox"),

@@ -11,9 +11,10 @@ from typing import Any, Final
 import pytest
 
 from consumer.cli.manifests import Kind, text_of
-from consumer.config import PREFIX, Settings, load
+from consumer.config import Settings, load
 from consumer.ops.metrics import Metrics
-from consumer.store_url import parse_store_address
+from consumer.settings_sources import PREFIX
+from consumer.store_address import parse_store_address
 
 Cli = Callable[..., Any]
 CATALOGUE: Final = {info.name: info for info in Metrics().catalogue()}

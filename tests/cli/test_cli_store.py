@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.floor1.test_store_url import ODD
+from tests.settings.test_store_address import ODD
 
 Cli = Callable[..., Any]
 

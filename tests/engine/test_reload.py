@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +11,11 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
-from consumer.config import Settings
+from consumer.config import Settings, info_of
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
 from consumer.plugin.registry import Registry, Sources, discover
-from consumer.reload import RELOADED, reload, takes_restart
+from consumer.reload import reload, takes_restart
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
 
@@ -115,19 +114,20 @@ async def test_a_fault_of_our_own_ends_no_daemon(sandbox: Sandbox, serve: Serve)
         await daemon.emptied()
 
 
-def test_the_readme_names_what_takes_a_restart() -> None:
-    """Every setting that a reload leaves alone is named there, and no other."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"These settings\s+take a restart: (.*?)\. On a terminal", text, re.DOTALL)
-    assert found is not None
-    assert set(re.findall(r"`(\w+)`", found[1])) == set(Settings.model_fields) - RELOADED
+def test_each_setting_says_whether_a_reload_changes_it() -> None:
+    """A change of any setting is refused unless its ``SettingInfo`` says that a reload changes it."""
+    before = Settings()
+    for name, field in Settings.model_fields.items():
+        if name != "access_key_id":
+            refused = takes_restart(before, changed(before, **{name: object()}))
+            assert bool(refused) is not info_of(field).reloadable, name
 
 
 @pytest.mark.parametrize("name", ["access_key_id", "slots"])
 def test_what_takes_a_restart(name: str) -> None:
     """Going from the default chain to given keys takes a restart, as a setting of the queues does; secrets stay out."""
     value: object = SecretStr("a-secret") if name == "access_key_id" else 5
-    before = Settings(_env_prefix="NONE_OF_THESE_")
+    before = Settings()
     (line,) = takes_restart(before, changed(before, **{name: value}))
     assert line.startswith(f"{name}: it has changed")
     assert "a-secret" not in line

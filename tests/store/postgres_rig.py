@@ -9,8 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 import anyio
 import asyncpg
 
-from consumer.store_address import PostgresAddress
-from consumer.store_url import parse_store_address
+from consumer.store_address import PostgresAddress, parse_store_address
 
 
 def at(dsn: str) -> PostgresAddress:

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.errors import ExitCode, SettingsError
-from consumer.store_address import PostgresAddress, SqliteAddress, SslMode
-from consumer.store_url import StoreAddressError, parse_store_address
+from consumer.store_address import PostgresAddress, SqliteAddress, SslMode, StoreAddressError, parse_store_address
 
 VARIABLES = ("PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGSSLMODE")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from consumer.errors import ExitCode
-from consumer.strict_modes import UnsafeFileError, problems_of_folder, read
+from consumer.file_safety import UnsafeFileError, problems_of_folder, read
 
 ME, STRANGER, HOSTS = 51234, 55678, 54321
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -180,7 +180,7 @@ def test_a_folder_that_links_to_itself_ends(place: Path) -> None:
 
 def test_a_folder_without_end_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A link to a whole disk does not make the start last for minutes."""
-    monkeypatch.setattr("consumer.strict_modes._MOST_ENTRIES", 3)
+    monkeypatch.setattr("consumer.file_safety._MAX_ENTRIES", 3)
     for number in range(4):
         (place / f"code{number}.py").write_bytes(b"")
     assert "holds more than 3 folders and files of code" in str(problems_of_folder(place))
@@ -231,13 +231,13 @@ def test_who_can_read_it_is_told(place: Path, tmp_path: Path) -> None:
 LOOK = """
 import os, sys
 from pathlib import Path
-from consumer import strict_modes
+from consumer import file_safety
 folder = Path(sys.argv[1])
 os.geteuid = lambda: 65532
-print(strict_modes.problems_of_folder(folder) or "safe")
+print(file_safety.problems_of_folder(folder) or "safe")
 try:
-    print("public" if strict_modes.read(folder / "code.py").public else "private")
-except strict_modes.UnsafeFileError as error:
+    print("public" if file_safety.read(folder / "code.py").public else "private")
+except file_safety.UnsafeFileError as error:
     print(error)
 """
 Mounted = Callable[[Path, str], list[str]]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from consumer import strict_modes
+from consumer import file_safety, settings_sources
 from consumer.config import LaneSettings, QueueSettings, Settings, load
 from consumer.errors import ExitCode, SettingsError
 from consumer.policy import LeasePolicy, RetryPolicy, UnroutedPolicy
@@ -31,16 +31,88 @@ def problems(flags: dict[str, Any] | None = None, path: Path | None = None) -> l
     return list(caught.value.problems)
 
 
-def test_each_place_beats_the_one_before(monkeypatch: pytest.MonkeyPatch, toml: Toml, credentials: Credentials) -> None:
-    """Default, credentials directory, environment, file, flags: each later one wins."""
-    assert load({}).slots == 64
-    credentials("mns_consumer_slots", "11\n")
-    assert load({}).slots == 11
-    monkeypatch.setenv("MNS_CONSUMER_SLOTS", "12")
-    assert load({}).slots == 12
-    path = toml("slots = 13")
-    assert load({}, path).slots == 13
-    assert load({"slots": 14}, path).slots == 14
+PLACES = ["flag", "environment", "file variable", "credentials directory", "run secrets", "settings file", "default"]
+"""The places of settings, the strongest first."""
+
+
+@pytest.mark.parametrize(
+    ("places", "strongest"),
+    [(PLACES[at:], place) for at, place in enumerate(PLACES)]
+    + [([place, "default"], place) for place in PLACES[:-1]]
+    + [(["environment", "settings file"], "environment"), (["flag", "run secrets"], "flag")],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+)
+def test_the_strongest_place_wins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toml: Toml, places: list[str], strongest: str
+) -> None:
+    """The value of the strongest place counts; ``PLACES`` is the order that README documents."""
+    values = {place: 10 + at for at, place in enumerate(PLACES)} | {"default": 64}
+    folders = {"credentials directory": tmp_path / "credentials", "run secrets": tmp_path / "secrets"}
+    for place, folder in folders.items():
+        folder.mkdir()
+        if place in places:
+            (folder / "mns_consumer_slots").write_text(f"{values[place]}\n", encoding="utf-8")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folders["credentials directory"]))
+    monkeypatch.setattr(settings_sources, "RUN_SECRETS", folders["run secrets"])
+    if "environment" in places:
+        monkeypatch.setenv("MNS_CONSUMER_SLOTS", str(values["environment"]))
+    elif "file variable" in places:
+        file = tmp_path / "slots.txt"
+        file.write_text(str(values["file variable"]), encoding="utf-8")
+        monkeypatch.setenv("MNS_CONSUMER_SLOTS_FILE", str(file))
+    path = toml(f"slots = {values['settings file']}") if "settings file" in places else None
+    assert load({"slots": values["flag"]} if "flag" in places else {}, path).slots == values[strongest]
+
+
+def test_a_value_and_a_file_for_one_setting_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Which of the two is meant is not clear, so it is an error; an empty variable counts as not set."""
+    file = tmp_path / "slots.txt"
+    file.write_text("3", encoding="utf-8")
+    monkeypatch.setenv("MNS_CONSUMER_SLOTS", "4")
+    monkeypatch.setenv("MNS_CONSUMER_SLOTS_FILE", str(file))
+    assert problems() == [
+        "MNS_CONSUMER_SLOTS and MNS_CONSUMER_SLOTS_FILE are both set; expected one of them",
+    ]
+    monkeypatch.setenv("MNS_CONSUMER_SLOTS", "")
+    assert load({}).slots == 3
+    monkeypatch.setenv("MNS_CONSUMER_SLOTS", "4")
+    monkeypatch.setenv("MNS_CONSUMER_SLOTS_FILE", "")
+    assert load({}).slots == 4
+
+
+def test_a_setting_whose_name_ends_in_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``MNS_CONSUMER_CA_FILE`` is the setting ``ca_file`` itself; a file that holds its value is ``..._FILE_FILE``."""
+    monkeypatch.setenv("MNS_CONSUMER_CA_FILE", "/etc/ca.pem")
+    assert load({}).ca_file == Path("/etc/ca.pem")
+    monkeypatch.delenv("MNS_CONSUMER_CA_FILE")
+    (tmp_path / "ca.txt").write_text("/etc/other.pem\n", encoding="utf-8")
+    monkeypatch.setenv("MNS_CONSUMER_CA_FILE_FILE", str(tmp_path / "ca.txt"))
+    assert load({}).ca_file == Path("/etc/other.pem")
+
+
+@pytest.mark.parametrize("mode", [0o646, 0o664])
+def test_a_file_that_a_variable_names_is_checked_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: int
+) -> None:
+    """A secret file that others can change is refused, and a bad value in it is reported with its path."""
+    file = tmp_path / "slots.txt"
+    file.write_text("many", encoding="utf-8")
+    monkeypatch.setenv("MNS_CONSUMER_SLOTS_FILE", str(file))
+    assert problems()[0].startswith(f"slots ({file}): expected a valid integer")
+    file.chmod(mode)
+    assert problems()[0].startswith(f"slots: {file}: expected that only root and user ")
+    file.unlink()
+    assert problems() == [f"slots ({file}): can't be read: No such file or directory"]
+
+
+def test_every_setting_may_come_from_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Lists and lanes are written in a secret file as in the environment."""
+    monkeypatch.setattr(settings_sources, "RUN_SECRETS", tmp_path)
+    (tmp_path / "mns_consumer_notify_url").write_text(f"{A}\n", encoding="utf-8")
+    (tmp_path / "mns_consumer_lanes").write_text(json.dumps([{"notify_url": B, "slots": 2}]), encoding="utf-8")
+    (tmp_path / "mns_consumer_access_key_id").write_text("LTAI-ID", encoding="utf-8")
+    (tmp_path / "mns_consumer_access_key_secret").write_text("hunter2", encoding="utf-8")
+    assert [(lane.url.queue, lane.slots) for lane in load({}).all_lanes()] == [("a", 64), ("b", 2)]
 
 
 def test_places_add_up(monkeypatch: pytest.MonkeyPatch, toml: Toml, credentials: Credentials) -> None:
@@ -192,10 +264,7 @@ def test_a_bad_value_of_the_credentials_directory_is_told_with_it(credentials: C
 def test_broken_json_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanes in the environment are JSON; what does not parse is told without its text."""
     monkeypatch.setenv("MNS_CONSUMER_LANES", '[{"access_key_secret": "hunter2"')
-    (line,) = problems()
-    assert "lanes" in line
-    assert "expected JSON" in line
-    assert "hunter2" not in line
+    assert problems() == ["lanes (environment MNS_CONSUMER_LANES): expected JSON, an array of objects"]
 
 
 @pytest.mark.parametrize(
@@ -482,14 +551,14 @@ def test_what_systemd_mounts_is_taken(credentials: Credentials) -> None:
 @pytest.fixture
 def open_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everybody may pass the folders above the test's own, which pytest closes."""
-    steps = strict_modes._steps
+    steps = file_safety._steps
 
     def opened(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         for step, found in steps(path):
             above = stat.S_ISDIR(found.st_mode) and tmp_path.is_relative_to(step)
             yield step, os.stat_result((found.st_mode | 0o001, *found[1:])) if above else found
 
-    monkeypatch.setattr(strict_modes, "_steps", opened)
+    monkeypatch.setattr(file_safety, "_steps", opened)
 
 
 @pytest.mark.usefixtures("open_way")
@@ -535,7 +604,7 @@ def test_lanes_and_empty_files_of_the_credentials_directory(credentials: Credent
     folder = credentials("MNS_CONSUMER_LANES", json.dumps([{"notify_url": A, "slots": 2}]))
     assert [lane.slots for lane in load({}).all_lanes()] == [2]
     credentials("MNS_CONSUMER_LANES", '[{"access_key_secret": "hunter2"')
-    assert problems() == [f"lanes ({folder}/MNS_CONSUMER_LANES): expected JSON"]
+    assert problems() == [f"lanes ({folder}/MNS_CONSUMER_LANES): expected JSON, an array of objects"]
     (folder / "MNS_CONSUMER_LANES").write_bytes(b"\xff")
     assert problems() == [f"lanes ({folder}/MNS_CONSUMER_LANES): expected UTF-8 text"]
 
