@@ -37,7 +37,7 @@ from consumer.message.notification import Notification, decode, decode_user_data
 from consumer.message.result import read_result
 from consumer.message.strict_json import Unreadable, parse, parse_container, storable
 from consumer.notify_url import NotifyUrl, NotifyUrlError
-from consumer.ops.line import LineRenderer
+from consumer.ops.logs import processors, render
 from consumer.ops.redact import Secrets
 from consumer.store import clip
 
@@ -153,19 +153,19 @@ def date(text: str) -> None:
     _parsed.cache_clear()
 
 
-def log_line(renderer: LineRenderer) -> Callable[[str], object]:
-    def render(text: str) -> None:
-        fields = {"event": text, "text": text, "deep": {"a": [text]}, "raw": raw(text), "exc_info": ValueError(text)}
-        renderer.render("info", fields)
+def log_line(*, terminal: bool) -> Callable[[str], object]:
+    chain = processors(SECRETS, terminal=terminal)
 
-    return render
+    def log(text: str) -> None:
+        fields = {"event": text, "text": text, "deep": {"a": [text]}, "raw": raw(text), "exc_info": ValueError(text)}
+        render(chain, "info", fields)
+
+    return log
 
 
 def secrets(text: str) -> None:
-    line = raw(text)
-    SECRETS.seen_in(line)
     SECRETS.mask(text)
-    SECRETS.mask_bytes(line)
+    SECRETS.redact(None, "info", {"event": text, "deep": [text]})
 
 
 READERS: Final[dict[str, tuple[Callable[[str], object], tuple[str, ...]]]] = {
@@ -195,8 +195,8 @@ READERS: Final[dict[str, tuple[Callable[[str], object], tuple[str, ...]]]] = {
     "cut": (cut, ("plain",)),
     "described": (lambda text: describe(raw(text)), ("plain",)),
     "secrets": (secrets, ("plain",)),
-    "log line": (log_line(LineRenderer(SECRETS, terminal=False)), ("plain",)),
-    "log line for a terminal": (log_line(LineRenderer(SECRETS, terminal=True)), ("plain",)),
+    "log line": (log_line(terminal=False), ("plain",)),
+    "log line for a terminal": (log_line(terminal=True), ("plain",)),
 }
 
 

@@ -78,7 +78,8 @@ def body_json(body: bytes, *, exact: bool = False) -> dict[str, Any]:
     except Unreadable:
         decoded = None
     shown_text, shown_decoded = (one and SECRETS.mask(one) for one in (text, decoded))
-    hidden = SECRETS.mask_bytes(body) != body or shown_decoded != decoded
+    readable = body.decode("utf-8", "replace")
+    hidden = SECRETS.mask(readable) != readable or shown_decoded != decoded
     return {
         "body_base64": base64.b64encode(body).decode() if exact or not hidden else None,
         "body_text": None if shown_text == text and shown_decoded != decoded else shown_text,

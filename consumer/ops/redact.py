@@ -1,10 +1,7 @@
-"""Keep known secrets out of every text that leaves the daemon.
+"""Mask known secrets in each text that leaves the daemon: log lines, the admin server's answers, stored errors.
 
-A secret is protected under each spelling in which it may turn up: as it is, escaped by ``repr`` or by JSON, quoted for
-a URL. Looking costs one search of the finished line for each secret, as a rule: for the part of it that all spellings
-share. Only where that is found is anything replaced.
-
-Elsewhere: which texts are searched (``ops.logs``, ``ops.admin``), who knows the secrets (``config``, ``cloud``).
+A secret is masked in each spelling that a library may give it: as it is, escaped by ``repr`` or by JSON, quoted for a
+URL.
 """
 
 from __future__ import annotations
@@ -13,43 +10,43 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
 from consumer.ops.escape import json_escaped, printable
 
 MASK: Final = "***"
 MIN_LENGTH: Final = 6
-"""Shorter values are not protected: replacing each "key" or "1" would make the logs unreadable."""
+"""Shorter values are not masked: to replace each "key" or "1" would make the logs unreadable."""
 _KEPT_PER_SLOT: Final = 2
+_NESTED: Final = frozenset({dict, list})
 _VARIABLES: Final = ("ALIBABA_CLOUD_ACCESS_KEY_SECRET", "ALIBABA_CLOUD_SECURITY_TOKEN", "PGPASSWORD")
-"""Variables of others that hold a secret."""
+"""Other programs' variables that hold a secret."""
 
 
 class Secrets:
-    """A set of texts that must not be seen."""
+    """A set of secrets."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._fixed: set[str] = set()
         self._slots: dict[str, deque[str]] = {}
-        # Each is replaced as a whole, so that a reader on another thread sees one state or the other.
+        # Each is replaced as a whole: a reader on another thread sees one state or the other.
         self._texts: tuple[str, ...] = ()
-        self._patterns: tuple[bytes, ...] = ()
-        self._triggers: tuple[bytes, ...] = ()
+        self._numbers = False
 
     def protect(self, secret: str, *, slot: str | None = None) -> bool:
         """Mask a value from now on.
 
         Args:
             secret: The value.
-            slot: For values that change, such as an STS token: names the place whose newest value this is. The one
-                before it stays protected too, as it may still be in use; older ones are forgotten.
+            slot: For a value that changes, such as an STS token: the name under which it is replaced. The last two
+                stay masked, since the one before may still be in use.
 
         Returns:
-            Whether it is protected: not when it is shorter than ``MIN_LENGTH`` characters.
+            ``False`` for a value shorter than ``MIN_LENGTH`` characters, which is not masked.
         """
         if len(secret) < MIN_LENGTH:
             return False
@@ -61,72 +58,60 @@ class Secrets:
                 if secret not in kept:
                     kept.append(secret)
             known = self._fixed.union(*self._slots.values())
-            texts = {spelling for value in known for spelling in _spellings(value)}
             # The longest first: a short secret may be part of a long one.
-            self._texts = tuple(sorted(texts, key=len, reverse=True))
-            patterns = {pattern for text in texts for pattern in _rendered(text)}
-            self._patterns = tuple(sorted(patterns, key=len, reverse=True))
-            self._triggers = tuple({trigger for value in known for trigger in _triggers(value)})
+            self._texts = tuple(sorted({text for value in known for text in _spellings(value)}, key=len, reverse=True))
+            self._numbers = any(re.fullmatch(r"[-+.0-9e]+", value) for value in known)
         return True
 
-    def seen_in(self, line: bytes) -> bool:
-        """Whether a rendered line may hold a secret in any spelling; ``False`` is certain."""
-        # A loop: a generator inside any() costs as much again as the two or three searches that this is.
-        for trigger in self._triggers:  # noqa: SIM110  # see above
-            if trigger in line:
-                return True
-        return False
-
     def mask(self, text: str) -> str:
-        """The text with every secret in it replaced."""
+        """The text with each secret in it replaced."""
         for secret in self._texts:
             if secret in text:
                 text = text.replace(secret, MASK)
         return text
 
-    def mask_bytes(self, line: bytes) -> bytes:
-        """The rendered line with every secret in it replaced."""
-        for pattern in self._patterns:
-            line = line.replace(pattern, MASK.encode())
-        return line
+    def redact(self, _logger: object, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Mask an event's fields, which must be JSON types: a processor of structlog."""
+        # One search for each spelling, through all plain texts at once.
+        texts = "\n".join([*event, *[value for value in event.values() if type(value) is str]])
+        for secret in self._texts:
+            if secret in texts:
+                break
+        else:
+            if _NESTED.isdisjoint(map(type, event.values())) and not self._numbers:
+                return event
+        masked: MutableMapping[str, Any] = self._masked(event)
+        return masked
+
+    def _masked(self, value: Any) -> Any:
+        """A JSON value with each secret in it masked; a number that shows one becomes a text."""
+        if isinstance(value, dict):
+            return {self.mask(key): self._masked(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._masked(item) for item in value]
+        if isinstance(value, str):
+            return self.mask(value)
+        if not self._numbers or value is None:
+            return value
+        text = json.dumps(value)
+        masked = self.mask(text)
+        return value if masked == text else masked
 
 
 def _spellings(secret: str) -> Iterator[str]:
     yield secret
-    # repr() escapes quotes only where both kinds are in the text around, which is not known here.
+    # repr() escapes a quote only where both kinds are in the text around, which is not known here.
     escaped = "".join(char if char in "'\"" else repr(char)[1:-1] for char in secret)
     yield escaped
     yield escaped.replace("'", "\\'")
     yield printable(secret)
-    yield _json(secret)
-    yield _json_ascii(secret)
+    for text in (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
+        yield text
+        yield json_escaped(text)
     readable = secret.encode("utf-8", "replace")
     yield quote(readable, safe="")
     yield quote(readable)
     yield quote_plus(readable)
-
-
-def _triggers(secret: str) -> Iterator[bytes]:
-    """What to look for first: plain letters and digits are the same in every spelling."""
-    plain = max(re.findall(r"[A-Za-z0-9]+", secret), key=len, default="")
-    if len(plain) >= MIN_LENGTH:
-        yield plain.encode()
-    else:
-        for text in _spellings(secret):
-            yield from _rendered(text)
-
-
-def _rendered(text: str) -> Iterator[bytes]:
-    for spelling in (text, _json(text), _json_ascii(text), json_escaped(_json(text)), json_escaped(_json_ascii(text))):
-        yield spelling.encode("utf-8", "backslashreplace")
-
-
-def _json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _json_ascii(text: str) -> str:
-    return json.dumps(text)[1:-1]
 
 
 SECRETS: Final = Secrets()
@@ -134,7 +119,7 @@ SECRETS: Final = Secrets()
 
 
 def protect(secret: str, *, slot: str | None = None) -> bool:
-    """Mask a value in every log line and admin answer of this process; see ``Secrets.protect``."""
+    """Mask a value in each log line and admin answer of this process; see ``Secrets.protect``."""
     return SECRETS.protect(secret, slot=slot)
 
 

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from consumer.errors import SettingsError
-from consumer.ops import logs
+from consumer.ops.logs import LogFields
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -144,7 +144,7 @@ class Traces:
                 f"process {queue}", above, self._trace.SpanKind.CONSUMER, said, links
             ) as span:
                 ids = span.get_span_context()
-                with logs.fields(trace_id=f"{ids.trace_id:032x}", span_id=f"{ids.span_id:016x}"):
+                with LogFields(trace_id=f"{ids.trace_id:032x}", span_id=f"{ids.span_id:016x}"):
                     yield span
         finally:
             self._context.detach(token)

@@ -35,6 +35,6 @@ def _own_logging() -> Iterator[None]:
     root.setLevel(level)
     for name in ("consumer", "handlers"):
         logging.getLogger(name).setLevel(logging.NOTSET)
-    logs._output.stream = None
-    logs._output.on_drop = None
+    logs._log.stream = None
+    logs._log.on_drop = None
     structlog.reset_defaults()
