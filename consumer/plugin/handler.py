@@ -1,12 +1,9 @@
-"""Make a handler of a function: its name, its limits, and what its annotation asks for.
+"""Make a handler of a function: its name, its limits, and the types that its annotation asks for.
 
     @handler("Cover", timeout_s=30)
     async def cover(job: Job[CoverResult, MyUserData]) -> None: ...
 
-The decorator only leaves a note on the function; nothing is registered by being imported. The registry
-reads the notes of the modules that it was told to look at (``plugin.registry``).
-
-Elsewhere: calling a handler within its limits (``engine.invoke``).
+The decorator only leaves a note on the function. The registry reads the notes of the modules that it loads.
 """
 
 from __future__ import annotations
@@ -26,23 +23,17 @@ from consumer.policy import MAX_HIDE_S
 
 HandlerFunction: TypeAlias = Callable[[Job[Any, Any]], Awaitable[object]] | Callable[[Job[Any, Any]], object]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
+ParsedT = TypeVar("ParsedT")
 
 ANY_NAME: Final = "*"
-"""The name of the handler that takes whatever has none of its own."""
+"""The name of the handler for every message that has no other."""
 _NOTE: Final = "__mns_consumer_handlers__"
 _MAX_CONCURRENCY: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a handler says of itself; ``None`` leaves the daemon's setting in force.
-
-    Args:
-        timeout_s: Seconds for one run, after which it counts as failed.
-        concurrency: Runs at once in this process, from 1 to 1024.
-        max_hold_s: The most that its message is held in one run, in seconds.
-        max_failures: Failures after which its message is set aside.
-    """
+    """A handler's own limits, see ``handler``; ``None`` leaves the daemon's setting in force."""
 
     timeout_s: float | None = None
     concurrency: int | None = None
@@ -50,7 +41,7 @@ class Limits:
     max_failures: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what can't be meant, where it is written: with the handler's own line in the traceback."""
+        """Check each range while the decorator runs, so that the traceback names the handler's own line."""
         _in_range("timeout_s", self.timeout_s, 0.001, MAX_HIDE_S, "seconds")
         _in_range("concurrency", self.concurrency, 1, _MAX_CONCURRENCY, "runs at once", whole=True)
         _in_range("max_hold_s", self.max_hold_s, 1, MAX_HIDE_S, "seconds")
@@ -70,28 +61,20 @@ class Note:
     limits: Limits
 
 
-ParsedT = TypeVar("ParsedT")
-
-
 class Wanted(Generic[ParsedT]):
-    """A type that an annotation asks for, ready to validate with.
-
-    Args:
-        annotation: The type as written.
-    """
+    """A type that an annotation asks for, with its validator."""
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
+        # At the start, so that a type whose repr fails is refused there and not with the first message.
         self.name = repr(annotation)
-        """How errors name it. Made at the start, so that a type that can not be shown fails there."""
-        # Nothing to validate: whatever came is handed on, so its adapter would be work for nothing.
         self._adapter: TypeAdapter[ParsedT] | None = None if annotation is Any else TypeAdapter(annotation)
         if self._adapter is not None and not self._adapter.pydantic_complete:
-            # A model that names something unknown would fail at the first message: better now, by its name.
+            # The same for a model that names something unknown.
             self._adapter.rebuild(force=True, raise_errors=True)
 
     def validate(self, value: JsonValue) -> ParsedT:
-        """Turn decoded JSON into the type.
+        """Turn decoded JSON into the type; ``Any`` takes it as it is.
 
         Raises:
             pydantic.ValidationError: It does not fit.
@@ -106,13 +89,10 @@ class Handler:
     """One handler, ready to be called.
 
     Args:
-        name: FunctionName, a message kind's name, or ``*``.
-        function: The user's function.
-        is_async: Whether it is awaited; plain functions run in a worker thread.
-        limits: What it says of itself.
-        result: The result's type; ``None`` when it wants no result.
-        user_data: UserData's type; ``None`` when it takes UserData as decoded.
-        origin: ``path:line`` of the function, for errors and listings.
+        is_async: Whether it is awaited; a plain function runs in a worker thread.
+        result: The result's type; ``None`` if it asks for no result.
+        user_data: UserData's type; ``None`` if it takes UserData as decoded.
+        origin: ``path:line`` of the function.
     """
 
     name: str
@@ -132,23 +112,20 @@ def handler(
     max_hold_s: float | None = None,
     max_failures: int | None = None,
 ) -> Callable[[FunctionT], FunctionT]:
-    """Mark a function as the handler of a FunctionName.
+    """Mark a function as the handler of a FunctionName. The function itself stays as it is.
 
     Args:
-        name: The FunctionName (``Cover``), the name of another message kind (``Transcode``), or ``*`` for
-            whatever has no handler of its own.
-        timeout_s: Seconds for one run; default: the setting ``handler_timeout_s``.
-        concurrency: Runs at once in this process; default: as many as there are slots.
-        max_hold_s: The most that its message is held in one run; default: the setting ``max_hold_s``.
-        max_failures: Failures after which its message is set aside; default: the setting ``max_failures``.
-
-    Returns:
-        The function, unchanged.
+        name: The FunctionName (``Cover``), the name of another kind of message (``Transcode``), or ``*`` for every
+            message that has no handler of its own.
+        timeout_s: Seconds for one run, after which it counts as failed; default: the setting ``handler_timeout_s``.
+        concurrency: Runs at once in this process, up to 1024; default: the number of slots.
+        max_hold_s: Seconds for which the lease is renewed in one run; default: the setting ``max_hold_s``.
+        max_failures: Failures after which the message is set aside; default: the setting ``max_failures``.
 
     Raises:
         ValueError: The name is empty or a limit is out of range.
     """
-    # A decorator without its parentheses gets the function as its name.
+    # ``@handler`` without parentheses passes the function as the name.
     if not isinstance(name, str) or not name or name != name.strip():  # type: ignore[redundant-expr]  # as said
         raise ValueError(f"@handler({name!r}): expected a FunctionName such as 'Cover', or '*' for all the rest")
     note = Note(name, Limits(timeout_s, concurrency, max_hold_s, max_failures))
@@ -163,14 +140,14 @@ def handler(
 
 
 def notes(function: object) -> tuple[Note, ...]:
-    """The notes that ``@handler`` left on a function, innermost first; none on anything else."""
-    # Of the object itself: an instance or a mock must not seem marked because its class answers to any name.
+    """The notes that ``@handler`` left on this very object, innermost first."""
+    # Not by getattr: an object that answers to any attribute name, such as a mock, is not marked.
     found = getattr(function, "__dict__", {}).get(_NOTE, ())
     return found if isinstance(found, tuple) else ()
 
 
 def origin_of(function: object) -> str:
-    """``path:line`` of a function, as far as it can be told."""
+    """``path:line`` of a function, behind its wrappers."""
     target = inspect.unwrap(function) if callable(function) else function
     code = getattr(target, "__code__", None)
     return "unknown place" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
@@ -180,8 +157,7 @@ def build(function: HandlerFunction, note: Note) -> Handler:
     """Read a marked function's signature and annotation.
 
     Raises:
-        HandlersError: The function can't be called with one job, or its annotation can't be understood; the text
-            names its path and line.
+        HandlersError: The function can't be called with one job, or its annotation is none that a handler may have.
     """
     origin = origin_of(function)
     inner = inspect.unwrap(function)
@@ -240,5 +216,4 @@ def _job_annotation(function: HandlerFunction, name: str, origin: str) -> Any:
         raise HandlersError(
             f"{origin}: the annotations of the handler for {name!r} can't be evaluated: {type(error).__name__}: {error}"
         ) from error
-    first = next(iter(signature.parameters))
-    return hints.get(first, inspect.Parameter.empty)
+    return hints.get(next(iter(signature.parameters)), inspect.Parameter.empty)

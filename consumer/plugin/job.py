@@ -1,16 +1,12 @@
-"""What a handler gets, and what it may raise.
+"""What a handler receives, and what it may raise.
 
-A handler sees one ``Job`` and nothing of queues, leases or ledgers. What it returns is ignored; how it
-ends is the answer:
+    returns           the job is done, its message is deleted
+    raises Reject     the message is set aside, with the reason given
+    raises Retry      the handler runs again after the time given; counts as one failure
+    raises JobFailed  the message is set aside with the job's own code and message
+    raises else       the handler runs again by the retry policy; counts as one failure
 
-    returns          the job is done, its message is deleted
-    raises Reject    set aside for good, with the reason given
-    raises Retry     comes back after the time given, and counts as one failure
-    raises JobFailed set aside with the job's own code and message
-    raises else      comes back by the retry policy, and counts as one failure
-
-Elsewhere: what each end leads to (``engine.outcome``), how a function becomes a handler
-(``plugin.handler``).
+The return value is ignored.
 """
 
 from __future__ import annotations
@@ -28,23 +24,19 @@ ResultT = TypeVar("ResultT", default=Any)
 UserDataT = TypeVar("UserDataT", default=Any)
 
 
-class Reject(Exception):  # noqa: N818 - an order to the daemon, not a fault: it reads as one where it is raised
-    """Raised by a handler: this job will never succeed, set its message aside.
-
-    Args:
-        reason: One sentence for the person who looks through the dead letters.
-    """
+class Reject(Exception):  # noqa: N818 - an order to the daemon, not an error
+    """Raised by a handler: the job will never succeed, set its message aside. ``reason`` is for the operators."""
 
     def __init__(self, reason: str = "the handler gave no reason") -> None:
         super().__init__(reason)
 
 
 class Retry(Exception):  # noqa: N818 - as above
-    """Raised by a handler: not now, come back later.
+    """Raised by a handler: run again later.
 
     Args:
-        reason: One sentence for the log.
-        after_s: Seconds until the next run, in [0, 43200] (MNS waits 1 at least); ``None`` leaves it to the policy.
+        reason: For the log.
+        after_s: Seconds until the next run, from 0 to 43200; below 1 MNS waits 1. ``None`` leaves it to the policy.
 
     Raises:
         ValueError: ``after_s`` is out of range.
@@ -60,12 +52,7 @@ class Retry(Exception):  # noqa: N818 - as above
 
 
 class JobFailed(Exception):  # noqa: N818 - the job failed, not the program
-    """The job itself failed; raised by reading ``job.result`` of a failed job.
-
-    Args:
-        code: MPS's code; ``None`` where it gave none.
-        message: MPS's wording; ``None`` where it gave none.
-    """
+    """The job itself failed, with MPS's code and message; raised by reading ``job.result`` of a failed job."""
 
     def __init__(self, code: str | None, message: str | None) -> None:
         super().__init__(f"the job failed with code {code or 'none'}: {message or 'no message'}")
@@ -74,11 +61,11 @@ class JobFailed(Exception):  # noqa: N818 - the job failed, not the program
 
 
 class ResultNotWantedError(Exception):
-    """``job.result`` was read by a handler whose annotation asks for none; a mistake in the handler."""
+    """A handler reads ``job.result`` although its annotation asks for none: a mistake in the handler."""
 
 
 class _NotWanted:
-    """Stands where a result would be if the handler had asked for one."""
+    """Stands in for a result that the handler did not ask for."""
 
     def __repr__(self) -> str:
         return "<no result: the handler's annotation asks for none>"
@@ -87,32 +74,27 @@ class _NotWanted:
 NOT_WANTED: Final = _NotWanted()
 
 
-# Without slots: typing notes the parameters of ``Job[int](...)`` on the instance, and with them that is an error.
+# Without slots: typing sets the parameters of ``Job[int](...)`` on the instance, which slots refuse.
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[ResultT, UserDataT]):
-    """One ended job, as its handler sees it.
+    """One ended job.
 
-    ``Job[CoverResult, MyUserData]`` in the handler's annotation asks for a result of the first type (fetched from
-    MPS and validated before the call) and for UserData of the second. ``Job[None, MyUserData]`` and a bare ``Job``
-    ask for no result; then MPS is asked only where a job is said to have failed, or where ``verify`` says so.
+    ``Job[CoverResult, MyUserData]`` in the handler's annotation asks for a result of the first type, fetched from MPS
+    and validated before the call, and for UserData of the second. ``Job[None, MyUserData]`` and a bare ``Job`` ask for
+    no result; then MPS is asked only if the message says that the job failed, or if the setting ``verify`` demands it.
 
     Args:
-        function: FunctionName, or the message kind's name for jobs of other kinds.
-        job_id: JobId (RunId of a workflow); ``""`` where the message has none.
-        state: The state as it came, such as ``Success`` or ``Fail``.
-        failed: Whether the job failed.
-        code: MPS's code.
-        message: MPS's wording.
-        user_data: UserData, validated where the annotation names a type; else a decoded JSON object or array, else
-            the text, else ``None``.
-        input: The job's Input, ``oss://...``; ``None`` unless MPS was asked.
-        output: The file URL or template that the job was given as Output; for the functions that name no file in
-            their result. ``None`` unless MPS was asked.
-        attempt: Which run of the handler this is, from 1 (its failures so far + 1).
-        queue: The queue's name.
-        message_id: MNS's MessageId.
+        function: FunctionName; the kind's name for messages of other kinds.
+        job_id: JobId (RunId of a workflow); ``""`` if the message has none.
+        state: State as it came, such as ``Success`` or ``Fail``.
+        user_data: UserData, validated if the annotation names a type; otherwise a decoded JSON object or array, or the
+            text, or ``None``.
+        input: The job's Input; ``None`` unless MPS was asked.
+        output: The job's Output, a URL or a template whose placeholders MPS does not replace; ``None`` unless MPS was
+            asked.
+        attempt: Number of this run of the handler, from 1.
         document: The notification as JSON, as it came.
-        kind: Which message it is: ``IProduction``, or the kind's name. Only ``IProduction`` can be checked with MPS.
+        kind: ``IProduction``, or the name of another kind of message, which MPS can't be asked about.
     """
 
     function: str
@@ -136,7 +118,7 @@ class Job(Generic[ResultT, UserDataT]):
         """The job's result.
 
         Raises:
-            JobFailed: The job failed; a handler that cares asks ``job.failed`` first.
+            JobFailed: The job failed; read ``job.failed`` first to handle that.
             ResultNotWantedError: The handler's annotation asks for no result.
         """
         if self.failed:
@@ -146,14 +128,10 @@ class Job(Generic[ResultT, UserDataT]):
                 f"the handler for {self.function!r} reads job.result but asks for none; "
                 "annotate its parameter, as in Job[CoverResult], or Job[Any] for the bare JSON"
             )
-        # A model may well be Optional: None is then a result like any other.
+        # ``None`` is a result like any other if the model is optional.
         return self.result_or_none  # type: ignore[return-value]  # ResultT may include None
 
     @property
     def failure(self) -> dict[str, str | None]:
-        """What a log line should say of a failed job: ``log.warning("job failed", **job.failure)``.
-
-        Returns:
-            ``function``, ``job_id``, and MPS's ``code`` and ``message``; of a job that succeeded likewise.
-        """
+        """Fields for a log line about a failed job: ``log.warning("job failed", **job.failure)``."""
         return {"function": self.function, "job_id": self.job_id, "code": self.code, "message": self.message}

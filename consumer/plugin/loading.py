@@ -1,39 +1,102 @@
-"""Load the functions of one place: a drop-in file, a module, an entry point.
+"""Load the marked functions of one drop-in file, one module, or one entry point.
 
-Drop-in files are loaded afresh each time under private module names, so that a reload takes what they say now while
-the functions of before run on. Modules that are installed keep the code that the process began with.
+Drop-in files are loaded anew by each reload, under private module names: a user's ``cover.py`` hides no other module,
+``from . import _shared`` works between the files of one folder, and the functions of before the reload keep theirs.
 
-Elsewhere: which places there are and who wins (``plugin.registry``), what a marked function says (``plugin.handler``),
-the importer of drop-in files (``plugin.source_only``).
+Only their source is loaded, checked as it is read (``file_safety``). Python's own importer would prefer a ``.so`` to a
+``.py`` of the same name, take a ``.pyc`` without source, and believe byte code that claims to be made of the source
+beside it. No byte code is written: it would hide a change within the same second.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
+import importlib.machinery
 import itertools
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Iterable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
-from typing import Final, TypeAlias
+from types import CodeType, ModuleType
+from typing import Final, TypeVar
 
 from consumer.errors import HandlersError
-from consumer.plugin import source_only
+from consumer.file_safety import read
 from consumer.plugin.handler import notes
 
-Functions: TypeAlias = Callable[[], list[Callable[..., object]]]
-"""Loads one place."""
+LoadedT = TypeVar("LoadedT")
 
-DROP_IN: Final = "_mns_consumer_handlers_"
-"""How the private names of handlers' files begin."""
+_PRIVATE: Final = "_mns_consumer_handlers_"
+"""How the private package names begin."""
+_COMPILED: Final = (*importlib.machinery.EXTENSION_SUFFIXES, *importlib.machinery.BYTECODE_SUFFIXES)
 _OURS: Final = (str(Path(__file__).resolve().parent), str(Path(importlib.__file__).resolve().parent))
 _numbers: Final = itertools.count(1)
+
+
+class _SourceLoader(SourceFileLoader):
+    """Checks and compiles the source each time."""
+
+    def __init__(self, name: str, path: str, folder: Path) -> None:
+        super().__init__(name, path)
+        self._folder = folder
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(read(Path(path), self._folder).data, path)
+        return code
+
+
+class _SourceFinder(MetaPathFinder):
+    """Finds the modules of the private packages in ``folders``, and no others."""
+
+    def __init__(self) -> None:
+        self.folders: dict[str, Path] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, _target: ModuleType | None = None, /
+    ) -> ModuleSpec | None:
+        folder = self.folders.get(fullname.partition(".")[0])
+        if folder is None or path is None:
+            return None
+        stems = [Path(place) / fullname.rpartition(".")[2] for place in path]
+        for stem in stems:
+            for file in (stem / "__init__.py", stem.with_name(f"{stem.name}.py")):
+                if file.is_file():
+                    inside = [str(stem)] if file.name == "__init__.py" else None
+                    loader = _SourceLoader(fullname, str(file), folder)
+                    return spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=inside)
+        _refuse_compiled(fullname, stems)
+        if spaces := [str(stem) for stem in stems if stem.is_dir()]:
+            return _namespace(fullname, spaces)
+        # With None the other importers would be asked, which take compiled files.
+        raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+
+_finder: Final = _SourceFinder()
+
+
+def _refuse_compiled(fullname: str, stems: Iterable[Path]) -> None:
+    for stem in stems:
+        for file in (path.with_name(path.name + suffix) for path in (stem, stem / "__init__") for suffix in _COMPILED):
+            if file.is_file():
+                raise ImportError(
+                    f"{file} is compiled code, which is not loaded from a drop-in folder; expected {stem.name}.py, "
+                    "or a package that is installed beside the daemon",
+                    name=fullname,
+                    path=str(file),
+                )
+
+
+def _namespace(name: str, folders: list[str]) -> ModuleSpec:
+    spec = ModuleSpec(name, loader=None, is_package=True)
+    spec.submodule_search_locations = folders
+    return spec
 
 
 def files(directory: Path) -> list[Path]:
@@ -47,113 +110,97 @@ def files(directory: Path) -> list[Path]:
 
 
 def new_package(directory: Path, *, installed: bool = False) -> str:
-    """Make a package of our own whose modules will be the folder's files, loaded once more.
-
-    Under a private name, a user's ``cover.py`` or ``handlers/`` hides no module of anybody's, and
-    ``from . import _shared`` works between the files of one folder.
+    """Make a private package whose modules are the folder's files, to be loaded anew.
 
     Args:
         directory: The folder.
-        installed: Whether an installer laid it down, with byte code that can be trusted as much as the source.
+        installed: The folder was installed as a part of this program: its byte code is as trustworthy as its source.
 
     Returns:
-        Its name; ``forget`` ends it.
+        The package's name, for ``forget``.
     """
     importlib.invalidate_caches()
     folder = str(directory.resolve())
-    name = f"{DROP_IN}{hashlib.sha256(folder.encode()).hexdigest()[:12]}_{next(_numbers)}"
-    spec = ModuleSpec(name, loader=None, is_package=True)
-    spec.submodule_search_locations = [folder]
-    sys.modules[name] = importlib.util.module_from_spec(spec)
+    name = f"{_PRIVATE}{hashlib.sha256(folder.encode()).hexdigest()[:12]}_{next(_numbers)}"
+    sys.modules[name] = module_from_spec(_namespace(name, [folder]))
     if not installed:
-        source_only.take_over(name, Path(folder))
+        if _finder not in sys.meta_path:
+            sys.meta_path.insert(0, _finder)
+        _finder.folders[name] = Path(folder)
     return name
 
 
 def forget(packages: Iterable[str]) -> None:
-    """Take packages that nothing is to be imported from any more out of the interpreter's list."""
+    """Drop private packages from which nothing will be imported any more."""
     for package in packages:
-        source_only.let_go(package)
+        _finder.folders.pop(package, None)
         for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
             del sys.modules[name]
 
 
-def file_loader(path: Path, package: str) -> Functions:
-    """A drop-in file, as a module of a package that ``new_package`` made."""
+def load_file(path: Path, package: str) -> list[Callable[..., object]]:
+    """Load a drop-in file as a module of a private package.
+
+    Raises:
+        HandlersError: It can't be loaded, as for the other two.
+    """
     stem = path.parent.name if path.name == "__init__.py" else path.stem
-
-    def load() -> list[Callable[..., object]]:
-        if not stem.isidentifier():
-            raise HandlersError(f"{path}: {stem!r} can't be a module's name; expected letters, digits and underscores")
-        return _marked(_imported(f"{package}.{stem}", str(path)))
-
-    return load
+    if not stem.isidentifier():
+        raise HandlersError(f"{path}: {stem!r} can't be a module's name; expected letters, digits and underscores")
+    return _marked(_imported(f"{package}.{stem}", str(path)))
 
 
-def module_loader(name: str) -> Functions:
-    """An installed module, with those directly inside it where it is a package."""
-
-    def load() -> list[Callable[..., object]]:
-        module = _imported(name, f"handler_modules: {name}")
-        inside = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")
-        # Names that begin with ``_`` are for the others to import; ``__main__`` is a program, not a module.
-        names = [info.name for info in inside if not info.name.rpartition(".")[2].startswith("_")]
-        submodules = [_imported(each, f"handler_modules: {each}") for each in names]
-        return [function for part in (module, *submodules) for function in _marked(part)]
-
-    return load
+def load_module(name: str) -> list[Callable[..., object]]:
+    """Load an installed module; of a package, the modules directly inside it as well."""
+    module = _imported(name, f"handler_modules: {name}")
+    inside = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")
+    # Names that begin with ``_`` are for the others to import; ``__main__`` is a program.
+    names = [info.name for info in inside if not info.name.rpartition(".")[2].startswith("_")]
+    modules = [module, *(_imported(each, f"handler_modules: {each}") for each in names)]
+    return [function for each in modules for function in _marked(each)]
 
 
-def entry_point_loader(point: EntryPoint) -> Functions:
-    """What an entry point names: a module, or one function."""
+def load_entry_point(point: EntryPoint) -> list[Callable[..., object]]:
+    """Load what an entry point names: a module, or one function."""
     place = f"entry point {point.name} = {point.value}"
-
-    def load() -> list[Callable[..., object]]:
-        try:
-            target = point.load()
-        except (Exception, SystemExit) as error:
-            # The user's code runs here: whatever it raises is its own fault and is told with its traceback.
-            raise _broken(place, error) from error
-        if isinstance(target, ModuleType):
-            return _marked(target)
-        if not notes(target):
-            raise HandlersError(f"{place}: expected a module or a function marked with @handler, got {target!r}")
-        return [target]
-
-    return load
+    target = _user_code(point.load, place)
+    if isinstance(target, ModuleType):
+        return _marked(target)
+    if not callable(target) or not notes(target):
+        raise HandlersError(f"{place}: expected a module or a function marked with @handler, got {target!r}")
+    return [target]
 
 
 def _imported(name: str, place: str) -> ModuleType:
+    return _user_code(lambda: importlib.import_module(name), place)
+
+
+def _user_code(load: Callable[[], LoadedT], place: str) -> LoadedT:
     try:
-        return importlib.import_module(name)
+        return load()
     except (Exception, SystemExit) as error:
-        # The user's code runs here: whatever it raises is its own fault and is told with its traceback. A script that
-        # ends itself would else end the daemon without a word.
+        # SystemExit too: a script that ends itself would end the daemon without a word.
         raise _broken(place, error) from error
 
 
 def _broken(place: str, error: BaseException) -> HandlersError:
-    """One line that names the place, then the traceback from the user's first own line on."""
+    """One line that names the place, then the traceback from the user's first line on."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(("<", *_OURS))]
     at = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) and error.filename else ""
     if not at and own:
         at = f"{own[-1].filename}:{own[-1].lineno}"
-    told = "".join(traceback.format_exception_only(error)).strip()
+    text = "".join(traceback.format_exception_only(error)).strip()
     trace = "".join(traceback.format_list(own)).rstrip()
-    head = f"{place}: can't be loaded: {told.splitlines()[-1]}" + (f" (at {at})" if at else "")
-    return HandlersError("\n".join(part for part in (head, trace, told if "\n" in told else "") if part))
+    head = f"{place}: can't be loaded: {text.splitlines()[-1]}" + (f" (at {at})" if at else "")
+    return HandlersError("\n".join(part for part in (head, trace, text if "\n" in text else "") if part))
 
 
 def _marked(module: ModuleType) -> list[Callable[..., object]]:
-    """The functions with a note that are defined in this very module, in the order they stand."""
-    seen: dict[int, Callable[..., object]] = {
-        id(value): value
-        for value in _values(module)
-        if notes(value) and getattr(value, "__module__", None) == module.__name__
-    }
-    return list(seen.values())
-
-
-def _values(module: ModuleType) -> Iterable[Callable[..., object]]:
-    return [value for value in vars(module).values() if callable(value)]
+    """The functions with a note that are defined in this very module, each once, in their order."""
+    marked = [
+        value
+        for value in vars(module).values()
+        if callable(value) and notes(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+    return list({id(value): value for value in marked}.values())

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from consumer.errors import ExitCode, HandlersError
-from consumer.plugin import source_only
+from consumer.plugin import loading
 from consumer.plugin.loading import forget
 from consumer.plugin.registry import Registry, Sources, Strength, discover
 
@@ -373,6 +373,6 @@ def test_the_importer_lets_go_of_what_is_forgotten(folder: Path, write: Write) -
     """After a reload nothing of the old folder is kept for imports."""
     write("mine.py", COVER)
     registry = find(folder)
-    assert set(registry.packages) <= set(source_only._importer.folders)
+    assert set(registry.packages) <= set(loading._finder.folders)
     forget(registry.packages)
-    assert not set(registry.packages) & set(source_only._importer.folders)
+    assert not set(registry.packages) & set(loading._finder.folders)

@@ -1,0 +1,170 @@
+"""The wheel, installed into an environment of its own, beside files of the user's that have names like ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from consumer.sandbox import GivenJob, Sandbox, SandboxSettings
+from tests.engine.rig import QUEUE
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+HANDLER: Final = """
+import sys
+from mns_consumer import Job, handler
+from mns_consumer.functions import CoverResult
+
+@handler("Cover")
+async def my_cover(job: Job[CoverResult]) -> None:
+    print("stills", len(job.result.stills), "of", sys.modules["consumer"].__file__, flush=True)
+"""
+LOUD: Final = "raise RuntimeError('a file of the user was imported')\n"
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = (
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(folder),
+        str(ROOT),
+    )
+    subprocess.run([sys.executable, *build], check=True)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs of a new environment that holds the wheel; its dependencies are borrowed from ours."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    install = ("-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index", str(wheel))
+    subprocess.run([sys.executable, *install], check=True)
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip())
+    # Python reads no .pth file of a folder that is added so: our editable installation is not seen.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    return folder / "bin"
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """The user's folder: a package ``handlers``, a ``consumer_test.py``, and a folder of drop-in files."""
+    folder = tmp_path / "theirs"
+    (folder / "handlers").mkdir(parents=True)
+    (folder / "handlers" / "__init__.py").write_text(LOUD, encoding="utf-8")
+    (folder / "handlers" / "cover.py").write_text(LOUD, encoding="utf-8")
+    (folder / "consumer_test.py").write_text(LOUD, encoding="utf-8")
+    (folder / "films").mkdir()
+    (folder / "films" / "cover.py").write_text(HANDLER, encoding="utf-8")
+    return folder
+
+
+def environment(folder: Path) -> Mapping[str, str]:
+    """The user's folder is on the import path, ahead of what is installed."""
+    return {**os.environ, "HOME": str(folder), "PYTHONPATH": str(folder)}
+
+
+def run(scripts: Path, folder: Path, *argv: str) -> str:
+    done = subprocess.run(
+        [scripts / argv[0], *argv[1:]], cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_what_the_wheel_holds(wheel: Path) -> None:
+    """It brings two import names, both typed, and the shipped handlers inside ours; nothing stands there twice."""
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in names} == {"consumer", "mns_consumer", "mns_consumer-0.1.0.dist-info"}
+    assert {"consumer/py.typed", "mns_consumer/py.typed", "mns_consumer/functions.py"} <= set(names)
+    shipped = {f"consumer/handlers/{path.name}" for path in (ROOT / "handlers").glob("*.py")}
+    assert {name for name in names if "/handlers/" in name} == shipped
+    assert not [name for name in names if "/public/" in name]
+
+
+@pytest.mark.parametrize("program", [("mns-consumer",), ("python", "-m", "consumer")], ids=["script", "module"])
+def test_the_demo_passes(scripts: Path, theirs: Path, program: tuple[str, ...]) -> None:
+    """The demo runs in the user's folder and finds all 16 shipped handlers; no file of the user's is imported."""
+    assert "16 of 16 results arrived typed" in run(scripts, theirs, *program, "demo")
+
+
+def test_a_users_handler_is_beside_the_shipped_ones(scripts: Path, theirs: Path) -> None:
+    """A drop-in file takes its function, every other function has the shipped handler of the installation."""
+    flags = ("--handlers", str(theirs / "films"), "--shipped", "--json")
+    rows: list[dict[str, Any]] = json.loads(run(scripts, theirs, "mns-consumer", "functions", *flags))
+    assert len(rows) == 16
+    origins = {row["function"]: row["origin"].rpartition(":")[0] for row in rows}
+    assert origins.pop("Cover") == str(theirs / "films" / "cover.py")
+    assert all(origin.startswith(f"{scripts.parent}/lib/") for origin in origins.values())
+    assert all("/site-packages/consumer/handlers/" in origin for origin in origins.values())
+
+
+def test_a_users_own_package_handlers_is_an_import_path(scripts: Path, theirs: Path) -> None:
+    """``handler_modules = ["handlers"]`` means the user's package."""
+    (theirs / "handlers" / "__init__.py").write_text(HANDLER, encoding="utf-8")
+    (theirs / "handlers" / "cover.py").write_text("", encoding="utf-8")
+    flags = ("--set", "handler_modules=handlers", "--shipped", "--json")
+    rows: list[dict[str, Any]] = json.loads(run(scripts, theirs, "mns-consumer", "functions", *flags))
+    assert {row["function"]: row["handler"] for row in rows}["Cover"] == "my_cover"
+    assert {row["found_in"] for row in rows} == {"import path", "shipped"}
+
+
+async def test_a_users_handler_handles_a_job(scripts: Path, theirs: Path) -> None:
+    """The installed daemon calls the user's file with a typed result and deletes the message; a signal ends it well."""
+    async with Sandbox(SandboxSettings(port=0)) as sandbox:
+        sandbox.account.ensure(QUEUE)
+        sandbox.add_job(GivenJob(job_id="a" * 32, notify_queue=QUEUE))
+        settings = {
+            "notify_url": sandbox.notify_url(QUEUE),
+            "endpoint": sandbox.url,
+            "handlers_dir": theirs / "films",
+            "store": theirs / "ledger.db",
+            "admin_port": 0,
+        }
+        process = subprocess.Popen(  # noqa: ASYNC220 - it begins at once
+            [scripts / "mns-consumer", "run", *(f"--set={name}={value}" for name, value in settings.items())],
+            cwd=theirs,
+            env={
+                **environment(theirs),
+                "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
+                "MNS_CONSUMER_ACCESS_KEY_ID": "sandbox",
+                "MNS_CONSUMER_ACCESS_KEY_SECRET": "sandbox",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            with anyio.fail_after(30):
+                while sandbox.messages(QUEUE):  # noqa: ASYNC110 - another process's affair
+                    await anyio.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            told, _ = await anyio.to_thread.run_sync(process.communicate)
+        finally:
+            process.kill()
+    assert process.returncode == 0, told
+    assert f"stills 5 of {scripts.parent}" in told
