@@ -395,6 +395,12 @@ class Settings(BaseSettings, Policy, Connection):
         yield from self.store_target().secrets
 
 
+def setting_fields() -> Mapping[str, FieldInfo]:
+    """The fields of all settings by name: ``Settings``' own first, then those of its base classes."""
+    own_first = sorted(Settings.model_fields.items(), key=lambda item: item[0] not in Settings.__annotations__)
+    return dict(own_first)
+
+
 class QueueSettings:
     """One queue's effective settings: its own, else the daemon's.
 

@@ -1,11 +1,7 @@
-"""Every way in which the program itself can fail, and what each one asks of whoever meets it.
+"""The errors that this program raises on purpose, with their exit codes.
 
-A fault of a *message* is no exception: it is a value with a reason (``policy.Reason``), since a
-message ends somewhere. What stands here are faults of the surroundings: a setting, a service, a
-store. Each carries what is needed to say, in one line, what was expected, what came and what to do.
-
-Elsewhere: how the poller paces itself by a ``Fault`` (``engine.pacing``), which exit code the
-command line makes of an error (``cli.main``).
+They are faults of the environment: a setting, a service, a store. A text says in one line what was expected, what came
+and what to do. A fault of a message is not an exception but a value with a reason (``policy.Reason``).
 """
 
 from __future__ import annotations
@@ -17,15 +13,15 @@ from typing import ClassVar
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says, also where its own ``str()`` raises: it may be of anybody's making."""
+    """An exception's text, even if its ``str()`` raises, as a user's exception may."""
     try:
         return str(error)
-    except BaseException as second:  # noqa: BLE001 - user code runs here; that it fails is all there is to say
+    except BaseException as second:  # noqa: BLE001 - user code may raise anything
         return f"(its str() raises {type(second).__name__})"
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of an exception with its causes, also where parts of it can't be shown."""
+    """An exception's traceback with its causes, even if parts of it can't be shown."""
     try:
         return "".join(traceback.format_exception(error))
     except BaseException as second:  # noqa: BLE001 - as above
@@ -33,12 +29,12 @@ def traceback_of(error: BaseException) -> str:
 
 
 def lacks_threads(error: BaseException) -> bool:
-    """Whether an exception says that no thread could be started: Python has no class of its own for it."""
+    """Whether an exception means that no thread could be started; Python has no class for that."""
     return isinstance(error, RuntimeError) and "can't start new thread" in text_of(error)
 
 
 class ExitCode(IntEnum):
-    """What the process tells its supervisor; the numbers above 2 are those of sysexits."""
+    """The process's exit codes; those above 2 are from sysexits."""
 
     OK = 0
     FAILURE = 1
@@ -49,29 +45,25 @@ class ExitCode(IntEnum):
 
 
 class ConsumerError(Exception):
-    """The root of every error that this program raises on purpose."""
+    """The base of all errors that this program raises on purpose."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
 
 
 class UsageError(ConsumerError):
-    """A command line argument is not what the command takes."""
+    """A command line argument is wrong."""
 
     exit_code = ExitCode.USAGE
 
 
 class UncertainError(ConsumerError):
-    """A call that must not be sent twice was sent and not answered: it may have had its effect."""
+    """A call that must not be sent twice got no answer; it may have taken effect."""
 
     exit_code = ExitCode.UNCERTAIN
 
 
 class SettingsError(ConsumerError):
-    """The daemon can't start as it is set up: one line for each problem found.
-
-    Args:
-        problems: Complete sentences, each with the setting's name, what was expected and what came.
-    """
+    """The settings are wrong: one line for each problem, with the setting, what was expected and what came."""
 
     exit_code = ExitCode.SETTINGS
 
@@ -81,19 +73,19 @@ class SettingsError(ConsumerError):
 
 
 class PortTakenError(ConsumerError):
-    """Another program listens where the admin server should; the same start may succeed later."""
+    """Another program listens on the admin server's port; the same start may succeed later."""
 
     exit_code = ExitCode.TEMPORARY
 
 
 class HandlersError(SettingsError):
-    """A handler file is broken, missing, doubled or unsafe; the text names its path and line."""
+    """A handler file is broken, missing, duplicate or unsafe; the text names its path and line."""
 
 
 class StoreError(ConsumerError):
-    """The store did not do what was asked; the message that asked stays in its queue.
+    """A call to the store failed; its message stays in the queue.
 
-    Retryable: a full disk, a lock that another process holds for a moment, a database that went away.
+    A retry may succeed: a full disk, a lock that another process holds for a moment, an unreachable database.
     """
 
 
@@ -104,11 +96,11 @@ class StoreBusyError(StoreError):
 
 
 class StoreDiedError(StoreError):
-    """What works on the store in this process has ended by a fault of its own: only a restart helps."""
+    """The store's worker in this process has crashed: only a restart helps."""
 
 
 class StoreSchemaError(StoreError):
-    """The store was written by a version of this program that this one doesn't understand."""
+    """The store has the schema of another version of this program."""
 
     exit_code = ExitCode.SETTINGS
 
@@ -120,22 +112,22 @@ class StorePoolerError(StoreError):
 
 
 class StoreUnsafeError(StoreError):
-    """Others may write the store's file or folder."""
+    """Other users may write to the store's file or folder."""
 
     exit_code = ExitCode.SETTINGS
 
 
 class Fault(StrEnum):
-    """Why a call to the cloud failed, told apart by what to do about it (facts/mns.md#reactions)."""
+    """Why a call to the cloud failed, by what to do about it (facts/mns.md#reactions)."""
 
     NETWORK = "network"
-    """No whole answer came: the call may or may not have had its effect."""
+    """No complete answer came; the call may have taken effect."""
     UNREADABLE = "unreadable"
-    """An answer came that is not one of the service's: a proxy's page, a redirect, no request id."""
+    """The answer is not the service's: a proxy's page, a redirect, no request id."""
     SERVER = "server"
-    """The service says that it failed (5xx)."""
+    """The service failed (5xx)."""
     THROTTLED = "throttled"
-    """The service says: slower."""
+    """The service asks for fewer calls."""
     CLOCK = "clock"
     """This machine's clock is more than 15 minutes off."""
     CREDENTIALS = "credentials"
@@ -143,9 +135,9 @@ class Fault(StrEnum):
     MISSING = "missing"
     """The queue does not exist."""
     GONE = "gone"
-    """The receipt handle is no longer good: the lease is lost or the message was deleted."""
+    """The receipt handle is not valid any more: the lease is lost or the message was deleted."""
     REQUEST = "request"
-    """The service refuses the request itself: a bug here or a bad setting; the same call fails again."""
+    """The service refuses the request itself, because of a bug here or a wrong setting; a retry fails again."""
 
 
 _RETRYABLE = frozenset({Fault.NETWORK, Fault.UNREADABLE, Fault.SERVER, Fault.THROTTLED})
@@ -155,13 +147,13 @@ class CloudError(ConsumerError):
     """A call to MNS or MPS failed.
 
     Args:
-        fault: The class of the failure, which decides the reaction.
+        fault: Decides the reaction.
         operation: The API's name of the call, such as ``BatchReceiveMessage``.
-        target: What it was about: the queue's name, or the endpoint's host for MPS.
-        code: The service's error code, or ours where none came (``ReadTimeout``, ``NotMns``).
-        detail: What was expected, what came and what to do; never a secret, never a whole body.
-        status: The HTTP status; ``None`` when no answer came.
-        request_id: The service's id of the call, for its support; ``None`` when none came.
+        target: The queue's name; for MPS the endpoint's host.
+        code: The service's error code, or one of ours if none came (``ReadTimeout``, ``NotMns``).
+        detail: What was expected, what came and what to do; never a secret or a whole body.
+        status: The HTTP status; ``None`` without an answer.
+        request_id: The service's id of the call, for its support; ``None`` if none came.
     """
 
     def __init__(
@@ -189,5 +181,5 @@ class CloudError(ConsumerError):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same call may well succeed soon, with nobody changing anything."""
+        """Whether the same call may succeed soon without any change."""
         return self.fault in _RETRYABLE

@@ -25,8 +25,8 @@ _NOTIFY_URL: Final = re.compile(
 _ENDPOINT: Final = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:@?#\[\]]+)(:\d{1,5})?/?")
 _MAX_PORT: Final = 65_535
 
-# As the vendor's own client has it (facts: iproduction, 4). Like that client, expect every other region, also one that
-# opens later, to have an MPS endpoint of its own.
+# As the vendor's own client has it (facts/iproduction.md#api-endpoints). Like that client, expect every other region,
+# also one that opens later, to have an MPS endpoint of its own.
 _CENTRAL_MPS: Final = "https://mts.aliyuncs.com"
 _WITHOUT_OWN_MPS: Final = frozenset(
     {
@@ -64,8 +64,7 @@ class NotifyUrl:
         Raises:
             NotifyUrlError: The text has another form.
 
-        Source:
-            NotifyUrl of SubmitIProductionJob (facts: iproduction, 1); endpoints (facts: mns, 1).
+        Source: facts/iproduction.md#submit-a-job, facts/mns.md#endpoints.
         """
         match = _NOTIFY_URL.fullmatch(text.strip())
         if match is None:
@@ -87,7 +86,7 @@ class NotifyUrl:
 
     @property
     def mps_endpoint(self) -> str:
-        """The endpoint of MPS that the same network reaches (facts: iproduction, 2 and 4).
+        """The endpoint of MPS that the same network reaches (facts/iproduction.md#api-endpoints).
 
         The central endpoint serves regions without one of their own; it has no form inside a VPC.
         """

@@ -1,11 +1,4 @@
-"""The rules that settings and handlers may bend: limits, delays, and the words for a message's end.
-
-Values only, no behaviour but the arithmetic of one delay. They live on the lowest floor because the
-settings fill them in, a handler may override some, the engine obeys them and the store writes their
-words down.
-
-Elsewhere: which rule applies to an ended message (``engine.outcome``).
-"""
+"""The limits of MNS, the reasons of dead letters, and the rules that settings set and handlers may override."""
 
 from __future__ import annotations
 
@@ -13,19 +6,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 MIN_HIDE_S = 1
-"""The shortest time for which MNS hides a message; there is no 0 (facts/mns.md#change-message-visibility)."""
+"""The shortest time that MNS hides a message; 0 is not allowed (facts/mns.md#change-message-visibility)."""
 MAX_HIDE_S = 43_200
-"""The longest, 12 hours; longer waits hide the message again when it comes back."""
+"""The longest time, 12 hours; a longer delay hides the message again when it is redelivered."""
 MAX_BATCH = 16
-"""Messages in one receive, handles in one delete (facts/mns.md#limits)."""
+"""Messages in one batch receive, receipt handles in one batch delete (facts/mns.md#limits)."""
 MAX_RETENTION_S = 604_800
-"""The longest for which a queue keeps a message, 7 days (facts/mns.md#create-queue)."""
+"""The longest retention of a queue, 7 days (facts/mns.md#create-queue)."""
 MAX_WAIT_S = 30
 """The longest long poll, in seconds (facts/mns.md#receive-message)."""
 
 
 class Reason(StrEnum):
-    """Why a message was set aside. A fixed list: the words become metric labels and filters."""
+    """Why a message became a dead letter; the values are metric labels and filters."""
 
     UNDECODABLE = "undecodable"
     """The body is not a notification: wrong encoding, not JSON, keys that contradict each other."""
@@ -42,17 +35,17 @@ class Reason(StrEnum):
     EXPIRING = "expiring"
     """The next try would come after the queue's retention, when MNS drops the message silently."""
     CRASHING = "crashing"
-    """The handler was started several times and never ended: it takes the process down."""
+    """The handler was started several times and never ended; it seems to kill the process."""
     STUCK = "stuck"
     """The handler still ran when its time and its lease's maximum were over."""
     RESULT_NOT_READY = "result_not_ready"
-    """MPS kept saying that the job goes on, for longer than the setting allows."""
+    """MPS reported the job as running for longer than `result_wait_s`."""
     NOT_IPRODUCTION = "not_iproduction"
     """MPS does not know the job as an intelligent production job."""
     UNANSWERED = "unanswered"
     """MPS kept failing for this job, while it answered for others."""
     CONTRADICTED = "contradicted"
-    """The message says something of its job that MPS, or an earlier notification, says otherwise."""
+    """The message contradicts MPS, or an earlier notification, about its job."""
 
 
 class Verify(StrEnum):
@@ -65,11 +58,11 @@ class Verify(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TrustPolicy:
-    """How far a notification is believed: anyone who may send to the queue can write one.
+    """How far a notification is trusted; anyone who may send to the queue can forge one.
 
     Args:
         verify: Which notifications are checked against MPS.
-        inline_result: Whether a result in the message is used in place of MPS's.
+        inline_result: Whether a result in the message replaces MPS's.
     """
 
     verify: Verify = Verify.RESULTS
@@ -98,25 +91,21 @@ class RetryPolicy:
     cap_s: float = 3600.0
 
     def ceiling_s(self, failures: int) -> float:
-        """The upper end of the delay after this many failures: doubled each time, up to the cap.
+        """The upper end of the delay after this many failures, from 1: doubled each time, up to the cap.
 
-        Args:
-            failures: Failures so far, from 1.
-
-        Returns:
-            Seconds; the delay itself is drawn evenly from 0 to here (full jitter).
+        The delay itself is drawn evenly from 0 to this (full jitter).
         """
-        # Beyond 2**30 the doubling has passed any cap; a larger power would only overflow a float.
+        # 2**30 passes any cap; a larger power would overflow a float.
         return min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 30))
 
 
 @dataclass(frozen=True, slots=True)
 class LeasePolicy:
-    """How long a handler may keep its message.
+    """How long a lease lasts.
 
     Args:
-        step_s: For how long each renewal hides the message, in seconds.
-        max_s: The most that a message is held in one run, from its receipt, in seconds.
+        step_s: How long each renewal hides the message, in seconds.
+        max_s: How long the lease of one run is renewed, counted from the receipt, in seconds.
     """
 
     step_s: int = 60
@@ -125,19 +114,14 @@ class LeasePolicy:
 
 @dataclass(frozen=True, slots=True)
 class LetterLimits:
-    """How many dead letters a store may hold that are not replayed.
-
-    Args:
-        letters: Their number.
-        size_bytes: The bytes of their bodies and texts.
-    """
+    """How many dead letters that are not replayed a store may hold, and how large their bodies and texts may be."""
 
     letters: int = 100_000
     size_bytes: int = 1024**3
 
 
 CRASH_STARTS = 5
-"""Starts without an end after which a message counts as the one that kills the process."""
+"""Starts without an end after which a message is set aside, because it seems to kill the process."""
 SUSPECT_STARTS = 3
-"""Starts without an end from which on a message runs with no other such message beside it: the one that kills the
-process must not take its neighbours' good names with it."""
+"""Starts without an end from which on such messages run one at a time, so that a crash is not counted against the
+others."""

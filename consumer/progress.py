@@ -1,9 +1,7 @@
-"""Whether the daemon gets anywhere: what polls, waits and stuck handlers tell of themselves.
+"""The progress of one queue's polls, from which liveness and readiness follow.
 
-Alive means progress: a poll has ended, even in error, or a wait was declared that explains why none has. A thread that
-ticks proves nothing; these marks are set by the work itself.
-
-Elsewhere: who sets the marks (``engine``), who asks for them (``ops.admin``, ``ops.systemd``, by way of ``app``).
+A queue is alive while its polls end, even in error, or while a declared wait explains why none does. The work itself
+sets these marks, because a thread that only ticks proves nothing.
 """
 
 from __future__ import annotations
@@ -20,16 +18,16 @@ class Wait(StrEnum):
     OUTAGE = "pausing after a fault"
     STORE = "the store is down"
     DEAD_LETTERS = "the store holds as many dead letters as it may"
-    DELETES = "what has ended can't be deleted"
+    DELETES = "messages that have ended can't be deleted"
 
 
 @dataclass(slots=True)
 class LaneProgress:
-    """What one queue's lane has to show. Times are of the monotonic clock; 0 is never.
+    """The marks of one queue. Times are on the monotonic clock; 0 means never.
 
     Args:
         queue: The queue's name.
-        poll_limit_s: How long one poll may take at the most.
+        poll_limit_s: The longest time between the ends of two polls.
     """
 
     queue: str
@@ -42,7 +40,7 @@ class LaneProgress:
     fault: str | None = None
 
     def polled(self, *, fault: str | None = None) -> None:
-        """A poll has ended; ``fault`` tells in one line why it failed."""
+        """Record the end of a poll; ``fault`` says in one line why it failed."""
         self.polled_at = time.monotonic()
         self.waiting = None
         self.waiting_until = 0.0
@@ -51,18 +49,18 @@ class LaneProgress:
             self.succeeded_at = self.polled_at
 
     def wait(self, why: Wait, at_most_s: float) -> None:
-        """Declare a pause: no poll is due before it is over."""
+        """Declare a pause during which no poll is due."""
         self.waiting = why
         self.waiting_until = time.monotonic() + at_most_s
 
     def resume(self) -> None:
-        """The declared pause is over; a poll is due from now on."""
+        """End the declared pause: a poll is due from now on."""
         self.waiting = None
         self.waiting_until = 0.0
         self.began_at = time.monotonic()
 
     def alive(self, now: float) -> bool:
-        """Whether a poll ended lately, or a declared wait explains why none did."""
+        """Whether a poll ended in time, or a declared pause explains why none did."""
         if self.waiting is not None and now < self.waiting_until:
             return True
         return now - max(self.polled_at, self.began_at, self.waiting_until) < self.poll_limit_s

@@ -1,9 +1,9 @@
 """The RAM actions that each call to MNS and MPS needs, and the resource that they are granted on.
 
-The only such table. The README's least rights, the policy that ``mns-consumer check --policy`` prints, the hint beside
-a refused call, and the sandbox's ``--allow`` and ``--deny`` are all made from it.
+README's least rights, the policy of ``mns-consumer check --policy``, the hint in the error of a denied call, and the
+sandbox's ``--allow`` and ``--deny`` are all derived from this table.
 
-A batch call has an action of its own. Whether the action of the single call covers it is unknown, so both are named.
+A batch call has its own action. Whether the action of the single call covers it is unknown, so both are listed.
 
 Source: facts/mns.md#rights, facts/iproduction.md#submit-a-job, facts/iproduction.md#query-a-job.
 """
@@ -12,7 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    # The sandbox imports this module and nothing else of the daemon.
+    from consumer.notify_url import NotifyUrl
 
 MESSAGES: Final = "acs:mns:{region}:{account}:/queues/{queue}/messages"
 """The messages of one queue."""
@@ -24,12 +28,7 @@ ANY: Final = "*"
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """What one call needs.
-
-    Args:
-        actions: The RAM actions, all of which must be granted.
-        resource: What they are granted on, with ``{region}``, ``{account}`` and ``{queue}`` to be filled in.
-    """
+    """The RAM actions of one call, all needed, and their resource with ``{region}``, ``{account}``, ``{queue}``."""
 
     actions: tuple[str, ...]
     resource: str
@@ -50,7 +49,7 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "SendMessage": Right(("mns:SendMessage",), MESSAGES),
     "SubmitIProductionJob": Right(("mts:SubmitIProductionJob",), ANY),
 }
-"""Each call that this program makes, by the API's name for it."""
+"""The calls of this program, by their API names."""
 
 RUN: Final = (
     "BatchReceiveMessage",
@@ -59,7 +58,7 @@ RUN: Final = (
     "GetQueueAttributes",
     "QueryIProductionJob",
 )
-"""The calls of the daemon. Without GetQueueAttributes it works with the default retention of a queue."""
+"""The calls of the daemon. Without GetQueueAttributes it assumes the default retention."""
 
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "run": RUN,
@@ -70,7 +69,7 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "dead-letters replay": ("SendMessage",),
     "submit": ("SubmitIProductionJob", "QueryIProductionJob"),
 }
-"""The calls of each command that reaches the cloud; ``submit`` queries only with ``--wait``."""
+"""The calls of each command; ``submit`` queries only with ``--wait``."""
 
 ALSO: Final[Mapping[str, str]] = {
     "peek": "queue peek",
@@ -78,40 +77,19 @@ ALSO: Final[Mapping[str, str]] = {
     "replay": "dead-letters replay",
     "submit": "submit",
 }
-"""The words of ``mns-consumer check --also``, with the command that each stands for."""
-
-
-class QueueAddress(Protocol):
-    """What the resource of a right is filled in with."""
-
-    @property
-    def account(self) -> str:
-        """The account's id."""
-
-    @property
-    def region(self) -> str:
-        """The region's id."""
-
-    @property
-    def queue(self) -> str:
-        """The queue's name."""
+"""The values of ``mns-consumer check --also``, and the command that each stands for."""
 
 
 def policy_command(call: str) -> str:
-    """The command line that prints a policy with this call's right."""
+    """The command that prints a RAM policy with this call's right."""
     if call in RUN:
         return "mns-consumer check --policy"
     word = next(word for word, command in ALSO.items() if call in COMMANDS[command])
     return f"mns-consumer check --policy --also {word}"
 
 
-def policy(queues: Sequence[QueueAddress], calls: Iterable[str]) -> dict[str, Any]:
-    """A RAM policy that grants these calls on these queues, as RAM takes it.
-
-    Args:
-        queues: The queues; at least one.
-        calls: Keys of ``RIGHTS``.
-    """
+def policy(queues: Sequence[NotifyUrl], calls: Iterable[str]) -> dict[str, Any]:
+    """A RAM policy, as a JSON object, that grants these calls (keys of ``RIGHTS``) on these queues, at least one."""
     actions: dict[str, list[str]] = {}
     for call in dict.fromkeys(calls):
         actions.setdefault(RIGHTS[call].resource, []).extend(RIGHTS[call].actions)

@@ -1,4 +1,4 @@
-"""Which version this is, as it was installed."""
+"""The installed version of this program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.metadata import version as installed_version
 
 
 def version() -> str:
-    """The distribution's version; ``0+unknown`` when it runs from a checkout without being installed."""
+    """The distribution's version; ``0+unknown`` in a checkout that is not installed."""
     try:
         return installed_version("mns-consumer")
     except PackageNotFoundError:

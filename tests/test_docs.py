@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 from consumer import policy, rights
 from consumer.app import App
 from consumer.cli import main as command_line
-from consumer.config import LaneSettings, Settings, info_of, load
+from consumer.config import LaneSettings, Settings, info_of, load, setting_fields
 from consumer.errors import ExitCode
 from consumer.functions.catalogue import documented
 from consumer.ops.metrics import OTHER, Metrics, RetryCause
@@ -92,8 +92,7 @@ def blocks(language: str) -> list[str]:
 
 def settings_table() -> Iterator[Row]:
     yield ("Setting", "Environment variable", "Flag", "Unit", "Default", "Range", "Reload", "Meaning")
-    # Settings' own fields first, then those of its base classes.
-    for name, field in sorted(Settings.model_fields.items(), key=lambda item: item[0] not in Settings.__annotations__):
+    for name, field in setting_fields().items():
         info = info_of(field)
         yield (
             code(name),

@@ -1,8 +1,6 @@
-"""By what messages are handled: settings, handlers and what follows from both.
+"""The policy and the handlers that apply to a message, and the limits that follow from both.
 
-Replaced as a whole by a reload; a message keeps those that it began with to its end.
-
-Elsewhere: what a reload may change (``config.RELOADED``), when it happens (``reload``).
+A reload replaces them as a whole; a message keeps those that it started with.
 """
 
 from __future__ import annotations
@@ -21,14 +19,14 @@ from consumer.policy import RetryPolicy, TrustPolicy
 
 @dataclass(slots=True, eq=False)
 class Rules:
-    """One set of them, shared by all lanes.
+    """Policy and handlers, shared by all lanes.
 
     Args:
         policy: The settings that the engine obeys.
         registry: The handlers.
-        turns: What the handlers wait for that limit how many of them run at once, by name.
-        retry: The settings' rules for failures.
-        trust: How far a notification is believed.
+        turns: The limiter of each handler that limits its runs at once, by name.
+        retry: The policy's rules for failures, without a handler's own.
+        trust: How far a notification is trusted.
     """
 
     policy: Policy
@@ -39,12 +37,12 @@ class Rules:
     _limits: dict[str, CallLimits] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Put together once what each message asks for."""
+        """Compute once what each message needs."""
         self.retry = self.policy.retry
         self.trust = self.policy.trust
 
     def limits_of(self, handler: Handler) -> CallLimits:
-        """The time that one run of a handler has."""
+        """The time limits of one run of a handler."""
         if found := self._limits.get(handler.name):
             return found
         own, policy = handler.limits, self.policy
@@ -57,19 +55,19 @@ class Rules:
         return self._limits.setdefault(handler.name, made)
 
     def retry_of(self, handler: Handler | None) -> RetryPolicy:
-        """What holds for the failures of a handler."""
+        """The rules for a handler's failures."""
         if handler is None or handler.limits.max_failures is None:
             return self.retry
         return RetryPolicy(handler.limits.max_failures, self.retry.base_s, self.retry.cap_s)
 
 
 def make_rules(policy: Policy, registry: Registry, before: Rules | None = None) -> Rules:
-    """Put a set together.
+    """Make the rules.
 
     Args:
         policy: The settings that the engine obeys.
         registry: The handlers.
-        before: Those that are replaced; a handler that is in both waits for the same turn as what still runs of it.
+        before: The rules that these replace. A handler in both keeps its limiter, which counts its old runs, too.
     """
     turns = {}
     for name, handler in registry.handlers.items():
