@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from consumer.engine.lane import Lane
 from consumer.engine.letter_limit import LetterLimit
 from consumer.engine.store_gate import StoreGate
-from consumer.ops.health import Check
+from consumer.ops.admin import Check
 
 
 class Vitals:

@@ -1,67 +1,84 @@
-"""Serve what operators and their machines ask: figures and health, over HTTP, reading only.
+"""The admin server: metrics and health over HTTP, read-only, for Prometheus and for supervisors.
 
-    /metrics    every figure, for Prometheus
-    /livez      does it get anywhere?      no -> restart it
-    /readyz     does it handle messages?   no -> somebody look
+    /metrics    every metric
+    /livez      does the daemon make progress?   no: restart it
+    /readyz     does it handle messages?         no: look at it
     /startupz   is its start over?
 
-Each health answer is 200 or 503 with JSON that tells every check. Everything is answered from memory in the event loop:
-some 2 ms for a scrape of one queue, microseconds for a check.
-
-One request a connection, which must be over in ``CONNECTION_S``. When there are too many connections, the oldest one
-whose request has not come yet is closed, or else the oldest of all: clients that send nothing or read nothing keep
-nobody else from being answered.
-
-A request must name this server by an IP address, as localhost, or by a name that the settings allow (``ops.hosts``).
-
-Elsewhere: the figures (``ops.metrics``), the checks (``engine.vitals``).
+A health answer is 200 or 503, with JSON that lists each check. All answers come from memory, within the event loop:
+about 2 ms for a scrape of one queue, microseconds for a check. A connection serves one request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import json
-import logging
+import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Final, Protocol, Self
 
 import structlog
 from aiohttp import web
 
 from consumer.errors import PortTakenError, SettingsError
 from consumer.ops.escape import json_escaped
-from consumer.ops.health import Check, Checks
-from consumer.ops.hosts import is_allowed
 from consumer.ops.metrics import Metrics
 from consumer.ops.redact import SECRETS
 
 log = structlog.stdlib.get_logger(__name__)
 
 CONNECTION_S: Final = 10.0
-"""How long one connection may last, its request and its answer included."""
+"""The longest that a connection may last, its answer included."""
 LAG_LIMIT_S: Final = 1.0
-"""A turn of the loop that takes longer lets leases run out; handlers that compute belong into plain functions."""
+"""The longest turn of the event loop: a longer one lets leases run out. Computing belongs into plain functions."""
 _CONNECTIONS_LIMIT: Final = 128
 _BACKLOG: Final = 32
-"""Connections that one turn of the loop accepts. A request is read two turns after its connection was accepted, so the
-limit is above three times this: a crowd that comes all at once can't push out who asks in the midst of it. Tried with
-1,500 clients that connect again as soon as they are closed: every answer came; with a backlog of 100 some did not."""
-_HEAD_END: Final = b"\r\n\r\n"
+"""Connections accepted in one turn of the loop. A request is answered three turns after its connection was accepted,
+so ``_CONNECTIONS_LIMIT`` is above three times this: a crowd of new connections can't close one before its answer."""
 _LINE_LIMIT_BYTES: Final = 4_096
 _HEADERS_LIMIT: Final = 64
-_STOP_S: Final = 1.0
+_STOP_S: Final = 0.5
 _HEADERS: Final = {"Server": "mns-consumer", "Cache-Control": "no-store"}
-
-_WHY: Final[Mapping[int, str]] = {
+_HOST: Final = re.compile(r"(\[(?P<ipv6>[^\]]*)\]|(?P<name>[^:\[\]]*))(:\d{0,5})?")
+_CAUSES: Final[Mapping[int, str]] = {
     errno.EADDRNOTAVAIL: "this machine has no such address; set admin_host to one of its own",
     errno.EACCES: "only root may listen there; set admin_port to 1024 or above",
     errno.EPERM: "the system forbids it; under systemd, add the port to SocketBindAllow= of the unit",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One health check.
+
+    Args:
+        name: A constant word or phrase.
+        ok: Whether it passed.
+        detail: What was found, in one line; never a secret.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Checks(Protocol):
+    """What a supervisor asks. Each answer comes from memory, within microseconds."""
+
+    def live(self) -> Sequence[Check]:
+        """Whether the daemon makes progress; if not, only a restart helps."""
+
+    def ready(self) -> Sequence[Check]:
+        """Whether messages are being handled now."""
+
+    def started(self) -> Sequence[Check]:
+        """Whether the start is over."""
 
 
 class AdminServer:
@@ -69,11 +86,11 @@ class AdminServer:
 
     Args:
         host: Address to listen on: a name, IPv4 or IPv6.
-        port: Port to listen on; 0 takes a free one.
-        metrics: The figures.
-        checks: The health checks.
-        allowed_hosts: Names by which it may be asked, beside IP addresses, localhost and ``host``.
-        connection_s: How long one connection may last, in seconds.
+        port: 0 takes a free one.
+        metrics: What ``/metrics`` answers.
+        checks: What the health paths answer.
+        allowed_hosts: Names that a request's Host may have besides IP addresses, localhost and ``host``.
+        connection_s: The longest that a connection may last, in seconds.
     """
 
     def __init__(
@@ -91,9 +108,7 @@ class AdminServer:
         self._metrics = metrics
         self._hosts = frozenset(name.lower() for name in (host, *allowed_hosts))
         self._connection_s = connection_s
-        self._connections: dict[_Connection, None] = {}
-        self._server: asyncio.Server | None = None
-        self._requests: web.Server | None = None
+        self._runner: web.ServerRunner | None = None
         self._health: Mapping[str, Callable[[], Sequence[Check]]] = {
             "/livez": checks.live,
             "/readyz": checks.ready,
@@ -103,10 +118,7 @@ class AdminServer:
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        if self._server is None:
-            return self._port
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+        return self._port if self._runner is None else int(self._runner.addresses[0][1])
 
     async def __aenter__(self) -> Self:
         """Listen.
@@ -115,11 +127,10 @@ class AdminServer:
             PortTakenError: Another program listens there.
             SettingsError: It can't listen there; names the settings.
         """
-        self._requests = web.Server(self._answer)
-        make = partial(_Connection, self._requests, self._connections, self._connection_s)
-        loop = asyncio.get_running_loop()
+        runner = web.ServerRunner(_Server(self._answer, self._connection_s), shutdown_timeout=_STOP_S)
+        await runner.setup()
         try:
-            self._server = await loop.create_server(make, self._host, self._port, backlog=_BACKLOG)
+            await web.TCPSite(runner, self._host, self._port, backlog=_BACKLOG).start()
         except (OSError, OverflowError, UnicodeError) as error:
             number = getattr(error, "errno", None)
             where = f"admin_host, admin_port: can't listen on {self._host!r} port {self._port}"
@@ -127,41 +138,35 @@ class AdminServer:
                 raise PortTakenError(
                     f"{where}: another program listens there; end it, or set admin_port to a free port"
                 ) from error
-            why = _WHY.get(number or 0, f"{error}; check admin_host and admin_port")
-            raise SettingsError(f"{where}: {why}") from error
+            cause = _CAUSES.get(number or 0, f"{error}; check admin_host and admin_port")
+            raise SettingsError(f"{where}: {cause}") from error
+        self._runner = runner
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop listening; an answer that has begun is ended."""
-        server, requests = self._server, self._requests
-        if server is None or requests is None:
-            return
-        server.close()
-        # Answers are made within one turn of the loop, so whoever is connected still is silent or slow to read.
-        for connection in requests.connections:
-            connection.force_close()
-        await requests.shutdown(_STOP_S)
-        self._server = self._requests = None
+        """Stop listening; an answer under way has half a second to end."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
-        """Any request's answer; the connection ends with it."""
         try:
             answer = await self._route(request)
-        except Exception:  # a bug in a check or a figure must be seen by the one who asks, and stop nothing else
+        except Exception:  # a bug in a check or a metric must reach the one who asks, and stop nothing else
             log.exception("an admin answer failed", path=request.path)
-            answer = _told(HTTPStatus.INTERNAL_SERVER_ERROR, {"status": "failing", "error": "see the log"})
+            answer = _json_answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"status": "failing", "error": "see the log"})
         answer.force_close()
         return answer
 
     async def _route(self, request: web.BaseRequest) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
-            refusal = _told(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "expected GET or HEAD"})
+            refusal = _json_answer(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "expected GET or HEAD"})
             refusal.headers["Allow"] = "GET, HEAD"
             return refusal
-        if not is_allowed(request.headers.getall("Host", ()), self._hosts):
-            return _told(
+        if not is_allowed_host(request.headers.getall("Host", ()), self._hosts):
+            return _json_answer(
                 HTTPStatus.FORBIDDEN,
                 {"error": "expected an IP address, localhost or a name of admin_allowed_hosts as the request's Host"},
             )
@@ -170,75 +175,66 @@ class AdminServer:
             return web.Response(body=body, headers={**_HEADERS, "Content-Type": content_type})
         ask = self._health.get(request.path)
         if ask is None:
-            return _told(HTTPStatus.NOT_FOUND, {"error": f"known are /metrics, {', '.join(self._health)}"})
+            return _json_answer(HTTPStatus.NOT_FOUND, {"error": f"known are /metrics, {', '.join(self._health)}"})
         checks = [*ask(), await _lag()] if request.path == "/livez" else ask()
-        well = all(check.ok for check in checks)
-        told = {
-            "status": "ok" if well else "failing",
+        ok = all(check.ok for check in checks)
+        body_of = {
+            "status": "ok" if ok else "failing",
             "checks": [{"name": check.name, "ok": check.ok, "detail": SECRETS.mask(check.detail)} for check in checks],
         }
-        return _told(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, told)
+        return _json_answer(HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE, body_of)
 
 
-class _Connection(web.RequestHandler):
-    """One connection, which ends in time whatever its client does.
+class _Server(web.Server):
+    """aiohttp's server with two limits that it lacks: how long a connection lasts, and how many there are.
 
-    Args:
-        requests: Answers its request.
-        all_of_them: Every open connection, the oldest first.
-        limit_s: How long it may last.
+    Of too many connections it closes the oldest whose request has not arrived, or else the oldest of all: clients that
+    send or read nothing keep no other from being answered.
     """
 
-    __slots__ = ("_all", "_asked", "_end", "_head", "_limit_s")
+    def __init__(self, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], connection_s: float) -> None:
+        super().__init__(self._mark_and_answer)
+        self._answer = answer
+        self._connection_s = connection_s
+        self.open: dict[web.RequestHandler, asyncio.TimerHandle] = {}
+        """The connections, the oldest first, each with the timer that ends it."""
+        self._answering: set[web.RequestHandler] = set()
 
-    def __init__(self, requests: web.Server, all_of_them: dict[_Connection, None], limit_s: float) -> None:
-        super().__init__(
-            requests,
-            loop=asyncio.get_running_loop(),
-            access_log=logging.getLogger("aiohttp.access"),
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(
+            self,
+            loop=self._loop,
             max_line_size=_LINE_LIMIT_BYTES,
             max_field_size=_LINE_LIMIT_BYTES,
             max_headers=_HEADERS_LIMIT,
             lingering_time=0,
         )
-        self._all = all_of_them
-        self._limit_s = limit_s
-        self._head = b""
-        self._asked = False
-        """Whether its request has come whole; from then on it is being answered."""
-        self._end: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        # Not close(): that would wait for a client which doesn't read. uvloop's transports have abort() as asyncio's
-        # do, but don't inherit from them.
-        abort = cast("asyncio.Transport", transport).abort
-        self._end = asyncio.get_running_loop().call_later(self._limit_s, abort)
-        if len(self._all) >= _CONNECTIONS_LIMIT:
-            # An answer is made in a millisecond: where all have asked, the oldest one does not read.
-            oldest = next(iter(self._all))
-            next((each for each in self._all if not each._asked), oldest)._make_room()  # noqa: SLF001 - of this class
-        self._all[self] = None
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self.open) >= _CONNECTIONS_LIMIT:
+            oldest = next(iter(self.open))
+            self._end(next((each for each in self.open if each not in self._answering), oldest))
+        self.open[handler] = self._loop.call_later(self._connection_s, self._end, handler)
 
-    def _make_room(self) -> None:
-        self._all.pop(self, None)
-        if self.transport is not None:
-            self.transport.abort()
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        self._answering.discard(handler)
+        if timer := self.open.pop(handler, None):
+            timer.cancel()
+        super().connection_lost(handler, exc)
 
-    def data_received(self, data: bytes) -> None:
-        if not self._asked:
-            # Line ends before a request are no part of one. The last bytes are kept, as the head's end may come torn.
-            head = self._head + (data if self._head else data.lstrip(b"\r\n"))
-            self._asked = _HEAD_END in head
-            self._head = head[-len(_HEAD_END) :]
-        super().data_received(data)
+    def _end(self, handler: web.RequestHandler) -> None:
+        self.open.pop(handler).cancel()
+        # Not close(): that would wait for a client which doesn't read.
+        if handler.transport is not None:
+            handler.transport.abort()
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._all.pop(self, None)
-        if self._end is not None:
-            self._end.cancel()
-        super().connection_lost(exc)
+    async def _mark_and_answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._answering.add(request.protocol)
+        return await self._answer(request)
 
+
+class _Connection(web.RequestHandler):
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -246,22 +242,55 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """A request that is none: told in our words, and no line in the log for each port scan."""
+        """Answer what is no request. aiohttp's own answer shows versions, and each port scan would be a log line."""
         del request, exc, message
-        answer = _told(status, {"error": "expected an HTTP/1.1 GET request"})
+        answer = _json_answer(status, {"error": "expected an HTTP/1.1 GET request"})
         answer.force_close()
         return answer
 
 
+def is_allowed_host(hosts: Sequence[str], names: Collection[str]) -> bool:
+    """Whether a request may be answered, against DNS rebinding.
+
+    A page in a browser on this machine may ask a name of its own that resolves to 127.0.0.1, and read the answer. Its
+    requests have that name as their ``Host``. An IP address needs no DNS, and Kubernetes and Prometheus ask a pod by
+    its address. A request without a Host comes from no browser.
+
+    Args:
+        hosts: The ``Host`` headers, as they came.
+        names: What is allowed besides IP addresses and localhost, in lower case; ``.example.com`` stands for each name
+            below ``example.com``.
+    """
+    if not hosts:
+        return True
+    found = _HOST.fullmatch(hosts[0].strip().lower())
+    if len(hosts) > 1 or found is None:
+        return False
+    if found["ipv6"] is not None:
+        return _is_address(found["ipv6"])
+    name: str = found["name"].removesuffix(".")
+    if name in {"", "localhost", *names} or _is_address(name):
+        return True
+    return any(known.startswith(".") and name.endswith(known) for known in names)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 async def _lag() -> Check:
-    """How long the event loop takes for one turn, which is as late as everything in it is."""
+    """How long the event loop takes for one turn: everything in it is as late."""
     began_s = time.monotonic()
     await asyncio.sleep(0)
     lag_s = time.monotonic() - began_s
     return Check("event loop", lag_s < LAG_LIMIT_S, f"a turn takes {lag_s * 1000:.1f} ms")
 
 
-def _told(status: int, body: Mapping[str, object]) -> web.Response:
+def _json_answer(status: int, body: Mapping[str, object]) -> web.Response:
     return web.Response(
         status=status,
         body=json_escaped(json.dumps(body)).encode() + b"\n",
