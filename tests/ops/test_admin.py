@@ -246,8 +246,8 @@ async def test_a_client_that_does_not_read(server: AdminServer, checks: Answers)
         client.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         open_connections = served_by(server).open
         began = time.monotonic()
-        await asyncio.sleep(0.1)
-        assert len(open_connections) == 1
+        while not open_connections:
+            await asyncio.sleep(0)
         while open_connections:
             await asyncio.sleep(0.02)
             assert time.monotonic() - began < 5
