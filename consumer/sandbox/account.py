@@ -64,8 +64,7 @@ class LongPolls:
     async def receive(self, limit: int, wait_s: float, is_abandoned: Callable[[], bool]) -> list[Message]:
         """Take 1 to ``limit`` messages, waiting up to ``wait_s`` seconds for the first; none for an abandoned poll.
 
-        Raises:
-            MnsError: QueueNotExist when the queue is deleted meanwhile.
+        QueueNotExist is raised when the queue is deleted meanwhile.
         """
         taken = [] if is_abandoned() else self._queue.receive(limit, self._clock.now_ms())
         if taken or wait_s <= 0:
@@ -159,11 +158,7 @@ class Account:
             self.set_dlq(name, policy)
 
     def get(self, name: str) -> Mailbox:
-        """Look a queue up.
-
-        Raises:
-            MnsError: QueueNotExist.
-        """
+        """Look a queue up; QueueNotExist where there is none."""
         mailbox = self._mailboxes.get(name)
         if mailbox is None:
             raise queue_not_exist()
@@ -172,9 +167,7 @@ class Account:
     def create(self, name: str, elements: Mapping[str, str] | None = None) -> bool:
         """Create a queue with the attributes of a request's ``<Queue>``; False when an equal one exists.
 
-        Raises:
-            MnsError: QueueAlreadyExist when it exists with other attributes; InvalidQueueName,
-                QueueNameLengthError, InvalidArgument.
+        Any other one that exists is QueueAlreadyExist; a wrong name or attribute has its own error.
         """
         check_queue_name(name)
         attributes = QueueAttributes().changed(elements or {})
@@ -226,11 +219,7 @@ class Account:
         return self._chance.randint(1, asked) if self._settings.small_batches else asked
 
     def set_dlq(self, name: str, policy: DlqPolicy | None) -> None:
-        """Set or clear the dead-letter policy of a queue, which need not exist yet.
-
-        Raises:
-            MnsError: InvalidArgument when the policy names the queue itself.
-        """
+        """Set or clear the dead-letter policy of a queue, which need not exist yet."""
         if policy is None:
             self._policies.pop(name, None)
         elif policy.dead_letter_target_queue == name:
@@ -242,11 +231,7 @@ class Account:
             self._mailboxes[name].queue.dlq = policy
 
     def make_fifo(self, name: str) -> None:
-        """Make a queue that does not exist yet a FIFO queue.
-
-        Raises:
-            MnsError: QueueAlreadyExist when it exists as a standard queue.
-        """
+        """Make a queue that does not exist yet a FIFO queue."""
         if name in self._mailboxes and not self._mailboxes[name].queue.fifo:
             raise MnsError("QueueAlreadyExist", "A queue's kind can't be changed once it exists.")
         self._fifo.add(name)

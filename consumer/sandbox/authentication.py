@@ -286,11 +286,7 @@ class Grants:
         self.set(allow, deny)
 
     def set(self, allow: Iterable[str] | None = None, deny: Iterable[str] = ()) -> None:
-        """Replace what is granted.
-
-        Raises:
-            ValueError: A name is no action.
-        """
+        """Replace what is granted; ValueError for a name that is no action."""
         self.allow = None if allow is None else tuple(check_actions(tuple(allow)))
         self.deny = tuple(check_actions(tuple(deny)))
         allowed = _KNOWN_ACTIONS if self.allow is None else self.allow
@@ -306,11 +302,7 @@ class Grants:
 
 
 def check_actions(names: Collection[str]) -> Collection[str]:
-    """Return the names if each is an action.
-
-    Raises:
-        ValueError: One is none; the text names the nearest.
-    """
+    """Return the names if each is an action; else ValueError, with the nearest one."""
     for name in names:
         if name not in _KNOWN_ACTIONS:
             by_folded = {known.lower(): known for known in sorted(_KNOWN_ACTIONS)}

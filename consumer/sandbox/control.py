@@ -5,7 +5,7 @@ All under ``/_sandbox``, JSON in and out, without keys (it binds loopback by def
     GET    /_sandbox/state                    queues, jobs, requests, faults applied
     GET    /_sandbox/requests                 the latest requests, one by one
     GET    /_sandbox/jobs                     every job
-    POST   /_sandbox/jobs                     a job in its final form, without running it (``jobs.GivenJob``)
+    POST   /_sandbox/jobs                     a job in its final form, without running it (``jobs.SandboxJob``)
     GET    /_sandbox/faults                   the current rules, and how often each kind was applied
     PUT    /_sandbox/faults                   [fault, ...]: replace all rules
     POST   /_sandbox/faults                   fault: add one rule
@@ -25,8 +25,8 @@ All under ``/_sandbox``, JSON in and out, without keys (it binds loopback by def
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -35,7 +35,7 @@ from consumer.job_state import JobState
 from consumer.sandbox.account import Account
 from consumer.sandbox.authentication import Grants
 from consumer.sandbox.faults import Fault, Faults
-from consumer.sandbox.jobs import GivenJob, Job, Jobs
+from consumer.sandbox.jobs import Jobs, SandboxJob
 from consumer.sandbox.protocol import JSON, MnsError, Request, Response
 from consumer.sandbox.queue import Message, Queue, State, whole_number
 from consumer.sandbox.settings import Actions, DlqPolicy
@@ -95,25 +95,15 @@ class RequestLog:
         return [dict(zip(names, entry, strict=True)) for entry in self._latest]
 
 
-class Listener(Protocol):
-    """The server, which can stop taking connections for a while."""
-
-    async def refuse_connections(self, seconds: float) -> None:
-        """Drop every connection, and refuse new ones for that long."""
-
-
 class Control:
     """The control API of one sandbox."""
 
-    def __init__(
-        self, account: Account, jobs: Jobs, *, faults: Faults, grants: Grants, log: RequestLog, listener: Listener
-    ) -> None:
+    def __init__(self, account: Account, jobs: Jobs, faults: Faults, grants: Grants, log: RequestLog) -> None:
         self._account = account
         self._jobs = jobs
         self._faults = faults
         self._grants = grants
         self._log = log
-        self._listener = listener
         self._without_body: Mapping[str, Callable[[], Any]] = {
             "GET state": self._state,
             "GET requests": self._log.latest,
@@ -131,7 +121,7 @@ class Control:
             "PUT long-polls": self._limit_long_polls,
         }
 
-    async def answer(self, request: Request) -> Response:
+    async def answer(self, request: Request, refuse_connections: Callable[[float], Awaitable[None]]) -> Response:
         """Carry out one control request; a wrong one gets a 400 or 404 that names the mistake."""
         parts = [unquote(part) for part in request.path.removeprefix(PREFIX).split("/") if part]
         try:
@@ -140,7 +130,7 @@ class Control:
                     return self._on_queue(request, name, rest)
                 case ["refuse"] if request.method == "POST":
                     seconds = _Refuse.model_validate_json(request.body).seconds
-                    await self._listener.refuse_connections(seconds)
+                    await refuse_connections(seconds)
                     return _json({"seconds": seconds})
                 case [what]:
                     call = f"{request.method} {what}"
@@ -181,7 +171,9 @@ class Control:
         return [_shown_job(job) for job in self._jobs.all()]
 
     def _put_job(self, body: bytes) -> dict[str, Any]:
-        return _shown_job(self._jobs.put(GivenJob.model_validate_json(body)))
+        job = SandboxJob.model_validate_json(body)
+        self._jobs.add(job)
+        return _shown_job(job)
 
     def _shown_faults(self) -> dict[str, Any]:
         return {
@@ -266,11 +258,7 @@ class Control:
 
 
 def readable_text(body: bytes) -> str:
-    """Decode the body of a message.
-
-    Raises:
-        MnsError: InvalidArgument for what XML can't carry: no queue could ever have held it.
-    """
+    """Decode the body of a message; InvalidArgument for what XML can't carry, as no queue could ever hold it."""
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
@@ -294,30 +282,13 @@ def _json(body: Any, status: int = 200) -> Response:
     return Response(status, json.dumps(body, ensure_ascii=False).encode(), JSON)
 
 
-def _shown_job(job: Job) -> dict[str, Any]:
-    return {
-        "job_id": job.job_id,
-        "function": job.function,
-        "state": job.state,
-        "notify_queue": job.notify_queue,
-        "user_data": job.user_data,
-        "submitted_ms": job.submitted_ms,
-        "ended_ms": job.ended_ms,
-    }
+def _shown_job(job: SandboxJob) -> dict[str, Any]:
+    names = ("job_id", "function", "state", "notify_queue", "user_data", "submitted_ms", "ended_ms")
+    return {name: getattr(job, name) for name in names}
 
 
 def _shown_message(message: Message) -> dict[str, Any]:
-    return {
-        "message_id": message.message_id,
-        "state": message.state.name.lower(),
-        "body": message.body,
-        "priority": message.priority,
-        "group_id": message.group_id,
-        "dequeue_count": message.dequeue_count,
-        "enqueue_ms": message.enqueue_ms,
-        "first_dequeue_ms": message.first_dequeue_ms,
-        "visible_ms": message.visible_ms,
-        "receipt_handle": message.handle,
-        "system_properties": message.system_properties,
-        "user_properties": message.user_properties,
-    }
+    content = ("message_id", "body", "priority", "group_id", "system_properties", "user_properties")
+    history = ("dequeue_count", "enqueue_ms", "first_dequeue_ms", "visible_ms")
+    shown = {name: getattr(message, name) for name in (*content, *history)}
+    return {**shown, "state": message.state.name.lower(), "receipt_handle": message.handle}

@@ -221,10 +221,6 @@ class Faults:
                 return rule.fault
         return None
 
-    def has(self, kind: Kind) -> bool:
-        """Whether any rule is of this kind; saves a draw for every message."""
-        return any(rule.fault.kind == kind for rule in self._rules)
-
     def _is_drawn(self, rule: _Rule, operation: str, queue: str | None) -> bool:
         fault = rule.fault
         if operation not in rule.operations:

@@ -6,16 +6,21 @@ A job's own parameters can order how it ends, under the key ``sandbox`` of JobPa
 import asyncio
 import base64
 import hashlib
+import json
+import posixpath
+import random
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from consumer.functions.catalogue import Family, find
 from consumer.job_state import ENDED, JobState
-from consumer.sandbox import results
 from consumer.sandbox.account import Clock
 from consumer.sandbox.faults import Faults, Kind
 from consumer.sandbox.mns_xml import escaped
@@ -59,53 +64,35 @@ class JobOrders(BaseModel):
     notify: Literal["once", "lost", "twice"] = "once"
 
 
-class GivenJob(BaseModel):
-    """A job that is added in its final form, without being run.
+class SandboxJob(BaseModel):
+    """One job: submitted and run, or added in its final form.
 
     Attributes:
-        job_id: Replaces the job that has this id, which then never ends by itself.
-        state: ``Queuing`` and ``Analysing`` never change.
         user_data: None is a job that was submitted without it.
-        result: The whole ``Result``: text unchanged, anything else as JSON. None takes a sample that fits function
-            and state.
-        code: Of the notification and of a sample result; "" is ``Success`` or ``InternalError``.
+        notify_queue: The queue that gets the notification; None sends none.
+        state: ``Queuing`` and ``Analysing`` never change in a job that was added.
+        code: Of the notification and of a sample result; "" becomes ``Success`` or ``InternalError``.
         message: Of a failure.
-        notify_queue: A queue that gets the notification, once and at once; None sends none.
+        result: The whole ``Result``: text unchanged, anything else as JSON. None becomes a sample that fits function
+            and state when the job ends.
+        submitted_ms: Milliseconds since 1970, as ``ended_ms``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     job_id: Annotated[str, Field(min_length=1)]
     function: Annotated[str, Field(min_length=1)] = "Cover"
-    state: JobState = JobState.SUCCESS
+    params: str = "{}"
+    input: str = ""
+    output: str = ""
+    pipeline_id: str = ""
     user_data: str | None = None
-    result: Any = None
+    notify_queue: str | None = None
+    orders: JobOrders = JobOrders()
+    state: JobState = JobState.SUCCESS
     code: str = ""
     message: str = "Failed as ordered."
-    input: str = ""
-    output: str = ""
-    params: str = "{}"
-    pipeline_id: str = ""
-    notify_queue: str | None = None
-
-
-@dataclass(slots=True)
-class Job:
-    """One job. ``user_data`` and ``notify_queue`` are None when the submit had none."""
-
-    job_id: str
-    function: str
-    params: str
-    input: str = ""
-    output: str = ""
-    pipeline_id: str = ""
-    user_data: str | None = None
-    notify_queue: str | None = None
-    orders: JobOrders = field(default_factory=JobOrders)
-    state: JobState = JobState.QUEUING
-    code: str = ""
-    message: str = ""
-    result: str = ""
+    result: Any = None
     submitted_ms: int = 0
     ended_ms: int = 0
 
@@ -114,21 +101,28 @@ class Job:
         """Whether it is in one of its two last states."""
         return self.state in ENDED
 
-    def end(self, now_ms: int, failure: JobFailure | None) -> None:
-        """Enter the last state, with a sample result."""
+    @property
+    def result_text(self) -> str:
+        """``Result`` as a query answers it."""
+        if self.result is None:
+            return ""
+        return self.result if isinstance(self.result, str) else compact(self.result)
+
+    def end(self, now_ms: int) -> None:
+        """Fill in what an ended job has."""
         self.ended_ms = now_ms
-        if failure is None:
-            self.state, self.code, self.message = JobState.SUCCESS, "Success", ""
-            files = results.Files(self.input, self.output, now_ms)
-            self.result = results.result_of(self.function, files, self.job_id)
-        else:
-            self.state, self.code, self.message = JobState.FAIL, failure.code, failure.message
-            self.result = results.failure(failure.code, failure.message)
+        has_failed = self.state is JobState.FAIL
+        self.code = self.code or ("InternalError" if has_failed else "Success")
+        if self.result is None and has_failed:
+            # No sample of a failed result exists: this is the least that any result has.
+            self.result = compact({"Code": self.code, "Details": [], "Message": self.message})
+        elif self.result is None:
+            self.result = sample_result(self)
 
 
 @dataclass(slots=True)
 class _Pipeline:
-    waiting: deque[Job] = field(default_factory=deque)
+    waiting: deque[SandboxJob] = field(default_factory=deque)
     queued: int = 0
     running: int = 0
 
@@ -143,25 +137,25 @@ class Jobs:
     """
 
     def __init__(
-        self, clock: Clock, faults: Faults, *, job_s: float, concurrency: int, on_end: Callable[[Job], None]
+        self, clock: Clock, faults: Faults, *, job_s: float, concurrency: int, on_end: Callable[[SandboxJob], None]
     ) -> None:
         self._clock = clock
         self._faults = faults
         self._job_s = job_s
         self._concurrency = concurrency
         self._on_end = on_end
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, SandboxJob] = {}
         self._pipelines: dict[str, _Pipeline] = {}
         self._timers: set[asyncio.TimerHandle] = set()
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def get(self, job_id: str) -> Job | None:
+    def get(self, job_id: str) -> SandboxJob | None:
         """Look a job up; None when it was never submitted or ended long ago."""
         return self._jobs.get(job_id)
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[SandboxJob]:
         """All jobs, oldest first."""
         return list(self._jobs.values())
 
@@ -170,27 +164,23 @@ class Jobs:
         pipeline = self._pipelines.get(pipeline_id)
         return pipeline is not None and pipeline.queued >= MOST_QUEUED
 
-    def submit(self, job: Job) -> None:
-        """Queue a job in its pipeline."""
+    def submit(self, job: SandboxJob) -> None:
+        """Queue a job in its pipeline; it runs and ends by itself."""
+        job.state = JobState.QUEUING
         job.submitted_ms = self._clock.now_ms()
         self._keep(job)
         pipeline = self._pipelines.setdefault(job.pipeline_id, _Pipeline())
         pipeline.queued += 1
         self._later(self._length_s(job) * _QUEUING_SHARE, partial(self._wait, pipeline, job))
 
-    def put(self, given: GivenJob) -> Job:
-        """Add a job in its final form, and send its notification if it has a queue for it."""
-        job = Job(**given.model_dump(exclude={"code", "message", "result"}), submitted_ms=self._clock.now_ms())
+    def add(self, job: SandboxJob) -> None:
+        """Add a job in its final form; it replaces one that has its id, which then never ends."""
+        job.submitted_ms = self._clock.now_ms()
         if job.has_ended:
-            failure = JobFailure(code=given.code or "InternalError", message=given.message)
-            job.end(job.submitted_ms, failure if job.state is JobState.FAIL else None)
-            job.code = given.code or job.code
-        if given.result is not None:
-            job.result = _as_text(given.result)
+            job.end(job.submitted_ms)
         self._keep(job)
         if job.notify_queue is not None:
             self._on_end(job)
-        return job
 
     def close(self) -> None:
         """Stop all timers; jobs keep their states."""
@@ -198,7 +188,7 @@ class Jobs:
             timer.cancel()
         self._timers.clear()
 
-    def _keep(self, job: Job) -> None:
+    def _keep(self, job: SandboxJob) -> None:
         self._jobs[job.job_id] = job
         while len(self._jobs) > _MOST_KEPT:
             oldest = next(iter(self._jobs.values()))
@@ -206,10 +196,10 @@ class Jobs:
                 break
             del self._jobs[oldest.job_id]
 
-    def _length_s(self, job: Job) -> float:
+    def _length_s(self, job: SandboxJob) -> float:
         return self._job_s if job.orders.job_s is None else job.orders.job_s
 
-    def _wait(self, pipeline: _Pipeline, job: Job) -> None:
+    def _wait(self, pipeline: _Pipeline, job: SandboxJob) -> None:
         pipeline.waiting.append(job)
         self._start_next(pipeline)
 
@@ -223,24 +213,26 @@ class Jobs:
                 pipeline.running += 1
                 self._later(self._length_s(job) * (1 - _QUEUING_SHARE), partial(self._end, pipeline, job))
 
-    def _end(self, pipeline: _Pipeline, job: Job) -> None:
+    def _end(self, pipeline: _Pipeline, job: SandboxJob) -> None:
         # A job that was replaced meanwhile sends no notification.
         if self._jobs.get(job.job_id) is job:
-            job.end(self._clock.now_ms(), job.orders.fail)
-            if job.orders.result is not None:
-                job.result = _as_text(job.orders.result)
+            fail = job.orders.fail
+            job.state = JobState.FAIL if fail else JobState.SUCCESS
+            job.code, job.message = (fail.code, fail.message) if fail else ("", "")
+            job.result = job.orders.result
+            job.end(self._clock.now_ms())
             for _ in range(self._notifications(job)):
                 self._on_end(job)
         pipeline.running -= 1
         self._start_next(pipeline)
 
-    def _notifications(self, job: Job) -> int:
+    def _notifications(self, job: SandboxJob) -> int:
         notify = job.orders.notify
         if job.notify_queue is None or notify == "lost" or self._is_hit("notification_lost", job):
             return 0
         return 2 if notify == "twice" or self._is_hit("notification_twice", job) else 1
 
-    def _is_hit(self, kind: Kind, job: Job) -> bool:
+    def _is_hit(self, kind: Kind, job: SandboxJob) -> bool:
         return self._faults.draw(kind, "SubmitIProductionJob", job.notify_queue) is not None
 
     def _later(self, delay_s: float, act: Callable[[], None]) -> None:
@@ -252,16 +244,52 @@ class Jobs:
         self._timers.add(timer)
 
 
-def _as_text(result: Any) -> str:
-    return result if isinstance(result, str) else results.compact(result)
+def object_keys(job: SandboxJob, count: int, ending: str) -> list[str]:
+    """The keys, without the bucket, of ``count`` files that an ended job wrote; a key that repeats is one file.
+
+    ``ending`` is used where the job has no Output. Source: facts/iproduction.md#output-placeholders.
+    """
+    source = posixpath.splitext(posixpath.basename(urlsplit(job.input).path))[0] or "input"
+    template = urlsplit(job.output).path.lstrip("/") or f"iproduction/{{source}}-{{timestamp}}-{{sequenceId}}.{ending}"
+    # An extension after {resultType} is doubled; the type itself is known for CaptionExtraction only.
+    template = re.sub(r"\{resultType\}(\.\w+)?", r"main\1\1", template)
+    template = template.replace("{source}", source).replace("{timestamp}", str(job.ended_ms))
+    return list(dict.fromkeys(template.replace("{sequenceId}", f"{number:05d}") for number in range(1, count + 1)))
 
 
-def notification(job: Job) -> str:
+def sample_result(job: SandboxJob) -> str:
+    """A ``Result`` of a job that succeeded, from the sample of its function; one job always has the same figures.
+
+    Source: facts/iproduction.md#result, facts/iproduction.md#result-families.
+    """
+    function = find(job.function)
+    if function is None or function.family is Family.DETAILS:
+        return compact({"Details": [], "Message": "success", "Code": "Success"})
+    sample = function.sample
+    chance = random.Random(job.job_id)  # noqa: S311 - figures of a sample
+    data = compact(sample.data(object_keys(job, sample.files, sample.ending), chance))
+    if function.family is Family.ARRAY:
+        return compact({"Message": "success", "Data": data, "Code": "Success"})
+    return compact({"Code": "Success", "Message": "Successful.", "Data": data})
+
+
+def _has_details(name: str) -> bool:
+    # The printed notifications differ by the family of the result (INF).
+    function = find(name)
+    return function is None or function.family is not Family.OBJECT
+
+
+def compact(value: Any) -> str:
+    """Write JSON as the service does: no spaces, Chinese unchanged."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def notification(job: SandboxJob) -> str:
     """Write the notification of a job as JSON: keys in alphabetical order, no result, no times.
 
     Source: facts/iproduction.md#notification.
     """
-    has_details = results.has_details(job.function)
+    has_details = _has_details(job.function)
     success = "success" if has_details else "Successful."
     fields: dict[str, object] = {
         "Code": job.code,
@@ -273,7 +301,7 @@ def notification(job: Job) -> str:
         "Type": "IProduction",
         **({} if job.user_data is None else {"UserData": job.user_data}),
     }
-    return results.compact(fields)
+    return compact(fields)
 
 
 def message_body(text: str, settings: SandboxSettings, *, message_id: str, now_ms: int) -> str:
@@ -298,7 +326,7 @@ def message_body(text: str, settings: SandboxSettings, *, message_id: str, now_m
         "PublishTime": str(now_ms),
     }
     if settings.envelope == "json":
-        return results.compact(fields)
+        return compact(fields)
     elements = "".join(f"    <{name}>{escaped(value)}</{name}>\n" for name, value in fields.items())
     head = '<?xml version="1.0" encoding="utf-8"?>\n<Notification xmlns="http://mns.aliyuncs.com/doc/v1/">\n'
     return f"{head}{elements}</Notification>"

@@ -88,14 +88,9 @@ class MnsApi:
                 else:
                     # Not unquote_plus: an unescaped receipt handle may contain a plus.
                     query[known] = unquote(value)
-        operation, queue = UNKNOWN, ""
-        match [unquote(part) for part in path.split("/") if part]:
-            case ["queues"]:
-                operation = "ListQueue" if request.method == "GET" else UNKNOWN
-            case ["queues", queue]:
-                operation = _queue_operation(request.method, query)
-            case ["queues", queue, "messages"]:
-                operation = _message_operation(request, query)
+        parts = [unquote(part) for part in path.split("/") if part]
+        operation = _operation(request, parts, query)
+        queue = parts[1] if len(parts) > 1 and operation != UNKNOWN else ""
         return Call(operation, queue, query, request, unknown_item)
 
     async def answer(self, call: Call, request_id: str) -> Response:
@@ -171,7 +166,8 @@ class MnsApi:
             **queue.attributes.by_element(),
             "ActiveMessages": str(queue.counts[State.ACTIVE] + queue.counts[State.BLOCKED]),
             "InactiveMessages": str(queue.counts[State.INACTIVE]),
-            "DelayMessages": str(queue.counts[State.DELAYED]),
+            # Being withdrawn: the service answers 0. Source: facts/mns.md#get-queue-attributes.
+            "DelayMessages": "0",
         }
 
     # Operations on messages.
@@ -247,10 +243,9 @@ class MnsApi:
         if not call.request.body:
             raise MnsError("MissingReceiptHandle", "ReceiptHandle is required.")
         queue, now_ms = mailbox.queue, self._account.clock.now_ms()
-        has_fault = self._faults.has("entry_error")
         failed: list[dict[str, str]] = []
         for handle in mns_xml.read_handles(call.request.body):
-            fault = self._faults.draw("entry_error", "BatchDeleteMessage", queue.name) if has_fault else None
+            fault = self._faults.draw("entry_error", "BatchDeleteMessage", queue.name)
             code = message = ""
             if fault is not None:
                 code, message = fault.code or "InternalError", fault.message
@@ -287,25 +282,26 @@ def _url(call: Call, queue: str) -> str:
     return f"{call.request.scheme}://{call.request.headers.get('host', '')}/queues/{queue}"
 
 
-def _queue_operation(method: str, query: Mapping[str, str]) -> str:
-    if method == "PUT":
-        return "SetQueueAttributes" if query.get("metaoverride", "").lower() == "true" else "CreateQueue"
-    return {"GET": "GetQueueAttributes", "DELETE": "DeleteQueue"}.get(method, UNKNOWN)
-
-
-def _message_operation(request: Request, query: Mapping[str, str]) -> str:
-    match request.method:
-        case "GET":
-            verb = "Peek" if query.get("peekonly", "").lower() == "true" else "Receive"
-            return f"Batch{verb}Message" if "numofmessages" in query else f"{verb}Message"
-        case "POST":
+def _operation(request: Request, parts: list[str], query: Mapping[str, str]) -> str:
+    batch = "Batch" if "numofmessages" in query else ""
+    match request.method, parts:
+        case "GET", ["queues"]:
+            return "ListQueue"
+        case "GET", ["queues", _]:
+            return "GetQueueAttributes"
+        case "PUT", ["queues", _]:
+            return "SetQueueAttributes" if query.get("metaoverride", "").lower() == "true" else "CreateQueue"
+        case "DELETE", ["queues", _]:
+            return "DeleteQueue"
+        case "GET", ["queues", _, "messages"]:
+            return f"{batch}{'Peek' if query.get('peekonly', '').lower() == 'true' else 'Receive'}Message"
+        case "POST", ["queues", _, "messages"]:
             return "BatchSendMessage" if mns_xml.is_batch_send(request.body) else "SendMessage"
-        case "DELETE":
-            return "DeleteMessage" if "receipthandle" in query else "BatchDeleteMessage"
-        case "PUT":
+        case "PUT", ["queues", _, "messages"]:
             return "ChangeMessageVisibility"
-        case _:
-            return UNKNOWN
+        case "DELETE", ["queues", _, "messages"]:
+            return "DeleteMessage" if "receipthandle" in query else "BatchDeleteMessage"
+    return UNKNOWN
 
 
 def _what_is_missing(request: Request) -> str:

@@ -1,7 +1,8 @@
 """MNS's XML: requests read, responses written byte for byte as the service writes them.
 
 Reading compares local names: clients send the namespace with a slash at its end, without, or not at all. A doctype or
-entity is refused before the parser sees it; the text is decoded first, so no declared encoding can hide one.
+entity is refused before the parser sees it; the text is decoded first, so no declared encoding can hide one. What is
+wrong raises MalformedXML or InvalidArgument.
 
 Writing: two-space indent, no final newline, and a namespace without the last slash. Two captured responses of the
 service have the lengths that only this gives (facts/mns.md#answers). It concatenates strings because the bench receives
@@ -35,11 +36,7 @@ _ESCAPES: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "
 
 
 def read_attributes(body: bytes) -> dict[str, str]:
-    """Read ``<Queue>`` as element name and text.
-
-    Raises:
-        MnsError: MalformedXML.
-    """
+    """Read ``<Queue>`` as element name and text; an empty body has none."""
     return {_local(child): child.text or "" for child in _root(body, "Queue")} if body else {}
 
 
@@ -49,22 +46,14 @@ def is_batch_send(body: bytes) -> bool:
 
 
 def read_messages(body: bytes) -> list[Message]:
-    """Read ``<Message>``, or ``<Messages>`` of 1 to 16.
-
-    Raises:
-        MnsError: MalformedXML or InvalidArgument, for the whole batch.
-    """
+    """Read ``<Message>``, or ``<Messages>`` of 1 to 16; one wrong entry refuses the whole batch."""
     if not is_batch_send(body):
         return [_message_of(_root(body, "Message"))]
     return [_message_of(entry) for entry in _batch(_root(body, "Messages"), "Message")]
 
 
 def read_handles(body: bytes) -> list[str]:
-    """Read ``<ReceiptHandles>`` of 1 to 16.
-
-    Raises:
-        MnsError: MalformedXML, InvalidArgument.
-    """
+    """Read ``<ReceiptHandles>`` of 1 to 16."""
     return [(entry.text or "").strip() for entry in _batch(_root(body, "ReceiptHandles"), "ReceiptHandle")]
 
 
@@ -147,17 +136,13 @@ def error(code: str, message: str, request_id: str, host_id: str) -> bytes:
 
 def message(one: Message, *, is_peek: bool = False) -> bytes:
     """Write the response of a receive or peek of one message."""
-    return _document("Message", _message(one, _fixed_parts(one, "  "), "  ", is_peek=is_peek))
+    return _document("Message", _message(one, "  ", is_peek=is_peek))
 
 
 def messages(several: Sequence[Message], *, is_peek: bool = False) -> bytes:
     """Write the response of a batch receive or batch peek."""
-    parts: list[str] = []
-    for one in several:
-        if one.rendered is None:
-            one.rendered = _fixed_parts(one, "    ")
-        parts += ("  <Message>\n", _message(one, one.rendered, "    ", is_peek=is_peek), "  </Message>\n")
-    return _document("Messages", "".join(parts))
+    entries = (f"  <Message>\n{_message(one, '    ', is_peek=is_peek)}  </Message>\n" for one in several)
+    return _document("Messages", "".join(entries))
 
 
 def _document(root: str, inner: str) -> bytes:
@@ -168,25 +153,23 @@ def _texts(children: Mapping[str, str], indent: str) -> str:
     return "".join(f"{indent}<{name}>{escaped(text)}</{name}>\n" for name, text in children.items())
 
 
-def _message(one: Message, fixed: tuple[str, str], indent: str, *, is_peek: bool) -> str:
-    head, tail = fixed
-    # The facts don't say what a peek shows of a message that was never received; clients require a number.
-    first_ms = one.first_dequeue_ms or one.enqueue_ms
+def _message(one: Message, indent: str, *, is_peek: bool) -> str:
     handle = "" if is_peek else f"{indent}<ReceiptHandle>{one.handle}</ReceiptHandle>\n"
     visible = "" if is_peek else f"{indent}<NextVisibleTime>{one.visible_ms}</NextVisibleTime>\n"
+    # The facts don't say what a peek shows of a message that was never received; clients require a number.
+    first_ms = one.first_dequeue_ms or one.enqueue_ms
+    group = f"{indent}<MessageGroupId>{escaped(one.group_id)}</MessageGroupId>\n" if one.group_id else ""
     return (
-        f"{head}{handle}{indent}<EnqueueTime>{one.enqueue_ms}</EnqueueTime>\n"
+        f"{indent}<MessageId>{one.message_id}</MessageId>\n"
+        f"{indent}<MessageBodyMD5>{one.body_md5}</MessageBodyMD5>\n"
+        f"{indent}<MessageBody>{escaped(one.body)}</MessageBody>\n{handle}"
+        f"{indent}<EnqueueTime>{one.enqueue_ms}</EnqueueTime>\n"
         f"{indent}<FirstDequeueTime>{first_ms}</FirstDequeueTime>\n{visible}"
-        f"{indent}<DequeueCount>{one.dequeue_count}</DequeueCount>\n{tail}"
+        f"{indent}<DequeueCount>{one.dequeue_count}</DequeueCount>\n"
+        f"{indent}<Priority>{one.priority}</Priority>\n{group}"
+        f"{_properties('SystemProperties', 'SystemPropertyValue', one.system_properties, indent)}"
+        f"{_properties('UserProperties', 'PropertyValue', one.user_properties, indent)}"
     )
-
-
-def _fixed_parts(one: Message, indent: str) -> tuple[str, str]:
-    head = {"MessageId": one.message_id, "MessageBodyMD5": one.body_md5, "MessageBody": one.body}
-    tail = {"Priority": str(one.priority)} | ({"MessageGroupId": one.group_id} if one.group_id else {})
-    system = _properties("SystemProperties", "SystemPropertyValue", one.system_properties, indent)
-    user = _properties("UserProperties", "PropertyValue", one.user_properties, indent)
-    return _texts(head, indent), _texts(tail, indent) + system + user
 
 
 def _properties(outer: str, inner: str, properties: tuple[Property, ...], indent: str) -> str:

@@ -13,11 +13,10 @@ from pydantic import ValidationError
 
 from consumer.job_state import JobState
 from consumer.sandbox.authentication import Grants, MpsVerifier
-from consumer.sandbox.jobs import MOST_QUEUED, Job, JobOrders, Jobs
+from consumer.sandbox.jobs import MOST_QUEUED, JobOrders, Jobs, SandboxJob, compact
 from consumer.sandbox.mns_xml import escaped
 from consumer.sandbox.protocol import JOB_OPERATIONS, JSON, UNKNOWN, XML, Call, MnsError, MpsError, Request, Response
 from consumer.sandbox.queue import check_queue_name
-from consumer.sandbox.results import compact
 from consumer.sandbox.settings import SandboxSettings
 
 _VERSION: Final = "2014-06-18"
@@ -135,12 +134,14 @@ class MpsApi:
             "NoPermissionType": "ExplicitDeny" if denial.is_explicit else "ImplicitDeny",
             "PolicyType": "AccountLevelIdentityBasedPolicy",
         }
-        raise MpsError("Forbidden.RAM", text, status=403, detail=detail)
+        error = MpsError("Forbidden.RAM", text, status=403)
+        error.detail = detail
+        raise error
 
     def _submit(self, parameters: Mapping[str, str], request_id: str) -> dict[str, str]:
         function = _required(parameters, "FunctionName")
         params = _required(parameters, "JobParams")
-        job = Job(
+        job = SandboxJob(
             job_id=self._new_job_id(),
             function=function,
             params=params,
@@ -182,7 +183,7 @@ class MpsApi:
             "PipelineId": job.pipeline_id,
             "JobParams": job.params,
             "JobId": job.job_id,
-            "Result": job.result,
+            "Result": job.result_text,
         }
 
 

@@ -4,7 +4,7 @@ import asyncio
 import select
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from aiohttp import web
 
@@ -66,30 +66,27 @@ _MNS_STATUS: Final = {
 }
 
 
-class MnsError(Exception):
-    """An error of MNS: a documented code with its status, and a text."""
+class ServiceError(Exception):
+    """An error of either service: a code, an HTTP status and a text."""
 
-    def __init__(self, code: str, message: str, *, status: int | None = None) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
-        self.status = _MNS_STATUS.get(code, _BAD_REQUEST) if status is None else status
-
-
-class MpsError(Exception):
-    """An error of MPS's RPC gateway; ``detail`` is AccessDeniedDetail.
-
-    Source: facts/iproduction.md#api-error-codes.
-    """
-
-    def __init__(
-        self, code: str, message: str, *, status: int = _BAD_REQUEST, detail: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, code: str, message: str, *, status: int = _BAD_REQUEST) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.status = status
-        self.detail = detail
+
+
+class MnsError(ServiceError):
+    """An error of MNS; by default with the documented status of its code."""
+
+    def __init__(self, code: str, message: str, *, status: int | None = None) -> None:
+        super().__init__(code, message, status=status or _MNS_STATUS.get(code, _BAD_REQUEST))
+
+
+class MpsError(ServiceError):
+    """An error of MPS's RPC gateway (facts/iproduction.md#api-error-codes); ``detail`` is AccessDeniedDetail."""
+
+    detail: Mapping[str, str] | None = None
 
 
 def message_not_exist() -> MnsError:
@@ -103,11 +100,7 @@ def queue_not_exist() -> MnsError:
 
 
 def operations_named(names: tuple[str, ...]) -> frozenset[str]:
-    """The operations that these operation and group names stand for; no name means all.
-
-    Raises:
-        ValueError: A name is neither.
-    """
+    """The operations that these operation and group names stand for, or all; ValueError for any other name."""
     every = (*QUEUE_OPERATIONS, *JOB_OPERATIONS, UNKNOWN)
     chosen: set[str] = set()
     for name in names:
@@ -212,25 +205,3 @@ class Call:
     parameters: Mapping[str, str]
     request: Request
     unknown_item: str = ""
-
-
-class Service(Protocol):
-    """MNS or MPS, as the server sees it."""
-
-    server: str
-    """The value of the Server header."""
-
-    def headers(self, request_id: str) -> dict[str, str]:
-        """The service's own response headers; an empty request id leaves its header out."""
-
-    def new_request_id(self, now_ms: int) -> str:
-        """Make a request id in the service's format."""
-
-    def parse(self, request: Request) -> Call:
-        """Find the operation of a request. Checks nothing yet."""
-
-    async def answer(self, call: Call, request_id: str) -> Response:
-        """Check and carry out a call; an error becomes a response too."""
-
-    def error(self, request_id: str, request: Request, status: int, code: str | None, message: str) -> Response:
-        """Render an error; without a code, the one that fits the status."""

@@ -10,20 +10,16 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
 
 from consumer.sandbox import control
 from consumer.sandbox.account import Account, Clock
 from consumer.sandbox.authentication import Grants, Keys, MpsVerifier
 from consumer.sandbox.faults import Faults, replace_effect, spoil_response
-from consumer.sandbox.jobs import GivenJob, Job, Jobs, message_body, notification
+from consumer.sandbox.jobs import Jobs, SandboxJob, message_body, notification
 from consumer.sandbox.mns_api import MnsApi
 from consumer.sandbox.mps_api import MpsApi
 from consumer.sandbox.origins import Origins
-from consumer.sandbox.protocol import Request, Response, Service
+from consumer.sandbox.protocol import Request, Response
 from consumer.sandbox.queue import Message
 from consumer.sandbox.settings import SandboxSettings
 
@@ -77,9 +73,7 @@ class Sandbox:
             verifier=MpsVerifier(keys) if keys else None,
             new_job_id=lambda: f"{self._chance.getrandbits(128):032x}",
         )
-        self._control = control.Control(
-            self.account, self.jobs, faults=self.faults, grants=self.grants, log=self.log, listener=self
-        )
+        self._control = control.Control(self.account, self.jobs, self.faults, self.grants, self.log)
         self._scheme = "http" if settings.tls is None else "https"
         self._origins = Origins(settings.host, settings.allowed_hosts, scheme=self._scheme)
         self._runner: web.ServerRunner | None = None
@@ -120,11 +114,11 @@ class Sandbox:
                 return list(mailbox.queue)
         return []
 
-    def add_job(self, given: GivenJob) -> Job:
+    def add_job(self, job: SandboxJob) -> None:
         """Add a job in its final form, without running it."""
-        return self.jobs.put(given)
+        self.jobs.add(job)
 
-    def notify(self, job: Job) -> None:
+    def notify(self, job: SandboxJob) -> None:
         """Put the notification of a job into its queue, if it has one."""
         if job.notify_queue is None:
             return
@@ -164,10 +158,6 @@ class Sandbox:
         self._drop_connections()
         if self._runner is not None:
             await self._runner.cleanup()
-
-    async def serve_forever(self) -> None:
-        """Serve until cancelled."""
-        await asyncio.get_running_loop().create_future()
 
     async def refuse_connections(self, seconds: float) -> None:
         """Drop every connection and refuse new ones for that long, then listen again on the same port."""
@@ -211,11 +201,11 @@ class Sandbox:
         if http.body_exists:
             request.body = await http.read()
         if request.target.startswith(control.PREFIX):
-            response = await self._control.answer(request)
+            response = await self._control.answer(request, self.refuse_connections)
             return response.to_web(self.clock.date_header(), keep_alive=http.keep_alive)
         return await self._serve(http, self._service(request), request)
 
-    def _service(self, request: Request) -> Service:
+    def _service(self, request: Request) -> MnsApi | MpsApi:
         return self._mps if self._mps.is_for_mps(request) else self._mns
 
     def _refuse(self, request: Request, reason: str) -> web.StreamResponse:
@@ -228,7 +218,7 @@ class Sandbox:
         headers = service.headers(request_id)
         return response.to_web(self.clock.date_header(), keep_alive=False, headers=headers)
 
-    async def _serve(self, http: web.BaseRequest, service: Service, request: Request) -> web.StreamResponse:
+    async def _serve(self, http: web.BaseRequest, service: MnsApi | MpsApi, request: Request) -> web.StreamResponse:
         call = service.parse(request)
         request_id = service.new_request_id(self.clock.now_ms())
         self.log.by_operation[call.operation] += 1
@@ -255,12 +245,6 @@ class Sandbox:
             self.log.add(self.clock.now_ms(), call.operation, call.queue or None, status, plan.kind)
 
 
-def _bounded_request(
-    message: RawRequestMessage,
-    payload: StreamReader,
-    protocol: RequestHandler,
-    writer: AbstractStreamWriter,
-    task: "asyncio.Task[None]",
-) -> web.BaseRequest:
+def _bounded_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_LARGEST_BODY_BYTES)

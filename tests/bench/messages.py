@@ -10,7 +10,7 @@ import random
 from typing import Final
 
 from consumer.job_state import JobState
-from consumer.sandbox.jobs import Job, notification
+from consumer.sandbox.jobs import SandboxJob, notification
 
 FUNCTIONS: Final = ("Cover", "AudioMixing", "VideoH2V")
 """The three whose notifications the vendor prints."""
@@ -32,7 +32,7 @@ def user_data(film: int, sent_ns: int = 0) -> str:
 
 def body(number: int, sent_ns: int = 0) -> str:
     """The body of one message, about a job that no other message is about."""
-    job = Job(
+    job = SandboxJob(
         job_id=f"{_chance.getrandbits(128):032x}",
         function=FUNCTIONS[number % len(FUNCTIONS)],
         params="{}",

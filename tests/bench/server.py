@@ -23,7 +23,7 @@ from typing import Any, Final
 import uvloop
 
 from consumer.sandbox import Fault, Sandbox, SandboxSettings
-from consumer.sandbox.jobs import Job
+from consumer.sandbox.jobs import SandboxJob
 from consumer.sandbox.protocol import GROUPS
 from tests.bench.messages import body, user_data
 from tests.certificates import serving
@@ -116,7 +116,7 @@ class Desk:
     async def do_jobs(self, queue: str, count: int) -> dict[str, Any]:
         """Let jobs end at once, whose notifications go to a queue and whose results can be asked for."""
         for number in range(count):
-            job = Job(
+            job = SandboxJob(
                 job_id=f"{time.time_ns():020d}{number:012d}",
                 function="Cover",
                 params="{}",

@@ -19,7 +19,7 @@ from typing import Final
 
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox
-from consumer.sandbox.jobs import Job, JobFailure, JobOrders
+from consumer.sandbox.jobs import JobFailure, JobOrders, SandboxJob
 from consumer.sandbox.queue import Message
 from tests.chaos.daemons import QUEUE
 
@@ -199,7 +199,7 @@ class Sender:
             self._sandbox.put(QUEUE, _body(job_id, act.function, wish))
             return
         self._sandbox.jobs.submit(
-            Job(
+            SandboxJob(
                 job_id=job_id,
                 function=act.function,
                 params="{}",

@@ -48,7 +48,7 @@ def test_send_and_peek(cli: Cli, lane: str, held: Callable[[], list[dict[str, An
     assert (found["job_id"], found["priority"], found["dequeue_count"]) == ("J1", 3, 0)
     (message,) = held()
     assert base64.b64decode(message["body"]) == NOTIFICATION
-    assert (message["dequeue_count"], message["state"]) == (0, "ready")
+    assert (message["dequeue_count"], message["state"]) == (0, "active")
 
 
 def test_peek_of_what_is_no_notification(cli: Cli, lane: str) -> None:

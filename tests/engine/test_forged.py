@@ -21,7 +21,7 @@ from consumer.engine.process import process
 from consumer.engine.slots import Place
 from consumer.plugin.job import Job
 from consumer.policy import Reason
-from consumer.sandbox import GivenJob, Sandbox
+from consumer.sandbox import Sandbox, SandboxJob
 from consumer.store.dead_letters import StoredLetter
 from consumer.store.ledger import Filter
 from consumer.store.open import make_operators
@@ -161,7 +161,7 @@ async def test_a_forged_notification_decides_nothing(
     for forgery in TABLE:
         result = RESULT if forgery.state == "Success" else {"Code": "InvalidFile", "Message": "no picture"}
         sandbox.add_job(
-            GivenJob(job_id=forgery.job_id, state=forgery.state, user_data=USER_DATA, result=json.dumps(result))
+            SandboxJob(job_id=forgery.job_id, state=forgery.state, user_data=USER_DATA, result=json.dumps(result))
         )
     by_name = {"Cover": cover, "VideoClip": clip} if wants_result else {"Cover": bare_cover, "VideoClip": bare_clip}
     forged = [forgery.body() for forgery in TABLE]
@@ -207,8 +207,8 @@ async def test_a_failure_is_asked_about_for_every_handler(sandbox: Sandbox, serv
     async def cover(job: Job) -> None:
         seen.append((job.job_id, job.failed, job.code))
 
-    sandbox.add_job(GivenJob(job_id="good", state="Success"))
-    sandbox.add_job(GivenJob(job_id="bad", state="Fail", code="InvalidFile"))
+    sandbox.add_job(SandboxJob(job_id="good", state="Success"))
+    sandbox.add_job(SandboxJob(job_id="bad", state="Fail", code="InvalidFile"))
     async with serve(handlers(Cover=cover)) as daemon:
         for job_id in ("good", "bad"):
             sandbox.put(QUEUE, body(job_id, State="Fail", Code="Forged").decode())
@@ -226,13 +226,13 @@ async def test_an_early_notification_ends_nothing(sandbox: Sandbox, serve: Serve
         runs.append(job.job_id)
 
     job_id = "a" * 32
-    sandbox.add_job(GivenJob(job_id=job_id, state="Analysing"))
+    sandbox.add_job(SandboxJob(job_id=job_id, state="Analysing"))
     async with serve(handlers(Cover=cover), result_wait_s=0.001) as daemon:
         sandbox.put(QUEUE, body(job_id).decode())
         await daemon.emptied()
         (letter,) = await daemon.letters()
         assert letter.letter.reason is Reason.RESULT_NOT_READY
-        sandbox.add_job(GivenJob(job_id=job_id, state="Success", result=json.dumps(RESULT)))
+        sandbox.add_job(SandboxJob(job_id=job_id, state="Success", result=json.dumps(RESULT)))
         sandbox.put(QUEUE, body(job_id).decode())
         await daemon.emptied()
         assert len(await daemon.letters()) == 1
@@ -246,7 +246,7 @@ async def test_a_message_is_set_aside_once(sandbox: Sandbox, serve: Serve) -> No
         raise AssertionError(job.job_id)
 
     job_id = "a" * 32
-    sandbox.add_job(GivenJob(job_id=job_id, state="Fail", user_data="x"))
+    sandbox.add_job(SandboxJob(job_id=job_id, state="Fail", user_data="x"))
     async with serve(handlers(Cover=cover)) as daemon:
         sent = sandbox.put(QUEUE, body(job_id).decode())
         await daemon.emptied()
@@ -282,7 +282,7 @@ async def test_a_success_that_saved_nothing_is_a_failed_job(sandbox: Sandbox, se
     text = "oss fail to save the image in the given bucket"
     job_id = "a" * 32
     sandbox.add_job(
-        GivenJob(job_id=job_id, result=json.dumps({"Code": "Success", "Data": json.dumps([{"Url": text}])}))
+        SandboxJob(job_id=job_id, result=json.dumps({"Code": "Success", "Data": json.dumps([{"Url": text}])}))
     )
     sandbox.put(QUEUE, body(job_id).decode())
     async with serve(handlers(Cover=cover)) as daemon:

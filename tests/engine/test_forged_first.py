@@ -14,14 +14,14 @@ from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
 from consumer.plugin.registry import Registry
 from consumer.policy import Reason
-from consumer.sandbox import GivenJob, Sandbox
+from consumer.sandbox import Sandbox, SandboxJob
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
 
 JOB_ID = "a" * 32
 
 
 def true_job(sandbox: Sandbox, state: Any = "Success", **more: Any) -> None:
-    sandbox.add_job(GivenJob(job_id=JOB_ID, state=state, user_data="true", result=more.pop("result", "{}"), **more))
+    sandbox.add_job(SandboxJob(job_id=JOB_ID, state=state, user_data="true", result=more.pop("result", "{}"), **more))
 
 
 async def send(daemon: Daemon, *bodies: bytes) -> None:
@@ -119,7 +119,7 @@ async def test_the_code_of_a_checked_job_is_mps_s(sandbox: Sandbox, serve: Serve
         seen.append((job.code, job.message))
 
     true_job(sandbox, result='{"Code": "Success", "Message": "well", "Data": "{}"}')
-    failed = GivenJob(job_id="f", state="Fail", result='{"Code": "InvalidFile", "Message": "no video"}')
+    failed = SandboxJob(job_id="f", state="Fail", result='{"Code": "InvalidFile", "Message": "no video"}')
     sandbox.add_job(failed)
     async with serve(handlers(Cover=cover)) as daemon:
         await send(daemon, body(JOB_ID, UserData="true", Code="Forged", Message="forged"))

@@ -23,7 +23,7 @@ from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job, Reject, Retry
 from consumer.plugin.registry import Registry
 from consumer.policy import Reason
-from consumer.sandbox import GivenJob, Sandbox
+from consumer.sandbox import Sandbox, SandboxJob
 from consumer.store.dead_letters import StoredLetter
 from consumer.store.ledger import Filter
 from consumer.store.open import make_operators
@@ -388,7 +388,7 @@ async def test_whatever_user_code_does_ends_its_own_run(
     )
     for number, name in enumerate(cases):
         if name.startswith("Result"):
-            sandbox.add_job(GivenJob(job_id=name, function=name, user_data='{"film": 7}', result='{"film": 7}'))
+            sandbox.add_job(SandboxJob(job_id=name, function=name, user_data='{"film": 7}', result='{"film": 7}'))
         sandbox.put(QUEUE, body(name, name, UserData='{"film": 7}').decode())
         if number < NEIGHBOURS:
             sandbox.put(QUEUE, body(f"n{number}").decode())

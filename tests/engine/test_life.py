@@ -13,7 +13,7 @@ from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job, Reject, Retry
 from consumer.plugin.registry import Registry
 from consumer.policy import Reason
-from consumer.sandbox import Fault, GivenJob, Sandbox
+from consumer.sandbox import Fault, Sandbox, SandboxJob
 from consumer.sandbox.queue import Message
 from consumer.store.open import make_ledger
 from tests.engine.rig import QUEUE, Serve, body, handlers
@@ -108,7 +108,7 @@ async def test_what_can_not_be_handled_is_kept(sandbox: Sandbox, serve: Serve, r
     async def broken(job: Job) -> None:
         raise ValueError("always")
 
-    sandbox.add_job(GivenJob(job_id=FAILED_JOB, function="Picky", state="Fail", code="E"))
+    sandbox.add_job(SandboxJob(job_id=FAILED_JOB, function="Picky", state="Fail", code="E"))
     sandbox.put(QUEUE, raw.decode())
     async with serve(handlers(Cover=cover, Picky=picky, Refused=refused, Broken=broken), max_failures=1) as daemon:
         await daemon.emptied()

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from consumer.plugin.job import Job, Retry
 from consumer.rights import RIGHTS, RUN
-from consumer.sandbox import Fault, GivenJob, Sandbox
+from consumer.sandbox import Fault, Sandbox, SandboxJob
 from tests.engine.rig import QUEUE, Serve, body, handlers
 
 
@@ -42,7 +42,7 @@ async def test_the_rights_of_the_readme_are_enough(sandbox: Sandbox, serve: Serv
     for number in range(950):
         sandbox.put(QUEUE, body(f"job-{number}").decode())
     for number in range(50):
-        sandbox.add_job(GivenJob(job_id=f"asks-{number}", function="Asks", result="{}"))
+        sandbox.add_job(SandboxJob(job_id=f"asks-{number}", function="Asks", result="{}"))
         sandbox.put(QUEUE, body(f"asks-{number}", "Asks").decode())
     with capture_logs() as lines:
         async with serve(handlers(Cover=cover, Asks=asks)) as daemon:

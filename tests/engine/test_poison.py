@@ -12,7 +12,7 @@ import pytest
 from consumer.engine.slots import Place, Slots
 from consumer.plugin.job import Job
 from consumer.policy import Reason
-from consumer.sandbox import GivenJob, Sandbox
+from consumer.sandbox import Sandbox, SandboxJob
 from tests.engine.rig import QUEUE, Serve, body, handlers
 
 GOOD = 400
@@ -50,7 +50,7 @@ async def test_half_poison_is_set_aside_byte_for_byte(sandbox: Sandbox, serve: S
         sandbox.put(QUEUE, body(f"{number:032x}").decode())
         sandbox.put(QUEUE, sent[-1][1].decode())
         if reason is Reason.JOB_FAILED:
-            sandbox.add_job(GivenJob(job_id=f"p{number:030x}f", function="Picky", state="Fail"))
+            sandbox.add_job(SandboxJob(job_id=f"p{number:030x}f", function="Picky", state="Fail"))
     async with serve(handlers(Cover=good, Typed=typed, Picky=picky)) as daemon:
         await daemon.emptied(15)
         assert daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="done") == GOOD

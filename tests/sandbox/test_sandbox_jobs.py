@@ -17,9 +17,8 @@ from alibabacloud_tea_openapi.models import Config
 from anyio.to_thread import run_sync
 
 from consumer.functions.catalogue import names
-from consumer.sandbox import Fault, GivenJob, Sandbox, SandboxSettings
-from consumer.sandbox.jobs import MOST_QUEUED
-from consumer.sandbox.results import Files, result_of
+from consumer.sandbox import Fault, Sandbox, SandboxJob, SandboxSettings
+from consumer.sandbox.jobs import MOST_QUEUED, object_keys
 
 INPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/in/a film.mp4"
 OUTPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/out/{source}-{timestamp}-{sequenceId}-{resultType}.x"
@@ -136,12 +135,12 @@ async def test_results_have_their_documented_shape(sandbox: Sandbox, function: s
         stills = json.loads(result["Data"])
         assert [set(still) for still in stills] == [{"Score", "Time", "Url"}] * 5
         assert all(isinstance(still["Score"], float) and float(still["Time"]) > 0 for still in stills)
-        assert re.fullmatch(r"out/a film-\d{13}-00001-main\.x", stills[0]["Url"])
+        assert re.fullmatch(r"out/a film-\d{13}-00001-main\.x\.x", stills[0]["Url"])
     elif function in FILES:
         files = json.loads(result["Data"])["result"]
         assert len(files) == (2 if function == "ImageCartoonize" else 1)
         for number, entry in enumerate(files, 1):
-            assert re.fullmatch(rf"out/a film-\d{{13}}-0000{number}-main\.x", entry["file"])
+            assert re.fullmatch(rf"out/a film-\d{{13}}-0000{number}-main\.x\.x", entry["file"])
     elif function == "MusicSegmentDetect":
         segments = json.loads(result["Data"])["result"]
         assert all(set(segment) == {"start", "end", "title"} for segment in segments)
@@ -154,19 +153,38 @@ async def test_results_have_their_documented_shape(sandbox: Sandbox, function: s
     assert "UserData" not in message
 
 
+def ended_job(function: str, job_id: str = "j", **media: str) -> SandboxJob:
+    """A job as it is 5 ms after 1970."""
+    job = SandboxJob(job_id=job_id, function=function, **media)
+    job.end(5)
+    return job
+
+
 def test_files_without_placeholders_or_names() -> None:
     """Without {sequenceId} several files are one; without Output and Input there still are names."""
-    fixed = Files("", "oss://b.oss-r.aliyuncs.com/x.jpg", 5)
-    assert json.loads(json.loads(result_of("ImageCartoonize", fixed, "j"))["Data"]) == {"result": [{"file": "x.jpg"}]}
-    made_up = Files("", "", 5)
-    assert made_up.keys(2, "jpg") == ["iproduction/input-5-00001.jpg", "iproduction/input-5-00002.jpg"]
+    fixed = ended_job("ImageCartoonize", output="oss://b.oss-r.aliyuncs.com/x.jpg")
+    assert json.loads(json.loads(fixed.result_text)["Data"]) == {"result": [{"file": "x.jpg"}]}
+    assert object_keys(ended_job("ImageCartoonize"), 2, "jpg") == [
+        "iproduction/input-5-00001.jpg",
+        "iproduction/input-5-00002.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "key"),
+    [("{source}-{resultType}.wav", "a-main.wav.wav"), ("{resultType}/{source}", "main/a"), ("{source}.wav", "a.wav")],
+)
+def test_an_extension_after_the_result_type_is_doubled(template: str, key: str) -> None:
+    """The service doubles an extension that follows {resultType}, and no other."""
+    media = {"input": "oss://b.oss-r.aliyuncs.com/in/a.mp4", "output": f"oss://b.oss-r.aliyuncs.com/{template}"}
+    assert object_keys(ended_job("CaptionExtraction", **media), 1, "srt") == [key]
 
 
 def test_one_job_has_one_result() -> None:
     """The figures of a result come from the job's id: the same again for it, others for another."""
-    files = Files(INPUT, OUTPUT, 5)
     for function in ("Cover", "MusicSegmentDetect"):
-        assert result_of(function, files, "a") == result_of(function, files, "a") != result_of(function, files, "b")
+        one, again, other = (ended_job(function, job_id, input=INPUT, output=OUTPUT).result for job_id in "aab")
+        assert one == again != other
 
 
 def ordering(**orders: Any) -> str:
@@ -375,8 +393,8 @@ async def test_old_jobs_make_room(sandbox: Sandbox, monkeypatch: pytest.MonkeyPa
 
 async def test_a_job_as_it_ended(sandbox: Sandbox) -> None:
     """A job that is put in is answered by a query as it was given, and notifies the queue that was named."""
-    sandbox.add_job(GivenJob(job_id="a-1", state="Fail", user_data="u", result='{"Code":"Oops"}'))
-    sandbox.add_job(GivenJob(job_id="b-2", function="VideoClip", code="Success", notify_queue="done"))
+    sandbox.add_job(SandboxJob(job_id="a-1", state="Fail", user_data="u", result='{"Code":"Oops"}'))
+    sandbox.add_job(SandboxJob(job_id="b-2", function="VideoClip", code="Success", notify_queue="done"))
     failed, succeeded = await queried(sandbox, "a-1"), await queried(sandbox, "b-2")
     assert [failed[name] for name in ("FunctionName", "State", "UserData", "Result")] == [
         *("Cover", "Fail", "u", '{"Code":"Oops"}')
@@ -389,7 +407,7 @@ async def test_a_job_as_it_ended(sandbox: Sandbox) -> None:
 async def test_a_job_in_the_place_of_a_running_one(sandbox: Sandbox) -> None:
     """A job that is put in the place of a running one stays as given: the running one never ends, never notifies."""
     job_id = await submitted(sandbox)
-    sandbox.add_job(GivenJob(job_id=job_id, state="Analysing"))
+    sandbox.add_job(SandboxJob(job_id=job_id, state="Analysing"))
     other = await submitted(sandbox)
     await ended(sandbox, other)
     assert (await queried(sandbox, job_id))["State"] == "Analysing"

@@ -68,6 +68,13 @@ async def test_each_call_needs_each_of_its_actions(sandbox: Sandbox, ask: Ask, t
     assert (await ask(method, target, body))[0] != 403
 
 
+async def test_rights_are_checked_before_the_queue_is_looked_up(sandbox: Sandbox, ask: Ask, texts: Texts) -> None:
+    """A denied call on a queue that does not exist is AccessDenied, not QueueNotExist."""
+    sandbox.grants.set(deny=["mns:GetQueueAttributes"])
+    _, _, body = await ask("GET", "/queues/none")
+    assert texts(body, "Code") == ["AccessDenied"]
+
+
 async def denied_by_mps(sandbox: Sandbox, operation: str) -> ClientException:
     endpoint = sandbox.url.removeprefix("http://")
     client = Client(Config(access_key_id="sandbox", access_key_secret="sandbox", protocol="http", endpoint=endpoint))

@@ -287,6 +287,16 @@ async def test_listing_by_prefix_page_and_meta(sandbox: Sandbox, ask: Ask, texts
     assert (await ask("GET", "/queues", headers={"x-mns-ret-number": "1001"}))[0] == 400
 
 
+async def test_attributes_count_no_delayed_messages(sandbox: Sandbox, ask: Ask, texts: Texts) -> None:
+    """GetQueueAttributes counts visible and received messages; DelayMessages is being withdrawn and always 0."""
+    for delay_s in (0, 0, 60):
+        sandbox.put("q", "x", delay_s=delay_s)
+    await ask("GET", "/queues/q/messages")
+    _, _, body = await ask("GET", "/queues/q")
+    names = ("ActiveMessages", "InactiveMessages", "DelayMessages")
+    assert [texts(body, name) for name in names] == [["1"], ["1"], ["0"]]
+
+
 async def test_the_account_holds_1000_queues(sandbox: Sandbox, ask: Ask) -> None:
     """The 1,001st queue is refused."""
     for number in range(1000):
