@@ -131,7 +131,7 @@ class Message:
     visible_ms: int = 0
     dequeue_count: int = 0
     handle: str | None = None
-    old_handles: list[str] = field(default_factory=list)
+    old_handles: tuple[str, ...] = ()
     is_duplicate: bool = False
     state: State = State.GONE
     version: int = 0
@@ -411,7 +411,7 @@ class Queue:
         old = message.handle
         if old is not None:
             if self._lenient_handles:
-                message.old_handles.append(old)
+                message.old_handles += (old,)
             else:
                 del self._by_handle[old]
         message.handle = handle = f"{message.priority}-{self._chance.getrandbits(_TOKEN_BITS):034x}"
@@ -423,4 +423,4 @@ class Queue:
             message.handle = None
         for handle in message.old_handles:
             del self._by_handle[handle]
-        message.old_handles.clear()
+        message.old_handles = ()
