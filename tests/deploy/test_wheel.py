@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from consumer.sandbox import GivenJob, Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox, SandboxJob, SandboxSettings
 from tests.engine.rig import QUEUE
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -137,7 +137,7 @@ async def test_a_users_handler_handles_a_job(scripts: Path, theirs: Path) -> Non
     """The installed daemon calls the user's file with a typed result and deletes the message; a signal ends it well."""
     async with Sandbox(SandboxSettings(port=0)) as sandbox:
         sandbox.account.ensure(QUEUE)
-        sandbox.add_job(GivenJob(job_id="a" * 32, notify_queue=QUEUE))
+        sandbox.add_job(SandboxJob(job_id="a" * 32, notify_queue=QUEUE))
         settings = {
             "notify_url": sandbox.notify_url(QUEUE),
             "endpoint": sandbox.url,
