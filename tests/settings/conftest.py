@@ -1,4 +1,4 @@
-"""An environment with no setting in it, and a home without credentials."""
+"""An environment without settings, and a home without credentials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of this machine's own settings reaches a test."""
+    """Keep this machine's own settings out of the tests."""
     for name in os.environ:
         if name.upper().startswith("MNS_CONSUMER_") or name in {"CREDENTIALS_DIRECTORY", "STATE_DIRECTORY"}:
             monkeypatch.delenv(name)
@@ -34,7 +34,7 @@ def toml(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
-    """Put a file into the service manager's credentials directory."""
+    """Write a file into the credentials directory."""
 
     def put(name: str, text: str) -> Path:
         folder = tmp_path / "credentials"

@@ -1,4 +1,4 @@
-"""Rules of the errors: their exit codes, their wording, and which faults may pass by themselves."""
+"""The errors: their exit codes, their texts, and which faults a retry may pass."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from consumer.errors import (
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_exit_codes(error: ConsumerError, code: int) -> None:
-    """Each error says what the supervisor is told: 75 to try again, 78 to leave it until somebody changes something."""
+    """Each error has its exit code: 75 asks the supervisor for another start, 78 for none without a change."""
     assert error.exit_code == code
 
 
 def test_settings_problems_stay_apart() -> None:
-    """Each problem is kept, and printed as a line of its own."""
+    """Each problem is kept apart, and printed as its own line."""
     error = SettingsError("a: bad", "b: worse")
     assert list(error.problems) == ["a: bad", "b: worse"]
     assert str(error) == "a: bad\nb: worse"
@@ -54,7 +54,7 @@ def cloud(fault: Fault, status: int | None = None, request_id: str | None = None
 
 
 def test_cloud_errors_say_what_failed() -> None:
-    """The text names operation, target, code, detail, status and request id, or that there were none."""
+    """The text has operation, target, code, detail, status and request id, or says that there are none."""
     assert str(cloud(Fault.SERVER, 503, "R1")) == (
         "BatchReceiveMessage on q failed: C: why (status 503, request id R1)"
     )
@@ -64,8 +64,8 @@ def test_cloud_errors_say_what_failed() -> None:
     assert (error.detail, error.status, error.request_id, error.exit_code) == ("why", 503, "R1", ExitCode.FAILURE)
 
 
-def test_which_faults_pass_by_themselves() -> None:
-    """Only faults that nobody needs to repair are retryable."""
+def test_which_faults_are_retryable() -> None:
+    """Only faults that may end without a change are retryable."""
     assert {fault for fault in Fault if cloud(fault).retryable} == {
         Fault.NETWORK,
         Fault.UNREADABLE,

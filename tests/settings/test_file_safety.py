@@ -1,4 +1,4 @@
-"""Which files are trusted: owners, modes, the way to a file, links, shared folders, read-only mounts, pipes."""
+"""Which files are safe: owners, modes, folders on the path, links, shared folders, read-only mounts, pipes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def as_me(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process passes for another user than root."""
+    """Let this process look like a user other than root."""
     monkeypatch.setattr(os, "geteuid", lambda: ME)
 
 
 def refused(path: Path) -> str:
-    """The problem, which the file and the folder that it stands in must both have."""
+    """The problem of a file; the check of its folder must report the same."""
     with pytest.raises(UnsafeFileError) as caught:
         read(path)
     assert caught.value.exit_code is ExitCode.SETTINGS
@@ -47,48 +47,48 @@ def refused(path: Path) -> str:
 
 
 def test_a_safe_file_is_read(place: Path) -> None:
-    """What only root and the process's own user can change is read, and so is a folder of such files."""
+    """A file that only root and the process's user can change is safe, and so is a folder of such files."""
     assert read(place / "code.py").data == b"X = 1\n"
     assert problems_of_folder(place) == []
 
 
 @pytest.mark.parametrize("bit", [0o020, 0o002], ids=["group", "others"])
 @pytest.mark.parametrize("level", ["code.py", ".", ".."], ids=["file", "folder", "folder above"])
-def test_what_others_may_write_to_is_refused(place: Path, level: str, bit: int) -> None:
-    """The file and every folder above it must be closed to group and others; the line names it and what to run."""
+def test_a_file_that_others_may_write_to_is_refused(place: Path, level: str, bit: int) -> None:
+    """Neither the file nor a folder above it may be writable by group or others; the line names it and the remedy."""
     path = (place / level).resolve()
     path.chmod(path.stat().st_mode | bit)
-    told = refused(place / "code.py")
-    assert told.startswith(f"{path}: expected that only root and user ")
-    assert f"but group or others may write to it; run `chmod go-w {path}`" in told
+    problem = refused(place / "code.py")
+    assert problem.startswith(f"{path}: expected that only root and user ")
+    assert f"but group or others may write to it; run `chmod go-w {path}`" in problem
 
 
 @as_root
 @pytest.mark.parametrize("level", ["code.py", ".", ".."], ids=["file", "folder", "folder above"])
 @pytest.mark.usefixtures("as_me")
-def test_what_belongs_to_another_user_is_refused(place: Path, level: str) -> None:
-    """The owner can change modes at any time: it must be root or the process's own user, on every level."""
+def test_a_file_of_another_user_is_refused(place: Path, level: str) -> None:
+    """An owner can change modes at any time, so it must be root or the process's user, for every folder, too."""
     path = (place / level).resolve()
     for owner in (0, ME):
         os.chown(path, owner, 0)
         assert problems_of_folder(place) == []
     os.chown(path, STRANGER, 0)
-    told = refused(place / "code.py")
-    assert f"{path}: expected that only root and user {ME} can change it, but it belongs to user {STRANGER}" in told
-    assert f"`chown {ME} {path}`" in told
+    problem = refused(place / "code.py")
+    assert f"{path}: expected that only root and user {ME} can change it, but it belongs to user {STRANGER}" in problem
+    assert f"`chown {ME} {path}`" in problem
 
 
 @as_root
 def test_root_trusts_no_other_user(place: Path) -> None:
-    """A process of root's does not take code from a folder of a user's."""
+    """A process of root does not load code from a folder of another user."""
     os.chown(place, ME, 0)
     assert f"it belongs to user {ME}" in refused(place / "code.py")
 
 
 @as_root
 @pytest.mark.usefixtures("as_me")
-def test_a_shared_folder_with_the_sticky_bit_may_be_on_the_way(place: Path) -> None:
-    """Under a folder like /tmp it is the owner of what stands in it that counts; an open one without the bit is out."""
+def test_a_shared_folder_with_the_sticky_bit_may_be_on_the_path(place: Path) -> None:
+    """In a folder like /tmp the owner of the entry counts; a shared folder without the sticky bit is refused."""
     (place.parent).chmod(0o1777)
     assert problems_of_folder(place) == []
     os.chown(place, STRANGER, 0)
@@ -99,13 +99,13 @@ def test_a_shared_folder_with_the_sticky_bit_may_be_on_the_way(place: Path) -> N
 
 
 def test_the_folder_itself_may_not_be_shared(place: Path) -> None:
-    """The sticky bit keeps nobody from adding a file: the folder of the code must be closed."""
+    """The sticky bit does not prevent new files, so the folder of the code itself must not be shared."""
     place.chmod(0o1777)
     assert f"{place}: " in str(problems_of_folder(place))
 
 
-def test_every_problem_is_told_at_once(place: Path) -> None:
-    """Where a umask left a whole tree open, each level has its line, so that one round of mending is enough."""
+def test_all_problems_are_reported_at_once(place: Path) -> None:
+    """Each folder has its own line, so that a tree with wrong modes can be repaired in one go."""
     for path in (place.parent, place, place / "code.py"):
         path.chmod(path.stat().st_mode | 0o020)
     with pytest.raises(UnsafeFileError) as caught:
@@ -120,7 +120,7 @@ def test_every_problem_is_told_at_once(place: Path) -> None:
 
 
 def test_links_are_followed_and_their_targets_checked(place: Path, tmp_path: Path) -> None:
-    """A link's target counts, with the whole way to it, also behind a second link and for a folder."""
+    """A link's target is checked with its whole path, also behind a second link and for a folder."""
     outside = tmp_path / "outside"
     outside.mkdir(mode=0o755)
     (outside / "more.py").write_text("", encoding="utf-8")
@@ -144,8 +144,8 @@ def refused_file(path: Path) -> str:
 
 @as_root
 @pytest.mark.usefixtures("as_me")
-def test_a_strangers_link_in_a_shared_folder_is_refused(place: Path, tmp_path: Path) -> None:
-    """Where everybody may make entries a link must be our own: its owner could let it point elsewhere."""
+def test_another_users_link_in_a_shared_folder_is_refused(place: Path, tmp_path: Path) -> None:
+    """In a shared folder a link's owner could point it elsewhere, so it must be root or the process's user."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -159,8 +159,8 @@ def test_a_strangers_link_in_a_shared_folder_is_refused(place: Path, tmp_path: P
 @pytest.mark.parametrize(
     "name", ["x.so", "x.abi3.so", "x.pyc", "__pycache__/x.cpython-311.pyc", "deep/er/x.py", "x.zip", "x.pth", ".x.py"]
 )
-def test_whatever_could_be_imported_is_checked(place: Path, name: str) -> None:
-    """Compiled files, caches and archives count like source; a file of data does not."""
+def test_every_importable_file_is_checked(place: Path, name: str) -> None:
+    """Compiled files, caches and archives are checked like source; a data file is not."""
     path = place / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"")
@@ -171,23 +171,23 @@ def test_whatever_could_be_imported_is_checked(place: Path, name: str) -> None:
 
 
 def test_a_folder_that_links_to_itself_ends(place: Path) -> None:
-    """A circle of links is looked at once."""
+    """A circle of links is followed once."""
     (place / "again").symlink_to(place)
     (place / "gone").symlink_to(place / "nowhere")
     (place / "loop").symlink_to(place / "loop")
     assert problems_of_folder(place) == []
 
 
-def test_a_folder_without_end_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A link to a whole disk does not make the start last for minutes."""
+def test_a_folder_with_too_many_files_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to a whole disk must not delay the start for minutes."""
     monkeypatch.setattr("consumer.file_safety._MAX_ENTRIES", 3)
     for number in range(4):
         (place / f"code{number}.py").write_bytes(b"")
     assert "holds more than 3 folders and files of code" in str(problems_of_folder(place))
 
 
-def test_a_file_that_is_replaced_meanwhile_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file that was checked must be the one that was opened."""
+def test_a_file_that_is_replaced_during_the_check_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checked file must be the opened one."""
     path = place / "code.py"
     opened = os.open
 
@@ -202,8 +202,8 @@ def test_a_file_that_is_replaced_meanwhile_is_refused(place: Path, monkeypatch: 
 
 
 @pytest.mark.timeout(10)
-def test_a_pipe_is_read_when_it_is_our_own(tmp_path: Path) -> None:
-    """A pipe of ours, as the shell's ``<(...)``, is read to its end; one that others may write to is refused."""
+def test_a_pipe_of_the_processs_user_is_read(tmp_path: Path) -> None:
+    """A pipe such as the shell's ``<(...)`` is read to its end; one that others may write to is refused."""
     end, start = os.pipe()
 
     def fill() -> None:
@@ -219,8 +219,8 @@ def test_a_pipe_is_read_when_it_is_our_own(tmp_path: Path) -> None:
     assert "is not a file" in refused_file(named)
 
 
-def test_who_can_read_it_is_told(place: Path, tmp_path: Path) -> None:
-    """A file is public when all may read it and all may pass the folders above it."""
+def test_content_is_public_if_every_user_can_read_it(place: Path, tmp_path: Path) -> None:
+    """A file is public if every user may read it and pass the folders above it."""
     tmp_path.chmod(0o755)
     assert not read(place / "code.py").public, "pytest's own folder above is closed"
     assert read(Path("/etc/passwd")).public
@@ -245,7 +245,7 @@ Mounted = Callable[[Path, str], list[str]]
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Mounted:
-    """What is said of a folder that is mounted at another place, by a process with mounts of its own."""
+    """Check a folder through a mount, in a process with its own mounts; gives the output."""
     at = tmp_path / "at"
     at.mkdir()
     if os.geteuid() != 0 or shutil.which("unshare") is None:
@@ -264,8 +264,8 @@ def mounted(tmp_path: Path) -> Mounted:
     return look
 
 
-def test_a_read_only_mount_vouches_for_its_owner(place: Path, mounted: Mounted) -> None:
-    """A folder of the host's user, mounted read-only for the daemon, is taken; mounted writable it is not."""
+def test_the_owner_of_a_read_only_mount_is_trusted(place: Path, mounted: Mounted) -> None:
+    """A folder of a user of the host is safe if it is mounted read-only; mounted writable it is not."""
     for path in (place, place / "code.py"):
         os.chown(path, HOSTS, HOSTS)
     assert mounted(place, "ro") == ["safe", "private"]
@@ -274,8 +274,8 @@ def test_a_read_only_mount_vouches_for_its_owner(place: Path, mounted: Mounted) 
     assert f"it belongs to user {STRANGER}" in mounted(place, "ro")[0]
 
 
-def test_a_config_map_is_taken(place: Path, mounted: Mounted) -> None:
-    """Kubernetes' volume has an open top folder of root's and links into a hidden one; its files must be closed."""
+def test_a_config_map_is_safe(place: Path, mounted: Mounted) -> None:
+    """Its top folder is root's and open, with links into a hidden folder; its files must not be writable by others."""
     (place / "..data_1").mkdir()
     (place / "..data").symlink_to("..data_1")
     (place / "code.py").rename(place / "..data_1" / "code.py")
@@ -287,14 +287,14 @@ def test_a_config_map_is_taken(place: Path, mounted: Mounted) -> None:
     assert "code.py: " in mounted(place, "ro")[0]
     (place / "code.py").chmod(0o644)
     os.chown(place, HOSTS, HOSTS)
-    assert "may write to it" in mounted(place, "ro")[0], "an open folder of a user's stays open on the host"
+    assert "may write to it" in mounted(place, "ro")[0], "the host's users can write to such a folder"
 
 
-def test_a_read_only_mount_above_vouches_for_nothing(place: Path, mounted: Mounted) -> None:
+def test_a_read_only_mount_above_changes_nothing(place: Path, mounted: Mounted) -> None:
     """``ProtectSystem=strict`` shows every folder read-only to the service, while others go on writing to it."""
     (place / "code.py").chmod(0o666)
     inner = place / "inner"
     inner.mkdir()
     inner.chmod(0o777)
-    told = mounted(place, "ro")[0]
-    assert "code.py: " in told or "inner: " in told
+    problem = mounted(place, "ro")[0]
+    assert "code.py: " in problem or "inner: " in problem

@@ -1,4 +1,4 @@
-"""Rules of reading a NotifyUrl: the three networks, what each address leads to, and what is refused."""
+"""NotifyUrl: the three networks, the endpoints of each address, and what is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OWN_MPS = (
     ],
 )
 def test_each_network(network: str, mps: str) -> None:
-    """Of each network's address come account, region, queue, both https endpoints and the text again."""
+    """Each network's address gives account, region, queue, both https endpoints, and its own text again."""
     text = f"mns://1234567890.mns.cn-shanghai{network}.aliyuncs.com/queues/my-Queue-1"
     url = NotifyUrl.parse(text)
     assert url == NotifyUrl(account="1234567890", region="cn-shanghai", network=network, queue="my-Queue-1")
@@ -41,41 +41,41 @@ def test_each_network(network: str, mps: str) -> None:
 @pytest.mark.parametrize(
     "region", ["cn-chengdu", "cn-wulanchabu", "ap-southeast-2", "us-east-1", "cn-hangzhou-finance", "cn-north-2-gov-1"]
 )
-def test_a_region_without_an_mps_of_its_own(region: str, network: str) -> None:
-    """Such a region is served by the central endpoint, from whatever network; MNS stays in the region."""
+def test_a_region_without_its_own_mps(region: str, network: str) -> None:
+    """The central endpoint serves such a region, from every network; MNS stays in the region."""
     url = NotifyUrl.parse(f"mns://1.mns.{region}{network}.aliyuncs.com/queues/q")
     assert url.mps_endpoint == "https://mts.aliyuncs.com"
     assert url.endpoint == f"https://1.mns.{region}{network}.aliyuncs.com"
 
 
 @pytest.mark.parametrize("region", [*OWN_MPS, "cn-new-1", *sorted(_WITHOUT_OWN_MPS)])
-def test_mps_is_where_the_vendors_client_finds_it(region: str) -> None:
-    """For each region that is known, and for one that isn't, our address is the one that the SDK makes."""
+def test_the_mps_endpoint_is_that_of_the_vendors_client(region: str) -> None:
+    """For each known region, and for an unknown one, the endpoint is the same as the SDK's."""
     config = Config(access_key_id="a", access_key_secret="b", region_id=region)
     found = NotifyUrl.parse(f"mns://1.mns.{region}.aliyuncs.com/queues/q").mps_endpoint
     assert found == f"https://{Client(config)._endpoint}"
 
 
-def test_no_finance_or_government_region_was_forgotten() -> None:
+def test_every_finance_and_government_region_is_listed() -> None:
     """Every region of these kinds that the SDK sends to the central endpoint is in our table."""
     known = Client(Config(access_key_id="a", access_key_secret="b", region_id="cn-hangzhou"))._endpoint_map
     assert {region for region in known if "finance" in region or "-gov" in region} <= _WITHOUT_OWN_MPS
 
 
-def test_a_queue_of_older_days_has_a_long_name() -> None:
-    """A name of 256 characters is read, and its identity stays legible in a ledger key."""
+def test_an_old_queue_may_have_a_long_name() -> None:
+    """A name of 256 characters is parsed, and its identity stays whole in a ledger key."""
     url = NotifyUrl.parse(f"mns://{'1' * 64}.mns.{'r' * 40}.aliyuncs.com/queues/{'q' * 256}")
     assert message_key(url.identity, "M").startswith(f"{url.identity}|")
 
 
-def test_the_identity_is_the_queues_not_the_ways() -> None:
-    """One queue reached by two networks is one queue, so that the ledger's keys agree."""
+def test_the_identity_does_not_depend_on_the_network() -> None:
+    """A queue has the same identity on every network, so that the ledger's keys agree."""
     texts = [f"mns://1.mns.cn-beijing{network}.aliyuncs.com/queues/q" for network in ("", "-internal", "-internal-vpc")]
     assert {NotifyUrl.parse(text).identity for text in texts} == {"1/cn-beijing/q"}
 
 
-def test_blanks_around_and_a_last_slash_are_let_pass() -> None:
-    """What copying an address adds at its ends changes nothing."""
+def test_blanks_around_it_and_a_final_slash_are_ignored() -> None:
+    """Copying an address may add them."""
     plain = NotifyUrl.parse("mns://1.mns.cn-beijing.aliyuncs.com/queues/q")
     assert NotifyUrl.parse(" mns://1.mns.cn-beijing.aliyuncs.com/queues/q/\n") == plain
 
@@ -102,7 +102,7 @@ def test_blanks_around_and_a_last_slash_are_let_pass() -> None:
     ],
 )
 def test_anything_else_is_refused(text: str) -> None:
-    """Another form is told with what came and what was expected, as a slip on the command line and in the settings."""
+    """The error shows what came and what was expected; it is a usage error and a ``ValueError``."""
     with pytest.raises(NotifyUrlError) as caught:
         NotifyUrl.parse(text)
     address, mark, _ = text.partition("?")
@@ -113,8 +113,8 @@ def test_anything_else_is_refused(text: str) -> None:
 
 
 @given(st.text() | st.from_regex(r"mns://[\w.-]*\.mns\.[\w-]*\.aliyuncs\.com/queues/[\w-]*"))
-def test_every_text_is_read_or_refused(text: str) -> None:
-    """Any text gives a NotifyUrl that reads back as itself, or the one error."""
+def test_every_text_is_parsed_or_refused(text: str) -> None:
+    """Any text gives a NotifyUrl whose text parses to the same value, or ``NotifyUrlError``."""
     try:
         url = NotifyUrl.parse(text)
     except NotifyUrlError:

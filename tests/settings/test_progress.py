@@ -1,4 +1,4 @@
-"""Rules of progress: what counts as alive, what as ready, and that a pause excuses silence only while it lasts."""
+"""Progress of polls: when a queue is alive, when it is ready, and how long a declared pause counts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ LIMIT_S = 10.0
 
 @pytest.fixture
 def lane() -> LaneProgress:
-    """A lane that has just begun."""
+    """A lane that has just started."""
     return LaneProgress(queue="q", poll_limit_s=LIMIT_S)
 
 
-def test_the_first_poll_has_its_time(lane: LaneProgress) -> None:
-    """A lane is alive from its beginning until its first poll is overdue."""
+def test_a_queue_is_alive_until_its_first_poll_is_overdue(lane: LaneProgress) -> None:
+    """A lane is alive from its start until its first poll is overdue."""
     assert lane.alive(lane.began_at + LIMIT_S - 0.1)
     assert not lane.alive(lane.began_at + LIMIT_S)
 
 
 @pytest.mark.parametrize("fault", [None, "MNS is down"])
-def test_a_poll_that_ends_is_progress(lane: LaneProgress, fault: str | None) -> None:
-    """A poll that has ended, even in error, keeps the lane alive until the next is overdue."""
+def test_a_poll_that_has_ended_is_progress(lane: LaneProgress, fault: str | None) -> None:
+    """A poll that has ended, even in error, keeps the lane alive until the next one is overdue."""
     lane.began_at -= 100
     assert not lane.alive(time.monotonic())
     lane.polled(fault=fault)
@@ -36,8 +36,8 @@ def test_a_poll_that_ends_is_progress(lane: LaneProgress, fault: str | None) -> 
     assert not lane.alive(lane.polled_at + LIMIT_S)
 
 
-def test_ready_is_the_last_poll(lane: LaneProgress) -> None:
-    """A lane is ready once a poll has succeeded and as long as none has failed since."""
+def test_the_last_poll_decides_readiness(lane: LaneProgress) -> None:
+    """A lane is ready after a poll has succeeded, until one fails."""
     assert not lane.ready()
     lane.polled()
     succeeded_at = lane.succeeded_at
@@ -52,8 +52,8 @@ def test_ready_is_the_last_poll(lane: LaneProgress) -> None:
 
 
 @pytest.mark.parametrize("why", list(Wait))
-def test_a_declared_wait_is_alive_while_it_lasts(lane: LaneProgress, why: Wait) -> None:
-    """A declared pause excuses silence until its end, and the poll after it has its own time."""
+def test_a_declared_pause_counts_while_it_lasts(lane: LaneProgress, why: Wait) -> None:
+    """No poll is due before a declared pause ends; the next poll then has its full time."""
     lane.began_at -= 1000
     lane.wait(why, 60)
     assert lane.waiting is why
@@ -63,8 +63,8 @@ def test_a_declared_wait_is_alive_while_it_lasts(lane: LaneProgress, why: Wait) 
 
 
 @pytest.mark.parametrize("ended_by", ["resume", "polled"])
-def test_a_wait_that_ended_early_excuses_nothing_more(lane: LaneProgress, ended_by: str) -> None:
-    """Once polling goes on before a pause's declared end, a hang shows as soon as after any poll."""
+def test_a_pause_that_ends_early_counts_no_more(lane: LaneProgress, ended_by: str) -> None:
+    """After a pause that ends early a hang shows as soon as after any poll."""
     lane.wait(Wait.OUTAGE, 3600)
     getattr(lane, ended_by)()
     now = time.monotonic()
@@ -74,7 +74,7 @@ def test_a_wait_that_ended_early_excuses_nothing_more(lane: LaneProgress, ended_
 
 
 def test_the_version_is_the_installed_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The version is the distribution's, and one that was never installed says so."""
+    """The version is the distribution's; a checkout that is not installed has ``0+unknown``."""
     known = installed_version("pytest")
     monkeypatch.setattr(consumer.version, "installed_version", lambda _: installed_version("pytest"))
     assert version() == known

@@ -1,4 +1,4 @@
-"""A store's address is taken apart once: what each form means, and that an odd one is refused without its password."""
+"""The store's address: what each form means, and that an invalid one is refused without showing its password."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def postgres(text: str) -> PostgresAddress:
         pytest.param("/var/f\u00fcr/\u4f60.db", "/var/f\u00fcr/\u4f60.db", id="any script"),
     ],
 )
-def test_files(text: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path and sqlite:/// mean a file that no other daemon shares."""
+def test_paths_and_sqlite_urls_are_files(text: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path and sqlite:/// are files, which daemons do not share."""
     monkeypatch.setenv("HOME", "/home/eve")
     assert parse_store_address(text) == SqliteAddress(Path(path))
     assert not parse_store_address(text).is_shared
@@ -77,7 +77,7 @@ def test_files(text: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_databases(
     text: str, hosts: tuple[tuple[str, int], ...], database: str, user: str, password: str | None
 ) -> None:
-    """Each part of libpq's form is read as libpq reads it."""
+    """Each part of libpq's form means what libpq takes it for."""
     found = postgres(text)
     assert (found.hosts, found.database, found.user, found.password) == (hosts, database, user, password)
     assert found.is_shared
@@ -160,15 +160,15 @@ ODD = {
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
 def test_odd_addresses(text: str) -> None:
-    """What is no address is refused in one line that says what was expected: exit code 78, and no password in it."""
+    """An invalid address gives one line that says what was expected, exit code 78, and no password."""
     with pytest.raises(StoreAddressError) as caught:
         parse_store_address(text)
     assert isinstance(caught.value, SettingsError)
     assert caught.value.exit_code is ExitCode.SETTINGS
-    told = str(caught.value)
-    assert told
-    assert "\n" not in told
-    assert "hush" not in told.replace("./NAME", "")
+    text = str(caught.value)
+    assert text
+    assert "\n" not in text
+    assert "hush" not in text.replace("./NAME", "")
     assert caught.value.__cause__ is None
 
 
@@ -176,7 +176,7 @@ def test_odd_addresses(text: str) -> None:
     st.text(st.characters(), max_size=60), st.sampled_from(["", "postgresql://", "postgresql://u:p@h/d?", "sqlite:///"])
 )
 def test_any_text_is_an_address_or_refused(text: str, before: str) -> None:
-    """Whatever stands there, it is taken apart or refused; nothing else is raised."""
+    """Any text is parsed or refused; no other error is raised."""
     with contextlib.suppress(StoreAddressError):
         assert repr(parse_store_address(f"{before}{text}"))
 
@@ -204,15 +204,15 @@ def test_any_text_is_an_address_or_refused(text: str, before: str) -> None:
     ],
 )
 def test_tls_by_default(host: str, local: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 - a column
-    """Off loopback and sockets the certificate is verified in full, unless the address itself says less."""
+    """Except for loopback and sockets the certificate is verified in full, unless the address has a weaker mode."""
     monkeypatch.setenv("PGSSLMODE", "disable")
     assert postgres(f"postgresql://u@{host}/d").tls_mode == (None if local else SslMode.VERIFY_FULL)
     assert postgres(f"postgresql://u@{host}/d?sslmode=prefer").tls_mode is SslMode.PREFER
     assert postgres(f"postgresql://u@{host}/d?sslrootcert=ca.pem").tls_mode is SslMode.VERIFY_FULL
 
 
-def test_what_is_not_written_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PGHOST, PGPORT, PGUSER and PGDATABASE count where the address is silent; a host from there is verified, too."""
+def test_the_environment_completes_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PGHOST, PGPORT, PGUSER and PGDATABASE complete the address; a host from there is verified, too."""
     for name, value in {"PGHOST": "db", "PGPORT": "7", "PGUSER": "eve", "PGDATABASE": "films"}.items():
         monkeypatch.setenv(name, value)
     found = postgres("postgresql://")
@@ -220,8 +220,8 @@ def test_what_is_not_written_is_the_environments(monkeypatch: pytest.MonkeyPatch
     assert found.tls_mode is SslMode.VERIFY_FULL
 
 
-def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container whose user has no name, the address has to say one."""
+def test_a_system_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container whose user has no name the address must have a user."""
 
     def nameless() -> str:
         raise KeyError(os.getuid())
@@ -231,8 +231,8 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
         parse_store_address("postgresql://h/d")
 
 
-def test_every_option_finds_its_place() -> None:
-    """What is the driver's goes to the driver, the rest is told to the server for the session."""
+def test_each_option_goes_to_the_driver_or_to_the_server() -> None:
+    """Options of the driver go to the driver; all others are settings of the server's session."""
     found = postgres(
         "postgresql://u:one@h/d?sslmode=verify-ca&sslrootcert=ca.pem&sslcert=a&sslkey=b&sslpassword=two%21&sslcrl=c"
         "&ssl_min_protocol_version=TLSv1.3&sslnegotiation=direct&target_session_attrs=primary&passfile=/p"
