@@ -269,7 +269,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "what comes unasked is no answer",
-        "consumer/cloud/connections.py",
+        "consumer/cloud/pool.py",
         "            if not protocol.reused or protocol.is_clean():\n",
         "            if True:\n",
         ("tests/cloud/test_cloud_pool.py",),
@@ -360,7 +360,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "a missing right is named",
-        "consumer/cloud/exchange.py",
+        "consumer/cloud/pool.py",
         """            detail = f"{detail.rstrip(' .;')}; {to_do}"
 """,
         """            detail = f"{detail.rstrip(' .;')}"
@@ -401,7 +401,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "no proxy for keys",
-        "consumer/cloud/credentials_chain.py",
+        "consumer/cloud/credentials.py",
         "    go_direct()\n",
         "",
         ("tests/cloud/test_cloud_credentials_proxy.py",),
@@ -436,7 +436,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "keys are renewed without a new thread",
-        "consumer/cloud/search_thread.py",
+        "consumer/cloud/credentials.py",
         "                    if not counts.threads:",
         "                    if counts.threads:",
         ("tests/cloud/test_cloud_credentials.py",),

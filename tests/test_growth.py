@@ -22,14 +22,13 @@ from typing import Any, Final, cast
 
 import pytest
 
-from consumer.cloud.answer import Arrival
 from consumer.cloud.credentials import Keys, StaticCredentials
+from consumer.cloud.faults import cut, describe
 from consumer.cloud.limiter import RateLimiter
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import Mps
-from consumer.cloud.pool import Answer, Call, Pool
-from consumer.cloud.server_clock import ServerClock, _parsed
-from consumer.cloud.wording import cut, describe
+from consumer.cloud.pool import HttpAnswer, HttpRequest, Pool
+from consumer.cloud.server_clock import Arrival, ServerClock, _parsed
 from consumer.errors import CloudError
 from consumer.message.envelope import read_text, unwrap
 from consumer.message.key import ledger_key, message_key
@@ -88,10 +87,10 @@ class AnyAnswer:
         self.status = 200
         self.headers = {"x-mns-request-id": "R"}
 
-    async def ask(self, _: Call) -> Answer:
+    async def ask(self, _: HttpRequest) -> HttpAnswer:
         """Give the answer."""
         arrival = Arrival(monotonic=0.0, server_s=1_700_000_000.0)
-        return Answer(self.status, self.headers, self.body, 0.0, arrival, 0.0)
+        return HttpAnswer(self.status, self.headers, self.body, 0.0, arrival, 0.0)
 
 
 LOOP: Final = asyncio.Runner()

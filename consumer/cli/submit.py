@@ -25,7 +25,7 @@ from consumer.job_state import ENDED, JobState
 from consumer.ops.escape import json_text, printable
 
 if TYPE_CHECKING:
-    from consumer.cloud.mps import JobAnswer, Mps, Submitted
+    from consumer.cloud.mps import JobStatus, Mps, Submitted
     from consumer.config import QueueSettings, Settings
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
@@ -221,7 +221,7 @@ async def _sent(mps: Mps, order: _Order) -> Submitted:
         raise
 
 
-async def _ended(mps: Mps, job_id: str, wait_s: float) -> JobAnswer:
+async def _ended(mps: Mps, job_id: str, wait_s: float) -> JobStatus:
     """Ask, less and less often, until the job has ended."""
     import anyio  # noqa: PLC0415 - quick --help
 
@@ -240,7 +240,7 @@ async def _ended(mps: Mps, job_id: str, wait_s: float) -> JobAnswer:
         pause_s = min(pause_s * 1.5, _LONGEST_LOOK_S)
 
 
-def _print_end(answer: JobAnswer, *, as_json: bool) -> None:
+def _print_end(answer: JobStatus, *, as_json: bool) -> None:
     from consumer.cli.typed import typed  # noqa: PLC0415 - quick --help
     from consumer.message.notification import decode_user_data  # noqa: PLC0415 - the same
 

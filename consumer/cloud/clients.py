@@ -1,7 +1,4 @@
-"""The two clients of one queue, over one pool of connections and one set of keys.
-
-Elsewhere: which queue, endpoint and keys (``config``), who uses them (``app``, the command line).
-"""
+"""The two clients of one queue, over one pool of connections and one source of keys."""
 
 from __future__ import annotations
 
@@ -16,38 +13,21 @@ from consumer.cloud.credentials import CredentialsSource, DefaultChain, Keys, St
 from consumer.cloud.limiter import RateLimiter
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import Mps
-from consumer.cloud.pool import open_pool
+from consumer.cloud.pool import Observe, open_pool
 from consumer.config import QueueSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """What reaches the cloud for one queue.
-
-    Args:
-        queue: MNS.
-        mps: MPS.
-        credentials: Whose keys both use.
-    """
+    """The clients of one queue, and the source of the keys that both use."""
 
     queue: MnsQueue
     mps: Mps
     credentials: CredentialsSource
 
 
-def credentials_of(lane: QueueSettings, on_keys: Callable[[Keys], None] | None = None) -> CredentialsSource:
-    """The keys of the settings where they are given, else the default chain's.
-
-    Args:
-        lane: Whose settings.
-        on_keys: Told of every key that the chain finds.
-    """
-    keys = given_keys(lane)
-    return DefaultChain(on_keys=on_keys) if keys is None else StaticCredentials(keys)
-
-
 def given_keys(lane: QueueSettings) -> Keys | None:
-    """The keys that the settings give for a queue."""
+    """The keys in the settings of a queue."""
     if lane.access_key_id is None or lane.access_key_secret is None:
         return None
     return Keys(_plain(lane.access_key_id), _plain(lane.access_key_secret), _plain(lane.security_token))
@@ -59,23 +39,24 @@ async def open_clients(
     *,
     ca_file: Path | None = None,
     limiter: RateLimiter | None = None,
-    observe: Callable[[str, str, float], None] | None = None,
+    observe: Observe | None = None,
     on_keys: Callable[[Keys], None] | None = None,
 ) -> AsyncIterator[Clients]:
     """Open the clients of one queue; closing ends their connections.
 
     Args:
-        lane: Which queue, with its endpoints and keys.
+        lane: Its keys are used where it has some, else those of the default chain.
         ca_file: Certificates to trust in place of the system's.
-        limiter: The account's pace for MPS, shared by all that ask it; default: one of its own.
-        observe: Told of every request: operation, result, seconds.
-        on_keys: Told of every key that the default chain finds.
+        limiter: The account's, shared by all that ask MPS; default: one of its own.
+        observe: Called for every request.
+        on_keys: Called with every key that the default chain finds.
 
     Raises:
         SettingsError: ``ca_file`` can't be read.
     """
     async with open_pool(ca_file=ca_file) as pool:
-        credentials = credentials_of(lane, on_keys)
+        keys = given_keys(lane)
+        credentials = DefaultChain(on_keys=on_keys) if keys is None else StaticCredentials(keys)
         yield Clients(
             queue=MnsQueue(
                 endpoint=lane.endpoint,
@@ -104,17 +85,10 @@ async def open_queue(
     credentials: CredentialsSource,
     *,
     ca_file: Path | None = None,
-    observe: Callable[[str, str, float], None] | None = None,
+    observe: Observe | None = None,
     read_margin_s: float = 10.0,
 ) -> AsyncIterator[MnsQueue]:
     """Open a second client of one queue, over connections of its own: for the event loop of another thread.
-
-    Args:
-        lane: Which queue.
-        credentials: Those of the first client.
-        ca_file: As for ``open_clients``.
-        observe: As for ``open_clients``; called on that thread.
-        read_margin_s: As for ``MnsQueue``.
 
     Raises:
         SettingsError: ``ca_file`` can't be read.
@@ -127,6 +101,8 @@ async def open_queue(
             pool=pool,
             observe=observe,
             read_margin_s=read_margin_s,
+            signature=lane.signature,
+            region=lane.url.region,
         )
 
 

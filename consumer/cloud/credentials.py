@@ -1,35 +1,76 @@
-"""Find the keys that sign requests: given ones, or the vendor's default chain.
+"""Find the keys that sign requests: those of the settings, or the vendor's default chain.
 
-The chain is searched on a thread that is kept for it, never on the event loop, one search at a time and with a
-deadline. Each of its parts renews what it holds at least minutes before it expires, so what it gave is used for a
-minute before it is asked again. Where that fails, the keys at hand go on being used: whether they still work, the
-service itself will say.
+The chain is searched on a thread of its own, never on the event loop, one search at a time and with a deadline. Each of
+its parts renews its keys at least minutes before they expire, so its keys are used for a minute before it is asked
+again. Where a renewal fails, the current keys remain in use: the service itself will say whether they still work.
 
-Elsewhere: the chain's parts (``credentials_chain``), signing with the keys (``mns_signature``, ``mps_signature``),
-slowing down when they are wrong (``engine.pacing``).
+The chain is made of the vendor's public parts: its ready-made class starts a scheduler's thread on each ``refresh``,
+and forgets which part failed for which reason. Loading the SDK takes 0.35 s, so the first search loads it.
+
+The vendor's HTTP uses ``HTTP_PROXY`` for every request and ignores ``NO_PROXY``: a proxy would read the keys in the
+answers of the metadata server or a server on this machine, and could replace them. So the metadata server, the
+credentials URI and whatever is asked without TLS are reached directly. Calls to STS and the like use TLS and may pass a
+proxy (``HTTPS_PROXY``), which sees the server's name and encrypted bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
+import sys
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Final, Protocol
+from dataclasses import dataclass
+from queue import SimpleQueue
+from types import ModuleType
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 
-from consumer.cloud.credentials_chain import Chain, Keys, NothingFoundError
-from consumer.cloud.search_thread import SearchThread
+from consumer.cloud.faults import cut
 from consumer.errors import CloudError, Fault
+from consumer.notify_url import is_loopback
 
-__all__ = ["CredentialsSource", "DefaultChain", "Keys", "StaticCredentials"]
+THREAD: Final = "mns-consumer-credentials"
+"""The name of the searching threads: the SDK's log records on them are dropped."""
 
 _USED_FOR_S: Final = 60.0
 _RETRY_S: Final = 10.0
 _JUST_FOUND_S: Final = 5.0
 _DENIED_AGAIN_S: Final = 600.0
 _RENEWAL_WAIT_S: Final = 1.0
+
+_SDK: Final = "alibabacloud_credentials"
+_LOGGER: Final = "credentials"
+# Writes each path with its query at debug level, tokens in it included.
+_HTTP_LOGGER: Final = "urllib3.connectionpool"
+# A part's error may quote a whole answer, keys included, or a URI with a token in its query.
+_QUOTED: Final = re.compile(r"(result:|[\[{<]).*", re.DOTALL)
+_QUERY: Final = re.compile(r"\?\S+")
+_USER_INFO: Final = re.compile(r"//[^/\s@]+@")
+_PROVIDERS: Final = f"{_SDK}.provider."
+_ALWAYS_DIRECT: Final = (f"{_PROVIDERS}ecs_ram_role", f"{_PROVIDERS}uri")
+"""Their servers belong to this machine or its network, whatever the scheme."""
+_DEFAULT_MS: Final = 5_000
+_TO_DO: Final = (
+    "give the keys in the settings, in ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET, or by a role"
+)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Keys:
+    """An AccessKey, and its STS token (``""`` for a lasting key). Its repr shows neither secret nor token."""
+
+    access_key_id: str
+    access_key_secret: str
+    security_token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Keys({'STS' if self.security_token else 'AccessKey'}, hidden)"
 
 
 class CredentialsSource(Protocol):
@@ -39,19 +80,18 @@ class CredentialsSource(Protocol):
         """The keys to use now.
 
         Raises:
-            CloudError: ``Fault.CREDENTIALS``: none were found; says in one line what was tried.
+            CloudError: ``Fault.CREDENTIALS``: none were found; one line lists the parts tried.
         """
 
     async def refresh(self, *, denied: bool = False) -> None:
         """Look for other keys, since the service refused these.
 
-        Args:
-            denied: It knows the keys and says that they lack a right: other ones may have it, but probably won't.
+        ``denied``: the keys are valid and lack a right. Other ones may have it, but probably won't.
         """
 
 
 class StaticCredentials:
-    """Keys that were given in the settings; the chain is never walked, its SDK never imported."""
+    """Keys from the settings; the chain is never searched, its SDK never imported."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -61,11 +101,11 @@ class StaticCredentials:
         self._keys = keys
 
     async def keys(self) -> Keys:
-        """The keys that were given."""
+        """The keys of the settings."""
         return self._keys
 
     async def refresh(self, *, denied: bool = False) -> None:
-        """Given keys stay as they are."""
+        """Keys of the settings stay as they are."""
 
 
 class DefaultChain:
@@ -74,8 +114,7 @@ class DefaultChain:
     May be asked from the event loops of several threads.
 
     Args:
-        deadline_s: How long a first search may take. A renewal is waited for 1 s; meanwhile the keys at
-            hand are used.
+        deadline_s: The time limit of a first search. A renewal is awaited for 1 s; meanwhile the current keys are used.
         on_keys: Called with every key that is found, on the searching thread, so that it can be masked in the logs.
     """
 
@@ -90,7 +129,7 @@ class DefaultChain:
         self._ask_at = float("-inf")
         self._search: Future[Keys] | None = None
         self._chain = Chain()
-        self._thread = SearchThread()
+        self._thread = _SearchThread()
 
     def __repr__(self) -> str:
         return "DefaultChain()"
@@ -107,7 +146,7 @@ class DefaultChain:
             search = self._search or self._begin()
             self._search = None if search.done() else search
             wait_s = self._deadline_s if self._keys is None or self._refused else _RENEWAL_WAIT_S
-        # Not wait_for: a search that takes too long goes on, and serves whoever asks next.
+        # Not wait_for: a search that takes too long goes on, and serves the next caller.
         await asyncio.wait([_end_of(search)], timeout=wait_s)
         if search.done() and not search.exception():
             return search.result()
@@ -118,44 +157,42 @@ class DefaultChain:
         raise _failure("NoCredentials", f"{search.exception()}; {_TO_DO}")
 
     async def refresh(self, *, denied: bool = False) -> None:
-        """Search anew, and forget what the chain's parts hold, unless the keys were found just now.
+        """Search again with new parts, unless the keys were found just now.
 
-        Several calls may be refused for the same old keys; only the first may have them replaced. They stay in use
-        when the search finds none: a right that one call lacks must not take the keys from all the others.
+        Several calls may be refused for the same old keys; only the first replaces them. They remain in use when the
+        search finds none: a right that one call lacks must not take the keys from all the others.
         """
         now = time.monotonic()
         with self._lock:
             if now - self._found_at < _JUST_FOUND_S or (denied and now - self._denied_at < _DENIED_AGAIN_S):
                 return
             if self._refused and self._search is not None:
-                # It began after these keys had been refused: what it brings is new.
+                # It began after these keys had been refused: its keys are new.
                 return
             if denied:
                 self._denied_at = now
             self._refused = True
             self._ask_at = float("-inf")
             self._chain = Chain()
-            # A search under way may still bring the old keys: the next caller begins its own.
+            # A search under way may still find the old keys: the next caller begins its own.
             self._search = None
 
     def _begin(self) -> Future[Keys]:
-        """Start a search on its thread; it has failed already where no thread can be had."""
+        """Start a search on its thread; it has failed already where no thread can be started."""
         search: Future[Keys] = Future()
-        # Nobody who waits for it can cancel it for the others.
+        # No caller can cancel it for the others.
         search.set_running_or_notify_cancel()
         chain = self._chain
 
         def run() -> None:
-            found: Keys | Exception
+            found: Keys | NothingFoundError
             try:
                 found = chain.search()
-            except Exception as error:  # noqa: BLE001 - whatever the vendor's code raises is this search's end
-                found = (
-                    error
-                    if isinstance(error, NothingFoundError)
-                    else NothingFoundError(f"{type(error).__name__} in the chain")
-                )
-            self._take(search, found)
+            except NothingFoundError as error:
+                found = error
+            except Exception as error:  # noqa: BLE001 - any exception of the vendor's code ends this search only
+                found = NothingFoundError(f"{type(error).__name__} in the chain")
+            self._finish(search, found)
 
         try:
             self._thread.submit(run)
@@ -164,8 +201,8 @@ class DefaultChain:
             search.set_exception(NothingFoundError(f"no thread could be started to search for them: {error}"))
         return search
 
-    def _take(self, search: Future[Keys], found: Keys | Exception) -> None:
-        """Runs on the searching thread."""
+    def _finish(self, search: Future[Keys], found: Keys | NothingFoundError) -> None:
+        """Keep the keys; runs on the searching thread."""
         if isinstance(found, Keys) and self._on_keys is not None:
             self._on_keys(found)
         now = time.monotonic()
@@ -184,8 +221,211 @@ class DefaultChain:
             search.set_exception(found)
 
 
+class NothingFoundError(Exception):
+    """No part of the chain had keys; the text names each with its reason."""
+
+
+@dataclass(slots=True)
+class Part:
+    """One part of the chain: its name, and how to make it."""
+
+    name: str
+    make: Callable[[], Any]
+
+
+class Chain:
+    """The chain's parts, kept from search to search: each caches its keys and knows when they expire."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._parts: Sequence[Part] | None = None
+        self._made: dict[str, Any] = {}
+        self._last: str | None = None
+
+    def search(self) -> Keys:
+        """Ask each part in turn, beginning with the one that had keys last time; blocks, so it runs on a thread."""
+        with self._lock:
+            if self._parts is None:
+                self._parts = default_parts()
+            tried: list[str] = []
+            for part in sorted(self._parts, key=lambda part: part.name != self._last):
+                try:
+                    provider = self._made.get(part.name) or self._made.setdefault(part.name, part.make())
+                    found = provider.get_credentials()
+                    access_key_id, secret = found.get_access_key_id(), found.get_access_key_secret()
+                    if not access_key_id or not secret:
+                        raise ValueError("gave no AccessKey")  # noqa: TRY301 - a part's failure like any other
+                    # The SDK of MNS breaks on None in place of a token (facts/mns.md#aliyun-mns-sdk).
+                    keys = Keys(access_key_id, secret, found.get_security_token() or "")
+                except Exception as error:  # noqa: BLE001 - parts raise anything; the next one is asked
+                    tried.append(f"{part.name}: {_scrubbed(error)}")
+                    continue
+                self._last = part.name
+                return keys
+            raise NothingFoundError(f"tried {'; '.join(tried)}")
+
+
+def default_parts() -> Sequence[Part]:
+    """The parts of the vendor's default chain in its order; reads the environment, as its import does.
+
+    Source: facts/mns.md#alibabacloud-credentials.
+    """
+    log = logging.getLogger(_LOGGER)
+    level, handlers = log.level, list(log.handlers)
+    try:
+        from alibabacloud_credentials import provider  # noqa: PLC0415 - 0.35 s, only where it is needed
+        from alibabacloud_credentials.utils import auth_util  # noqa: PLC0415 - the same
+    finally:
+        _silence(log, level, handlers)
+    go_direct()
+    parts = [Part("environment", provider.EnvironmentVariableCredentialsProvider)]
+    if auth_util.enable_oidc_credential:
+        parts.append(Part("OIDC", provider.OIDCRoleArnCredentialsProvider))
+    parts.append(Part("aliyun CLI's configuration", provider.CLIProfileCredentialsProvider))
+    parts.append(Part("credentials file", provider.ProfileCredentialsProvider))
+    if auth_util.environment_ecs_metadata_disabled.lower() != "true":
+        # Without its own updates, which start a scheduler's thread: the chain asks once a minute.
+        parts.append(Part("ECS role", lambda: provider.EcsRamRoleCredentialsProvider(async_update_enabled=False)))
+    if auth_util.environment_credentials_uri:
+        parts.append(Part("credentials URI", provider.URLCredentialsProvider))
+    return parts
+
+
+def _silence(log: logging.Logger, level: int, handlers: Sequence[logging.Handler]) -> None:
+    """Undo the SDK's import's changes to a logger of so common a name, and drop the SDK's own records.
+
+    It writes to stderr, and it logs errors whole, which may quote an answer with its keys.
+    """
+    for handler in log.handlers[:]:
+        if handler not in handlers:
+            log.removeHandler(handler)
+    log.setLevel(level)
+    # A filter that is there already is not added a second time.
+    log.addFilter(_not_the_sdk)
+    logging.getLogger(_HTTP_LOGGER).addFilter(_not_our_search)
+
+
+def _not_our_search(record: logging.LogRecord) -> bool:
+    return record.threadName != THREAD
+
+
+def _not_the_sdk(record: logging.LogRecord) -> bool:
+    return _SDK not in record.pathname
+
+
+def _scrubbed(error: Exception) -> str:
+    text = str(getattr(error, "message", "") or error) or type(error).__name__
+    return cut(_USER_INFO.sub("//...@", _QUERY.sub("?...", _QUOTED.sub("...", text))), 120)
+
+
+def go_direct() -> None:
+    """Give the vendor's providers, once they are imported, an HTTP call that ignores the environment's proxies."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(_PROVIDERS) and hasattr(module, "TeaCore"):
+            _replace_core(module, always=name in _ALWAYS_DIRECT)
+
+
+def _replace_core(module: ModuleType, *, always: bool) -> None:
+    from Tea.core import TeaCore  # noqa: PLC0415 - 0.3 s, only where it is needed
+
+    class DirectCore(TeaCore):  # type: ignore[misc]  # the vendor ships no types
+        """The vendor's calls, but for those that must not pass a proxy."""
+
+        @staticmethod
+        def do_action(request: Any, runtime_option: Any = None) -> Any:
+            """Send one request, as the vendor's own does."""
+            address = urlsplit(TeaCore.compose_url(request))
+            if always or address.scheme == "http" or is_loopback(address.hostname or ""):
+                return _send_direct(request, runtime_option or {})
+            return TeaCore.do_action(request, runtime_option)
+
+    module.__dict__["TeaCore"] = DirectCore
+
+
+def _send_direct(request: Any, options: Any) -> Any:
+    from requests import Session  # noqa: PLC0415 - the SDK has loaded it
+    from Tea.core import TeaCore  # noqa: PLC0415 - the same
+    from Tea.exceptions import RetryError  # noqa: PLC0415 - the same
+    from Tea.response import TeaResponse  # noqa: PLC0415 - the same
+
+    limits = [options.get(name) or options.get("timeout") or _DEFAULT_MS for name in ("connectTimeout", "readTimeout")]
+    with Session() as session:
+        session.trust_env = False
+        try:
+            answer = session.request(
+                request.method.upper(),
+                TeaCore.compose_url(request),
+                headers=request.headers,
+                data=request.body,
+                timeout=(limits[0] / 1000, limits[1] / 1000),
+            )
+        except OSError as error:
+            raise RetryError(str(error)) from error
+    response = TeaResponse()
+    response.status_code = answer.status_code
+    response.status_message = answer.reason
+    response.headers = {name.lower(): value for name, value in answer.headers.items()}
+    response.body = answer.content
+    return response
+
+
+class _SearchThread:
+    """Runs searches one after the other on a daemon thread that is kept, and ends with its owner.
+
+    A process may be unable to start a thread when keys are about to expire. A search that hangs must not delay the next
+    one: that gets a second thread where one can be started, and waits for the first where not.
+    """
+
+    def __init__(self) -> None:
+        self._searches: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._counts = _Counts()
+        weakref.finalize(self, self._searches.put, None).atexit = False
+
+    def submit(self, search: Callable[[], None]) -> None:
+        """Run a search soon; it must not raise.
+
+        Raises:
+            RuntimeError: It would be the first, and no thread can be started.
+        """
+        counts = self._counts
+        with counts.lock:
+            counts.searches += 1
+            if counts.searches > counts.threads:
+                try:
+                    threading.Thread(target=_work, args=(self._searches, counts), name=THREAD, daemon=True).start()
+                except RuntimeError:
+                    if not counts.threads:
+                        counts.searches -= 1
+                        raise
+                else:
+                    counts.threads += 1
+        self._searches.put(search)
+
+
+class _Counts:
+    """Searches that have not ended, and threads; apart from the owner, so that no thread keeps the owner alive."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.searches = 0
+        self.threads = 0
+
+
+def _work(searches: SimpleQueue[Callable[[], None] | None], counts: _Counts) -> None:
+    while (search := searches.get()) is not None:
+        search()
+        del search
+        with counts.lock:
+            counts.searches -= 1
+            if counts.threads > 1 and counts.searches < counts.threads:
+                counts.threads -= 1
+                return
+    # For the other thread, if there are two.
+    searches.put(None)
+
+
 def _end_of(search: Future[Keys]) -> asyncio.Future[None]:
-    """Done in the event loop that runs here as soon as the search is."""
+    """Done in this event loop as soon as the search is."""
     loop = asyncio.get_running_loop()
     end: asyncio.Future[None] = loop.create_future()
 
@@ -194,17 +434,12 @@ def _end_of(search: Future[Keys]) -> asyncio.Future[None]:
             end.set_result(None)
 
     def wake(_search: Future[Keys]) -> None:
-        # The loop may have been closed meanwhile: nobody waits any more.
+        # The loop may have been closed meanwhile, with all that waited in it.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(finish)
 
     search.add_done_callback(wake)
     return end
-
-
-_TO_DO: Final = (
-    "give the keys in the settings, in ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET, or by a role"
-)
 
 
 def _failure(code: str, detail: str) -> CloudError:

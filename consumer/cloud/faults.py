@@ -1,12 +1,10 @@
-"""What a service's error code asks for, and what to do about it: the only place where codes are known.
+"""The services' error codes: which ``Fault`` each is, and what an operator has to do about it.
 
-The daemon's reaction depends on the ``Fault`` alone (``errors``). What a person has to do depends on the code: a
-missing right, a service that is not opened and a quota need different steps although the daemon reacts alike.
+The daemon reacts to the ``Fault`` alone. The operator reacts to the code: a missing right, a service that
+is not opened and a quota need different steps although the daemon reacts alike.
 
 Source: facts/mns.md#error-codes, facts/mns.md#reactions, facts/iproduction.md#api-error-codes. The codes for the
 clock (``InvalidTimeStamp``) and the STS token are those of OpenAPI's public table of common error codes.
-
-Elsewhere: pacing by fault (``engine.pacing``), finding the code in an answer (``answer``, ``mps``).
 """
 
 from __future__ import annotations
@@ -55,6 +53,8 @@ _BY_STATUS: Final = {401: Fault.CREDENTIALS, 403: Fault.CREDENTIALS, 408: Fault.
 
 _RIGHTS: Final = ("AccessDenied", "PermissionDenied", "InvalidIdentity", "NoPermission", "Forbidden")
 
+_SHOWN_CHARS: Final = 200
+
 _ADVICE: Final[Mapping[str, str]] = {
     "InvalidIdentity.ServiceDisabled": "MPS is not opened in this account, a bill is overdue, or the role "
     "AliyunMTSDefaultRole is not granted: see to all three in the MPS console",
@@ -71,10 +71,10 @@ _ADVICE: Final[Mapping[str, str]] = {
     "MissingSecurityToken": "these are temporary keys and their STS token is missing: set security_token",
     "SignatureDoesNotMatch": "check the AccessKey secret: it does not belong to this AccessKey id",
 }
-"""What to do, by the beginning of the code; the codes that are about a right are answered by ``RIGHTS``."""
+"""What to do, by the beginning of the code; for missing rights ``RIGHTS`` has the answer."""
 
 _REFUSALS: Final = frozenset({Fault.THROTTLED, Fault.CLOCK, Fault.CREDENTIALS, Fault.MISSING, Fault.REQUEST})
-"""The service said no, or there were no keys to sign with."""
+"""The service refused, or there were no keys to sign with."""
 _NOT_CONNECTED: Final = frozenset(
     {"ConnectRefused", "ConnectFailed", "ConnectTimeout", "NameNotFound", "CertificateNotTrusted", "TlsFailed"}
 )
@@ -82,7 +82,7 @@ _NOT_CONNECTED: Final = frozenset(
 
 
 def lacks_a_right(code: str) -> bool:
-    """Whether a refusal is of keys that are right, but may not do this."""
+    """Whether the service refuses valid keys for a missing right."""
     return code.startswith(_RIGHTS)
 
 
@@ -94,12 +94,12 @@ def is_about_the_job(code: str) -> bool:
 
 
 def surely_not_sent(error: CloudError) -> bool:
-    """Whether a failed call certainly had no effect; a 5xx, a broken connection or a strange answer do not say."""
+    """Whether a failed call certainly had no effect; unknown after a 5xx, a broken connection or a strange answer."""
     return error.fault in _REFUSALS or error.code in _NOT_CONNECTED
 
 
 def mns_fault(code: str, status: int) -> Fault:
-    """What an error of MNS asks for: by its code, else by the HTTP status, else ``REQUEST``."""
+    """The fault of an error of MNS: by its code, else by the HTTP status, else ``REQUEST``."""
     if code in _MNS:
         return _MNS[code]
     return Fault.CREDENTIALS if lacks_a_right(code) else _by_status(status)
@@ -114,13 +114,9 @@ def mps_fault(code: str, status: int) -> Fault:
 
 
 def advice(operation: str, fault: Fault, code: str, denied: str = "") -> str:
-    """What to do about a refusal of the service; ``""`` where its code does not say.
+    """What to do about a refusal of the service; ``""`` where its code does not show it.
 
-    Args:
-        operation: The API's name of the refused call.
-        fault: What the code was taken for.
-        code: The service's error code.
-        denied: The RAM action that the service itself names as missing.
+    ``denied`` is the RAM action that the service itself names as missing.
     """
     for beginning, text in _ADVICE.items():
         if code.startswith(beginning):
@@ -135,6 +131,25 @@ def advice(operation: str, fault: Fault, code: str, denied: str = "") -> str:
     if code == "AccessDenied" and right.service == "mns":
         text += "; MNS also answers AccessDenied when the account or the region in the NotifyUrl is wrong"
     return text
+
+
+def cut(text: str, limit: int = _SHOWN_CHARS) -> str:
+    """Foreign text for one line of a log: printable, at most ``limit`` characters."""
+    # Twice the limit bounds the work on a megabyte of foreign text.
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * limit]).split())
+    return line if len(line) <= limit and len(text) <= 2 * limit else f"{line[:limit]}..."
+
+
+def describe(data: bytes) -> str:
+    """A foreign body in a few words; its text is never shown, it may hold anything."""
+    start = data[:256].lstrip().lower()
+    if not start:
+        return "an empty body"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return f"an HTML page of {len(data)} bytes"
+    if start.startswith((b"{", b"[")):
+        return f"JSON of {len(data)} bytes"
+    return f"{len(data)} bytes"
 
 
 def _by_status(status: int) -> Fault:

@@ -1,16 +1,14 @@
-"""Space calls to MPS evenly, below what the account may ask for.
+"""Space calls to MPS evenly, below the account's limit (facts/iproduction.md#job-limits).
 
-One limiter for an account, since its limit is shared by everything that asks. Calls are let through one
-by one, 1/rate seconds apart, in the order in which they asked: a token bucket would let its whole bucket
-through in the first second and be throttled. Slots are points in time, not pauses, so small delays don't
-add up; a slot missed by more than 10 ms is lost, so a stalled loop makes no burst afterwards. With the
-3 % kept back, no window of one second holds more calls than the limit, and at least 95 of 100 are used.
+One limiter for an account, since all its callers share the limit. Calls pass one by one, 1/rate seconds apart, in the
+order in which they asked: a token bucket would pass its whole bucket in the first second and be throttled. Turns are
+points in time, not pauses, so small delays don't add up; a turn missed by more than 10 ms is lost, so a stalled loop
+makes no burst afterwards. With the 3 % kept back, no window of one second holds more calls than the limit, and at least
+95 of 100 are used.
 
-When the service throttles all the same (replicas share the limit), the rate is halved, at most once a
-second however many answers say so, down to a 32nd, and then rises in a straight line: from nothing to the
-full rate in 120 s, so a single halving is made good after 60 s.
-
-Elsewhere: which answer means throttled (``faults``), who calls (``mps``).
+When the service throttles all the same (replicas share the limit), the rate is halved, at most once a second however
+many answers report it, down to a 32nd, and then rises in a straight line: from nothing to the full rate in 120 s, so a
+single halving is made good after 60 s.
 """
 
 from __future__ import annotations
@@ -29,11 +27,7 @@ _EARLY_S: Final = 0.0005
 
 
 class RateLimiter:
-    """Lets one caller through every 1/rate seconds, first come first served.
-
-    Args:
-        limit_per_s: What the service allows in one second (facts/iproduction.md#job-limits).
-    """
+    """Lets one caller through every 1/rate seconds, first come first served."""
 
     def __init__(self, limit_per_s: float = 100.0) -> None:
         if limit_per_s <= 0:
@@ -47,7 +41,7 @@ class RateLimiter:
 
     @property
     def rate_per_s(self) -> float:
-        """The rate at this moment, in calls a second."""
+        """The current rate, in calls a second."""
         risen_s = time.monotonic() - self._halved_at
         if risen_s >= _RISE_S:
             return self._full_per_s
@@ -65,9 +59,9 @@ class RateLimiter:
         await turn
 
     def throttled(self) -> None:
-        """Take note that the service said: slower."""
+        """Halve the rate: the service has throttled a call."""
         now = time.monotonic()
-        # Calls that were under way when the first answer came tell nothing new.
+        # The answers of calls that were under way at the first one are no news.
         if now - self._halved_at < _HALVING_PAUSE_S:
             return
         self._base_per_s = max(self.rate_per_s / 2, self._full_per_s * _LOWEST)

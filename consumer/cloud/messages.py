@@ -1,23 +1,49 @@
-"""What MNS's answers become: messages with their receipts, failed deletes, a queue's attributes.
+"""The values in MNS's answers: messages with their receipts, failed deletes, a queue's attributes.
 
-Values only. Times of the server's own clock are Unix seconds; the end of a lease is on this process's
-monotonic clock, so that a step of the wall clock can neither lose a lease nor stretch it.
+A message needs its MessageId, ReceiptHandle, MessageBody and NextVisibleTime; one without them is skipped and named in
+a problem. Any other field may be missing or out of its range: a number that can't be true must neither bury a message
+nor keep it for ever.
 
-Elsewhere: reading the answers (``answer``), asking for them (``mns``).
+Times of the server's clock are Unix seconds. The end of a lease is on this process's monotonic clock, so that a step of
+the wall clock can neither lose a lease nor stretch it.
+
+Source: facts/mns.md#essential-fields, facts/mns.md#receive-message.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
+
+from consumer.cloud.faults import cut
+from consumer.cloud.mns_xml import Entry, entries, local_name, parse
+from consumer.cloud.server_clock import BELIEVED_S, Arrival
+from consumer.policy import MAX_BATCH, MAX_HIDE_S, MAX_RETENTION_S, MAX_WAIT_S, MIN_HIDE_S
+
+_MS: Final = 1000.0
+_DIGITS: Final = 18
+_WHOLE: Final = re.compile(r"[ \t\r\n]*([+-]?[0-9]{1,18})[ \t\r\n]*")
+_MAX_DELAY_S: Final = 604_800
+_OLDEST_S: Final = MAX_RETENTION_S + _MAX_DELAY_S
+_MAX_DEQUEUES: Final = MAX_RETENTION_S // MIN_HIDE_S
+"""A message that is received again each second of the longest retention."""
+_MIN_PRIORITY, _PRIORITY, _MAX_PRIORITY = 1, 8, 16
+_REMEMBERED: Final = 10_000
+_MIN_RETENTION_S: Final = 60
+_MAX_COUNT: Final = 1 << 53
+_LATEST_S: Final = 1 << 33
+"""The year 2242: a date that can be shown."""
 
 
 @dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
 class Receipt:
-    """The right to delete or hide one message, for a while.
+    """The right to delete or hide one message until its lease ends.
 
     Args:
-        handle: The newest receipt handle; a later one kills it.
+        handle: The newest receipt handle; a later one replaces it.
         expires_at: End of the lease in seconds of ``time.monotonic``: NextVisibleTime minus the answer's
             Date minus 1 s, counted from the answer's arrival.
     """
@@ -26,19 +52,19 @@ class Receipt:
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Peeked:
-    """A message as peeking shows it: nobody holds it, so it has no receipt.
+    """A message as peeking shows it, without a receipt.
 
     Args:
-        message_id: 32 hex digits; stays the same over redeliveries.
-        body: The body's bytes as they were transmitted; base64, where used, is not undone here.
+        message_id: 32 hex digits; the same over redeliveries.
+        body: As transmitted; base64 is not decoded here.
         enqueued_at: When it was sent, Unix seconds of the server's clock.
         first_dequeued_at: When it was first received, likewise.
-        dequeue_count: How often it was received, this time included.
+        dequeue_count: Receipts so far, this one included.
         priority: 1 (first) to 16.
         group_id: MessageGroupId of a FIFO queue.
-        user_properties: Name to value, types left out.
+        user_properties: Name to value, without types.
         system_properties: Likewise, such as ``traceparent``.
     """
 
@@ -54,38 +80,25 @@ class Peeked:
 
 
 @dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
-class Message:
-    """A message that was received and is held by us; fields as in ``Peeked``.
+class Message(Peeked):
+    """A received message, with the receipt of this delivery."""
 
-    Args:
-        receipt: The way back: what deletes or hides it.
-    """
-
-    message_id: str
-    body: bytes
     receipt: Receipt
-    enqueued_at: float
-    first_dequeued_at: float
-    dequeue_count: int
-    priority: int
-    group_id: str | None
-    user_properties: Mapping[str, str]
-    system_properties: Mapping[str, str]
 
 
 @dataclass(slots=True)
 class Batch:
-    """What one receive brought.
+    """The messages of one receive.
 
     Args:
-        messages: 0 to 16; none when the queue was empty.
-        elapsed_s: From asking to the whole answer. An empty one that came much sooner than the wait asked
-            for means: poll less (facts/mns.md#too-many-long-polls).
+        messages: 0 to 16.
+        elapsed_s: From asking to the whole answer. An empty batch much sooner than the wait asked for means: poll
+            less (facts/mns.md#too-many-long-polls).
         server_offset_s: The server's clock minus ours. The Date header is whole seconds, so a difference
             within that is 0; anything else is good to half a second.
-        problems: One line for each oddity: an entry that was skipped because an essential field is missing (it stays
-            in its queue), a body that is not what its MD5 says (it is among the messages all the same, for skipped
-            it would silently come back until its retention ends), and one for all messages beyond those asked for.
+        problems: One line for each oddity: a skipped entry (its message stays in the queue), a body that does not have
+            its MD5 (it is among the messages: skipped, it would come again until its retention ends), and one for all
+            messages beyond those asked for.
     """
 
     messages: Sequence[Message]
@@ -115,16 +128,12 @@ class DeleteFailure:
 
 @dataclass(slots=True)
 class QueueAttributes:
-    """How a queue is set up (facts/mns.md#get-queue-attributes).
+    """A queue's settings and counts (facts/mns.md#get-queue-attributes).
 
     Args:
-        name: The queue's name.
-        visibility_timeout_s: For how long a receive hides a message.
-        retention_s: After how long MNS drops a message silently.
-        polling_wait_s: The long poll of a receive that names none.
-        delay_s: The delay of a message that names none.
-        max_message_bytes: The largest body.
-        active_messages: Waiting; the service withdraws these three counts: ``None`` when they are missing.
+        polling_wait_s: The long poll of a receive without a wait of its own.
+        delay_s: The delay of a message without one of its own.
+        active_messages: Waiting; the service withdraws the three counts: ``None`` when missing.
         inactive_messages: Received and not yet deleted.
         delayed_messages: Not yet visible for the first time.
         created_at: Unix seconds.
@@ -144,3 +153,195 @@ class QueueAttributes:
     created_at: int
     modified_at: int
     dlq_policy: str | None = None
+
+
+class FirstSeenTimes:
+    """When messages that come without any time of their own were first seen, so that they grow older."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, float] = {}
+
+    def __call__(self, message_id: str, now_s: float) -> float:
+        """The time of the first call for this id among the last ten thousand, at most ``now_s``."""
+        first_s = self._times.setdefault(message_id, now_s)
+        if len(self._times) > _REMEMBERED:
+            del self._times[next(iter(self._times))]
+        return min(first_s, now_s)
+
+
+def read_messages(
+    data: bytes, arrival: Arrival, *, limit: int = MAX_BATCH, first_seen: FirstSeenTimes | None = None
+) -> tuple[list[Message], list[str]]:
+    """The messages in an answer of BatchReceiveMessage, and one line for each problem (see ``Batch``).
+
+    Messages beyond ``limit`` are not read: no slot is free for them, and they are redelivered when their visibility
+    ends. ``first_seen`` gives the age of a message without EnqueueTime and FirstDequeueTime.
+
+    Raises:
+        AnswerError: It is not a ``<Messages>`` answer at all.
+    """
+    found: list[Message] = []
+    problems: list[str] = []
+    read, more = entries(data, limit)
+    for entry in read:
+        try:
+            content = _content(entry, arrival, 1, first_seen)
+            message = Message(receipt=read_receipt(entry.fields, arrival), **content)
+        except KeyError as error:
+            name = cut(entry.fields.get("MessageId", "unknown"), 40)
+            problems.append(f"message {name} was skipped and stays in its queue: it lacks {error.args[0]}")
+        else:
+            found.append(message)
+            _check(entry, message, arrival, problems)
+    if more:
+        problems.append(f"{more} more messages came than the {limit} asked for; they were not read and come back later")
+    return found, problems
+
+
+def read_peeked(data: bytes, arrival: Arrival, *, limit: int = MAX_BATCH) -> list[Peeked]:
+    """The messages in an answer of BatchPeekMessage; an entry without MessageId or MessageBody is left out.
+
+    Raises:
+        AnswerError: It is not a ``<Messages>`` answer at all.
+    """
+    found: list[Peeked] = []
+    for entry in entries(data, limit)[0]:
+        try:
+            found.append(Peeked(**_content(entry, arrival, 0, None)))
+        except KeyError:
+            continue
+    return found
+
+
+def read_receipt(
+    found: Mapping[str, str], arrival: Arrival, *, longest_s: float = MAX_HIDE_S, unknown_s: float = 0.0
+) -> Receipt:
+    """The receipt in an entry's fields; Date is cut to whole seconds, hence the 1 s.
+
+    The lease is ``longest_s`` at most, and ``unknown_s`` where NextVisibleTime is no future time.
+    Source: facts/mns.md#receipt-handles.
+
+    Raises:
+        KeyError: ReceiptHandle or NextVisibleTime is missing.
+    """
+    visible_ms = _whole(_filled(found, "NextVisibleTime"))
+    left_s = 0.0 if visible_ms is None else visible_ms / _MS - arrival.server_s - 1.0
+    if left_s <= 0:
+        left_s = unknown_s
+    return Receipt(_filled(found, "ReceiptHandle"), arrival.monotonic + min(left_s, longest_s))
+
+
+def read_attributes(found: Mapping[str, str], body: bytes) -> QueueAttributes:
+    """A queue's attributes, each moved into its documented range.
+
+    Raises:
+        KeyError: One is missing.
+        ValueError: One is no number.
+    """
+    return QueueAttributes(
+        name=found["QueueName"],
+        visibility_timeout_s=_number(found, "VisibilityTimeout", MIN_HIDE_S, MAX_HIDE_S),
+        retention_s=_number(found, "MessageRetentionPeriod", _MIN_RETENTION_S, MAX_RETENTION_S),
+        polling_wait_s=_number(found, "PollingWaitSeconds", 0, MAX_WAIT_S),
+        delay_s=_number(found, "DelaySeconds", 0, _MAX_DELAY_S),
+        max_message_bytes=_number(found, "MaximumMessageSize", 0, _MAX_COUNT),
+        active_messages=_count(found.get("ActiveMessages")),
+        inactive_messages=_count(found.get("InactiveMessages")),
+        delayed_messages=_count(found.get("DelayMessages")),
+        created_at=_number(found, "CreateTime", 0, _LATEST_S),
+        modified_at=_number(found, "LastModifyTime", 0, _LATEST_S),
+        dlq_policy=_dlq_policy(body),
+    )
+
+
+def _dlq_policy(body: bytes) -> str | None:
+    """The DlqPolicy as text, whatever its form: it is documented for the control plane only."""
+    for child in parse(body):
+        if local_name(child) == "DlqPolicy":
+            parts = [f"{local_name(part)}={part.text or ''}" for part in child]
+            return cut(" ".join(parts) or child.text or "") or None
+    return None
+
+
+def _content(entry: Entry, arrival: Arrival, least_count: int, first_seen: FirstSeenTimes | None) -> dict[str, Any]:
+    """The fields that received and peeked messages share."""
+    found = entry.fields
+    message_id = _filled(found, "MessageId")
+    if entry.body is None:
+        raise KeyError("MessageBody")
+    now_s = arrival.server_s
+    sent, received = _time(found.get("EnqueueTime"), now_s), _time(found.get("FirstDequeueTime"), now_s)
+    if sent is None:
+        sent = received
+    if sent is None:
+        sent = now_s if first_seen is None else first_seen(message_id, now_s)
+    return {
+        "message_id": message_id,
+        "body": entry.body,
+        "enqueued_at": sent,
+        "first_dequeued_at": sent if received is None else max(sent, received),
+        "dequeue_count": _within(found.get("DequeueCount"), least_count, _MAX_DEQUEUES, least_count),
+        "priority": _within(found.get("Priority"), _MIN_PRIORITY, _MAX_PRIORITY, _PRIORITY),
+        "group_id": found.get("MessageGroupId") or None,
+        "user_properties": entry.user_properties,
+        "system_properties": entry.system_properties,
+    }
+
+
+def _check(entry: Entry, message: Message, arrival: Arrival, problems: list[str]) -> None:
+    """Name the oddities of a message that is handled all the same."""
+    expected = entry.fields.get("MessageBodyMD5")
+    if expected and hashlib.md5(message.body, usedforsecurity=False).hexdigest() != expected.lower():
+        problems.append(f"message {cut(message.message_id, 40)}: its body is not what MessageBodyMD5 says")
+    if message.receipt.expires_at <= arrival.monotonic and _whole(entry.fields["NextVisibleTime"]) is None:
+        shown = cut(entry.fields["NextVisibleTime"], 40)
+        problems.append(
+            f"message {cut(message.message_id, 40)}: NextVisibleTime {shown} is no time; its lease is renewed at once"
+        )
+
+
+def _time(text: str | None, now_s: float) -> float | None:
+    """Unix seconds, never later than now.
+
+    A time that no message can have counts as missing: moved to the nearest possible one, it would make the message as
+    old as any can be, and bury it at its first failure.
+    """
+    number = _whole(text)
+    if number is None or not now_s - _OLDEST_S <= number / _MS <= now_s + BELIEVED_S:
+        return None
+    return min(number / _MS, now_s)
+
+
+def _whole(text: str | None) -> int | None:
+    """A whole number of at most 18 ASCII digits; ``None`` for anything else."""
+    if text is None:
+        return None
+    # Nearly all are nothing but digits: four of them in every message.
+    if len(text) <= _DIGITS and text.isascii() and text.isdigit():
+        return int(text)
+    found = _WHOLE.fullmatch(text)
+    return None if found is None else int(found[1])
+
+
+def _within(text: str | None, low: int, high: int, default: int) -> int:
+    """A whole number, moved into its range; the default where it is missing or no number."""
+    number = _whole(text)
+    return default if number is None else max(low, min(high, number))
+
+
+def _filled(found: Mapping[str, str], name: str) -> str:
+    if not found[name]:
+        raise KeyError(name)
+    return found[name]
+
+
+def _number(found: Mapping[str, str], name: str, low: int, high: int) -> int:
+    number = _whole(found[name])
+    if number is None:
+        raise ValueError(f"{name} is {cut(found[name], 40)!r}")
+    return max(low, min(high, number))
+
+
+def _count(text: str | None) -> int | None:
+    number = _whole(text)
+    return None if number is None else max(0, min(_MAX_COUNT, number))

@@ -1,59 +1,58 @@
-"""Speak with one MNS queue: receive, delete, hide, send, peek, read its attributes.
+"""One MNS queue: receive, delete, hide, send, peek, read its attributes.
 
-Each verb is one request, sent once. It either brings what it promises or raises one ``CloudError`` that
-says whether trying again helps. Success is what the service documents: the right status, the right root element, and a
-request id or MNS's namespace. A proxy's page or a redirect is never taken for one.
+Each operation is one request, sent once. It either returns its documented result or raises one ``CloudError``, whose
+``Fault`` shows whether trying again helps. A success has the documented status and root element, and a request id or
+MNS's namespace: a proxy's page or a redirect is never taken for one.
 
 The SDK encodes and signs. It never sends, never logs and never touches base64: bodies are bytes here.
 
-Elsewhere: the connection (``pool``), the signature (``mns_signature``), reading XML (``answer``), what a
-code asks for (``faults``), when to ask and when to pause (``engine.poll``, ``engine.lease``, ``engine.settle``).
-
-Source: facts/mns.md#receive-message, facts/mns.md#batch-delete-message, facts/mns.md#change-message-visibility.
+Source: facts/mns.md#answers, facts/mns.md#error-answers, facts/mns.md#reactions.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
+from xml.sax.saxutils import escape
 
 from mns.mns_request import SendMessageRequest
-from mns.mns_xml_handler import MessageEncoder
+from mns.mns_xml_handler import MessageEncoder, ReceiptHandlesEncoder
 
-from consumer.cloud import answer as reading
 from consumer.cloud.credentials import CredentialsSource
-from consumer.cloud.exchange import EMPTY, Observe
-from consumer.cloud.messages import Batch, DeleteFailure, Message, Peeked, QueueAttributes, Receipt
-from consumer.cloud.mns_call import NO_CONTENT, REFUSED, MnsCall, MnsEndpoint
-from consumer.cloud.mns_deletes import failures, handles_xml
+from consumer.cloud.faults import cut, describe, mns_fault
+from consumer.cloud.messages import (
+    Batch,
+    DeleteFailure,
+    FirstSeenTimes,
+    Peeked,
+    QueueAttributes,
+    Receipt,
+    read_attributes,
+    read_messages,
+    read_peeked,
+    read_receipt,
+)
 from consumer.cloud.mns_signature import MnsSigner, Signature, escaped
-from consumer.cloud.plain_xml import AnswerError
-from consumer.cloud.pool import Pool
-from consumer.cloud.wording import cut
+from consumer.cloud.mns_xml import AnswerError, fields, has_root, local_name, parse, root_fields
+from consumer.cloud.pool import EMPTY, Exchange, HttpAnswer, HttpRequest, Observe, Pool
 from consumer.errors import CloudError, Fault, SettingsError
 from consumer.policy import MAX_BATCH, MAX_HIDE_S, MAX_WAIT_S, MIN_HIDE_S
 
-__all__ = [
-    "Batch",
-    "DeleteFailure",
-    "Message",
-    "MnsQueue",
-    "Observe",
-    "Peeked",
-    "QueueAttributes",
-    "Receipt",
-]
+OWN_DELETE_ENCODER = True
+"""Whether batch deletes are written here; ``False`` leaves it to the SDK's encoder (an ablation)."""
 
-_OK, _CREATED = 200, 201
+_OK, _CREATED, _NO_CONTENT, _REDIRECT, _REFUSED, _THROTTLED, _FAILED = 200, 201, 204, 300, 400, 429, 500
+_REQUEST_ID: Final = "x-mns-request-id"
+_VERSION: Final = "x-mns-version"
 _NO_MESSAGE: Final = "MessageNotExist"
-_RECEIVE: Final = "BatchReceiveMessage"
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,255}")
-"""Queues of older days may have 256 characters; new ones get 120 at most (facts/mns.md#queue-names)."""
+"""Older queues may have 256 characters; new ones get 120 at most (facts/mns.md#queue-names)."""
 # 16 bodies of 64 KB, each character of which may be written as six.
 _MESSAGES_BYTES: Final = 8 * 1024 * 1024
 _SHORT_BYTES: Final = 256 * 1024
+_QUOTES: Final = {'"': "&quot;"}
 # What XML 1.0 can't carry in any spelling.
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -63,13 +62,9 @@ class MnsQueue:
 
     Args:
         endpoint: ``https://ACCOUNT.mns.REGION.aliyuncs.com``, or ``http://HOST:PORT`` of a local server.
-        queue: The queue's name.
-        credentials: Asked before every request; told to forget its keys when the service refuses them.
-        pool: The lane's connections.
-        observe: Told of every request; must not raise.
+        observe: Called for every request; must not raise.
         read_margin_s: How much later than its wait an answer may come.
-        signature: Which version requests are signed by.
-        region: The region's id, which version 4 signs.
+        region: The region's id, which signature version 4 includes.
 
     Raises:
         SettingsError: Endpoint or name are not of that form.
@@ -93,15 +88,18 @@ class MnsQueue:
         if not _QUEUE_NAME.fullmatch(queue):
             raise SettingsError(f"queue name {queue!r}: expected 1-256 letters, digits and hyphens")
         self.name = queue
-        origin = f"{parts.scheme}://{parts.netloc}"
+        self.origin = f"{parts.scheme}://{parts.netloc}"
+        self.signer = MnsSigner(parts.netloc, signature=signature, region=region)
+        self.credentials = credentials
+        self.pool = pool
+        self.observe = observe
+        self.read_margin_s = read_margin_s
         self._path = f"/queues/{queue}"
         self._messages = f"{self._path}/messages"
-        self._first_seen = reading.FirstSeenTimes()
-        signer = MnsSigner(parts.netloc, signature=signature, region=region)
-        self._endpoint = MnsEndpoint(origin, signer, credentials, pool, observe, read_margin_s)
+        self._first_seen = FirstSeenTimes()
 
     def __repr__(self) -> str:
-        return f"MnsQueue({self._endpoint.origin}{self._path})"
+        return f"MnsQueue({self.origin}{self._path})"
 
     async def receive(self, count: int, wait_s: int, *, on_answer: Callable[[], None] | None = None) -> Batch:
         """Receive up to ``count`` messages, waiting for the first one (BatchReceiveMessage).
@@ -109,28 +107,24 @@ class MnsQueue:
         Args:
             count: 1 to 16.
             wait_s: The long poll's length, 0 to 30 whole seconds; 0 asks at once, whatever the queue's own.
-            on_answer: Called when the answer's head has come: from then on, messages may be ours, so a
+            on_answer: Called when the answer's head has come: from then on, messages may be received, so a
                 daemon that stops reads on to the end instead of cancelling.
 
-        Returns:
-            The batch; an empty queue is an empty one.
-
         Raises:
-            CloudError: Anything else. After ``Fault.NETWORK`` or ``UNREADABLE``, messages may have been
-                received that nobody has: they come back when their visibility ends.
-            ValueError: ``count`` or ``wait_s`` is out of range.
+            CloudError: Not for an empty queue. After ``Fault.NETWORK`` or ``UNREADABLE``, messages may have been
+                received and lost on the way: they are redelivered when their visibility ends.
         """
-        _within("count", count, 1, MAX_BATCH)
-        _within("wait_s", wait_s, 0, MAX_WAIT_S)
+        _check_range("count", count, 1, MAX_BATCH)
+        _check_range("wait_s", wait_s, 0, MAX_WAIT_S)
         resource = f"{self._messages}?numOfMessages={count}&waitseconds={wait_s}"
-        async with self._call(_RECEIVE, _MESSAGES_BYTES) as call:
+        async with _MnsCall(self, "BatchReceiveMessage", _MESSAGES_BYTES) as call:
             answer = await call.send("GET", resource, wait_s=wait_s, on_head=on_answer)
-            if call.error_code(answer) == _NO_MESSAGE:
+            if call.error(answer).get("Code") == _NO_MESSAGE:
                 call.result = EMPTY
                 return Batch((), answer.elapsed_s, answer.server_offset_s)
-            call.demand(answer, _OK, "Messages")
+            call.expect(answer, _OK, "Messages")
             try:
-                messages, problems = reading.messages(
+                messages, problems = read_messages(
                     answer.body, answer.arrival, limit=count, first_seen=self._first_seen
                 )
             except AnswerError as error:
@@ -138,45 +132,39 @@ class MnsQueue:
             return Batch(messages, answer.elapsed_s, answer.server_offset_s, problems)
 
     async def delete(self, handles: Sequence[str]) -> Sequence[DeleteFailure]:
-        """Delete up to 16 messages (BatchDeleteMessage).
-
-        Returns:
-            What was not deleted; every handle that isn't named in it was. Empty: all went.
+        """Delete 1 to 16 messages (BatchDeleteMessage), and return the failures: every other handle was deleted.
 
         Raises:
-            CloudError: Nothing is known of any of them; deleting again does no harm.
-            ValueError: Not 1 to 16 handles.
+            CloudError: Any of them may be deleted or not; deleting again does no harm.
         """
-        _within("number of handles", len(handles), 1, MAX_BATCH)
-        body = handles_xml(handles)
-        async with self._call("BatchDeleteMessage") as call:
+        _check_range("number of handles", len(handles), 1, MAX_BATCH)
+        body = handles_xml(handles) if OWN_DELETE_ENCODER else ReceiptHandlesEncoder.encode(handles)
+        async with _MnsCall(self, "BatchDeleteMessage") as call:
             answer = await call.send("DELETE", self._messages, body)
-            if answer.status < REFUSED:
-                call.demand(answer, NO_CONTENT)
+            if answer.status < _REFUSED:
+                call.expect(answer, _NO_CONTENT)
                 return ()
-            return failures(call, answer, handles)
+            return _delete_failures(call, answer, handles)
 
     async def hide(self, handle: str, seconds: int) -> Receipt:
-        """Make a message visible again ``seconds`` from now (ChangeMessageVisibility).
+        """Make a message visible again 1 to 43200 ``seconds`` from now (ChangeMessageVisibility).
 
-        Returns:
-            The new receipt; the old handle is dead from now on.
+        The new receipt replaces the old handle.
 
         Raises:
             CloudError: ``Fault.GONE``: the lease is lost already. After ``NETWORK`` or ``UNREADABLE`` the
-                old handle may be dead, with nobody knowing the new one.
-            ValueError: ``seconds`` is not in 1..43200.
+                old handle may be replaced by one that is unknown here.
         """
-        _within("seconds", seconds, MIN_HIDE_S, MAX_HIDE_S)
+        _check_range("seconds", seconds, MIN_HIDE_S, MAX_HIDE_S)
         resource = f"{self._messages}?ReceiptHandle={escaped(handle)}&VisibilityTimeout={seconds}"
-        async with self._call("ChangeMessageVisibility") as call:
+        async with _MnsCall(self, "ChangeMessageVisibility") as call:
             answer = await call.send("PUT", resource)
-            call.demand(answer, _OK, "ChangeVisibility")
+            call.expect(answer, _OK, "ChangeVisibility")
             found = call.fields(answer, "ChangeVisibility")
-            # The new time counts from the call, so it can't be later; where what came is no time, that is what we know.
+            # The new time counts from the call, so it can't be later; it is the best guess without a valid time.
             known_s = max(0.0, seconds - answer.elapsed_s - 1.0)
             try:
-                return reading.receipt(found, answer.arrival, longest_s=seconds, unknown_s=known_s)
+                return read_receipt(found, answer.arrival, longest_s=seconds, unknown_s=known_s)
             except KeyError:
                 expected = "expected a ReceiptHandle and a NextVisibleTime in milliseconds, came neither or one"
                 raise call.unreadable(answer, expected) from None
@@ -184,22 +172,19 @@ class MnsQueue:
     async def send(
         self, body: bytes | str, *, delay_s: int = 0, priority: int | None = None, group_id: str | None = None
     ) -> str:
-        """Send one message, its body as it is (SendMessage).
+        """Send one message, its body as it is (SendMessage), and return its MessageId.
 
         Args:
             body: Text that XML can carry, or its UTF-8 bytes; no base64 is done.
             delay_s: Seconds before it can be received, 0 to 604800.
             priority: 1 (first) to 16; the queue's default is 8.
-            group_id: MessageGroupId, which a FIFO queue demands.
-
-        Returns:
-            The MessageId.
+            group_id: MessageGroupId, which a FIFO queue requires.
 
         Raises:
             CloudError: ``Fault.REQUEST`` also for a body that can't be sent: empty, no UTF-8, or with
                 characters that XML forbids. After ``NETWORK`` it may have been sent.
         """
-        async with self._call("SendMessage") as call:
+        async with _MnsCall(self, "SendMessage") as call:
             request = SendMessageRequest(
                 self.name,
                 _sendable(call, body),
@@ -208,74 +193,233 @@ class MnsQueue:
                 base64encode=False,
                 message_group_id=group_id or "",
             )
-            # A bare carriage return would arrive as a line feed: XML makes one of the other.
+            # XML turns a bare carriage return into a line feed.
             data: bytes = MessageEncoder.encode(request).replace(b"\r", b"&#13;")
             answer = await call.send("POST", self._messages, data)
-            call.demand(answer, _CREATED, "Message")
+            call.expect(answer, _CREATED, "Message")
             message_id = call.fields(answer, "Message").get("MessageId")
             if not message_id:
                 raise call.unreadable(answer, "expected a MessageId, none came")
             return message_id
 
     async def peek(self, count: int) -> Sequence[Peeked]:
-        """Look at up to ``count`` (1 to 16) messages without receiving them (BatchPeekMessage).
-
-        Raises:
-            CloudError: As for ``receive``; nothing changes in the queue either way.
-            ValueError: ``count`` is out of range.
-        """
-        _within("count", count, 1, MAX_BATCH)
+        """Look at up to ``count`` (1 to 16) messages without receiving them (BatchPeekMessage)."""
+        _check_range("count", count, 1, MAX_BATCH)
         resource = f"{self._messages}?peekonly=true&numOfMessages={count}"
-        async with self._call("BatchPeekMessage", _MESSAGES_BYTES) as call:
+        async with _MnsCall(self, "BatchPeekMessage", _MESSAGES_BYTES) as call:
             answer = await call.send("GET", resource)
-            if call.error_code(answer) == _NO_MESSAGE:
+            if call.error(answer).get("Code") == _NO_MESSAGE:
                 call.result = EMPTY
                 return ()
-            call.demand(answer, _OK, "Messages")
+            call.expect(answer, _OK, "Messages")
             try:
-                return reading.peeked(answer.body, answer.arrival, limit=count)
+                return read_peeked(answer.body, answer.arrival, limit=count)
             except AnswerError as error:
                 raise call.unreadable(answer, str(error)) from None
 
     async def attributes(self) -> QueueAttributes:
-        """Read how the queue is set up (GetQueueAttributes).
+        """Read the queue's settings (GetQueueAttributes).
 
         Raises:
             CloudError: ``Fault.MISSING``: there is no such queue.
         """
-        async with self._call("GetQueueAttributes") as call:
+        async with _MnsCall(self, "GetQueueAttributes") as call:
             answer = await call.send("GET", self._path)
-            call.demand(answer, _OK, "Queue")
+            call.expect(answer, _OK, "Queue")
             found = call.fields(answer, "Queue")
             try:
-                return reading.attributes(found, answer.body)
+                return read_attributes(found, answer.body)
             except (KeyError, ValueError) as error:
                 what = cut(str(error), 80)
                 raise call.unreadable(answer, f"a queue's attribute is missing or no number: {what}") from None
 
-    def _call(self, operation: str, limit_bytes: int = _SHORT_BYTES) -> MnsCall:
-        return MnsCall(self._endpoint, operation, self.name, limit_bytes)
+
+class _MnsCall(Exchange):
+    """One request to a queue, whose answer is read up to ``limit_bytes``."""
+
+    __slots__ = ("_limit_bytes", "_queue")
+
+    def __init__(self, queue: MnsQueue, operation: str, limit_bytes: int = _SHORT_BYTES) -> None:
+        super().__init__(operation, queue.name, queue.credentials, queue.observe)
+        self._queue = queue
+        self._limit_bytes = limit_bytes
+
+    async def send(
+        self,
+        method: str,
+        resource: str,
+        body: bytes | None = None,
+        *,
+        wait_s: int = 0,
+        on_head: Callable[[], None] | None = None,
+    ) -> HttpAnswer:
+        """Sign and send; ``resource`` is path and query, escaped, and ``wait_s`` the length of a long poll."""
+        queue = self._queue
+        keys = await self.credentials.keys()
+        return await queue.pool.ask(
+            HttpRequest(
+                operation=self.operation,
+                target=self.target,
+                method=method,
+                url=queue.origin + resource,
+                headers=queue.signer.headers(keys, method, resource, body),
+                body=body,
+                deadline_s=wait_s + queue.read_margin_s,
+                limit_bytes=self._limit_bytes,
+                on_head=on_head,
+            )
+        )
+
+    def expect(self, answer: HttpAnswer, status: int, root: str = "") -> None:
+        """Raise unless the answer is MNS's own success, with this root element (``""``: without a body).
+
+        A success is MNS's by its request id or, as good, by the root in MNS's namespace. Without a body, MNS's other
+        header is enough.
+        """
+        headers = answer.headers
+        proven = headers.get(_REQUEST_ID) or (has_root(answer.body, root) if root else headers.get(_VERSION))
+        if answer.status != status or not proven:
+            raise self.refusal(answer, f"status {status}")
+
+    def error(self, answer: HttpAnswer) -> Mapping[str, str]:
+        """The fields of an ``<Error>`` that has a Code and a request id, in the header or in itself; else empty.
+
+        No captured answer shows the header on a refusal (facts/mns.md#error-answers).
+        """
+        if answer.status < _REFUSED:
+            return {}
+        try:
+            error = root_fields(answer.body, "Error")
+        except AnswerError:
+            return {}
+        return error if error.get("Code") and (answer.headers.get(_REQUEST_ID) or error.get("RequestId")) else {}
+
+    def refusal(self, answer: HttpAnswer, expected: str) -> CloudError:
+        """The error for an answer that is not the expected success."""
+        status = answer.status
+        error = self.error(answer)
+        code = cut(error.get("Code", ""), 60)
+        # A front end's 5xx and 429 need no code; any other refusal must be MNS's own.
+        if not code and status < _FAILED and status != _THROTTLED:
+            return self.unreadable(answer, _foreign(answer, expected))
+        return self.failure(
+            mns_fault(code, status),
+            code or f"Http{status}",
+            cut(error.get("Message", "")) or f"expected {expected}, came {describe(answer.body)}",
+            status=status,
+            request_id=_request_id(answer) or cut(error.get("RequestId", ""), 60) or None,
+        )
+
+    def unreadable(self, answer: HttpAnswer, detail: str) -> CloudError:
+        """The error for an answer that is not one of MNS's."""
+        return self.failure(Fault.UNREADABLE, "NotMns", detail, status=answer.status, request_id=_request_id(answer))
+
+    def fields(self, answer: HttpAnswer, root: str) -> dict[str, str]:
+        """The fields of an answer whose root must be ``root``; raises ``unreadable`` for another."""
+        try:
+            return root_fields(answer.body, root)
+        except AnswerError as error:
+            raise self.unreadable(answer, str(error)) from None
 
 
-def _within(name: str, value: int, low: int, high: int) -> None:
+def handles_xml(handles: Sequence[str]) -> bytes:
+    """The body of a batch delete, byte for byte as the SDK's encoder writes it.
+
+    That one builds a document tree: 60 us for 16 handles, a tenth of the whole call.
+    """
+    entries = "".join(f"<ReceiptHandle>{escape(handle, _QUOTES)}</ReceiptHandle>" for handle in handles)
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>'
+        f'<ReceiptHandles xmlns="http://mns.aliyuncs.com/doc/v1/">{entries}</ReceiptHandles>'
+    ).encode()
+
+
+def _delete_failures(call: _MnsCall, answer: HttpAnswer, handles: Sequence[str]) -> Sequence[DeleteFailure]:
+    """The handles that a refusal, of whatever status, lists as not deleted; the others were deleted.
+
+    A list with handles of ours is MNS's, with or without its request id: no one else knows them.
+
+    Source: facts/mns.md#batch-delete-message.
+
+    Raises:
+        CloudError: It is no list of handles that were given. Then any of them may have failed.
+    """
+    if call.error(answer):
+        error = call.refusal(answer, f"status {_NO_CONTENT}")
+        if error.fault is Fault.GONE and len(handles) == 1:
+            return (_delete_failure(handles[0], error.code, error.detail),)
+        raise error
+    try:
+        root = parse(answer.body)
+        listed = [fields(child) for child in root] if local_name(root) == "Errors" else []
+    except AnswerError:
+        listed = []
+    if not listed:
+        raise call.refusal(answer, f"status {_NO_CONTENT}, or a list of errors")
+    if any(error.get("ReceiptHandle") not in handles for error in listed):
+        raise call.unreadable(answer, "expected errors for handles that were given, came one for another")
+    # Of two errors for one handle the first counts.
+    by_handle = {error["ReceiptHandle"]: error for error in reversed(listed)}
+    return [
+        _delete_failure(
+            handle, cut(by_handle[handle].get("ErrorCode", ""), 60), cut(by_handle[handle].get("ErrorMessage", ""))
+        )
+        for handle in handles
+        if handle in by_handle
+    ]
+
+
+def _delete_failure(handle: str, code: str, detail: str) -> DeleteFailure:
+    # An unknown code is tried again: deleting twice does no harm, giving up too early does.
+    fault = mns_fault(code, _FAILED)
+    return DeleteFailure(
+        handle=handle,
+        code=code,
+        gone=fault is Fault.GONE,
+        retryable=fault in {Fault.SERVER, Fault.THROTTLED},
+        detail=detail,
+    )
+
+
+def _request_id(answer: HttpAnswer) -> str | None:
+    return cut(answer.headers.get(_REQUEST_ID, ""), 60) or None
+
+
+def _foreign(answer: HttpAnswer, expected: str) -> str:
+    """What came instead of an answer of MNS."""
+    expected = f"expected {expected} and the header {_REQUEST_ID} or MNS's own XML"
+    if _REDIRECT <= answer.status < _REFUSED:
+        try:
+            # Only the host of a redirect: the rest may hold a secret.
+            host = urlsplit(answer.headers.get("Location", "")).hostname
+        except ValueError:
+            host = None
+        came = f"a redirect to {cut(host, 80)}" if host else "a redirect"
+        return f"{expected}, came {came}; it was not followed: is the endpoint right?"
+    came = "with" if _REQUEST_ID in answer.headers else "without"
+    return f"{expected}, came status {answer.status} {came} it and {describe(answer.body)}: is the endpoint MNS's?"
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name} must be in {low}..{high}, came {value}")
 
 
-def _sendable(call: MnsCall, body: bytes | str) -> str:
+def _sendable(call: _MnsCall, body: bytes | str) -> str:
     """The body as text that XML can carry: the protocol has no other way."""
+    why = ""
+    text = ""
     try:
         text = body.decode() if isinstance(body, bytes) else body
     except UnicodeDecodeError as error:
-        raise _unsendable(call, f"byte {error.start} is not UTF-8") from None
-    if not text:
-        raise _unsendable(call, "it is empty")
-    wrong = _NOT_XML.search(text)
-    if wrong:
-        raise _unsendable(call, f"character {wrong.start()} is U+{ord(wrong[0]):04X}, which XML forbids")
+        why = f"byte {error.start} is not UTF-8"
+    else:
+        wrong = _NOT_XML.search(text)
+        if wrong:
+            why = f"character {wrong.start()} is U+{ord(wrong[0]):04X}, which XML forbids"
+        elif not text:
+            why = "it is empty"
+    if why:
+        detail = f"expected a body that XML can carry, but {why}; nothing was sent: encode it as base64"
+        raise call.failure(Fault.REQUEST, "BodyNotSendable", detail)
     return text
-
-
-def _unsendable(call: MnsCall, why: str) -> CloudError:
-    detail = f"expected a body that XML can carry, but {why}; nothing was sent: encode it as base64"
-    return call.failure(Fault.REQUEST, "BodyNotSendable", detail)

@@ -1,10 +1,8 @@
 """Sign requests to MNS: by the SDK's own code, or as version 4, which the SDK doesn't have.
 
-The SDK's client is used for nothing else: it builds the headers and signs them, and never gets to send
-anything. It is given no logger (it would print the signature and the token) and an ``http`` endpoint whatever
-ours is (it would load a TLS context for a connection that is never made); only the host enters the headers.
-
-Elsewhere: sending (``pool``), the keys (``credentials``).
+The SDK's client only builds the headers and signs them; it never sends anything. It gets no logger (it would print the
+signature and the token) and an ``http`` endpoint whatever ours is (it would load a TLS context for a connection that is
+never made); only the host enters the headers.
 
 Source: facts/mns.md#signature-version-2, facts/mns.md#signature-version-4, facts/mns.md#aliyun-mns-sdk.
 """
@@ -25,13 +23,12 @@ from mns.mns_request import RequestBase
 
 from consumer.cloud.credentials import Keys
 
-# What the SDK itself leaves as it is and every server takes as it is. All else is escaped, a % too.
+# What the SDK itself leaves as it is and every server accepts as it is. All else is escaped, a % too.
 _UNTOUCHED: Final = "-._~=+/:@!$*,;"
 
 Signature: TypeAlias = Literal["v2", "v4"]
 
 _V4: Final = "MNS4-HMAC-SHA256"
-_V4_ENDING: Final = "aliyun_v4_request"
 _V4_SIGNED: Final = ("content-type", "content-md5")
 
 
@@ -41,8 +38,8 @@ def escaped(value: str) -> str:
 
 
 @dataclass(slots=True)
-class _Handed:
-    """A credentials provider, as the SDK knows it, that hands on what it was given last."""
+class _Provider:
+    """A credentials provider, as the SDK expects it, with the keys of the current request."""
 
     credentials: Credentials
 
@@ -65,31 +62,22 @@ class MnsSigner:
 
     Args:
         host: The endpoint's host, with its port where that isn't the scheme's own.
-        signature: ``v2`` is the classic one; ``v4`` names the region and signs by a key of the day.
+        signature: ``v2`` is the classic one; ``v4`` includes the region and signs by a key of the day.
         region: The region's id, which only ``v4`` needs.
     """
 
     def __init__(self, host: str, *, signature: Signature = "v2", region: str = "") -> None:
         self._keys: Keys | None = None
-        self._handed = _Handed(Credentials("", "", ""))
-        if signature == "v4":
-            self._client = _V4Client(f"http://{host}", credentials_provider=self._handed)
-            self._client.region = region
-        else:
-            self._client = MNSClient(f"http://{host}", credentials_provider=self._handed)
+        self._provider = _Provider(Credentials("", "", ""))
+        client = _V4Client if signature == "v4" else MNSClient
+        self._client = client(f"http://{host}", credentials_provider=self._provider)
+        self._client.region = region
 
     def headers(self, keys: Keys, method: str, resource: str, body: bytes | None) -> dict[str, str]:
-        """The headers of one request, its signature included.
-
-        Args:
-            keys: To sign with.
-            method: The HTTP method.
-            resource: Path and query, byte for byte as they will be sent.
-            body: The body; ``None`` for none.
-        """
+        """The headers of one request, its signature included; ``resource`` is path and query exactly as sent."""
         if keys is not self._keys:
             self._keys = keys
-            self._handed.credentials = Credentials(keys.access_key_id, keys.access_key_secret, keys.security_token)
+            self._provider.credentials = Credentials(keys.access_key_id, keys.access_key_secret, keys.security_token)
         request = RequestInternal(method, resource)
         if body is not None:
             request.data = body
@@ -99,17 +87,9 @@ class MnsSigner:
 
 
 def v4_authorization(keys: Keys, region: str, method: str, resource: str, headers: Mapping[str, str]) -> str:
-    """The ``Authorization`` header of signature version 4.
-
-    Args:
-        keys: To sign with.
-        region: The region's id, such as ``cn-hangzhou``.
-        method: The HTTP method.
-        resource: Path and query, as they will be sent.
-        headers: By lower-case name; ``date`` (RFC 1123), ``content-type``, ``content-md5`` and ``x-mns-*`` are signed.
-    """
+    """The ``Authorization`` header of version 4, for headers by lower-case name (``date`` as in RFC 1123)."""
     stamp = parsedate_to_datetime(headers["date"]).strftime("%Y%m%dT%H%M%SZ")
-    scope = f"{stamp[:8]}/{region}/mns/{_V4_ENDING}"
+    scope = f"{stamp[:8]}/{region}/mns/aliyun_v4_request"
     key = f"aliyun_v4{keys.access_key_secret}".encode()
     for part in scope.split("/"):
         key = hmac.digest(key, part.encode(), "sha256")

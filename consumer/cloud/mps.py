@@ -1,51 +1,49 @@
 """Ask MPS for a job's state and result, and submit jobs.
 
-Both calls pass the account's limiter first, go over the lane's pool, and are sent once. What is no JSON
-object with a request id is never taken for an answer.
+Both calls wait for the account's limiter first, use the lane's pool, and are sent once. Only a JSON object with a
+request id counts as an answer of MPS. The SDK's own code signs (ACS3-HMAC-SHA256); it is imported on a thread at the
+first call: its module loads requests and cryptography, about 0.15 s more, which a daemon's start need not wait for.
 
-Elsewhere: the pace (``limiter``), the signature (``mps_signature``), what a code asks for (``faults``),
-unfolding a result (``message.result``).
-
-Source: facts/iproduction.md#submit-a-job, facts/iproduction.md#query-a-job.
+Source: facts/iproduction.md#submit-a-job, facts/iproduction.md#query-a-job, facts/iproduction.md#api-signature.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import re
+import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from consumer.cloud.credentials import CredentialsSource
-from consumer.cloud.exchange import Exchange, Observe
-from consumer.cloud.faults import mps_fault
+from consumer.cloud.credentials import CredentialsSource, Keys
+from consumer.cloud.faults import cut, describe, mps_fault
 from consumer.cloud.limiter import RateLimiter
-from consumer.cloud.mps_signature import MpsSigner
-from consumer.cloud.pool import Answer, Call, Pool
-from consumer.cloud.wording import cut, describe
+from consumer.cloud.pool import Exchange, HttpAnswer, HttpRequest, Observe, Pool
 from consumer.errors import CloudError, Fault, SettingsError
 
 _OK, _REDIRECT, _REFUSED, _THROTTLED, _FAILED = 200, 300, 400, 429, 500
 _LIMIT_BYTES: Final = 4 * 1024 * 1024
 _ACTION: Final = re.compile(r"[A-Za-z0-9-]{1,40}:[A-Za-z0-9]{1,80}")
+_ALGORITHM: Final = "ACS3-HMAC-SHA256"
+_API_VERSION: Final = "2014-06-18"
+_EMPTY_SHA256: Final = hashlib.sha256().hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class JobAnswer:
-    """What MPS says of a job; ``None`` stands for a field that did not come.
+class JobStatus:
+    """MPS's answer about one job; ``None`` stands for a field that did not come.
 
     Args:
         job_id: As it was asked for.
-        function: FunctionName.
-        state: One of ``JobState``; another text is kept as it came.
-        input: The input's URL.
         output: The output's URL template, placeholders unreplaced.
         params: JobParams, JSON text.
         pipeline_id: The MPS queue that it ran in.
         result: JSON text as it came; an object is written as text again.
-        user_data: UserData as it was given.
         request_id: MPS's id of this call.
         found: ``False`` when only RequestId and JobId came: no intelligent production job.
     """
@@ -65,13 +63,7 @@ class JobAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job that MPS took.
-
-    Args:
-        job_id: Its id.
-        request_id: MPS's id of this call.
-        result: Result as it came; an object is written as text again.
-    """
+    """A job that MPS accepted; ``result`` as in ``JobStatus``."""
 
     job_id: str
     request_id: str
@@ -83,12 +75,9 @@ class Mps:
 
     Args:
         endpoint: ``https://mts.REGION.aliyuncs.com``, or ``http://HOST:PORT`` of a local server.
-        region: The region's id, for whoever prints this client.
-        credentials: Asked before every request; told to forget its keys when the service refuses them.
-        pool: The lane's connections.
-        limiter: The account's, shared by everything that asks for it.
-        observe: Told of every request; must not raise.
-        read_margin_s: How long a call may take.
+        limiter: The account's, shared by all its callers.
+        observe: Called for every request; must not raise.
+        read_margin_s: The time limit of a call.
 
     Raises:
         SettingsError: The endpoint is not of that form.
@@ -125,15 +114,11 @@ class Mps:
         """Load the signer now, off the event loop, so that the first call needn't."""
         await self._signer.load()
 
-    async def query(self, job_id: str) -> JobAnswer:
-        """Ask for one job (QueryIProductionJob).
-
-        Raises:
-            CloudError: ``Fault.REQUEST``: MPS refuses the id itself.
-        """
+    async def query(self, job_id: str) -> JobStatus:
+        """Ask for one job (QueryIProductionJob); ``Fault.REQUEST``: MPS refuses the id itself."""
         found = await self._ask("QueryIProductionJob", {"JobId": job_id})
         function, state = _text(found, "FunctionName"), _text(found, "State")
-        return JobAnswer(
+        return JobStatus(
             job_id=_text(found, "JobId") or job_id,
             function=function,
             state=state,
@@ -160,11 +145,12 @@ class Mps:
         model_id: str | None = None,
         schedule_params: str | None = None,
     ) -> Submitted:
-        """Submit one job (SubmitIProductionJob); see facts/iproduction.md#submit-a-job for each parameter.
+        """Submit one job (SubmitIProductionJob); the parameters are those of facts/iproduction.md#submit-a-job.
+
+        It is sent once: a second one would be a second job (facts/iproduction.md#submit-is-not-idempotent).
 
         Raises:
-            CloudError: The job may exist all the same, unless ``faults.surely_not_sent``. It is sent once: MPS has no
-                ClientToken that would make a second one harmless.
+            CloudError: The job may exist all the same, unless ``faults.surely_not_sent``.
         """
         given = {
             "FunctionName": function,
@@ -191,7 +177,7 @@ class Mps:
             keys = await self._credentials.keys()
             resource, headers = self._signer.signed(keys, action, query)
             answer = await self._pool.ask(
-                Call(
+                HttpRequest(
                     operation=action,
                     target=self._host,
                     method="POST",
@@ -211,7 +197,61 @@ class Mps:
             raise error
 
 
-def _object(answer: Answer) -> Mapping[str, Any]:
+@dataclass(slots=True)
+class _SignedRequest:
+    """The attributes that the SDK's signer reads."""
+
+    method: str
+    pathname: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+
+
+class MpsSigner:
+    """Builds query and headers of calls to one endpoint's host (with its port where that isn't the scheme's own)."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._sdk: Any = None
+
+    async def load(self) -> None:
+        """Import the SDK's signer, off the event loop; does nothing the second time."""
+        if self._sdk is None:
+            try:
+                self._sdk = await asyncio.to_thread(_sdk_signer)
+            except RuntimeError:
+                # No thread can be started: a quarter of a second on the event loop is better than no result.
+                self._sdk = _sdk_signer()
+
+    def signed(self, keys: Keys, action: str, query: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+        """Path and query as they are to be sent, and all headers; ``load`` must have ended."""
+        headers = {
+            "host": self._host,
+            "accept": "application/json",
+            "x-acs-action": action,
+            "x-acs-version": _API_VERSION,
+            "x-acs-date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "x-acs-signature-nonce": secrets.token_hex(16),
+            "x-acs-content-sha256": _EMPTY_SHA256,
+        }
+        if keys.security_token:
+            headers["x-acs-accesskey-id"] = keys.access_key_id
+            headers["x-acs-security-token"] = keys.security_token
+        request = _SignedRequest("POST", "/", query, headers)
+        headers["Authorization"] = self._sdk.get_authorization(
+            request, _ALGORITHM, _EMPTY_SHA256, keys.access_key_id, keys.access_key_secret
+        )
+        # The very text that was signed: sorted, and escaped as the signature requires.
+        return "/?" + "&".join(f"{name}={quote(query[name], safe='~')}" for name in sorted(query)), headers
+
+
+def _sdk_signer() -> Any:
+    from alibabacloud_tea_openapi.utils import Utils  # noqa: PLC0415 - slow, see the module's docstring
+
+    return Utils
+
+
+def _object(answer: HttpAnswer) -> Mapping[str, Any]:
     """The answer's JSON object; an empty one for anything else."""
     try:
         found = json.loads(answer.body)
@@ -220,10 +260,10 @@ def _object(answer: Answer) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _refusal(exchange: Exchange, answer: Answer, found: Mapping[str, Any], needed: str) -> CloudError:
+def _refusal(exchange: Exchange, answer: HttpAnswer, found: Mapping[str, Any], needed: str) -> CloudError:
     status = answer.status
     code, request_id = cut(_text(found, "Code") or "", 60), cut(_text(found, "RequestId") or "", 60) or None
-    # A front end's 5xx and 429 need no more words than that; anything else must carry a request id.
+    # A front end's 5xx and 429 need no code; any other refusal must carry a request id.
     front_end = status >= _FAILED or status == _THROTTLED
     if front_end or (status >= _REFUSED and code and request_id):
         detail = cut(_text(found, "Message") or "") or f"expected status {_OK}, came {describe(answer.body)}"
@@ -243,14 +283,14 @@ def _refusal(exchange: Exchange, answer: Answer, found: Mapping[str, Any], neede
 
 
 def _denied_action(found: Mapping[str, Any]) -> str:
-    """The RAM action that MPS names as missing; ``""`` where it names none (facts/iproduction.md#api-error-codes)."""
+    """The RAM action that MPS names as missing; ``""`` without one (facts/iproduction.md#api-error-codes)."""
     detail = found.get("AccessDeniedDetail")
     action = detail.get("AuthAction") if isinstance(detail, dict) else None
     return action if isinstance(action, str) and _ACTION.fullmatch(action) else ""
 
 
 def _text(found: Mapping[str, Any], name: str) -> str | None:
-    """A field as text: all of them are strings by the documents, some are objects in them."""
+    """A field as text: all are strings by the documents' tables, some are objects in their examples."""
     value = found.get(name)
     if value is None or isinstance(value, str):
         return value

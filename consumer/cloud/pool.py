@@ -1,51 +1,63 @@
-"""Send one request and bring its whole answer back, or say in one line why there is none.
+"""Send one request and return its whole answer, or say in one line why there is none.
 
-One pool of keep-alive connections for a lane. What it never does: send a request twice (a receive sent
-again strands messages, a hide sent again kills the newest receipt), follow a redirect, keep a cookie, ask a
-proxy that the environment names, unpack compression, read more than a limit, wait without an end, take what came
-unasked for an answer (``connections``).
-Being cancelled from outside passes through untouched.
+One pool of keep-alive connections for a lane. It never sends a request twice (a receive sent again strands messages, a
+hide sent again replaces the newest receipt), follows a redirect, keeps a cookie, uses a proxy of the environment,
+unpacks compression, reads more than a limit, or waits without an end. Cancelling it from outside passes through.
 
-Elsewhere: what is asked and signed (``mns``, ``mps``), what an answer means (``answer``, ``faults``).
+HTTP/1.1 pairs answers with requests by their order alone. aiohttp reads bytes that arrive on an idle connection, keeps
+them, and takes them for the answer to the next request: they would then confirm a delete. So a connection that receives
+a byte while it is idle is closed, and before each reuse it is checked for bytes that no request asked for: a whole
+message, a part of one that came together with the last answer, or bytes that the kernel holds and the event loop has
+not read yet. An answer that a server sends early, after the next request has left, looks like the true one.
 """
 
 from __future__ import annotations
 
+import asyncio
+import select
 import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 from yarl import URL
 
-from consumer.cloud.answer import Arrival
-from consumer.cloud.connections import Connector
-from consumer.cloud.server_clock import ServerClock
-from consumer.cloud.wording import cut
+from consumer.cloud.credentials import CredentialsSource
+from consumer.cloud.faults import advice, cut, lacks_a_right
+from consumer.cloud.server_clock import Arrival, ServerClock
 from consumer.errors import CloudError, Fault, SettingsError, lacks_threads
 
 CONNECT_S: Final = 5.0
 """How long a connection may take: name, TCP and TLS together."""
+OK: Final = "ok"
+EMPTY: Final = "empty"
 
 # No Accept-Encoding of aiohttp's own: a compressed answer could unpack to any size.
 _OURS_ONLY: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+_PROBE: Final = b"HTTP/1.1 299 -\r\nContent-Length: 0\r\n\r\n"
+_PROBE_STATUS: Final = 299
+
+Observe = Callable[[str, str, float], None]
+"""Called once for each request that ended: the API's name, ``ok``, ``empty`` or the ``Fault``'s word, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HttpRequest:
     """One request, ready to be sent byte for byte.
 
     Args:
         operation: The API's name of it, for errors.
         target: The queue, or MPS's host, for errors.
-        method: The HTTP method.
-        url: Scheme, host, path and query, escaped as they were signed.
-        headers: All headers but Content-Length.
-        body: The body; ``None`` for none.
+        url: Escaped as it was signed.
         deadline_s: For the whole exchange, a long poll's wait included.
         limit_bytes: The most that is read of the answer.
         on_head: Called when the answer's head has come.
@@ -63,17 +75,14 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """A whole answer.
 
     Args:
-        status: The HTTP status.
         headers: Names compare in any case.
-        body: The whole body.
         elapsed_s: From sending to the body's end.
-        arrival: When it came, by both clocks. Without a Date header that can be believed the server's clock is
-            taken to be ours.
-        server_offset_s: The server's clock minus ours; 0 within what the Date header can tell.
+        arrival: Without a Date header that can be believed the server's clock is taken to be ours.
+        server_offset_s: The server's clock minus ours; 0 within the precision of the Date header.
     """
 
     status: int
@@ -82,6 +91,64 @@ class Answer:
     elapsed_s: float
     arrival: Arrival
     server_offset_s: float
+
+
+class Exchange:
+    """One request from its signing to the end of its reading, as an ``async with`` block.
+
+    Leaving the block reports to ``observe`` how it ended; a cancelled call did not end and is not reported. Keys that
+    the service refused are refreshed.
+    """
+
+    __slots__ = ("_began", "_observe", "credentials", "operation", "result", "target")
+
+    def __init__(self, operation: str, target: str, credentials: CredentialsSource, observe: Observe | None) -> None:
+        self.operation = operation
+        self.target = target
+        self.credentials = credentials
+        self.result = OK
+        self._observe = observe
+        self._began = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._began = time.monotonic()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, CloudError):
+            return
+        if self._observe is not None:
+            result = self.result if error is None else error.fault.value
+            self._observe(self.operation, result, time.monotonic() - self._began)
+        # With a status it is the service that refused; without one there were no keys to refuse.
+        if error is not None and error.fault is Fault.CREDENTIALS and error.status is not None:
+            await self.credentials.refresh(denied=lacks_a_right(error.code))
+
+    def failure(
+        self,
+        fault: Fault,
+        code: str,
+        detail: str,
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        denied: str = "",
+    ) -> CloudError:
+        """The error of this call, with what to do about its code, the service's or ours (``faults.advice``)."""
+        to_do = advice(self.operation, fault, code, denied)
+        if to_do:
+            detail = f"{detail.rstrip(' .;')}; {to_do}"
+        return CloudError(
+            fault,
+            operation=self.operation,
+            target=self.target,
+            code=code,
+            detail=detail,
+            status=status,
+            request_id=request_id,
+        )
 
 
 class Pool:
@@ -103,45 +170,43 @@ class Pool:
         """Close every connection; calls under way end as network errors."""
         await self._session.close()
 
-    async def ask(self, call: Call) -> Answer:
+    async def ask(self, request: HttpRequest) -> HttpAnswer:
         """Send one request once, and read its answer to the end.
 
         Raises:
             CloudError: ``Fault.NETWORK``: no whole answer came, and the call may have had its effect;
                 ``Fault.UNREADABLE``: what came is not HTTP, or longer than the limit.
         """
-        timeout = aiohttp.ClientTimeout(total=call.deadline_s, connect=CONNECT_S)
+        timeout = aiohttp.ClientTimeout(total=request.deadline_s, connect=CONNECT_S)
         began = time.monotonic()
         try:
             async with self._session.request(
-                call.method,
-                URL(call.url, encoded=True),
-                headers=call.headers,
-                data=call.body,
+                request.method,
+                URL(request.url, encoded=True),
+                headers=request.headers,
+                data=request.body,
                 allow_redirects=False,
                 timeout=timeout,
             ) as response:
-                if call.on_head is not None:
-                    call.on_head()
-                body = await _read(response, call)
-                return self._answer(response, body, began, call)
+                if request.on_head is not None:
+                    request.on_head()
+                body = await _read(response, request)
+                now, wall_s = time.monotonic(), time.time()
+                server_s, offset_s = self._clock.read(response.headers.get("Date", ""), wall_s, now, request.target)
+                return HttpAnswer(
+                    response.status, response.headers, body, now - began, Arrival(now, server_s), offset_s
+                )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # ValueError: aiohttp's own for a URL or header that can't be sent, and for garbage in a head.
-            raise _failure(call, error) from None
+            raise _failure(request, error) from None
         except RuntimeError as error:
             if not lacks_threads(error):
                 raise
             # The name of the host is looked up on a thread.
-            detail = f"no thread could be started to look the name of {_place(call.url)} up"
+            detail = f"no thread could be started to look the name of {_place(request.url)} up"
             raise CloudError(
-                Fault.NETWORK, operation=call.operation, target=call.target, code="NoThread", detail=detail
+                Fault.NETWORK, operation=request.operation, target=request.target, code="NoThread", detail=detail
             ) from None
-
-    def _answer(self, response: aiohttp.ClientResponse, body: bytes, began: float, call: Call) -> Answer:
-        now, wall_s = time.monotonic(), time.time()
-        server_s, offset_s = self._clock.read(response.headers.get("Date", ""), wall_s, now, call.target)
-        arrival = Arrival(monotonic=now, server_s=server_s)
-        return Answer(response.status, response.headers, body, now - began, arrival, offset_s)
 
 
 def open_pool(*, ca_file: Path | None = None, keepalive_s: float = 15.0) -> Pool:
@@ -149,8 +214,7 @@ def open_pool(*, ca_file: Path | None = None, keepalive_s: float = 15.0) -> Pool
 
     Args:
         ca_file: Certificates of the authorities to trust, PEM, *instead of* the system's.
-        keepalive_s: How long an idle connection is kept; shorter than a server's own time, so that it is
-            we who close it.
+        keepalive_s: How long an idle connection is kept; shorter than a server's own time, so that we close it first.
 
     Raises:
         SettingsError: ``ca_file`` can't be read as certificates.
@@ -158,7 +222,7 @@ def open_pool(*, ca_file: Path | None = None, keepalive_s: float = 15.0) -> Pool
     # True is aiohttp's ready-made context: certificates and host names verified, system authorities.
     verify: ssl.SSLContext | bool = True if ca_file is None else _trusting(ca_file)
     session = aiohttp.ClientSession(
-        connector=Connector(verify=verify, keepalive_s=keepalive_s),
+        connector=_Connector(verify=verify, keepalive_s=keepalive_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=_OURS_ONLY,
         headers={"Accept-Encoding": "identity"},
@@ -171,6 +235,79 @@ def open_pool(*, ca_file: Path | None = None, keepalive_s: float = 15.0) -> Pool
     return Pool(session)
 
 
+class _Protocol(ResponseHandler):
+    """One connection's reader; closes the connection when something arrives while it is idle."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.idle = False
+        self.reused = False
+
+    def rest(self) -> None:
+        """Mark the connection as idle; called when its answer has been read to the end."""
+        self.idle = True
+        self.reused = True
+
+    def data_received(self, data: bytes) -> None:
+        # aiohttp itself calls this with nothing, to go on after a pause.
+        if not (self.idle and data):
+            super().data_received(data)
+        elif self.transport is not None:
+            self.transport.abort()
+
+    def is_clean(self) -> bool:
+        """Whether nothing has arrived beyond the end of the last answer. It uses up the answer's parser."""
+        transport, parser = self.transport, self._parser
+        if transport is None or parser is None or self.should_close:
+            return False
+        # A parser that stands at the start of a message reads this one as it is; 1.3 us a request.
+        try:
+            messages, _, _ = parser.feed_data(_PROBE)
+        except Exception:  # noqa: BLE001 - any failure: it was not at the start of a message
+            return False
+        if len(messages) != 1 or messages[0][0].code != _PROBE_STATUS:
+            return False
+        return not _is_readable(transport)
+
+
+def _is_readable(transport: asyncio.BaseTransport) -> bool:
+    """Whether the kernel holds bytes, or the end of the connection, that the event loop has not read yet."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:  # pragma: no cover - a transport that has just been closed
+        return True
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A ``TCPConnector`` whose kept connections are checked before each reuse."""
+
+    def __init__(self, *, verify: ssl.SSLContext | bool, keepalive_s: float) -> None:
+        # No limit: the lane's slots bound the calls under way, and a call that waits here would lose its lease.
+        super().__init__(ssl=verify, limit=0, keepalive_timeout=keepalive_s)
+        # aiohttp has no public way to name the protocol. Tests send bytes to an idle connection.
+        self._factory = partial(_Protocol, self._loop)  # type: ignore[assignment]
+
+    async def connect(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
+    ) -> Connection:
+        """A connection without unread bytes; unclean ones are closed."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if not isinstance(protocol, _Protocol):  # pragma: no cover - see the factory above
+                return connection
+            if not protocol.reused or protocol.is_clean():
+                protocol.idle = False
+                connection.add_callback(protocol.rest)
+                return connection
+            connection.close()
+
+
 def _trusting(ca_file: Path) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=str(ca_file))
@@ -180,13 +317,13 @@ def _trusting(ca_file: Path) -> ssl.SSLContext:
         ) from None
 
 
-async def _read(response: aiohttp.ClientResponse, call: Call) -> bytes:
+async def _read(response: aiohttp.ClientResponse, request: HttpRequest) -> bytes:
     length = response.content_length
-    if length is not None and length <= call.limit_bytes:
+    if length is not None and length <= request.limit_bytes:
         return await response.read()
     parts: list[bytes] = []
     size = length or 0
-    while size <= call.limit_bytes:
+    while size <= request.limit_bytes:
         part = await response.content.readany()
         if not part:
             return b"".join(parts)
@@ -195,17 +332,17 @@ async def _read(response: aiohttp.ClientResponse, call: Call) -> bytes:
     response.close()
     raise CloudError(
         Fault.UNREADABLE,
-        operation=call.operation,
-        target=call.target,
+        operation=request.operation,
+        target=request.target,
         code="AnswerTooLong",
-        detail=f"expected at most {call.limit_bytes} bytes, more came; the rest was not read",
+        detail=f"expected at most {request.limit_bytes} bytes, more came; the rest was not read",
         status=response.status,
     )
 
 
-def _failure(call: Call, error: Exception) -> CloudError:
+def _failure(request: HttpRequest, error: Exception) -> CloudError:
     """One line for each way in which no answer comes."""
-    place = _place(call.url)
+    place = _place(request.url)
     fault = Fault.NETWORK
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         code = "CertificateNotTrusted"
@@ -218,7 +355,7 @@ def _failure(call: Call, error: Exception) -> CloudError:
     elif isinstance(error, aiohttp.ConnectionTimeoutError):
         code, detail = "ConnectTimeout", f"connect to {place} took longer than {CONNECT_S:g} s"
     elif isinstance(error, TimeoutError):
-        code, detail = "ReadTimeout", f"no answer from {place} within {call.deadline_s:g} s"
+        code, detail = "ReadTimeout", f"no answer from {place} within {request.deadline_s:g} s"
     elif isinstance(error, aiohttp.ClientConnectorDNSError):
         code, detail = "NameNotFound", f"the name of {place} was not found: {_reason(error)}"
     elif isinstance(error, aiohttp.ClientConnectorError):
@@ -234,7 +371,7 @@ def _failure(call: Call, error: Exception) -> CloudError:
         code, detail = "NotHttp", f"what came from {place} is not an HTTP answer"
     else:
         code, detail = "ConnectionLost", f"the connection to {place} broke: {_reason(error)}"
-    return CloudError(fault, operation=call.operation, target=call.target, code=code, detail=detail)
+    return CloudError(fault, operation=request.operation, target=request.target, code=code, detail=detail)
 
 
 def _reason(error: Exception) -> str:

@@ -1,16 +1,16 @@
-"""What time it is on the servers, told from their Date headers and never by a jump of our own clock.
+"""The servers' time, from their Date headers, unmoved by a jump of our own clock.
 
-MNS refuses a request whose own Date is more than 15 minutes off (facts/mns.md#clock-difference), so a request that
-was served proves that both clocks agreed within that. What our clock said at the start runs on by the monotonic
-clock, which no step of the wall clock moves. A Date near that is believed, also where our clock has jumped meanwhile.
-One that is only near our clock as it is now means that our clock was set right: from then on it counts. Any other
-Date is wrong, and the time that runs on is used in its place: a Date of another year would make each message look
-older than its queue's retention.
+MNS refuses a request whose own Date is more than 15 minutes off (facts/mns.md#clock-difference), so a request that was
+served proves that both clocks agreed within that. Our clock as it was at the start runs on by the monotonic clock,
+which no step of the wall clock moves. A Date near that is believed, even if our clock has jumped since. A Date that is
+near only to our clock as it is now means that our clock was corrected: from then on that counts. Any other Date is
+wrong, and the time that runs on replaces it: a Date of another year would make each message older than its retention.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -27,6 +27,14 @@ _QUIET_S: Final = 600.0
 _LONGEST_DATE: Final = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When an answer had arrived, by ``time.monotonic`` and by the server's clock in Unix seconds."""
+
+    monotonic: float
+    server_s: float
+
+
 class ServerClock:
     """The time on the servers behind one pool; logs a change, not each answer.
 
@@ -40,17 +48,15 @@ class ServerClock:
         self._doubted_at: dict[str, float] = {}
 
     def read(self, date: str, wall_s: float, now: float, target: str) -> tuple[float, float]:
-        """Read one Date header.
+        """The server's time in UNIX seconds, and its difference to our clock, by one Date header.
+
+        The difference is 0 within the precision of a Date in whole seconds.
 
         Args:
             date: As it came; ``""`` for none.
             wall_s: Our clock when the answer came, UNIX seconds.
             now: The monotonic clock at the same moment.
             target: Whose clock: the queue's, or MPS's host.
-
-        Returns:
-            The server's time, UNIX seconds, and its difference to our clock, 0 where they agree within what a Date in
-            whole seconds can tell.
         """
         date_s = _parsed(date)
         expected_s = self._base_s + now
@@ -86,11 +92,11 @@ class ServerClock:
 
 @lru_cache(maxsize=8)
 def _parsed(date: str) -> float | None:
-    """UNIX seconds of an HTTP date; one without a zone is GMT, as HTTP says, whatever the zone of this computer."""
+    """UNIX seconds of an HTTP date; one without a zone is GMT, as HTTP defines, whatever this computer's zone."""
     if not date.isascii() or len(date) > _LONGEST_DATE:
         return None
     try:
         parsed = parsedate_to_datetime(date)
         return parsed.timestamp() if parsed.tzinfo else parsed.replace(tzinfo=UTC).timestamp()
-    except Exception:  # noqa: BLE001 - the library means ValueError, and is not held to it for every text
+    except Exception:  # noqa: BLE001 - the library promises ValueError, but raises others for some texts
         return None

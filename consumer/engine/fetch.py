@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pydantic import JsonValue, ValidationError
 
-from consumer.cloud.mps import JobAnswer
+from consumer.cloud.mps import JobStatus
 from consumer.engine.outcome import NotReady, Unanswered, Unfit, Unreachable
 from consumer.engine.results import Query, UnansweredError, is_about_the_job, is_too_long
 from consumer.errors import CloudError, text_of
@@ -84,10 +84,10 @@ async def fetch(
     Returns:
         What the handler gets, or why it can't be called.
     """
-    answer: JobAnswer | None = None
+    answer: JobStatus | None = None
     if _must_ask(notification, handler, trust):
         asked = await _ask(notification, query, wait_limit_s, observe)
-        if not isinstance(asked, JobAnswer):
+        if not isinstance(asked, JobStatus):
             return asked
         answer = asked
         if different := contradictions(
@@ -113,7 +113,7 @@ def _must_ask(notification: Notification, handler: Handler, trust: TrustPolicy) 
 
 async def _ask(
     notification: Notification, query: Query, wait_limit_s: float, observe: Callable[[QueryResult], None]
-) -> JobAnswer | Unfit | NotReady | Unanswered | Unreachable:
+) -> JobStatus | Unfit | NotReady | Unanswered | Unreachable:
     job_id = notification.job_id or ""
     try:
         answer = await query(job_id)
@@ -137,7 +137,7 @@ async def _ask(
 
 
 def _complete(
-    notification: Notification, handler: Handler, trust: TrustPolicy, answer: JobAnswer | None
+    notification: Notification, handler: Handler, trust: TrustPolicy, answer: JobStatus | None
 ) -> Fetched | Unfit:
     """Type what the handler asks for: of MPS's answer, or of the message alone where MPS was not asked."""
     if answer is None:

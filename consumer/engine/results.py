@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 import anyio
 
 from consumer.cloud import faults
-from consumer.cloud.mps import JobAnswer
+from consumer.cloud.mps import JobStatus
 from consumer.engine.pacing import Outage
 from consumer.errors import CloudError, Fault
 
@@ -36,7 +36,7 @@ _AGAIN_EVERY_S: Final = 1.0
 take the account's calls from the good ones."""
 _AGAIN_PAUSE_S: Final = 0.3
 
-Query: TypeAlias = Callable[[str], Awaitable[JobAnswer]]
+Query: TypeAlias = Callable[[str], Awaitable[JobStatus]]
 
 
 class UnansweredError(Exception):
@@ -84,7 +84,7 @@ class Results:
         self.fault: CloudError | None = None
         """Why MPS can't be asked just now; ``None`` while it answers."""
 
-    async def query(self, job_id: str) -> JobAnswer:
+    async def query(self, job_id: str) -> JobStatus:
         """Ask for one job, and wait while MPS is down.
 
         Raises:

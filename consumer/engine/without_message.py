@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from consumer.cloud.messages import DeleteFailure, Message, Receipt
-from consumer.cloud.mps import JobAnswer
+from consumer.cloud.mps import JobStatus
 from consumer.engine.delivery import Delivery
 from consumer.job_state import JobState
 
@@ -33,7 +33,7 @@ class NoQueue:
         return ()
 
 
-def notification_of(answer: JobAnswer) -> bytes:
+def notification_of(answer: JobStatus) -> bytes:
     """A job's state in the words of the notification that MPS would have sent for it.
 
     Source: facts/iproduction.md#notification.
@@ -49,7 +49,7 @@ def notification_of(answer: JobAnswer) -> bytes:
     return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
 
 
-def delivery_of(answer: JobAnswer) -> Delivery:
+def delivery_of(answer: JobStatus) -> Delivery:
     """A delivery whose lease can always be renewed."""
     now = time.time()
     receipt = Receipt("", time.monotonic() + _LEASE_S)

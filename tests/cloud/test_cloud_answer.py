@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.cloud.answer import Arrival, FirstSeenTimes, messages, peeked
-from consumer.cloud.messages import Message
-from consumer.cloud.plain_xml import AnswerError, parse
-from consumer.cloud.wording import cut, describe
+from consumer.cloud.faults import cut, describe
+from consumer.cloud.messages import FirstSeenTimes, Message, read_messages, read_peeked
+from consumer.cloud.mns_xml import AnswerError, parse
+from consumer.cloud.server_clock import Arrival
 
 ARRIVAL = Arrival(monotonic=100.0, server_s=1_700_000_000.0)
 HEAD = b'<?xml version="1.0" ?>\n<Messages xmlns="http://mns.aliyuncs.com/doc/v1">'
@@ -43,7 +43,7 @@ def document(*entries: bytes) -> bytes:
 
 
 def read(*entries: bytes) -> tuple[Sequence[Message], Sequence[str]]:
-    return messages(document(*entries), ARRIVAL)
+    return read_messages(document(*entries), ARRIVAL)
 
 
 def test_a_message_has_every_field() -> None:
@@ -110,7 +110,7 @@ def test_what_is_not_essential_has_a_default(
 ) -> None:
     """Without one of them, or with something that is no number in it, a message is handled with the default."""
     written = entry(leave_out=name) if value is None else changed(name, value)
-    (message,), problems = messages(document(written), ARRIVAL)
+    (message,), problems = read_messages(document(written), ARRIVAL)
     assert read(message) == default
     assert problems == []
 
@@ -126,7 +126,7 @@ def test_a_message_with_nothing_but_what_is_essential() -> None:
             b"NextVisibleTime": b"1700000030000",
         }.items()
     )
-    (message,), problems = messages(document(b"<Message>" + four + b"</Message>"), ARRIVAL)
+    (message,), problems = read_messages(document(b"<Message>" + four + b"</Message>"), ARRIVAL)
     assert (message.enqueued_at, message.first_dequeued_at) == (ARRIVAL.server_s, ARRIVAL.server_s)
     assert (message.dequeue_count, message.priority, problems) == (1, 8, [])
 
@@ -136,7 +136,7 @@ def test_a_message_without_any_time_grows_older_all_the_same() -> None:
     seen, timeless = FirstSeenTimes(), entry(EnqueueTime=b"", FirstDequeueTime=b"")
     later = Arrival(monotonic=200.0, server_s=ARRIVAL.server_s + 100)
     for arrival in (ARRIVAL, later):
-        (message,), _ = messages(document(timeless), arrival, first_seen=seen)
+        (message,), _ = read_messages(document(timeless), arrival, first_seen=seen)
         assert message.enqueued_at == ARRIVAL.server_s
     for number in range(10_001):
         seen(str(number), later.server_s)
@@ -169,7 +169,7 @@ def test_a_number_that_can_not_be_true_is_not_believed(
     name: str, read: Callable[[Message], float], value: bytes, expected: float
 ) -> None:
     """Counts and leases end at the documented limits; a time that no message can have counts as missing."""
-    (message,), problems = messages(document(changed(name, value)), ARRIVAL)
+    (message,), problems = read_messages(document(changed(name, value)), ARRIVAL)
     assert read(message) == expected
     assert problems == []
 
@@ -185,15 +185,15 @@ def test_a_lease_that_is_no_time_has_ended(value: bytes) -> None:
 def test_more_messages_than_asked_for_are_cut_off_in_one_line() -> None:
     """What no slot is free for is not read, however it is written; one problem says how many those are."""
     for odd in (b"hello", b"<![CDATA[a]]>", b"\x0b"):
-        found, problems = messages(document(*[entry(odd, MessageBodyMD5=b"")] * 40), ARRIVAL, limit=3)
+        found, problems = read_messages(document(*[entry(odd, MessageBodyMD5=b"")] * 40), ARRIVAL, limit=3)
         assert len(found) == 3
         assert problems == ["37 more messages came than the 3 asked for; they were not read and come back later"]
-        assert len(peeked(document(*[entry(odd)] * 40), ARRIVAL, limit=3)) == 3
+        assert len(read_peeked(document(*[entry(odd)] * 40), ARRIVAL, limit=3)) == 3
 
 
 def test_a_crowd_of_broken_entries_makes_few_lines() -> None:
     """Two hundred thousand entries that are none give a line for each that was asked for, and one for the rest."""
-    found, problems = messages(b"<Messages>" + b"<a/>" * 200_000 + b"</Messages>", ARRIVAL, limit=16)
+    found, problems = read_messages(b"<Messages>" + b"<a/>" * 200_000 + b"</Messages>", ARRIVAL, limit=16)
     assert (len(found), len(problems)) == (0, 17)
     assert problems[-1].startswith("199984 more messages")
 
@@ -242,7 +242,7 @@ def test_peeked_messages_need_no_receipt() -> None:
     """Peeking reads entries without handle and NextVisibleTime, and leaves out what is broken."""
     shown = entry(leave_out="ReceiptHandle").replace(b"<NextVisibleTime>1700000030000</NextVisibleTime>", b"")
     never_received = shown.replace(b"<FirstDequeueTime>1699999999000</FirstDequeueTime>", b"")
-    found = peeked(document(shown, never_received, entry(leave_out="MessageBody")), ARRIVAL)
+    found = read_peeked(document(shown, never_received, entry(leave_out="MessageBody")), ARRIVAL)
     assert [message.first_dequeued_at for message in found] == [1_699_999_999.0, 1_699_999_990.0]
 
 
@@ -274,15 +274,15 @@ def test_peeked_messages_need_no_receipt() -> None:
 def test_what_is_no_answer_is_refused(data: bytes) -> None:
     """Anything but a plain ``<Messages>`` is an error that says what was expected."""
     with pytest.raises(AnswerError, match="expected"):
-        messages(data, ARRIVAL)
+        read_messages(data, ARRIVAL)
 
 
 @given(st.binary(max_size=2000) | st.binary(max_size=200).map(lambda noise: document(entry(), noise, entry())))
 def test_reading_is_total(data: bytes) -> None:
     """Any bytes give messages and problems, or one ``AnswerError``."""
     try:
-        messages(data, ARRIVAL)
-        peeked(data, ARRIVAL)
+        read_messages(data, ARRIVAL)
+        read_peeked(data, ARRIVAL)
     except AnswerError:
         return
 
@@ -293,7 +293,7 @@ def test_a_mutated_answer_never_breaks_the_reader(position: int, noise: bytes) -
     good = document(entry(), entry(b"\x0b"), entry())
     at = position % len(good)
     try:
-        messages(good[:at] + noise + good[at + len(noise) :], ARRIVAL)
+        read_messages(good[:at] + noise + good[at + len(noise) :], ARRIVAL)
     except AnswerError:
         return
 

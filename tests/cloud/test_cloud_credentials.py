@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import pytest
 
 from consumer.cloud import credentials as module
-from consumer.cloud import credentials_chain as parts
+from consumer.cloud import credentials as parts
 from consumer.cloud.credentials import DefaultChain, Keys, StaticCredentials
 from consumer.errors import CloudError, Fault
 
@@ -82,7 +82,7 @@ def test_no_keys_anywhere(tmp_path: Path) -> None:
 def test_the_order_is_the_vendors(tmp_path: Path) -> None:
     """The parts are those of the vendor's own default chain, in its order."""
     code = """
-import consumer.cloud.credentials_chain as parts
+import consumer.cloud.credentials as parts
 from alibabacloud_credentials.provider.default import DefaultCredentialsProvider
 theirs = DefaultCredentialsProvider()._DefaultCredentialsProvider__providers_chain
 mine = [part.make() for part in parts.default_parts()]
@@ -105,7 +105,7 @@ import io, logging
 stream = io.StringIO()
 log = logging.getLogger("credentials")
 log.addHandler(logging.StreamHandler(stream)); log.setLevel(logging.ERROR)
-import consumer.cloud.credentials_chain as parts
+import consumer.cloud.credentials as parts
 parts.default_parts()
 from alibabacloud_credentials.provider import refreshable
 exec(compile("log.error('hush')", refreshable.__file__, "exec"), {"log": log})
@@ -452,8 +452,7 @@ async def test_refused_keys_are_forgotten(start: Any, mns_reply: Any) -> None:
         )
     )  # fmt: skip
     talk = await start(refused, denied, missing)
-    endpoint = talk.queue._endpoint
-    object.__setattr__(endpoint, "credentials", Source(Keys("a", "b")))
+    talk.queue.credentials = Source(Keys("a", "b"))
     for _ in range(3):
         with pytest.raises(CloudError):
             await talk.queue.receive(1, 0)
@@ -467,7 +466,7 @@ async def test_a_search_without_keys_is_observed_but_refreshes_nothing(
     """Without keys nothing is sent; the call counts as failed by its credentials."""
     vendor.gives = ValueError("none")
     talk = await start(mns_reply(204))
-    object.__setattr__(talk.queue._endpoint, "credentials", DefaultChain())
+    talk.queue.credentials = DefaultChain()
     with pytest.raises(CloudError):
         await talk.queue.receive(1, 0)
     assert talk.observed == [("BatchReceiveMessage", "credentials")]

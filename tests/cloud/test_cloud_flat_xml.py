@@ -7,8 +7,7 @@ from base64 import b64encode
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumer.cloud.flat_xml import flat_messages
-from consumer.cloud.plain_xml import AnswerError, fields, local_name, parse
+from consumer.cloud.mns_xml import AnswerError, fields, flat_messages, local_name, parse
 from consumer.sandbox import mns_xml
 from consumer.sandbox.queue import Message
 

@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from mns.mns_xml_handler import ReceiptHandlesEncoder
 from yarl import URL
 
-from consumer.cloud.clients import open_clients
+from consumer.cloud.clients import open_clients, open_queue
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.faults import mns_fault, mps_fault
 from consumer.cloud.messages import DeleteFailure
-from consumer.cloud.mns import MnsQueue
-from consumer.cloud.mns_deletes import handles_xml
+from consumer.cloud.mns import MnsQueue, handles_xml
 from consumer.cloud.mns_signature import MnsSigner, escaped, v4_authorization
 from consumer.cloud.pool import open_pool
 from consumer.config import load
@@ -62,7 +61,7 @@ def test_the_signature_is_the_documented_one() -> None:
     signer = MnsSigner("host")
     headers = {"date": "Thu, 09 Jul 2015 03:01:34 GMT", "x-mns-version": "2015-06-06"}
     signer.headers(Keys("id", "TestAccessSecret"), "GET", "/MyQueue", None)
-    signed = signer._client.get_signature("GET", headers, "/MyQueue", signer._handed.credentials)
+    signed = signer._client.get_signature("GET", headers, "/MyQueue", signer._provider.credentials)
     assert signed == "MNS id:uwx3yeWoILzgmvesW0BQSgfM7b8="
 
 
@@ -122,7 +121,7 @@ def test_version_4_signs_what_the_facts_say(resource: str, path: str, query: str
 
 
 async def test_a_queue_signs_by_the_version_of_its_lane(tmp_path: Path) -> None:
-    """The sandbox, which has a verifier of its own, takes every verb of a lane that is set to version 4."""
+    """The sandbox verifies every operation of a queue that is set to version 4, also from its second client."""
     async with Sandbox(SandboxSettings(port=0)) as sandbox:
         sandbox.account.ensure("q")
         path = tmp_path / "settings.toml"
@@ -141,13 +140,16 @@ async def test_a_queue_signs_by_the_version_of_its_lane(tmp_path: Path) -> None:
         assert (other.signature, lane.signature) == ("v2", "v4")
         async with open_clients(lane) as clients:
             queue = clients.queue
-            assert queue._endpoint.signer.headers(Keys("a", "b"), "GET", "/", None)["Authorization"].startswith("MNS4")
+            assert queue.signer.headers(Keys("a", "b"), "GET", "/", None)["Authorization"].startswith("MNS4")
             await queue.send("b")
             assert len(await queue.peek(1)) == 1
             (message,) = (await queue.receive(16, 1)).messages
             receipt = await queue.hide(message.receipt.handle, 5)
             assert await queue.delete([receipt.handle]) == ()
             assert (await queue.attributes()).name == "q"
+            async with open_queue(lane, clients.credentials) as second:
+                assert second.signer.headers(Keys("a", "b"), "GET", "/", None)["Authorization"].startswith("MNS4")
+                await second.send("b")
 
 
 @given(st.text(min_size=1, max_size=60).filter(lambda text: not re.search("[\ud800-\udfff]", text)))

@@ -24,8 +24,8 @@ from structlog.testing import capture_logs
 from consumer.cloud import pool as pool_module
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
-from consumer.cloud.mps_signature import MpsSigner
-from consumer.cloud.pool import Call, open_pool
+from consumer.cloud.mps import MpsSigner
+from consumer.cloud.pool import HttpRequest, open_pool
 from consumer.cloud.server_clock import ServerClock
 from consumer.errors import CloudError, Fault, SettingsError
 
@@ -443,7 +443,9 @@ async def test_what_comes_unasked_closes_its_connection(
         open_pool(ca_file=authority.ca_file) as pool,
     ):
         port = server.sockets[0].getsockname()[1]
-        call = Call("op", "q", "GET", f"http{'s' * tls}://127.0.0.1:{port}/", {}, None, deadline_s=3, limit_bytes=1000)
+        call = HttpRequest(
+            "op", "q", "GET", f"http{'s' * tls}://127.0.0.1:{port}/", {}, None, deadline_s=3, limit_bytes=1000
+        )
         bodies = [(await pool.ask(call)).body]
         if later:
             # At once, not only when the next request looks at it.
@@ -468,7 +470,7 @@ async def test_what_the_loop_has_not_read_yet_is_unasked_too() -> None:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, open_pool() as pool:
         port = server.sockets[0].getsockname()[1]
-        call = Call("op", "q", "GET", f"http://127.0.0.1:{port}/", {}, None, deadline_s=3, limit_bytes=1000)
+        call = HttpRequest("op", "q", "GET", f"http://127.0.0.1:{port}/", {}, None, deadline_s=3, limit_bytes=1000)
         await pool.ask(call)
         # Written to the kernel in this very step, so that the client's side has had no turn to read it.
         accepted[0].write(_answer(b"forged"))

@@ -72,7 +72,7 @@ class Held:
     def __init__(self, ledger: Ledger, orders: Orders) -> None:
         now = time.monotonic()
         receipt = Receipt("0", now + 10)
-        message = Message("id", b"", receipt, time.time(), time.time(), 2, 8, None, {}, {})
+        message = Message("id", b"", time.time(), time.time(), 2, 8, None, {}, {}, receipt)
         self.orders = orders
         self.delivery = Delivery(message, receipt, key="k", claimed=True, stage=Stage.RUNNING)
         self.delivery.renew_at = now

@@ -252,7 +252,7 @@ async def test_a_message_is_set_aside_once(sandbox: Sandbox, serve: Serve) -> No
         await daemon.emptied()
         # As after a delete that got lost: the same message is received once more.
         lane, receipt = daemon.app.lanes[0], Receipt("gone", time.monotonic() + 60)
-        again = Message(sent.message_id, body(job_id), receipt, time.time(), time.time(), 2, 8, None, {}, {})
+        again = Message(sent.message_id, body(job_id), time.time(), time.time(), 2, 8, None, {}, {}, receipt)
         assert lane.slots.take_now(1)
         assert await process(lane, Delivery(again, receipt), Place(lane.slots)) == "duplicate"
         assert len(await daemon.letters()) == 1

@@ -23,7 +23,7 @@ JOB: Job = Job(function="Cover", job_id="1", state="Success", failed=False, code
 def delivery() -> Delivery:
     """A message that is held for a minute."""
     receipt = Receipt("handle", time.monotonic() + 60)
-    message = Message("M", b"", receipt, time.time(), time.time(), 1, 8, None, {}, {})
+    message = Message("M", b"", time.time(), time.time(), 1, 8, None, {}, {}, receipt)
     return Delivery(message, receipt, stage=Stage.RUNNING)
 
 

@@ -86,7 +86,7 @@ class Queue:
 
 def message(queue: Queue) -> Message:
     receipt = Receipt(queue.good or "", time.monotonic() + 30)
-    return Message("id", b"", receipt, time.time(), time.time(), 1, 8, None, {}, {})
+    return Message("id", b"", time.time(), time.time(), 1, 8, None, {}, {}, receipt)
 
 
 async def play(events: list[Event], end: Outcome, folder: str) -> tuple[Queue, Delivery, Outcome, bool]:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from consumer.cloud.mps import JobAnswer
+from consumer.cloud.mps import JobStatus
 from consumer.engine.results import NO_JOB, Results, UnansweredError
 from consumer.errors import CloudError, Fault
 
@@ -22,7 +22,7 @@ class Service:
         self.asked: list[str] = []
         self.at_once = self.most_at_once = 0
 
-    async def query(self, job_id: str) -> JobAnswer:
+    async def query(self, job_id: str) -> JobStatus:
         self.asked.append(job_id)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -34,7 +34,7 @@ class Service:
             fault = self.faults.pop(0) if self.faults else Fault.SERVER
             code = "InvalidParameter.JobId" if fault is Fault.REQUEST else "c"
             raise CloudError(fault, operation="Query", target="mps", code=code, detail="d")
-        return JobAnswer(job_id, "Cover", "Success", None, None, None, None, None, None, "r", found=True)
+        return JobStatus(job_id, "Cover", "Success", None, None, None, None, None, None, "r", found=True)
 
 
 def asking(service: Service, patience_s: float = 30) -> Results:

@@ -15,7 +15,7 @@ from consumer.app import App
 from consumer.cloud.clients import Clients
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
-from consumer.cloud.mps import JobAnswer, Mps
+from consumer.cloud.mps import JobStatus, Mps
 from consumer.errors import CloudError, Fault
 from tests.in_memory.ledger import MemoryStore
 from tests.in_memory.queue import MemoryQueue
@@ -25,7 +25,7 @@ class MemoryMps:
     """Answers with the jobs that a test put in, and fails as it wants."""
 
     def __init__(self) -> None:
-        self.jobs: dict[str, JobAnswer] = {}
+        self.jobs: dict[str, JobStatus] = {}
         self.asked: list[str] = []
         self.faults: list[Fault] = []
 
@@ -43,9 +43,9 @@ class MemoryMps:
             "request_id": "r",
             "found": True,
         }
-        self.jobs[job_id] = JobAnswer(job_id, **(values | fields))
+        self.jobs[job_id] = JobStatus(job_id, **(values | fields))
 
-    async def query(self, job_id: str) -> JobAnswer:
+    async def query(self, job_id: str) -> JobStatus:
         """See ``Mps.query``."""
         self.asked.append(job_id)
         await anyio.lowlevel.checkpoint()
