@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import SecretStr
 
-from consumer.config import LaneSettings, QueueSettings, Settings, load
+from consumer.config import LaneSettings, QueueSettings, Settings, info_of, load
 from consumer.errors import SettingsError
 from consumer.policy import LeasePolicy, RetryPolicy, UnroutedPolicy
+from consumer.secret_settings import SECRETS
 from tests.settings.rig import A, B, Toml, problems
 
 KEYS = {"access_key_id": "LTAI-ID", "access_key_secret": "hunter2"}
@@ -214,6 +216,18 @@ def test_the_default_store_is_in_the_state_folder(monkeypatch: pytest.MonkeyPatc
 def test_every_setting_is_described() -> None:
     """Each field has a description, for README's table and ``--help``."""
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_a_duration_has_the_unit_of_its_name() -> None:
+    """Names that end in ``_s`` are in seconds, and no other name is."""
+    seconds = {name for name, field in Settings.model_fields.items() if info_of(field).unit == "s"}
+    assert seconds == {name for name in Settings.model_fields if name.endswith("_s")}
+
+
+def test_every_secret_setting_is_known() -> None:
+    """The settings whose value is never shown are those that the command line refuses, and the key's id."""
+    hidden = {name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)}
+    assert hidden == {*SECRETS, "access_key_id"}
 
 
 @pytest.mark.parametrize(
