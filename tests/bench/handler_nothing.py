@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consumer import Job, handler
+from mns_consumer import Job, handler
 
 
 @handler("*")

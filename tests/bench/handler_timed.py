@@ -9,7 +9,7 @@ import os
 import time
 from typing import Final
 
-from consumer import Job, handler
+from mns_consumer import Job, handler
 
 _out: Final = os.open(os.environ["BENCH_DELAYS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 

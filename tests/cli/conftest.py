@@ -180,7 +180,7 @@ def handlers_dir(tmp_path: Path) -> Path:
     (folder / "cover.py").write_text(
         "from typing import Any\n"
         "from pydantic import BaseModel\n"
-        "from consumer import Job, handler\n"
+        "from mns_consumer import Job, handler\n"
         "import structlog\n\n\n"
         "class Order(BaseModel):\n    order: int\n\n\n"
         '@handler("Cover")\n'

@@ -145,7 +145,9 @@ def test_a_function_name_that_does_not_exist(cli: Cli, tmp_path: Path, name: str
     """A handler for a name that neither MPS nor a kind of message has is a warning with the nearest name."""
     folder = tmp_path / "named"
     folder.mkdir()
-    source = f"from consumer import Job, handler\n\n\n@handler({name!r})\nasync def one(job: Job) -> None:\n    pass\n"
+    source = (
+        f"from mns_consumer import Job, handler\n\n\n@handler({name!r})\nasync def one(job: Job) -> None:\n    pass\n"
+    )
     (folder / "one.py").write_text(source, encoding="utf-8")
     ran = cli("check", "--handlers", str(folder))
     warned = [line for line in ran.out.splitlines() if line.startswith("warn handlers")]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, RootModel
 
-from consumer import Job, handler
 from consumer.cli.functions import fields_of
 from consumer.functions.catalogue import documented
 from consumer.plugin.handler import Handler, build, notes
+from mns_consumer import Job, handler
 
 Cli = Callable[..., Any]
 
@@ -95,7 +95,7 @@ def test_own_handlers_are_stronger(cli: Cli, handlers_dir: Path) -> None:
 def test_names_without_a_handler(cli: Cli, handlers_dir: Path) -> None:
     """A name that nobody takes is shown as such; other names with a handler come after the documented ones."""
     (handlers_dir / "other.py").write_text(
-        'from consumer import Job, handler\n\n@handler("Transcode")\ndef transcode(job: Job) -> None: ...\n',
+        'from mns_consumer import Job, handler\n\n@handler("Transcode")\ndef transcode(job: Job) -> None: ...\n',
         encoding="utf-8",
     )
     table = cli("functions", "--handlers", str(handlers_dir))

@@ -122,7 +122,7 @@ def test_functions(cli: Cli, tmp_path: Path) -> None:
     """Markup in a handler's name or path is no markup, and their line breaks make no row."""
     folder = tmp_path / f"[red]\u202e\x1b[2J\n{FORGED}"
     folder.mkdir()
-    code = 'from consumer import Job, handler\n\n\n@handler("[b]Own[/b]")\ndef own(job: Job) -> None: ...\n'
+    code = 'from mns_consumer import Job, handler\n\n\n@handler("[b]Own[/b]")\ndef own(job: Job) -> None: ...\n'
     (folder / "own.py").write_text(code, encoding="utf-8")
     ran = cli("functions", "--handlers", str(folder))
     assert ran.code == 0, ran.err

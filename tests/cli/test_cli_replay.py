@@ -437,7 +437,7 @@ def test_surely_not_sent(fault: Fault, code: str, *, certain: bool) -> None:
 
 HANDLER = """
 from pathlib import Path
-from consumer import Job, Reject, handler
+from mns_consumer import Job, Reject, handler
 
 @handler("Cover")
 async def cover(job: Job) -> None:

@@ -32,7 +32,7 @@ LOCKED: Final = (
 )
 HANDLER: Final = """
 import asyncio
-from consumer import Job, handler
+from mns_consumer import Job, handler
 
 @handler("Cover")
 async def cover(job: Job) -> None:

@@ -30,7 +30,8 @@ LOAD_S: Final = 15
 HANDLERS: Final = """
 import asyncio
 import random
-from consumer import AnyResult, Job, Reject, Retry, handler
+from mns_consumer import Job, Reject, Retry, handler
+from mns_consumer.functions import AnyResult
 
 @handler("Cover")
 async def cover(job: Job) -> None:

@@ -33,7 +33,7 @@ admin_port = {port}
 """
 SLOW: Final = """
 import asyncio
-from consumer import Job, handler
+from mns_consumer import Job, handler
 
 @handler("Cover")
 async def cover(job: Job) -> None:

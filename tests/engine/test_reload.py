@@ -136,9 +136,8 @@ def test_what_takes_a_restart(name: str) -> None:
 def test_files_are_loaded_afresh_and_those_of_before_stay_for_who_runs(tmp_path: Path) -> None:
     """Each look at a folder reads what its files say now; a broken one leaves no module behind."""
     mine = tmp_path / "mine.py"
-    text = (
-        "from consumer import Job, handler\n\n@handler('Cover')\nasync def cover(job: Job) -> str:\n    return {!r}\n"
-    )
+    head = "from mns_consumer import Job, handler\n\n@handler('Cover')\n"
+    text = head + "async def cover(job: Job) -> str:\n    return {!r}\n"
     found = []
     for word in ("one", "two"):
         mine.write_text(text.format(word))
@@ -159,7 +158,7 @@ async def test_modules_of_two_reloads_ago_are_forgotten(serve: Serve, tmp_path: 
     """What a reload replaced stays until the next one, for what runs of it; what was refused goes at once."""
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "mine.py").write_text("from consumer import handler\n\n@handler('Cover')\nasync def f(job): ...\n")
+    (folder / "mine.py").write_text("from mns_consumer import handler\n\n@handler('Cover')\nasync def f(job): ...\n")
     sources = Sources(directory=folder, use_entry_points=False)
 
     async def again(daemon: Daemon) -> str:

@@ -33,7 +33,7 @@ TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SENDER = "00f067aa0ba902b7"
 HANDLERS = """
 import structlog
-from consumer import Job, Reject, handler
+from mns_consumer import Job, Reject, handler
 from opentelemetry import baggage
 
 log = structlog.stdlib.get_logger("handlers.mine")

@@ -16,7 +16,7 @@ from tests.engine.rig import QUEUE
 
 HANDLERS = """
 import time
-from consumer import Job, handler
+from mns_consumer import Job, handler
 
 @handler("Cover")
 async def cover(job: Job) -> None:

@@ -25,7 +25,7 @@ HANDLERS = """
 import time
 from pathlib import Path
 import anyio
-from consumer import Job, handler
+from mns_consumer import Job, handler
 from consumer.config import Settings
 from consumer.engine import lease, loop_watch, stand_in
 from consumer.policy import LeasePolicy

@@ -19,7 +19,7 @@ HANDLERS = """
 import os
 import signal
 import anyio
-from consumer import Job, handler
+from mns_consumer import Job, handler
 
 @handler("Cover")
 async def cover(job: Job) -> None:

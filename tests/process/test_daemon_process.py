@@ -90,7 +90,7 @@ async def test_a_killed_daemon_loses_nothing(sandbox: Sandbox, tmp_path: Path, s
 
 SHIELDED = """
 import anyio
-from consumer import Job, handler
+from mns_consumer import Job, handler
 
 @handler("Cover")
 async def cover(job: Job) -> None:

@@ -19,7 +19,7 @@ from tests.process.rig import Process
 HANDLERS = """
 import threading
 import time
-from consumer import Job, handler
+from mns_consumer import Job, handler
 
 @handler("Cover")
 async def cover(job: Job) -> None:

@@ -20,7 +20,7 @@ JOBS = 300
 HANDLERS = """
 import os
 from pathlib import Path
-from consumer import Job, handler
+from mns_consumer import Job, handler
 
 RUNS = os.open(Path(__file__).parent.parent / "runs", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 

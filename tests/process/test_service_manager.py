@@ -22,7 +22,7 @@ WATCHDOG_US = 400_000
 HANDLERS = """
 import asyncio
 import time
-from consumer import Job, handler
+from mns_consumer import Job, handler
 
 @handler("Cover")
 async def cover(job: Job) -> None:
