@@ -1,21 +1,26 @@
 """Take one guarantee out of the code at a time and see that a test notices.
 
-Run by hand, from the checkout: ``python -m tests.mutations [NAME ...]``. Each mutation is made in a copy of the tree,
-the tests named beside it are run there, and they must fail. ``tests/test_mutations.py`` keeps the places true.
+Run it by ``python -m tests.mutations [-j JOBS] [WORD ...]``; words choose mutations by their sentence. Each
+mutation is made in a copy of the tree, and the tests that are named with it must fail there.
+``tests/test_mutations.py`` shows that every place is there still.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+from tests.mutate import ROOT, Change, constant, drop, in_text, mutated, rewrite, swap
+
+_TIMEOUT_S: Final = 300
 
 
 @dataclass(frozen=True)
@@ -23,432 +28,360 @@ class Mutation:
     """One guarantee taken out.
 
     Args:
-        name: Which guarantee.
-        path: The file.
-        old: The text that gives it; stands there once.
-        new: What it becomes.
+        guarantee: What then no longer holds, in one sentence.
+        place: Where it is given: see ``tests.mutate``.
+        change: What takes it out.
         tests: What must fail then: arguments for pytest.
     """
 
-    name: str
-    path: str
-    old: str
-    new: str
+    guarantee: str
+    place: str
+    change: Change
     tests: tuple[str, ...]
 
 
 MUTATIONS: Final = (
+    # Nothing is deleted before it is safe.
     Mutation(
-        "no secret in a stored error",
-        "consumer/engine/settle.py",
-        "        error=SECRETS.mask(dead.error),",
-        "        error=dead.error,",
-        ("tests/engine/test_stored_secrets.py",),
+        "A job is stored as done before its message is deleted.",
+        "engine: Settler.settle",
+        swap("self._ledger.done(_)", "self._delete(_)"),
+        ("tests/in_memory/test_stop.py",),
     ),
     Mutation(
-        "no secret in a stored failure",
-        "consumer/engine/settle.py",
-        "error = SECRETS.mask(failure)",
-        "error = failure",
-        ("tests/engine/test_stored_secrets.py",),
+        "A dead letter is stored before its message is deleted.",
+        "engine: Settler._set_aside",
+        swap("self._ledger.bury(_)", "self._delete(_)"),
+        ("tests/in_memory/test_stop.py",),
     ),
     Mutation(
-        "no letter beyond the limit",
-        "consumer/engine/settle.py",
-        "if not self._letters.take(size_bytes):",
-        "if not self._letters.take(size_bytes) and not letter:",
+        "A dead letter beyond the limit is not stored; its message stays.",
+        "engine: Settler._set_aside",
+        rewrite("not self._letters.take(_1)", "self._letters.take(_1) is None"),
         ("tests/engine/test_letter_limit.py",),
     ),
     Mutation(
-        "no poll at the limit",
-        "consumer/engine/poll.py",
-        "            while lane.letters.is_full:",
-        "            while lane.letters.is_full and not lane.slots.total:",
+        "At the limit of dead letters nothing is polled.",
+        "engine: Poller._slots",
+        rewrite("lane.letters.is_full", "False"),
         ("tests/engine/test_letter_limit.py",),
     ),
     Mutation(
-        "no link for the lock",
-        "consumer/store/owner.py",
-        "flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK",
-        "flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK",
-        ("tests/store/test_store_file_access.py",),
+        "A message that is set aside for itself alone leaves its job open.",
+        "engine/process: process",
+        rewrite("outcome.closes_job and _1", "_1"),
+        ("tests/engine/test_forged.py",),
     ),
+    # Claims, leases and receipts.
     Mutation(
-        "the database's own inode is locked",
-        "consumer/store/owner.py",
-        "self._owns_inode = self._lock_inode(database)",
-        "self._owns_inode = True",
-        ("tests/store/test_store_owner.py",),
-    ),
-    Mutation(
-        "forked children let go of the store",
-        "consumer/store/owner.py",
-        "os.register_at_fork(after_in_child=_let_go_in_child)",
-        "",
-        ("tests/store/test_store_owner.py",),
-    ),
-    Mutation(
-        "no descriptor of the database is closed beside SQLite",
-        "consumer/store/owner.py",
-        "        if self._locked == _identity(self._lock_path):",
-        "        os.close(os.open(self._path, os.O_RDONLY))\n        if self._locked == _identity(self._lock_path):",
-        ("tests/store/test_store_owner.py",),
-    ),
-    Mutation(
-        "the lock is looked at before each batch",
-        "consumer/store/sqlite_writer.py",
-        "        self._owner.check()\n",
-        "",
-        ("tests/store/test_store_owner.py",),
-    ),
-    Mutation(
-        "a log that was cut off is noticed",
-        "consumer/store/open_files.py",
-        "if valid and wal_bytes < needed",
-        "if valid and wal_bytes < 0 * needed",
-        ("tests/store/test_store_owner.py",),
-    ),
-    Mutation(
-        "a log that others put in place is left to them",
-        "consumer/store/sqlite_writer.py",
-        "if self._files.may_be_closed():",
-        "if True:",
-        ("tests/store/test_store_owner.py",),
-    ),
-    Mutation(
-        "the death of the store's thread ends the daemon",
-        "consumer/app.py",
-        "                background.start_soon(self._watch_store)\n                background.start_soon(self._letters",
-        "                background.start_soon(self._letters",
-        ("tests/process/test_store_trouble.py",),
-    ),
-    Mutation(
-        "a store that others may write",
-        "consumer/store/sqlite_writer.py",
-        "if problem := refusal(self._path, by_owner=True):",
-        "if problem := None:",
-        ("tests/store/test_store_file_access.py",),
-    ),
-    Mutation(
-        "certificates verified off loopback",
-        "consumer/store_address.py",
-        "return None if self.is_local and not self.tls else SslMode.VERIFY_FULL",
-        "return None",
-        ("tests/settings/test_store_address.py", "tests/store/test_store_postgres_tls.py"),
-    ),
-    Mutation(
-        "done before delete",
-        "consumer/engine/settle.py",
-        """                if not await self._gate.persist(lambda: self._ledger.done(record)):
-                    return self._taken_over(delivery)
-                self._delete(delivery)
-""",
-        """                self._delete(delivery)
-                if not await self._gate.persist(lambda: self._ledger.done(record)):
-                    return self._taken_over(delivery)
-""",
-        ("tests/engine/test_store_outage.py",),
-    ),
-    Mutation(
-        "dead letter before delete",
-        "consumer/engine/settle.py",
-        """        try:
-            if not await self._gate.persist(lambda: self._ledger.bury(letter)):
-                return self._taken_over(delivery)
-        finally:
-            self._letters.settled(size_bytes)
-        self._delete(delivery)
-""",
-        """        self._delete(delivery)
-        try:
-            if not await self._gate.persist(lambda: self._ledger.bury(letter)):
-                return self._taken_over(delivery)
-        finally:
-            self._letters.settled(size_bytes)
-""",
-        ("tests/engine/test_store_outage.py",),
-    ),
-    Mutation(
-        "newest receipt",
-        "consumer/engine/delivery.py",
-        """        self.receipt = receipt
-        self.adrift = False
-""",
-        """        self.adrift = False
-""",
-        ("tests/engine/test_lease.py",),
-    ),
-    Mutation(
-        "silent clients make room",
-        "consumer/ops/admin.py",
-        "            next((each for each in self._all if not each._asked), oldest)._make_room()",
-        "            return self.transport.abort()",
-        ("tests/ops/test_admin.py",),
-    ),
-    Mutation(
-        "foreign names are refused",
-        "consumer/ops/admin.py",
-        '        if not is_allowed(request.headers.getall("Host", ()), self._hosts):',
-        "        if False:",
-        ("tests/ops/test_admin.py",),
-    ),
-    Mutation(
-        "logs hide nothing",
-        "consumer/ops/line.py",
-        "    return json_line_escaped(rendered)",
-        "    return rendered",
-        ("tests/ops/test_logs.py",),
-    ),
-    Mutation(
-        "a sender is no parent",
-        "consumer/ops/traces.py",
-        "        if not self._trusted:",
-        "        if False:",
-        ("tests/engine/test_traces.py",),
-    ),
-    Mutation(
-        "holder check",
-        "consumer/store/postgres_statements.py",
-        "  WHERE holder = $1 AND {which} ORDER BY key_id FOR UPDATE",
-        "  WHERE $1::text IS NOT NULL AND {which} ORDER BY key_id FOR UPDATE",
+        "Only its holder ends a claim.",
+        "store: _mine",
+        in_text("WHERE holder = $1 AND ", "WHERE $1::text IS NOT NULL AND "),
         ("tests/store/test_store_ledger.py",),
     ),
     Mutation(
-        "no setting outlives its transaction",
-        "consumer/store/postgres_session.py",
-        'settings._conditional(is_local="true")',
-        'settings._conditional(is_local="false")',
-        ("tests/store/test_store_postgres_pooler.py",),
-    ),
-    Mutation(
-        "a pooler is recognised",
-        "consumer/store/postgres_link.py",
-        'is_pooled = await connection.execute(text) != "SELECT 1"',
-        'is_pooled = await connection.execute(text) == "no"',
-        ("tests/store/test_store_postgres_pooler.py",),
-    ),
-    Mutation(
-        "shield around settle",
-        "consumer/app.py",
-        "        moment_s = HURRY_S\n",
-        "        moment_s = 0.0\n",
-        ("tests/engine/test_stop.py",),
-    ),
-    Mutation(
-        "flush at stop",
-        "consumer/app.py",
-        "            await self.stopping.flush()\n",
-        "",
-        ("tests/engine/test_stop.py",),
-    ),
-    Mutation(
-        "take-over",
-        "consumer/store/postgres_statements.py",
-        "AND (job.held_until IS NULL OR job.held_until <= clock_timestamp() OR job.holder = excluded.holder)",
-        "AND (job.held_until IS NULL OR job.holder = excluded.holder)",
+        "A claim whose lease has ended may be taken over.",
+        "store/postgres_statements: CLAIM",
+        in_text("OR job.held_until <= clock_timestamp() ", ""),
         ("tests/store/test_store_ledger.py",),
     ),
     Mutation(
-        "pacing",
-        "consumer/engine/poll.py",
-        """            await self._pause(self._outage.failed(error))
-            return None
-""",
-        """            self._outage.failed(error)
-            await self._pause(0)
-            return None
-""",
-        ("tests/engine/test_long_outage.py",),
+        "A message is deleted or hidden by its newest receipt.",
+        "engine: Delivery.hold",
+        drop("self.receipt = receipt"),
+        ("tests/in_memory/test_lease.py", "tests/engine/test_lease.py"),
     ),
     Mutation(
-        "no re-sending",
-        "consumer/cloud/pool.py",
-        "session._retry_connection = False",
-        "session._retry_connection = True",
-        ("tests/cloud/test_cloud_pool.py", "tests/cloud/test_cloud_mns.py"),
+        "A plain function keeps its claim when its lease is lost.",
+        "engine: LeaseKeeper._lost",
+        rewrite("delivery.stage >= Stage.RUNNING", "delivery.stage is Stage.SETTLING"),
+        ("tests/in_memory/test_lease.py",),
     ),
     Mutation(
-        "what comes unasked is no answer",
-        "consumer/cloud/pool.py",
-        "            if not protocol.reused or protocol.is_clean():\n",
-        "            if True:\n",
-        ("tests/cloud/test_cloud_pool.py",),
-    ),
-    Mutation(
-        "a Date that can't be true is not believed",
-        "consumer/cloud/server_clock.py",
-        "        if date_s is not None and abs(date_s - expected_s) > BELIEVED_S:\n",
-        "        if False:\n",
-        ("tests/cloud/test_cloud_pool.py", "tests/cloud/test_own_mns.py"),
-    ),
-    Mutation(
-        "age by the monotonic clock",
-        "consumer/engine/delivery.py",
-        "        return self._age_s + time.monotonic() - self.received_at\n",
-        "        return max(0.0, time.time() + self.age_offset_s - self.message.enqueued_at)\n",
-        ("tests/engine/test_clocks.py",),
-    ),
-    Mutation(
-        "nothing is removed by a wrong clock",
-        "consumer/engine/upkeep.py",
-        "                _demand_agreement(await ledger.now(), lanes)\n",
-        "",
-        ("tests/engine/test_clocks.py",),
-    ),
-    Mutation(
-        "a thread keeps its claim",
-        "consumer/engine/lease.py",
-        "        if delivery.stage >= Stage.RUNNING:\n",
-        "        if delivery.stage is Stage.SETTLING:\n",
-        ("tests/engine/test_lease.py",),
-    ),
-    Mutation(
-        "suspects run alone",
-        "consumer/policy.py",
-        "SUSPECT_STARTS = 3\n",
-        "SUSPECT_STARTS = 99\n",
-        ("tests/process/test_crashing.py",),
-    ),
-    Mutation(
-        "waiting for MPS",
-        "consumer/engine/results.py",
-        "            if self.fault is not None:\n                await self._until_it_answers(give_up_at)\n",
-        "            if self.fault is not None:\n                await anyio.sleep(0.1)\n",
-        ("tests/engine/test_results.py",),
-    ),
-    Mutation(
-        "what ended is found by the next daemon",
-        "consumer/store/sqlite_index.py",
-        "SELECT max(begun, coalesce(",
-        "SELECT max(0, coalesce(",
-        ("tests/store/test_store_sqlite_index.py",),
-    ),
-    Mutation(
-        "a message set aside leaves its job open",
-        "consumer/engine/process.py",
-        "isinstance(outcome, Dead) and not (outcome.closes_job and delivery.claimed)",
-        "isinstance(outcome, Dead) and not delivery.claimed",
-        ("tests/engine/test_forged.py",),
-    ),
-    Mutation(
-        "a failure is asked about",
-        "consumer/engine/fetch.py",
-        "trust.verify is Verify.ALWAYS or notification.phase is Phase.FAILED",
-        "trust.verify is Verify.ALWAYS",
-        ("tests/engine/test_forged.py",),
-    ),
-    Mutation(
-        "MPS's word against the message's",
-        "consumer/engine/fetch.py",
-        "        if different := contradictions(",
-        "        if False and contradictions(",
-        ("tests/engine/test_forged.py",),
-    ),
-    Mutation(
-        "the ledger's word against the message's",
-        "consumer/engine/process.py",
-        "    if not different:\n        return Skipped.DUPLICATE\n",
-        "    if different is not None:\n        return Skipped.DUPLICATE\n",
-        ("tests/engine/test_forged.py",),
-    ),
-    Mutation(
-        "no result from the message",
-        "consumer/engine/fetch.py",
-        "not (trust.inline_result and notification.result_text is not None)",
-        "notification.result_text is None",
-        ("tests/engine/test_forged.py",),
-    ),
-    Mutation(
-        "a missing right is named",
-        "consumer/cloud/pool.py",
-        """            detail = f"{detail.rstrip(' .;')}; {to_do}"
-""",
-        """            detail = f"{detail.rstrip(' .;')}"
-""",
-        ("tests/cloud/test_cloud_mps.py", "tests/cli/test_cli_check_rights.py", "tests/engine/test_missing_rights.py"),
-    ),
-    Mutation(
-        "a denied delete is bad",
-        "consumer/cli/check_queue.py",
-        """        return bad(what, f"{explained(error)}{'; a job may have been made' if is_open else ''}", queue)
-    if accepted:
-""",
-        """        accepted = ""
-    if accepted:
-""",
-        ("tests/cli/test_cli_check_rights.py",),
-    ),
-    Mutation(
-        "a lost submission may exist",
-        "consumer/cli/submit.py",
-        "        if surely_not_sent(error):\n            raise\n",
-        "        if surely_not_sent(error) or error:\n            raise\n",
-        ("tests/cli/test_cli_submit.py",),
-    ),
-    Mutation(
-        "source alone",
-        "consumer/plugin/loading.py",
-        "    if not installed:\n",
-        "    if False:\n",
-        ("tests/plugin/test_registry_files.py",),
-    ),
-    Mutation(
-        "every step of the way",
-        "consumer/file_safety.py",
-        "            self._check_step(step, found, may_be_shared=on_the_way and bool(found.st_mode & stat.S_ISVTX))\n",
-        "            self._check_step(step, found, may_be_shared=on_the_way)\n",
-        ("tests/settings/test_file_safety.py",),
-    ),
-    Mutation(
-        "no proxy for keys",
-        "consumer/cloud/credentials.py",
-        "    go_direct()\n",
-        "",
-        ("tests/cloud/test_cloud_credentials_proxy.py",),
-    ),
-    Mutation(
-        "no secret on the command line",
-        "consumer/cli/main.py",
-        "        refuse_secrets(words)\n",
-        "",
-        ("tests/cli/test_cli_secrets.py",),
-    ),
-    Mutation(
-        "what a blocked loop holds is renewed",
-        "consumer/engine/stand_in.py",
-        "                    due.append((queue, held))",
-        "                    due.extend(())",
+        "What a blocked event loop holds is renewed from another thread.",
+        "engine: StandIn._due",
+        rewrite("due.append(_)", "due.extend(())"),
         ("tests/process/test_blocked_loop.py", "tests/engine/test_blocked_loop.py"),
     ),
     Mutation(
-        "the other thread's handle is waited for",
-        "consumer/engine/receipt_lock.py",
-        "        while self._loans != self._returned:",
-        "        while self._loans < self._returned:",
+        "The event loop waits for the receipt that the other thread uses.",
+        "engine: ReceiptLock.acquire",
+        rewrite("self._loans != self._returned", "self._loans < self._returned"),
         ("tests/engine/test_blocked_loop.py",),
     ),
     Mutation(
-        "a block is no start of the handlers that do not block",
-        "consumer/engine/stand_in.py",
-        "            if held is not self._spare and has_start(held)",
-        "            if held is self._spare and not has_start(held)",
+        "A block is no start of the handlers that do not block.",
+        "engine: StandIn._take_starts_back",
+        rewrite("held is not self._spare and has_start(held)", "held is self._spare and not has_start(held)"),
         ("tests/process/test_blocked_loop.py",),
     ),
     Mutation(
-        "keys are renewed without a new thread",
-        "consumer/cloud/credentials.py",
-        "                    if not counts.threads:",
-        "                    if counts.threads:",
-        ("tests/cloud/test_cloud_credentials.py",),
+        "A job that may crash the process runs alone.",
+        "policy: SUSPECT_STARTS",
+        constant(99),
+        ("tests/process/test_crashing.py",),
+    ),
+    # Stops.
+    Mutation(
+        "An end that is being stored is not cut short.",
+        "app: App._work",
+        rewrite("HURRY_S", "0.0"),
+        ("tests/in_memory/test_stop.py",),
     ),
     Mutation(
-        "a stop starts no thread",
-        "consumer/daemon.py",
-        """        if not ended.is_set():
-            raise ConsumerError""",
-        """        if ended.is_set():
-            raise ConsumerError""",
+        "A stop sends the deletes that are pending.",
+        "app: App._work",
+        drop("await self.stopping.flush()"),
+        ("tests/in_memory/test_stop.py",),
+    ),
+    Mutation(
+        "A stop needs no new thread.",
+        "daemon: run",
+        rewrite("not ended.is_set()", "ended.is_set()"),
         ("tests/process/test_no_threads.py",),
+    ),
+    # Outages.
+    Mutation(
+        "Polls that fail are paced.",
+        "engine: Poller._receive",
+        rewrite("await self._pause(_1)", "(_1, await self._pause(0))"),
+        ("tests/in_memory/test_poll.py",),
+    ),
+    Mutation(
+        "Questions wait while MPS does not answer.",
+        "engine: Results.query",
+        rewrite("await self._until_it_answers(_)", "await anyio.sleep(0.1)"),
+        ("tests/in_memory/test_results.py",),
+    ),
+    Mutation(
+        "A request is sent once.",
+        "cloud: open_pool",
+        drop("session._retry_connection = False"),
+        ("tests/cloud/test_cloud_pool.py", "tests/cloud/test_cloud_mns.py"),
+    ),
+    Mutation(
+        "What a server sends unasked is not the next answer.",
+        "cloud: Connector.connect",
+        rewrite("not protocol.reused or protocol.is_clean()", "True"),
+        ("tests/cloud/test_cloud_pool.py",),
+    ),
+    # Clocks.
+    Mutation(
+        "A Date that can't be true is not believed.",
+        "cloud: ServerClock.read",
+        rewrite("date_s is not None and abs(date_s - expected_s) > BELIEVED_S", "False"),
+        ("tests/cloud/test_cloud_pool.py", "tests/cloud/test_own_mns.py"),
+    ),
+    Mutation(
+        "A message's age grows by the monotonic clock.",
+        "engine: Delivery.age_s",
+        rewrite(
+            "self._age_s + time.monotonic() - self.received_at",
+            "max(0.0, time.time() + self.age_offset_s - self.message.enqueued_at)",
+        ),
+        ("tests/engine/test_clocks.py",),
+    ),
+    Mutation(
+        "A wrong clock removes nothing from the store.",
+        "engine: prune",
+        drop("_demand_agreement(_, _)"),
+        ("tests/engine/test_clocks.py",),
+    ),
+    # The store's files.
+    Mutation(
+        "The lock's file is never opened through a link.",
+        "store: Owner._lock",
+        rewrite("_1 | os.O_NOFOLLOW", "_1"),
+        ("tests/store/test_store_file_access.py",),
+    ),
+    Mutation(
+        "The database itself is locked, under whatever name.",
+        "store: Owner._take",
+        rewrite("self._lock_inode(_)", "True"),
+        ("tests/store/test_store_owner.py",),
+    ),
+    Mutation(
+        "A forked child releases the store.",
+        "store/owner",
+        drop("os.register_at_fork(after_in_child=_)"),
+        ("tests/store/test_store_owner.py",),
+    ),
+    Mutation(
+        "No descriptor of the database is closed while SQLite has it open.",
+        "store: Owner.check",
+        rewrite(
+            "self._locked == _identity(self._lock_path)",
+            "os.close(os.open(self._path, os.O_RDONLY)) or self._locked == _identity(self._lock_path)",
+        ),
+        ("tests/store/test_store_owner.py",),
+    ),
+    Mutation(
+        "The lock is checked before each batch.",
+        "store: Writer._connect",
+        drop("self._owner.check()"),
+        ("tests/store/test_store_owner.py",),
+    ),
+    Mutation(
+        "A write-ahead log that was cut off is noticed.",
+        "store: OpenFiles._cut_off",
+        rewrite("wal_bytes < needed", "wal_bytes < 0"),
+        ("tests/store/test_store_owner.py",),
+    ),
+    Mutation(
+        "A write-ahead log that others put in place is left to them.",
+        "store: Writer._disconnect",
+        rewrite("self._files.may_be_closed()", "True"),
+        ("tests/store/test_store_owner.py",),
+    ),
+    Mutation(
+        "The death of the store's thread ends the daemon.",
+        "app: App.serve",
+        drop("background.start_soon(self._watch_store)"),
+        ("tests/process/test_store_trouble.py",),
+    ),
+    Mutation(
+        "A store that others may write is refused.",
+        "store: Writer._begin",
+        rewrite("refusal(self._path, by_owner=True)", "None"),
+        ("tests/store/test_store_file_access.py",),
+    ),
+    Mutation(
+        "A job that ended is found by the next daemon.",
+        "store: next_id",
+        in_text("SELECT max(begun, ", "SELECT max(0, "),
+        ("tests/store/test_store_sqlite_index.py",),
+    ),
+    # PostgreSQL.
+    Mutation(
+        "Certificates are verified off loopback.",
+        "store_address: PostgresAddress.tls_mode",
+        rewrite("None if _ else SslMode.VERIFY_FULL", "None"),
+        ("tests/settings/test_store_address.py", "tests/store/test_store_postgres_tls.py"),
+    ),
+    Mutation(
+        "No setting outlives its transaction behind a pooler.",
+        "store: SessionSettings.for_transaction",
+        rewrite("settings._conditional(is_local='true')", "settings._conditional(is_local='false')"),
+        ("tests/store/test_store_postgres_pooler.py",),
+    ),
+    Mutation(
+        "A connection pooler is recognised.",
+        "store: Link._connect",
+        rewrite("_1 != 'SELECT 1'", "_1 == 'no'"),
+        ("tests/store/test_store_postgres_pooler.py",),
+    ),
+    # Forged messages.
+    Mutation(
+        "MPS is asked whether a job has failed.",
+        "engine: _must_ask",
+        rewrite("trust.verify is Verify.ALWAYS or notification.phase is Phase.FAILED", "trust.verify is Verify.ALWAYS"),
+        ("tests/engine/test_forged.py",),
+    ),
+    Mutation(
+        "A message that contradicts MPS is set aside.",
+        "engine: fetch",
+        rewrite("contradictions", "(lambda *_, **__: ())"),
+        ("tests/engine/test_forged.py",),
+    ),
+    Mutation(
+        "A message that contradicts the ledger is no duplicate.",
+        "engine: _second",
+        rewrite("not different", "different is not None"),
+        ("tests/engine/test_forged.py",),
+    ),
+    Mutation(
+        "A result is never taken from the message.",
+        "engine: _must_ask",
+        rewrite(
+            "not (trust.inline_result and notification.result_text is not None)", "notification.result_text is None"
+        ),
+        ("tests/engine/test_forged.py",),
+    ),
+    # Secrets, logs and the admin server.
+    Mutation(
+        "No secret is stored in a dead letter's error.",
+        "engine: _letter",
+        rewrite("SECRETS.mask(_1.error)", "_1.error"),
+        ("tests/engine/test_stored_secrets.py",),
+    ),
+    Mutation(
+        "No secret is stored in a failure's error.",
+        "engine: Settler.let_go",
+        rewrite("SECRETS.mask(_1)", "_1"),
+        ("tests/engine/test_stored_secrets.py",),
+    ),
+    Mutation(
+        "Logs show control characters as escapes.",
+        "ops: _json_line",
+        rewrite("json_line_escaped(_1)", "_1"),
+        ("tests/ops/test_logs.py",),
+    ),
+    Mutation(
+        "A sender's span is a link, not the parent.",
+        "ops: Traces.processing",
+        rewrite("not self._trusted", "False"),
+        ("tests/engine/test_traces.py",),
+    ),
+    Mutation(
+        "Silent clients of the admin server make room for others.",
+        "ops: _Connection.connection_made",
+        rewrite("next(_, oldest)._make_room()", "self.transport.abort()"),
+        ("tests/ops/test_admin.py",),
+    ),
+    Mutation(
+        "The admin server refuses foreign host names.",
+        "ops: AdminServer._route",
+        rewrite("not is_allowed(_, _)", "False"),
+        ("tests/ops/test_admin.py",),
+    ),
+    Mutation(
+        "No proxy sees the keys of a metadata server.",
+        "cloud: default_parts",
+        drop("go_direct()"),
+        ("tests/cloud/test_cloud_credentials_proxy.py",),
+    ),
+    Mutation(
+        "Keys are renewed without a new thread.",
+        "cloud: SearchThread.submit",
+        rewrite("not counts.threads", "counts.threads"),
+        ("tests/cloud/test_cloud_credentials.py",),
+    ),
+    # The command line and handlers' files.
+    Mutation(
+        "A right that is missing is named.",
+        "cloud: Exchange.failure",
+        drop("detail = _"),
+        ("tests/cloud/test_cloud_mps.py", "tests/cli/test_cli_check_rights.py", "tests/engine/test_missing_rights.py"),
+    ),
+    Mutation(
+        "Check calls a denied delete bad.",
+        "cli: _right",
+        rewrite("bad(what, _, queue)", "good(what, '', queue)"),
+        ("tests/cli/test_cli_check_rights.py",),
+    ),
+    Mutation(
+        "A submission whose answer is lost may exist.",
+        "cli: _sent",
+        rewrite("surely_not_sent(error)", "error is not None"),
+        ("tests/cli/test_cli_submit.py",),
+    ),
+    Mutation(
+        "No secret is given on the command line.",
+        "cli: main",
+        drop("refuse_secrets(words)"),
+        ("tests/cli/test_cli_secrets.py",),
+    ),
+    Mutation(
+        "A handlers' folder is loaded from source alone.",
+        "plugin: new_package",
+        rewrite("not installed", "False"),
+        ("tests/plugin/test_registry_files.py",),
+    ),
+    Mutation(
+        "Every folder on the way to a handler is checked.",
+        "file_safety: _Guard.check",
+        rewrite("on_the_way and bool(_)", "on_the_way"),
+        ("tests/settings/test_file_safety.py",),
     ),
 )
 
@@ -459,30 +392,35 @@ def survives(mutation: Mutation) -> bool:
         tree = Path(folder) / "tree"
         ignored = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", ".hypothesis")
         shutil.copytree(ROOT, tree, ignore=ignored)
-        path = tree / mutation.path
-        path.write_text(path.read_text().replace(mutation.old, mutation.new))
+        path, source = mutated(mutation.place, mutation.change, tree)
+        path.write_text(source, encoding="utf-8")
         ran = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests],
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=60", *mutation.tests],
             cwd=tree,
             env={**os.environ, "PYTHONPATH": str(tree)},
             capture_output=True,
             check=False,
-            timeout=600,
+            timeout=_TIMEOUT_S,
         )
     return ran.returncode == 0
 
 
-def main(names: list[str]) -> int:
-    """Try the mutations of these names, or all; returns how many no test noticed."""
-    missed = 0
-    for mutation in MUTATIONS:
-        if names and mutation.name not in names:
-            continue
-        noticed = not survives(mutation)
-        missed += not noticed
-        print(f"{'noticed' if noticed else 'MISSED '}  {mutation.name}", flush=True)  # noqa: T201 - a program's output
-    return missed
+def _report(mutation: Mutation) -> bool:
+    survived = survives(mutation)
+    print(f"{'SURVIVED' if survived else 'noticed '}  {mutation.guarantee}", flush=True)  # noqa: T201 - a program's output
+    return survived
+
+
+def main() -> int:
+    """Try the mutations that are chosen, or all; returns how many no test noticed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="only the mutations whose sentence holds one of these")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="how many at once")
+    given = parser.parse_args()
+    chosen = [one for one in MUTATIONS if not given.words or any(word in one.guarantee for word in given.words)]
+    with ThreadPoolExecutor(given.jobs) as pool:
+        return sum(pool.map(_report, chosen))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _WALL_S = 1_800_000_000.0
 _REAL_PAUSE_S = 0.001
+_REAL_LOOK_S = 0.5
 
 
 class Clock:
@@ -69,7 +70,9 @@ class Clock:
 
         loop.call_soon_threadsafe(loop.call_later, seconds, wake)
         self._count(-1)
-        over.wait()
+        while not over.wait(_REAL_LOOK_S):
+            if loop.is_closed():
+                raise RuntimeError("the test ended while its thread slept")
 
     @property
     def stands_still(self) -> bool:
