@@ -161,7 +161,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "What a server sends unasked is not the next answer.",
-        "cloud: Connector.connect",
+        "cloud: _Connector.connect",
         rewrite("not protocol.reused or protocol.is_clean()", "True"),
         ("tests/cloud/test_cloud_pool.py",),
     ),
@@ -324,14 +324,14 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "Silent clients of the admin server make room for others.",
-        "ops: _Connection.connection_made",
-        rewrite("next(_, oldest)._make_room()", "self.transport.abort()"),
+        "ops: _Server.connection_made",
+        rewrite("self._end(_)", "transport.abort()"),
         ("tests/ops/test_admin.py",),
     ),
     Mutation(
         "The admin server refuses foreign host names.",
         "ops: AdminServer._route",
-        rewrite("not is_allowed(_, _)", "False"),
+        rewrite("not is_allowed_host(_, _)", "False"),
         ("tests/ops/test_admin.py",),
     ),
     Mutation(
@@ -342,7 +342,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "Keys are renewed without a new thread.",
-        "cloud: SearchThread.submit",
+        "cloud: _SearchThread.submit",
         rewrite("not counts.threads", "counts.threads"),
         ("tests/cloud/test_cloud_credentials.py",),
     ),
@@ -379,7 +379,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "Every folder on the way to a handler is checked.",
-        "file_safety: _Guard.check",
+        "file_safety: _Checker.check",
         rewrite("on_the_way and bool(_)", "on_the_way"),
         ("tests/settings/test_file_safety.py",),
     ),
