@@ -27,21 +27,20 @@ from consumer.cloud.clients import Clients, given_keys, open_clients, open_queue
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.limiter import RateLimiter
 from consumer.config import QueueSettings, Settings
-from consumer.engine.delivery import Delivery, Orders
+from consumer.engine.delivery import Delivery, QueueCalls
 from consumer.engine.lane import Lane, Shared, make_lane
 from consumer.engine.letter_limit import LetterLimit
 from consumer.engine.loop_watch import LoopWatch
 from consumer.engine.poll import Poller
 from consumer.engine.process import process
 from consumer.engine.rules import make_rules
-from consumer.engine.slots import Place
 from consumer.engine.stand_in import ANSWER_S, WatchedQueue
 from consumer.engine.stop import HURRY_S, Stop
-from consumer.engine.store_gate import StoreGate
+from consumer.engine.store_access import StoreAccess
 from consumer.engine.tasks import Tasks
 from consumer.engine.upkeep import prune, watch_attributes
 from consumer.engine.vitals import Vitals
-from consumer.engine.without_message import NoQueue, delivery_of
+from consumer.engine.without_message import NoQueue, message_of
 from consumer.errors import Fault, SettingsError, StoreDiedError, UsageError, lacks_threads
 from consumer.job_state import ENDED
 from consumer.ops.admin import AdminServer
@@ -85,20 +84,19 @@ class App:
         self.lanes: list[Lane] = []
         self._queues = queues
         self._ledger: Ledger = make_ledger(settings.store_target())
-        self._gate = StoreGate(self._ledger, self.metrics.store_up.set)
+        self._store = StoreAccess(self._ledger, self.metrics.store_up.set)
         self.metrics.store_busy_seconds.set_function(self._ledger.busy_s)
         self._retired: Registry | None = None
         self._limiters: dict[str, RateLimiter] = {}
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
         self._shared_store = settings.store_target().is_shared
         limits = self.rules.policy.letter_limits
-        self._letters = LetterLimit(self._ledger, limits, self.metrics, shared=self._shared_store)
+        self._letters = LetterLimit(self._store, limits, self.metrics, shared=self._shared_store)
         self._watch = LoopWatch(self._ledger, self.metrics.loop_blocked)
-        self.vitals = Vitals(self.lanes, self._gate, self._letters, len(registry.handlers))
+        self.vitals = Vitals(self.lanes, self._store, self._letters, len(registry.handlers))
         self._shared = Shared(
             rules=self.rules,
-            ledger=self._ledger,
-            gate=self._gate,
+            store=self._store,
             letters=self._letters,
             metrics=self.metrics,
             traces=open_traces(version(), trusted=settings.trust_trace_parent) if settings.otel else None,
@@ -163,13 +161,12 @@ class App:
                 self._watch.queues.append(WatchedQueue(lane, self._second_client(queue, lane)))
             async with anyio.create_task_group() as background:
                 await background.start(self._watch.run)
-                background.start_soon(self._gate.run)
-                background.start_soon(self._gate.watch_disk)
+                background.start_soon(self._store.watch_disk)
                 background.start_soon(self._watch_store)
-                background.start_soon(self._letters.run, self._gate)
+                background.start_soon(self._letters.run)
                 # In a store that daemons share, rows of other queues than ours may be as old as MNS allows.
                 least_s = 2 * MAX_RETENTION_S if self._shared_store else 0.0
-                background.start_soon(prune, self._ledger, self._gate, self.lanes, least_s)
+                background.start_soon(prune, self._store, self.lanes, least_s)
                 for lane in self.lanes:
                     if any(handler.result is not None for handler in self.registry.handlers.values()):
                         # The signer takes a quarter of a second to load: not in front of the first result.
@@ -181,14 +178,14 @@ class App:
                 background.cancel_scope.cancel("stopped")
 
     async def run_job(self, job_id: str, queue: str | None = None) -> str:
-        """Handle one job that has no message: ask MPS for it, then the same life.
+        """Handle one job that has no message: query MPS for it, then process it like a delivery.
 
         Args:
             job_id: Which job.
             queue: Under which queue it counts; needed where several are set.
 
         Returns:
-            The word for how it ended (``ops.metrics.SettledAs``).
+            How it was settled (``ops.metrics.SettledAs``).
 
         Raises:
             UsageError: MPS does not know the job, or it goes on, or the queue is not clear.
@@ -207,20 +204,17 @@ class App:
                 raise UsageError(f"job {job_id!r}: MPS says that it is not an intelligent production job")
             if answer.state not in ENDED:
                 raise UsageError(f"job {job_id!r} is {answer.state!r}: expected one that has ended; try again later")
-            lane = make_lane(named[0], clients, self._shared, orders=NoQueue())
+            lane = make_lane(named[0], clients, self._shared, calls=NoQueue())
             async with anyio.create_task_group() as background:
                 self._watch.queues.append(WatchedQueue(lane))
                 await background.start(self._watch.run)
-                background.start_soon(self._gate.run)
                 background.start_soon(self._watch_store)
                 background.start_soon(lane.leases.run)
                 lane.slots.take_now(1)
-                delivery = delivery_of(answer)
-                lane.live.add(delivery)
                 self._watch.wake()
-                word = await process(lane, delivery, Place(lane.slots))
+                status = await process(lane, lane.receive(message_of(answer)))
                 background.cancel_scope.cancel("handled")
-            return str(word)
+            return str(status)
 
     async def _open_store(self, stack: AsyncExitStack) -> None:
         await self._ledger.open()
@@ -264,7 +258,7 @@ class App:
         )
         return await stack.enter_async_context(clients)
 
-    def _second_client(self, queue: QueueSettings, lane: Lane) -> Callable[[], AbstractAsyncContextManager[Orders]]:
+    def _second_client(self, queue: QueueSettings, lane: Lane) -> Callable[[], AbstractAsyncContextManager[QueueCalls]]:
         """What opens a client of one queue in another thread's event loop."""
         return partial(
             open_queue,
@@ -280,25 +274,25 @@ class App:
 
     async def _work(self, started: anyio.Event | None) -> None:
         """Poll and handle, then drain; returns when every message is settled or the deadline has come."""
-        lives = Tasks()
+        deliveries = Tasks()
         moment_s = HURRY_S
         try:
-            await self._poll(lives, started)
+            await self._poll(deliveries, started)
             await self.stopping.drain()
             await self.stopping.flush()
-            # What is left at the deadline is left to its lease: all that remains is to let go of it.
+            # What is not settled at the deadline is left to its lease.
             moment_s = 0.0
         finally:
             # Ended from outside or by a fault of our own: ends that are being written get a moment, not for ever.
             with anyio.CancelScope(shield=True):
-                self.stopping.cut_all()
-                await lives.end(moment_s)
+                self.stopping.interrupt_all()
+                await deliveries.end(moment_s)
 
-    async def _poll(self, lives: Tasks, started: anyio.Event | None) -> None:
+    async def _poll(self, deliveries: Tasks, started: anyio.Event | None) -> None:
         """Poll until a stop is asked for and every receive has ended."""
 
         def start(lane: Lane, delivery: Delivery) -> None:
-            lives.begin(_live(lane, delivery))
+            deliveries.begin(_process(lane, delivery))
             self._watch.wake()
 
         async with anyio.create_task_group() as limit:
@@ -326,28 +320,5 @@ def _mask(keys: Keys) -> None:
     SECRETS.protect(keys.security_token, slot="chain token")
 
 
-async def _live(lane: Lane, delivery: Delivery) -> None:
-    """One message's life, in a slot."""
-    lane.live.add(delivery)
-    place = Place(lane.slots)
-    try:
-        if lane.traces is None:
-            await process(lane, delivery, place)
-        else:
-            message = delivery.message
-            carried = {**message.user_properties, **message.system_properties}
-            with lane.traces.processing(
-                lane.url.queue, message.message_id, carried, delivery.received
-            ) as delivery.life:
-                await process(lane, delivery, place)
-    except Exception:
-        # A mistake in this program must cost one message some time, not all of them the daemon. Its claim and its lease
-        # run out by themselves, so that it is neither lost nor deleted.
-        log.exception(
-            "internal fault; the message comes back when its lease ends",
-            queue=lane.url.queue,
-            message_id=delivery.message.message_id,
-        )
-    finally:
-        lane.live.discard(delivery)
-        place.close()
+async def _process(lane: Lane, delivery: Delivery) -> None:
+    await process(lane, delivery)

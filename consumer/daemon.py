@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -27,7 +28,6 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from consumer.app import App
 from consumer.config import Settings
-from consumer.engine.spare_threads import SpareThreads
 from consumer.engine.vitals import status_of
 from consumer.errors import ConsumerError, ExitCode, lacks_threads
 from consumer.ops.logs import configure
@@ -53,6 +53,7 @@ _FIRST_POLLS_S: Final = 10.0
 _STATUS_EVERY_S: Final = 5.0
 _STOP_MARGIN_S: Final = 5.0
 """What the service manager is asked for beyond the stop deadline."""
+_SPARE_THREADS: Final = 2
 _GC_AFTER: Final = 5_000
 """Objects that came and did not go, until the collector looks at the young ones; Python's own 700 are those of a
 handful of messages."""
@@ -164,6 +165,36 @@ def _exit(code: ExitCode = ExitCode.OK) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+class SpareThreads(ThreadPoolExecutor):
+    """The event loop's threads, two of them started at once; never refuses work because no further thread starts.
+
+    asyncio resolves host names on such a thread, and handlers use them by ``asyncio.to_thread``. Where the machine or
+    the container has no thread left, asyncio's own executor refuses what it can't start a thread for. Here it waits for
+    one of the threads that are there.
+
+    Raises:
+        RuntimeError: Not even the first threads can be started.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(thread_name_prefix="mns-consumer-spare")
+        all_there = threading.Event()
+        try:
+            for _ in range(_SPARE_THREADS):
+                # Each keeps its thread busy until all have begun: so each gets a thread of its own.
+                self.submit(all_there.wait)
+        finally:
+            all_there.set()
+
+    def _adjust_thread_count(self) -> None:
+        # Private, but where every version of Python starts its threads; the work has been queued before.
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                raise
 
 
 class _Deadline:

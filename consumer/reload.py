@@ -39,7 +39,7 @@ async def reload(app: App, read: Read) -> bool:
     except Exception as error:
         if lacks_threads(error):
             return _refuse(app, ["no thread could be started to read them; raise the limit of threads, then try again"])
-        log.exception("internal fault while reloading")
+        log.exception("internal error while reloading")
         return _refuse(app, [repr(error)])
     if problems := takes_restart(app.settings, settings):
         forget(registry.packages)

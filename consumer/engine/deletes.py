@@ -1,11 +1,9 @@
-"""Delete ended messages in batches, in the background.
+"""Delete settled messages in batches, in the background.
 
-Whatever comes here is safe to delete: its end is written down. So a delete that fails is tried again as long as its
-receipt lives, and after that costs nothing but a redelivery, which the ledger recognises. While deletes fail one batch
-at a time is tried, and when many wait the polls do too: what can't be deleted had better stay in the queue. Handles are
-read at the last moment, since a message may have come back meanwhile.
-
-Elsewhere: what must be written first (``engine.settle``).
+Whatever comes here is safe to delete: its outcome is persisted. So a delete that fails is retried as long as its
+receipt handle is good, and after that costs only a redelivery, which the ledger recognises. While deletes fail one
+batch at a time is tried, and when many wait polling pauses: what can't be deleted had better stay in the queue. Handles
+are read at the last moment, since a message may be redelivered meanwhile.
 """
 
 from __future__ import annotations
@@ -20,8 +18,8 @@ import structlog
 
 from consumer.cloud.faults import lacks_a_right
 from consumer.cloud.messages import DeleteFailure
-from consumer.engine.delivery import Delivery, Orders
-from consumer.engine.pacing import Outage, Probes
+from consumer.engine.breaker import Breaker
+from consumer.engine.delivery import Delivery, QueueCalls
 from consumer.engine.tasks import Tasks
 from consumer.errors import CloudError, ConsumerError, Fault
 from consumer.ops.metrics import DeleteResult
@@ -31,73 +29,78 @@ from consumer.policy import MAX_BATCH
 log = structlog.stdlib.get_logger(__name__)
 
 _LINGER_S: Final = 0.02
-_HURRY_S: Final = 0.25
+_FLUSH_PAUSE_S: Final = 0.25
 _QUIET_S: Final = 5.0
 _CALLS_AT_ONCE: Final = 8
 _MANY: Final = 256
 
 
 class Deletes:
-    """The buffer of one queue's ended messages.
+    """The deletes of one queue.
 
     Args:
         queue: The queue's client.
         name: The queue's name, for the log.
-        observe: Told how many deletions ended how.
-        covered: Whether an outage of the whole queue has been told of: then failing deletes are no news.
-        traces: Tells OpenTelemetry, where that is wanted.
+        observe: Called with a result and the number of messages.
+        suppress_log: Whether the queue's own outage is already logged.
+        traces: Where spans go, if anywhere.
     """
 
     def __init__(
         self,
         *,
-        queue: Orders,
+        queue: QueueCalls,
         name: str,
         observe: Callable[[DeleteResult, int], None],
-        covered: Callable[[], bool] = lambda: False,
+        suppress_log: Callable[[], bool] | None = None,
         traces: Traces | None = None,
     ) -> None:
         self._queue = queue
         self._name = name
         self._observe = observe
-        self._covered = covered
         self._traces = traces
-        self._outage = Outage(
-            "delete failed; the end is written down, so the redelivery will only be deleted",
+        self._breaker = Breaker(
+            "deletes fail; the outcomes are persisted, so redeliveries will only be deleted",
             "deletes work again",
-            name,
+            queue=name,
+            log_after=2,
+            quiet_s=_QUIET_S,
+            always_fast=True,
+            suppress_log=suppress_log,
+        )
+        self._refusals = Breaker(
+            "MNS refuses to delete messages; their outcomes are persisted, so redeliveries will only be deleted",
+            "MNS deletes all messages again",
+            queue=name,
             quiet_s=_QUIET_S,
         )
         self._waiting: list[Delivery] = []
-        self._under_way = 0
-        self._news = asyncio.Event()
+        self._in_calls = 0
+        self._added = asyncio.Event()
         self._full = asyncio.Event()
         self._room = anyio.Semaphore(_CALLS_AT_ONCE)
-        self._settled = asyncio.Event()
-        self._probes = Probes()
-        self._quiet = False
-        self._error: ConsumerError = ConsumerError("no delete has failed")
-        self._hurry = asyncio.Event()
+        self._progressed = asyncio.Event()
+        self._flushing = asyncio.Event()
 
     @property
     def pending(self) -> int:
         """Messages that are not known to be deleted yet."""
-        return len(self._waiting) + self._under_way
+        return len(self._waiting) + self._in_calls
 
     @property
     def failing(self) -> bool:
         """Whether the last call failed."""
-        return self._probes.failing
+        return not self._breaker.is_closed
 
     @property
     def crowded(self) -> bool:
-        """Whether so many wait for deletes to work again that more would only be handed out in vain."""
+        """Whether so many wait for deletes to work again that polling should pause."""
         return self.failing and self.pending >= _MANY
 
     def add(self, delivery: Delivery) -> None:
-        """Delete this one soon; its end is written down."""
+        """Delete this one soon; its outcome is persisted."""
         self._waiting.append(delivery)
-        self._news.set()
+        self._added.set()
         if len(self._waiting) >= MAX_BATCH:
             self._full.set()
 
@@ -106,22 +109,22 @@ class Deletes:
         calls = Tasks()
         try:
             while True:
-                await self._news.wait()
-                if len(self._waiting) < MAX_BATCH and not self._hurry.is_set():
+                await self._added.wait()
+                if len(self._waiting) < MAX_BATCH and not self._flushing.is_set():
                     with anyio.move_on_after(_LINGER_S):
                         await self._full.wait()
                 self._full.clear()
                 await self._room.acquire()
-                if self._probes.failing:
-                    await self._pause()
+                if self.failing:
+                    await self._wait_for_probe()
                     self._drop_expired()
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 if not self._waiting:
-                    self._news.clear()
+                    self._added.clear()
                 if not batch:
                     self._room.release()
                     continue
-                self._under_way += len(batch)
+                self._in_calls += len(batch)
                 calls.begin(self._delete(batch))
         finally:
             with anyio.CancelScope(shield=True):
@@ -129,39 +132,38 @@ class Deletes:
 
     async def flush(self) -> None:
         """Return when nothing is pending; the caller sets the deadline."""
-        self._hurry.set()
+        self._flushing.set()
         self._full.set()
         while self.pending:
-            self._settled.clear()
-            await self._settled.wait()
+            self._progressed.clear()
+            await self._progressed.wait()
 
-    async def _pause(self) -> None:
-        """Wait for the turn to try whether deletes work again."""
-        if self._hurry.is_set():
-            await anyio.sleep(_HURRY_S)
-            return
-        while (left_s := self._probes.not_before - time.monotonic()) > 0 and not self._hurry.is_set():
-            with anyio.move_on_after(left_s):
-                await self._hurry.wait()
-        self._probes.begin()
+    async def _wait_for_probe(self) -> None:
+        """Wait for the turn to try whether deletes work again; a stop tries more often."""
+        while not self._breaker.try_probe():
+            if self._flushing.is_set():
+                await anyio.sleep(_FLUSH_PAUSE_S)
+                return
+            with anyio.move_on_after(self._breaker.wait_s()):
+                await self._flushing.wait()
 
     async def _delete(self, batch: Sequence[Delivery]) -> None:
         again: Sequence[Delivery] = ()
         try:
-            again = await self._once(batch)
+            again = await self._call(batch)
         finally:
-            self._under_way -= len(batch)
+            self._in_calls -= len(batch)
             if again:
                 self._waiting[:0] = again
-                self._news.set()
+                self._added.set()
             self._room.release()
-            self._settled.set()
+            self._progressed.set()
 
-    async def _once(self, batch: Sequence[Delivery]) -> list[Delivery]:
+    async def _call(self, batch: Sequence[Delivery]) -> list[Delivery]:
         """One call; returns those worth another try."""
         by_handle: dict[str, Delivery] = {}
         for delivery in batch:
-            # A renewal under way may be replacing the receipt at this very moment; none begins after this.
+            # A renewal under way may be replacing the receipt handle at this moment; none begins after this.
             if delivery.lock.locked():
                 async with delivery.lock:
                     pass
@@ -171,58 +173,56 @@ class Deletes:
             failures = await self._queue.delete(list(by_handle))
         except CloudError as error:
             self._trace(batch, asked_at, str(error.fault))
+            deliveries = list(by_handle.values())
             if error.fault is Fault.REQUEST:
-                self._give_up(list(by_handle.values()), error)
+                self._refusals.failed(error)
+                self._give_up(deliveries, error)
                 return []
-            self._probes.failed(asked_at)
-            self._error, self._quiet = error, self._covered()
-            # Nothing but a change of the rights helps: say so before the receipts have died.
-            if lacks_a_right(error.code) and not self._quiet:
-                self._outage.failed(error)
-            return self._alive(list(by_handle.values()), error)
+            # Only a change of the rights helps: log it before the receipt handles have expired.
+            self._breaker.failed(error, asked_at, urgent=lacks_a_right(error.code))
+            return self._unexpired(deliveries, error)
         self._trace(batch, asked_at)
-        self._probes.passed()
-        self._quiet = False
+        self._breaker.succeeded()
         return self._sort(by_handle, failures)
 
     def _trace(self, batch: Sequence[Delivery], asked_at: float, fault: str = "") -> None:
         if self._traces is not None:
-            lives = [delivery.life for delivery in batch]
-            self._traces.settled(self._name, "delete", lives, time.monotonic() - asked_at, fault)
+            spans = [delivery.span for delivery in batch]
+            self._traces.settled(self._name, "delete", spans, time.monotonic() - asked_at, fault)
 
     def _sort(self, by_handle: dict[str, Delivery], failures: Sequence[DeleteFailure]) -> list[Delivery]:
         """Count what an answer says of each handle; returns those worth another try."""
         gone = sum(failure.gone for failure in failures)
-        left = [failure for failure in failures if not failure.gone]
+        refused = [failure for failure in failures if not failure.gone]
         self._observe(DeleteResult.DELETED, len(by_handle) - len(failures))
         self._observe(DeleteResult.GONE, gone)
-        if not left:
-            self._outage.over()
+        if not refused:
+            self._refusals.succeeded()
             return []
-        told = ConsumerError(f"MNS refused {len(left)} of {len(by_handle)}: {left[0].code}: {left[0].detail}")
-        self._give_up([by_handle[failure.handle] for failure in left if not failure.retryable], told)
-        return self._alive([by_handle[failure.handle] for failure in left if failure.retryable], told)
+        first = refused[0]
+        error = ConsumerError(f"MNS refused {len(refused)} of {len(by_handle)}: {first.code}: {first.detail}")
+        self._refusals.failed(error)
+        self._give_up([by_handle[failure.handle] for failure in refused if not failure.retryable], error)
+        return self._unexpired([by_handle[failure.handle] for failure in refused if failure.retryable], error)
 
-    def _alive(self, failed: Sequence[Delivery], error: ConsumerError) -> list[Delivery]:
-        """Those whose receipts still live; the others are given up."""
+    def _unexpired(self, failed: Sequence[Delivery], error: ConsumerError) -> list[Delivery]:
+        """Those whose receipt handles are still good; the others are given up."""
         now = time.monotonic()
         self._give_up([one for one in failed if one.receipt.expires_at <= now], error)
         return [one for one in failed if one.receipt.expires_at > now]
 
     def _drop_expired(self) -> None:
-        """After an outage there may be many whose receipts have died meanwhile: no call is worth making for them.
+        """After an outage the handles of many may have expired meanwhile: no call is made for them.
 
-        The newest are tried all the same: where receipts live shorter than the pauses last, nothing else would show
-        that deletes work again.
+        The newest are tried all the same: where handles expire sooner than the pauses end, only they show that deletes
+        work again.
         """
         newest = self._waiting[-MAX_BATCH:]
-        self._waiting = [*self._alive(self._waiting[:-MAX_BATCH], self._error), *newest]
+        error = self._breaker.fault or ConsumerError("deletes failed")
+        self._waiting = [*self._unexpired(self._waiting[:-MAX_BATCH], error), *newest]
 
     def _give_up(self, deliveries: Sequence[Delivery], error: ConsumerError) -> None:
-        if not deliveries:
-            return
-        self._observe(DeleteResult.FAILED, len(deliveries))
-        if not self._quiet:
-            self._outage.failed(error)
-        ids = [delivery.message.message_id for delivery in deliveries]
-        log.debug("delete given up", queue=self._name, message_ids=ids, error=str(error))
+        if deliveries:
+            self._observe(DeleteResult.FAILED, len(deliveries))
+            ids = [delivery.message.message_id for delivery in deliveries]
+            log.debug("delete given up", queue=self._name, message_ids=ids, error=str(error))

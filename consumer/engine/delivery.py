@@ -1,130 +1,370 @@
-"""One message in our hands, with its own way back: the newest receipt, and whether the lease still holds.
+"""One delivery: a message in flight, with its lease, its claim and its run.
 
-Every renewal and every redelivery replaces the receipt and kills the old one, so the receipt lives in one place, and
-one lock guards all that uses it up: renew, hide, delete.
-
-Elsewhere: who keeps the lease (``engine.lease``), who ends it (``engine.settle``).
+It is the only object for a message, from its receipt until it is settled, and only its own methods change its fields.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import anyio
 
 from consumer.cloud.messages import DeleteFailure, Message, Receipt
-from consumer.engine.outcome import Cut, TimedOut
-from consumer.engine.receipt_lock import ReceiptLock
+from consumer.engine.lease_state import LeaseEvent, LeaseState, Stage, next_state
+from consumer.engine.outcome import History, Interrupted, RunResult, TimedOut
+from consumer.engine.slots import Slot
+from consumer.engine.tasks import new_scope
+from consumer.message.notification import Kind, Notification, Phase, Undecodable, decode
+from consumer.plugin.handler import Handler
+from consumer.policy import RetryPolicy
+from consumer.store.ledger import Claimed, JobRecord
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
+    from consumer.engine.complete import Completed
+    from consumer.engine.rules import Rules
 
-class Orders(Protocol):
-    """What can be ordered about a message that is held: the part of a queue's client that ends need."""
+_UNCLAIMED: Final = Claimed()
+_UNREAD: Final = Notification(
+    kind=Kind.UNKNOWN,
+    route="",
+    function=None,
+    job_id=None,
+    state="",
+    phase=Phase.FAILED,
+    code=None,
+    message=None,
+    user_data_text=None,
+    user_data=None,
+    result_text=None,
+    document={},
+)
+"""Stands for the notification of a body that can't be decoded."""
+
+
+class QueueCalls(Protocol):
+    """The calls about one message: the part of a queue's client that settling needs."""
 
     async def hide(self, handle: str, seconds: int) -> Receipt:
-        """Make it visible again ``seconds`` from now; the old handle dies."""
+        """Hide it for ``seconds`` from now; the receipt handle is replaced."""
 
     async def delete(self, handles: Sequence[str]) -> Sequence[DeleteFailure]:
-        """Delete up to 16; what was not deleted is returned."""
+        """Delete up to 16; returns those that were not deleted."""
 
 
-class Stage(IntEnum):
-    """How far a delivery has come; only ever grows."""
+class ReceiptLock(asyncio.Lock):
+    """Guards one receipt handle; it can be lent to the thread that stands in for a blocked event loop.
 
-    HELD = 0
-    """Received; no handler has been called yet. A stop gives it back at once."""
-    RUNNING = 1
-    """Its handler runs. A stop waits for it."""
-    SETTLING = 2
-    """Its end is being written down. Nothing cuts this short but the stop deadline."""
-    CLOSED = 3
-    """Nothing more will be done with its lease."""
+    Every renewal replaces the receipt handle, so no two calls about a message may be under way at once. Here the loop
+    sets ``_locked`` and then looks for loans; the thread counts a loan and then looks at ``_locked``. So at least one
+    of them sees the other, and the two need no lock between them.
+    """
+
+    # Class attributes, so that one for every message costs no more than asyncio's own.
+    _loans = 0
+    """Written by the other thread only."""
+    _returned = 0
+    """Written by the event loop only."""
+    _newest: Receipt | None = None
+    """The receipt that the other thread got last, while a loan is out; written by it only."""
+    _back: asyncio.Future[None] | None = None
+
+    def locked(self) -> bool:
+        """Whether a call is under way, in the event loop or in the other thread."""
+        # Called for every message: super() would take twice as long.
+        return self._loans != self._returned or asyncio.Lock.locked(self)
+
+    async def acquire(self) -> Literal[True]:
+        """Acquire it, once the other thread has returned its loan."""
+        await super().acquire()
+        while self._loans != self._returned:
+            self._back = asyncio.get_running_loop().create_future()
+            try:
+                await self._back
+            except BaseException:
+                self.release()
+                raise
+        return True
+
+    def lend(self) -> bool:
+        """Borrow the handle; called by the other thread. ``False`` where the event loop has a call under way.
+
+        Either way ``take_back`` must run in the event loop afterwards, once for each call.
+        """
+        if self._loans == self._returned:
+            self._newest = None
+        self._loans += 1
+        return not super().locked()
+
+    def newest(self, known: Receipt) -> Receipt:
+        """The receipt to use for a loan: of an earlier loan that the loop has not taken back yet, else ``known``."""
+        return self._newest or known
+
+    def lent_renewal(self, receipt: Receipt) -> None:
+        """The other thread has got a newer receipt."""
+        self._newest = receipt
+
+    def take_back(self) -> None:
+        """End a loan; called in the event loop, after the delivery has the newest receipt."""
+        self._returned += 1
+        if self._back is not None and not self._back.done():
+            self._back.set_result(None)
 
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """A received message on its way through its life.
+    """A message in flight. Times are seconds on the monotonic clock; 0 is never.
 
     Args:
         message: As received.
+        rules: The settings and handlers that hold for it, to its end.
+        slot: Its slot.
+        retention_s: The age at which its queue drops it.
+        server_offset_s: MNS's clock minus ours at the receipt, in seconds.
+        received_span: The span of the receive that brought it, with traces on.
         receipt: The newest receipt.
-        age_offset_s: The server's clock minus ours at the receipt, in seconds.
-        key: Its ledger key, from the asking for it on: it is to be let go at the end.
-        claimed: Whether the ledger has said that the key is ours: from then on its claim is renewed.
         stage: How far it has come.
-        in_thread: Whether a plain function runs it: that can't be cut short, so its claim outlives a lost lease.
-        adrift: Whether its lease is known to be lost while its plain function runs on, with its claim kept.
-        cut: Why its run was cut short, if it was.
-        scope: Cancels its run; set while it can be cut short.
-        cancel_handler: Cancels its async handler, which then ends the run; set while one runs.
-        received: The span of the receive that brought it, where traces are told.
-        life: The span of its life, likewise.
+        lease: The state of its lease.
+        renew_at: When the lease is due for its next renewal.
+        grace_until: Until when its redelivery is awaited.
+        key: The ledger key that it claims, from asking on: it is released at the end.
+        job_key: Its job's key, where it is the one delivery of that job in flight here.
+        is_claimed: Whether the ledger has said that the key is ours: from then on its claim is renewed.
+        claim: What the ledger knew of the job.
+        notification: What it says; an empty one until it is decoded, or when it can't be.
+        handler: Which handler takes it.
+        completed: What its handler gets besides the message.
+        result: How its run ended.
+        interruption: Why its run was interrupted, if it was.
+        in_thread: Whether a plain function runs it, which can't be cancelled.
+        cancel_handler: Cancels its async handler while one runs.
+        started_at: When the handler was called.
+        run_s: How long the handler ran.
+        span: The span of its processing, with traces on.
     """
 
     message: Message
-    receipt: Receipt
-    age_offset_s: float = 0.0
+    rules: Rules
+    slot: Slot
+    retention_s: float
+    server_offset_s: float = 0.0
+    received_span: SpanContext | None = None
     received_at: float = field(default_factory=time.monotonic)
-    key: str | None = None
-    claimed: bool = False
-    stage: Stage = Stage.HELD
-    in_thread: bool = False
-    adrift: bool = False
-    cut: Cut | TimedOut | None = None
-    renew_at: float = 0.0
-    doubtful: bool = False
-    grace_until: float = 0.0
+    receipt: Receipt = field(init=False)
+    stage: Stage = field(init=False, default=Stage.RECEIVED)
+    lease: LeaseState = field(init=False, default=LeaseState.HELD)
+    renew_at: float = field(init=False, default=0.0)
+    grace_until: float = field(init=False, default=0.0)
     # asyncio's own: anyio's takes ten times as long to make, for every message.
-    lock: ReceiptLock = field(default_factory=ReceiptLock)
-    scope: anyio.CancelScope | None = None
-    cancel_handler: Callable[[str], None] | None = None
-    received: SpanContext | None = None
-    life: Span | None = None
-    _age_s: float = field(init=False)
+    lock: ReceiptLock = field(init=False, default_factory=ReceiptLock)
+    key: str | None = field(init=False, default=None)
+    job_key: str | None = field(init=False, default=None)
+    is_claimed: bool = field(init=False, default=False)
+    claim: Claimed = field(init=False, default_factory=lambda: _UNCLAIMED)
+    notification: Notification = field(init=False, default_factory=lambda: _UNREAD)
+    handler: Handler | None = field(init=False, default=None)
+    completed: Completed | None = field(init=False, default=None)
+    result: RunResult | None = field(init=False, default=None)
+    interruption: Interrupted | TimedOut | None = field(init=False, default=None)
+    in_thread: bool = field(init=False, default=False)
+    cancel_handler: Callable[[str], None] | None = field(init=False, default=None)
+    started_at: float = field(init=False, default=0.0)
+    run_s: float = field(init=False, default=0.0)
+    span: Span | None = field(init=False, default=None)
+    _scope: anyio.CancelScope | None = field(init=False, default=None)
+    _received_age_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        """Plan the first renewal, and take down how old the message is."""
-        self.hold(self.receipt)
-        self._age_s = max(0.0, time.time() + self.age_offset_s - self.message.enqueued_at)
+        """Plan the first renewal, and note how old the message is."""
+        self._take_receipt(self.message.receipt)
+        self._received_age_s = max(0.0, time.time() + self.server_offset_s - self.message.enqueued_at)
 
-    def hold(self, receipt: Receipt) -> None:
-        """Take a newer receipt: of a renewal, or of the same message coming back while it is here."""
+    # The lease.
+
+    def renewed(self, receipt: Receipt) -> None:
+        """MNS has answered with a newer receipt."""
+        self._take_receipt(receipt)
+        self.lease_event(LeaseEvent.RENEWED)
+
+    def redelivered(self, receipt: Receipt) -> None:
+        """The message came to this process again; the new receipt has replaced the old one."""
+        self._take_receipt(receipt)
+        self.lease_event(LeaseEvent.REDELIVERED)
+
+    def lease_event(self, event: LeaseEvent) -> LeaseState:
+        """Note what happened to the lease; returns its new state."""
+        self.lease = next_state(self.lease, event, self.stage)
+        if self.lease is not LeaseState.AWAITING_REDELIVERY:
+            self.grace_until = 0.0
+        return self.lease
+
+    def await_redelivery(self, until: float) -> None:
+        """Leave the lease alone until then: the message may come back."""
+        self.grace_until = self.renew_at = until
+
+    def renew_next(self, at: float) -> None:
+        """Plan the next renewal."""
+        self.renew_at = at
+
+    def _take_receipt(self, receipt: Receipt) -> None:
         self.receipt = receipt
-        self.adrift = False
-        self.doubtful = False
-        self.grace_until = 0.0
         now = time.monotonic()
         self.renew_at = now + max(0.0, receipt.expires_at - now) / 2
 
-    @property
-    def lost(self) -> bool:
-        """Whether its lease is known to be lost and its run was cut short for that."""
-        return self.cut is Cut.LEASE_LOST
+    # The claim.
 
-    def cut_short(self, why: Cut | TimedOut) -> None:
+    def represents(self, job_key: str) -> None:
+        """It is the one delivery of its job that is in flight here."""
+        self.job_key = job_key
+
+    def asks_for(self, key: str | None) -> None:
+        """Its claim is asked for: from now on it must be released, since the answer may get lost."""
+        self.key = key
+
+    def has_claimed(self, claim: Claimed) -> None:
+        """The ledger has granted the claim."""
+        self.claim = claim
+        self.is_claimed = True
+
+    def has_released(self) -> None:
+        """The claim is given up; a renewal that comes now must not take it for one that was taken over."""
+        self.is_claimed = False
+
+    # The run.
+
+    @property
+    def attempt(self) -> int:
+        """The number of this run of the handler, from 1."""
+        return self.claim.failures + 1
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """The limits and delays that hold for failures of its handler."""
+        return self.rules.retry_of(self.handler)
+
+    def decode(self) -> Notification | Undecodable:
+        """Decode its body."""
+        notification = decode(self.message.body)
+        if not isinstance(notification, Undecodable):
+            self.notification = notification
+        return notification
+
+    def routed_to(self, handler: Handler) -> None:
+        """A handler takes it."""
+        self.handler = handler
+
+    def has_completed(self, completed: Completed) -> None:
+        """Its handler can be called with this."""
+        self.completed = completed
+
+    def interruptible(self) -> anyio.CancelScope:
+        """A scope for its run, by which ``interrupt`` ends it."""
+        self._scope = new_scope()
+        return self._scope
+
+    def begin_run(self, handler: Handler) -> None:
+        """Its handler is being called."""
+        self.in_thread = not handler.is_async
+        self.stage = Stage.RUNNING
+        self.started_at = time.monotonic()
+
+    def cancel_by(self, cancel_handler: Callable[[str], None] | None) -> None:
+        """How to cancel its async handler; ``None`` when that has ended."""
+        self.cancel_handler = cancel_handler
+
+    def end_run(self) -> None:
+        """Its handler has ended. A lost lease cancels nothing any more: the result counts."""
+        self.run_s = time.monotonic() - self.started_at
+        self.stage = Stage.SETTLING
+
+    def interrupt(self, why: Interrupted | TimedOut) -> None:
         """Cancel its run, unless that has ended; the first reason counts.
 
-        An async handler is cancelled once and then waited for: its run ends when it has cleaned up.
+        An async handler is cancelled once and then awaited: its run ends when it has cleaned up.
         """
-        if self.cut is None and self.stage < Stage.SETTLING:
-            self.cut = why
+        if self.interruption is None and self.stage < Stage.SETTLING:
+            self.interruption = why
             if self.cancel_handler is not None:
                 self.cancel_handler(str(why))
-            elif self.scope is not None:
-                self.scope.cancel(str(why))
+            elif self._scope is not None:
+                self._scope.cancel(str(why))
 
-    def abandon(self) -> None:
-        """End its run without its handler, which goes on though it was cancelled."""
-        if self.stage is Stage.RUNNING and self.cancel_handler is not None and self.scope is not None:
-            self.cut = Cut.LEFT_RUNNING
-            self.scope.cancel(str(self.cut))
+    def leave_running(self) -> None:
+        """End its run without its async handler, which goes on though it was cancelled."""
+        if self.stage is Stage.RUNNING and self.cancel_handler is not None and self._scope is not None:
+            self.interruption = Interrupted.LEFT_RUNNING
+            self._scope.cancel(str(self.interruption))
+
+    def finish(self, result: RunResult | None) -> RunResult:
+        """Its run has ended: leave the slot to another message.
+
+        Args:
+            result: How; ``None`` when it was interrupted.
+        """
+        self.stage = Stage.SETTLING
+        self.result = result or self.interruption or Interrupted.STOPPING
+        self.slot.leave(unused=not self.started_at)
+        return self.result
+
+    def traced_by(self, span: Span) -> None:
+        """Its processing has a span."""
+        self.span = span
+
+    def close(self) -> None:
+        """It is settled, or given up."""
+        self.stage = Stage.CLOSED
+        self.lease_event(LeaseEvent.CLOSE)
+
+    # What is known of it.
+
+    @property
+    def is_rejoinable(self) -> bool:
+        """Whether a redelivery of its message may go on as this delivery."""
+        return self.stage is not Stage.CLOSED and self.interruption is not Interrupted.LEASE_LOST
+
+    @property
+    def has_recorded_start(self) -> bool:
+        """Whether the ledger may hold the start of a run that has not ended."""
+        return self.stage is Stage.RUNNING and self.is_claimed and self.message.dequeue_count > 1
 
     def age_s(self) -> float:
-        """Seconds since MNS took the message: by MNS's clock up to the receipt, from then on by the monotonic one."""
-        return self._age_s + time.monotonic() - self.received_at
+        """Seconds since MNS accepted the message: by MNS's clock up to the receipt, then by the monotonic one."""
+        return self._received_age_s + time.monotonic() - self.received_at
+
+    def history(self) -> History:
+        """What the outcome of its run depends on."""
+        return History(
+            failures=self.claim.failures,
+            dequeue_count=self.message.dequeue_count,
+            age_s=self.age_s(),
+            retention_s=self.retention_s,
+            jitter=random.random(),  # noqa: S311 - jitter, not a secret
+        )
+
+    def record(self, queue_identity: str) -> JobRecord:
+        """What the ledger keeps of its job."""
+        notification, completed, now = self.notification, self.completed, time.time()
+        said = notification if completed is None else completed.job
+        return JobRecord(
+            key=self.key or "",
+            queue=queue_identity,
+            kind=notification.kind,
+            function=Kind.UNKNOWN.value if notification.kind is Kind.UNKNOWN else notification.route,
+            message_id=self.message.message_id,
+            job_id=notification.job_id,
+            state=said.state,
+            code=said.code,
+            message=said.message,
+            user_data=notification.user_data_text if completed is None else completed.user_data_text,
+            result=None if completed is None else completed.result_text,
+            attempts=self.attempt,
+            enqueued_at=self.message.enqueued_at,
+            started_at=now - (time.monotonic() - self.started_at) if self.started_at else now,
+            ended_at=now,
+        )

@@ -1,10 +1,10 @@
-"""Call one handler within its limits, and say how that ended.
+"""Call one handler within its limits, and return the result of the run.
 
 An async function runs in a task of its own. At its time limit, when its lease is lost, or at a stop that task is
-cancelled once, as a handler expects it: what stands in its ``finally`` completes. A plain function runs in a worker
+cancelled once, as a handler expects it, so that its ``finally`` blocks complete. A plain function runs in a worker
 thread and can't be cancelled.
 
-Whatever goes on past its limit is waited for, its lease and claim kept, until the most that a message may be held. Then
+What runs past its limit is awaited, its lease and claim kept, until the longest time that a message may be held. Then
 it counts as stuck: its message is set aside, and the thread or the task is left behind.
 """
 
@@ -26,7 +26,7 @@ import anyio.to_thread
 import structlog
 
 from consumer.engine.delivery import Delivery
-from consumer.engine.outcome import Raised, Returned, TimedOut, Unfit, Unreachable
+from consumer.engine.outcome import Interrupted, Raised, Returned, TimedOut, Unavailable, Unprocessable
 from consumer.errors import ExitCode, text_of
 from consumer.plugin.handler import Handler
 from consumer.plugin.job import Job
@@ -36,18 +36,18 @@ log = structlog.stdlib.get_logger(__name__)
 
 _RETURNED: Final = Returned()
 
-HandlerEnd = Returned | Raised | TimedOut | Unfit | Unreachable
+HandlerResult = Returned | Raised | TimedOut | Unprocessable | Unavailable | Interrupted
 
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """What holds for one handler, its own wishes and the settings' defaults put together. All in seconds.
+    """The limits of one handler, in seconds: its own, or the settings'.
 
     Args:
         timeout_s: Time for one run.
-        max_hold_s: The most that its message is held.
-        grace_s: Time for an async function to end once it is cancelled, before its going on is logged.
-        timed_out: The end of a run that takes longer.
+        max_hold_s: The longest time that its message is held.
+        grace_s: Time for an async function to end once it is cancelled; after that a warning is logged.
+        timed_out: The result of a run that takes longer.
     """
 
     timeout_s: float
@@ -56,7 +56,7 @@ class CallLimits:
     timed_out: TimedOut = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make that end once: each run takes it along."""
+        """Make that result once: each run refers to it."""
         object.__setattr__(self, "timed_out", TimedOut(self.timeout_s))
 
 
@@ -64,11 +64,11 @@ class CallLimits:
 class Threads:
     """The worker threads of plain functions, and the handlers that were left behind.
 
-    A stuck one gives its place back, so it is replaced; how many are left behind is counted (``stuck_limit``).
+    A stuck handler gives its slot back, so it is replaced. How many are left behind is counted (``stuck_limit``).
 
     Args:
         slots: Plain functions at once.
-        left_behind: Threads and tasks that still run though nobody waits for them.
+        left_behind: Threads and tasks that still run though nothing waits for them.
     """
 
     slots: int
@@ -76,13 +76,13 @@ class Threads:
     limiter: anyio.CapacityLimiter = field(init=False)
 
     def __post_init__(self) -> None:
-        """Open as many places as there are slots."""
+        """Allow as many threads as there are slots."""
         self.limiter = anyio.CapacityLimiter(self.slots)
 
 
 async def invoke(
     handler: Handler, job: Job[Any, Any], limits: CallLimits, threads: Threads, delivery: Delivery
-) -> HandlerEnd | None:
+) -> HandlerResult:
     """Call a handler with a job.
 
     Args:
@@ -90,30 +90,33 @@ async def invoke(
         job: What it gets.
         limits: Its time.
         threads: Where plain functions run, and where stuck handlers are counted.
-        delivery: Whose run it is: what cuts that short cancels the handler.
+        delivery: Whose run it is: interrupting it cancels the handler.
 
     Returns:
-        How it ended; ``None`` where it was cut short and did as it was asked. Cancellation passes through; the thread
-        or task then runs on by itself.
+        The result; the delivery's interruption where the handler ended because of it. Cancellation passes through; the
+        thread or task then runs on by itself.
     """
     if handler.is_async:
         function = cast("Callable[[Job[Any, Any]], Awaitable[object]]", handler.function)
-        return await _TaskRun(function, job, limits, threads, delivery).end()
+        return await _TaskRun(function, job, limits, threads, delivery).wait()
     return await _in_thread(handler.function, job, limits, threads)
 
 
 class _TaskRun:
-    """One call of an async function, in a task of its own.
+    """One call of an async function, in a task of its own; arguments as for ``invoke``."""
 
-    Args:
-        function: The user's function.
-        job: What it gets.
-        limits: Its time.
-        threads: Told when the task is left behind, and when it ends after all.
-        delivery: Whose run it is.
-    """
-
-    __slots__ = ("_asked", "_delivery", "_grace", "_is_told", "_limits", "_loop", "_over", "_task", "_threads")
+    __slots__ = (
+        "_delivery",
+        "_ended",
+        "_grace_timer",
+        "_hold_timer",
+        "_is_cancelled",
+        "_is_logged",
+        "_limits",
+        "_loop",
+        "_task",
+        "_threads",
+    )
 
     def __init__(
         self,
@@ -127,74 +130,76 @@ class _TaskRun:
         self._threads = threads
         self._delivery = delivery
         self._loop = asyncio.get_running_loop()
-        # Waited for in place of the task: cancelling who waits must not cancel the handler a second time.
-        self._over: asyncio.Future[None] = self._loop.create_future()
-        self._grace: asyncio.TimerHandle | None = None
-        self._asked = self._is_told = False
+        # Awaited in place of the task: cancelling this run must not cancel the handler a second time.
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._grace_timer: asyncio.TimerHandle | None = None
+        self._hold_timer: asyncio.TimerHandle | None = None
+        self._is_cancelled = self._is_logged = False
         self._task = self._loop.create_task(_guarded(function, job))
-        self._task.add_done_callback(self._ended)
+        self._task.add_done_callback(self._end)
 
-    async def end(self) -> HandlerEnd | None:
+    async def wait(self) -> HandlerResult:
         """Wait for its end; see ``invoke``."""
-        self._delivery.cancel_handler = self._cancel
-        timer = self._loop.call_later(self._limits.timeout_s, self._time_is_over)
+        self._delivery.cancel_by(self._cancel)
+        timer = self._loop.call_later(self._limits.timeout_s, self._time_out)
         try:
-            await self._over
+            await self._ended
         finally:
             timer.cancel()
-            if self._grace is not None:
-                self._grace.cancel()
-            self._delivery.cancel_handler = None
+            for later in (self._grace_timer, self._hold_timer):
+                if later is not None:
+                    later.cancel()
+            self._delivery.cancel_by(None)
             if not self._task.done():
                 self._leave_behind()
         if not self._task.done():
             return _stuck("handler", self._limits)
+        interrupted = self._delivery.interruption or Interrupted.STOPPING
         if self._task.cancelled():
-            if self._asked:
-                return None
+            if self._is_cancelled:
+                return interrupted
             return Raised(RuntimeError("the handler awaited something that was cancelled, and let that pass through"))
-        end = self._task.result()
-        # What a cancelled handler raises on its way out is no failure of its own.
-        return None if self._asked and isinstance(end, Raised) else end
+        result = self._task.result()
+        # What a cancelled handler raises while it cleans up is not a failure of its own.
+        return interrupted if self._is_cancelled and isinstance(result, Raised) else result
 
-    def _ended(self, _task: asyncio.Task[Returned | Raised]) -> None:
-        if not self._over.done():
-            self._over.set_result(None)
+    def _end(self, _task: asyncio.Task[Returned | Raised] | None = None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
 
-    def _time_is_over(self) -> None:
-        self._delivery.cut_short(self._limits.timed_out)
+    def _time_out(self) -> None:
+        self._delivery.interrupt(self._limits.timed_out)
         left_s = max(0.0, self._limits.max_hold_s - self._limits.timeout_s)
-        self._loop.call_later(left_s, self._ended, self._task)
+        self._hold_timer = self._loop.call_later(left_s, self._end)
 
     def _cancel(self, why: str) -> None:
         """Cancel it, once."""
-        if not self._asked:
-            self._asked = True
+        if not self._is_cancelled:
+            self._is_cancelled = True
             self._task.cancel(why)
-            self._grace = self._loop.call_later(self._limits.grace_s, self._goes_on)
+            self._grace_timer = self._loop.call_later(self._limits.grace_s, self._log_that_it_runs)
 
-    def _goes_on(self) -> None:
-        """Say so, once."""
-        if self._is_told:
+    def _log_that_it_runs(self) -> None:
+        if self._is_logged:
             return
-        self._is_told = True
+        self._is_logged = True
         log.warning(
-            "a handler goes on though it was cancelled",
+            "a handler still runs though it was cancelled",
             message_id=self._delivery.message.message_id,
-            why=str(self._delivery.cut),
+            why=str(self._delivery.interruption),
             grace_seconds=self._limits.grace_s,
             stack=_stack_of(self._task),
         )
 
     def _leave_behind(self) -> None:
-        """Go on without it; where it was never cancelled it is now."""
+        """Go on without it; cancel it if that was not done before."""
         self._threads.left_behind += 1
-        self._task.add_done_callback(self._left_after_all)
-        if self._asked:
-            self._goes_on()
+        self._task.add_done_callback(self._ended_late)
+        if self._is_cancelled:
+            self._log_that_it_runs()
         self._task.cancel()
 
-    def _left_after_all(self, _task: asyncio.Task[Returned | Raised]) -> None:
+    def _ended_late(self, _task: asyncio.Task[Returned | Raised]) -> None:
         self._threads.left_behind -= 1
 
 
@@ -214,7 +219,7 @@ async def _guarded(function: Callable[[Job[Any, Any]], Awaitable[object]], job: 
         returned = await function(job)
     except asyncio.CancelledError:
         raise
-    except BaseException as error:  # noqa: BLE001 - user code runs here: whatever it raises is an end of this run
+    except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is the result of this run
         return Raised(_ordinary(error))
     finally:
         _end_a_fork_of(process)
@@ -222,9 +227,9 @@ async def _guarded(function: Callable[[Job[Any, Any]], Awaitable[object]], job: 
 
 
 def _end_a_fork_of(process: int) -> None:
-    """End the process here when it is a child that the handler forked and that came back from the handler.
+    """End the process when it is a child that the handler forked and that returned from the handler.
 
-    It would go on as a second daemon with the first one's connections, and without its threads.
+    It would go on as a second daemon with the first one's connections and without its threads.
     """
     if os.getpid() != process:
         os._exit(ExitCode.FAILURE)
@@ -232,39 +237,39 @@ def _end_a_fork_of(process: int) -> None:
 
 async def _in_thread(
     function: Callable[[Job[Any, Any]], object], job: Job[Any, Any], limits: CallLimits, threads: Threads
-) -> HandlerEnd:
+) -> HandlerResult:
     call = _ThreadCall(function, job, threads)
     with anyio.move_on_after(limits.max_hold_s):
         try:
             await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads.limiter)
         except RuntimeError as error:
-            # The machine has no thread for it: nobody's failure, and another time will do.
-            return Unreachable(RuntimeError(f"no thread could be started for the handler: {error}"))
+            # The machine has no thread for it: not the handler's failure.
+            return Unavailable(RuntimeError(f"no thread could be started for the handler: {error}"))
         finally:
             call.leave()
-    if call.end is None:
+    if call.result is None:
         return _stuck("plain function", limits)
-    if call.seconds > limits.timeout_s and not isinstance(call.end, Returned):
-        # It raised, but late: the limit is the better explanation of why.
+    if call.seconds > limits.timeout_s and not isinstance(call.result, Returned):
+        # It raised, but late: the limit explains more.
         return limits.timed_out
-    return call.end
+    return call.result
 
 
-def _stuck(what: str, limits: CallLimits) -> Unfit:
-    return Unfit(Reason.STUCK, f"the {what} still runs after {limits.max_hold_s:g} s, the most for one run")
+def _stuck(what: str, limits: CallLimits) -> Unprocessable:
+    return Unprocessable(Reason.STUCK, f"the {what} still runs after {limits.max_hold_s:g} s, the most for one run")
 
 
-def _unless_awaitable(returned: object, told: str) -> Returned | Raised:
-    """The end of a function that returned something: what nobody awaits was not done."""
+def _unless_awaitable(returned: object, why: str) -> Returned | Raised:
+    """The result of a function that returned something: an awaitable was never awaited, so nothing was done."""
     if not inspect.isawaitable(returned):
         return _RETURNED
     if inspect.iscoroutine(returned):
         returned.close()
-    return Raised(TypeError(f"the handler did nothing: {told}"))
+    return Raised(TypeError(f"the handler did nothing: {why}"))
 
 
 def _ordinary(error: BaseException) -> Exception:
-    """What is no ordinary exception (an exit, an interrupt, a panic of compiled code) is the handler's failure too."""
+    """Wrap what is no ``Exception`` (an exit, an interrupt, a panic of compiled code): it is a failure like others."""
     if isinstance(error, Exception):
         return error
     failure = RuntimeError(
@@ -275,45 +280,39 @@ def _ordinary(error: BaseException) -> Exception:
 
 
 class _ThreadCall:
-    """One call in a worker thread; it outlives its caller when that is cancelled.
-
-    Args:
-        function: The user's function.
-        job: What it gets.
-        threads: Told when the call is left behind, and when it ends after all.
-    """
+    """One call in a worker thread; it outlives its caller when that is cancelled. Arguments as for ``invoke``."""
 
     def __init__(self, function: Callable[[Job[Any, Any]], object], job: Job[Any, Any], threads: Threads) -> None:
         self._function = function
         self._job = job
         self._threads = threads
         self._lock = threading.Lock()
-        self._left = False
+        self._is_left = False
         self._begun_at: float | None = None
-        self.end: Returned | Raised | None = None
+        self.result: Returned | Raised | None = None
         self.seconds = 0.0
 
     def __call__(self) -> None:
-        """Runs in the worker thread."""
+        """Call it; runs in the worker thread."""
         self._begun_at = time.monotonic()
         process = os.getpid()
         try:
-            end = _unless_awaitable(
+            result = _unless_awaitable(
                 self._function(self._job), "it is a plain function that returned a coroutine; make it `async def`"
             )
-        except BaseException as error:  # noqa: BLE001 - user code runs here: whatever it raises is an end of this run
-            end = Raised(_ordinary(error))
+        except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is the result of this run
+            result = Raised(_ordinary(error))
         finally:
             _end_a_fork_of(process)
         with self._lock:
             self.seconds = time.monotonic() - self._begun_at
-            self.end = end
-            if self._left:
+            self.result = result
+            if self._is_left:
                 self._threads.left_behind -= 1
 
     def leave(self) -> None:
-        """The caller goes on without the call, if it has not ended; its thread can't be stopped."""
+        """Go on without the call, if it has not ended; its thread can't be stopped."""
         with self._lock:
-            if self._begun_at is not None and self.end is None:
-                self._left = True
+            if self._begun_at is not None and self.result is None:
+                self._is_left = True
                 self._threads.left_behind += 1

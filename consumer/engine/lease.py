@@ -1,20 +1,14 @@
-"""Keep every message that is held hidden, from its receipt until it is settled.
+"""Renew the leases of messages in flight, from their receipt until they are settled.
 
-One task for each queue looks at what is held and renews what is due, at about half of the lease that is left, so
-that one lost answer leaves time for another try. Messages that wait for a busy handler are renewed like those that run,
-as long as a message may be held. With each renewal the claim in the ledger is renewed too; while the store is down
-only the lease is.
+One task for each queue renews what is due, at half of the lease that is left, so that one lost answer leaves time for
+another try. Messages that wait for a busy handler are renewed like those that run, up to the longest time that a
+message may be held. With each renewal the claim in the ledger is renewed too; while the store is down only the lease
+is, and the claims follow when it works again.
 
-A lease counts as lost when MNS refuses a receipt that should be good. It is no proof when the answer to an earlier
-renewal was lost, or when the lease ran out while MNS was out of reach: the receipt may have been replaced by our own
-renewal. Then the claim guards the job, and the message gets one more lease's length to come back to us.
-
-A known loss cuts an async handler short. A plain function can't be: its claim is renewed for as long as it runs, so
-that nobody else begins its job, and its message is taken back when it comes again. The same holds for a handler that
-has ended, until its end is written down.
-
-Elsewhere: what a lost lease leads to (``engine.outcome``), the receipt itself (``engine.delivery``), how often to ask
-while MNS does not answer (``engine.pacing``).
+What a renewal's answer means for the lease is in ``lease_state``. A known loss cancels an async handler. A plain
+function can't be cancelled: its claim is renewed as long as it runs, so that no other process begins its job, and the
+message is taken back when it is redelivered. The same holds for a handler that has ended until its outcome is
+persisted.
 """
 
 from __future__ import annotations
@@ -26,231 +20,274 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
+import anyio.abc
 import structlog
 
-from consumer.engine.delivery import Delivery, Orders, Stage
-from consumer.engine.outcome import Cut
-from consumer.engine.pacing import Probes
-from consumer.engine.store_gate import StoreGate
+from consumer.cloud.faults import lacks_a_right
+from consumer.cloud.messages import Receipt
+from consumer.engine.breaker import Breaker, backoff_s
+from consumer.engine.delivery import Delivery, QueueCalls
+from consumer.engine.lease_state import LeaseEvent, LeaseState, Stage
+from consumer.engine.outcome import Interrupted
+from consumer.engine.store_access import StoreAccess
 from consumer.errors import CloudError, Fault, StoreError
 from consumer.ops.metrics import RenewalResult
 from consumer.policy import LeasePolicy
-from consumer.store.ledger import Ledger
 
 log = structlog.stdlib.get_logger(__name__)
 
 _LOOK_EVERY_S: Final = 0.5
 _TRY_AGAIN_S: Final = 1.0
-_LATE_S: Final = 1.5
+_LATE_ANSWER_S: Final = 1.5
+"""An answer that is read this late may have ended the lease before we knew of it."""
 _CLAIM_PATIENCE_S: Final = 2.0
-"""For so long a renewal waits for the store: a lease is worth more than a claim that nobody else can take just now."""
+"""How long a renewal waits for the store: a lease matters more than a claim that no other process can take now."""
 CLAIM_MARGIN_S: Final = 10.0
 """A claim outlives the lease by this much, so that a redelivery elsewhere finds it still held."""
+
+
+class Visibility:
+    """ChangeMessageVisibility of one queue, behind a circuit breaker.
+
+    Renewals, retries and releases all hide a message. Without it leases run out while handlers run, and retries come
+    back at the wrong time: nothing is lost, but much is done twice. So its outage has two log lines of its own and
+    fails the readiness check, unless the whole queue is out of reach, which polling logs.
+
+    Args:
+        queue: The queue's client.
+        name: The queue's name, for the log.
+        suppress_log: Whether the queue's own outage is already logged.
+    """
+
+    def __init__(self, queue: QueueCalls, name: str, *, suppress_log: Callable[[], bool] | None = None) -> None:
+        self._queue = queue
+        self.breaker = Breaker(
+            "messages can't be hidden; leases run out while handlers run, retries come back when their lease ends",
+            "messages can be hidden again",
+            queue=name,
+            # A single fault is retried and not worth a line.
+            log_after=2,
+            always_fast=True,
+            suppress_log=suppress_log,
+        )
+
+    async def hide(self, handle: str, seconds: int) -> Receipt:
+        """See ``QueueCalls.hide``."""
+        asked_at = time.monotonic()
+        try:
+            receipt = await self._queue.hide(handle, seconds)
+        except CloudError as error:
+            if error.fault is Fault.GONE:
+                # The lease is lost; the call itself works.
+                self.breaker.succeeded()
+            else:
+                self.breaker.failed(error, asked_at, urgent=lacks_a_right(error.code))
+            raise
+        self.breaker.succeeded()
+        return receipt
 
 
 class LeaseKeeper:
     """Renews the leases of one queue's messages.
 
     Args:
-        queue: The queue's client.
+        visibility: Hides messages.
         name: The queue's name, for the log.
-        ledger: Where the claims are.
-        gate: The ledger's gate.
-        policy: For how long each renewal holds and how long at most.
-        observe: Told how each renewal ended.
+        store: Where the claims are.
+        policy: How long each renewal holds and how long at most.
+        observe: Called with the result of each renewal.
     """
 
     def __init__(
         self,
         *,
-        queue: Orders,
+        visibility: Visibility,
         name: str,
-        ledger: Ledger,
-        gate: StoreGate,
+        store: StoreAccess,
         policy: LeasePolicy,
         observe: Callable[[RenewalResult], None],
     ) -> None:
-        self._queue = queue
+        self._visibility = visibility
+        self._breaker = visibility.breaker
         self._name = name
-        self._ledger = ledger
-        self._gate = gate
+        self._store = store
         self.policy = policy
         self._observe = observe
-        self._held: set[Delivery] = set()
-        self._probes = Probes()
-        self._news = asyncio.Event()
+        self._kept: set[Delivery] = set()
+        self._changed = asyncio.Event()
         self._look_at = math.inf
-        self._claims_late = False
+        self._renewals: anyio.abc.TaskGroup | None = None
+        self._is_catching_up = False
 
     def keep(self, delivery: Delivery) -> None:
-        """Renew this one's lease from now on."""
-        self._held.add(delivery)
+        """Renew its lease from now on."""
+        self._kept.add(delivery)
         if delivery.renew_at < self._look_at:
-            self._news.set()
+            self._changed.set()
 
     def drop(self, delivery: Delivery) -> None:
-        """Renew it no more."""
-        self._held.discard(delivery)
+        """Renew its lease no more."""
+        self._kept.discard(delivery)
 
-    def held(self) -> Sequence[Delivery]:
+    def kept(self) -> Sequence[Delivery]:
         """What is renewed now; may be called from any thread."""
-        return tuple(self._held)
+        return tuple(self._kept)
 
     def claim_s(self, delivery: Delivery) -> float:
-        """For how long a claim is taken or renewed: past the lease that it goes with."""
+        """How long a claim is taken or renewed for, in seconds: longer than the lease that it goes with."""
         left_s = delivery.receipt.expires_at - time.monotonic()
         return max(left_s, self.policy.step_s) + CLAIM_MARGIN_S
 
     async def run(self) -> None:
         """Renew what is due, until cancelled."""
-        async with anyio.create_task_group() as renewals:
+        async with anyio.create_task_group() as self._renewals:
             while True:
                 now = time.monotonic()
                 for delivery in self._due(now):
-                    # Not due again before this try has ended one way or the other.
-                    delivery.renew_at = math.inf
-                    renewals.start_soon(self._renew, delivery)
-                if self._claims_late and self._gate.is_open:
-                    self._claims_late = False
-                    renewals.start_soon(self._catch_up)
-                # With nothing held there is nothing to look at: idle costs no wake-ups. A short lease leaves no time to
-                # be late, so the next look is when the next one is due.
-                soonest = min((held.renew_at for held in self._held), default=math.inf)
-                soonest = max(soonest, self._probes.not_before)
-                self._look_at = min(soonest, now + _LOOK_EVERY_S) if self._held else math.inf
+                    # Not due again before this try has ended.
+                    delivery.renew_next(math.inf)
+                    self._renewals.start_soon(self._renew, delivery)
+                # With nothing in flight there is no wake-up. A short lease leaves no time to be late, so the next look
+                # is when the next renewal is due.
+                soonest = min((delivery.renew_at for delivery in self._kept), default=math.inf)
+                soonest = max(soonest, now + self._breaker.wait_s())
+                self._look_at = min(soonest, now + _LOOK_EVERY_S) if self._kept else math.inf
                 with anyio.move_on_after(None if self._look_at == math.inf else max(0.0, self._look_at - now)):
-                    await self._news.wait()
-                self._news.clear()
+                    await self._changed.wait()
+                self._changed.clear()
 
     def _due(self, now: float) -> list[Delivery]:
-        """What is to be renewed now; while MNS does not answer, one at a time shows whether it does again."""
-        due = [held for held in self._held if held.renew_at <= now]
-        if not due or not self._probes.failing:
+        """What is to be renewed now; while MNS does not answer, one lease at a time probes it."""
+        due = [delivery for delivery in self._kept if delivery.renew_at <= now]
+        if not due or self._breaker.is_closed:
             return due
-        # MNS is not asked for these: only their claims are kept.
-        chosen = [held for held in due if held.adrift]
-        if now >= self._probes.not_before and len(chosen) < len(due):
-            self._probes.begin()
-            # The one with the most time left: what it is answered says the most.
-            chosen.append(max((held for held in due if not held.adrift), key=lambda held: held.receipt.expires_at))
+        # For these MNS is not called: only their claims are renewed.
+        chosen = [delivery for delivery in due if delivery.lease is LeaseState.ORPHANED]
+        if len(chosen) < len(due) and self._breaker.try_probe():
+            # The one with the most time left: its answer says the most.
+            leased = (delivery for delivery in due if delivery.lease is not LeaseState.ORPHANED)
+            chosen.append(max(leased, key=lambda delivery: delivery.receipt.expires_at))
         return chosen
 
     async def _renew(self, delivery: Delivery) -> None:
         async with delivery.lock:
-            if delivery.stage is Stage.CLOSED or delivery not in self._held:
+            if delivery.stage is Stage.CLOSED or delivery not in self._kept:
                 return
             now = time.monotonic()
             if 0 < delivery.grace_until <= now:
-                self._lost(delivery, "it did not come back within a lease's length after its receipt had died")
+                why = "it did not come back within a lease's length after its receipt handle was refused"
+                self._lost(delivery, LeaseEvent.GRACE_OVER, why)
                 return
-            if delivery.stage is Stage.HELD and now - delivery.received_at >= self.policy.max_s:
+            if delivery.stage is Stage.RECEIVED and now - delivery.received_at >= self.policy.max_s:
                 self.drop(delivery)
-                delivery.cut_short(Cut.OVERDUE)
+                delivery.interrupt(Interrupted.OVERDUE)
                 return
             if not await self._renew_claim(delivery):
-                # The message is the other daemon's: an order of ours could only take it out of its hands.
+                # The message belongs to the other process: a call of ours could only take it away again.
                 self._taken_over(delivery)
-            elif delivery.adrift:
-                delivery.renew_at = time.monotonic() + self.policy.step_s / 2
+            elif delivery.lease is LeaseState.ORPHANED:
+                delivery.renew_next(time.monotonic() + self.policy.step_s / 2)
             else:
                 await self._renew_lease(delivery)
 
     async def _renew_lease(self, delivery: Delivery) -> None:
-        asked_at = time.monotonic()
         try:
-            delivery.hold(await self._queue.hide(delivery.receipt.handle, self.policy.step_s))
+            delivery.renewed(await self._visibility.hide(delivery.receipt.handle, self.policy.step_s))
         except CloudError as error:
-            if error.fault is Fault.GONE:
-                self._answered()
-            else:
-                self._probes.failed(asked_at)
             self._refused(delivery, error)
         else:
-            self._answered()
             self._observe(RenewalResult.RENEWED)
-
-    def _answered(self) -> None:
-        if self._probes.failing:
-            self._probes.passed()
-            # What waited for this is due at once.
-            self._news.set()
-
-    async def _renew_claim(self, delivery: Delivery) -> bool:
-        """Renew its claim, where it has one yet; ``False`` when it is ours no longer."""
-        if delivery.key is None or not delivery.claimed:
-            return True
-        if not self._gate.is_open:
-            self._claims_late = True
-            return True
-        gone: Sequence[str] = ()
-        # A call that is cut short still runs its course.
-        with anyio.move_on_after(_CLAIM_PATIENCE_S) as patience:
-            try:
-                gone = await self._ledger.renew([delivery.key], self.claim_s(delivery))
-            except StoreError as error:
-                self._claims_late = True
-                self._gate.shut(error)
-        self._claims_late |= patience.cancelled_caught
-        return not gone
-
-    async def _catch_up(self) -> None:
-        """Renew all claims at once, now that the store works again: some have been without for long."""
-        held = {one.key: one for one in self._held if one.key is not None and one.claimed}
-        try:
-            gone = await self._ledger.renew(list(held), self.policy.step_s + CLAIM_MARGIN_S) if held else ()
-        except StoreError as error:
-            self._claims_late = True
-            self._gate.shut(error)
-            return
-        for key in gone:
-            # One that has ended meanwhile has let go by itself.
-            if held[key] in self._held and held[key].claimed and held[key].stage < Stage.SETTLING:
-                self._taken_over(held[key])
+        if self._breaker.is_closed:
+            # Renewals that waited for this answer are due at once.
+            self._changed.set()
 
     def _refused(self, delivery: Delivery, error: CloudError) -> None:
         now = time.monotonic()
-        # Close to its end it may have ended on the way: an answer that we read late began its lease before we knew.
-        expired = now >= delivery.receipt.expires_at - _LATE_S
+        left_s = delivery.receipt.expires_at - now
         if error.fault is not Fault.GONE:
-            # The call may have had its effect: from here on a dead receipt proves nothing.
-            delivery.doubtful = True
-            delivery.renew_at = now + min(_TRY_AGAIN_S, max(0.1, (delivery.receipt.expires_at - now) / 4))
-            if now >= delivery.receipt.expires_at:
-                delivery.renew_at = now + _TRY_AGAIN_S
+            delivery.lease_event(LeaseEvent.ANSWER_LOST)
+            delivery.renew_next(now + (min(_TRY_AGAIN_S, max(0.1, left_s / 4)) if left_s > 0 else _TRY_AGAIN_S))
             self._observe(RenewalResult.FAILED)
-        elif (delivery.doubtful or expired) and delivery.stage < Stage.SETTLING:
-            delivery.grace_until = now + self.policy.step_s
-            delivery.renew_at = delivery.grace_until
-            self._observe(RenewalResult.FAILED)
-        else:
-            self._lost(delivery, str(error))
+            return
+        event = LeaseEvent.REFUSED_NEAR_END if left_s <= _LATE_ANSWER_S else LeaseEvent.REFUSED
+        self._lost(delivery, event, str(error))
 
-    def _lost(self, delivery: Delivery, why: str) -> None:
+    async def _renew_claim(self, delivery: Delivery) -> bool:
+        """Renew its claim, where it has one yet; ``False`` when it is ours no longer."""
+        if delivery.key is None or not delivery.is_claimed:
+            return True
+        if not self._store.is_up:
+            self._catch_up_later()
+            return True
+        gone: Sequence[str] = ()
+        # A call that is cancelled is carried out all the same.
+        with anyio.move_on_after(_CLAIM_PATIENCE_S) as patience:
+            try:
+                gone = await self._store.ledger.renew([delivery.key], self.claim_s(delivery))
+            except StoreError:
+                self._store.breaker.suspect()
+                self._catch_up_later()
+        if patience.cancelled_caught:
+            self._catch_up_later()
+        return not gone
+
+    def _catch_up_later(self) -> None:
+        if not self._is_catching_up and self._renewals is not None:
+            self._is_catching_up = True
+            self._renewals.start_soon(self._catch_up)
+
+    async def _catch_up(self) -> None:
+        """Renew all claims in one call once the store works: some have not been renewed for long."""
+        tries = 0
+        gone: Sequence[str] | None = None
+        claimed: dict[str, Delivery] = {}
+        while gone is None:
+            await self._store.breaker.wait_closed()
+            claimed = {one.key: one for one in self._kept if one.key is not None and one.is_claimed}
+            try:
+                gone = await self._store.ledger.renew(list(claimed), self.policy.step_s + CLAIM_MARGIN_S)
+            except StoreError:
+                self._store.breaker.suspect()
+                tries += 1
+                await anyio.sleep(backoff_s(tries))
+        self._is_catching_up = False
+        for key in gone:
+            # One that has ended meanwhile has released its claim itself.
+            delivery = claimed[key]
+            if delivery in self._kept and delivery.is_claimed and delivery.stage < Stage.SETTLING:
+                self._taken_over(delivery)
+
+    def _lost(self, delivery: Delivery, event: LeaseEvent, why: str) -> None:
+        """The receipt handle was refused, or the message did not come back."""
+        state = delivery.lease_event(event)
+        now = time.monotonic()
+        if state is LeaseState.AWAITING_REDELIVERY:
+            delivery.await_redelivery(now + self.policy.step_s)
+            self._observe(RenewalResult.FAILED)
+            return
         self._observe(RenewalResult.LOST)
         fields = {"queue": self._name, "message_id": delivery.message.message_id, "why": why}
-        if delivery.stage >= Stage.RUNNING:
-            delivery.adrift = True
-            delivery.grace_until = 0.0
-            delivery.renew_at = time.monotonic()
-            self._news.set()
-            if delivery.in_thread and delivery.stage is Stage.RUNNING:
-                log.warning("lease lost while a plain function runs on; its claim is kept until it ends", **fields)
+        if state is LeaseState.ORPHANED:
+            delivery.renew_next(now)
+            self._changed.set()
+            if delivery.stage is Stage.RUNNING and delivery.in_thread:
+                log.warning("lease lost while a plain function runs; its claim is kept until it ends", **fields)
             elif delivery.stage is Stage.RUNNING:
-                log.warning("lease lost; its run is cancelled, its claim is kept until that has ended", **fields)
-                delivery.cut_short(Cut.LEASE_LOST)
+                log.warning("lease lost; its run is cancelled, its claim is kept until the run has ended", **fields)
+                delivery.interrupt(Interrupted.LEASE_LOST)
             return
-        log.warning("lease lost; its run is cancelled and the message will be handled when it comes back", **fields)
+        log.warning("lease lost; its run is cancelled and the message is handled when it is redelivered", **fields)
         self.drop(delivery)
-        delivery.cut_short(Cut.LEASE_LOST)
+        delivery.interrupt(Interrupted.LEASE_LOST)
 
     def _taken_over(self, delivery: Delivery) -> None:
         self._observe(RenewalResult.LOST)
         self.drop(delivery)
         if delivery.stage < Stage.SETTLING:
             log.warning(
-                "another daemon has taken the claim over; its run is cancelled and the message is left to that one",
+                "another daemon has taken over the claim; the run is cancelled and the message is left to that daemon",
                 queue=self._name,
                 message_id=delivery.message.message_id,
             )
         if not delivery.in_thread:
-            delivery.cut_short(Cut.LEASE_LOST)
+            delivery.interrupt(Interrupted.LEASE_LOST)

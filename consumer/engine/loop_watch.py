@@ -1,46 +1,108 @@
-"""Notice that the event loop is blocked, name what blocks it, and keep what it holds meanwhile.
+"""Watch the event loop: notice when it is blocked, and name what blocks it.
 
-While messages are held the loop beats twice a second, and a thread looks whether the next beat is late. A beat that is
-more than ``LAG_LIMIT_S`` late means that something blocks the loop, such as ``time.sleep`` in an async handler. Then
-there is one log line with the blocker's stack, the thread stands in for the loop (``engine.stand_in``), and there is
-one line with the length of the block when the loop runs again. With nothing held both are silent: an idle daemon is
-not woken for this.
+While messages are in flight the loop beats twice a second, and a thread checks whether the next beat is late. A beat
+that is more than ``LAG_LIMIT_S`` late means that something blocks the loop, such as ``time.sleep`` in an async handler.
+Then there is one log line with the blocker's stack, the thread renews leases in place of the loop (``stand_in``), and
+there is one line with the length of the block when the loop runs again. With nothing in flight both are silent: an idle
+daemon is not woken for this.
 
-The service manager's watchdog and ``/livez`` are answered by the loop itself, so whoever asks there sees a block as
-silence, and restarts the daemon if it lasts.
-
-Native code that does not release the interpreter's lock blocks this thread too; of such a block only its end is seen.
+The service manager's watchdog and ``/livez`` are answered by the loop itself: to them a block is silence, and they
+restart the daemon if it lasts. Native code that does not release the interpreter's lock blocks this thread too; of such
+a block only the end is seen.
 """
 
 from __future__ import annotations
 
 import asyncio
+import linecache
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
 from typing import Final
 
 import anyio
 import anyio.abc
 import structlog
 
-from consumer.engine.blocker import Blocker, find
 from consumer.engine.delivery import Delivery
-from consumer.engine.stand_in import LOOK_EVERY_S, OwnLoop, StandIn, WatchedQueue, has_start
+from consumer.engine.lane import Lane
+from consumer.engine.stand_in import LOOK_EVERY_S, OwnLoop, StandIn, WatchedQueue
 from consumer.engine.tasks import Tasks
 from consumer.errors import ConsumerError, StoreError
 from consumer.ops.admin import LAG_LIMIT_S
+from consumer.plugin.job import Job
 from consumer.store.ledger import Ledger
 
 log = structlog.stdlib.get_logger(__name__)
 
 BEAT_S: Final = 0.5
+_MOST_FRAMES: Final = 20
 _LATE_S: Final = 0.5
-"""A thread that wakes so much too late was stopped together with the loop: nothing blocks that."""
+"""A thread that wakes this late was stopped together with the loop, which nothing blocks then."""
 _QUIET_S: Final = 60.0
-"""A function that blocks again so soon is not logged again; the metric counts it."""
+"""A function that blocks again within this time is not logged again; the metric counts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """What blocks the loop, as far as its frames show.
+
+    Args:
+        stack: The innermost frames as text, from the handler on where one was found.
+        function: The job's FunctionName; empty where no job was found.
+        delivery: The delivery of ``message_id``.
+    """
+
+    stack: str
+    function: str = ""
+    job_id: str = ""
+    message_id: str = ""
+    delivery: Delivery | None = None
+
+
+def find_blocker(innermost: FrameType, lanes: Sequence[Lane]) -> Blocker:
+    """Search the frames of a blocked thread, from ``innermost`` out; called from another thread."""
+    frames = [frame for frame, _ in traceback.walk_stack(innermost)][::-1]
+    in_flight = {one.message.message_id: one for lane in lanes for one in tuple(lane.deliveries)}
+    found: tuple[str, str, str] | None = None
+    first = max(0, len(frames) - _MOST_FRAMES)
+    for number, frame in enumerate(frames):
+        # The innermost run counts: the frames around it are those of the loop and of this program.
+        if (run := _run_in(frame.f_locals.values())) and found != run:
+            found, first = run, max(first, number + 1)
+    if found is None:
+        # A handler may block in a task of its own making; where only one runs, it is that one.
+        running = [one for one in in_flight.values() if one.cancel_handler is not None]
+        message_id = running[0].message.message_id if len(running) == 1 else ""
+        return Blocker(_text(frames[first:]), message_id=message_id, delivery=in_flight.get(message_id))
+    return Blocker(_text(frames[first:] or frames[-1:]), *found, delivery=in_flight.get(found[2]))
+
+
+def _run_in(values: Iterable[object]) -> tuple[str, str, str] | None:
+    """FunctionName, job id and message id of a run, if one of a frame's variables shows it."""
+    for value in values:
+        # Not isinstance(): it may run code of the user's.
+        if type(value) is Job:
+            return value.function, value.job_id, value.message_id
+        if type(value) is Delivery:
+            return value.notification.route, value.notification.job_id or "", value.message.message_id
+    return None
+
+
+def _text(frames: Sequence[FrameType]) -> str:
+    """As a traceback prints them, without asking the file system twice for the same file."""
+    lines = []
+    for frame in frames:
+        code, number = frame.f_code, frame.f_lineno
+        lines.append(f'  File "{code.co_filename}", line {number}, in {code.co_name}')
+        if source := linecache.getline(code.co_filename, number or 0, frame.f_globals).strip():
+            lines.append(f"    {source}")
+    return "\n".join(lines)
 
 
 class LoopWatch:
@@ -53,14 +115,14 @@ class LoopWatch:
 
     def __init__(self, ledger: Ledger, observe: Callable[[float], None]) -> None:
         self.queues: list[WatchedQueue] = []
-        """Whose messages are kept; filled while the daemon starts."""
+        """Whose messages are renewed; filled while the daemon starts."""
         self._ledger = ledger
         self._observe = observe
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._beat_at = 0.0
         self._seen_at = 0.0
-        """The last beat before the block that the thread saw last."""
+        """The last beat before the block that the thread noticed last."""
         self._logged_at = 0.0
         """The same, of the block that it logged last."""
         self._logged: dict[str, float] = {}
@@ -73,7 +135,7 @@ class LoopWatch:
         """Watch until cancelled.
 
         Args:
-            task_status: Told once it watches.
+            task_status: Started once it watches.
 
         Raises:
             ConsumerError: No thread can be started.
@@ -95,7 +157,7 @@ class LoopWatch:
                 await self._tasks.end(0)
 
     def wake(self) -> None:
-        """A message is held: beat from now on, until none is."""
+        """A message is in flight: beat from now on, until none is."""
         if not self._beating and self._loop is not None:
             self._beating = True
             self._beat_at = time.monotonic()
@@ -109,7 +171,7 @@ class LoopWatch:
         lag_s = self._beat_at - before - BEAT_S
         if lag_s > LAG_LIMIT_S:
             self._runs_again(before, lag_s)
-        if any(queue.lane.live or queue.lane.threads.left_behind for queue in self.queues):
+        if any(queue.lane.deliveries or queue.lane.threads.left_behind for queue in self.queues):
             self._loop.call_later(BEAT_S, self._beat)
         else:
             self._beating = False
@@ -126,7 +188,7 @@ class LoopWatch:
             )
 
     def _watch(self) -> None:
-        """Runs in the thread."""
+        """Check the beats; runs in the thread."""
         not_before = 0.0
         while True:
             self._work.wait()
@@ -150,18 +212,18 @@ class LoopWatch:
             return
         self._seen_at = beat_at
         try:
-            blocker = find(frame, [queue.lane for queue in self.queues])
+            blocker = find_blocker(frame, [queue.lane for queue in self.queues])
             del frame
             self._log(blocker, beat_at)
             self._stand_in(loop, beat_at, blocker.delivery)
         except Exception:
-            log.exception("internal fault while the event loop is blocked")
+            log.exception("internal error while the event loop is blocked")
         while self._beat_at == beat_at and not self._stopped.wait(LOOK_EVERY_S):
             pass
 
     def _log(self, blocker: Blocker, beat_at: float) -> None:
         now = time.monotonic()
-        # What blocks outside of any job is told apart by where it does.
+        # A block outside any job is identified by its stack.
         name = blocker.function or blocker.stack
         if now - self._logged.get(name, float("-inf")) < _QUIET_S:
             return
@@ -178,13 +240,13 @@ class LoopWatch:
             stack=blocker.stack,
         )
 
-    def _stand_in(self, loop: asyncio.AbstractEventLoop, beat_at: float, spare: Delivery | None) -> None:
+    def _stand_in(self, loop: asyncio.AbstractEventLoop, beat_at: float, blocking: Delivery | None) -> None:
         stand_in = StandIn(
             self.queues,
             self._ledger,
             loop,
             is_over=lambda: self._beat_at != beat_at or self._stopped.is_set(),
-            spare=spare,
+            blocking=blocking,
         )
         with asyncio.Runner(loop_factory=OwnLoop) as runner:
             runner.run(stand_in.run())
@@ -193,12 +255,12 @@ class LoopWatch:
                 loop.call_soon_threadsafe(self._start_again, stand_in.unstarted)
 
     def _start_again(self, deliveries: Sequence[Delivery]) -> None:
-        """Write down the starts that were taken back, of those that still run."""
+        """Record the starts that were taken back again, of those that still run."""
         for delivery in deliveries:
-            if has_start(delivery) and delivery.key is not None:
+            if delivery.has_recorded_start and delivery.key is not None:
                 self._tasks.begin(self._start(delivery.key))
 
     async def _start(self, key: str) -> None:
-        # A start that is missing makes a handler that takes the process down known one restart later.
+        # A missing start only means that a handler that kills the process is found one restart later.
         with suppress(StoreError):
             await self._ledger.start(key)

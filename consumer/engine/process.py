@@ -1,278 +1,142 @@
-"""The life of one message, from its receipt to its end.
+"""The life of a delivery, from its receipt to its acknowledgement.
 
-    3 decode, 4 route    read()          what it says and who takes it
-    5 claim              _run()          first time? ended before? running elsewhere?
-    6 result             fetch()         what the handler wants besides the message
-    7 handle             invoke()        within time limit and lease
-    8 decide             decide()        how it ended -> what becomes of it
-    9 settle             settle()        written down first, then deleted or hidden
-    10 observe           report()        one log line, the counters
-
-Elsewhere: slots and receiving, hops 1 and 2 (``engine.poll``); each hop in the module of its own name.
+decode, route       what the message says, and which handler takes it
+claim               is this job new, ended, or running elsewhere?
+complete            what the handler wants besides the message
+call                the handler, within its time limit and the lease
+decide              what happens to the message
+settle              persist the outcome, then delete or hide the message
+report              one log line, the counters
 """
 
 from __future__ import annotations
 
-import contextlib
-import random
-import time
-from typing import Any, Final
-
 import structlog
 
-from consumer.engine.delivery import Delivery, Stage
-from consumer.engine.fetch import Fetched, fetch
+from consumer.engine.complete import Completed, complete
+from consumer.engine.delivery import Delivery
 from consumer.engine.invoke import invoke
 from consumer.engine.lane import Lane
 from consumer.engine.outcome import (
     Busy,
-    Cut,
-    Dead,
-    End,
-    HeldElsewhere,
-    Outcome,
+    Interrupted,
+    NotReady,
     Raised,
-    Run,
+    RunResult,
     Skipped,
-    Unfit,
-    Unreachable,
+    Unanswered,
+    Unavailable,
+    Unprocessable,
     crashing,
     decide,
 )
 from consumer.engine.report import report
-from consumer.engine.slots import Place
-from consumer.engine.tasks import new_scope
-from consumer.engine.work import Work, read
 from consumer.errors import StoreError
-from consumer.message.key import message_key, verified_key
-from consumer.message.notification import Kind, contradictions
+from consumer.message.key import ledger_key, verified_key
+from consumer.message.notification import Kind, Undecodable, contradictions
 from consumer.ops.metrics import SettledAs
 from consumer.plugin.handler import Handler
-from consumer.plugin.job import NOT_WANTED, Job
-from consumer.policy import SUSPECT_STARTS, Reason, TrustPolicy, Verify
-from consumer.store.ledger import Claimed, Elsewhere, Ended
+from consumer.policy import Reason, TrustPolicy, Verify
+from consumer.store.ledger import Claimed, Ended
 
 log = structlog.stdlib.get_logger(__name__)
 
-_CLAIM_TRIES: Final = 4
-_CHECKED: Final = TrustPolicy(Verify.ALWAYS)
-_NOTHING: Final = contextlib.nullcontext()
+_ALWAYS = TrustPolicy(Verify.ALWAYS)
 
 
-async def process(lane: Lane, delivery: Delivery, place: Place) -> SettledAs | None:
-    """Take one message through its whole life.
-
-    Args:
-        lane: Its queue's parts.
-        delivery: The message.
-        place: Its slot, left as soon as no handler needs it.
+async def process(lane: Lane, delivery: Delivery) -> SettledAs | None:
+    """Take one delivery from its receipt to its acknowledgement.
 
     Returns:
-        The word for how it ended; ``None`` when it was handed over to the delivery that stands for it already.
+        How it ended; ``None`` when it was a redelivery of a message that is in flight here, which goes on with the new
+        receipt handle, or when a bug left it to its lease.
     """
-    work = read(delivery, lane.identity, lane.rules)
-    if work.key in lane.held and await lane.hand_over(work.key, delivery):
-        return None
-    lane.leases.keep(delivery)
-    lane.held.setdefault(work.key, delivery)
-    handler = work.verdict if isinstance(work.verdict, Handler) else None
-    if handler is None:
-        place.leave(unused=True)
+    with lane.in_flight(delivery):
+        if await lane.rejoin(delivery):
+            return None
+        result = await _run_interruptibly(lane, delivery)
+        outcome = decide(result, delivery.history(), delivery.retry_policy)
+        # Only the stop deadline interrupts this: the outcome is being persisted.
+        settled = await lane.settler.settle(delivery, outcome)
+        return report(lane, delivery, settled)
+    return None
+
+
+async def _run_interruptibly(lane: Lane, delivery: Delivery) -> RunResult:
+    result: RunResult | None = None
     try:
-        try:
-            with new_scope() as delivery.scope:
-                work.end = await _run(lane, work, place)
-        except Exception as error:
-            # A mistake of this program: counted like a failure of the handler, so that it ends as a dead letter with
-            # its traceback, rather than in silence when the queue drops the message.
-            log.exception("internal fault", queue=lane.url.queue, message_id=delivery.message.message_id)
-            work.end = Raised(error)
-        # A run that was cut short left no end behind.
-        work.end = work.end or delivery.cut or Cut.STOPPING
-        outcome = decide(work.end, _facts(lane, work), work.rules.retry_of(handler))
-        place.leave(unused=not work.started_at)
-        if isinstance(outcome, Dead) and not (outcome.closes_job and delivery.claimed):
-            outcome = await _close_message_only(lane, work, outcome)
-        # Outside the scope: nothing may cut short what is being written down, but the stop deadline.
-        settled = await lane.settler.settle(delivery, outcome, work.record(lane.identity))
-        return report(lane, work, settled)
-    finally:
-        delivery.stage = Stage.CLOSED
-        lane.leases.drop(delivery)
-        if lane.held.get(work.key) is delivery:
-            del lane.held[work.key]
+        with delivery.interruptible():
+            result = await run(lane, delivery)
+    except Exception as error:
+        # A bug of this program counts like a failure of the handler: so it ends as a dead letter with its traceback,
+        # and not in silence when the queue drops the message.
+        log.exception("internal error", queue=lane.name, message_id=delivery.message.message_id)
+        result = Raised(error)
+    return delivery.finish(result)
 
 
-async def _run(lane: Lane, work: Work, place: Place) -> End:
-    """Hops 5 to 7: the end that this run comes to, unless it is cut short."""
-    if isinstance(work.verdict, Skipped):
-        return work.verdict
-    if lane.stopping:
-        return Cut.STOPPING
-    if isinstance(work.verdict, Unfit):
-        # Nothing to claim: whatever job it names is not touched by it.
-        return work.verdict
-    if lane.held[work.key] is not work.delivery:
-        # Another message of the same job, as when MPS sent its notification twice.
-        return HeldElsewhere(work.rules.policy.lease_step_s / 4)
-    claim = await _claim(lane, work, work.key)
-    fetched: Fetched | End | None = None
+async def run(lane: Lane, delivery: Delivery) -> RunResult:
+    """Decode, route, claim, complete and call; the first step that ends the run gives its result."""
+    notification = delivery.decode()
+    if isinstance(notification, Undecodable):
+        return Unprocessable(Reason.UNDECODABLE, str(notification))
+    handler = lane.route(delivery)
+    if not isinstance(handler, Handler):
+        return handler
+    claim = await lane.claim(delivery, ledger_key(lane.identity, notification, delivery.message.message_id))
+    job: Completed | None = None
     if isinstance(claim, Ended):
-        fetched = await _second(lane, work, work.verdict, claim)
-        if not isinstance(fetched, Fetched):
-            return fetched
-        claim = await _claim(lane, work, verified_key(lane.identity, work.notification))
+        verified = await _verify_second(lane, delivery, handler, claim)
+        if not isinstance(verified, Completed):
+            return verified
+        job = verified
+        claim = await lane.claim(delivery, verified_key(lane.identity, notification))
     if isinstance(claim, Ended):
         return Skipped.DUPLICATE
     if not isinstance(claim, Claimed):
         return claim
-    work.claim = claim
-    fetched = fetched or await _fetch(lane, work, work.verdict, work.rules.trust)
-    if not isinstance(fetched, Fetched):
-        return fetched
-    # Not before: a message that is not true must not end the job for what its true message did.
-    if dead := crashing(work.claim.starts):
-        return dead
-    work.fetched = fetched
-    return await _handle(lane, work, work.verdict, fetched, place)
+    completed = job or await complete(delivery, handler, lane.queries, lane.name, delivery.rules.trust)
+    if not isinstance(completed, Completed):
+        return completed
+    # Only after MPS's answer: a forged message must not end the job for what the true one did.
+    if suspect := crashing(claim.starts):
+        return suspect
+    delivery.has_completed(completed)
+    async with lane.turn(handler, delivery) as is_its_turn:
+        if not is_its_turn:
+            return Busy(handler.name)
+        return await _call(lane, delivery, handler, completed)
 
 
-async def _second(lane: Lane, work: Work, handler: Handler, ended: Ended) -> Fetched | End:
-    """What a message of a job that has ended before is: the same again, one that is not true, or the true one.
+async def _verify_second(
+    lane: Lane, delivery: Delivery, handler: Handler, ended: Ended
+) -> Completed | Skipped | Unprocessable | NotReady | Unanswered | Unavailable:
+    """A message whose job has ended before: a duplicate, a forgery, or the true one after a forgery.
 
-    Where the two differ, one of them is not true, and MPS knows which. If it is the one that ended the job, which
-    nobody checked, the true one is handled all the same, once, under a key of its own.
+    Where it contradicts the message that ended the job, one of the two is forged, and MPS knows which. If it is the
+    earlier one, which was not checked, the true one is handled all the same, once, under a key of its own.
     """
-    different = contradictions(work.notification, function=ended.function, state=ended.state, user_data=ended.user_data)
+    notification = delivery.notification
+    different = contradictions(notification, function=ended.function, state=ended.state, user_data=ended.user_data)
     if not different:
         return Skipped.DUPLICATE
-    if work.notification.kind is not Kind.IPRODUCTION:
-        told = f"its job has ended before, and was handled otherwise: {'; '.join(different)}"
-        return Unfit(Reason.CONTRADICTED, told)
-    return await _fetch(lane, work, handler, _CHECKED)
+    if notification.kind is not Kind.IPRODUCTION:
+        error = f"its job has ended before, by a message that contradicts it: {'; '.join(different)}"
+        return Unprocessable(Reason.CONTRADICTED, error)
+    return await complete(delivery, handler, lane.queries, lane.name, _ALWAYS)
 
 
-async def _claim(lane: Lane, work: Work, key: str) -> Claimed | Ended | HeldElsewhere | Unreachable:
-    """Hop 5: claim a key for the message."""
-    delivery = work.delivery
-    # Ours from the asking on: a claim whose answer got lost is let go like any other.
-    delivery.key = key
-    try:
-        # While the store is down the message is held here: nothing moves in the queue.
-        claim = await lane.gate.persist(
-            lambda: lane.ledger.claim(key, lane.leases.claim_s(delivery)), most_tries=_CLAIM_TRIES
-        )
-    except StoreError as error:
-        return Unreachable(error)
-    if isinstance(claim, Claimed):
-        delivery.claimed = True
-        return claim
-    delivery.key = None
-    return claim if isinstance(claim, Ended) else HeldElsewhere(claim.remaining_s)
-
-
-async def _fetch(lane: Lane, work: Work, handler: Handler, trust: TrustPolicy) -> Fetched | End:
-    """Hop 6: get what the handler wants besides the message."""
-    return await fetch(
-        work.notification,
-        handler,
-        lane.results.query,
-        trust,
-        wait_limit_s=work.rules.policy.result_wait_s,
-        observe=lambda word: lane.queries[word].inc(),
-    )
-
-
-async def _close_message_only(lane: Lane, work: Work, dead: Dead) -> Outcome:
-    """Take the message's own key in place of its job's, so that setting it aside leaves the job open.
-
-    Returns:
-        The same outcome; another one where the message was set aside before, or is being set aside elsewhere.
-    """
-    delivery = work.delivery
-    delivery.stage = Stage.SETTLING
-    await lane.settler.let_go(delivery)
-    key = delivery.key = message_key(lane.identity, delivery.message.message_id)
-    claim = await lane.gate.persist(lambda: lane.ledger.claim(key, lane.leases.claim_s(delivery)))
-    match claim:
-        case Claimed():
-            delivery.claimed = True
-            return dead
-        case Ended():
-            work.end = Skipped.DUPLICATE
-        case Elsewhere():
-            work.end = HeldElsewhere(claim.remaining_s)
-    delivery.key = None
-    return decide(work.end, _facts(lane, work), work.rules.retry)
-
-
-async def _handle(lane: Lane, work: Work, handler: Handler, fetched: Fetched, place: Place) -> End:
-    """Hop 7: wait for the handler's turn, then call it."""
-    suspect = lane.alone if work.claim.starts >= SUSPECT_STARTS else None
-    turn = work.rules.turns.get(handler.name)
-    if suspect is None and turn is None:
-        return await _call(lane, work, handler, fetched)
-    is_free = not (suspect and suspect.locked()) and (turn is None or turn.available_tokens >= 1)
-    if not is_free and not place.step_aside():
-        return Busy(handler.name)
-    # The turn comes last: while one suspect runs, the others must not keep it from the good ones.
-    async with suspect or _NOTHING, turn or _NOTHING:
-        if place.is_aside:
-            await place.come_back()
-        return await _call(lane, work, handler, fetched)
-
-
-async def _call(lane: Lane, work: Work, handler: Handler, fetched: Fetched) -> End:
+async def _call(lane: Lane, delivery: Delivery, handler: Handler, completed: Completed) -> RunResult:
     if lane.stopping:
-        return Cut.STOPPING
-    if work.delivery.message.dequeue_count > 1:
-        # This may be the message that kills the process: written down first, so that it can be told by it.
+        return Interrupted.STOPPING
+    if delivery.message.dequeue_count > 1 and delivery.key is not None:
+        # This may be the message that kills the process. If it does, the recorded start shows it.
         try:
-            await lane.gate.persist(lambda: lane.ledger.start(work.delivery.key or work.key), most_tries=_CLAIM_TRIES)
+            await lane.store.attempt(lane.store.ledger.start, delivery.key)
         except StoreError as error:
-            return Unreachable(error)
-    work.delivery.in_thread = not handler.is_async
-    work.delivery.stage = Stage.RUNNING
-    work.started_at = time.monotonic()
+            return Unavailable(error)
+    delivery.begin_run(handler)
     try:
-        end = await invoke(
-            handler, _job(lane, work, fetched), work.rules.limits_of(handler), lane.threads, work.delivery
-        )
+        return await invoke(handler, completed.job, delivery.rules.limits_of(handler), lane.threads, delivery)
     finally:
-        work.seconds = time.monotonic() - work.started_at
-    # From here on a lost lease cancels nothing more: the handler has ended, its end counts.
-    work.delivery.stage = Stage.SETTLING
-    return end or work.delivery.cut or Cut.STOPPING
-
-
-def _job(lane: Lane, work: Work, fetched: Fetched) -> Job[Any, Any]:
-    seen = work.notification
-    return Job(
-        # The Type of an unknown message is whatever stood there: it must not pass for a FunctionName.
-        function=Kind.UNKNOWN.value if seen.kind is Kind.UNKNOWN else seen.route,
-        kind=seen.kind.value,
-        job_id=seen.job_id or "",
-        state=fetched.state,
-        failed=fetched.failed,
-        code=fetched.code,
-        message=fetched.message,
-        user_data=fetched.user_data,
-        input=fetched.input,
-        output=fetched.output,
-        attempt=work.attempt,
-        queue=lane.url.queue,
-        message_id=work.delivery.message.message_id,
-        document=seen.document,
-        result_or_none=fetched.result if fetched.wanted else NOT_WANTED,
-    )
-
-
-def _facts(lane: Lane, work: Work) -> Run:
-    return Run(
-        failures=work.claim.failures,
-        starts=work.claim.starts,
-        dequeue_count=work.delivery.message.dequeue_count,
-        age_s=work.delivery.age_s(),
-        retention_s=lane.retention_s,
-        dice=random.random(),  # noqa: S311 - spreads a crowd, guards nothing
-    )
+        delivery.end_run()

@@ -1,105 +1,100 @@
-"""Tell of one ended delivery: one log line, and the counters.
-
-Elsewhere: the words (``ops.words``), the metrics themselves (``ops.metrics``).
-"""
+"""Report a settled delivery: one log line, and the counters."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane
-from consumer.engine.letter_limit import NoRoom
 from consumer.engine.outcome import (
+    Abandon,
     Busy,
-    Cut,
-    Dead,
+    ClaimedElsewhere,
+    DeadLetter,
+    Discard,
     Done,
-    Forget,
-    HeldElsewhere,
-    Hide,
-    Lost,
+    Interrupted,
     NotReady,
     Outcome,
     Raised,
+    RetryLater,
     TimedOut,
     Unanswered,
 )
-from consumer.engine.work import Work
 from consumer.ops.logs import gather
 from consumer.ops.metrics import RetryCause, SettledAs
 from consumer.plugin.job import Retry
 
-_FAULTS: Final = {word: str(word) for word in (SettledAs.DEAD, SettledAs.RETRY, SettledAs.LEASE_LOST)}
-"""What counts as an error in a trace, by how the delivery ended."""
+_ERROR_STATUSES: Final = {status: str(status) for status in (SettledAs.DEAD, SettledAs.RETRY, SettledAs.LEASE_LOST)}
+"""What counts as an error in a trace."""
 
 
-def report(lane: Lane, work: Work, outcome: Outcome) -> SettledAs:
-    """Log and count how one delivery ended; returns the word for it."""
-    counters = lane.metrics.function(work.notification.route)
-    word = _word(work, outcome)
-    counters.jobs[word].inc()
-    if work.started_at:
-        counters.seconds.observe(work.seconds)
+def report(lane: Lane, delivery: Delivery, outcome: Outcome) -> SettledAs:
+    """Log and count how one delivery was settled; returns its status."""
+    notification, status = delivery.notification, _status(delivery, outcome)
+    counters = lane.metrics.function(notification.route)
+    counters.jobs[status].inc()
+    if delivery.started_at:
+        counters.seconds.observe(delivery.run_s)
     fields = {
-        "queue": lane.url.queue,
-        "job_id": work.notification.job_id,
-        "message_id": work.delivery.message.message_id,
-        "function": work.notification.route or None,
-        "attempt": work.attempt,
-        "outcome": str(word),
-        "seconds": round(work.seconds, 4),
+        "queue": lane.name,
+        "job_id": notification.job_id,
+        "message_id": delivery.message.message_id,
+        "function": notification.route or None,
+        "attempt": delivery.attempt,
+        "outcome": str(status),
+        "seconds": round(delivery.run_s, 4),
     }
-    if lane.traces is not None and work.delivery.life is not None:
+    if lane.traces is not None and delivery.span is not None:
         lane.traces.ended(
-            work.delivery.life,
-            _FAULTS.get(word, ""),
-            job_id=work.notification.job_id,
-            function=work.notification.route or None,
-            attempt=work.attempt,
-            outcome=str(word),
+            delivery.span,
+            _ERROR_STATUSES.get(status, ""),
+            job_id=notification.job_id,
+            function=notification.route or None,
+            attempt=delivery.attempt,
+            outcome=str(status),
         )
     match outcome:
         case Done():
             lane.metrics.last_success.set_to_current_time()
-            lane.metrics.settled_seconds.observe(work.delivery.age_s())
+            lane.metrics.settled_seconds.observe(delivery.age_s())
             gather("info", event="job done", **fields)
-        case Forget():
-            lane.metrics.settled_seconds.observe(work.delivery.age_s())
+        case Discard():
+            lane.metrics.settled_seconds.observe(delivery.age_s())
             gather("info", event="message deleted without a run", **fields)
-        case Dead():
-            lane.metrics.settled_seconds.observe(work.delivery.age_s())
+        case DeadLetter():
+            lane.metrics.settled_seconds.observe(delivery.age_s())
             counters.dead_letters[outcome.reason].inc()
             gather("error", event="message set aside", **fields, reason=str(outcome.reason), error=outcome.error)
-        case Hide() if word is SettledAs.RETRY:
-            counters.retries[_cause(work, outcome)].inc()
-            gather("warning", event="job comes back later", **fields, delay_seconds=outcome.delay_s, error=outcome.why)
-        case Hide():
-            gather("info", event="message given back", **fields, delay_seconds=outcome.delay_s, why=outcome.why)
-        case Lost():
-            gather(
-                "warning", event="lease or claim lost; the job will be handled when its message comes back", **fields
-            )
-    return word
+        case RetryLater() if status is SettledAs.RETRY:
+            counters.retries[_cause(delivery, outcome)].inc()
+            gather("warning", event="job retried later", **fields, delay_seconds=outcome.delay_s, error=outcome.why)
+        case RetryLater():
+            gather("info", event="message released", **fields, delay_seconds=outcome.delay_s, why=outcome.why)
+        case Abandon():
+            gather("warning", event="lease or claim lost; the job is handled when its message is redelivered", **fields)
+    return status
 
 
-def _word(work: Work, outcome: Outcome) -> SettledAs:
+def _status(delivery: Delivery, outcome: Outcome) -> SettledAs:
     match outcome:
         case Done():
             return SettledAs.DONE
-        case Forget():
+        case Discard():
             return SettledAs(outcome.why.value)
-        case Dead():
+        case DeadLetter():
             return SettledAs.DEAD
-        case Lost():
+        case Abandon():
             return SettledAs.LEASE_LOST
-        case Hide():
-            return SettledAs.RELEASED if isinstance(work.end, Busy | Cut | HeldElsewhere) else SettledAs.RETRY
+        case RetryLater():
+            released = isinstance(delivery.result, Busy | Interrupted | ClaimedElsewhere)
+            return SettledAs.RELEASED if released else SettledAs.RETRY
 
 
-def _cause(work: Work, outcome: Hide) -> RetryCause:
-    if isinstance(outcome, NoRoom):
+def _cause(delivery: Delivery, outcome: RetryLater) -> RetryCause:
+    if outcome.no_room:
         return RetryCause.NO_ROOM
-    match work.end:
+    match delivery.result:
         case Raised(error=Retry()):
             return RetryCause.ASKED
         case Raised():

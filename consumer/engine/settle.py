@@ -1,14 +1,13 @@
-"""Carry an outcome out: first what must be written down, then what happens to the message.
+"""Settle a delivery: persist its outcome first, then delete or hide the message.
 
-    Done    ledger: done      then delete
-    Forget                    delete
-    Hide    ledger: fail or release, then hide
-    Dead    ledger: dead letter and key's end in one transaction, then delete; without room for it as Hide
-    Lost    ledger: release   nothing else; the message is no longer ours
+    Done          ledger: done                                                        then delete
+    Discard                                                                           delete
+    RetryLater    ledger: fail or release                                             then hide
+    DeadLetter    ledger: dead letter and the key's end in one transaction            then delete
+    Abandon       ledger: release                                                     the message is left alone
 
-A write that fails is tried until it succeeds, its message's lease kept meanwhile; nothing is deleted before.
-
-Elsewhere: which outcome it is (``engine.outcome``), the deletes themselves (``engine.deletes``).
+A write that fails is retried until it succeeds while the message's lease is renewed; nothing is deleted before. A dead
+letter that the store has no room for becomes RetryLater.
 """
 
 from __future__ import annotations
@@ -19,15 +18,28 @@ import anyio
 import structlog
 
 from consumer.engine.deletes import Deletes
-from consumer.engine.delivery import Delivery, Orders, Stage
+from consumer.engine.delivery import Delivery
+from consumer.engine.lease import LeaseKeeper, Visibility
 from consumer.engine.letter_limit import LetterLimit, no_room
-from consumer.engine.outcome import Dead, Done, Forget, Hide, Lost, Outcome
-from consumer.engine.store_gate import StoreGate
+from consumer.engine.outcome import (
+    Abandon,
+    ClaimedElsewhere,
+    DeadLetter,
+    Discard,
+    Done,
+    Outcome,
+    RetryLater,
+    Skipped,
+    decide,
+)
+from consumer.engine.store_access import StoreAccess
 from consumer.errors import CloudError, traceback_of
+from consumer.message.key import message_key
 from consumer.ops.redact import SECRETS
 from consumer.ops.traces import Traces
 from consumer.store.clip import fit_letter, letter_bytes
-from consumer.store.ledger import DeadLetter, JobRecord, Ledger
+from consumer.store.ledger import Claimed, Ended
+from consumer.store.ledger import DeadLetter as DeadLetterRecord
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -35,123 +47,130 @@ _HIDE_TRIES = 3
 
 
 class Settler:
-    """Ends the messages of one queue.
+    """Settles the deliveries of one queue.
 
     Args:
-        queue: The queue's client.
-        name: The queue's name, for the log and traces.
-        ledger: Where ends are written down.
-        gate: Tries writes until they succeed.
+        name: The queue's name, for the log and spans.
+        identity: The queue's identity, as ledger keys begin.
+        store: Where outcomes are persisted.
+        visibility: Hides messages.
+        deletes: Deletes messages.
+        leases: Says how long a claim is taken for.
         letters: Says whether there is room for a dead letter.
-        deletes: Where ended messages go.
-        traces: Tells OpenTelemetry, where that is wanted.
+        traces: Where spans go, if anywhere.
     """
 
     def __init__(
         self,
         *,
-        queue: Orders,
         name: str,
-        ledger: Ledger,
-        gate: StoreGate,
-        letters: LetterLimit,
+        identity: str,
+        store: StoreAccess,
+        visibility: Visibility,
         deletes: Deletes,
+        leases: LeaseKeeper,
+        letters: LetterLimit,
         traces: Traces | None = None,
     ) -> None:
-        self._queue = queue
         self._name = name
-        self._traces = traces
-        self._ledger = ledger
-        self._gate = gate
-        self._letters = letters
+        self._identity = identity
+        self._store = store
+        self._visibility = visibility
         self._deletes = deletes
+        self._leases = leases
+        self._letters = letters
+        self._traces = traces
 
-    async def settle(self, delivery: Delivery, outcome: Outcome, record: JobRecord) -> Outcome:
-        """Carry one outcome out.
-
-        Args:
-            delivery: The message; its claim, where it has one, is ours as far as we know.
-            outcome: What is to become of it.
-            record: What the ledger keeps of its job.
+    async def settle(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+        """Carry out one outcome.
 
         Returns:
-            The outcome as it came to be: ``Lost`` when the claim had been taken over meanwhile.
+            What became of it: ``Abandon`` when another process has taken over the claim, ``RetryLater`` when the store
+            has no room for a dead letter, ``Discard`` when the message was set aside before.
         """
-        delivery.stage = Stage.SETTLING
         match outcome:
             case Done():
-                if not await self._gate.persist(lambda: self._ledger.done(record)):
+                if not await self._store.persist(self._store.ledger.done, delivery.record(self._identity)):
                     return self._taken_over(delivery)
                 self._delete(delivery)
-            case Dead():
-                return await self._set_aside(delivery, outcome, record)
-            case Forget():
+            case Discard():
                 self._delete(delivery)
-            case Hide():
-                await self.let_go(delivery, outcome.failure)
+            case RetryLater():
+                await self._release(delivery, outcome.failure)
                 await self._hide(delivery, outcome.delay_s)
-            case Lost():
-                await self.let_go(delivery)
-                delivery.stage = Stage.CLOSED
+            case DeadLetter():
+                return await self._set_aside(delivery, outcome)
+            case Abandon():
+                await self._release(delivery)
+                delivery.close()
         return outcome
 
-    async def _set_aside(self, delivery: Delivery, dead: Dead, record: JobRecord) -> Outcome:
-        letter = _letter(delivery, dead, record)
+    async def _set_aside(self, delivery: Delivery, dead: DeadLetter) -> Outcome:
+        if not (dead.closes_job and delivery.is_claimed):
+            instead = await self._claim_message(delivery)
+            if instead is not None:
+                return await self.settle(delivery, instead)
+        letter = self._letter(delivery, dead)
         size_bytes = letter_bytes(fit_letter(letter))
         if not self._letters.take(size_bytes):
-            return await self._keep(delivery)
+            # The message stays in its queue, and its job is as it was before this run.
+            return await self.settle(delivery, no_room())
         try:
-            if not await self._gate.persist(lambda: self._ledger.bury(letter)):
+            if not await self._store.persist(self._store.ledger.bury, letter):
                 return self._taken_over(delivery)
         finally:
             self._letters.settled(size_bytes)
         self._delete(delivery)
         return dead
 
-    async def _keep(self, delivery: Delivery) -> Hide:
-        """No room for its letter: the message stays in its queue, and its job is as it was before this run."""
-        kept = no_room()
-        await self.let_go(delivery, None)
-        await self._hide(delivery, kept.delay_s)
-        return kept
+    async def _claim_message(self, delivery: Delivery) -> Outcome | None:
+        """Claim the message's own key in place of its job's, so that setting it aside leaves the job open.
+
+        Returns:
+            Another outcome where the message was set aside before, or is being set aside elsewhere.
+        """
+        await self._release(delivery)
+        key = message_key(self._identity, delivery.message.message_id)
+        delivery.asks_for(key)
+        claim = await self._store.persist(self._store.ledger.claim, key, self._leases.claim_s(delivery))
+        if isinstance(claim, Claimed):
+            # Its attempt stays that of the job.
+            delivery.has_claimed(delivery.claim)
+            return None
+        delivery.asks_for(None)
+        ended = Skipped.DUPLICATE if isinstance(claim, Ended) else ClaimedElsewhere(claim.remaining_s)
+        return decide(delivery.finish(ended), delivery.history(), delivery.retry_policy)
 
     def _delete(self, delivery: Delivery) -> None:
-        delivery.stage = Stage.CLOSED
+        delivery.close()
         self._deletes.add(delivery)
 
-    def _taken_over(self, delivery: Delivery) -> Lost:
-        delivery.stage = Stage.CLOSED
+    def _taken_over(self, delivery: Delivery) -> Abandon:
+        delivery.close()
         log.warning(
-            "claim lost to another daemon before the end could be written; the message is left to it",
+            "another daemon has taken over the claim before the outcome was persisted; the message is left to it",
+            queue=self._name,
             message_id=delivery.message.message_id,
         )
-        return Lost()
+        return Abandon()
 
-    async def let_go(self, delivery: Delivery, failure: str | None = None) -> None:
-        """Release a delivery's claim.
-
-        Args:
-            delivery: Whose; nothing happens where it has none.
-            failure: The handler's failure to count for its job, as one sentence.
-        """
-        key = delivery.key
-        if key is None:
+    async def _release(self, delivery: Delivery, failure: str | None = None) -> None:
+        """Release its claim, where it has one; ``failure`` is counted for its job."""
+        if delivery.key is None:
             return
         if failure is None:
-            await self._gate.persist(lambda: self._ledger.release(key))
+            await self._store.persist(self._store.ledger.release, delivery.key)
         else:
-            error = SECRETS.mask(failure)
-            await self._gate.persist(lambda: self._ledger.fail(key, error))
-        # A renewal that comes now must not take the missing claim for one that was taken over.
-        delivery.claimed = False
+            await self._store.persist(self._store.ledger.fail, delivery.key, SECRETS.mask(failure))
+        delivery.has_released()
 
     async def _hide(self, delivery: Delivery, delay_s: int) -> None:
         async with delivery.lock:
-            delivery.stage = Stage.CLOSED
+            delivery.close()
             for tries in range(_HIDE_TRIES):
                 asked_at = time.monotonic()
                 try:
-                    delivery.hold(await self._queue.hide(delivery.receipt.handle, delay_s))
+                    delivery.renewed(await self._visibility.hide(delivery.receipt.handle, delay_s))
                 except CloudError as error:
                     self._trace(delivery, asked_at, str(error.fault))
                     if not error.retryable:
@@ -160,24 +179,23 @@ class Settler:
                 else:
                     self._trace(delivery, asked_at)
                     return
-        # It comes back by itself when its lease ends: sooner or later than wished, but not lost.
-        log.debug("message not hidden; it comes back when its lease ends", message_id=delivery.message.message_id)
+        # It is redelivered when its lease ends: sooner or later than planned, but not lost.
+        log.debug("message not hidden; it is redelivered when its lease ends", message_id=delivery.message.message_id)
 
     def _trace(self, delivery: Delivery, asked_at: float, fault: str = "") -> None:
         if self._traces is not None:
-            self._traces.settled(self._name, "hide", [delivery.life], time.monotonic() - asked_at, fault)
+            self._traces.settled(self._name, "hide", [delivery.span], time.monotonic() - asked_at, fault)
 
-
-def _letter(delivery: Delivery, dead: Dead, record: JobRecord) -> DeadLetter:
-    """Its texts without the secrets that are known; its body byte for byte, since that is what a replay sends."""
-    message = delivery.message
-    trace = None if dead.cause is None else traceback_of(dead.cause)
-    return DeadLetter(
-        job=record,
-        reason=dead.reason,
-        error=SECRETS.mask(dead.error),
-        body=message.body,
-        traceback=trace and SECRETS.mask(trace),
-        dequeue_count=message.dequeue_count,
-        first_dequeued_at=message.first_dequeued_at,
-    )
+    def _letter(self, delivery: Delivery, dead: DeadLetter) -> DeadLetterRecord:
+        """Its texts have known secrets masked; its body stays byte for byte, since a replay sends it."""
+        message = delivery.message
+        trace = None if dead.cause is None else traceback_of(dead.cause)
+        return DeadLetterRecord(
+            job=delivery.record(self._identity),
+            reason=dead.reason,
+            error=SECRETS.mask(dead.error),
+            body=message.body,
+            traceback=trace and SECRETS.mask(trace),
+            dequeue_count=message.dequeue_count,
+            first_dequeued_at=message.first_dequeued_at,
+        )

@@ -1,15 +1,15 @@
-"""Renew leases and claims in place of an event loop that is blocked, from another thread with clients of its own.
+"""Renew leases and claims in place of a blocked event loop, from another thread with clients of its own.
 
-A handler that blocks the event loop also keeps it from renewing what all the others hold. Leases and claims would run
-out, and another daemon would begin the same jobs. So while the loop is blocked the thread that watches it renews what
-is due, by the same rules as ``engine.lease``: the claim first, then the lease.
+A handler that blocks the event loop also stops the renewals of all other messages. Their leases and claims would end,
+and another process would begin the same jobs. So while the loop is blocked, the thread that watches it renews what is
+due, by the same rules as ``lease``: the claim first, then the lease.
 
-The loop's own objects are only read here. A receipt handle is taken on loan (``engine.receipt_lock``); the newer
-receipt is handed to the event loop, which takes it over when it runs again, before anything else can use the handle.
+The loop's objects are only read here. A receipt handle is borrowed (``delivery.ReceiptLock``); the newer receipt is
+handed to the event loop, which takes it over when it runs again, before anything else can use the handle.
 
-When a block lasts, somebody may end the process for it: a service manager's watchdog, a liveness probe. A start that
-was written down for another handler would then count as if that handler had taken the process down. So these starts are
-taken back, all but that of the handler that blocks.
+When a block lasts, a service manager's watchdog or a liveness probe may end the process. The recorded start of another
+handler would then count as if that handler had killed the process. So these starts are taken back, except that of
+the handler that blocks.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from typing import Any, Final
 import structlog
 
 from consumer.cloud.messages import Receipt
-from consumer.engine.delivery import Delivery, Orders, Stage
+from consumer.engine.delivery import Delivery, QueueCalls
 from consumer.engine.lane import Lane
+from consumer.engine.lease_state import LeaseEvent, LeaseState, Stage
 from consumer.errors import CloudError, Fault, StoreError
 from consumer.ops.metrics import RenewalResult
 from consumer.store.ledger import Ledger, Standby
@@ -37,13 +38,14 @@ log = structlog.stdlib.get_logger(__name__)
 
 LOOK_EVERY_S: Final = 0.1
 TAKE_STARTS_BACK_S: Final = 5.0
-"""After so long a block the starts of the handlers that don't block are taken back; supervisors wait longer."""
+"""After a block of this length the starts of the handlers that don't block are taken back; supervisors wait longer."""
 ANSWER_S: Final = 5.0
-"""For how long an answer of MNS is waited for: the event loop may wait for it when it runs again."""
+"""How long an answer of MNS is awaited: the event loop may wait for it when it runs again."""
 _STORE_S: Final = 2.0
 _STORE_AGAIN_S: Final = 3.0
 _AGAIN_S: Final = 1.0
 _CALLS_AT_ONCE: Final = 16
+_RENEWABLE: Final = frozenset({LeaseState.HELD, LeaseState.UNCONFIRMED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,16 @@ class WatchedQueue:
     """One queue whose messages are renewed.
 
     Args:
-        lane: Its parts; belong to the event loop.
-        open_orders: Opens a client for another event loop; ``None`` where there are no leases to renew.
+        lane: Its parts; they belong to the event loop.
+        open_calls: Opens a client in another event loop; ``None`` where there are no leases to renew.
     """
 
     lane: Lane
-    open_orders: Callable[[], AbstractAsyncContextManager[Orders]] | None = None
+    open_calls: Callable[[], AbstractAsyncContextManager[QueueCalls]] | None = None
 
 
 class OwnLoop(asyncio.SelectorEventLoop):
-    """The event loop of a thread that may block: looks names up in place, since no further thread may be left."""
+    """The event loop of a thread that may block: resolves names in place, since no other thread may be left."""
 
     async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
         """See ``socket.getaddrinfo``."""
@@ -75,7 +77,7 @@ class StandIn:
         ledger: Where the claims are.
         loop: The event loop that is blocked.
         is_over: Whether it runs again.
-        spare: The delivery whose handler blocks, as far as it is known: its start stays written down.
+        blocking: The delivery whose handler blocks, if it is known: its recorded start stays.
     """
 
     def __init__(
@@ -84,15 +86,15 @@ class StandIn:
         ledger: Ledger,
         loop: asyncio.AbstractEventLoop,
         is_over: Callable[[], bool],
-        spare: Delivery | None,
+        blocking: Delivery | None,
     ) -> None:
         self._queues = queues
         self._ledger = ledger
         self._loop = loop
         self._is_over = is_over
-        self._spare = spare
+        self._blocking = blocking
         self._standby: Standby | None = None
-        self._orders: dict[int, Orders] = {}
+        self._calls: dict[int, QueueCalls] = {}
         self._due_at: dict[Delivery, float] = {}
         self._without_lease: set[Delivery] = set()
         self._store_at = 0.0
@@ -110,36 +112,37 @@ class StandIn:
             while not self._is_over():
                 due = self._due(time.monotonic())
                 for queue, delivery in await self._claimed(due, stack):
-                    orders = await self._orders_of(queue, stack)
-                    if orders is not None:
-                        calls.add(asyncio.create_task(self._renew(queue.lane, delivery, orders)))
-                if self._spare is not None and time.monotonic() - began_at >= TAKE_STARTS_BACK_S:
+                    client = await self._client(queue, stack)
+                    if client is not None:
+                        calls.add(asyncio.create_task(self._renew(queue.lane, delivery, client)))
+                if self._blocking is not None and time.monotonic() - began_at >= TAKE_STARTS_BACK_S:
                     await self._take_starts_back(stack)
                 await asyncio.sleep(LOOK_EVERY_S)
-            # Never cut short: the answer holds the only handle that still works.
+            # Never cancelled: the answer holds the only handle that still works.
             for end in await asyncio.gather(*calls, return_exceptions=True):
                 if isinstance(end, Exception):
-                    log.error("internal fault; a lease was not renewed", error=repr(end))
+                    log.error("internal error; a lease was not renewed", error=repr(end))
 
     def _due(self, now: float) -> list[tuple[WatchedQueue, Delivery]]:
         """What is to be renewed now; not due again before its try has ended."""
         due = []
         for queue in self._queues:
             leases = queue.lane.leases
-            for held in leases.held():
-                is_over_age = now - held.received_at >= leases.policy.max_s
-                # The event loop was about to renew those that it has no time for.
-                planned_at = 0.0 if held.renew_at == math.inf else held.renew_at
-                if held.stage is not Stage.CLOSED and not is_over_age and self._due_at.get(held, planned_at) <= now:
-                    self._due_at[held] = now + leases.policy.step_s / 2
-                    due.append((queue, held))
+            for delivery in leases.kept():
+                is_overdue = now - delivery.received_at >= leases.policy.max_s
+                # Infinite where the event loop has begun a renewal.
+                planned_at = 0.0 if delivery.renew_at == math.inf else delivery.renew_at
+                is_due = self._due_at.get(delivery, planned_at) <= now
+                if is_due and not is_overdue and delivery.stage is not Stage.CLOSED:
+                    self._due_at[delivery] = now + leases.policy.step_s / 2
+                    due.append((queue, delivery))
         return due
 
     async def _claimed(
         self, due: Sequence[tuple[WatchedQueue, Delivery]], stack: AsyncExitStack
     ) -> list[tuple[WatchedQueue, Delivery]]:
         """Renew claims; returns those whose lease is ours to renew too."""
-        held = {one.key: (queue, one) for queue, one in due if one.key is not None and one.claimed}
+        held = {one.key: (queue, one) for queue, one in due if one.key is not None and one.is_claimed}
         gone: Sequence[str] = ()
         if held and time.monotonic() >= self._store_at:
             lease_s = max(queue.lane.leases.claim_s(one) for queue, one in held.values())
@@ -148,32 +151,32 @@ class StandIn:
                     gone = await self._store(stack).renew(list(held), lease_s)
             except (StoreError, TimeoutError):
                 self._store_at = time.monotonic() + _STORE_AGAIN_S
-                # Their leases are worth more than claims that nobody else can take just now.
+                # Leases matter more than claims that no other process can take now.
         for key in gone:
-            # Another daemon's now: an order of ours could only take the message out of its hands.
+            # Another process has it now: a call of ours could only take the message away from it.
             self._due_at[held[key][1]] = math.inf
             self._without_lease.add(held[key][1])
         return [(queue, one) for queue, one in due if one not in self._without_lease]
 
-    async def _renew(self, lane: Lane, delivery: Delivery, orders: Orders) -> None:
+    async def _renew(self, lane: Lane, delivery: Delivery, client: QueueCalls) -> None:
         receipt: Receipt | None = None
-        doubtful = False
+        is_unconfirmed = False
         lent = delivery.lock.lend()
         try:
-            # Looked at after the loan: whatever the event loop does from now on waits for its end.
-            if not lent or delivery.stage is Stage.CLOSED or delivery.adrift or delivery.grace_until:
+            # Checked after the loan: whatever the event loop does from now on waits for its end.
+            if not lent or delivery.stage is Stage.CLOSED or delivery.lease not in _RENEWABLE:
                 return
             known = delivery.lock.newest(delivery.receipt)
-            doubtful = True
+            is_unconfirmed = True
             async with self._room:
-                receipt = await orders.hide(known.handle, lane.leases.policy.step_s)
-            delivery.lock.got(receipt)
+                receipt = await client.hide(known.handle, lane.leases.policy.step_s)
+            delivery.lock.lent_renewal(receipt)
         except CloudError as error:
-            doubtful = error.fault is not Fault.GONE
-            if doubtful:
+            is_unconfirmed = error.fault is not Fault.GONE
+            if is_unconfirmed:
                 self._due_at[delivery] = time.monotonic() + _AGAIN_S
             else:
-                # What to make of a dead receipt is for the event loop to find out.
+                # The event loop decides what a refused handle means.
                 self._without_lease.add(delivery)
             lane.metrics.renewals[RenewalResult.FAILED].inc()
         else:
@@ -182,24 +185,24 @@ class StandIn:
             self.renewed += 1
             lane.metrics.renewals[RenewalResult.RENEWED].inc()
         finally:
-            # Closed: the process ends.
+            # The loop is closed: the process ends.
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(partial(_give_back, delivery, receipt, doubtful=doubtful))
+                self._loop.call_soon_threadsafe(partial(_give_back, delivery, receipt, is_unconfirmed=is_unconfirmed))
 
     async def _take_starts_back(self, stack: AsyncExitStack) -> None:
         if self.unstarted or time.monotonic() < self._store_at:
             return
         others = [
-            held
+            delivery
             for queue in self._queues
-            for held in tuple(queue.lane.live)
-            if held is not self._spare and has_start(held)
+            for delivery in tuple(queue.lane.deliveries)
+            if delivery is not self._blocking and delivery.has_recorded_start
         ]
         if not others:
             return
         try:
             async with asyncio.timeout(_STORE_S):
-                await self._store(stack).take_back_starts([str(held.key) for held in others])
+                await self._store(stack).take_back_starts([str(delivery.key) for delivery in others])
         except (StoreError, TimeoutError):
             self._store_at = time.monotonic() + _STORE_AGAIN_S
         else:
@@ -211,25 +214,19 @@ class StandIn:
             stack.push_async_callback(self._standby.close)
         return self._standby
 
-    async def _orders_of(self, queue: WatchedQueue, stack: AsyncExitStack) -> Orders | None:
-        if queue.open_orders is None:
+    async def _client(self, queue: WatchedQueue, stack: AsyncExitStack) -> QueueCalls | None:
+        if queue.open_calls is None:
             return None
-        found = self._orders.get(id(queue))
+        found = self._calls.get(id(queue))
         if found is None:
-            found = self._orders[id(queue)] = await stack.enter_async_context(queue.open_orders())
+            found = self._calls[id(queue)] = await stack.enter_async_context(queue.open_calls())
         return found
 
 
-def has_start(delivery: Delivery) -> bool:
-    """Whether a start may be written down for a run that has not ended."""
-    return delivery.stage is Stage.RUNNING and delivery.claimed and delivery.message.dequeue_count > 1
-
-
-def _give_back(delivery: Delivery, receipt: Receipt | None, *, doubtful: bool) -> None:
-    """Runs in the event loop, as soon as it runs again."""
+def _give_back(delivery: Delivery, receipt: Receipt | None, *, is_unconfirmed: bool) -> None:
+    """Return the loan; runs in the event loop, as soon as that runs again."""
     if receipt is not None:
-        delivery.hold(receipt)
-    elif doubtful:
-        # The call may have had its effect: from here on a dead receipt proves nothing.
-        delivery.doubtful = True
+        delivery.renewed(receipt)
+    elif is_unconfirmed:
+        delivery.lease_event(LeaseEvent.ANSWER_LOST)
     delivery.lock.take_back()

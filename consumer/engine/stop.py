@@ -1,15 +1,13 @@
-"""Stop in order and in time: ask no more, let what runs finish, flush every delete.
+"""Stop in order and in time: poll no more, let handlers finish, flush every delete.
 
     receives    get half a second; one whose answer has begun is read on, up to a second before the deadline
-    held        given back at once
-    running     may finish, up to a second before the deadline; async handlers are cancelled a grace sooner, so that
-                they can clean up; what still runs then is given back all the same
+    received    released at once
+    running     may finish, up to a second before the deadline; async handlers are cancelled a grace earlier, so that
+                they can clean up; what still runs then is released all the same
     settling    goes on to the deadline
     deletes     go on to the deadline
 
-A second asking takes the waiting out, never the flush.
-
-Elsewhere: who asks (``app``, for ``daemon``'s signals), what giving back means (``engine.outcome``).
+A second request skips the waiting, never the flush.
 """
 
 from __future__ import annotations
@@ -22,15 +20,16 @@ from typing import Final
 import anyio
 import structlog
 
-from consumer.engine.delivery import Delivery, Stage
+from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane
-from consumer.engine.outcome import Cut
+from consumer.engine.lease_state import Stage
+from consumer.engine.outcome import Interrupted
 from consumer.engine.poll import Poller
 
 log = structlog.stdlib.get_logger(__name__)
 
 HURRY_S: Final = 1.5
-"""What is left of any deadline once the stop was asked for twice."""
+"""What is left of any deadline once the stop was requested twice."""
 _SETTLE_RESERVE_S: Final = 1.0
 _FLUSH_RESERVE_S: Final = 0.5
 _LOOK_S: Final = 0.02
@@ -41,7 +40,7 @@ class Stop:
 
     Args:
         lanes: Its queues; filled while it starts.
-        deadline_s: How long it may take.
+        deadline_s: How long it may take, in seconds.
     """
 
     def __init__(self, lanes: Sequence[Lane], deadline_s: float) -> None:
@@ -54,11 +53,11 @@ class Stop:
 
     @property
     def left_s(self) -> float:
-        """Seconds to the deadline, and a moment at least for what is to be tried once."""
+        """Seconds to the deadline; at least half a second for what is tried once."""
         return max(_FLUSH_RESERVE_S, self.at - time.monotonic())
 
     def ask(self) -> None:
-        """Begin; asked again, skip the waiting for handlers."""
+        """Begin; called again, skip the waiting for handlers."""
         if self.asked.is_set():
             self._hurried.set()
             self.at = min(self.at, time.monotonic() + HURRY_S)
@@ -67,37 +66,37 @@ class Stop:
         self.asked.set()
 
     async def end_polls(self, pollers: Sequence[Poller]) -> None:
-        """Ask no more, and give back what no handler has begun."""
-        log.info("stopping", in_flight=len(self._held()), deadline_seconds=self._deadline_s)
+        """Poll no more, and release what no handler has begun."""
+        log.info("stopping", in_flight=len(self._in_flight()), deadline_seconds=self._deadline_s)
         for lane in self._lanes:
             lane.stopping = True
-        self._cancel(Stage.HELD)
+        self._interrupt(Stage.RECEIVED)
         async with anyio.create_task_group() as stops:
             for poller in pollers:
                 stops.start_soon(poller.stop, self._hurried)
 
     async def cut_polls(self, polls: anyio.CancelScope) -> None:
-        """An answer that has begun is read to its end, but one that stalls must not cost the handlers their time."""
-        while time.monotonic() < self.at - self._settle_reserve_s:  # noqa: ASYNC110 - it comes nearer when hurried
+        """Read an answer that has begun to its end; one that stalls must not cost the handlers their time."""
+        while time.monotonic() < self.at - self._settle_reserve_s:  # noqa: ASYNC110 - the deadline may move
             await anyio.sleep(_LOOK_S)
         polls.cancel("the stop deadline comes")
 
     async def drain(self) -> None:
-        """Let running handlers finish; before the deadline, or when hurried, cut them short and give them back."""
-        await self._while(self._held, self._settle_reserve_s + self._grace_s, unless_hurried=True)
-        for delivery in self._held():
+        """Let running handlers finish; before the deadline, or when hurried, interrupt and release them."""
+        await self._while(self._in_flight, self._settle_reserve_s + self._grace_s, unless_hurried=True)
+        for delivery in self._in_flight():
             if not delivery.in_thread:
-                delivery.cut_short(Cut.STOPPING)
-        # Threads can't be cancelled, so theirs is all the time that there is.
+                delivery.interrupt(Interrupted.STOPPING)
+        # Threads can't be cancelled, so they get all the time that there is.
         await self._while(self._in_threads, self._settle_reserve_s, unless_hurried=True)
         await self._while(self._cleaning_up, self._settle_reserve_s, unless_hurried=False)
-        self._cancel(Stage.RUNNING)
-        for delivery in self._held():
-            delivery.abandon()
-        await self._while(self._held, min(_FLUSH_RESERVE_S, self._deadline_s / 8), unless_hurried=False)
+        self._interrupt(Stage.RUNNING)
+        for delivery in self._in_flight():
+            delivery.leave_running()
+        await self._while(self._in_flight, min(_FLUSH_RESERVE_S, self._deadline_s / 8), unless_hurried=False)
 
     async def flush(self) -> None:
-        """Delete everything that has ended, up to the deadline."""
+        """Delete everything that is settled, up to the deadline."""
         with anyio.move_on_after(self.left_s) as scope:
             async with anyio.create_task_group() as flushes:
                 for lane in self._lanes:
@@ -108,20 +107,20 @@ class Stop:
         else:
             log.info("stopped")
 
-    def cut_all(self) -> None:
-        """Give back what is here, with no deadline to wait for; what is being written down goes on."""
+    def interrupt_all(self) -> None:
+        """Release everything at once; what is being persisted goes on."""
         for lane in self._lanes:
             lane.stopping = True
-        self._cancel(Stage.RUNNING)
+        self._interrupt(Stage.RUNNING)
 
     @property
     def _settle_reserve_s(self) -> float:
-        """What is kept of the deadline for writing down how cut runs ended."""
+        """The part of the deadline that is kept for settling interrupted runs."""
         return min(_SETTLE_RESERVE_S, self._deadline_s / 4)
 
     @property
     def _grace_s(self) -> float:
-        """How much sooner than the rest async handlers are cancelled."""
+        """How much earlier than the rest async handlers are cancelled."""
         wanted_s = max((lane.rules.policy.cancel_grace_s for lane in self._lanes), default=0.0)
         return min(wanted_s, self._deadline_s / 4)
 
@@ -131,16 +130,16 @@ class Stop:
                 return
             await anyio.sleep(_LOOK_S)
 
-    def _held(self) -> list[Delivery]:
-        return [delivery for lane in self._lanes for delivery in lane.live]
+    def _in_flight(self) -> list[Delivery]:
+        return [delivery for lane in self._lanes for delivery in lane.deliveries]
 
     def _in_threads(self) -> list[Delivery]:
-        return [held for held in self._held() if held.in_thread and held.stage is Stage.RUNNING]
+        return [one for one in self._in_flight() if one.in_thread and one.stage is Stage.RUNNING]
 
     def _cleaning_up(self) -> list[Delivery]:
-        return [held for held in self._held() if held.cancel_handler is not None]
+        return [one for one in self._in_flight() if one.cancel_handler is not None]
 
-    def _cancel(self, most: Stage) -> None:
-        for delivery in self._held():
-            if delivery.stage <= most:
-                delivery.cut_short(Cut.LEFT_RUNNING if delivery.in_thread else Cut.STOPPING)
+    def _interrupt(self, up_to: Stage) -> None:
+        for delivery in self._in_flight():
+            if delivery.stage <= up_to:
+                delivery.interrupt(Interrupted.LEFT_RUNNING if delivery.in_thread else Interrupted.STOPPING)

@@ -1,11 +1,8 @@
-"""Run tasks of which there are many, and see to it that all of them end.
+"""Plain asyncio tasks in great numbers, all of which end together.
 
-Plain tasks of asyncio: one of a task group's costs ten times as much (19 us against 2), and there is one for every
-message. What a group would give is here instead: nothing outlives ``end``, which first gives what runs some time, then
-cancels it, and does not wait for ever for a handler that refuses to go.
-
-Elsewhere: the life of a message (``engine.process``), deleting a batch (``engine.deletes``), cutting single lives short
-(``engine.delivery``).
+A task of a task group costs ten times as much (19 us against 2), and there is one for every message. What a group
+guarantees is here too: nothing outlives ``end``, which first gives the tasks some time, then cancels them, and does not
+wait for ever for a handler that ignores its cancellation.
 """
 
 from __future__ import annotations
@@ -21,13 +18,13 @@ import structlog
 log = structlog.stdlib.get_logger(__name__)
 
 _LAST_S: Final = 0.5
-"""How long a task has to go once it is cancelled."""
+"""How long a task has to end once it is cancelled."""
 
 
 def new_scope() -> anyio.CancelScope:
-    """A scope to cut one life short by.
+    """A scope that interrupts one run.
 
-    ``anyio.CancelScope()`` looks each time for the event loop that runs, which takes three times as long as the scope.
+    ``anyio.CancelScope()`` looks up the running event loop each time, which takes three times as long as the scope.
     """
     return _scope_type()()
 
@@ -44,13 +41,13 @@ class Tasks:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run one; it must see to its own exceptions."""
+        """Start one; it must handle its own exceptions."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def end(self, within_s: float) -> None:
-        """Return when all have ended, or have been cancelled after so many seconds."""
+        """Return when all have ended, or have been cancelled after ``within_s`` seconds."""
         if self._tasks and within_s > 0:
             await asyncio.wait(self._tasks, timeout=within_s)
         if not self._tasks:

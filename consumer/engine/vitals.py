@@ -1,7 +1,4 @@
-"""Answer whether the daemon lives, works and has started, from the marks that its work leaves.
-
-Elsewhere: the marks (``progress``), who asks (``ops.admin``, and the service manager by way of ``app``).
-"""
+"""Whether the daemon is alive, ready and started, from the marks that its work leaves (``progress``)."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections.abc import Sequence
 
 from consumer.engine.lane import Lane
 from consumer.engine.letter_limit import LetterLimit
-from consumer.engine.store_gate import StoreGate
+from consumer.engine.store_access import StoreAccess
 from consumer.ops.admin import Check
 
 
@@ -19,46 +16,48 @@ class Vitals:
 
     Args:
         lanes: Its queues; filled while it starts.
-        gate: Its store's gate.
+        store: Its store.
         letters: Its store's limit of dead letters.
         handlers: How many handlers are registered.
     """
 
-    def __init__(self, lanes: Sequence[Lane], gate: StoreGate, letters: LetterLimit, handlers: int) -> None:
+    def __init__(self, lanes: Sequence[Lane], store: StoreAccess, letters: LetterLimit, handlers: int) -> None:
         self._lanes = lanes
-        self._gate = gate
+        self._access = store
         self._letters = letters
         self.handlers = handlers
         self.serving = False
         self.stopping = False
 
     def live(self) -> Sequence[Check]:
-        """Whether it gets anywhere, by queue; never depends on MNS being up."""
+        """Whether each queue makes progress; does not depend on MNS being up."""
         now = time.monotonic()
         polls = [
-            Check(f"polling {lane.url.queue}", self.stopping or lane.progress.alive(now), _doing(lane))
+            Check(f"polling {lane.name}", self.stopping or lane.progress.alive(now), _doing(lane))
             for lane in self._lanes
         ]
         return [*polls, self._stuck()]
 
     def ready(self) -> Sequence[Check]:
-        """Whether messages are being handled."""
-        polls = [Check(f"polling {lane.url.queue}", lane.progress.ready(), _doing(lane)) for lane in self._lanes]
+        """Whether messages can be handled."""
+        polls = [Check(f"polling {lane.name}", lane.progress.ready(), _doing(lane)) for lane in self._lanes]
         results = [
-            Check(f"results for {lane.url.queue}", lane.results.fault is None, _asking(lane)) for lane in self._lanes
+            Check(f"results for {lane.name}", lane.queries.breaker.is_closed, _asking(lane)) for lane in self._lanes
         ]
         deletes = [
-            Check(f"deletes of {lane.url.queue}", not lane.deletes.failing, f"{lane.deletes.pending} pending")
+            Check(f"deletes of {lane.name}", not lane.deletes.failing, f"{lane.deletes.pending} pending")
             for lane in self._lanes
         ]
-        hides = [Check(f"hides of {lane.url.queue}", not lane.hides.failing, _hiding(lane)) for lane in self._lanes]
+        hides = [
+            Check(f"hides of {lane.name}", not lane.visibility.breaker.is_logged, _hiding(lane)) for lane in self._lanes
+        ]
         return [
             *polls,
             *results,
             *deletes,
             *hides,
             self._store(),
-            Check("dead letters", not self._letters.is_full, self._letters_told()),
+            Check("dead letters", not self._letters.is_full, self._letters_held()),
             Check("handlers", self.handlers > 0, f"{self.handlers} registered"),
             self._stuck(),
             Check("stopping", not self.stopping, "stopping" if self.stopping else "not stopping"),
@@ -69,12 +68,12 @@ class Vitals:
         return [Check("serving", self.serving, "polling" if self.serving else "starting")]
 
     def _store(self) -> Check:
-        if stalled_s := self._gate.stalled_s:
+        if stalled_s := self._access.stalled_s:
             return Check("store", ok=False, detail=f"a write takes {stalled_s:.0f} s; see the disk")
-        told = "takes writes" if self._gate.is_open else "down; polling pauses until it works"
-        return Check("store", self._gate.is_open, told)
+        detail = "takes writes" if self._access.is_up else "down; polling pauses until it works"
+        return Check("store", self._access.is_up, detail)
 
-    def _letters_told(self) -> str:
+    def _letters_held(self) -> str:
         held = self._letters.held
         pauses = "; polling pauses until some are replayed or purged" if self._letters.is_full else ""
         return f"{held.letters} held, {held.size_bytes} bytes{pauses}"
@@ -86,10 +85,10 @@ class Vitals:
 
 
 def status_of(lanes: Sequence[Lane]) -> str:
-    """One line on all queues, for people."""
+    """One line about all queues, for people."""
     now = time.monotonic()
     return "; ".join(
-        f"{lane.url.queue}: {len(lane.live)} in flight, "
+        f"{lane.name}: {len(lane.deliveries)} in flight, "
         + (f"last poll {now - lane.progress.polled_at:.0f} s ago" if lane.progress.polled_at else "no poll yet")
         + (f", {lane.progress.fault}" if lane.progress.fault else "")
         for lane in lanes
@@ -97,11 +96,13 @@ def status_of(lanes: Sequence[Lane]) -> str:
 
 
 def _asking(lane: Lane) -> str:
-    return "MPS answers" if lane.results.fault is None else f"waiting for MPS: {lane.results.fault}"
+    return "MPS answers" if lane.queries.breaker.is_closed else f"waiting for MPS: {lane.queries.breaker.fault}"
 
 
 def _hiding(lane: Lane) -> str:
-    return "failing; leases run out while handlers run" if lane.hides.failing else "messages can be hidden"
+    return (
+        "failing; leases run out while handlers run" if lane.visibility.breaker.is_logged else "messages can be hidden"
+    )
 
 
 def _doing(lane: Lane) -> str:

@@ -1,9 +1,7 @@
-"""Handle a job that has no message: the same life, with nothing to hide or delete.
+"""Handle a job that has no message: the life of a delivery, with nothing to hide or delete.
 
-A notification can get lost; the job is still there to be asked for. MPS's answer is put into the words of a
-notification, so that everything from decoding on is what it would have been: key, claim, handler, ledger.
-
-Elsewhere: the life (``engine.process``), who asks for it (the command ``jobs run``).
+A notification can get lost; MPS still knows the job. Its answer is put into the form of a notification, so that
+everything from decoding on is the same: key, claim, handler, ledger.
 """
 
 from __future__ import annotations
@@ -15,26 +13,25 @@ from typing import Final
 
 from consumer.cloud.messages import DeleteFailure, Message, Receipt
 from consumer.cloud.mps import JobStatus
-from consumer.engine.delivery import Delivery
 from consumer.job_state import JobState
 
 _LEASE_S: Final = 60.0
 
 
 class NoQueue:
-    """Stands where a queue's client would be: there is no message, so every order about it is carried out."""
+    """Stands for a queue's client: there is no message, so every call about it succeeds."""
 
     async def hide(self, handle: str, seconds: int) -> Receipt:
-        """Nothing is there to hide."""
+        """There is nothing to hide."""
         return Receipt(handle, time.monotonic() + seconds)
 
-    async def delete(self, handles: Sequence[str]) -> Sequence[DeleteFailure]:  # noqa: ARG002 - the queue's own face
-        """Nothing is there to delete."""
+    async def delete(self, handles: Sequence[str]) -> Sequence[DeleteFailure]:  # noqa: ARG002 - QueueCalls' signature
+        """There is nothing to delete."""
         return ()
 
 
 def notification_of(answer: JobStatus) -> bytes:
-    """A job's state in the words of the notification that MPS would have sent for it.
+    """A job's state in the form of the notification that MPS would have sent for it.
 
     Source: facts/iproduction.md#notification.
     """
@@ -49,15 +46,14 @@ def notification_of(answer: JobStatus) -> bytes:
     return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
 
 
-def delivery_of(answer: JobStatus) -> Delivery:
-    """A delivery whose lease can always be renewed."""
+def message_of(answer: JobStatus) -> Message:
+    """A message whose lease can always be renewed."""
     now = time.time()
-    receipt = Receipt("", time.monotonic() + _LEASE_S)
-    message = Message(
-        # Another one for each try: a message that is set aside closes its own id.
+    return Message(
+        # A new one for each try: a message that is set aside closes its own id.
         message_id=f"job-{answer.job_id}-{int(now * 1000)}",
         body=notification_of(answer),
-        receipt=receipt,
+        receipt=Receipt("", time.monotonic() + _LEASE_S),
         enqueued_at=now,
         first_dequeued_at=now,
         dequeue_count=1,
@@ -66,4 +62,3 @@ def delivery_of(answer: JobStatus) -> Delivery:
         user_properties={},
         system_properties={},
     )
-    return Delivery(message, receipt)

@@ -232,7 +232,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     with capture_logs() as lines:
         found = anyio.run(_serve, folder)
     for line in lines:
-        if line["event"] == "odd message in an answer":
+        if line["event"] == "invalid message in an answer":
             found.problems.setdefault(line["queue"], []).append(line["problem"])
     return found
 

@@ -14,6 +14,11 @@ from typing import Any
 import anyio
 
 from consumer.app import App
+from consumer.cloud.messages import Message, Receipt
+from consumer.config import load
+from consumer.engine.delivery import Delivery
+from consumer.engine.rules import make_rules
+from consumer.engine.slots import Slot, Slots
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
 from consumer.plugin.registry import Registry
@@ -34,6 +39,18 @@ def body(job_id: str = "a" * 32, function: str = "Cover", **more: object) -> byt
 def handlers(**functions: Callable[[Job[Any, Any]], object]) -> Registry:
     """A registry of functions by FunctionName, without limits of their own."""
     return Registry({name: build(function, Note(name, Limits())) for name, function in functions.items()})
+
+
+def message(handle: str = "handle", *, dequeue_count: int = 1, lease_s: float = 60) -> Message:
+    """A message that was received just now."""
+    receipt = Receipt(handle, time.monotonic() + lease_s)
+    return Message("id", base64.b64decode(body()), time.time(), time.time(), dequeue_count, 8, None, {}, {}, receipt)
+
+
+def delivery(received: Message | None = None) -> Delivery:
+    """A delivery outside any queue."""
+    rules = make_rules(load({}).policy(), Registry({}))
+    return Delivery(received or message(), rules, Slot(Slots(1)), retention_s=345_600)
 
 
 @dataclass

@@ -16,24 +16,23 @@ import anyio
 import pytest
 from pydantic import BaseModel, field_validator
 
-from consumer.cloud.messages import DeleteFailure, Message, Receipt
+from consumer.cloud.messages import DeleteFailure, Receipt
 from consumer.engine import loop_watch
-from consumer.engine.blocker import Blocker, find
-from consumer.engine.delivery import Delivery, Stage
 from consumer.engine.invoke import Threads
 from consumer.engine.lane import Lane
-from consumer.engine.lease import LeaseKeeper
-from consumer.engine.loop_watch import LoopWatch
+from consumer.engine.lease import LeaseKeeper, Visibility
+from consumer.engine.loop_watch import Blocker, LoopWatch, find_blocker
 from consumer.engine.stand_in import OwnLoop, StandIn, WatchedQueue
-from consumer.engine.store_gate import StoreGate
+from consumer.engine.store_access import StoreAccess
 from consumer.errors import CloudError, Fault
 from consumer.ops.metrics import Metrics
+from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
 from consumer.policy import LeasePolicy
 from consumer.sandbox import Sandbox
-from consumer.store.ledger import Ledger
+from consumer.store.ledger import Claimed, Ledger
 from consumer.store.open import make_ledger
-from tests.engine.rig import QUEUE, Serve, body, handlers
+from tests.engine.rig import QUEUE, Serve, body, delivery, handlers, message
 
 
 class Orders:
@@ -61,6 +60,10 @@ class Orders:
         raise AssertionError(handles)
 
 
+def plain(job: Job) -> None:
+    """Does nothing."""
+
+
 class Held:
     """One message that a queue holds, whose lease is due.
 
@@ -70,21 +73,24 @@ class Held:
     """
 
     def __init__(self, ledger: Ledger, orders: Orders) -> None:
-        now = time.monotonic()
-        receipt = Receipt("0", now + 10)
-        message = Message("id", b"", time.time(), time.time(), 2, 8, None, {}, {}, receipt)
         self.orders = orders
-        self.delivery = Delivery(message, receipt, key="k", claimed=True, stage=Stage.RUNNING)
-        self.delivery.renew_at = now
-        gate = StoreGate(ledger, lambda _: None)
+        self.delivery = delivery(message("0", dequeue_count=2, lease_s=10))
+        self.delivery.asks_for("k")
+        self.delivery.has_claimed(Claimed())
+        self.delivery.begin_run(build(plain, Note("Cover", Limits())))
+        self.delivery.renew_next(time.monotonic())
         policy = LeasePolicy(step_s=10)
         self.keeper = LeaseKeeper(
-            queue=orders, name="q", ledger=ledger, gate=gate, policy=policy, observe=lambda _: None
+            visibility=Visibility(orders, "q"),
+            name="q",
+            store=StoreAccess(ledger, lambda _: None),
+            policy=policy,
+            observe=lambda _: None,
         )
         self.keeper.keep(self.delivery)
         parts = SimpleNamespace(
             leases=self.keeper,
-            live={self.delivery},
+            deliveries={self.delivery},
             metrics=Metrics().queue("q"),
             threads=Threads(slots=1),
         )
@@ -204,7 +210,7 @@ async def look(serve: Serve, sandbox: Sandbox, handler: Callable[..., object], u
 
         def watch() -> None:
             BEGUN.wait(10)
-            found.append(find(sys._current_frames()[main], daemon.app.lanes))
+            found.append(find_blocker(sys._current_frames()[main], daemon.app.lanes))
             RELEASE.set()
 
         thread = threading.Thread(target=watch)

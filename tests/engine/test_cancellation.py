@@ -102,7 +102,7 @@ async def test_who_ignores_its_cancellation_holds_up_no_stop(sandbox: Sandbox, s
             assert await daemon.stop() < 3.5
             assert time.process_time() - spent_s < 1
             assert daemon.app.lanes[0].threads.left_behind == 1
-    (told,) = [line for line in lines if line["event"] == "a handler goes on though it was cancelled"]
+    (told,) = [line for line in lines if line["event"] == "a handler still runs though it was cancelled"]
     assert "test_cancellation.py" in told["stack"]
     assert "asyncio.sleep(until" in told["stack"]
     (left,) = sandbox.messages(QUEUE)
@@ -126,12 +126,12 @@ async def test_a_lost_lease_keeps_the_claim_until_the_handler_has_cleaned_up(san
     async with serve(handlers(Cover=cover), notify_url=sandbox.notify_url("short"), lease_step_s=10) as daemon:
         await work.begun.wait()
         lane = daemon.app.lanes[0]
-        (delivery,) = lane.live
+        (delivery,) = lane.deliveries
         # Somebody else hid the message: our receipt is dead, the next renewal is refused.
         queue.change_visibility(delivery.receipt.handle, 4, sandbox.clock.now_ms())
         await daemon.until(lambda: work.cancelled == 1)
         assert runs == 1
-        assert delivery.claimed
+        assert delivery.is_claimed
         await daemon.until(lambda: work.rolled_back == 1)
         await daemon.until(lambda: not sandbox.messages("short"), 20)
     assert runs == 2

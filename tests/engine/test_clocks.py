@@ -53,7 +53,7 @@ async def test_a_step_removes_nothing(
     monkeypatch.setattr(upkeep, "_PRUNE_EVERY_S", 0.05)
     with capture_logs() as lines:
         async with serve(handlers(Cover=cover), **store) as daemon:
-            ledger: Any = daemon.app.lanes[0].ledger
+            ledger: Any = daemon.app.lanes[0].store.ledger
             really, removed = ledger.now, ledger.prune
             pruned: list[int] = []
 
@@ -76,7 +76,7 @@ async def test_a_step_removes_nothing(
             assert pruned == []
             monkeypatch.setattr(ledger, "now", really)
             await daemon.until(lambda: bool(pruned))
-            assert "old records are removed" in [line["event"] for line in lines]
+            assert "pruning works again" in [line["event"] for line in lines]
 
 
 async def test_the_store_s_clock_is_told(serve: Serve, store: Mapping[str, str]) -> None:
@@ -86,4 +86,4 @@ async def test_the_store_s_clock_is_told(serve: Serve, store: Mapping[str, str])
         """Never called."""
 
     async with serve(handlers(Cover=cover), **store) as daemon:
-        assert abs(await daemon.app.lanes[0].ledger.now() - time.time()) < 5
+        assert abs(await daemon.app.lanes[0].store.ledger.now() - time.time()) < 5

@@ -7,7 +7,7 @@ import time
 import anyio
 import pytest
 
-from consumer.engine.slots import Place, Slots
+from consumer.engine.slots import Slot, Slots
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
 from consumer.plugin.registry import Registry
@@ -58,7 +58,7 @@ async def test_a_limited_handler_leaves_the_slots_to_others(sandbox: Sandbox, se
 
 
 async def test_all_messages_of_a_limited_handler_are_handled(sandbox: Sandbox, serve: Serve) -> None:
-    """Those that stood aside take their places again, one after the other, each once."""
+    """Those that stood aside take their slots again, one after the other, each once."""
     seen: list[str] = []
 
     async def cover(job: Job) -> None:
@@ -74,12 +74,12 @@ async def test_all_messages_of_a_limited_handler_are_handled(sandbox: Sandbox, s
 
 
 async def test_who_stood_aside_comes_before_new_messages() -> None:
-    """A place that gets free goes to the message whose turn has come, not to a poll that waited longer."""
+    """A slot that gets free goes to the message whose turn has come, not to a poll that waited longer."""
     slots = Slots(1)
     assert slots.take_now(1) == 1
-    place = Place(slots)
-    assert place.step_aside()
-    other = Place(slots)
+    slot = Slot(slots)
+    assert slot.step_aside()
+    other = Slot(slots)
     assert slots.take_now(1) == 1
     order: list[str] = []
 
@@ -88,7 +88,7 @@ async def test_who_stood_aside_comes_before_new_messages() -> None:
         order.append("poll")
 
     async def come_back() -> None:
-        await place.come_back()
+        await slot.come_back()
         order.append("back")
 
     with anyio.fail_after(5):
@@ -100,32 +100,32 @@ async def test_who_stood_aside_comes_before_new_messages() -> None:
             other.close()
             await anyio.sleep(0.01)
             assert order == ["back"]
-            place.close()
+            slot.close()
     assert order == ["back", "poll"]
 
 
 async def test_a_wait_for_a_place_that_is_cancelled_loses_none() -> None:
-    """A message that gives up while it waits for its place, also at the very moment, leaves all places to others."""
+    """A message that gives up while it waits for its slot, also at the very moment, leaves all slots to others."""
     slots = Slots(1)
     slots.take_now(1)
-    place = Place(slots)
-    assert place.step_aside()
+    slot = Slot(slots)
+    assert slot.step_aside()
     slots.take_now(1)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(place.come_back)
+        tasks.start_soon(slot.come_back)
         await anyio.sleep(0.01)
         slots.give_back(1)
         tasks.cancel_scope.cancel()
-    place.close()
+    slot.close()
     assert (slots.free, slots.aside) == (1, 0)
 
 
 def test_only_so_many_stand_aside() -> None:
-    """As many messages as there are places may wait without one; the next one is told to go."""
+    """As many messages as there are slots may wait without one; the next one is told to go."""
     slots = Slots(2)
     for expected in (True, True, False):
         slots.take_now(1)
-        assert Place(slots).step_aside() is expected
+        assert Slot(slots).step_aside() is expected
 
 
 pytestmark = pytest.mark.timeout(30)

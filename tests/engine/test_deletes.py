@@ -12,7 +12,7 @@ from consumer.plugin.job import Job
 from consumer.sandbox import Fault, Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers
 
-BEGINS = "delete failed; the end is written down, so the redelivery will only be deleted"
+BEGINS = "deletes fail; the outcomes are persisted, so redeliveries will only be deleted"
 ENDS = "deletes work again"
 
 
@@ -25,7 +25,7 @@ def told(lines: Sequence[Mapping[str, object]]) -> list[object]:
 
 
 async def test_deletes_outlast_an_outage(sandbox: Sandbox, serve: Serve) -> None:
-    """While deletes are answered by 503 few are made and nothing is told; afterwards the same receipts delete."""
+    """While deletes are answered by 503 few are made; afterwards the same handles delete. One line logs the start."""
     sandbox.faults.add(Fault(kind="error", status=503, operations=("delete",)))
     for number in range(60):
         sandbox.put(QUEUE, body(f"{number:032x}").decode())
@@ -37,7 +37,8 @@ async def test_deletes_outlast_an_outage(sandbox: Sandbox, serve: Serve) -> None
             sandbox.faults.clear()
             await daemon.emptied()
             assert daemon.count("messages_received_total", queue=QUEUE) == 60
-    assert told(lines) == []
+    # Its end is logged by the first success that is five seconds after the last fault.
+    assert told(lines) in ([BEGINS], [BEGINS, ENDS])
 
 
 @pytest.mark.timeout(90)

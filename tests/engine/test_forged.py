@@ -16,9 +16,7 @@ from typing import Any, Final, Literal
 import pytest
 
 from consumer.cloud.messages import Message, Receipt
-from consumer.engine.delivery import Delivery
 from consumer.engine.process import process
-from consumer.engine.slots import Place
 from consumer.plugin.job import Job
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob
@@ -254,7 +252,7 @@ async def test_a_message_is_set_aside_once(sandbox: Sandbox, serve: Serve) -> No
         lane, receipt = daemon.app.lanes[0], Receipt("gone", time.monotonic() + 60)
         again = Message(sent.message_id, body(job_id), time.time(), time.time(), 2, 8, None, {}, {}, receipt)
         assert lane.slots.take_now(1)
-        assert await process(lane, Delivery(again, receipt), Place(lane.slots)) == "duplicate"
+        assert await process(lane, lane.receive(again)) == "duplicate"
         assert len(await daemon.letters()) == 1
 
 

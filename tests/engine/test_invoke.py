@@ -10,21 +10,14 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from consumer.cloud.messages import Message, Receipt
-from consumer.engine.delivery import Delivery, Stage
-from consumer.engine.invoke import CallLimits, HandlerEnd, Threads, invoke
-from consumer.engine.outcome import Cut, Raised, Returned, TimedOut, Unfit
+from consumer.engine.delivery import Delivery
+from consumer.engine.invoke import CallLimits, HandlerResult, Threads, invoke
+from consumer.engine.outcome import Raised, Returned, TimedOut, Unprocessable
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
+from tests.engine.rig import delivery
 
 JOB: Job = Job(function="Cover", job_id="1", state="Success", failed=False, code=None, message=None, user_data=None)
-
-
-def delivery() -> Delivery:
-    """A message that is held for a minute."""
-    receipt = Receipt("handle", time.monotonic() + 60)
-    message = Message("M", b"", time.time(), time.time(), 1, 8, None, {}, {}, receipt)
-    return Delivery(message, receipt, stage=Stage.RUNNING)
 
 
 async def call(
@@ -34,12 +27,13 @@ async def call(
     max_hold_s: float = 5,
     grace_s: float = 5,
     threads: Threads | None = None,
-    held: Delivery | None = None,
-) -> HandlerEnd | Cut | None:
+    running: Delivery | None = None,
+) -> HandlerResult:
     handler = build(function, Note("Cover", Limits()))
-    held = held or delivery()
+    running = running or delivery()
+    running.begin_run(handler)
     limits = CallLimits(timeout_s, max_hold_s, grace_s)
-    return await invoke(handler, JOB, limits, threads or Threads(slots=4), held) or held.cut
+    return await invoke(handler, JOB, limits, threads or Threads(slots=4), running)
 
 
 async def exits(job: Job) -> None:
@@ -104,7 +98,7 @@ async def test_stuck_threads_are_counted_until_they_end() -> None:
         while not release:
             time.sleep(0.01)
 
-    assert isinstance(await call(stuck, timeout_s=0.05, max_hold_s=0.1, threads=threads), Unfit)
+    assert isinstance(await call(stuck, timeout_s=0.05, max_hold_s=0.1, threads=threads), Unprocessable)
     assert threads.left_behind == 1
     assert await call(lambda job: job.job_id, threads=threads) == Returned(), "its place is free for another thread"
     release = True

@@ -17,19 +17,21 @@ import anyio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.cloud.messages import DeleteFailure, Message, Receipt
+from consumer.cloud.messages import DeleteFailure, Receipt
 from consumer.engine.deletes import Deletes
-from consumer.engine.delivery import Delivery, Stage
-from consumer.engine.lease import LeaseKeeper
+from consumer.engine.delivery import Delivery
+from consumer.engine.lease import LeaseKeeper, Visibility
+from consumer.engine.lease_state import Stage
 from consumer.engine.letter_limit import LetterLimit
-from consumer.engine.outcome import Done, Hide, Lost, Outcome
+from consumer.engine.outcome import Abandon, Done, Interrupted, Outcome, RetryLater
 from consumer.engine.settle import Settler
-from consumer.engine.store_gate import StoreGate
+from consumer.engine.store_access import StoreAccess
 from consumer.errors import CloudError, Fault
 from consumer.ops.metrics import Metrics
 from consumer.policy import LeasePolicy, LetterLimits
-from consumer.store.ledger import JobRecord
+from consumer.store.ledger import Claimed
 from consumer.store.open import make_ledger
+from tests.engine.rig import delivery, message
 
 KEY = "account/region/queue|IProduction|1"
 
@@ -84,57 +86,63 @@ class Queue:
         return []
 
 
-def message(queue: Queue) -> Message:
-    receipt = Receipt(queue.good or "", time.monotonic() + 30)
-    return Message("id", b"", time.time(), time.time(), 1, 8, None, {}, {}, receipt)
-
-
 async def play(events: list[Event], end: Outcome, folder: str) -> tuple[Queue, Delivery, Outcome, bool]:
     """Play events on a held message, then settle it; returns what became of it, and whether the key is free again."""
     queue, ledger = Queue(), make_ledger(str(Path(folder) / "ledger.db"))
     await ledger.open()
-    gate = StoreGate(ledger, lambda _: None)
+    store = StoreAccess(ledger, lambda _: None)
     deletes = Deletes(queue=queue, name="q", observe=lambda *_: None)
-    keeper = LeaseKeeper(queue=queue, name="q", ledger=ledger, gate=gate, policy=LeasePolicy(), observe=lambda _: None)
-    letters = LetterLimit(ledger, LetterLimits(), Metrics(), shared=False)
-    settler = Settler(name="jobs", queue=queue, ledger=ledger, gate=gate, letters=letters, deletes=deletes)
-    held = message(queue)
-    delivery = Delivery(held, held.receipt, key=KEY, claimed=True)
+    visibility = Visibility(queue, "q")
+    keeper = LeaseKeeper(visibility=visibility, name="q", store=store, policy=LeasePolicy(), observe=lambda _: None)
+    letters = LetterLimit(store, LetterLimits(), Metrics(), shared=False)
+    settler = Settler(
+        name="q",
+        identity="account/region/queue",
+        store=store,
+        visibility=visibility,
+        deletes=deletes,
+        leases=keeper,
+        letters=letters,
+    )
+    received = delivery(message(queue.good or "", lease_s=30))
+    received.asks_for(KEY)
+    received.has_claimed(Claimed())
     await ledger.claim(KEY, 60)
-    keeper.keep(delivery)
+    keeper.keep(received)
     for event in events:
         if event is Event.REVOKED:
             queue.good = None
         elif event is Event.REDELIVERED:
             queue.good = queue.fresh()
-            delivery.hold(Receipt(queue.good, time.monotonic() + 30))
+            received.redelivered(Receipt(queue.good, time.monotonic() + 30))
         else:
             queue.next = event
-            await keeper._renew(delivery)
+            await keeper._renew(received)
             queue.next = None
-    record = JobRecord(key=KEY, queue="q", kind="IProduction", function="Cover", message_id="id")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(deletes.run)
-        outcome = await settler.settle(delivery, Lost() if delivery.lost else end, record)
-        keeper.drop(delivery)
+        received.finish(None)
+        lost = received.interruption is Interrupted.LEASE_LOST
+        outcome = await settler.settle(received, Abandon() if lost else end)
+        keeper.drop(received)
         await deletes.flush()
         tasks.cancel_scope.cancel()
     used = len(queue.used)
     # Whatever is due now must find that nothing is to be renewed any more.
-    await keeper._renew(delivery)
+    await keeper._renew(received)
     assert len(queue.used) == used
     free = type(await ledger.claim(KEY, 1)).__name__ == "Claimed"
     await ledger.close()
-    return queue, delivery, outcome, free
+    return queue, received, outcome, free
 
 
 @settings(max_examples=120, deadline=None)
-@given(st.lists(st.sampled_from(Event), max_size=8), st.sampled_from([Done(), Hide(30, None, "later")]))
+@given(st.lists(st.sampled_from(Event), max_size=8), st.sampled_from([Done(), RetryLater(30, None, "later")]))
 def test_whatever_happens_nothing_is_deleted_that_is_not_ours(events: list[Event], end: Outcome) -> None:
     """In any order of events: a delete only after done, only by the newest receipt; a lost lease orders nothing."""
     with TemporaryDirectory() as folder:
-        queue, delivery, outcome, free = anyio.run(play, events, end, folder)
-    assert delivery.stage is Stage.CLOSED
+        queue, received, outcome, free = anyio.run(play, events, end, folder)
+    assert received.stage is Stage.CLOSED
     # Receipts are used in the order in which they were learnt: never an older one after a newer one.
     numbers = [int(handle.partition("-")[2]) for handle in queue.used]
     assert numbers == sorted(numbers)
@@ -145,8 +153,8 @@ def test_whatever_happens_nothing_is_deleted_that_is_not_ours(events: list[Event
     else:
         assert free, "a job that was let go can be claimed at once"
         assert not queue.deleted
-    if delivery.lost:
-        assert outcome == Lost()
+    if received.interruption is Interrupted.LEASE_LOST:
+        assert outcome == Abandon()
 
 
 @settings(max_examples=60, deadline=None)

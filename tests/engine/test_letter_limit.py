@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from consumer.engine import letter_limit
 from consumer.engine.letter_limit import LetterLimit
-from consumer.engine.store_gate import StoreGate
+from consumer.engine.store_access import StoreAccess
 from consumer.errors import StoreError
 from consumer.ops.metrics import Metrics
 from consumer.plugin.job import Job, Reject
@@ -23,7 +23,7 @@ from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
 from tests.postgres import ADDRESS, store_at
 
 FULL = "dead letters reached their limit; polling pauses until there is room"
-ROOM = "there is room for dead letters again; polling goes on"
+ROOM = "there is room for dead letters again; polling resumes"
 
 
 class Counted:
@@ -34,6 +34,9 @@ class Counted:
         self.asked = 0
         self.broken = False
 
+    async def ping(self) -> None:
+        """It works."""
+
     async def letters_held(self) -> LettersHeld:
         self.asked += 1
         if self.broken:
@@ -42,7 +45,8 @@ class Counted:
 
 
 def limit_of(store: Counted, letters: int = 10, size_bytes: int = 1000, *, shared: bool = False) -> LetterLimit:
-    return LetterLimit(cast("Ledger", store), LetterLimits(letters, size_bytes), Metrics(), shared=shared)
+    access = StoreAccess(cast("Ledger", store), lambda _: None)
+    return LetterLimit(access, LetterLimits(letters, size_bytes), Metrics(), shared=shared)
 
 
 def store_one(limit: LetterLimit, size_bytes: int = 0) -> bool:
@@ -124,7 +128,7 @@ async def test_what_is_in_flight_at_the_limit_is_given_back(
         await daemon.until(lambda: daemon.count("retries_total", **labels, cause="no_room") == 4)
         await daemon.until(lambda: daemon.count("dead_letters_total", **labels, reason="rejected") == 6)
         await daemon.until(lambda: len(sandbox.messages(QUEUE)) == 4)
-        ledger = daemon.app.lanes[0].ledger
+        ledger = daemon.app.lanes[0].store.ledger
         kept = [key for key in keys(daemon) if isinstance(await ledger.claim(key, 60), Claimed)]
         assert len(kept) == 4
         for key in kept:
@@ -208,11 +212,10 @@ async def test_what_others_store_is_seen_at_the_next_count() -> None:
 async def test_when_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is counted at times, sooner once a hundredth of a shared limit was stored here, and a fault is told once."""
     store = Counted()
-    gate = StoreGate(cast("Ledger", store), lambda _up: None)
     limit = limit_of(store, letters=1000, shared=True)
     with capture_logs() as lines:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(limit.run, gate)
+            tasks.start_soon(limit.run)
             for _ in range(9):
                 store_one(limit)
             await anyio.sleep(0.02)

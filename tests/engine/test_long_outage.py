@@ -15,7 +15,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from consumer.engine.delivery import Stage
+from consumer.engine.lease_state import Stage
 from consumer.plugin.job import Job
 from consumer.sandbox import Fault, Sandbox, SandboxSettings
 from tests.certificates import make_certificate, serving
@@ -29,7 +29,7 @@ READ_DEADLINE_S = 12
 pytestmark = pytest.mark.timeout(OUTAGE_S + READ_DEADLINE_S + 90)
 
 
-BOTH_ENDS = ["polling failed; trying on until it works", "polling works again"]
+BOTH_ENDS = ["polling failed; retrying until it works", "polling works again"]
 """What is logged of an outage of MNS, and nothing else above info."""
 
 
@@ -77,7 +77,7 @@ async def outage(daemon: Daemon, begin: Callable[[], Awaitable[None]]) -> int:
     await daemon.until(lambda: all(check.ok for check in daemon.app.vitals.ready()))
     for number in range(20):
         sandbox.put(QUEUE, body(f"{number:032x}", "Slow").decode())
-    await daemon.until(lambda: sum(one.stage is Stage.RUNNING for one in daemon.app.lanes[0].live) == 20)
+    await daemon.until(lambda: sum(one.stage is Stage.RUNNING for one in daemon.app.lanes[0].deliveries) == 20)
     await begin()
     for number in range(20, 40):
         sandbox.put(QUEUE, body(f"{number:032x}").decode())

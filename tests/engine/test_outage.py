@@ -11,9 +11,6 @@ from structlog.testing import capture_logs
 
 from consumer.cloud.messages import QueueAttributes
 from consumer.engine import upkeep
-from consumer.engine.pacing import Outage
-from consumer.errors import CloudError, StoreError
-from consumer.errors import Fault as Why
 from consumer.plugin.job import Job
 from consumer.sandbox import Fault, Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers
@@ -43,19 +40,6 @@ async def test_joining_polls_empty_a_full_queue(sandbox: Sandbox, serve: Serve) 
         await daemon.emptied()
         assert daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="done") == 320
         assert sandbox.log.by_operation["BatchReceiveMessage"] <= 320 / 16 + 8
-
-
-def test_pauses_grow_and_slow_faults_are_tried_slowly() -> None:
-    """Pauses for passing faults grow to at most 4 s; faults that wait for a person are tried every 5 s at first."""
-    outage = Outage("begins", "ends")
-    refused = CloudError(Why.NETWORK, operation="x", target="q", code="c", detail="d")
-    pauses = [outage.failed(refused) for _ in range(20)]
-    assert pauses[0] <= 0.5
-    assert max(pauses) <= 4
-    assert min(pauses[8:]) >= 2
-    wrong = CloudError(Why.CREDENTIALS, operation="x", target="q", code="c", detail="d")
-    assert outage.failed(wrong) == 5
-    assert outage.failed(StoreError("disk full")) <= 4
 
 
 async def test_a_dead_letter_policy_of_the_queue_is_warned_of(

@@ -9,23 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.engine.outcome import (
-    Cut,
-    Dead,
+    Abandon,
+    ClaimedElsewhere,
+    DeadLetter,
+    Discard,
     Done,
-    End,
-    Forget,
-    HeldElsewhere,
-    Hide,
-    Lost,
+    History,
+    Interrupted,
     NotReady,
     Outcome,
     Raised,
+    RetryLater,
     Returned,
-    Run,
+    RunResult,
     Skipped,
     TimedOut,
-    Unfit,
-    Unreachable,
+    Unavailable,
+    Unprocessable,
     crashing,
     decide,
 )
@@ -39,107 +39,121 @@ DOWN = CloudError(Fault.SERVER, operation="QueryIProductionJob", target="mts", c
 REFUSAL = Reject("not ours")
 FAILURE = JobFailed("InvalidFile", "no video stream")
 LATER = Retry("too early", after_s=7)
-OLD = Run(age_s=345_600 * 0.9)
+OLD = History(age_s=345_600 * 0.9)
 
 
 @pytest.mark.parametrize(
-    ("end", "run", "expected"),
+    ("result", "history", "expected"),
     [
-        pytest.param(Returned(), Run(failures=99, age_s=1e9), Done(), id="late success is still success"),
-        pytest.param(Skipped.DUPLICATE, Run(), Forget(Skipped.DUPLICATE), id="what has ended before is only deleted"),
-        pytest.param(Cut.LEASE_LOST, Run(), Lost(), id="a lost lease deletes nothing"),
-        pytest.param(Cut.STOPPING, OLD, Hide(1, None, "the daemon stops"), id="a stop gives back at once, no failure"),
+        pytest.param(Returned(), History(failures=99, age_s=1e9), Done(), id="late success is still success"),
+        pytest.param(Skipped.DUPLICATE, History(), Discard(Skipped.DUPLICATE), id="a duplicate is only deleted"),
+        pytest.param(Interrupted.LEASE_LOST, History(), Abandon(), id="a lost lease deletes nothing"),
         pytest.param(
-            Cut.LEFT_RUNNING,
+            Interrupted.STOPPING,
             OLD,
-            Hide(5, None, "the daemon stops; its plain function runs on until the process has ended"),
+            RetryLater(1, None, "the daemon stops"),
+            id="a stop releases at once",
+        ),
+        pytest.param(
+            Interrupted.LEFT_RUNNING,
+            OLD,
+            RetryLater(5, None, "the daemon stops; its plain function runs until the process ends"),
             id="a plain function that a stop leaves running keeps its message hidden until the process is gone",
         ),
         pytest.param(
-            Cut.OVERDUE,
-            Run(dequeue_count=3, dice=0.0),
-            Hide(10, None, "it waited for its turn for as long as a message is held"),
+            Interrupted.OVERDUE,
+            History(dequeue_count=3, jitter=0.0),
+            RetryLater(10, None, "it waited for a turn as long as a message may be held"),
             id="what waited as long as a message may be held comes back later, no failure",
         ),
         pytest.param(
-            HeldElsewhere(12.2),
-            Run(),
-            Hide(13, None, "its job is being handled by another delivery"),
+            ClaimedElsewhere(12.2),
+            History(),
+            RetryLater(13, None, "another delivery of its job is in flight"),
             id="what runs elsewhere comes back when that claim can have ended",
         ),
         pytest.param(
-            HeldElsewhere(43_000),
-            Run(),
-            Hide(60, None, "its job is being handled by another delivery"),
+            ClaimedElsewhere(43_000),
+            History(),
+            RetryLater(60, None, "another delivery of its job is in flight"),
             id="what runs elsewhere comes back within a minute",
         ),
         pytest.param(
-            Unfit(Reason.UNROUTED, "why"),
-            Run(),
-            Dead(Reason.UNROUTED, "why", closes_job=False),
-            id="unfit is set aside, and its job stays open",
+            Unprocessable(Reason.UNROUTED, "why"),
+            History(),
+            DeadLetter(Reason.UNROUTED, "why", closes_job=False),
+            id="an unprocessable message is set aside, and its job stays open",
         ),
         pytest.param(
-            Unfit(Reason.CRASHING, "why"),
-            Run(),
-            Dead(Reason.CRASHING, "why"),
+            Unprocessable(Reason.CRASHING, "why"),
+            History(),
+            DeadLetter(Reason.CRASHING, "why"),
             id="what takes the process down ends its job",
         ),
         pytest.param(
-            Raised(REFUSAL), Run(), Dead(Reason.REJECTED, "not ours", REFUSAL), id="a refusal is set aside at once"
+            Raised(REFUSAL),
+            History(),
+            DeadLetter(Reason.REJECTED, "not ours", REFUSAL),
+            id="a Reject is set aside at once",
         ),
         pytest.param(
             Raised(FAILURE),
-            Run(),
-            Dead(Reason.JOB_FAILED, "the job failed with code InvalidFile: no video stream", FAILURE),
-            id="a failed job that nobody looks at is set aside",
+            History(),
+            DeadLetter(Reason.JOB_FAILED, "the job failed with code InvalidFile: no video stream", FAILURE),
+            id="a failed job that its handler does not handle is set aside",
         ),
         pytest.param(
             Raised(BOOM),
-            Run(dice=0.5),
-            Hide(15, "RuntimeError: boom", "RuntimeError: boom"),
+            History(jitter=0.5),
+            RetryLater(15, "RuntimeError: boom", "RuntimeError: boom"),
             id="the first failure waits up to the base",
         ),
         pytest.param(
             Raised(BOOM),
-            Run(failures=1, dice=0.99),
-            Hide(60, "RuntimeError: boom", "RuntimeError: boom"),
+            History(failures=1, jitter=0.99),
+            RetryLater(60, "RuntimeError: boom", "RuntimeError: boom"),
             id="the second waits up to twice the base",
         ),
         pytest.param(
-            Raised(LATER), Run(), Hide(7, "too early", "too early"), id="Retry's own time is honoured and counts"
+            Raised(LATER),
+            History(),
+            RetryLater(7, "too early", "too early"),
+            id="Retry's own time counts",
         ),
         pytest.param(
-            Raised(Retry("x", after_s=0)), Run(), Hide(MIN_HIDE_S, "x", "x"), id="nothing hides for less than 1 s"
+            Raised(Retry("x", after_s=0)),
+            History(),
+            RetryLater(MIN_HIDE_S, "x", "x"),
+            id="1 s is the least",
         ),
         pytest.param(
             Raised(BOOM),
-            Run(failures=2),
-            Dead(Reason.EXHAUSTED, "failed 3 times, at last with RuntimeError: boom", BOOM),
+            History(failures=2),
+            DeadLetter(Reason.EXHAUSTED, "failed 3 times; the last failure: RuntimeError: boom", BOOM),
             id="the last failure exhausts it",
         ),
         pytest.param(
             Raised(LATER),
-            Run(failures=2),
-            Dead(Reason.EXHAUSTED, "failed 3 times, at last with too early", LATER),
+            History(failures=2),
+            DeadLetter(Reason.EXHAUSTED, "failed 3 times; the last failure: too early", LATER),
             id="Retry is exhausted too",
         ),
         pytest.param(
             TimedOut(5),
-            Run(dice=0.0),
-            Hide(1, "the handler took longer than its 5 s", "the handler took longer than its 5 s"),
+            History(jitter=0.0),
+            RetryLater(1, "the handler took longer than its 5 s", "the handler took longer than its 5 s"),
             id="a time limit passed is a failure",
         ),
         pytest.param(
             NotReady("Analysing", 3600),
-            Run(age_s=10, dice=0.0),
-            Hide(3, None, "the job is 'Analysing': no result yet"),
-            id="no result yet is nobody's failure",
+            History(age_s=10, jitter=0.0),
+            RetryLater(3, None, "the job is 'Analysing': no result yet"),
+            id="no result yet is no failure of the handler",
         ),
         pytest.param(
             NotReady("Analysing", 3600),
-            Run(age_s=3600),
-            Dead(
+            History(age_s=3600),
+            DeadLetter(
                 Reason.RESULT_NOT_READY,
                 "MPS still says 'Analysing' 3600 s after the notification; waited up to 3600 s",
                 closes_job=False,
@@ -147,41 +161,41 @@ OLD = Run(age_s=345_600 * 0.9)
             id="a result that never comes is set aside",
         ),
         pytest.param(
-            Unreachable(DOWN),
-            Run(failures=99, dequeue_count=99, dice=0.999),
-            Hide(300, None, str(DOWN)),
-            id="an outage is nobody's failure, however long",
+            Unavailable(DOWN),
+            History(failures=99, dequeue_count=99, jitter=0.999),
+            RetryLater(300, None, str(DOWN)),
+            id="an outage is no failure of the handler, however long",
         ),
     ],
 )
-def test_decide(end: End, run: Run, expected: Outcome) -> None:
+def test_decide(result: RunResult, history: History, expected: Outcome) -> None:
     """Each rule of ``decide`` by name."""
-    assert decide(end, run, POLICY) == expected
+    assert decide(result, history, POLICY) == expected
 
 
-@pytest.mark.parametrize("end", [Raised(BOOM), TimedOut(5), NotReady("Queuing", 1e9), Unreachable(DOWN)])
-def test_too_old_to_come_back_is_expiring(end: End) -> None:
+@pytest.mark.parametrize("result", [Raised(BOOM), TimedOut(5), NotReady("Queuing", 1e9), Unavailable(DOWN)])
+def test_too_old_to_come_back_is_expiring(result: RunResult) -> None:
     """A message that would come back after MNS has dropped it is set aside while it can be."""
-    outcome = decide(end, OLD, POLICY)
-    assert isinstance(outcome, Dead)
+    outcome = decide(result, OLD, POLICY)
+    assert isinstance(outcome, DeadLetter)
     assert outcome.reason is Reason.EXPIRING
     assert "345600" in outcome.error
 
 
 @pytest.mark.parametrize(
-    ("end", "failures", "closes_job"),
+    ("result", "failures", "closes_job"),
     [
         (Raised(BOOM), 0, True),
         (TimedOut(5), 0, True),
         (NotReady("Queuing", 1e9), 0, False),
-        (Unreachable(DOWN), 0, False),
-        (Unreachable(DOWN), 1, False),
+        (Unavailable(DOWN), 0, False),
+        (Unavailable(DOWN), 1, False),
     ],
 )
-def test_expiring_ends_a_job_only_when_its_handler_ran(*, end: End, failures: int, closes_job: bool) -> None:
+def test_expiring_ends_a_job_only_when_its_handler_ran(*, result: RunResult, failures: int, closes_job: bool) -> None:
     """A message that grows too old before any handler ran ends itself, and its job stays open for another one."""
-    outcome = decide(end, replace(OLD, failures=failures), POLICY)
-    assert isinstance(outcome, Dead)
+    outcome = decide(result, replace(OLD, failures=failures), POLICY)
+    assert isinstance(outcome, DeadLetter)
     assert outcome.closes_job is closes_job
 
 
@@ -193,40 +207,39 @@ def test_many_starts_without_an_end_are_crashing() -> None:
     assert dead.reason is Reason.CRASHING
 
 
-ENDS = st.one_of(
+RESULTS = st.one_of(
     st.just(Returned()),
-    st.sampled_from([*Skipped, *Cut]),
-    st.builds(HeldElsewhere, st.floats(-10, 1e9)),
-    st.builds(Unfit, st.sampled_from(Reason), st.text()),
+    st.sampled_from([*Skipped, *Interrupted]),
+    st.builds(ClaimedElsewhere, st.floats(-10, 1e9)),
+    st.builds(Unprocessable, st.sampled_from(Reason), st.text()),
     st.builds(Raised, st.sampled_from([BOOM, REFUSAL, FAILURE, LATER, Retry("policy")])),
     st.builds(TimedOut, st.floats(0, 1e6)),
     st.builds(NotReady, st.text(), st.floats(0, 1e6)),
-    st.just(Unreachable(DOWN)),
+    st.just(Unavailable(DOWN)),
 )
-RUNS = st.builds(
-    Run,
+HISTORIES = st.builds(
+    History,
     failures=st.integers(0, 10_000),
-    starts=st.integers(0, 100),
     dequeue_count=st.integers(1, 10_000),
     age_s=st.floats(0, 1e7),
     retention_s=st.integers(60, 604_800),
-    dice=st.floats(0, 1, exclude_max=True),
+    jitter=st.floats(0, 1, exclude_max=True),
 )
 
 
-@given(ENDS, RUNS)
-def test_every_delay_is_one_that_mns_takes(end: End, run: Run) -> None:
+@given(RESULTS, HISTORIES)
+def test_every_delay_is_one_that_mns_takes(result: RunResult, history: History) -> None:
     """Whatever ends however, a delay is whole seconds from 1 to 43200."""
-    outcome = decide(end, run, POLICY)
-    if isinstance(outcome, Hide):
+    outcome = decide(result, history, POLICY)
+    if isinstance(outcome, RetryLater):
         assert isinstance(outcome.delay_s, int)
         assert MIN_HIDE_S <= outcome.delay_s <= MAX_HIDE_S
 
 
-@given(ENDS, RUNS)
-def test_only_a_return_is_done(end: End, run: Run) -> None:
+@given(RESULTS, HISTORIES)
+def test_only_a_return_is_done(result: RunResult, history: History) -> None:
     """No end but the handler's own return counts the job as done."""
-    assert isinstance(decide(end, run, POLICY), Done) == isinstance(end, Returned)
+    assert isinstance(decide(result, history, POLICY), Done) == isinstance(result, Returned)
 
 
 @given(st.integers(1, 10_000))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from consumer.engine.slots import Place, Slots
+from consumer.engine.slots import Slot, Slots
 from consumer.plugin.job import Job
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob
@@ -89,21 +89,21 @@ async def test_poison_does_not_slow_the_good(sandbox: Sandbox, serve: Serve) -> 
 
 
 def test_places_on_their_way_out_are_limited() -> None:
-    """Messages that are being settled leave their places to others, but no more of them than there are places."""
+    """Messages that are being settled leave their slots to others, but no more of them than there are slots."""
     slots = Slots(2)
     assert slots.take_now(9) == 2
-    first = [Place(slots), Place(slots)]
-    for place in first:
-        place.leave()
-        place.leave()
+    first = [Slot(slots), Slot(slots)]
+    for slot in first:
+        slot.leave()
+        slot.leave()
     assert (slots.free, slots.leaving) == (2, 2)
     assert slots.take_now(9) == 2
-    second = [Place(slots), Place(slots)]
+    second = [Slot(slots), Slot(slots)]
     second[0].leave()
     assert slots.free == 0, "two are leaving already"
     first[0].close()
     second[0].leave()
     assert (slots.free, slots.leaving) == (1, 2)
-    for place in (first[1], *second):
-        place.close()
+    for slot in (first[1], *second):
+        slot.close()
     assert (slots.free, slots.leaving) == (2, 0)

@@ -156,7 +156,7 @@ async def test_what_needs_no_result_passes_by(sandbox: Sandbox, serve: Serve) ->
     sandbox.faults.add(Fault(kind="error", status=503, operations=("query",)))
     async with serve(handlers(VideoClip=clip, Cover=bare), slots=4) as daemon:
         await submit(daemon)
-        await daemon.until(lambda: daemon.app.lanes[0].results.fault is not None)
+        await daemon.until(lambda: daemon.app.lanes[0].queries.breaker.fault is not None)
         for number in range(8):
             sandbox.put(QUEUE, body(f"{number:032x}").decode())
         await daemon.until(lambda: len(seen) == 8)

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.cloud.mps import JobStatus
-from consumer.engine.results import NO_JOB, Results, UnansweredError
+from consumer.engine.complete import NO_JOB, JobQueries, UnansweredError
 from consumer.errors import CloudError, Fault
 
 
@@ -37,8 +37,8 @@ class Service:
         return JobStatus(job_id, "Cover", "Success", None, None, None, None, None, None, "r", found=True)
 
 
-def asking(service: Service, patience_s: float = 30) -> Results:
-    return Results(service.query, "q", failed=lambda: None, patience_s=patience_s)
+def asking(service: Service, patience_s: float = 30) -> JobQueries:
+    return JobQueries(service.query, "q", count=lambda _: None, patience_s=patience_s)
 
 
 async def test_one_asks_while_it_is_down() -> None:
@@ -64,7 +64,7 @@ async def test_one_asks_while_it_is_down() -> None:
                 await anyio.sleep(0.01)
             assert service.most_at_once == 1
     assert len(answers) == 31
-    assert results.fault is None
+    assert results.breaker.fault is None
 
 
 async def test_the_one_that_asks_may_be_cut_short() -> None:
@@ -76,7 +76,7 @@ async def test_the_one_that_asks_may_be_cut_short() -> None:
             tasks.start_soon(results.query, "cut")
             await anyio.sleep(0.1)
             tasks.cancel_scope.cancel()
-        assert results.fault is not None
+        assert results.breaker.fault is not None
         assert (await results.query("other")).job_id == "other"
     assert service.asked == ["cut", NO_JOB, NO_JOB, "other"]
 
@@ -119,7 +119,7 @@ async def test_a_refused_id_is_no_outage() -> None:
     with anyio.fail_after(5), pytest.raises(CloudError) as raised:
         await results.query("j")
     assert raised.value.fault is Fault.REQUEST
-    assert results.fault is None
+    assert results.breaker.fault is None
 
 
 async def test_one_job_s_fault_is_that_job_s() -> None:
@@ -133,7 +133,7 @@ async def test_one_job_s_fault_is_that_job_s() -> None:
     assert raised.value.error.fault is Fault.SERVER
     assert service.asked == ["bad", NO_JOB, "bad", NO_JOB, "good"]
     assert lines == []
-    assert results.fault is None
+    assert results.breaker.fault is None
 
 
 async def test_a_blip_is_put_again() -> None:

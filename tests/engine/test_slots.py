@@ -1,4 +1,4 @@
-"""Free places: taken before messages are asked for, by several polls at once."""
+"""Free slots: taken before messages are asked for, by several polls at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from consumer.engine.slots import Place, Slots
+from consumer.engine.slots import Slot, Slots
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ async def _soon(holds: Callable[[], bool]) -> None:
 
 
 async def test_all_or_none() -> None:
-    """Who wants sixteen places and doesn't get them in time takes none."""
+    """Who wants sixteen slots and doesn't get them in time takes none."""
     slots = Slots(20)
     slots.take_now(10)
     assert not await slots.take_all(16, 0.01)
@@ -36,7 +36,7 @@ async def test_all_or_none() -> None:
 
 
 async def test_several_wait_and_each_gets_its_own() -> None:
-    """Places that come back go to whoever waits for no more than there are; nobody gets one twice."""
+    """Slots that come back go to whoever waits for no more than there are; nobody gets one twice."""
     slots = Slots(32)
     taken: list[int] = []
     slots.take_now(32)
@@ -59,11 +59,11 @@ async def test_lingering_ends_early_for_places_that_come_back_unused() -> None:
     """Messages that no handler took have waited already: the next are asked for at once."""
     slots = Slots(16)
     slots.take_now(16)
-    place = Place(slots)
+    slot = Slot(slots)
     begun_s = time.monotonic()
     async with anyio.create_task_group() as polls:
         polls.start_soon(slots.take, 16, 5.0)
         await anyio.sleep(0.01)
-        place.leave(unused=True)
+        slot.leave(unused=True)
     assert time.monotonic() - begun_s < 2
     assert slots.taken == 16

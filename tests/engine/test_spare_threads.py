@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from consumer.engine.spare_threads import SpareThreads
+from consumer.daemon import SpareThreads
 from consumer.ops.traces import Traces
 from tests.engine.rig import Serve, handlers
 

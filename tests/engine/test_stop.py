@@ -123,7 +123,7 @@ async def test_an_end_that_is_being_written_is_not_cut_short(
     written: list[str] = []
 
     async with serve(handlers(Cover=nothing)) as daemon:
-        ledger = daemon.app.lanes[0].ledger
+        ledger = daemon.app.lanes[0].store.ledger
         done = ledger.done
 
         async def slowly(record: JobRecord) -> bool:

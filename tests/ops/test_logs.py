@@ -99,8 +99,8 @@ def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NO_COLOR", no_color)
         stream = Terminal()
         logs.configure(stream=stream)
-        structlog.get_logger().warning("job comes back later", job_id="88c6")
-        assert "job comes back later" in stream.getvalue()
+        structlog.get_logger().warning("job retried later", job_id="88c6")
+        assert "job retried later" in stream.getvalue()
         assert "88c6" in stream.getvalue()
         assert ("\x1b[" in stream.getvalue()) == (no_color == "")
 

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.engine import upkeep
-from consumer.engine.store_gate import StoreGate
+from consumer.engine.store_access import StoreAccess
 from consumer.errors import StoreError
 from consumer.plugin.job import Job
 from consumer.sandbox import Sandbox
@@ -25,8 +25,8 @@ async def test_one_write_that_fails_holds_nobody_back(tmp_path: Path) -> None:
     """While the store works, a write that fails again and again is told once, and the gate is open for all others."""
     ledger = make_ledger(str(tmp_path / "ledger.db"))
     await ledger.open()
-    seen: list[int] = []
-    gate = StoreGate(ledger, seen.append)
+    seen: list[bool] = []
+    store = StoreAccess(ledger, seen.append)
     tries = 0
 
     async def stubborn() -> str:
@@ -37,17 +37,14 @@ async def test_one_write_that_fails_holds_nobody_back(tmp_path: Path) -> None:
         return "written"
 
     with capture_logs() as lines, anyio.fail_after(15):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(gate.run)
-            assert await gate.persist(stubborn) == "written"
-            assert tries == 5
-            assert gate.is_open
-            tasks.cancel_scope.cancel()
+        assert await store.persist(stubborn) == "written"
+        assert tries == 5
+        assert store.is_up
     await ledger.close()
-    assert 0 not in seen
+    assert seen == []
     assert [line["event"] for line in lines] == [
-        "an end can't be written though the store works; its message is held and it is tried on",
-        "all ends are written again",
+        "a write fails though the store works; it is retried while its message is held",
+        "all writes succeed again",
     ]
 
 
@@ -62,11 +59,11 @@ async def test_a_failing_clean_up_stops_no_message(
             async def broken(**_: object) -> int:
                 raise StoreError("no room to delete in")
 
-            monkeypatch.setattr(daemon.app.lanes[0].ledger, "prune", broken)
+            monkeypatch.setattr(daemon.app.lanes[0].store.ledger, "prune", broken)
             for number in range(100):
                 sandbox.put(QUEUE, body(f"{number:032x}").decode())
                 await anyio.sleep(0.005)
             await daemon.emptied()
-            assert daemon.app.lanes[0].gate.is_open
+            assert daemon.app.lanes[0].store.is_up
     told = [line["event"] for line in lines if line["log_level"] == "warning"]
-    assert told == ["old records can't be removed from the store; tried again every minute"]
+    assert told == ["old records can't be pruned; retried every minute"]
