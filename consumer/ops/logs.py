@@ -36,7 +36,7 @@ from structlog.processors import format_exc_info
 from structlog.stdlib import ProcessorFormatter, add_logger_name
 
 from consumer.errors import SettingsError
-from consumer.ops.escape import json_line_escaped, printable, printable_block
+from consumer.ops.escape import json_escaped, printable, printable_block
 from consumer.ops.log_stream import Stream, open_stream
 from consumer.ops.redact import SECRETS, Secrets
 
@@ -59,6 +59,7 @@ _ITEMS_LIMIT: Final = 50
 _DEPTH_LIMIT: Final = 3
 _PLAIN: Final = frozenset({str, int, float, bool, NoneType})
 _SHOWN_AS_TEXT: Final = (PurePath, UUID, Decimal, date)
+_DEL: Final = 0x7F
 _BLOCKS: Final = ("exception", "stack")
 
 _LEVELS: Final = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
@@ -258,11 +259,13 @@ class _Console:
 
 def _json_line(event: Event) -> bytes:
     try:
-        rendered = to_json(event, inf_nan_mode="strings") + b"\n"
+        line = to_json(event, inf_nan_mode="strings")
     except (ValueError, UnicodeError):
         # Lone surrogates, which JSON can hold only as escapes.
-        rendered = stdlib_json.dumps(event).encode() + b"\n"
-    return json_line_escaped(rendered)
+        line = stdlib_json.dumps(event).encode()
+    if not line.isascii() or _DEL in line:
+        line = json_escaped(line.decode()).encode()
+    return line + b"\n"
 
 
 class _Log:

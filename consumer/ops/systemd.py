@@ -1,12 +1,11 @@
-"""Speak the service manager's notification protocol: ready, status, reload, stop, watchdog.
+"""The service manager's notification protocol: ready, status, reload, stop, watchdog.
 
-One datagram a message, to the socket that ``NOTIFY_SOCKET`` names. Without one, as in a terminal or a container,
-everything here does nothing. Nothing here blocks or raises: a service manager that doesn't listen costs its
-messages, and one log line.
+One datagram a message, to the socket that ``NOTIFY_SOCKET`` names. Without one, as in a terminal or a container, every
+method does nothing. Nothing here blocks or raises: a service manager that does not listen misses messages, and costs
+one log line.
 
-Elsewhere: when to say what, and whether the daemon deserves its watchdog ping (``daemon``, ``engine.vitals``).
-
-See sd_notify(3) and sd_watchdog_enabled(3).
+Source:
+    sd_notify(3), sd_watchdog_enabled(3).
 """
 
 from __future__ import annotations
@@ -25,10 +24,11 @@ _STATUS_LIMIT: Final = 500
 
 
 class Notifier:
-    """The daemon's side of the protocol. It takes its variables out of the environment: no child may speak for it.
+    """The daemon's side of the protocol.
 
     Args:
-        environ: Where the variables are; the process's environment when not given.
+        environ: Where the variables are; the process's environment when not given. They are removed from it, so that
+            no child process can speak for the daemon.
     """
 
     def __init__(self, environ: MutableMapping[str, str] | None = None) -> None:
@@ -39,16 +39,16 @@ class Notifier:
         # "@" stands for the NUL byte that begins an abstract socket's name.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog_interval_s = _watchdog_interval_s(environ)
-        """How often to call ``watchdog``, in seconds: half of what systemd allows; ``None``: not asked for."""
+        """How often to call ``watchdog``, in seconds: half of what systemd allows; ``None`` without a watchdog."""
         if address.startswith(("@", "/")):
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.settimeout(0)
         elif address:
-            log.warning("NOTIFY_SOCKET is no path and no @name; the service manager is told nothing", address=address)
+            log.warning("NOTIFY_SOCKET is no path and no @name; the service manager is not notified", address=address)
 
     @property
     def active(self) -> bool:
-        """Whether a service manager listens."""
+        """Whether there is a service manager."""
         return self._socket is not None
 
     def ready(self, status: str = "") -> None:
@@ -68,15 +68,15 @@ class Notifier:
         self._send("STOPPING=1", _status(status))
 
     def watchdog(self) -> None:
-        """The daemon gets somewhere; left out for ``WatchdogSec``, systemd restarts it."""
+        """The daemon makes progress; without this for ``WatchdogSec``, systemd restarts it."""
         self._send("WATCHDOG=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """The start, reload or stop that is under way may take this much longer from now."""
+        """The start, reload or stop under way may take this much longer from now."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
     def close(self) -> None:
-        """Say nothing any more."""
+        """Send nothing any more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -88,9 +88,9 @@ class Notifier:
         try:
             self._socket.sendto(message, self._address)
         except (OSError, ValueError) as error:
-            # A full queue, a socket that is gone, a name that can't be one: once in the log, not once a ping.
+            # A full queue, a socket that is gone, an impossible name: logged once, not at each ping.
             if not self._failing:
-                log.warning("the service manager can't be told; it may take the daemon for hung", error=str(error))
+                log.warning("service manager not reached; it may take the daemon for hung", error=str(error))
             self._failing = True
         else:
             self._failing = False
@@ -103,10 +103,9 @@ def _status(text: str) -> str:
 
 def _watchdog_interval_s(environ: MutableMapping[str, str]) -> float | None:
     microseconds = environ.pop("WATCHDOG_USEC", "")
-    process = environ.pop("WATCHDOG_PID", "")
-    if process not in {"", str(os.getpid())}:
+    if environ.pop("WATCHDOG_PID", "") not in {"", str(os.getpid())}:
         return None
-    # isdecimal() alone would take other scripts' digits, and int() refuses none of them.
+    # isdecimal() alone takes other scripts' digits.
     if not (microseconds.isascii() and microseconds.isdecimal() and int(microseconds)):
         return None
     return int(microseconds) / 2_000_000

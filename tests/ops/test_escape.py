@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.ops.escape import json_escaped, json_line_escaped, printable, printable_block
+from consumer.ops.escape import json_escaped, printable, printable_block
 
 HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 ANY_TEXT: Final = st.text(st.characters(exclude_categories=())) | st.text(
@@ -64,10 +64,3 @@ def test_json_keeps_every_value(text: str) -> None:
         assert json.loads(escaped) == {"text": [text]}
         assert hidden(escaped) <= {"\n"}
         escaped.encode()
-
-
-@given(ANY_TEXT)
-def test_the_two_for_json_agree(text: str) -> None:
-    """A line in UTF-8 is escaped as the same line as text."""
-    line = json.dumps(text.encode("utf-8", "replace").decode(), ensure_ascii=False) + "\n"
-    assert json_line_escaped(line.encode()) == json_escaped(line).encode()
