@@ -40,15 +40,11 @@ class SettledAs(StrEnum):
     DONE = "done"
     RETRY = "retry"
     DEAD = "dead"
-    DUPLICATE = "duplicate"
-    """The job had ended before: deleted, no handler ran."""
-    INTERMEDIATE = "intermediate"
-    """A state in which the job goes on: deleted, no handler ran."""
-    DROPPED = "dropped"
-    """No handler takes it, and the settings say to drop such messages."""
+    DUPLICATE = "duplicate"  # the job had ended before: deleted, no handler ran
+    INTERMEDIATE = "intermediate"  # a state in which the job goes on: deleted, no handler ran
+    DROPPED = "dropped"  # no handler takes it, and the settings say to drop such messages
     LEASE_LOST = "lease_lost"
-    RELEASED = "released"
-    """Given back without an end: the daemon stops, or the job runs elsewhere."""
+    RELEASED = "released"  # given back without an end: the daemon stops, or the job runs elsewhere
 
 
 class PollResult(StrEnum):
@@ -56,16 +52,14 @@ class PollResult(StrEnum):
 
     MESSAGES = "messages"
     EMPTY = "empty"
-    SHED = "shed"
-    """Empty well before the end of the long poll: the service sheds load."""
+    SHED = "shed"  # empty well before the end of the long poll: the service sheds load
 
 
 class RenewalResult(StrEnum):
     """How one renewal of a lease ended."""
 
     RENEWED = "renewed"
-    FAILED = "failed"
-    """The lease may still be held: the renewal is tried again."""
+    FAILED = "failed"  # the lease may still be held: the renewal is tried again
     LOST = "lost"
 
 
@@ -73,29 +67,20 @@ class DeleteResult(StrEnum):
     """How the deletion of one message ended."""
 
     DELETED = "deleted"
-    GONE = "gone"
-    """The receipt handle was no longer valid; counts as a success."""
-    FAILED = "failed"
-    """Tried again; if that never works, the redelivery is found to be a duplicate."""
+    GONE = "gone"  # the receipt handle was no longer valid; counts as a success
+    FAILED = "failed"  # tried again; if that never works, the redelivery is found to be a duplicate
 
 
 class RetryCause(StrEnum):
     """Why a message was hidden for a later attempt."""
 
-    FAILED = "failed"
-    """The handler raised."""
-    TIMED_OUT = "timed_out"
-    """The handler passed its time limit."""
-    ASKED = "asked"
-    """The handler raised ``Retry``."""
-    NOT_READY = "not_ready"
-    """MPS says that the job goes on."""
-    UNANSWERED = "unanswered"
-    """MPS fails for this job, while it answers for others."""
-    UNAVAILABLE = "unavailable"
-    """A service or the store did not answer."""
-    NO_ROOM = "no_room"
-    """It would become a dead letter, and the store holds as many as it may."""
+    FAILED = "failed"  # the handler raised
+    TIMED_OUT = "timed_out"  # the handler passed its time limit
+    ASKED = "asked"  # the handler raised ``Retry``
+    NOT_READY = "not_ready"  # MPS says that the job goes on
+    UNANSWERED = "unanswered"  # MPS fails for this job, while it answers for others
+    UNAVAILABLE = "unavailable"  # a service or the store did not answer
+    NO_ROOM = "no_room"  # it would become a dead letter, and the store holds as many as it may
 
 
 class QueryResult(StrEnum):
@@ -103,8 +88,7 @@ class QueryResult(StrEnum):
 
     ENDED = "ended"
     NOT_READY = "not_ready"
-    UNKNOWN = "unknown"
-    """MPS does not know the job as an intelligent production job."""
+    UNKNOWN = "unknown"  # MPS does not know the job as an intelligent production job
     FAILED = "failed"
 
 
@@ -112,20 +96,11 @@ class ReloadResult(StrEnum):
     """How a reload of settings and handlers ended."""
 
     APPLIED = "applied"
-    REFUSED = "refused"
-    """Something in it is wrong: the old settings and handlers are kept."""
+    REFUSED = "refused"  # something in it is wrong: the old settings and handlers are kept
 
 
 class MetricInfo(NamedTuple):
-    """One metric as it is defined; README's tables come from these.
-
-    Args:
-        name: As scraped, ``_total`` included.
-        type: ``counter``, ``gauge`` or ``histogram``.
-        help: One sentence.
-        labels: Label names.
-        values: The fixed values of the last label; empty where they are not fixed.
-    """
+    """One metric as it is defined; ``values`` are the fixed ones of the last label. README's tables come from these."""
 
     name: str
     type: str
@@ -141,12 +116,7 @@ class CounterByValue(NamedTuple):
     info: MetricInfo
 
     def bind(self, *labels: str, eager: Iterable[str] = ()) -> Children:
-        """The children of these labels, the last label left open.
-
-        Args:
-            labels: The values of the labels before the last.
-            eager: Values to export as 0 from the start, so that the first event shows as a rise.
-        """
+        """Bind all labels but the last. ``eager`` values are exported as 0 at once, so that a rate sees the first one."""
         children = Children(self, labels)
         for value in eager:
             children[value]
@@ -325,13 +295,7 @@ class Metrics:
         return found
 
     def api_call(self, operation: str, fault: Fault | None, seconds: float) -> None:
-        """Count one call to the cloud.
-
-        Args:
-            operation: The API's name of the call: one of the clients' constants, never a text from outside.
-            fault: Why it failed; ``None`` for a success.
-            seconds: From its start to the end of its answer.
-        """
+        """Count one call to the cloud; ``operation`` is one of the clients' constants, ``fault`` None for a success."""
         bound = self._api.get(operation)
         if bound is None:
             requests = self.api_requests.bind(operation, eager=(OK,))
@@ -345,11 +309,11 @@ class Metrics:
         self.loop_blocked_seconds.inc(seconds)
 
     def set_letters_waiting(self, groups: Iterable[tuple[str, str, int, float]]) -> None:
-        """Replace what is known of the dead letters that wait in the store.
+        """Replace what is known of the dead letters in the store.
 
         Args:
-            groups: For each queue and reason: the queue's name, the reason, how many, and since when the oldest of
-                them waits (UNIX seconds). A group that is missing counts 0 from now on.
+            groups: Queue name, reason, number of letters, and the UNIX time of the oldest. A group that was there
+                before and is missing now counts 0.
         """
         waiting = dict.fromkeys(self._letter_groups, 0)
         oldest: dict[str, float] = {}
@@ -369,14 +333,7 @@ class Metrics:
         return tuple(self._catalogue)
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
-        """All metrics as text, about 5 us a line: some 2 ms for one queue with a few handlers.
-
-        Args:
-            accept: The scraper's ``Accept`` header; OpenMetrics where it asks for it, else the classic text.
-
-        Returns:
-            The body and its content type.
-        """
+        """All metrics and their content type, in OpenMetrics where ``accept`` asks for it: about 5 us a line."""
         encode: Callable[[CollectorRegistry], bytes]
         encode, content_type = choose_encoder(accept or "")
         return encode(self.registry), content_type
