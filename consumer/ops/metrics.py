@@ -116,7 +116,7 @@ class CounterByValue(NamedTuple):
     info: MetricInfo
 
     def bind(self, *labels: str, eager: Iterable[str] = ()) -> Children:
-        """Bind all labels but the last. ``eager`` values are exported as 0 at once, so that a rate sees the first one."""
+        """Bind all labels but the last. ``eager`` values are exported as 0 at once, so that a rate sees the first."""
         children = Children(self, labels)
         for value in eager:
             children[value]
