@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 import timeit
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import quote, quote_plus
@@ -177,6 +178,10 @@ def test_cost_of_looking(known: int) -> None:
     for number in range(known):
         secrets.protect(f"{TOKEN}{number}")
     event: dict[str, object] = {f"job_id{number}": "88c6ca184c0e47098a5b665e2a126797" for number in range(7)}
-    best_s = min(timeit.repeat(lambda: secrets.redact(None, "info", event), number=2_000, repeat=5)) / 2_000
+
+    def looked() -> None:
+        secrets.redact(None, "info", event)
+
+    best_s = min(timeit.repeat(looked, timer=time.process_time, number=2_000, repeat=5)) / 2_000
     print(f"{known} secrets: {best_s * 1e6:.2f} us")  # noqa: T201  # the figure is wanted in the test's output
     assert best_s < 20e-6
