@@ -1,4 +1,4 @@
-"""CaptionExtraction. Result: family (a), SubRip files; with ``sep`` only their names tell them apart.
+"""CaptionExtraction. Result: family (a), SubRip files; with ``sep`` they differ only by name.
 
 Source: facts/iproduction.md#captionextraction.
 """

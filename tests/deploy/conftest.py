@@ -1,4 +1,4 @@
-"""What the tests of a deployment on the real thing need, installed where it is missing: ``DEPLOY_TESTS=1``, as root."""
+"""Installs the tools that the deployment tests need, if they are missing: ``DEPLOY_TESTS=1``, as root."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = {
 
 
 def run(*argv: str) -> str:
-    """Run a command that must succeed; returns what it printed."""
+    """Run a command that must succeed; returns its output."""
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{argv}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
     return done.stdout
@@ -32,7 +32,7 @@ def run(*argv: str) -> str:
 
 @pytest.fixture(scope="session")
 def tools() -> Callable[..., None]:
-    """Sees to it that tools are there."""
+    """Installs tools that are missing."""
 
     def see_to(*names: str) -> None:
         if os.geteuid() != 0:

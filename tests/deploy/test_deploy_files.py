@@ -62,7 +62,7 @@ def seconds(text: str) -> float:
 
 @pytest.fixture
 def unit(tmp_path: Path, name: str) -> Path:
-    """A copy of the unit whose program is one that is here, so that only the unit's own faults are told."""
+    """A copy of the unit whose program is one that is here, so that only the unit's own faults are reported."""
     copy = tmp_path / name
     text = (ROOT / "systemd" / name).read_text(encoding="utf-8")
     assert PROGRAM in text
@@ -126,8 +126,8 @@ def test_instances_share_nothing() -> None:
 @each_unit
 def test_systemd_takes_the_unit(unit: Path) -> None:
     """``systemd-analyze verify`` has nothing to say."""
-    told = ran(["systemd-analyze", "verify", "--recursive-errors=yes", "--man=no", str(unit)], unit.parent)
-    assert (told.returncode, told.stdout + told.stderr) == (0, "")
+    done = ran(["systemd-analyze", "verify", "--recursive-errors=yes", "--man=no", str(unit)], unit.parent)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @needs("systemd-analyze")
@@ -135,8 +135,8 @@ def test_systemd_takes_the_unit(unit: Path) -> None:
 def test_unit_is_locked_down(unit: Path) -> None:
     """``systemd-analyze security`` finds an exposure of at most 1.5."""
     threshold = f"--threshold={MOST_EXPOSURE}"
-    told = ran(["systemd-analyze", "security", "--offline=true", threshold, "--no-pager", str(unit)], unit.parent)
-    assert told.returncode == 0, told.stdout
+    done = ran(["systemd-analyze", "security", "--offline=true", threshold, "--no-pager", str(unit)], unit.parent)
+    assert done.returncode == 0, done.stdout
 
 
 def test_image_is_as_it_should_be() -> None:
@@ -170,8 +170,8 @@ def test_image_is_made_of_what_it_copies() -> None:
 @needs("hadolint")
 def test_hadolint_takes_the_image() -> None:
     """The linter has nothing to say."""
-    told = ran(["hadolint", "Dockerfile"], ROOT)
-    assert (told.returncode, told.stdout) == (0, "")
+    done = ran(["hadolint", "Dockerfile"], ROOT)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @needs("promtool")
@@ -180,8 +180,8 @@ def test_alerts_fire_on_their_faults(tmp_path: Path) -> None:
     (tmp_path / "prometheus.yaml").write_text(text_of(Kind.PROMETHEUS), encoding="utf-8")
     shutil.copy(ROOT / "tests" / "deploy" / "prometheus_test.yaml", tmp_path)
     for argv in (["check", "rules", "prometheus.yaml"], ["test", "rules", "prometheus_test.yaml"]):
-        told = ran(["promtool", *argv], tmp_path)
-        assert told.returncode == 0, told.stdout + told.stderr
+        done = ran(["promtool", *argv], tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_has_its_test() -> None:
@@ -198,9 +198,9 @@ def test_kubectl_reads_the_manifests(tmp_path: Path) -> None:
     for kind in (Kind.KUBERNETES, Kind.KEDA):
         (tmp_path / f"{kind}.yaml").write_text(text_of(kind), encoding="utf-8")
     (tmp_path / "kustomization.yaml").write_text("resources: [kubernetes.yaml, keda.yaml]\n", encoding="utf-8")
-    told = ran(["kubectl", "kustomize", "."], tmp_path, HOME=str(tmp_path))
-    assert told.returncode == 0, told.stderr
-    kinds = sorted(re.findall(r"^kind: (\w+)", told.stdout, re.MULTILINE))
+    done = ran(["kubectl", "kustomize", "."], tmp_path, HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    kinds = sorted(re.findall(r"^kind: (\w+)", done.stdout, re.MULTILINE))
     assert kinds == ["ConfigMap", "Deployment", "NetworkPolicy", "ScaledObject", "Secret", "ServiceAccount"]
 
 
@@ -209,8 +209,8 @@ def test_kubectl_reads_the_manifests(tmp_path: Path) -> None:
 def test_manifests_are_in_the_wheel(tmp_path: Path) -> None:
     """The distribution that is installed has every manifest."""
     pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation")
-    told = ran([*pip, "--wheel-dir", str(tmp_path), str(ROOT)], tmp_path)
-    assert told.returncode == 0, told.stderr
+    done = ran([*pip, "--wheel-dir", str(tmp_path), str(ROOT)], tmp_path)
+    assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if "/manifests/" in name}
     assert inside == {

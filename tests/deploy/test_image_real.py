@@ -105,12 +105,12 @@ def podman(tmp_path_factory: pytest.TempPathFactory, tools: Callable[..., None])
     made.build(ROOT, IMAGE)
     yield made
     made.ask("rm", "--all", "--force", "--time", "0")
-    # What is mounted under the folder would keep it from being removed.
+    # Mounts below the folder would prevent its removal.
     made.ask("system", "reset", "--force")
 
 
 def test_its_contents(podman: Podman) -> None:
-    """It adds less than 200 MiB to its base, runs as a number, and holds nothing that builds or installs."""
+    """The image adds less than 200 MiB to its base, runs as a numeric user, and has no tool that builds or installs."""
     base, image = podman.inspected(BASE), podman.inspected(IMAGE)
     added_mib = (image["Size"] - base["Size"]) / 2**20
     print(f"{added_mib:.0f} MiB beyond the base")  # noqa: T201 - the figure is wanted in the test's output
@@ -129,8 +129,7 @@ def test_its_contents(podman: Podman) -> None:
 
 def test_the_demo_passes_in_it(podman: Podman) -> None:
     """All 16 functions are handled, with 256 MiB, a read-only root and no capability."""
-    told = podman.must("run", "--rm", *LOCKED, IMAGE, "demo")
-    assert "16 of 16" in told
+    assert "16 of 16" in podman.must("run", "--rm", *LOCKED, IMAGE, "demo")
 
 
 def test_a_wrong_setting_ends_it(podman: Podman) -> None:
@@ -141,18 +140,17 @@ def test_a_wrong_setting_ends_it(podman: Podman) -> None:
 
 
 def test_an_image_of_two_lines_has_its_handlers(podman: Podman, tmp_path: Path) -> None:
-    """Handlers that are copied to /handlers are found."""
+    """Handlers that a derived image copies to /handlers are found."""
     films = tmp_path / "films"
     films.mkdir()
     (films / "cover.py").write_text(HANDLER, encoding="utf-8")
     (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\nCOPY films /handlers\n", encoding="utf-8")
     podman.build(tmp_path, "localhost/films")
-    told = podman.must("run", "--rm", *LOCKED, "localhost/films", "functions")
-    assert "/handlers/cover.py" in told
+    assert "/handlers/cover.py" in podman.must("run", "--rm", *LOCKED, "localhost/films", "functions")
 
 
 async def test_it_is_healthy_and_a_stop_drains_it(podman: Podman, tmp_path: Path) -> None:
-    """Its health check passes; a stop lets the message end that is in flight, and ends with 0."""
+    """The health check passes; a stop drains the message in flight and ends with exit code 0."""
     films = tmp_path / "films"
     films.mkdir()
     (films / "cover.py").write_text(HANDLER, encoding="utf-8")
@@ -184,6 +182,6 @@ async def test_it_is_healthy_and_a_stop_drains_it(podman: Podman, tmp_path: Path
         assert stopped.returncode == 0, stopped.stderr
         state = json.loads((await ask("container", "inspect", "films")).stdout)[0]["State"]
         assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
-        told = await ask("logs", "films")
-        assert '"event":"job done"' in told.stdout + told.stderr
+        logs = await ask("logs", "films")
+        assert '"event":"job done"' in logs.stdout + logs.stderr
         assert not sandbox.messages(QUEUE)

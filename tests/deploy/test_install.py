@@ -1,4 +1,4 @@
-"""What an installation fetches: each file by its hash, wheels alone but for one package, nothing with a known fault."""
+"""What an installation downloads: each file by its hash, wheels except for one package, no known vulnerability."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIXED: Final = {
     "python-dotenv": "1.2.2",
     "setuptools": "78.1.1",
 }
-"""The first release without a known vulnerability, as far as advisories were seen when this was written."""
+"""The first release without a known vulnerability, by the advisories known when this was written."""
 
 each_lock = pytest.mark.parametrize("name", LOCKS)
 
@@ -33,7 +33,7 @@ def text_of(name: str) -> str:
 
 
 def packages(name: str) -> dict[str, str]:
-    """Each package of a lock file with everything that stands under it."""
+    """Each package of a lock file with the lines below it."""
     blocks = re.split(r"^(?=[A-Za-z0-9])", text_of(name), flags=re.MULTILINE)[1:]
     return {block.partition("==")[0]: block for block in blocks}
 
@@ -48,7 +48,7 @@ def test_every_package_is_pinned_and_hashed(name: str) -> None:
 
 @each_lock
 def test_the_locks_first_lines_say_how_it_is_made(name: str) -> None:
-    """Whoever renews a lock finds the command in it, with wheels alone but for what has none."""
+    """Each lock contains the command that renews it, with wheels only, except for packages without one."""
     command = text_of(name).splitlines()[1]
     assert command.startswith(
         "#    uv pip compile --universal --python-version 3.11 --no-emit-index-url --generate-hashes"
@@ -59,7 +59,7 @@ def test_the_locks_first_lines_say_how_it_is_made(name: str) -> None:
 
 
 def test_what_builds_is_not_what_runs() -> None:
-    """The image takes the builders out again, which must not take anything that the daemon needs with them."""
+    """The image removes the builders again: none of them is a package that the daemon needs."""
     assert not packages(".build/constraints.txt").keys() & packages("constraints.txt").keys()
     assert {"hatchling", "setuptools"} <= packages(".build/constraints.txt").keys()
 
@@ -73,7 +73,7 @@ def test_the_tests_run_what_is_shipped() -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "Dockerfile", "tests/run.sh"])
 def test_every_way_to_install_goes_by_hash(name: str) -> None:
-    """Each place installs in three steps: the builders, the packages, and this one without its dependencies."""
+    """Each place installs in three steps: the builders, the dependencies, and this package without dependencies."""
     text = re.sub(r'", "', " ", text_of(name))
     steps = re.findall(r"--(?:require-hashes|no-deps) [^\n&]*?(?:-r [\w./]*constraints\.txt| \.(?=[\s\"]))", text)
     own = (
@@ -90,7 +90,7 @@ def test_every_way_to_install_goes_by_hash(name: str) -> None:
 
 
 def test_nothing_is_below_a_known_vulnerability() -> None:
-    """Neither the locks nor the floors of the package itself let a release in that has a known one."""
+    """Neither the locks nor the package's own lower bounds allow a release with a known vulnerability."""
     locked = {name: re.findall(r"==(\S+)", block)[0] for lock in LOCKS for name, block in packages(lock).items()}
     assert {name: locked[name] for name, fixed in FIXED.items() if Version(locked[name]) < Version(fixed)} == {}
     project = tomllib.loads(text_of("pyproject.toml"))
@@ -101,7 +101,7 @@ def test_nothing_is_below_a_known_vulnerability() -> None:
 
 
 def test_the_workflow_runs_all_of_it() -> None:
-    """It runs what a change must pass, on every Python that is supported, and audits each lock; actions are pinned."""
+    """The workflow runs all checks on every supported Python and audits each lock; its actions are pinned."""
     workflow = text_of(".github/workflows/ci.yml")
     classifiers = re.findall(r"Python :: (3\.\d+)", text_of("pyproject.toml"))
     assert re.findall(r'"(3\.\d+)"', workflow.partition("matrix:")[2].partition("\n    steps")[0]) == classifiers
@@ -113,7 +113,7 @@ def test_the_workflow_runs_all_of_it() -> None:
 
 
 def test_the_base_image_can_be_pinned() -> None:
-    """The base is an argument that the README shows how to give by digest; the image says which one it was."""
+    """The base image is an argument, README shows how to pin it by digest, and the image is labelled with it."""
     dockerfile, readme = text_of("Dockerfile"), text_of("README.md")
     assert 'org.opencontainers.image.base.name="${PYTHON_IMAGE}"' in dockerfile
     assert dockerfile.count("\nARG PYTHON_IMAGE") == 2

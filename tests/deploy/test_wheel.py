@@ -84,7 +84,7 @@ def theirs(tmp_path: Path) -> Path:
 
 
 def environment(folder: Path) -> Mapping[str, str]:
-    """The user's folder is on the import path, ahead of what is installed."""
+    """With the user's folder on the import path, before the installed packages."""
     return {**os.environ, "HOME": str(folder), "PYTHONPATH": str(folder)}
 
 
@@ -97,7 +97,7 @@ def run(scripts: Path, folder: Path, *argv: str) -> str:
 
 
 def test_what_the_wheel_holds(wheel: Path) -> None:
-    """It brings two import names, both typed, and the shipped handlers inside ours; nothing stands there twice."""
+    """The wheel has two import names, both typed, and the shipped handlers inside ours; no file is in it twice."""
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names} == {"consumer", "mns_consumer", "mns_consumer-0.1.0.dist-info"}
     assert {"consumer/py.typed", "mns_consumer/py.typed", "mns_consumer/functions.py"} <= set(names)
@@ -108,12 +108,12 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
 
 @pytest.mark.parametrize("program", [("mns-consumer",), ("python", "-m", "consumer")], ids=["script", "module"])
 def test_the_demo_passes(scripts: Path, theirs: Path, program: tuple[str, ...]) -> None:
-    """The demo runs in the user's folder and finds all 16 shipped handlers; no file of the user's is imported."""
+    """The demo runs in the user's folder with all 16 shipped handlers, and imports no file of the user's."""
     assert "16 of 16 results arrived typed" in run(scripts, theirs, *program, "demo")
 
 
-def test_a_users_handler_is_beside_the_shipped_ones(scripts: Path, theirs: Path) -> None:
-    """A drop-in file takes its function, every other function has the shipped handler of the installation."""
+def test_a_users_handler_and_the_shipped_ones(scripts: Path, theirs: Path) -> None:
+    """A drop-in file handles its function; every other function has the installed shipped handler."""
     flags = ("--handlers", str(theirs / "films"), "--shipped", "--json")
     rows: list[dict[str, Any]] = json.loads(run(scripts, theirs, "mns-consumer", "functions", *flags))
     assert len(rows) == 16
@@ -124,7 +124,7 @@ def test_a_users_handler_is_beside_the_shipped_ones(scripts: Path, theirs: Path)
 
 
 def test_a_users_own_package_handlers_is_an_import_path(scripts: Path, theirs: Path) -> None:
-    """``handler_modules = ["handlers"]`` means the user's package."""
+    """``handler_modules = ["handlers"]`` loads the user's package."""
     (theirs / "handlers" / "__init__.py").write_text(HANDLER, encoding="utf-8")
     (theirs / "handlers" / "cover.py").write_text("", encoding="utf-8")
     flags = ("--set", "handler_modules=handlers", "--shipped", "--json")
@@ -134,7 +134,7 @@ def test_a_users_own_package_handlers_is_an_import_path(scripts: Path, theirs: P
 
 
 async def test_a_users_handler_handles_a_job(scripts: Path, theirs: Path) -> None:
-    """The installed daemon calls the user's file with a typed result and deletes the message; a signal ends it well."""
+    """The installed daemon calls the user's handler with a typed result, deletes the message, and ends with 0."""
     async with Sandbox(SandboxSettings(port=0)) as sandbox:
         sandbox.account.ensure(QUEUE)
         sandbox.add_job(SandboxJob(job_id="a" * 32, notify_queue=QUEUE))
@@ -163,8 +163,8 @@ async def test_a_users_handler_handles_a_job(scripts: Path, theirs: Path) -> Non
                 while sandbox.messages(QUEUE):  # noqa: ASYNC110 - another process's affair
                     await anyio.sleep(0.05)
             process.send_signal(signal.SIGTERM)
-            told, _ = await anyio.to_thread.run_sync(process.communicate)
+            output, _ = await anyio.to_thread.run_sync(process.communicate)
         finally:
             process.kill()
-    assert process.returncode == 0, told
-    assert f"stills 5 of {scripts.parent}" in told
+    assert process.returncode == 0, output
+    assert f"stills 5 of {scripts.parent}" in output

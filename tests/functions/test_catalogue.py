@@ -1,4 +1,4 @@
-"""Rules of the catalogue: names are listed without importing, each module is complete, the public face hands all on."""
+"""The catalogue: names are listed without importing, each module is complete, the public face exports all of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ each_function = pytest.mark.parametrize("function", documented(), ids=lambda fun
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The modules of the catalogue that a fresh process holds after a statement."""
+    """The modules of the catalogue that a fresh process has imported after a statement."""
     code = f"{statement}\nimport sys\nprint(*(name for name in sys.modules if name.startswith('consumer.functions.')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return {name.removeprefix("consumer.functions.") for name in done.stdout.split()}
@@ -39,7 +39,7 @@ def test_the_names_are_those_of_the_facts() -> None:
 
 @each_function
 def test_a_module_is_named_after_its_function(function: Function) -> None:
-    """The name that is derived from the file's name is the one that stands in the module."""
+    """The name that is derived from the file's name is the name in the module."""
     assert find(function.name) is function
     assert function.result.__name__ == f"{function.name}Result"
     assert function.result.__module__ == f"consumer.functions.{catalogue._modules()[function.name]}"
@@ -65,7 +65,7 @@ def test_the_sample_fits_the_model(function: Function) -> None:
 
 
 def test_a_name_that_is_not_documented_is_not_found() -> None:
-    """Another name, a module that describes no function, and a name in another case are no functions."""
+    """Another name, a module without a function, and a name in another case are no functions."""
     assert [find(name) for name in ("MusicDemix", "Catalogue", "Families", "cover", "", "*")] == [None] * 6
 
 
@@ -73,7 +73,7 @@ def test_a_name_that_is_not_documented_is_not_found() -> None:
     ("name", "near"), [("cover", "Cover"), ("VideoH2v", "VideoH2V"), ("SpeechDenoize", "SpeechDenoise"), ("xyz", None)]
 )
 def test_nearest(name: str, near: str | None) -> None:
-    """A misspelt name finds its neighbour, another one finds none."""
+    """A misspelt name has a nearest one, a quite different one has none."""
     assert nearest(name) == near
 
 
@@ -94,20 +94,20 @@ def _texts(path: Path) -> list[object]:
 
 
 def test_names_are_listed_without_the_modules() -> None:
-    """Listing names imports no function's module, finding one imports its own alone."""
+    """Listing the names imports no function's module; finding one imports its own alone."""
     assert loaded_by("from consumer.functions.catalogue import names; names()") == {"catalogue"}
     of_cover = {"catalogue", "families", "cover"}
     assert loaded_by("from consumer.functions.catalogue import find; find('Cover')") == of_cover
 
 
 def test_a_model_is_imported_alone() -> None:
-    """The public face imports the module of the model that is asked for, and no other function's."""
+    """The public face imports only the module of the model that is asked for."""
     needed = {"catalogue", "families", "cover"}
     assert loaded_by("from mns_consumer.functions import CoverResult, CoverStill") == needed
     assert loaded_by("from mns_consumer.functions import ResultModel") == {"catalogue", "families"}
 
 
-def test_the_face_hands_every_model_on() -> None:
+def test_the_face_exports_every_model() -> None:
     """Each model of the catalogue is in ``mns_consumer.functions``, for type checkers and at run time."""
     models = {
         (f"consumer.functions.{path.stem}", node.name)
@@ -131,7 +131,7 @@ def test_the_face_hands_every_model_on() -> None:
 
 
 @pytest.mark.parametrize("name", ["CoverResults", "Job", "find", "__path__", "BaseModel", "FUNCTION"])
-def test_the_face_hands_nothing_else_on(name: str) -> None:
-    """What is no result model of the catalogue is not there."""
+def test_the_face_exports_nothing_else(name: str) -> None:
+    """A name that is no result model raises AttributeError."""
     with pytest.raises(AttributeError, match=f"no result model is named '{name}'"):
         getattr(mns_consumer.functions, name)

@@ -1,4 +1,4 @@
-"""Rules of the shared result forms: what each keeps, refuses and sums up, and that one's own model extends it."""
+"""The shared result forms: what each keeps, refuses and summarises, and how a model extends it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NO_FILE = "no file named, see the output of the job"
     ],
 )
 def test_summaries(model: type[FilesResult | DetailsResult | AnyResult], data: JsonValue, summary: str) -> None:
-    """Each form is summed up in one line, with what a person looks for first."""
+    """Each form has a summary of one line."""
     assert model.model_validate(data).summary() == summary
 
 
@@ -60,14 +60,14 @@ def test_summaries(model: type[FilesResult | DetailsResult | AnyResult], data: J
     ],
 )
 def test_what_does_not_fit_is_refused(model: type[ResultModel], data: JsonValue) -> None:
-    """A form with fields takes nothing else, so that its message is set aside and can be replayed."""
+    """Data that does not fit a form is refused, so that its message is set aside and can be replayed."""
     with pytest.raises(ValidationError):
         model.model_validate(data)
 
 
 @given(known=st.lists(st.text(min_size=1), max_size=4), more=st.dictionaries(st.text(), JSON, max_size=3))
 def test_what_no_page_names_is_kept(known: list[str], more: dict[str, JsonValue]) -> None:
-    """Whatever else stands beside the documented fields comes out as it went in, at the top and in each part."""
+    """Fields that are not documented are kept as they came, at the top and in each part."""
     files = {**more, "result": [{**more, "file": key} for key in known]}
     details = {**more, "Details": [{**more, "Status": key, "Input": None, "Output": key} for key in known]}
     # A name that is one of Python's own spellings of a documented field is read as that field.
@@ -78,7 +78,7 @@ def test_what_no_page_names_is_kept(known: list[str], more: dict[str, JsonValue]
 
 @given(JSON)
 def test_any_json_is_kept_and_summed_up(data: JsonValue) -> None:
-    """An unknown format is kept unchanged and shown as JSON in one line of at most 123 characters."""
+    """Any JSON is kept unchanged; its summary is JSON in one line of at most 123 characters."""
     found = AnyResult.model_validate(data)
     assert found.root == data
     assert len(found.summary()) <= 123
@@ -87,19 +87,19 @@ def test_any_json_is_kept_and_summed_up(data: JsonValue) -> None:
 
 
 class Page(ResultFile):
-    """A file of a function that is not shipped: with its number."""
+    """A file of a function that is not shipped, with its number."""
 
     number: int = Field(alias="No")
 
 
 class PagesResult(FilesResult):
-    """A result that names its files, and one more of them apart."""
+    """A result with files and one more file in a field of its own."""
 
     cover: Page = Field(alias="Cover")
 
 
 def test_a_form_can_be_extended() -> None:
-    """A model of one's own adds fields to a form, which keeps both spellings and the summary."""
+    """A user's model adds fields to a form; both spellings and the summary still work."""
     found = PagesResult.model_validate({"result": [{"file": "oss://b/1"}], "Cover": {"file": "oss://b/2", "No": "7"}})
     assert (found.cover.url, found.cover.number) == ("oss://b/2", 7)
     assert found.summary() == "files: 1, first: oss://b/1"

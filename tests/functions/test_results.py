@@ -1,4 +1,4 @@
-"""Rules of the result models: documented samples, both spellings, numbers as strings, bad data, summaries."""
+"""The result models: documented samples, both spellings, numbers as strings, bad data, summaries."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Summarised(Protocol):
     """What every result offers."""
 
     def summary(self) -> str:
-        """One line that sums the result up."""
+        """One line."""
 
 
 def one_file(key: str) -> str:
@@ -122,7 +122,7 @@ def summary_of(function: str, raw: JsonValue) -> str:
 )
 @pytest.mark.parametrize("inline", [False, True], ids=["text", "object"])
 def test_each_documented_result(*, function: str, raw: str, summary: str, inline: bool) -> None:
-    """Each documented result fits its function's model, and its summary says what stands in it."""
+    """Each documented result fits its function's model and has this summary."""
     assert summary_of(function, json.loads(raw) if inline else raw) == summary
 
 
@@ -180,14 +180,14 @@ def test_the_best_still_need_not_come_first() -> None:
     ],
 )
 def test_both_spellings(function: str, as_sent: JsonValue, as_named: JsonValue) -> None:
-    """MPS's spelling and the model's own give the same, numbers as strings too, and a dump reads back."""
+    """MPS's spelling and the model's own give equal objects, also with numbers as strings; a dump can be read back."""
     found = validated(function, as_sent)
     assert found == validated(function, as_named)
     assert type(found).model_validate_json(found.model_dump_json()) == found
 
 
 def test_what_is_not_documented_is_kept() -> None:
-    """Fields that no page names are kept in the model and in what it holds."""
+    """Fields that are not documented are kept, at the top and in each part."""
     sent: JsonValue = {"result": [{"file": "u", "size": 7}], "cost_ms": 12}
     assert ImageCartoonizeResult.model_validate(sent).model_dump(by_alias=True) == sent
 
@@ -211,14 +211,14 @@ def test_what_is_not_documented_is_kept() -> None:
     ],
 )
 def test_bad_data_is_refused(function: str, data: JsonValue) -> None:
-    """What does not fit a documented format is refused, so that its message is set aside and can be replayed."""
+    """Data that does not fit a documented format is refused, so that its message is set aside and can be replayed."""
     with pytest.raises(ValidationError):
         validated(function, data)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), st.lists))
 def test_an_unknown_format_takes_anything(data: JsonValue) -> None:
-    """Where no format is known, any JSON is kept unchanged and summed up in one short line."""
+    """If no format is known, any JSON is kept unchanged and has a summary of one short line."""
     found = AudioQualityAssessmentResult.model_validate(data)
     assert found.root == data
     assert len(found.summary()) <= 123
@@ -226,14 +226,14 @@ def test_an_unknown_format_takes_anything(data: JsonValue) -> None:
 
 
 def test_a_long_unknown_result_is_cut() -> None:
-    """The summary of a long result shows its beginning only."""
+    """The summary of a long result is its beginning."""
     assert AudioQualityAssessmentResult("x" * 500).summary() == '"' + "x" * 119 + "..."
 
 
 @pytest.mark.parametrize("function", names())
 @given(job_id=st.text(alphabet="0123456789abcdef", min_size=32, max_size=32))
 def test_what_the_sandbox_answers_fits(function: str, job_id: str) -> None:
-    """Every result that the sandbox makes up fits the model of its function, and no file is left a bare key."""
+    """Every result of the sandbox fits its function's model, and each file is completed to a URL."""
     media = {"input": "oss://b.oss-cn-hangzhou.aliyuncs.com/in/a.mp4", "output": OUTPUT}
     job = SandboxJob(job_id=job_id, function=function, **media)
     job.end(1612259310000)
@@ -248,5 +248,5 @@ def test_what_the_sandbox_answers_fits(function: str, job_id: str) -> None:
 
 @pytest.mark.parametrize("function", [*DETAILS_ONLY, *UNKNOWN, "Cover", "MusicSegmentDetect"])
 def test_a_bare_head_is_no_fault_where_no_file_is_due(function: str) -> None:
-    """The least that any function answers fits every model whose function need not name a file."""
+    """The least that any function answers fits each model that does not require a file."""
     assert summary_of(function, '{"Code":"Success","Details":[],"Message":"success"}')

@@ -1,4 +1,4 @@
-"""Rules of the shipped handlers: all 16 are found, each in its own file, and each logs one line."""
+"""The shipped handlers: all 16 are found, each in its own file, and each logs one line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_BEST = {"best_score": None, "best_time_ms": None, "best_url": None}
 
 
 async def run(function: str, **of_job: Any) -> list[EventDict]:
-    """Call the function's handler with one job, and give what it logged."""
+    """Call the function's handler with one job; returns what it logged."""
     held = REGISTRY.handlers[function]
     assert held.is_async
     ended: dict[str, Any] = {"state": "Success", "failed": False, "code": "Success", "message": "Successful."}
@@ -141,7 +141,7 @@ def test_each_file_stands_alone() -> None:
 async def test_the_line_of_each_handler(
     function: str, data: JsonValue, event: str, fields: dict[str, JsonValue]
 ) -> None:
-    """A job that succeeded gives one line: a constant phrase, the job's id, and what the result holds."""
+    """A successful job is logged in one line: a constant phrase, the JobId, and what the result holds."""
     wanted = REGISTRY.handlers[function].result
     assert wanted is not None
     lines = await run(function, result_or_none=wanted.validate(data))
@@ -149,8 +149,8 @@ async def test_the_line_of_each_handler(
 
 
 @pytest.mark.parametrize("function", names())
-async def test_a_failed_job_is_told_and_kept(function: str) -> None:
-    """A failed job gives one warning with MPS's code and wording, and its handler returns: it only logs and keeps."""
+async def test_a_failed_job_is_logged(function: str) -> None:
+    """A failed job is logged as one warning with MPS's code and message, and the handler returns."""
     lines = await run(function, state="Fail", failed=True, code="InvalidParameter", message="the file is no video")
     assert lines == [
         {

@@ -1,4 +1,4 @@
-"""A place to write handler files into, and a process whose imported modules are as before when a test ends."""
+"""A drop-in folder to write to, and ``sys.modules`` restored after each test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Write = Callable[[str, str], Path]
 
 @pytest.fixture(autouse=True)
 def clean_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test imports is forgotten, so that no test finds another's modules."""
+    """Remove what a test imports, so that no test finds another's modules."""
     before = dict(sys.modules)
     # The temporary packages must not be found in a finder's cache of an older folder's listing.
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write(folder: Path) -> Write:
-    """Put a file into the drop-in folder: its name there, and its text."""
+    """Write a file of the drop-in folder, by its name there."""
 
     def put(name: str, text: str) -> Path:
         path = folder / name

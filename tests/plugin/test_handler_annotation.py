@@ -1,4 +1,4 @@
-"""Rules of making a handler of a function: name, limits, kind of function, and what its annotation asks for."""
+"""How a function becomes a handler: its name, its limits, its kind, and the types that its annotation asks for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Owner(BaseModel):
 
 
 async def bare(job: Job) -> None: ...
-async def unannotated(job): ...  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - the case at hand
+async def unannotated(job): ...  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - the case in question
 async def result_only(job: Job[Still]) -> None: ...
 async def both(job: Job[Still, Owner]) -> None: ...
 async def data_only(job: Job[None, Owner]) -> None: ...
@@ -43,7 +43,7 @@ async def constrained(job: Job[Annotated[list[Still], Field(min_length=1)]]) -> 
 async def wrong_type(job: str) -> None: ...
 async def maybe_job(job: Job[Still] | None) -> None: ...
 async def of_a_model(job: Still) -> None: ...
-async def unknown_name(job: Job[Missing]) -> None: ...  # type: ignore[name-defined]  # noqa: F821 - the case at hand
+async def unknown_name(job: Job[Missing]) -> None: ...  # type: ignore[name-defined]  # noqa: F821 - the case in question
 async def no_schema(job: Job[inspect.Signature]) -> None: ...
 async def no_parameter() -> None: ...
 async def two_parameters(job: Job, other: int) -> None: ...
@@ -77,14 +77,14 @@ def made(function: Any, **limits: Any) -> Handler:
     ],
 )
 def test_the_annotation_says_what_is_wanted(function: object, result: object, user_data: object) -> None:
-    """String annotations are read as types: the first names the result, the second UserData, none asks for neither."""
+    """The first type of ``Job[...]`` is the result's, the second is UserData's; a bare ``Job`` asks for neither."""
     held = made(function)
     assert (held.result and held.result.annotation, held.result is None) == (result, result is None)
     assert (held.user_data and held.user_data.annotation, held.user_data is None) == (user_data, user_data is None)
 
 
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "error"),
     [
         pytest.param(wrong_type, "takes <class 'str'>; expected Job, Job[Result] or Job[Result, UserData]", id="str"),
         pytest.param(maybe_job, "expected Job, Job[Result] or Job[Result, UserData]", id="optional job"),
@@ -100,18 +100,18 @@ def test_the_annotation_says_what_is_wanted(function: object, result: object, us
         pytest.param(generates_plainly, "yield", id="generator"),
     ],
 )
-def test_what_cannot_be_called_or_understood_is_refused_at_start(function: object, told: str) -> None:
-    """A function that no job could be given to is refused with its path, its line, its name and what was expected."""
+def test_what_cannot_be_called_or_understood_is_refused_at_start(function: object, error: str) -> None:
+    """A function that can't be called with one job is refused, with its path, line, name and what was expected."""
     with pytest.raises(HandlersError) as caught:
         made(function)
     text = str(caught.value)
     assert text.startswith(f"{origin_of(function)}: the")
     assert "'Cover'" in text
-    assert told in text
+    assert error in text
 
 
 def test_a_model_that_is_not_finished_is_refused_at_start() -> None:
-    """A model whose own annotations name something unknown stops the start, not the first message."""
+    """A model whose annotations name something unknown fails at the start, not at the first message."""
     space: dict[str, Any] = {}
     source = """
         from pydantic import BaseModel
@@ -138,7 +138,7 @@ def test_validating() -> None:
 
 
 def test_a_constraint_in_the_annotation_holds() -> None:
-    """``Annotated`` with a pydantic field is a type like any other, and its bound is checked."""
+    """The constraint of an ``Annotated`` type is checked."""
     held = made(constrained)
     assert held.result is not None
     assert held.result.validate([{"score": 1}]) == [Still(score=1)]
@@ -185,14 +185,14 @@ def test_what_must_be_awaited_is_awaited(function: object, is_async: bool) -> No
 
 
 def test_origin_names_the_users_own_line() -> None:
-    """The place told is the function's own, not its wrapper's, and something callable without code has none."""
+    """The origin is the line of the innermost function; a callable without code has none."""
     assert origin_of(through(plain)) == f"{__file__}:{plain.__code__.co_firstlineno}"
     assert origin_of(print) == "unknown place"
     assert made(plain).origin == origin_of(plain)
 
 
 def test_the_decorator_leaves_a_note_and_nothing_else() -> None:
-    """The function comes back itself, callable as before; stacked decorators leave a note each, innermost first."""
+    """``@handler`` returns the function unchanged; stacked decorators leave one note each, innermost first."""
 
     def function(job: Job) -> str:
         return "called"
@@ -204,7 +204,7 @@ def test_the_decorator_leaves_a_note_and_nothing_else() -> None:
 
 
 def test_only_the_decorator_marks() -> None:
-    """Objects that answer to any attribute name, and a foreign value under the note's name, carry no notes."""
+    """Objects that answer to any attribute name, and a foreign value under the note's name, count as unmarked."""
 
     class Answers:
         def __getattr__(self, name: str) -> object:
@@ -218,21 +218,21 @@ def test_only_the_decorator_marks() -> None:
 
 @pytest.mark.parametrize("name", ["", " ", " Cover", "Cover\n"], ids=repr)
 def test_names_are_checked(name: str) -> None:
-    """A name that no message can bear is refused where it is written."""
+    """A name that no message can have raises while the decorator runs."""
     with pytest.raises(ValueError, match="expected a FunctionName such as 'Cover', or '\\*'"):
         handler(name)
 
 
-def test_a_decorator_without_its_name_is_told() -> None:
-    """``@handler`` without parentheses, the common slip, is answered with what was expected."""
+def test_a_decorator_without_its_name_is_refused() -> None:
+    """``@handler`` without parentheses raises with what was expected."""
     with pytest.raises((TypeError, ValueError), match="expected a FunctionName such as 'Cover'"):
-        handler(bare)  # type: ignore[arg-type]  # the slip at hand
+        handler(bare)  # type: ignore[arg-type]  # the case in question
 
 
 def test_only_functions_can_be_marked() -> None:
-    """Marking something that can't be called is refused with what it was."""
+    """Marking something that can't be called raises, with its value."""
     with pytest.raises(TypeError, match=r"@handler\('Cover'\): expected a function, got 5"):
-        handler("Cover")(5)  # type: ignore[type-var]  # the case at hand
+        handler("Cover")(5)  # type: ignore[type-var]  # the case in question
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_limits_in_range(limit: str, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "value", "told"),
+    ("limit", "value", "expected"),
     [
         ("timeout_s", 0, "seconds from 0.001 to 43200"),
         ("timeout_s", 43_201, "seconds from 0.001 to 43200"),
@@ -268,7 +268,7 @@ def test_limits_in_range(limit: str, value: float) -> None:
         ("max_failures", 1.5, "failures from 1 to 1000000"),
     ],
 )
-def test_limits_out_of_range(limit: str, value: float, told: str) -> None:
-    """A limit beyond its range, or a part of a thing that comes whole, is refused with its name, value and range."""
-    with pytest.raises(ValueError, match=rf"@handler\({limit}={value}\): expected .*{told}"):
+def test_limits_out_of_range(limit: str, value: float, expected: str) -> None:
+    """A limit out of its range, or a fraction where a whole number is due, raises with its name, value and range."""
+    with pytest.raises(ValueError, match=rf"@handler\({limit}={value}\): expected .*{expected}"):
         handler("Cover", **{limit: value})  # type: ignore[arg-type]  # one limit of two types

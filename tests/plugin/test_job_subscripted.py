@@ -1,4 +1,4 @@
-"""Building a job by hand, as users do in their handlers' own tests."""
+"""A job built by hand, as in users' tests of their handlers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mns_consumer import Job
 
 
 def test_a_subscripted_job_can_be_built() -> None:
-    """``Job[int, str](...)`` builds a job just as a bare ``Job(...)`` does."""
+    """``Job[int, str](...)`` builds the same job as ``Job(...)``."""
     job = Job[int, str](
         function="Cover",
         job_id="1",

@@ -19,7 +19,7 @@ Write = Callable[[str, str], Path]
 
 
 def test_both_names_give_the_same_objects() -> None:
-    """What ``consumer`` still hands on is what ``mns_consumer`` does: annotations and ``except`` mix freely."""
+    """Each name that ``consumer`` still exports is the same object in ``mns_consumer``."""
     for names in consumer._HOMES.values():
         for name in names:
             face = mns_consumer if name in mns_consumer.__all__ else mns_consumer.functions
@@ -29,13 +29,13 @@ def test_both_names_give_the_same_objects() -> None:
 
 
 def test_a_wrong_name_is_refused() -> None:
-    """``consumer`` hands nothing else on."""
+    """``consumer`` exports nothing else."""
     with pytest.raises(AttributeError, match="module 'consumer' has no attribute 'Jobs'"):
         _ = consumer.Jobs
 
 
 def test_a_handler_for_a_new_function_is_short(write: Write) -> None:
-    """A drop-in file whose model stands on a shared form is found, and its result is validated as that form."""
+    """A drop-in handler whose model extends a shared form gets a result of that form."""
     path = write(
         "image_matting.py",
         """
@@ -57,7 +57,7 @@ def test_a_handler_for_a_new_function_is_short(write: Write) -> None:
 
 
 def test_a_handler_may_mix_both_names(write: Write) -> None:
-    """A file that takes ``Job`` from one name and ``handler`` from the other is found as any."""
+    """A file may import ``Job`` from one name and ``handler`` from the other."""
     path = write(
         "mine.py",
         """

@@ -1,4 +1,4 @@
-"""Rules of the drop-in folder: what is taken from which file, what is refused, and that it hides nobody's modules."""
+"""The drop-in folder: which files are loaded, what is refused, and that no other module is hidden."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refused(folder: Path) -> str:
 
 
 def test_files_and_packages_are_taken(folder: Path, write: Write) -> None:
-    """Every file and every package of the folder gives its handlers, each with the place of its own line."""
+    """Every file and every package of the folder is loaded; each handler's origin is its own line."""
     path = write("mine.py", COVER)
     write("more/__init__.py", COVER.replace("Cover", "VideoClip"))
     found = find(folder)
@@ -57,7 +57,7 @@ def test_files_and_packages_are_taken(folder: Path, write: Write) -> None:
     "name", ["_shared.py", ".hidden.py", "notes.txt", "cover.py.bak", "data/cover.py", "__pycache__/cover.py"]
 )
 def test_what_is_no_module_of_the_folder_is_left_alone(folder: Path, write: Write, name: str) -> None:
-    """Private and hidden files, other kinds of files and folders that are no packages are not even imported."""
+    """Private and hidden files, other kinds of files, and folders that are no packages are not imported."""
     write("mine.py", COVER)
     write(name, "raise RuntimeError('imported')")
     assert list(find(folder).handlers) == ["Cover"]
@@ -86,7 +86,7 @@ def test_an_own_name_comes_before_the_rest(folder: Path, write: Write) -> None:
 
 
 def test_string_annotations_and_plain_functions(folder: Path, write: Write) -> None:
-    """Annotations that are strings are read in the file's own namespace; a plain function is marked as such."""
+    """String annotations are evaluated in the file's own namespace; a plain function is not async."""
     write(
         "mine.py",
         """
@@ -142,14 +142,14 @@ def test_what_is_imported_registers_nothing(folder: Path, write: Write, tmp_path
 
 
 def test_an_alias_is_no_second_handler(folder: Path, write: Write) -> None:
-    """A second name for the same function in its own file registers it once."""
+    """A function that has two names in its file is registered once."""
     write("mine.py", f"{COVER}\nagain = cover\n")
     assert list(find(folder).handlers) == ["Cover"]
 
 
 @pytest.mark.parametrize("name", ["cover", "json", "handlers", "consumer", "structlog"])
 def test_a_users_file_hides_no_module(folder: Path, write: Write, name: str) -> None:
-    """A drop-in file or package of any name leaves the modules of that name to everybody else."""
+    """A drop-in file or package of any name hides no other module of that name."""
     write(f"{name}.py", COVER)
     write("package/__init__.py", COVER.replace("Cover", "VideoClip"))
     before = sys.modules.get(name)
@@ -161,7 +161,7 @@ def test_a_users_file_hides_no_module(folder: Path, write: Write, name: str) -> 
 
 
 def test_a_users_own_package_handlers_leaves_the_shipped_ones(folder: Path, write: Write) -> None:
-    """With a package ``handlers`` of the user's in the folder the shipped ones are still found, below the user's."""
+    """Beside a user's package ``handlers`` the shipped ones are still found, and are weaker."""
     write("handlers/__init__.py", COVER)
     found = find(folder, shipped=True)
     assert found.strengths["Cover"] is Strength.DIRECTORY
@@ -170,22 +170,22 @@ def test_a_users_own_package_handlers_leaves_the_shipped_ones(folder: Path, writ
 
 
 def test_two_for_one_name_are_refused(folder: Path, write: Write) -> None:
-    """Two files with one name refuse to start, and the line names both places."""
+    """Two handlers for one name are refused, and the error names both places."""
     first, second = write("a.py", COVER), write("b.py", COVER)
-    told = refused(folder)
-    assert told == f"two handlers for 'Cover': {first}:3 and {second}:3; remove or rename one of them"
+    error = refused(folder)
+    assert error == f"two handlers for 'Cover': {first}:3 and {second}:3; remove or rename one of them"
 
 
-def test_every_problem_is_told_at_once(folder: Path, write: Write) -> None:
-    """Broken files hide neither each other nor a doubled name."""
+def test_every_problem_is_reported_at_once(folder: Path, write: Write) -> None:
+    """The error names every broken file, and a doubled name as well."""
     write("a.py", COVER)
     write("b.py", COVER)
     write("c.py", "import nowhere_to_be_found")
     write("d.py", COVER.replace("job: Job", "job: int").replace("Cover", "VideoClip"))
-    told = refused(folder)
-    assert "two handlers for 'Cover'" in told
-    assert "No module named 'nowhere_to_be_found'" in told
-    assert "the handler for 'VideoClip' takes <class 'int'>" in told
+    error = refused(folder)
+    assert "two handlers for 'Cover'" in error
+    assert "No module named 'nowhere_to_be_found'" in error
+    assert "the handler for 'VideoClip' takes <class 'int'>" in error
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_every_problem_is_told_at_once(folder: Path, write: Write) -> None:
     ],
 )
 def test_a_broken_file_is_named(folder: Path, write: Write, text: str, line: int, said: str) -> None:
-    """The first line names file, fault and line; the traceback below it shows the user's line and none of ours."""
+    """The first line names file, error and line; the traceback below it has the user's line and none of ours."""
     path = write("mine.py", text)
     head, *below = refused(folder).splitlines()
     assert head.startswith(f"{path}: can't be loaded: ")
@@ -218,8 +218,8 @@ def test_a_broken_file_is_named(folder: Path, write: Write, text: str, line: int
     assert "importlib" not in "\n".join(below)
 
 
-def test_a_folder_named_like_the_import_machinery_is_told_as_well(tmp_path: Path) -> None:
-    """The user's lines are told apart from Python's own by more than a word in their path."""
+def test_a_folder_named_like_the_import_machinery_is_shown(tmp_path: Path) -> None:
+    """The traceback shows a user's file even if its folder's name resembles a module of Python."""
     folder = tmp_path / "importlib-handlers"
     folder.mkdir(mode=0o755)
     (folder / "mine.py").write_text("\n1 / 0\n", encoding="utf-8")
@@ -227,24 +227,24 @@ def test_a_folder_named_like_the_import_machinery_is_told_as_well(tmp_path: Path
 
 
 def test_a_file_that_is_no_text_is_named(folder: Path) -> None:
-    """Bytes that are no Python at all are told by the file's name, with no place made up."""
+    """A file that is no text is named in the error, without a line number."""
     path = folder / "mine.py"
     path.write_bytes(b"x = '\x00\xff'\n")
-    told = refused(folder)
-    assert told.startswith(f"{path}: can't be loaded: ")
-    assert "None:None" not in told
+    error = refused(folder)
+    assert error.startswith(f"{path}: can't be loaded: ")
+    assert "None:None" not in error
 
 
 @pytest.mark.parametrize("name", ["my-cover.py", "2cover.py", "a.b.py"])
-def test_a_name_that_no_module_can_have_is_told(folder: Path, write: Write, name: str) -> None:
-    """A file that would be left out in silence for its name stops the start instead."""
+def test_a_name_that_no_module_can_have_is_refused(folder: Path, write: Write, name: str) -> None:
+    """A file whose name can't be a module's is refused, not skipped silently."""
     path = write(name, COVER)
     assert refused(folder).startswith(f"{path}: '{path.stem}' can't be a module's name; expected letters, digits")
 
 
 @pytest.mark.parametrize("kind", ["missing", "a file"])
 def test_a_mistyped_folder_refuses_even_with_the_shipped_ones(tmp_path: Path, kind: str) -> None:
-    """A folder that is none stops the start with its name, shipped handlers or not: they would log and delete."""
+    """A ``handlers_dir`` that is no folder is refused, even with the shipped handlers: they would log and delete."""
     path = tmp_path / "handlres"
     if kind == "a file":
         path.write_text(COVER, encoding="utf-8")
@@ -253,20 +253,20 @@ def test_a_mistyped_folder_refuses_even_with_the_shipped_ones(tmp_path: Path, ki
 
 
 def test_no_handler_at_all_refuses(folder: Path, write: Write) -> None:
-    """A folder without one handler stops the start with every way to give one."""
+    """Without any handler the error lists every kind of source."""
     write("mine.py", "X = 1\n")
-    told = refused(folder)
-    assert all(word in told for word in ("handlers_dir", "handler_modules", "mns_consumer.handlers", "shipped = true"))
+    error = refused(folder)
+    assert all(word in error for word in ("handlers_dir", "handler_modules", "mns_consumer.handlers", "shipped = true"))
 
 
-def test_empty_places_are_told(folder: Path, write: Write) -> None:
-    """A file without handlers is named for a warning, as long as another place has some."""
+def test_empty_files_are_reported(folder: Path, write: Write) -> None:
+    """A file without handlers is listed for a warning if another source has some."""
     path = write("mine.py", "X = 1\n")
     assert find(folder, shipped=True).empty == (str(path),)
 
 
-def test_an_empty_folder_is_told(folder: Path) -> None:
-    """A folder without any file, easily a mistyped one, is named for a warning when the shipped handlers stand in."""
+def test_an_empty_folder_is_reported(folder: Path) -> None:
+    """A folder without any file is listed for a warning if the shipped handlers are used."""
     assert find(folder, shipped=True).empty == (str(folder),)
 
 
@@ -281,8 +281,8 @@ def test_an_empty_folder_is_told(folder: Path) -> None:
         pytest.param("_shared.py", id="a private file that others import"),
     ],
 )
-def test_what_everybody_may_write_to_is_refused(folder: Path, write: Write, name: str) -> None:
-    """Whatever may be imported from the folder must not be writable by everybody; the line says what to run."""
+def test_what_others_may_write_to_is_refused(folder: Path, write: Write, name: str) -> None:
+    """What can be imported from the folder must not be writable by others; the error says which command to run."""
     write("mine.py", COVER)
     write("_shared.py", "")
     write("more/__init__.py", "from . import inner")
@@ -290,13 +290,13 @@ def test_what_everybody_may_write_to_is_refused(folder: Path, write: Write, name
     assert list(find(folder).handlers) == ["Cover"]
     path = folder / name
     path.chmod(path.stat().st_mode | 0o002)
-    told = refused(folder)
-    assert told.startswith(f"handlers_dir: {path.resolve()}: expected that only root and user ")
-    assert f"run `chmod go-w {path.resolve()}`" in told
+    error = refused(folder)
+    assert error.startswith(f"handlers_dir: {path.resolve()}: expected that only root and user ")
+    assert f"run `chmod go-w {path.resolve()}`" in error
 
 
 def test_a_link_to_an_unsafe_file_is_refused(folder: Path, tmp_path: Path) -> None:
-    """It is the file that counts, not the link that leads to it."""
+    """The target of a link is checked."""
     target = tmp_path / "elsewhere.py"
     target.write_text(COVER, encoding="utf-8")
     (folder / "mine.py").symlink_to(target)
@@ -307,7 +307,7 @@ def test_a_link_to_an_unsafe_file_is_refused(folder: Path, tmp_path: Path) -> No
 
 
 def test_nothing_of_an_unsafe_folder_is_run(folder: Path, write: Write) -> None:
-    """The check comes before the first import."""
+    """The folder is checked before anything is imported."""
     write("mine.py", "import os\nos.environ['MINE_RAN'] = '1'\n").chmod(0o646)
     refused(folder)
     assert "MINE_RAN" not in os.environ
@@ -316,7 +316,7 @@ def test_nothing_of_an_unsafe_folder_is_run(folder: Path, write: Write) -> None:
 def test_a_file_that_changes_hands_after_the_check_is_refused(
     folder: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is read is checked once more as it is read: between the folder's check and the import it may change."""
+    """A file is checked again while it is read: it may change between the folder's check and the import."""
     path = write("mine.py", COVER)
 
     def safe_for_now(_: Path) -> list[str]:
@@ -324,13 +324,13 @@ def test_a_file_that_changes_hands_after_the_check_is_refused(
         return []
 
     monkeypatch.setattr("consumer.plugin.registry.problems_of_folder", safe_for_now)
-    told = refused(folder)
-    assert told.startswith(f"{path}: can't be loaded: ")
-    assert "may write to it" in told
+    error = refused(folder)
+    assert error.startswith(f"{path}: can't be loaded: ")
+    assert "may write to it" in error
 
 
 def test_byte_code_is_not_believed(folder: Path, write: Write) -> None:
-    """A cache beside the source that claims to be made of it is not loaded, and none is written."""
+    """Byte code in ``__pycache__`` is neither loaded nor written."""
     path = write("mine.py", COVER)
     planted = write("planted.py", COVER.replace("Cover", "VideoClip"))
     cache = Path(importlib.util.cache_from_source(str(path)))
@@ -347,18 +347,18 @@ def test_byte_code_is_not_believed(folder: Path, write: Write) -> None:
 @pytest.mark.parametrize("suffix", [".pyc", importlib.machinery.EXTENSION_SUFFIXES[0], ".abi3.so"])
 @pytest.mark.parametrize("name", ["_fast", "_fast/__init__"])
 def test_compiled_code_is_not_loaded(folder: Path, write: Write, name: str, suffix: str) -> None:
-    """A compiled file is refused where it is imported; beside a source of its name it is not even looked at."""
+    """Importing a compiled file is refused; beside a source of its name it is ignored."""
     write("mine.py", "from . import _fast\n" + COVER)
     source = write(f"{name}.py", "X = 1")
     compiled = Path(py_compile.compile(str(source), str(source.with_suffix(suffix)), doraise=True) or "")
     assert list(find(folder).handlers) == ["Cover"]
     source.unlink()
-    told = refused(folder)
-    assert f"{compiled} is compiled code, which is not loaded from a drop-in folder; expected _fast.py" in told
+    error = refused(folder)
+    assert f"{compiled} is compiled code, which is not loaded from a drop-in folder; expected _fast.py" in error
 
 
 def test_files_import_each_other(folder: Path, write: Write) -> None:
-    """Files, packages and plain folders of the drop-in folder import each other; what is not there is told as such."""
+    """Files, packages and plain folders of the drop-in folder import each other; a missing one raises ImportError."""
     write("_shared.py", "X = 1")
     write("data/names.py", "Y = 2")
     write("more/__init__.py", "from .inner import Z")
@@ -369,8 +369,8 @@ def test_files_import_each_other(folder: Path, write: Write) -> None:
     assert "cannot import name '_nothing'" in refused(folder)
 
 
-def test_the_importer_lets_go_of_what_is_forgotten(folder: Path, write: Write) -> None:
-    """After a reload nothing of the old folder is kept for imports."""
+def test_a_forgotten_package_is_gone(folder: Path, write: Write) -> None:
+    """A package that is forgotten can't be imported from any more."""
     write("mine.py", COVER)
     registry = find(folder)
     assert set(registry.packages) <= set(loading._finder.folders)

@@ -1,4 +1,4 @@
-"""What the log says of the handlers at the start."""
+"""The log lines about handlers at the start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def cover(job: Job) -> None:
 
 
 def test_each_handlers_origin_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line for each handler with its place and who gave it, a warning for one that is not used."""
+    """Each handler is logged with its origin and provider, each one that is not used as a warning."""
     monkeypatch.setattr(daemon, "configure", lambda *_, **__: None)
     app = cast("App", SimpleNamespace(metrics=SimpleNamespace(log_lines_dropped=SimpleNamespace(inc=None))))
     registry = Registry(

@@ -1,4 +1,4 @@
-"""Rules of the sources: import paths, entry points of a real distribution, the shipped ones, and who hides whom."""
+"""The sources: import paths, entry points of a real distribution, the shipped handlers, and which of them wins."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def module(site: Path, name: str, text: str) -> None:
 
 
 def install(site: Path, *lines: str, name: str = "mine-dist") -> None:
-    """Lay down what an installer writes for a distribution with entry points."""
+    """Write the metadata that an installer writes for a distribution with entry points."""
     info = site / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
@@ -62,13 +62,13 @@ def test_the_stronger_source_hides_the_weaker(site: Path, folder: Path, write: W
 
 
 def test_nothing_found_refuses() -> None:
-    """Without any source there is no start: a daemon without handlers would only set messages aside."""
+    """Without any source the start is refused: a daemon without handlers would set every message aside."""
     with pytest.raises(HandlersError, match="no handler found: expected a drop-in folder"):
         discover(Sources(use_entry_points=False))
 
 
 def test_a_module_by_its_import_path(site: Path) -> None:
-    """A module named in the settings gives its own handlers, a package those of its modules as well."""
+    """An import path loads a module; of a package, the modules inside it as well."""
     module(site, "mine_pack/__init__.py", cover("top"))
     module(site, "mine_pack/clip.py", "from mine_pack import top\n" + cover("clip", "VideoClip"))
     found = discover(Sources(modules=["mine_pack"], use_entry_points=False))
@@ -79,7 +79,7 @@ def test_a_module_by_its_import_path(site: Path) -> None:
 
 
 def test_a_packages_program_is_not_run(site: Path) -> None:
-    """Looking for handlers in a package does not start the program that its ``__main__`` is."""
+    """Loading a package does not import its ``__main__``."""
     module(site, "mine_tool/__init__.py", cover("top"))
     module(site, "mine_tool/__main__.py", "raise SystemExit('the program was run')\n")
     assert list(discover(Sources(modules=["mine_tool"], use_entry_points=False)).handlers) == ["Cover"]
@@ -94,13 +94,13 @@ def test_a_packages_program_is_not_run(site: Path) -> None:
     ],
 )
 def test_a_wrong_import_path_is_named(name: str, said: str) -> None:
-    """An import path that leads nowhere is told with the setting's name and what came."""
+    """The error of a wrong import path has the setting's name and its value."""
     with pytest.raises(HandlersError, match=f"handler_modules: {name}.*: can't be loaded: .*{said}"):
         discover(Sources(modules=[name], use_entry_points=False))
 
 
 def test_a_broken_module_of_a_package_is_named(site: Path) -> None:
-    """The line names the inner module and the place of its fault."""
+    """The error names the inner module and the line."""
     module(site, "mine_half/__init__.py", cover("top"))
     module(site, "mine_half/bad.py", "\n1 / 0\n")
     with pytest.raises(HandlersError) as caught:
@@ -110,7 +110,7 @@ def test_a_broken_module_of_a_package_is_named(site: Path) -> None:
 
 
 def test_two_import_paths_for_one_name_are_refused(site: Path) -> None:
-    """Equal strength refuses across modules, too."""
+    """Two modules of equal strength for one name are refused."""
     module(site, "mine_a.py", cover("a"))
     module(site, "mine_b.py", cover("b"))
     with pytest.raises(HandlersError, match=r"two handlers for 'Cover': .*mine_a\.py:2 and .*mine_b\.py:2; remove"):
@@ -118,7 +118,7 @@ def test_two_import_paths_for_one_name_are_refused(site: Path) -> None:
 
 
 def test_entry_points_name_modules_or_functions(site: Path) -> None:
-    """An installed distribution's entry point gives a module's handlers or one function, wherever that was defined."""
+    """An entry point loads a module's handlers, or one function wherever it was defined."""
     module(site, "mine_inner.py", cover("deep", "VideoClip"))
     module(site, "mine_outer.py", "from mine_inner import deep\n" + cover("own"))
     install(site, "module = mine_outer", "function = mine_outer:deep")
@@ -131,7 +131,7 @@ def test_entry_points_name_modules_or_functions(site: Path) -> None:
 
 
 def test_entry_points_can_be_left_out(site: Path, folder: Path, write: Write) -> None:
-    """With the setting off an installed distribution's code is not even imported."""
+    """With the setting off no distribution's code is imported."""
     write("mine.py", cover("of_folder", "VideoClip"))
     module(site, "mine_loud.py", "raise RuntimeError('imported')\n")
     install(site, "all = mine_loud")
@@ -151,7 +151,7 @@ def test_entry_points_can_be_left_out(site: Path, folder: Path, write: Write) ->
     ],
 )
 def test_a_broken_entry_point_is_named(site: Path, text: str, value: str, said: str) -> None:
-    """An entry point that gives no handler stops the start with its name and value."""
+    """An entry point that loads no handler is refused with its name and value."""
     module(site, "mine_bad.py", text)
     install(site, f"all = {value}")
     with pytest.raises(HandlersError) as caught:
@@ -160,15 +160,15 @@ def test_a_broken_entry_point_is_named(site: Path, text: str, value: str, said: 
     assert said in str(caught.value)
 
 
-def test_an_entry_point_without_handlers_is_told(site: Path) -> None:
-    """A module without handlers behind an entry point is named for a warning."""
+def test_an_entry_point_without_handlers_is_reported(site: Path) -> None:
+    """An entry point whose module has no handlers is listed for a warning."""
     module(site, "mine_empty.py", "x = 1\n")
     install(site, "all = mine_empty")
     assert discover(Sources(shipped=True)).empty == ("entry point all = mine_empty",)
 
 
 def test_two_distributions_for_one_name_are_refused(site: Path) -> None:
-    """Which of two installed distributions wins would be chance: neither does."""
+    """Two distributions with a handler for one name are refused."""
     for each in ("a", "b"):
         module(site, f"mine_{each}.py", cover(each))
         install(site, f"x = mine_{each}", name=f"mine-{each}")
@@ -177,7 +177,7 @@ def test_two_distributions_for_one_name_are_refused(site: Path) -> None:
 
 
 def test_only_listed_distributions_are_asked(site: Path) -> None:
-    """A list of names takes those distributions alone, however a name is spelt; others are not even imported."""
+    """A list of names loads those distributions alone, in any spelling of the names; others are not imported."""
     module(site, "mine_a.py", cover("a"))
     module(site, "mine_loud.py", "raise RuntimeError('imported')\n")
     install(site, "x = mine_a", name="Mine_A")
@@ -188,7 +188,7 @@ def test_only_listed_distributions_are_asked(site: Path) -> None:
 
 
 def test_a_listed_distribution_must_be_there(site: Path) -> None:
-    """A name that no installed distribution has stops the start, with the names that there are."""
+    """A name without an installed distribution is refused; the error lists the names that exist."""
     module(site, "mine_a.py", cover("a"))
     install(site, "x = mine_a", name="mine-a")
     with pytest.raises(HandlersError) as caught:
@@ -200,21 +200,21 @@ def test_a_listed_distribution_must_be_there(site: Path) -> None:
 
 
 def test_a_handler_for_everything_must_be_listed(site: Path, folder: Path, write: Write) -> None:
-    """``*`` of an installed distribution counts only if it is listed; else it is skipped, and the reason is told."""
+    """``*`` of a distribution counts only if the distribution is listed; otherwise it is skipped with a reason."""
     module(site, "mine_all.py", cover("rest", "*") + cover("clip", "VideoClip"))
     install(site, "x = mine_all", name="mine-all")
     found = discover(Sources())
     assert list(found.handlers) == ["VideoClip"]
-    (told,) = found.skipped
-    assert told.startswith("entry point x = mine_all of mine-all 1.0 has a handler for '*' (")
-    assert told.endswith("list the distribution in handler_entry_points")
+    (reason,) = found.skipped
+    assert reason.startswith("entry point x = mine_all of mine-all 1.0 has a handler for '*' (")
+    assert reason.endswith("list the distribution in handler_entry_points")
     assert list(discover(Sources(use_entry_points=["mine-all"])).handlers) == ["*", "VideoClip"]
     write("mine.py", cover("of_folder", "*"))
     assert discover(Sources(directory=folder)).handlers["*"].function.__name__ == "of_folder"
 
 
 def test_a_skipped_handler_alone_is_no_handler(site: Path) -> None:
-    """Where nothing else is found the start is refused, and the line about the skipped one comes first."""
+    """If nothing else is found the start is refused, and the line about the skipped one comes first."""
     module(site, "mine_all.py", cover("rest", "*"))
     install(site, "x = mine_all", name="mine-all")
     with pytest.raises(HandlersError, match="has a handler for '\\*'") as caught:
@@ -222,8 +222,8 @@ def test_a_skipped_handler_alone_is_no_handler(site: Path) -> None:
     assert len(caught.value.problems) == 2
 
 
-def test_who_gave_each_handler_is_known(site: Path, folder: Path, write: Write) -> None:
-    """Folder, import path, or distribution with its version: each handler says where it came from."""
+def test_each_handlers_provider(site: Path, folder: Path, write: Write) -> None:
+    """A provider is a folder, an import path, or a distribution with its version."""
     write("mine.py", cover("of_folder"))
     module(site, "mine_path.py", cover("of_path", "VideoClip"))
     module(site, "mine_point.py", cover("of_point", "ImageH2V"))
