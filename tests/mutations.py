@@ -81,7 +81,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "A claim whose lease has ended may be taken over.",
-        "store/postgres_statements: CLAIM",
+        "store/postgres/statements: CLAIM",
         in_text("OR job.held_until <= clock_timestamp() ", ""),
         ("tests/store/test_store_ledger.py",),
     ),
@@ -190,25 +190,25 @@ MUTATIONS: Final = (
     # The store's files.
     Mutation(
         "The lock's file is never opened through a link.",
-        "store: Owner._lock",
+        "store: FileOwner._lock",
         rewrite("_1 | os.O_NOFOLLOW", "_1"),
         ("tests/store/test_store_file_access.py",),
     ),
     Mutation(
         "The database itself is locked, under whatever name.",
-        "store: Owner._take",
+        "store: FileOwner._lock_both",
         rewrite("self._lock_inode(_)", "True"),
         ("tests/store/test_store_owner.py",),
     ),
     Mutation(
         "A forked child releases the store.",
-        "store/owner",
+        "store/sqlite/files",
         drop("os.register_at_fork(after_in_child=_)"),
         ("tests/store/test_store_owner.py",),
     ),
     Mutation(
         "No descriptor of the database is closed while SQLite has it open.",
-        "store: Owner.check",
+        "store: FileOwner.check",
         rewrite(
             "self._locked == _identity(self._lock_path)",
             "os.close(os.open(self._path, os.O_RDONLY)) or self._locked == _identity(self._lock_path)",
@@ -217,19 +217,19 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "The lock is checked before each batch.",
-        "store: Writer._connect",
+        "store: WriterThread._connect",
         drop("self._owner.check()"),
         ("tests/store/test_store_owner.py",),
     ),
     Mutation(
         "A write-ahead log that was cut off is noticed.",
-        "store: OpenFiles._cut_off",
+        "store: OpenFiles._truncation",
         rewrite("wal_bytes < needed", "wal_bytes < 0"),
         ("tests/store/test_store_owner.py",),
     ),
     Mutation(
         "A write-ahead log that others put in place is left to them.",
-        "store: Writer._disconnect",
+        "store: WriterThread._disconnect",
         rewrite("self._files.may_be_closed()", "True"),
         ("tests/store/test_store_owner.py",),
     ),
@@ -241,8 +241,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "A store that others may write is refused.",
-        "store: Writer._begin",
-        rewrite("refusal(self._path, by_owner=True)", "None"),
+        "store: WriterThread._open",
+        rewrite("access_refusal(self._path, by_owner=True)", "None"),
         ("tests/store/test_store_file_access.py",),
     ),
     Mutation(

@@ -3,7 +3,7 @@
 All of it works while the daemon runs.
 
 Elsewhere: sending again (``cli.dead_letters_replay``), choosing (``cli.records``), the store's side
-(``store.dead_letters``).
+(``store.queries``).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from consumer.store.ledger import Filter
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from consumer.store.dead_letters import StoredLetter
+    from consumer.store.queries import StoredLetter
 
 dead_letters = typer.Typer(help="Look after messages that were set aside.", no_args_is_help=True)
 

@@ -31,8 +31,8 @@ from consumer.cli.records import (
 )
 from consumer.errors import ExitCode, UsageError
 from consumer.ops.escape import printable
-from consumer.store.dead_letters import Operators, replayed_already
 from consumer.store.ledger import Filter, LetterState
+from consumer.store.queries import Operators, replayed_already
 
 if TYPE_CHECKING:
     from consumer.cli.replay import Chosen, Replayed

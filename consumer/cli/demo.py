@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from consumer.cli.demo_view import Row, View
     from consumer.config import Settings
     from consumer.sandbox import Sandbox
-    from consumer.store.dead_letters import Operators, StoredJob, StoredLetter
     from consumer.store.ledger import Filter
+    from consumer.store.queries import Operators, StoredJob, StoredLetter
 
 _QUEUE: Final = "demo"
 _STRANGERS: Final = 2

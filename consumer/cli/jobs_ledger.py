@@ -20,8 +20,8 @@ from consumer.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from consumer.store.dead_letters import StoredJob, StoredLetter
     from consumer.store.ledger import Filter
+    from consumer.store.queries import StoredJob, StoredLetter
     from consumer.store_address import StoreAddress
 
 _PAGE: Final = 200

@@ -1,6 +1,6 @@
 """Open the operators' side of the store, and walk over its dead letters page by page.
 
-Elsewhere: the pages (``store.dead_letters``).
+Elsewhere: the pages (``store.queries``).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from consumer.store.dead_letters import Operators, StoredLetter
 from consumer.store.ledger import Filter
+from consumer.store.queries import Operators, StoredLetter
 from consumer.store_address import StoreAddress
 
 _PAGE: Final = 100

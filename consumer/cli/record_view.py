@@ -23,8 +23,8 @@ from consumer.ops.escape import json_text, printable, printable_block
 from consumer.ops.redact import SECRETS
 
 if TYPE_CHECKING:
-    from consumer.store.dead_letters import StoredJob, StoredLetter
     from consumer.store.ledger import JobRecord
+    from consumer.store.queries import StoredJob, StoredLetter
 
 _LONGEST_CELL: Final = 60
 

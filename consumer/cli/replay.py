@@ -9,7 +9,7 @@ Where nobody knows whether it was sent, it goes on saying replaying: an operator
 job has been done since, for then it was. What fails for the queue as a whole fails once: the queue's other letters are
 not begun.
 
-Elsewhere: which letters (``cli.dead_letters``), the two halves in the store (``store.dead_letters``).
+Elsewhere: which letters (``cli.dead_letters``), the two halves in the store (``store.queries``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from consumer.cloud.faults import surely_not_sent
 from consumer.cloud.mns import MnsQueue
 from consumer.config import QueueSettings, Settings
 from consumer.errors import CloudError, Fault, StoreError, UsageError
-from consumer.store.dead_letters import Begun, Operators, Progress, StoredLetter
+from consumer.store.queries import Begun, Operators, Progress, StoredLetter
 
 
 class Outcome(StrEnum):

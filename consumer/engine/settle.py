@@ -37,9 +37,8 @@ from consumer.errors import CloudError, traceback_of
 from consumer.message.key import message_key
 from consumer.ops.redact import SECRETS
 from consumer.ops.traces import Traces
-from consumer.store.clip import fit_letter, letter_bytes
-from consumer.store.ledger import Claimed, Ended
-from consumer.store.ledger import DeadLetter as DeadLetterRecord
+from consumer.store.ledger import Claimed, DeadLetterRecord, Ended
+from consumer.store.tables import fit_letter, letter_bytes
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -1,1 +1,10 @@
-"""What has ended and what was set aside, kept where a restart finds it."""
+"""The ledger and the dead letters, kept where a restart finds them.
+
+ledger      the protocol, the records, the answers
+commands    calls of the ledger that share a transaction
+tables      how records become rows
+queries     what operators ask, on both engines
+open        an address becomes a ledger, or an operator's access
+sqlite/     one file, one daemon: ledger, statements, database, files
+postgres/   several daemons: ledger, statements, database, connection
+"""

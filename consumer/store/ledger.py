@@ -1,57 +1,42 @@
-"""What the daemon asks of a store: one small interface that both engines fulfil.
+"""The ledger: which jobs have ended, who may run the others, and the dead letters. Both engines implement it.
 
-The ledger answers one question, "has this job ended before?", and keeps what ended. Dead letters are
-messages set aside with their raw bytes. Both live in one store because a message's end closes its key
-and files its dead letter in *one* transaction.
+    claim() -> Claimed      run the job, then call exactly one of done, fail, release, bury
+            -> Ended        the job has ended: delete the message, run nothing
+            -> Elsewhere    another process runs the job: retry later
 
-    claim() -> Claimed      run it; then exactly one of done / fail / release / bury
-            -> Ended        it has ended before: delete the message, run nothing
-            -> Elsewhere    another process runs it: come back later
+A dead letter is stored and its key closed in one transaction.
 
-Every write is idempotent: the caller may not know whether the first try went through, and says it again.
-Every call raises ``StoreError`` when the store can't be reached; then nothing may be deleted. A call that is
-cancelled still runs its course: whoever cancels a claim releases its key. Calls about one key take effect in
-the order in which they were made, also when nobody waited for the earlier ones.
-
-Elsewhere: when to call what (``engine.process``, ``engine.settle``), what a key is (``message.key``), what
-operators ask of the same store (``store.dead_letters``), which engine a setting means (``store.open``).
+Every write is idempotent: a caller that got no answer repeats the call. A call raises ``StoreError`` when the store
+can't be reached; then no message may be deleted. A cancelled call still takes effect, so release the key of a
+cancelled claim. Calls about one key take effect in the order in which they were made, awaited or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from consumer.policy import Reason
 
 
-@dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
+@dataclass(slots=True)  # not frozen: 0.1 us a field for every message
 class Claimed:
-    """The key is ours.
-
-    Args:
-        failures: How often its handler has failed before.
-        starts: How often a run was written down as started without an end.
-    """
+    """The key is ours."""
 
     failures: int = 0
+    """Failed runs of the handler so far."""
     starts: int = 0
+    """Recorded starts without an end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The key has ended before.
-
-    Args:
-        dead: Whether it ended as a dead letter rather than done.
-        function: As in the ``JobRecord`` that closed it.
-        state: Likewise.
-        user_data: Likewise.
-    """
+    """The job has ended; the texts are those of its record."""
 
     dead: bool
+    """It ended as a dead letter."""
     function: str = ""
     state: str = ""
     user_data: str | None = None
@@ -59,85 +44,64 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """Another holder runs it.
-
-    Args:
-        remaining_s: Seconds until its claim ends unless it is renewed.
-    """
+    """Another claim on the key is running."""
 
     remaining_s: float
+    """Seconds until that claim ends unless it is renewed."""
 
 
-@dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
+ClaimAnswer: TypeAlias = Claimed | Ended | Elsewhere
+
+
+@dataclass(slots=True)  # not frozen: 0.1 us a field for every message
 class JobRecord:
-    """What is kept of a job that has ended; the ledger's row. Times are UNIX seconds.
-
-    Args:
-        key: The ledger key (``message.key``).
-        queue: The queue's identity, ``account/region/name``.
-        kind: The message's kind.
-        function: FunctionName, or the kind's own name for other kinds.
-        job_id: JobId or RunId, where there is one.
-        message_id: MNS's MessageId.
-        state: The job's state as it came.
-        code: The job's code.
-        message: The job's message.
-        user_data: UserData as text.
-        result: The result as text; ``None`` when the handler wanted none.
-        attempts: Runs of the handler, this one included.
-        enqueued_at: When MNS took the message.
-        started_at: When this run began.
-        ended_at: When it ended.
-    """
+    """What the ledger keeps of an ended job. Times are UNIX seconds; the fields are the columns, in their order."""
 
     key: str
     queue: str
+    """``account/region/name``."""
     kind: str
     function: str
+    """FunctionName, or the kind's name for other kinds."""
     message_id: str
     job_id: str | None = None
+    """JobId or RunId."""
     state: str = ""
+    """As received, like ``code`` and ``message``."""
     code: str | None = None
     message: str | None = None
     user_data: str | None = None
     result: str | None = None
+    """``None`` when the handler wanted none."""
     attempts: int = 1
+    """Runs of the handler, this one included."""
     enqueued_at: float = 0.0
+    """When MNS took the message."""
     started_at: float = 0.0
+    """When this run started."""
     ended_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message set aside, with all that is needed to understand it and to send it again.
-
-    Args:
-        job: What is known of its job; ``job.key`` is closed with it.
-        reason: Why, as one word of the fixed list.
-        error: One sentence: what was expected, what came.
-        traceback: The handler's traceback, cut; ``None`` where none was raised.
-        body: The raw bytes as MNS handed them out, untouched.
-        dequeue_count: How often MNS had handed it out.
-        first_dequeued_at: UNIX seconds.
-    """
+class DeadLetterRecord:
+    """A message set aside, with all that is needed to understand it and to send it again."""
 
     job: JobRecord
+    """``job.key`` is closed with the letter."""
     reason: Reason
     error: str
+    """One sentence: what was expected, what came."""
     body: bytes
+    """The raw bytes as MNS returned them."""
     traceback: str | None = None
     dequeue_count: int = 1
     first_dequeued_at: float = 0.0
+    """UNIX seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class LettersHeld:
-    """What a store holds of dead letters that are not replayed.
-
-    Args:
-        letters: How many.
-        size_bytes: Their bodies and texts together, in bytes.
-    """
+    """The dead letters of a store that are not replayed; ``size_bytes`` counts bodies and texts."""
 
     letters: int
     size_bytes: int
@@ -145,134 +109,139 @@ class LettersHeld:
 
 @dataclass(frozen=True, slots=True)
 class WaitingLetters:
-    """The dead letters of one queue and reason that are not replayed.
-
-    Args:
-        queue: The queue's identity, ``account/region/name``.
-        reason: Why they were set aside.
-        count: Number of letters, at least 1.
-        size_bytes: Their bodies and texts together.
-        oldest_at: When the oldest was stored: UNIX seconds by the store's clock.
-    """
+    """The dead letters of one queue and reason that are not replayed."""
 
     queue: str
+    """``account/region/name``."""
     reason: Reason
     count: int
+    """At least 1."""
     size_bytes: int
+    """Bodies and texts."""
     oldest_at: float
+    """When the oldest was stored: UNIX seconds by the store's clock."""
 
 
 class LetterState(StrEnum):
-    """How far a dead letter is on its way back."""
+    """How far the replay of a dead letter is."""
 
     SET_ASIDE = "set_aside"
-    """Never sent again."""
+    """Never replayed."""
     REPLAYING = "replaying"
-    """Its key is open again; whether its body was sent is not known until the replay is finished."""
+    """Its key is open again; whether its body was sent is unknown until the replay is finished."""
     REPLAYED = "replayed"
     """Sent to its queue again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which records an operator asks for; each given field must match."""
+
+    queue: str | None = None
+    """``account/region/name``."""
+    function: str | None = None
+    reason: Reason | None = None
+    """Matches dead letters only."""
+    job_id: str | None = None
+    since: float | None = None
+    """Stored at or after this time, UNIX seconds."""
+    ids: Sequence[int] = ()
+    """Numbers of dead letters; empty means any. Matches dead letters only."""
+    state: LetterState | None = None
+    """Matches dead letters only."""
+
+
 class Standby(Protocol):
-    """Keeps a ledger's claims while its event loop is blocked: used in another thread's event loop."""
+    """Keeps a ledger's claims while its event loop is blocked. Used in the event loop of another thread.
+
+    ``renew`` and ``take_back_starts`` raise ``StoreError`` when the store can't be reached.
+    """
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
-        """See ``Ledger.renew``; a key that is not known to be lost counts as ours.
-
-        Raises:
-            StoreError: The store can't be reached.
-        """
+        """See ``Ledger.renew``; a key counts as ours unless the store says that it is lost."""
 
     async def take_back_starts(self, keys: Sequence[str]) -> None:
-        """Take back the starts that our claims have written down; the claims stay.
-
-        Raises:
-            StoreError: As above.
-        """
+        """Undo the starts that our claims have recorded; the claims stay."""
 
     async def close(self) -> None:
-        """Let go of what was opened for this."""
+        """Release the standby's own resources."""
 
 
 class Ledger(Protocol):
-    """The daemon's side of a store.
+    """The daemon's access to a store.
 
-    Except for ``close``, each call raises ``StoreError`` when the store can't be reached or takes no writes;
-    the same call may be made again and finds the store as soon as it is back.
+    Each call but ``close`` raises ``StoreError`` when the store can't be reached or takes no writes. The call may be
+    repeated; it succeeds once the store is back.
     """
 
     async def open(self) -> None:
-        """Get ready: check the schema, take ownership.
+        """Check the schema and take ownership.
 
         Raises:
-            StoreError: Out of reach; ``StoreBusyError``, ``StoreSchemaError`` where another try is no use.
+            StoreError: Out of reach. ``StoreBusyError`` and ``StoreSchemaError``: another try can't succeed.
         """
 
     async def close(self) -> None:
-        """Let go, after every write that was accepted is on disk. Closing twice is fine."""
+        """Close the store once every accepted write is on disk. Idempotent."""
 
-    async def claim(self, key: str, lease_s: float) -> Claimed | Ended | Elsewhere:
-        """Take a key for ``lease_s`` seconds, unless it has ended or somebody holds it.
+    async def claim(self, key: str, lease_s: float) -> ClaimAnswer:
+        """Claim a key for ``lease_s`` seconds, unless its job has ended or another claim runs.
 
-        A holder finds its own claim ``Elsewhere`` too, until it lets go or the lease ends.
+        A holder's own claim is ``Elsewhere`` too, until it is released or its lease ends.
 
         Raises:
             ValueError: ``lease_s`` is not finite or not above 0: a bug in the caller.
         """
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
-        """Keep claims that are ours; returns the keys that are ours no longer.
+        """Renew our claims; returns the keys whose claim is lost.
 
-        A claim whose lease has ended is still ours as long as nobody has taken it over.
+        A claim whose lease has ended is still ours until another holder takes it.
 
         Raises:
-            ValueError: As for ``claim``, also with no keys.
+            ValueError: As for ``claim``, also without keys.
         """
 
     async def start(self, key: str) -> int:
-        """Write down that a run begins, once a claim; returns the starts without an end, this one included.
+        """Record that a run starts, at most once a claim; returns the starts without an end, this one included.
 
-        A key that is not ours is left alone; then the starts it has are returned.
+        A key that is not ours does not change; then its present number is returned.
         """
 
     async def done(self, record: JobRecord) -> bool:
         """Close a key as done.
 
         Returns:
-            ``True`` when it is closed by us, also when said again; ``False`` when the claim is no longer
-            ours or the key has ended otherwise (then nothing is written).
+            ``True`` when this holder has closed it, now or by an earlier call; ``False`` when the claim is lost or
+            the key was closed otherwise. Then nothing is written.
         """
 
     async def fail(self, key: str, error: str) -> int:
-        """Count one failure of the handler, end its start, and let go; returns the failures so far.
+        """Count a failed run, undo its start and release the key; returns the failures so far.
 
-        A key that is not ours is left alone; then the failures it has are returned.
+        A key that is not ours does not change; then its present number is returned.
         """
 
     async def release(self, key: str) -> None:
-        """Let go without counting anything; also takes back a start that was written down."""
+        """Release a key and undo its recorded start; counts nothing."""
 
-    async def bury(self, letter: DeadLetter) -> bool:
-        """Store a dead letter and close its key, in one transaction.
+    async def bury(self, letter: DeadLetterRecord) -> bool:
+        """Store a dead letter and close its key, in one transaction, once. Returns as ``done``.
 
-        The error is cut to 2 KiB, the traceback to 16 KiB; text that a database refuses (NUL, halves of
-        surrogate pairs) is replaced by U+FFFD. The body stays byte for byte.
-
-        Returns:
-            As ``done``; said again it stores no second letter.
+        The error is cut to 2 KiB, the traceback to 16 KiB; characters that a database refuses (NUL, halves of
+        surrogate pairs) become U+FFFD. The body stays byte for byte.
         """
 
     async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
-        """Remove at most ``limit`` old records; call again while it returns ``limit``.
+        """Remove at most ``limit`` old records and return their number; repeat while it equals ``limit``.
+
+        Small steps keep messages from waiting behind it.
 
         Args:
-            older_than_s: Age, by the store's own clock, past which ended jobs, replayed dead letters and the
-                failures of keys that never ended go; in seconds.
-            limit: The size of one step, so that messages never wait long behind it.
-            letters_older_than_s: Age past which dead letters go that nobody replayed; ``None`` keeps them.
-
-        Returns:
-            How many records went.
+            older_than_s: Age in seconds, by the store's clock, of ended jobs, replayed dead letters and the failures
+                of keys that never ended.
+            limit: Rows of one step.
+            letters_older_than_s: Age of dead letters that were not replayed; ``None`` keeps them.
         """
 
     async def waiting(self) -> Sequence[WaitingLetters]:
@@ -285,47 +254,24 @@ class Ledger(Protocol):
         """Sum up ``waiting``."""
 
     async def now(self) -> float:
-        """UNIX seconds by the clock that the store's times are written by: this computer's, or the database's."""
+        """UNIX seconds by the clock of the store's times: this computer's, or the database's."""
 
     async def ping(self) -> None:
-        """Prove that the store answers and takes writes; raises ``StoreError`` when not."""
+        """Prove by a write that the store works."""
 
     def busy_s(self) -> float:
-        """For how many seconds the disk has been at the call that it is carrying out; 0 between two calls.
+        """Seconds that the disk has needed so far for the call in progress; 0 between calls.
 
-        Answered from memory, also while the disk hangs. A database on the network answers or fails within its own
-        time-outs: there it is always 0.
+        Answered from memory, also while the disk hangs. Always 0 for a database on the network, which answers or fails
+        within its own time-outs.
         """
 
     async def watch(self) -> None:
         """Return when the store is closed.
 
         Raises:
-            StoreDiedError: It will answer no more calls in this process.
+            StoreDiedError: It answers no more calls in this process.
         """
 
     def standby(self) -> Standby:
-        """What keeps the claims while this ledger's event loop is blocked; may be called from any thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which records an operator asks for; every field that is given must match.
-
-    Args:
-        queue: The queue's identity, ``account/region/name``.
-        function: FunctionName, or the kind's own name.
-        reason: Why it was set aside; no job that was done has one.
-        job_id: JobId or RunId.
-        since: Stored at or after this time, UNIX seconds.
-        ids: Numbers of dead letters; empty means any. Jobs have no numbers: these match none.
-        state: How far a dead letter is on its way back; jobs have none: any state matches none.
-    """
-
-    queue: str | None = None
-    function: str | None = None
-    reason: Reason | None = None
-    job_id: str | None = None
-    since: float | None = None
-    ids: Sequence[int] = field(default=())
-    state: LetterState | None = None
+        """Make what keeps the claims while this ledger's event loop is blocked; callable from any thread."""

@@ -1,9 +1,6 @@
-"""Make the two sides of the store that an address names.
+"""Make a ledger, or an operator's access, from a store's address. Opens nothing.
 
-Nothing is opened here; each engine is imported only when it is asked for, as PostgreSQL's driver is an extra.
-
-Elsewhere: the address (``store_address``), what both engines can do (``store.ledger``,
-``store.dead_letters``).
+Each engine is imported when it is needed: PostgreSQL's driver is an extra.
 """
 
 from __future__ import annotations
@@ -13,78 +10,68 @@ import os
 from pathlib import Path
 
 from consumer.errors import SettingsError
-from consumer.store import file_access
-from consumer.store.dead_letters import Operators
 from consumer.store.ledger import Ledger
-from consumer.store.postgres_tls import tls_of
+from consumer.store.queries import Operators
 from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress, parse_store_address
 
 
 def make_ledger(target: StoreAddress | str) -> Ledger:
-    """Make the daemon's side of a store; ``open`` it next.
-
-    Args:
-        target: The address, or its text.
+    """Make the ledger of an address or its text; ``open`` it next.
 
     Raises:
         SettingsError: The text is no address, PostgreSQL's driver is missing, or a certificate file can't be used.
     """
-    address = _known(target)
+    address = _checked(target)
     if isinstance(address, SqliteAddress):
-        from consumer.store.sqlite import SqliteLedger  # noqa: PLC0415 - each engine is loaded only when it is meant
+        from consumer.store.sqlite.ledger import SqliteLedger  # noqa: PLC0415 - loaded when it is needed
 
         return SqliteLedger(address.path)
-    from consumer.store.postgres import PostgresLedger  # noqa: PLC0415 - its driver is an extra
+    from consumer.store.postgres.ledger import PostgresLedger  # noqa: PLC0415 - its driver is an extra
 
     return PostgresLedger(address)
 
 
 def make_operators(target: StoreAddress | str) -> Operators:
-    """Make the operators' side of a store, which works while a daemon runs.
-
-    Args:
-        target: As for ``make_ledger``.
+    """Make the operators' access to an address or its text, which works while a daemon runs.
 
     Raises:
         SettingsError: As for ``make_ledger``.
     """
-    address = _known(target)
+    address = _checked(target)
     if isinstance(address, SqliteAddress):
-        from consumer.store.sqlite_operators import SqliteOperators  # noqa: PLC0415 - as above
+        from consumer.store.sqlite.operators import SqliteDatabase  # noqa: PLC0415 - loaded when it is needed
 
-        return SqliteOperators(address.path)
-    from consumer.store.postgres_operators import PostgresOperators  # noqa: PLC0415 - its driver is an extra
+        return Operators(SqliteDatabase(address.path))
+    from consumer.store.postgres.operators import PostgresDatabase  # noqa: PLC0415 - its driver is an extra
 
-    return PostgresOperators(address)
+    return Operators(PostgresDatabase(address))
 
 
 def refusal(target: StoreAddress | str) -> str | None:
-    """Why the daemon refuses a store though its address is right: its files are not safe.
+    """Why the daemon refuses a store whose files are not safe, in one line with what to do; else ``None``.
 
-    Makes nothing, and opens nothing. ``Ledger.open`` raises ``StoreUnsafeError`` with the same text.
-
-    Args:
-        target: The address, or its text.
-
-    Returns:
-        One line with what to do; ``None`` when nothing is wrong, and for PostgreSQL.
+    ``Ledger.open`` raises ``StoreUnsafeError`` with the same text.
 
     Raises:
         SettingsError: As for ``make_ledger``.
     """
-    address = _known(target)
+    address = _checked(target)
     if isinstance(address, PostgresAddress):
         return None
+    from consumer.store.sqlite.files import access_refusal, hard_link_refusal  # noqa: PLC0415 - loaded when needed
+
     path = Path(os.path.realpath(address.path))
-    return file_access.refusal(path, by_owner=True) or file_access.other_names(path)
+    return access_refusal(path, by_owner=True) or hard_link_refusal(path)
 
 
-def _known(target: StoreAddress | str) -> StoreAddress:
+def _checked(target: StoreAddress | str) -> StoreAddress:
     address = parse_store_address(target) if isinstance(target, str) else target
     if isinstance(address, PostgresAddress):
         if importlib.util.find_spec("asyncpg") is None:
             raise SettingsError(
                 "store is PostgreSQL, whose driver is missing; run: pip install 'mns-consumer[postgres]'"
             )
-        tls_of(address)  # Its files are read for each connection; a wrong name is better told at once.
+        from consumer.store.postgres.connection import tls_of  # noqa: PLC0415 - its driver is an extra
+
+        tls_of(address)  # its files are read for each connection: report a wrong name now
     return address

@@ -4,7 +4,7 @@ Both ledgers are filled by SQL. In each the same number of rows is old enough to
 life, so both daemons prune the same; only the tables' sizes differ. A daemon prunes one minute after its start for the
 first time: the load begins shortly before that.
 
-Elsewhere: the tables (``consumer.store.sqlite_file``), pruning (``consumer.store.sqlite_prune``).
+Elsewhere: the tables (``consumer.store.sqlite.database``), pruning (``consumer.store.sqlite.statements``).
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from consumer.store.sqlite_file import connect
-from consumer.store.sqlite_index import MAX_FRESH
-from consumer.store.sqlite_rows import RECORD_COLUMNS
+from consumer.store.sqlite.database import MAX_FRESH, connect
+from consumer.store.tables import JOB_COLUMNS_SQL
 from tests.bench.contestants import SQLITE, Stage, started
 from tests.bench.figures import Book
 from tests.bench.messages import user_data
@@ -40,7 +39,7 @@ _CACHE_KIB: Final = 512 * 1024
 # Keys and hashes of other jobs than those that will come: random, as long as real ones.
 _FILL: Final = f"""
 WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < :rows)
-INSERT INTO job (key_hash, dead, holder, stored_at, {RECORD_COLUMNS})
+INSERT INTO job (key_hash, dead, holder, stored_at, {JOB_COLUMNS_SQL})
 SELECT random(), 0, '0123456789abcdef', :now,
   '1234567890123456/cn-hangzhou/bench-1|IProduction|' || lower(hex(randomblob(16))),
   'bench', 'IProduction', 'Cover', hex(randomblob(16)), lower(hex(randomblob(16))),

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 
 from consumer.policy import Reason
-from consumer.store.dead_letters import StoredLetter
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord
+from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, Filter, JobRecord
 from consumer.store.open import make_ledger, make_operators
+from consumer.store.queries import StoredLetter
 
 ACCOUNT = "1234567890123456/cn-hangzhou"
 
@@ -40,8 +40,8 @@ def letter(
     queue: str = "jobs",
     function: str = "Cover",
     error: str = "expected this, came that",
-) -> DeadLetter:
-    return DeadLetter(
+) -> DeadLetterRecord:
+    return DeadLetterRecord(
         job=record(name, queue, function),
         reason=reason,
         error=error,
@@ -52,7 +52,7 @@ def letter(
     )
 
 
-def fill(target: str, letters: Sequence[DeadLetter] = (), done: Sequence[JobRecord] = ()) -> None:
+def fill(target: str, letters: Sequence[DeadLetterRecord] = (), done: Sequence[JobRecord] = ()) -> None:
     """Put ends into a store, as a daemon does."""
 
     async def put() -> None:

@@ -17,8 +17,8 @@ import pytest
 from consumer.cli.demo import _row
 from consumer.cli.demo_jobs import demo_jobs
 from consumer.functions.catalogue import names
-from consumer.store.dead_letters import StoredJob
 from consumer.store.ledger import JobRecord
+from consumer.store.queries import StoredJob
 
 Cli = Callable[..., Any]
 

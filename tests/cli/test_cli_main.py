@@ -47,7 +47,7 @@ def test_help_of_each_command(cli: Cli, command: str) -> None:
 def test_quick_start(flag: str) -> None:
     """Neither the version nor the help loads an HTTP library, an SDK, pydantic or a store."""
     heavy = "aiohttp mns alibabacloud_credentials alibabacloud_tea_openapi pydantic structlog"
-    heavy += " consumer.app consumer.config consumer.store.sqlite_file"
+    heavy += " consumer.app consumer.config consumer.store.sqlite.database"
     code = (
         f"import sys\nfrom consumer.cli.main import main\nmain([{flag!r}])\n"
         f"print([name for name in {heavy.split()} if name in sys.modules], file=sys.stderr)"

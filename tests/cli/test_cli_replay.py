@@ -21,9 +21,9 @@ from consumer.cloud.faults import surely_not_sent
 from consumer.config import load
 from consumer.errors import CloudError, Fault
 from consumer.policy import Reason
-from consumer.store.dead_letters import Operators
 from consumer.store.ledger import Claimed, Ended, Filter
 from consumer.store.open import make_operators
+from consumer.store.queries import Operators
 from tests.cli.letters_rig import ACCOUNT, claim, fill, letter, states, stored
 from tests.postgres import postgres_store
 

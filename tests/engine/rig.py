@@ -23,9 +23,9 @@ from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
 from consumer.plugin.registry import Registry
 from consumer.sandbox import Sandbox
-from consumer.store.dead_letters import StoredLetter
 from consumer.store.ledger import Filter
 from consumer.store.open import make_operators
+from consumer.store.queries import StoredLetter
 
 QUEUE = "jobs"
 

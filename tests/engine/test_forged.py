@@ -20,9 +20,9 @@ from consumer.engine.process import process
 from consumer.plugin.job import Job
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob
-from consumer.store.dead_letters import StoredLetter
 from consumer.store.ledger import Filter
 from consumer.store.open import make_operators
+from consumer.store.queries import StoredLetter
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
 
 USER_DATA: Final = '{"album": 7}'

@@ -24,9 +24,9 @@ from consumer.plugin.job import Job, Reject, Retry
 from consumer.plugin.registry import Registry
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob
-from consumer.store.dead_letters import StoredLetter
 from consumer.store.ledger import Filter
 from consumer.store.open import make_operators
+from consumer.store.queries import StoredLetter
 from tests.engine.rig import QUEUE, Serve, body
 
 DONE: Final = "done"

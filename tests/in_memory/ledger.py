@@ -1,4 +1,4 @@
-"""A store in memory: the protocols of ``store.ledger`` and what tests ask of ``store.dead_letters``.
+"""A store in memory: the protocols of ``store.ledger`` and what tests ask of ``store.queries``.
 
 The suite of ``tests/store/test_store_ledger.py`` holds it and the real engines alike. Times follow the module ``time``.
 """
@@ -13,11 +13,9 @@ from dataclasses import dataclass, field, fields, replace
 
 from consumer.errors import StoreError
 from consumer.policy import Reason
-from consumer.store.clip import fit, fit_letter, fit_record, letter_bytes
-from consumer.store.dead_letters import NEVER_REPLAYED, Begun, Progress, StoredJob, StoredLetter, unknown_letter
 from consumer.store.ledger import (
     Claimed,
-    DeadLetter,
+    DeadLetterRecord,
     Elsewhere,
     Ended,
     Filter,
@@ -27,6 +25,8 @@ from consumer.store.ledger import (
     Standby,
     WaitingLetters,
 )
+from consumer.store.queries import NEVER_REPLAYED, Begun, Progress, StoredJob, StoredLetter, unknown_letter
+from consumer.store.tables import fit, fit_letter, fit_record, letter_bytes
 
 _MOST = 2**63 - 1
 
@@ -70,7 +70,7 @@ class MemoryStore:
         return [job.record for job in self.ended.values() if not job.dead]
 
     @property
-    def dead(self) -> list[DeadLetter]:
+    def dead(self) -> list[DeadLetterRecord]:
         """Dead letters that are not replayed."""
         return [one.letter for one in self.letters.values() if one.state is not LetterState.REPLAYED]
 
@@ -155,7 +155,7 @@ class MemoryLedger:
             self._let_go(found)
         await self._pause()
 
-    async def bury(self, letter: DeadLetter) -> bool:
+    async def bury(self, letter: DeadLetterRecord) -> bool:
         self._demand("bury", letter.job.key)
         _demand_storable(letter.job)
         fitting = fit_letter(letter)

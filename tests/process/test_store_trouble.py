@@ -30,13 +30,13 @@ from consumer.engine import store_gate
 store_gate.STALL_S, store_gate._LOOK_S = 0.5, 0.1
 """
 DYING = """
-from consumer.store import sqlite_writer
+from consumer.store.sqlite import ledger as sqlite_ledger
 
 @handler("Image")
 async def dies(job: Job) -> None:
     def fault(calls):
         raise MemoryError("no memory left")
-    sqlite_writer.take = fault
+    sqlite_ledger.take = fault
 """
 
 

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from consumer.store.dead_letters import Operators
-from consumer.store.ledger import DeadLetter, JobRecord, Ledger
+from consumer.store.ledger import DeadLetterRecord, JobRecord, Ledger
 from consumer.store.open import make_ledger, make_operators
-from consumer.store.postgres import PostgresLedger
+from consumer.store.postgres.ledger import PostgresLedger
+from consumer.store.queries import Operators
 from tests.in_memory.ledger import MemoryOperators, MemoryStore
 from tests.pooler import Pooler, pooler
 from tests.postgres import postgres_schema, postgres_store
@@ -20,7 +21,7 @@ from tests.store.records import letter, record
 
 Holder = Callable[[], Awaitable[Ledger]]
 MakeRecord = Callable[..., JobRecord]
-MakeLetter = Callable[..., DeadLetter]
+MakeLetter = Callable[..., DeadLetterRecord]
 MEMORY = "memory"
 
 
@@ -97,7 +98,8 @@ async def ledger(make_holder: Callable[[], Ledger]) -> AsyncIterator[Ledger]:
 
 @pytest.fixture
 async def operators(target: str, memory: MemoryStore) -> AsyncIterator[Operators]:
-    made: Operators = MemoryOperators(memory) if target == MEMORY else make_operators(target)
+    in_memory = cast("Operators", MemoryOperators(memory))
+    made = in_memory if target == MEMORY else make_operators(target)
     yield made
     await made.close()
 

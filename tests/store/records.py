@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from consumer.policy import Reason
-from consumer.store.ledger import DeadLetter, Ended, JobRecord
+from consumer.store.ledger import DeadLetterRecord, Ended, JobRecord
 
 
 def record(key: str, **fields: object) -> JobRecord:
@@ -27,9 +27,11 @@ def record(key: str, **fields: object) -> JobRecord:
     return JobRecord(key=key, **{**values, **fields})  # type: ignore[arg-type]  # a test names fields freely
 
 
-def letter(key: str, *, body: bytes = b"\x00\xff raw", reason: Reason = Reason.REJECTED, **job: object) -> DeadLetter:
+def letter(
+    key: str, *, body: bytes = b"\x00\xff raw", reason: Reason = Reason.REJECTED, **job: object
+) -> DeadLetterRecord:
     """A dead letter with everything filled in."""
-    return DeadLetter(
+    return DeadLetterRecord(
         job=record(key, **job),
         reason=reason,
         error="expected this, came that",

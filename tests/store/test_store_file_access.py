@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from consumer.errors import ExitCode, StoreUnsafeError
-from consumer.store import file_access
 from consumer.store.ledger import Filter
 from consumer.store.open import make_ledger, make_operators, refusal
-from consumer.store.owner import Owner
+from consumer.store.sqlite import files as sqlite_files
+from consumer.store.sqlite.files import FileOwner
 from tests.store.records import record
 
 NOBODY = 65_534
@@ -67,12 +67,12 @@ def link(path: Path) -> None:
 
 
 UNSAFE = [
-    pytest.param(loosen(".", 0o777), "folder may be written by everybody (mode 0777); run chmod go-w", id="folder"),
-    pytest.param(loosen(".", 0o1777), "folder may be written by everybody (mode 1777)", id="folder like /tmp"),
+    pytest.param(loosen(".", 0o777), "folder may be written by every user (mode 0777); run chmod go-w", id="folder"),
+    pytest.param(loosen(".", 0o1777), "folder may be written by every user (mode 1777)", id="folder like /tmp"),
     pytest.param(loosen(".", 0o775), "folder may be written by the group", id="folder, group"),
-    pytest.param(loosen("store.db", 0o666), "store.db may be written by everybody (mode 0666)", id="file"),
+    pytest.param(loosen("store.db", 0o666), "store.db may be written by every user (mode 0666)", id="file"),
     pytest.param(loosen("store.db", 0o620), "store.db may be written by the group", id="file, group"),
-    pytest.param(loosen("store.db.lock", 0o606), "store.db.lock may be written by everybody", id="lock"),
+    pytest.param(loosen("store.db.lock", 0o606), "store.db.lock may be written by every user", id="lock"),
     pytest.param(replace_by("store.db-wal", link), "store.db-wal is not a regular file; remove it", id="log is a link"),
     pytest.param(replace_by("store.db.lock", link), "store.db.lock is not a regular file", id="lock is a link"),
     pytest.param(replace_by("store.db.lock", os.mkfifo), "store.db.lock is not a regular file", id="lock is a pipe"),
@@ -85,7 +85,7 @@ async def test_what_others_may_write_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None], told: str
 ) -> None:
     """Daemon, operators and a look beforehand refuse it with exit code 78 and say what to do; nothing is touched."""
-    monkeypatch.setattr(file_access, "_is_ours_alone", lambda _gid: False)
+    monkeypatch.setattr(sqlite_files, "_is_private_group", lambda _gid: False)
     path = tmp_path / "folder" / "store.db"
     await use(path)
     spoil(path.parent)
@@ -124,7 +124,7 @@ async def test_links_to_the_store_are_followed(tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(path)
     assert refusal(str(tmp_path / "link.db")) is None
     path.parent.chmod(0o777)
-    assert "folder may be written by everybody" in str(refusal(str(tmp_path / "link.db")))
+    assert "folder may be written by every user" in str(refusal(str(tmp_path / "link.db")))
 
 
 @as_root
@@ -176,7 +176,7 @@ def test_the_lock_is_written_through_no_link(tmp_path: Path, make: Callable[[Pat
         (tmp_path / name).write_text("precious", encoding="ascii")
     make(tmp_path / "store.db.lock")
     with pytest.raises(StoreUnsafeError, match="is a link, or not a file of the daemon's user alone; remove it"):
-        Owner(tmp_path / "store.db").take()
+        FileOwner(tmp_path / "store.db").acquire()
     assert {(tmp_path / name).read_text(encoding="ascii") for name in ("precious", "elsewhere")} == {"precious"}
 
 
@@ -184,9 +184,9 @@ def test_a_lock_made_under_a_narrow_umask(tmp_path: Path) -> None:
     """The lock is 0600 also where the umask leaves nothing, so that the daemon may open it again."""
     before = os.umask(0o777)
     try:
-        owner = Owner(tmp_path / "store.db")
-        owner.take()
+        owner = FileOwner(tmp_path / "store.db")
+        owner.acquire()
     finally:
         os.umask(before)
-    owner.let_go()
+    owner.release()
     assert stat.S_IMODE((tmp_path / "store.db.lock").stat().st_mode) == 0o600

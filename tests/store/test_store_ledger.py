@@ -10,13 +10,22 @@ import pytest
 
 from consumer.errors import StoreError
 from consumer.policy import Reason
-from consumer.store.clip import letter_bytes
-from consumer.store.dead_letters import Operators
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord, Ledger, LettersHeld, WaitingLetters
+from consumer.store.ledger import (
+    Claimed,
+    DeadLetterRecord,
+    Elsewhere,
+    Filter,
+    JobRecord,
+    Ledger,
+    LettersHeld,
+    WaitingLetters,
+)
+from consumer.store.queries import Operators
+from consumer.store.tables import letter_bytes
 from tests.store.records import ended
 
 Make = Callable[..., JobRecord]
-MakeLetter = Callable[..., DeadLetter]
+MakeLetter = Callable[..., DeadLetterRecord]
 Successor = Callable[[], Awaitable[Ledger]]
 
 
@@ -267,7 +276,7 @@ async def test_text_that_databases_refuse(
     """NUL and lone surrogates are replaced wherever they come, long errors and tracebacks are cut, bodies never."""
     nasty = "a\x00b\ud800c"
     dead = make_letter("k", body=nasty.encode("utf-8", "surrogatepass"), message=nasty, user_data=nasty)
-    dead = DeadLetter(
+    dead = DeadLetterRecord(
         job=dead.job, reason=Reason.EXHAUSTED, error="\x00é" * 9000, traceback="\ud800ü" * 90_000, body=dead.body
     )
     await ledger.claim("k", 60)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from consumer.policy import Reason
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, JobRecord, Ledger
+from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, Ledger
 from consumer.store.open import make_ledger
 
 LONG_S = 3600.0
@@ -142,7 +142,7 @@ class LedgerModel(RuleBasedStateMachine):
             self._let_go(state)
             state.failures = state.starts = 0
             state.dead, state.ended_by = dead, who
-        letter = DeadLetter(job=self.record(key), reason=Reason.REJECTED, error="e", body=b"")
+        letter = DeadLetterRecord(job=self.record(key), reason=Reason.REJECTED, error="e", body=b"")
         answer = self.do(ledger.bury(letter) if dead else ledger.done(self.record(key)))
         assert answer == (state.dead is dead and state.ended_by == who)
 

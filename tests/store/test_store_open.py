@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.errors import SettingsError
-from consumer.store.clip import cut, fit
 from consumer.store.open import make_ledger, make_operators
-from consumer.store.postgres import PostgresLedger
-from consumer.store.postgres_operators import PostgresOperators
-from consumer.store.sqlite import SqliteLedger
-from consumer.store.sqlite_operators import SqliteOperators
+from consumer.store.postgres.ledger import PostgresLedger
+from consumer.store.postgres.operators import PostgresDatabase
+from consumer.store.sqlite.ledger import SqliteLedger
+from consumer.store.sqlite.operators import SqliteDatabase
+from consumer.store.tables import cut, fit
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ def test_files(target: str, path: str) -> None:
     """A path and sqlite:/// mean a file, for the daemon and for operators."""
     ledger, operators = make_ledger(target), make_operators(target)
     assert isinstance(ledger, SqliteLedger)
-    assert isinstance(operators, SqliteOperators)
-    assert ledger._path == operators._path == Path(path)
+    assert isinstance(operators._database, SqliteDatabase)
+    assert ledger._path == operators._database._path == Path(path)
 
 
 def test_relative_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ def test_relative_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_databases(target: str) -> None:
     """postgresql:// means PostgreSQL, for the daemon and for operators."""
     assert isinstance(make_ledger(target), PostgresLedger)
-    assert isinstance(make_operators(target), PostgresOperators)
+    assert isinstance(make_operators(target)._database, PostgresDatabase)
 
 
 def test_neither() -> None:

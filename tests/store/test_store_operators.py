@@ -10,17 +10,17 @@ import pytest
 
 from consumer.errors import StoreError, UsageError
 from consumer.policy import Reason
-from consumer.store.dead_letters import Begun, Operators, Progress, StoredLetter
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord, Ledger, LetterState
+from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Filter, JobRecord, Ledger, LetterState
 from consumer.store.open import make_operators
+from consumer.store.queries import Begun, Operators, Progress, StoredLetter
 from tests.store.records import ended
 
 MakeRecord = Callable[..., JobRecord]
-MakeLetter = Callable[..., DeadLetter]
+MakeLetter = Callable[..., DeadLetterRecord]
 
 
 @pytest.fixture
-async def five(ledger: Ledger, make_letter: MakeLetter) -> list[DeadLetter]:
+async def five(ledger: Ledger, make_letter: MakeLetter) -> list[DeadLetterRecord]:
     """Five letters that differ in what a filter asks for."""
     letters = [
         make_letter("a", reason=Reason.REJECTED),
@@ -51,7 +51,7 @@ async def five(ledger: Ledger, make_letter: MakeLetter) -> list[DeadLetter]:
         pytest.param(Filter(queue="' OR 1=1 --"), "", id="a filter is never SQL"),
     ],
 )
-async def test_filters(operators: Operators, five: list[DeadLetter], wanted: Filter, keys: str) -> None:
+async def test_filters(operators: Operators, five: list[DeadLetterRecord], wanted: Filter, keys: str) -> None:
     """Each filter finds its letters; counting and purging agree with listing."""
     found = await operators.list_letters(wanted, limit=10)
     assert "".join(stored.letter.job.key for stored in found) == keys
@@ -62,7 +62,7 @@ async def test_filters(operators: Operators, five: list[DeadLetter], wanted: Fil
 
 @pytest.mark.parametrize(("latest_first", "keys"), [(False, ["ab", "cd", "e"]), (True, ["ed", "cb", "a"])])
 async def test_pages_of_letters(
-    operators: Operators, five: list[DeadLetter], *, latest_first: bool, keys: list[str]
+    operators: Operators, five: list[DeadLetterRecord], *, latest_first: bool, keys: list[str]
 ) -> None:
     """Each page begins after the last letter of the page before, also when that one is gone by then."""
     after, pages = None, []
@@ -73,7 +73,9 @@ async def test_pages_of_letters(
     assert pages == keys
 
 
-async def test_jobs(ledger: Ledger, operators: Operators, five: list[DeadLetter], make_record: MakeRecord) -> None:
+async def test_jobs(
+    ledger: Ledger, operators: Operators, five: list[DeadLetterRecord], make_record: MakeRecord
+) -> None:
     """Jobs that ended are listed, the latest first; those that run are not; filters of letters match none."""
     await ledger.claim("f", 60)
     await ledger.done(make_record("f", function="Other"))
@@ -99,7 +101,7 @@ async def test_jobs(ledger: Ledger, operators: Operators, five: list[DeadLetter]
 async def test_pages_of_jobs(
     ledger: Ledger,
     operators: Operators,
-    five: list[DeadLetter],
+    five: list[DeadLetterRecord],
     make_record: MakeRecord,
     *,
     wanted: Filter,
@@ -135,7 +137,7 @@ async def test_jobs_of_one_moment(ledger: Ledger, operators: Operators, make_rec
 
 
 @pytest.mark.parametrize("text", ["", "-1", "x", "1; DROP TABLE job", "9" * 40, "1-" + "g" * 32, "\u0661"])
-async def test_a_foreign_cursor(operators: Operators, five: list[DeadLetter], text: str) -> None:
+async def test_a_foreign_cursor(operators: Operators, five: list[DeadLetterRecord], text: str) -> None:
     """A text that no page gave is refused."""
     with pytest.raises(UsageError, match="unknown cursor"):
         await operators.list_jobs(Filter(), limit=1, after=text)
@@ -164,7 +166,7 @@ async def test_replay(ledger: Ledger, operators: Operators, make_letter: MakeLet
     assert [(stored.id, stored.state) for stored in letters] == [(1, LetterState.REPLAYED), (2, LetterState.SET_ASIDE)]
 
 
-async def test_a_replay_that_broke_off(ledger: Ledger, operators: Operators, five: list[DeadLetter]) -> None:
+async def test_a_replay_that_broke_off(ledger: Ledger, operators: Operators, five: list[DeadLetterRecord]) -> None:
     """A letter whose replay never finished shows so, and is begun again without force."""
     await operators.begin_replay(2)
     (cut_off,) = await operators.list_letters(Filter(state=LetterState.REPLAYING), limit=9)
@@ -177,7 +179,7 @@ async def test_a_replay_that_broke_off(ledger: Ledger, operators: Operators, fiv
 
 
 @pytest.fixture(params=list(LetterState))
-async def seen(request: pytest.FixtureRequest, operators: Operators, five: list[DeadLetter]) -> StoredLetter:
+async def seen(request: pytest.FixtureRequest, operators: Operators, five: list[DeadLetterRecord]) -> StoredLetter:
     """The first letter, this far on its way back."""
     if request.param is not LetterState.SET_ASIDE:
         await operators.begin_replay(1)
@@ -214,12 +216,12 @@ async def test_called_off(ledger: Ledger, operators: Operators, seen: StoredLett
     jobs = [job for job in await operators.list_jobs(Filter(), limit=9) if job.record.key == "a"]
     assert [(job.record, job.dead) for job in jobs] == ([] if was_open else [(seen.letter.job, True)])
     assert await ledger.claim("a", 60) == (Claimed() if was_open else ended(dead=True))
-    with pytest.raises(UsageError, match=r"dead letter 1 is .* by somebody else's doing since its replay was begun"):
+    with pytest.raises(UsageError, match=r"dead letter 1 is .* by another command since its replay was begun"):
         await operators.cancel_replay(begun)
 
 
 async def test_called_off_after_it_was_done(
-    ledger: Ledger, operators: Operators, five: list[DeadLetter], make_record: MakeRecord
+    ledger: Ledger, operators: Operators, five: list[DeadLetterRecord], make_record: MakeRecord
 ) -> None:
     """A forced replay of a job that was done leaves it done when it is called off, its record included."""
     await operators.begin_replay(1)
@@ -234,7 +236,7 @@ async def test_called_off_after_it_was_done(
 
 
 async def test_called_off_while_it_runs(
-    ledger: Ledger, operators: Operators, five: list[DeadLetter], make_record: MakeRecord
+    ledger: Ledger, operators: Operators, five: list[DeadLetterRecord], make_record: MakeRecord
 ) -> None:
     """Whoever has claimed the key meanwhile ends it as if nothing had been called off."""
     for number, key, waits in ((1, "a", False), (2, "b", True)):
@@ -249,7 +251,7 @@ async def test_called_off_while_it_runs(
 
 
 async def test_handled_meanwhile(
-    ledger: Ledger, operators: Operators, five: list[DeadLetter], make_record: MakeRecord
+    ledger: Ledger, operators: Operators, five: list[DeadLetterRecord], make_record: MakeRecord
 ) -> None:
     """A letter that was perhaps sent is not begun again once its job was done: it was sent, and is marked so."""
     await operators.begin_replay(1)
@@ -266,7 +268,7 @@ async def test_handled_meanwhile(
 
 
 async def test_handled_meanwhile_and_forced(
-    ledger: Ledger, operators: Operators, five: list[DeadLetter], make_record: MakeRecord, make_letter: MakeLetter
+    ledger: Ledger, operators: Operators, five: list[DeadLetterRecord], make_record: MakeRecord, make_letter: MakeLetter
 ) -> None:
     """With force it is begun all the same; without it too, when its job has not been done but died once more."""
     for number in (1, 2):
@@ -282,7 +284,7 @@ async def test_handled_meanwhile_and_forced(
         assert await ledger.claim(key, 60) == Claimed()
 
 
-async def test_force(ledger: Ledger, operators: Operators, five: list[DeadLetter]) -> None:
+async def test_force(ledger: Ledger, operators: Operators, five: list[DeadLetterRecord]) -> None:
     """A replayed letter needs force."""
     await operators.begin_replay(1)
     await operators.finish_replay(1)
@@ -293,7 +295,7 @@ async def test_force(ledger: Ledger, operators: Operators, five: list[DeadLetter
     assert isinstance(await operators.begin_replay(1, seen=seen, force=True), Begun)
 
 
-async def test_a_replay_of_what_runs(ledger: Ledger, operators: Operators, five: list[DeadLetter]) -> None:
+async def test_a_replay_of_what_runs(ledger: Ledger, operators: Operators, five: list[DeadLetterRecord]) -> None:
     """Forcing a replay of a job that runs leaves its claim alone."""
     await operators.begin_replay(1)
     await operators.finish_replay(1)
@@ -303,7 +305,7 @@ async def test_a_replay_of_what_runs(ledger: Ledger, operators: Operators, five:
     assert isinstance(await ledger.claim("a", 60), Elsewhere)
 
 
-async def test_what_can_not_be(operators: Operators, five: list[DeadLetter]) -> None:
+async def test_what_can_not_be(operators: Operators, five: list[DeadLetterRecord]) -> None:
     """Unknown numbers and ends of replays that never began are told as such, and change nothing."""
     for call in (operators.get_letter, operators.begin_replay, operators.finish_replay):
         with pytest.raises(UsageError, match="no dead letter has the number 77"):
@@ -311,7 +313,7 @@ async def test_what_can_not_be(operators: Operators, five: list[DeadLetter]) -> 
     with pytest.raises(UsageError, match="is set_aside, expected replaying"):
         await operators.finish_replay(1)
     stored = await operators.get_letter(1)
-    with pytest.raises(UsageError, match="is set_aside by somebody else's doing"):
+    with pytest.raises(UsageError, match="is set_aside by another command"):
         await operators.cancel_replay(Begun(stored, stored.stored_at, None))
     with pytest.raises(UsageError, match="no dead letter has the number 77"):
         await operators.cancel_replay(Begun(replace(stored, id=77), stored.stored_at, None))
@@ -320,7 +322,9 @@ async def test_what_can_not_be(operators: Operators, five: list[DeadLetter]) -> 
     assert await operators.count_letters(Filter(state=LetterState.SET_ASIDE)) == 5
 
 
-async def test_old_replayed_letters_go_first(ledger: Ledger, operators: Operators, five: list[DeadLetter]) -> None:
+async def test_old_replayed_letters_go_first(
+    ledger: Ledger, operators: Operators, five: list[DeadLetterRecord]
+) -> None:
     """Replayed letters are pruned with the jobs; the others stay until their own age, however many there are."""
     await operators.begin_replay(4)
     await operators.finish_replay(4)

@@ -18,19 +18,19 @@ from types import SimpleNamespace
 import pytest
 
 from consumer.errors import ExitCode, StoreBusyError, StoreDiedError, StoreError, StoreUnsafeError
-from consumer.store import owner, sqlite_writer
-from consumer.store.batch import Call
+from consumer.store.commands import Command
 from consumer.store.ledger import Claimed, Filter
-from consumer.store.open import refusal
-from consumer.store.owner import Owner
-from consumer.store.sqlite import SqliteLedger
-from consumer.store.sqlite_operators import SqliteOperators
+from consumer.store.open import make_operators, refusal
+from consumer.store.sqlite import files as sqlite_files
+from consumer.store.sqlite import ledger as sqlite_ledger
+from consumer.store.sqlite.files import FileOwner
+from consumer.store.sqlite.ledger import SqliteLedger
 from tests.store.records import ended, record
 
 HOLD = """
 import asyncio, multiprocessing, os, sys, time
 from pathlib import Path
-from consumer.store.sqlite import SqliteLedger
+from consumer.store.sqlite.ledger import SqliteLedger
 
 def fork():
     if pid := os.fork():
@@ -55,7 +55,7 @@ TRY = """
 import asyncio, sys
 from pathlib import Path
 from consumer.errors import StoreError
-from consumer.store.sqlite import SqliteLedger
+from consumer.store.sqlite.ledger import SqliteLedger
 
 async def main():
     try:
@@ -123,7 +123,7 @@ async def test_a_hard_link_is_the_same_store(
         with pytest.raises(StoreUnsafeError, match="the file has 2 names"):
             await SqliteLedger(name).open()
         with pytest.raises(StoreUnsafeError, match="the file has 2 names"):
-            await SqliteOperators(name).list_jobs(Filter(), limit=1)
+            await make_operators(str(name)).list_jobs(Filter(), limit=1)
         assert "2 names" in (refusal(str(name)) or "")
     other.unlink()
     ledger = SqliteLedger(sqlite_path)
@@ -169,7 +169,7 @@ async def test_a_lock_that_is_removed_where_it_is_the_only_one(
     sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a file system without the second lock nothing is written until the very same lock is back."""
-    monkeypatch.setattr(Owner, "_lock_inode", lambda _owner, _database: False)
+    monkeypatch.setattr(FileOwner, "_lock_inode", lambda _owner, _database: False)
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
     lock = sqlite_path.with_name("store.db.lock")
@@ -191,7 +191,7 @@ async def test_a_file_system_that_mixes_both_kinds_of_locks(sqlite_path: Path, m
     told: list[str] = []
     log = SimpleNamespace(warning=lambda event, **_: told.append(event))
     with monkeypatch.context() as patch:
-        patch.setattr(owner, "log", log)
+        patch.setattr(sqlite_files, "log", log)
         patch.setattr(fcntl, "lockf", refuse)
         ledger = SqliteLedger(sqlite_path)
         await ledger.open()
@@ -260,7 +260,7 @@ async def test_a_file_that_is_cut_off_in_the_middle_of_a_call(
 
     with monkeypatch.context() as patch:
         assert owned._writer is not None
-        patch.setattr(owned._writer._book, "read", fault)
+        patch.setattr(owned._writer._statements, "read", fault)
         with pytest.raises(StoreError, match="disk I/O error"):
             await owned.claim("other", 60)
     for _ in range(2):
@@ -313,8 +313,8 @@ def child_lists(sqlite_path: Path) -> Callable[[], None]:
 import asyncio, sys
 from pathlib import Path
 from consumer.store.ledger import Filter
-from consumer.store.sqlite_operators import SqliteOperators
-operators = SqliteOperators(Path(sys.argv[1]))
+from consumer.store.open import make_operators
+operators = make_operators(sys.argv[1])
 assert asyncio.run(operators.list_jobs(Filter(), limit=9))
 """
 
@@ -386,11 +386,11 @@ async def test_a_writer_thread_that_dies_is_told_to_all(
     """Whoever waits for it, asks it later or watches it gets an error; the file is free for the next daemon."""
     watching = asyncio.ensure_future(owned.watch())
 
-    def fault(_calls: list[Call]) -> None:
+    def fault(_commands: list[Command[object]]) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite_writer, "take", fault)
+        patch.setattr(sqlite_ledger, "take", fault)
         found = await asyncio.gather(owned.ping(), owned.claim("other", 60), return_exceptions=True)
     assert [type(error) for error in found] == [StoreError, StoreError]
     with pytest.raises(StoreDiedError, match=r"its writer thread ended by MemoryError\(\); restart the daemon"):

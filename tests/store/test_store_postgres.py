@@ -10,16 +10,19 @@ import asyncpg
 import pytest
 
 from consumer.errors import ExitCode, StoreError, StoreSchemaError
-from consumer.store import postgres_link, postgres_statements
-from consumer.store.clip import letter_bytes
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Ended, Filter, JobRecord, LettersHeld
-from consumer.store.postgres import PostgresLedger
-from consumer.store.postgres_operators import PostgresOperators
+from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, Filter, JobRecord, LettersHeld
+from consumer.store.open import make_operators
+from consumer.store.postgres import connection as postgres_connection
+from consumer.store.postgres import statements as postgres_statements
+from consumer.store.postgres.ledger import PostgresLedger
+from consumer.store.postgres.operators import PostgresDatabase
+from consumer.store.queries import Operators
+from consumer.store.tables import letter_bytes
 from tests.store.postgres_rig import at, psql
 from tests.store.records import ended
 
 MakeRecord = Callable[..., JobRecord]
-MakeLetter = Callable[..., DeadLetter]
+MakeLetter = Callable[..., DeadLetterRecord]
 
 
 async def test_one_of_many_runs_each_key(
@@ -97,7 +100,7 @@ async def test_a_newer_schema(postgres_target: str) -> None:
     connection = await asyncpg.connect(postgres_target)
     await connection.execute("UPDATE mns_consumer_schema SET version = 99")
     await connection.close()
-    operators = PostgresOperators(at(postgres_target))
+    operators = make_operators(at(postgres_target))
     for call in (ledger.open, lambda: operators.count_letters(Filter())):
         with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 3"):
             await call()
@@ -131,16 +134,16 @@ async def test_a_database_that_can_not_hold_all_text(latin_target: str) -> None:
 async def test_ends_are_durable(postgres_target: str, make_record: MakeRecord, set_up: str, ends: str) -> None:
     """Ends and operators' marks wait for the server's disk, also where its set-up says that nobody does."""
     target = f"{postgres_target}&synchronous_commit={set_up}"
-    ledger, operators = PostgresLedger(at(target)), PostgresOperators(at(target))
+    ledger, database = PostgresLedger(at(target)), PostgresDatabase(at(target))
     await ledger.open()
     await ledger.claim("k", 60)
     await ledger.done(make_record("k"))
-    await operators.count_letters(Filter())
-    links = [ledger._lanes[0].link, ledger._lanes[1].link, operators._link]
+    await Operators(database).count_letters(Filter())
+    links = [ledger._lanes[0].link, ledger._lanes[1].link, database._link]
     shown = [await link.run(lambda connection: connection.fetchval("SHOW synchronous_commit")) for link in links]
     assert shown == ["off", ends, ends]
     await ledger.close()
-    await operators.close()
+    await database.close()
 
 
 async def test_a_refused_call_harms_nothing(ledgers: list[PostgresLedger], make_record: MakeRecord) -> None:
@@ -195,7 +198,7 @@ async def test_letters_of_an_earlier_version_count(postgres_target: str, make_le
 async def test_counting_letters_reads_their_index(ledgers: list[PostgresLedger]) -> None:
     """Its table is not read from end to end: that is where the bodies are."""
     link = ledgers[0]._lanes[2].link
-    plan = await link.run(lambda connection: connection.fetch(f"EXPLAIN {postgres_statements.WAITING}"))
+    plan = await link.run(lambda connection: connection.fetch(f"EXPLAIN {postgres_statements.COUNT_WAITING}"))
     told = "\n".join(row[0] for row in plan)
     assert "mns_consumer_letter_waiting" in told
     assert "Seq Scan" not in told
@@ -215,7 +218,7 @@ def test_addresses_hold_no_password(dsn: str, address: str) -> None:
     to = at(dsn)
     assert str(to) == address
     assert "hush" not in repr(to)
-    told = str(postgres_link.explain(to, OSError(f"cannot log in: {dsn} {unquote(dsn)}\nmore")))
+    told = str(postgres_connection.explain(to, OSError(f"cannot log in: {dsn} {unquote(dsn)}\nmore")))
     assert "hush" not in told
     assert "\n" not in told
     assert "it can't be reached" in told

@@ -5,15 +5,15 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord
-from consumer.store.postgres import PostgresLedger
-from consumer.store.postgres_operators import PostgresOperators
+from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Filter, JobRecord
+from consumer.store.open import make_operators
+from consumer.store.postgres.ledger import PostgresLedger
 from tests.store.postgres_rig import at, psql
 from tests.store.postgres_server import run_server, server_folder
 from tests.store.records import ended
 
 MakeRecord = Callable[..., JobRecord]
-MakeLetter = Callable[..., DeadLetter]
+MakeLetter = Callable[..., DeadLetterRecord]
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def test_a_claim_that_the_database_forgot_still_ends(
     assert await second.claim("done", 60) == ended(dead=False)
     assert await second.claim("dead", 60) == ended(dead=True)
     assert not await second.done(make_record("done"))
-    operators = PostgresOperators(at(postgres_target))
+    operators = make_operators(at(postgres_target))
     assert {job.record.key: job.record for job in await operators.list_jobs(Filter(), limit=9)} == {
         "done": make_record("done"),
         "dead": make_letter("dead").job,

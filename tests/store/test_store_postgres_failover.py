@@ -9,15 +9,15 @@ import asyncpg
 import pytest
 
 from consumer.errors import StoreError
-from consumer.store import postgres_link
-from consumer.store.ledger import Claimed, DeadLetter, Filter, JobRecord
-from consumer.store.postgres import PostgresLedger
-from consumer.store.postgres_operators import PostgresOperators
+from consumer.store.ledger import Claimed, DeadLetterRecord, Filter, JobRecord
+from consumer.store.open import make_operators
+from consumer.store.postgres import connection as postgres_connection
+from consumer.store.postgres.ledger import PostgresLedger
 from tests.store.postgres_rig import at, psql
 from tests.store.postgres_server import run_server, server_folder
 
 MakeRecord = Callable[..., JobRecord]
-MakeLetter = Callable[..., DeadLetter]
+MakeLetter = Callable[..., DeadLetterRecord]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def test_an_end_is_not_told_before_the_standby_has_it(
     await first.open()
     await first.close()
     # Heeded by connections that are made from here on.
-    monkeypatch.setattr(postgres_link, "ANSWER_TIMEOUT_S", 0.6)
+    monkeypatch.setattr(postgres_connection, "ANSWER_TIMEOUT_S", 0.6)
     ledger = PostgresLedger(at(own_target))
     await ledger.open()
     for key in ("done", "dead"):
@@ -69,6 +69,6 @@ async def test_an_end_is_not_told_before_the_standby_has_it(
     assert await ledger.done(make_record("done"))
     assert await ledger.bury(make_letter("dead"))
     await ledger.close()
-    operators = PostgresOperators(at(own_target))
+    operators = make_operators(at(own_target))
     assert await operators.count_letters(Filter()) == 1
     await operators.close()

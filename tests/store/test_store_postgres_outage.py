@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 
 from consumer.errors import StoreError
-from consumer.store import postgres_link
 from consumer.store.ledger import Claimed, Elsewhere, Filter, JobRecord
-from consumer.store.postgres import PostgresLedger
-from consumer.store.postgres_operators import PostgresOperators
+from consumer.store.open import make_operators
+from consumer.store.postgres import connection as postgres_connection
+from consumer.store.postgres.ledger import PostgresLedger
 from tests.store.postgres_rig import Proxy, at
 from tests.store.records import ended
 
@@ -35,7 +35,7 @@ async def test_a_connection_that_died_of_idleness(proxy: Proxy, make_record: Mak
 async def test_a_database_that_goes_away(proxy: Proxy, make_record: MakeRecord) -> None:
     """While it is gone each call says so at once, in one line without the password; when back, all goes on."""
     ledger = PostgresLedger(at(proxy.dsn))
-    operators = PostgresOperators(at(proxy.dsn))
+    operators = make_operators(at(proxy.dsn))
     await ledger.open()
     for key in ("k", "f"):
         await ledger.claim(key, 60)
@@ -70,7 +70,7 @@ async def test_a_database_that_falls_silent(
 ) -> None:
     """An answer that doesn't come is waited for so long and no longer, on old connections and on new ones."""
     for name in ("CONNECT_TIMEOUT_S", "ANSWER_TIMEOUT_S", "_CLOSE_TIMEOUT_S"):
-        monkeypatch.setattr(postgres_link, name, 0.3)
+        monkeypatch.setattr(postgres_connection, name, 0.3)
     ledger = PostgresLedger(at(proxy.dsn))
     await ledger.open()
     await ledger.claim("k", 60)
@@ -113,7 +113,7 @@ async def test_a_cancelled_operator(proxy: Proxy) -> None:
     ledger = PostgresLedger(at(proxy.dsn))
     await ledger.open()
     await ledger.close()
-    operators = PostgresOperators(at(proxy.dsn))
+    operators = make_operators(at(proxy.dsn))
     assert await operators.count_letters(Filter()) == 0
     proxy.hang()
     with anyio.move_on_after(0.1):
@@ -168,7 +168,7 @@ async def test_a_claim_whose_answer_got_lost(
 )
 async def test_what_the_driver_raises_is_named(postgres_target: str, error: Exception, meaning: str) -> None:
     """Each error of the driver itself becomes a store's error that says what it means; the next call goes through."""
-    link = postgres_link.Link(at(postgres_target), {})
+    link = postgres_connection.Link(at(postgres_target), {})
 
     async def fails(_connection: asyncpg.Connection) -> None:
         raise error
@@ -187,7 +187,7 @@ async def test_what_the_driver_raises_is_named(postgres_target: str, error: Exce
 
 async def test_a_connection_that_was_closed_beneath_a_call_is_a_lost_one(postgres_target: str) -> None:
     """What asyncpg says of a connection that is gone is named for what it is."""
-    link = postgres_link.Link(at(postgres_target), {})
+    link = postgres_connection.Link(at(postgres_target), {})
 
     async def closes(connection: asyncpg.Connection) -> object:
         connection.terminate()

@@ -10,17 +10,17 @@ import asyncpg
 import pytest
 
 from consumer.errors import ExitCode, StoreError, StorePoolerError
-from consumer.store import postgres_link
-from consumer.store.ledger import Claimed, DeadLetter, Elsewhere, Filter, JobRecord
-from consumer.store.postgres import PostgresLedger
-from consumer.store.postgres_operators import PostgresOperators
-from consumer.store.postgres_session import SessionSettings
+from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Filter, JobRecord
+from consumer.store.open import make_operators
+from consumer.store.postgres import connection as postgres_connection
+from consumer.store.postgres.connection import SessionSettings
+from consumer.store.postgres.ledger import PostgresLedger
 from tests.pooler import SIZE, Pooler, left_in_sessions, pooler
 from tests.postgres import postgres_schema
 from tests.store.postgres_rig import at, psql
 
 MakeRecord = Callable[..., JobRecord]
-MakeLetter = Callable[..., DeadLetter]
+MakeLetter = Callable[..., DeadLetterRecord]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def test_nothing_is_left_in_shared_sessions(
     pooled: list[PostgresLedger], own_pooler: Pooler, schema: str, make_record: MakeRecord, make_letter: MakeLetter
 ) -> None:
     """After daemons and operators have worked, other clients' sessions are as on a fresh connection of their own."""
-    operators = PostgresOperators(at(own_pooler.store(schema) + "&target_session_attrs=primary"))
+    operators = make_operators(at(own_pooler.store(schema) + "&target_session_attrs=primary"))
     await pooled[0].claim("first", 60)
     assert await pooled[1].claim("first", 60) == Elsewhere(ANY)
     for number, ledger in enumerate(pooled):
@@ -150,7 +150,7 @@ async def test_a_daemon_that_stops_in_a_transaction_keeps_no_locks(
     """A process that says nothing in the middle of a transaction loses it, so that others get its rows and session."""
     first, second = pooled[:2]
     await first.claim("k", 0.01)
-    monkeypatch.setattr(postgres_link, "IDLE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(postgres_connection, "IDLE_TIMEOUT_S", 0.3)
 
     async def stop(connection: asyncpg.Connection) -> None:
         await connection.execute("SELECT FROM mns_consumer_job FOR UPDATE")
@@ -180,7 +180,7 @@ async def test_a_pooler_that_can_not_work_is_refused(schema: str, mode: str, mor
     """It is told at the opening what to do, as a fault of the settings, by the daemon and by operators."""
     with pooler(mode) as running:
         address = at(running.store(schema) + more)
-        operators = PostgresOperators(address)
+        operators = make_operators(address)
         for call in (PostgresLedger(address).open, lambda: operators.count_letters(Filter())):
             with pytest.raises(StorePoolerError, match=told) as caught:
                 await call()

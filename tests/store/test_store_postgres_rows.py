@@ -8,9 +8,11 @@ import asyncpg
 import pytest
 
 from consumer.errors import StoreError
-from consumer.store import postgres, postgres_link, postgres_schema, postgres_statements
 from consumer.store.ledger import Claimed, JobRecord
-from consumer.store.postgres import PostgresLedger
+from consumer.store.postgres import connection as postgres_connection
+from consumer.store.postgres import ledger as postgres_ledger
+from consumer.store.postgres import statements as postgres_statements
+from consumer.store.postgres.ledger import PostgresLedger
 from tests.store.postgres_rig import at, psql, until
 
 MakeRecord = Callable[..., JobRecord]
@@ -18,7 +20,7 @@ MakeRecord = Callable[..., JobRecord]
 
 async def test_long_waits_are_cut(ledgers: list[PostgresLedger], monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that somebody keeps on a row ends in an error, not in a daemon that stands still."""
-    monkeypatch.setattr(postgres_link, "STATEMENT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(postgres_connection, "STATEMENT_TIMEOUT_S", 0.3)
     first, second = ledgers[:2]
     await first.claim("k", 0.001)
     locked, free = asyncio.Event(), asyncio.Event()
@@ -57,7 +59,7 @@ async def test_a_locked_row_fails_alone(
     expected: dict[str, object] = {"done": True, "claim": Claimed(), "renew": []}
     async with psql(postgres_target) as other, other.transaction():
         await other.execute("UPDATE mns_consumer_job SET failures = failures WHERE key = 'k7'")
-        with anyio.fail_after(postgres_link.LOCK_TIMEOUT_S + 2):
+        with anyio.fail_after(postgres_connection.LOCK_TIMEOUT_S + 2):
             answers = await asyncio.gather(*(calls[verb](key) for key in keys), return_exceptions=True)
     refused = answers.pop(7)
     assert answers == [expected[verb]] * 19
@@ -72,12 +74,12 @@ async def test_a_locked_table_fails_soon(
     ledgers: list[PostgresLedger], postgres_target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While everything is locked, a large batch is not tried to its last call, one after the other."""
-    monkeypatch.setattr(postgres, "_BLAME_S", 0.3)
+    monkeypatch.setattr(postgres_ledger, "_ALONE_S", 0.3)
     ledger = ledgers[0]
     await ledger.claim("k", 60)
     async with psql(postgres_target) as other, other.transaction():
         await other.execute("LOCK TABLE mns_consumer_job")
-        with anyio.fail_after(postgres_link.LOCK_TIMEOUT_S + 2):
+        with anyio.fail_after(postgres_connection.LOCK_TIMEOUT_S + 2):
             answers = await asyncio.gather(
                 *(ledger.claim(f"k{number}", 60) for number in range(200)), return_exceptions=True
             )
@@ -108,9 +110,9 @@ async def test_opening_waits_for_who_changes_the_schema(postgres_target: str) ->
     """A daemon that starts while another brings the schema up to date waits longer than for any other lock."""
     ledger = PostgresLedger(at(postgres_target))
     async with psql(postgres_target) as other, other.transaction():
-        await other.execute("SELECT pg_advisory_xact_lock($1)", postgres_schema._LOCK)
+        await other.execute("SELECT pg_advisory_xact_lock($1)", postgres_statements._LOCK)
         opening = asyncio.ensure_future(ledger.open())
-        await asyncio.sleep(postgres_link.LOCK_TIMEOUT_S + 0.3)
+        await asyncio.sleep(postgres_connection.LOCK_TIMEOUT_S + 0.3)
         assert not opening.done()
     await opening
     await ledger.close()

@@ -14,7 +14,7 @@ import pytest
 
 from consumer.errors import ExitCode, SettingsError, StoreError
 from consumer.store.open import make_ledger, make_operators
-from consumer.store.postgres_tls import tls_of
+from consumer.store.postgres.connection import tls_of
 from tests.certificates import make_certificate
 from tests.postgres import ADDRESS
 from tests.store.postgres_rig import at
@@ -78,7 +78,7 @@ async def opened(target: str) -> bool:
     ledger = make_ledger(target)
     try:
         await ledger.open()
-        link = ledger._first  # type: ignore[attr-defined]  # PostgreSQL's
+        link = ledger._ends  # type: ignore[attr-defined]  # PostgreSQL's
         return bool(await link.run(lambda c: c.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")))
     finally:
         await ledger.close()

@@ -21,25 +21,26 @@ import pytest
 
 from consumer.errors import ExitCode, StoreBusyError, StoreError, StoreSchemaError
 from consumer.policy import Reason
-from consumer.store import sqlite_file
-from consumer.store.clip import letter_bytes
-from consumer.store.ledger import Claimed, DeadLetter, Ended, Filter, JobRecord, LettersHeld
-from consumer.store.owner import Owner
-from consumer.store.sqlite import SqliteLedger
-from consumer.store.sqlite_operators import SqliteOperators
-from consumer.store.sqlite_rows import INSERT_LETTER, SELECT_WAITING, letter_row
+from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, Filter, JobRecord, LettersHeld
+from consumer.store.open import make_operators
+from consumer.store.sqlite import database as sqlite_database
+from consumer.store.sqlite import statements as sqlite_statements
+from consumer.store.sqlite.files import FileOwner
+from consumer.store.sqlite.ledger import SqliteLedger
+from consumer.store.sqlite.statements import COUNT_WAITING, INSERT_LETTER, letter_row
+from consumer.store.tables import letter_bytes
 from tests.store.records import ended, letter
 
 MakeRecord = Callable[..., JobRecord]
-MakeLetter = Callable[..., DeadLetter]
+MakeLetter = Callable[..., DeadLetterRecord]
 
 CHILD = """
 import asyncio, os, resource, sys
 from pathlib import Path
 from consumer.errors import StoreError
 from consumer.policy import Reason
-from consumer.store.ledger import Claimed, DeadLetter, Ended, JobRecord
-from consumer.store.sqlite import SqliteLedger
+from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, JobRecord
+from consumer.store.sqlite.ledger import SqliteLedger
 
 ledger = SqliteLedger(Path(sys.argv[1]))
 
@@ -116,7 +117,7 @@ async def live(key):
     await ledger.claim(key, 60)
     if key.endswith("7"):
         body = b"body of " + key.encode()
-        await ledger.bury(DeadLetter(job=record(key), reason=Reason.REJECTED, error="e", body=body))
+        await ledger.bury(DeadLetterRecord(job=record(key), reason=Reason.REJECTED, error="e", body=body))
     else:
         await ledger.done(record(key))
     os.write(1, f"{key}\\n".encode())
@@ -135,7 +136,7 @@ asyncio.run(main())
     await ledger.open()
     found = await asyncio.gather(*(ledger.claim(key, 60) for key in answered))
     assert list(found) == [Ended(key.endswith("7"), "f") for key in answered]
-    letters = await SqliteOperators(sqlite_path).list_letters(Filter(), limit=100_000)
+    letters = await make_operators(str(sqlite_path)).list_letters(Filter(), limit=100_000)
     bodies = [stored.letter.body.decode() for stored in letters]
     assert len(bodies) == len(set(bodies))
     assert {f"body of {key}" for key in answered if key.endswith("7")} <= set(bodies)
@@ -275,7 +276,7 @@ async def test_a_newer_schema(sqlite_path: Path) -> None:
     with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 4"):
         await ledger.open()
     with pytest.raises(StoreSchemaError, match="99"):
-        await SqliteOperators(sqlite_path).count_letters(Filter())
+        await make_operators(str(sqlite_path)).count_letters(Filter())
     assert sqlite_path.read_bytes() == before
 
 
@@ -283,7 +284,7 @@ async def test_locked_by_somebody_else(
     sqlite_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lock that isn't given up is an error that may be tried again; what is said again is stored once."""
-    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(sqlite_database, "BUSY_TIMEOUT_MS", 50)
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
     for key in ("done", "fail", "start", "release"):
@@ -300,7 +301,7 @@ async def test_locked_by_somebody_else(
         assert [type(answer) for answer in refused] == [StoreError] * 4
         assert "locked" in str(refused[0])
         with pytest.raises(StoreError, match="locked"):
-            await SqliteOperators(sqlite_path).purge(Filter())
+            await make_operators(str(sqlite_path)).purge(Filter())
         assert await ledger.claim("done too", 60) == Claimed()
         other.execute("ROLLBACK")
     assert await ledger.done(make_record("done"))
@@ -338,7 +339,7 @@ async def test_a_commit_in_doubt(sqlite_path: Path, make_record: MakeRecord, mon
             await ledger.done(make_record("first"))
     assert await ledger.done(make_record("first"))
     assert await ledger.done(make_record("second"))
-    jobs = await SqliteOperators(sqlite_path).list_jobs(Filter(), limit=9)
+    jobs = await make_operators(str(sqlite_path)).list_jobs(Filter(), limit=9)
     assert [job.record.key for job in jobs] == ["second", "first"]
     await ledger.close()
 
@@ -395,14 +396,14 @@ async def test_few_transactions(sqlite_path: Path, make_record: MakeRecord, monk
 
 def test_the_pragmas(sqlite_path: Path) -> None:
     """What is committed is on disk: write-ahead log, every commit synced."""
-    with closing(sqlite_file.connect(sqlite_path, create=True)) as connection:
+    with closing(sqlite_database.connect(sqlite_path, create=True)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_a_step_of_pruning_reads_an_index(sqlite_path: Path) -> None:
     """No step of pruning reads a whole table."""
-    with closing(sqlite_file.connect(sqlite_path, create=True)) as connection:
+    with closing(sqlite_database.connect(sqlite_path, create=True)) as connection:
         statements = [
             ("DELETE FROM job WHERE id IN (SELECT id FROM job ORDER BY id LIMIT ?) AND stored_at <= ?", (1, 2)),
             ("SELECT id FROM letter WHERE replay = 'replayed' AND replayed_at <= ?", (1,)),
@@ -410,22 +411,22 @@ def test_a_step_of_pruning_reads_an_index(sqlite_path: Path) -> None:
         for statement, values in statements:
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values))
             assert "SEARCH" in plan
-        assert sqlite_file.key_hash("k") == sqlite_file.key_hash("k") != sqlite_file.key_hash("l")
+        assert sqlite_database.key_hash("k") == sqlite_database.key_hash("k") != sqlite_database.key_hash("l")
 
 
 async def test_equal_hashes_do_no_harm(
     sqlite_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two keys of one hash are still two keys."""
-    for module in ("sqlite_book", "sqlite_rows"):
-        monkeypatch.setattr(f"consumer.store.{module}.key_hash", lambda _key: 7)
+    for module in (sqlite_statements, sqlite_database):
+        monkeypatch.setattr(module, "key_hash", lambda _key: 7)
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
     await ledger.claim("a", 60)
     await ledger.done(make_record("a"))
     assert await ledger.claim("b", 60) == Claimed()
     assert await ledger.claim("a", 60) == ended(dead=False)
-    assert not await ledger.bury(DeadLetter(make_record("a"), reason=Reason.REJECTED, error="e", body=b""))
+    assert not await ledger.bury(DeadLetterRecord(make_record("a"), reason=Reason.REJECTED, error="e", body=b""))
     assert await ledger.done(make_record("b"))
     await ledger.close()
 
@@ -464,7 +465,7 @@ def test_a_lock_that_is_removed_is_no_lock(sqlite_path: Path) -> None:
     """A lock's file that vanishes between opening and locking is made again; if it always does, that is said."""
     sqlite_path.parent.mkdir()
 
-    class Hasty(Owner):
+    class Hasty(FileOwner):
         left = 2
 
         def _lock(self) -> int:
@@ -475,28 +476,28 @@ def test_a_lock_that_is_removed_is_no_lock(sqlite_path: Path) -> None:
             return descriptor
 
     hasty = Hasty(sqlite_path)
-    hasty.take()
-    hasty.take()
+    hasty.acquire()
+    hasty.acquire()
     with pytest.raises(StoreBusyError):
-        Owner(sqlite_path).take()
-    hasty.let_go()
-    hasty.let_go()
+        FileOwner(sqlite_path).acquire()
+    hasty.release()
+    hasty.release()
     hasty.left = 100
     with pytest.raises(StoreError, match="keeps being removed"):
-        hasty.take()
+        hasty.acquire()
     with pytest.raises(StoreError, match="No such file or directory; see that its directory exists"):
-        Owner(sqlite_path.parent / "missing" / "store.db").take()
+        FileOwner(sqlite_path.parent / "missing" / "store.db").acquire()
 
 
 def test_read_only_in_plain_words(sqlite_path: Path) -> None:
     """What SQLite says of a file that may only be read is put into plain words."""
-    sqlite_file.connect(sqlite_path, create=True).close()
+    sqlite_database.connect(sqlite_path, create=True).close()
     with closing(sqlite3.connect(f"file:{sqlite_path}?mode=ro", uri=True)) as connection:
         with pytest.raises(sqlite3.OperationalError) as caught:
             connection.execute("DELETE FROM job")
-        told = str(sqlite_file.explain(sqlite_path, caught.value))
+        told = str(sqlite_database.explain(sqlite_path, caught.value))
     assert told.startswith(f"store {sqlite_path}: it can be read but not written; give")
-    assert sqlite_file.spoils_connection(caught.value)
+    assert sqlite_database.spoils_connection(caught.value)
 
 
 async def test_letters_of_an_earlier_version_count(sqlite_path: Path) -> None:
@@ -505,7 +506,7 @@ async def test_letters_of_an_earlier_version_count(sqlite_path: Path) -> None:
     letters = [letter("a", message="\u4f60"), replace(letter("b", user_data=None), traceback=None)]
     columns = INSERT_LETTER.replace(" bytes,", "").replace("VALUES (?,", "VALUES (")
     with closing(sqlite3.connect(sqlite_path)) as connection:
-        connection.executescript(f"{sqlite_file.MIGRATIONS[0]}; PRAGMA user_version = 1")
+        connection.executescript(f"{sqlite_database.MIGRATIONS[0]}; PRAGMA user_version = 1")
         for one in letters:
             state, now, _, *rest = letter_row(one, now=1.0)
             connection.execute(columns, (state, now, *rest))
@@ -518,6 +519,6 @@ async def test_letters_of_an_earlier_version_count(sqlite_path: Path) -> None:
 
 def test_counting_letters_reads_their_index(sqlite_path: Path) -> None:
     """Neither bodies nor rows are read for it."""
-    with closing(sqlite_file.connect(sqlite_path, create=True)) as connection:
-        ((*_, step),) = connection.execute(f"EXPLAIN QUERY PLAN {SELECT_WAITING}").fetchall()
+    with closing(sqlite_database.connect(sqlite_path, create=True)) as connection:
+        ((*_, step),) = connection.execute(f"EXPLAIN QUERY PLAN {COUNT_WAITING}").fetchall()
     assert step == "SCAN letter USING COVERING INDEX letter_waiting"

@@ -1,25 +1,34 @@
 """Whatever moves between memory and the index, each row of the table is found by its key, by daemon and operators."""
 
 import sqlite3
-from asyncio import Future
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from consumer.store import sqlite_book, sqlite_index
-from consumer.store.batch import Ages, Call, Kind
+from consumer.store.commands import ClaimCommand, DoneCommand, PruneCommand, ReleaseCommand
 from consumer.store.ledger import Claimed, Ended, JobRecord
-from consumer.store.sqlite import SqliteLedger
-from consumer.store.sqlite_book import Book
-from consumer.store.sqlite_file import MIGRATIONS, connect, writing
-from consumer.store.sqlite_index import add_row, ids_by_hash, ids_of, next_id, remove_rows
-from consumer.store.sqlite_rows import INSERT_JOB, job_row
+from consumer.store.sqlite import database as sqlite_database
+from consumer.store.sqlite import statements as sqlite_statements
+from consumer.store.sqlite.database import (
+    INSERT_JOB,
+    MIGRATIONS,
+    add_row,
+    connect,
+    ids_by_hash,
+    ids_of,
+    job_row,
+    next_id,
+    remove_rows,
+    writing,
+)
+from consumer.store.sqlite.ledger import SqliteLedger
+from consumer.store.sqlite.statements import SqliteStatements
 
 MAX_FRESH = 6
 
@@ -34,32 +43,35 @@ class Daemon:
 
     def __init__(self, path: Path) -> None:
         self.connection = connect(path, create=True)
-        self.book = Book()
+        self.statements = SqliteStatements()
 
     def claim(self, keys: Sequence[str]) -> list[Any]:
         """Claim keys and let them go again."""
-        answers = self.book.read(self.connection, [_call(Kind.CLAIM, key, 60.0) for key in keys])
-        self.book.write(self.connection, [_call(Kind.RELEASE, key) for key in keys])
-        return [answer.result for answer in answers]
+        claims = [ClaimCommand(key, 60.0) for key in keys]
+        self.statements.read(self.connection, claims)
+        self.statements.write(self.connection, [ReleaseCommand(key) for key in keys])
+        return [claim.answer for claim in claims]
 
     def end(self, keys: Sequence[str]) -> list[Any]:
         """Claim keys and close those that are open, in one transaction."""
-        self.book.read(self.connection, [_call(Kind.CLAIM, key, 60.0) for key in keys])
-        calls = [_call(Kind.DONE, key, record(key)) for key in keys]
-        return [answer.result for answer in self.book.write(self.connection, calls)]
+        self.statements.read(self.connection, [ClaimCommand(key, 60.0) for key in keys])
+        ends = [DoneCommand(key, record(key)) for key in keys]
+        self.statements.write(self.connection, ends)
+        return [end.answer for end in ends]
 
     def prune(self, count: int) -> int:
         """Forget the oldest."""
-        ages = Ages(older_than_s=-60.0, limit=count, letters_older_than_s=None)
-        return int(self.book.write(self.connection, [_call(Kind.PRUNE, None, ages)])[0].result)
+        command = PruneCommand(older_than_s=-60.0, limit=count, letters_older_than_s=None)
+        self.statements.write(self.connection, [command])
+        return command.answer
 
 
 @pytest.fixture(autouse=True)
 def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_index, "MAX_FRESH", MAX_FRESH)
-    monkeypatch.setattr(sqlite_index, "_SWEEP", MAX_FRESH)
+    monkeypatch.setattr(sqlite_database, "MAX_FRESH", MAX_FRESH)
+    monkeypatch.setattr(sqlite_database, "_SWEEP", MAX_FRESH)
     # So slow that most calls fall into a pass.
-    monkeypatch.setattr(sqlite_index, "_PACE", 1)
+    monkeypatch.setattr(sqlite_database, "_PACE", 1)
 
 
 @pytest.fixture
@@ -67,10 +79,6 @@ def daemon(sqlite_path: Path) -> Iterator[Daemon]:
     made = Daemon(sqlite_path)
     yield made
     made.connection.close()
-
-
-def _call(kind: Kind, key: str | None, value: Any = None) -> Call:
-    return Call(kind, key, value, cast("Future[Any]", None))  # nobody waits
 
 
 def _rows(connection: sqlite3.Connection, statement: str) -> set[tuple[Any, ...]]:
@@ -135,7 +143,7 @@ class IndexModel(RuleBasedStateMachine):
         for key in self.keys[-1 - number :][:1]:
             with writing(connection):
                 if not ids_of(connection, key):
-                    row = job_row(record(key), number=next_id(connection), dead=False, holder="", now=0.0)
+                    row = job_row(record(key), row_id=next_id(connection), dead=False, holder="", now=0.0)
                     add_row(connection, row)
 
     @rule(count=st.sampled_from([1, 3, 9, 99]))
@@ -149,10 +157,10 @@ class IndexModel(RuleBasedStateMachine):
         """A transaction breaks off after everything was done in it."""
         keys = [f"failed {number}" for number in range(count)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sqlite_book, "writing", _broken_off)
+            patch.setattr(sqlite_statements, "writing", _broken_off)
             with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
                 self.daemon.end(keys)
-        self.daemon.book.write(self.daemon.connection, [_call(Kind.RELEASE, key) for key in keys])
+        self.daemon.statements.write(self.daemon.connection, [ReleaseCommand(key) for key in keys])
 
     @rule()
     def restart(self) -> None:
@@ -225,7 +233,7 @@ def test_a_pass_outlives_its_daemon(daemon: Daemon, sqlite_path: Path) -> None:
     swept = 0
     for number, key in enumerate(keys):
         with closing(connect(sqlite_path, create=False)) as connection:
-            daemon.connection, daemon.book = connection, Book()
+            daemon.connection, daemon.statements = connection, SqliteStatements()
             daemon.end([key])
             if number == 30:
                 assert daemon.prune(15) == 15
@@ -244,7 +252,7 @@ async def test_a_file_of_the_first_version(sqlite_path: Path) -> None:
     with closing(sqlite3.connect(sqlite_path)) as connection:
         connection.executescript(f"{MIGRATIONS[0]}; PRAGMA user_version = 1")
         for key in keys:
-            row = job_row(record(key), number=0, dead=False, holder="h", now=1.0)
+            row = job_row(record(key), row_id=0, dead=False, holder="h", now=1.0)
             connection.execute(columns, (row[0], *row[2:]))
         connection.commit()
     with closing(connect(sqlite_path, create=False)) as connection:
@@ -262,9 +270,9 @@ def test_no_statement_reads_a_whole_table(daemon: Daemon) -> None:
     """Claims, an operator's look-up, a new connection and each step of a pass find what they read by an index."""
     daemon.claim(["k"])
     values = {"hash": 1, "key": "k", "first": 1, "last": 2, "end": 3, "oldest": 3, "count": 4}
-    statements = [sqlite_index._LAST, sqlite_index._MOVE, sqlite_index._FORGET, sqlite_index._SWEEP_OUT]
+    statements = [sqlite_database._LAST, sqlite_database._MOVE, sqlite_database._FORGET, sqlite_database._SWEEP_OUT]
     claim = ids_by_hash(1).replace("?1", ":hash")
-    for statement in [*statements, sqlite_index._UNINDEXED, sqlite_index._IDS, claim]:
+    for statement in [*statements, sqlite_database._UNINDEXED, sqlite_database._IDS, claim]:
         plan = [row[3] for row in daemon.connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
         assert any(step.startswith("SEARCH") for step in plan)
         assert {step for step in plan if step.startswith("SCAN")} <= {"SCAN indexed"}

@@ -1,0 +1,251 @@
+"""The ledger on PostgreSQL, for several daemons on one queue.
+
+Commands gather while a statement is in progress and go out together. Three lanes have a connection each, so that claims
+don't wait for commits, and nothing waits for upkeep:
+
+    claims   claim, renew, release: answered before they are on the server's disk
+    ends     start, done, fail, bury: on the server's disk when answered
+    upkeep   prune, waiting, ping, now
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from consumer.errors import StoreError
+from consumer.store.commands import (
+    BuryCommand,
+    ClaimCommand,
+    Command,
+    DoneCommand,
+    FailCommand,
+    NowCommand,
+    PingCommand,
+    PruneCommand,
+    QueuedLedger,
+    ReleaseCommand,
+    RenewCommand,
+    StartCommand,
+    UndoStartCommand,
+    WaitingCommand,
+    refuse,
+    resolve,
+    take,
+)
+from consumer.store.ledger import Standby
+from consumer.store.postgres.connection import LAZY_COMMIT, LOCK_TIMEOUT_S, PLANS, Link, RefusedError
+from consumer.store.postgres.statements import MIGRATION_SETTINGS, PostgresStatements, is_current, migrate
+from consumer.store_address import PostgresAddress
+
+_SETTINGS: Final = {**PLANS, "lock_timeout": str(int(LOCK_TIMEOUT_S * 1000))}
+_ALONE: Final = {"lock_timeout": "100"}
+"""For a command that is tried alone, in milliseconds: it has waited in its batch already."""
+_ALONE_S: Final = 8.0
+"""How long commands of a failed batch may fail one by one; then the others fail with them."""
+
+
+@dataclass(slots=True, eq=False)
+class _CommandLane:
+    """Kinds of commands that share a connection, and so come one after another."""
+
+    kinds: frozenset[type[Command[object]]]
+    link: Link
+    busy: bool = False
+
+
+class PostgresLedger(QueuedLedger):
+    """A ``Ledger`` in a database."""
+
+    def __init__(self, address: PostgresAddress) -> None:
+        self._to = address
+        self._address = str(address)
+        self._statements = PostgresStatements()
+        self._ends = Link(address, _SETTINGS, durable=True)
+        self._lanes = (
+            _CommandLane(
+                frozenset({ClaimCommand, RenewCommand, ReleaseCommand}), Link(address, {**_SETTINGS, **LAZY_COMMIT})
+            ),
+            _CommandLane(frozenset({StartCommand, DoneCommand, FailCommand, BuryCommand}), self._ends),
+            _CommandLane(frozenset({PruneCommand, WaitingCommand, PingCommand, NowCommand}), Link(address, _SETTINGS)),
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """``None`` while the store is not open."""
+        self._waiting: list[Command[object]] = []
+        self._busy_keys: set[str] = set()
+        self._scheduled = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """See ``Ledger.open``."""
+        if self._loop is not None:
+            return
+        try:
+            if not await self._ends.run(lambda connection: is_current(connection, self._address)):
+                await self._ends.run(lambda connection: migrate(connection, self._address), settings=MIGRATION_SETTINGS)
+        except BaseException:
+            await self._ends.close()
+            raise
+        self._loop = asyncio.get_running_loop()
+
+    async def close(self) -> None:
+        """See ``Ledger.close``."""
+        if self._loop is None:
+            return
+        self._dispatch()
+        self._loop = None
+        while self._tasks:
+            # Not gather(): a cancelled caller must not cancel the writes.
+            await asyncio.wait(self._tasks)
+        for lane in self._lanes:
+            await lane.link.close()
+
+    def standby(self) -> Standby:
+        """See ``Ledger.standby``."""
+        link = Link(self._to, {**_SETTINGS, **LAZY_COMMIT})
+        return PostgresStandby(link, self._statements, self._open_loop())
+
+    def _open_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise StoreError(f"store {self._address} is not open")
+        return self._loop
+
+    def _enqueue(self, command: Command[object]) -> None:
+        loop = self._open_loop()
+        self._waiting.append(command)
+        if not self._scheduled:
+            # At the end of this turn of the loop: its other commands share the statement.
+            self._scheduled = True
+            loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Start what may start now, a batch for each lane."""
+        self._scheduled = False
+        busy_kinds = {kind for lane in self._lanes if lane.busy for kind in lane.kinds}
+        batch, self._waiting = take(self._waiting, self._busy_keys, busy_kinds)
+        for lane in self._lanes:
+            commands = [command for command in batch if type(command) in lane.kinds]
+            if commands:
+                lane.busy = True
+                self._busy_keys.update(_keys_of(commands))
+                # A task of its own: a cancelled caller harms neither its command nor the others.
+                task = asyncio.get_running_loop().create_task(self._execute_batch(lane, commands))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _execute_batch(self, lane: _CommandLane, commands: Sequence[Command[object]]) -> None:
+        """Execute one lane's batch, kind by kind."""
+        by_kind: defaultdict[type[Command[object]], list[Command[object]]] = defaultdict(list)
+        for command in commands:
+            by_kind[type(command)].append(command)
+        # Each key is freed once: another lane may have it the next moment.
+        busy = _keys_of(commands)
+        try:
+            for some in by_kind.values():
+                await self._execute(lane, some)
+                resolve(some)
+                freed = busy & _keys_of(some)
+                busy -= freed
+                self._busy_keys -= freed
+        finally:
+            # Only an event loop that is being torn down leaves commands without an answer.
+            unanswered = [command for command in commands if command.future is not None and not command.future.done()]
+            refuse(unanswered, StoreError(f"store {self._address} was closed"))
+            resolve(unanswered)
+            self._busy_keys -= busy
+            lane.busy = False
+            if self._waiting:
+                self._dispatch()
+
+    async def _execute(self, lane: _CommandLane, commands: Sequence[Command[object]]) -> None:
+        try:
+            await self._try(lane, commands)
+        except RefusedError as error:
+            if len(commands) == 1:
+                _blame(commands[0], error)
+            else:
+                # Nothing was written. One by one, only the faulty command fails.
+                await self._execute_one_by_one(lane, commands, error)
+        except StoreError as error:
+            refuse(commands, error)
+
+    async def _execute_one_by_one(
+        self, lane: _CommandLane, commands: Sequence[Command[object]], error: StoreError
+    ) -> None:
+        failing_s = 0.0
+        for command in commands:
+            if failing_s >= _ALONE_S:
+                refuse([command], error)
+                continue
+            started_at = time.monotonic()
+            try:
+                await self._try(lane, [command], alone=True)
+            except StoreError as its_own:
+                _blame(command, its_own)
+                failing_s += time.monotonic() - started_at
+
+    async def _try(self, lane: _CommandLane, commands: Sequence[Command[object]], *, alone: bool = False) -> None:
+        async def execute(connection: asyncpg.Connection) -> None:
+            await self._statements.execute(connection, commands)
+
+        try:
+            await lane.link.run(execute, settings=_ALONE if alone else {})
+        except StoreError:
+            raise
+        except Exception as error:  # a value that can't be sent counts as refused by the server
+            raise RefusedError(f"store {self._address}: it can't be written ({error!r})") from error
+        self._statements.remember(commands)
+
+
+class PostgresStandby:
+    """A ``Standby`` with a connection of its own; belongs to the event loop that first uses it.
+
+    The commands are those of the ledger's holder. This thread changes nothing in the ledger: what an answer says of its
+    claims goes to the ledger's event loop, which notes it when it runs again.
+    """
+
+    def __init__(self, link: Link, statements: PostgresStatements, loop: asyncio.AbstractEventLoop) -> None:
+        self._link = link
+        self._statements = statements
+        self._loop = loop
+
+    async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
+        """See ``Standby.renew``."""
+        command = RenewCommand(tuple(keys), lease_s)
+        await self._execute([command])
+        # A closed loop claims nothing any more.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._statements.remember, [command])
+        return command.answer
+
+    async def take_back_starts(self, keys: Sequence[str]) -> None:
+        """See ``Standby.take_back_starts``."""
+        await self._execute([UndoStartCommand(key) for key in keys])
+
+    async def close(self) -> None:
+        """See ``Standby.close``."""
+        await self._link.close()
+
+    async def _execute(self, commands: Sequence[Command[object]]) -> None:
+        if not commands:
+            return
+        try:
+            await self._link.run(lambda connection: self._statements.execute(connection, commands))
+        except RuntimeError as error:
+            raise StoreError(f"store {self._link.address}: no connection could be made ({error})") from error
+
+
+def _keys_of(commands: Sequence[Command[object]]) -> set[str]:
+    return {command.key for command in commands if command.key is not None}
+
+
+def _blame(command: Command[object], error: StoreError) -> None:
+    about = ", ".join(command.keys) if isinstance(command, RenewCommand) else command.key
+    refuse([command], type(error)(f"{error}; met by {command.name} of {about!r}"))

@@ -1,0 +1,485 @@
+"""The tables in PostgreSQL, and what the commands of a batch do: each kind is one statement, one transaction.
+
+    mns_consumer_job      one row a key, from its first claim on: the row's lock decides which holder has it
+    mns_consumer_letter   dead letters
+
+A key is found by a 128-bit hash, which keeps the index a third of its size.
+
+Rows are locked in the order of their keys' hashes, so that the batches of several daemons never deadlock. Times are
+those of the database's clock, so that the daemons' clocks need not agree.
+
+A claim's row may be missing, since a crash of the database may undo its lazy commit. When the claim was confirmed to
+the caller, a renewal inserts the row again and an end inserts it closed, unless another holder was first. A row that
+exists is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+import asyncpg
+
+from consumer.errors import StoreSchemaError
+from consumer.store.commands import (
+    BuryCommand,
+    ClaimCommand,
+    Command,
+    DoneCommand,
+    FailCommand,
+    KeyedCommand,
+    NowCommand,
+    PingCommand,
+    PruneCommand,
+    ReleaseCommand,
+    RenewCommand,
+    StartCommand,
+    UndoStartCommand,
+    WaitingCommand,
+    only,
+)
+from consumer.store.ledger import ClaimAnswer, Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord
+from consumer.store.tables import (
+    JOB_COLUMNS,
+    JOB_COLUMNS_SQL,
+    LETTER_COLUMNS,
+    LETTER_COLUMNS_SQL,
+    MAX_ERROR_BYTES,
+    cut,
+    fit_letter,
+    fit_record,
+    job_values,
+    letter_bytes,
+    letter_values,
+    read_waiting,
+)
+
+_RECORD: Final = """queue text, kind text, function text, message_id text, job_id text, state text, code text,
+  message text, user_data text, result text, attempts bigint, enqueued_at double precision,
+  started_at double precision, ended_at double precision"""
+
+_V1: Final = f"""
+CREATE TABLE mns_consumer_job (
+  key_id bytea PRIMARY KEY, key text NOT NULL, holder text, held_until timestamptz, claimed_at timestamptz NOT NULL,
+  started boolean NOT NULL DEFAULT false, starts integer NOT NULL DEFAULT 0, failures integer NOT NULL DEFAULT 0,
+  error text, dead boolean, stored_at timestamptz, {_RECORD});
+COMMENT ON COLUMN mns_consumer_job.dead IS 'null while the key is open';
+CREATE INDEX mns_consumer_job_ended ON mns_consumer_job (stored_at) WHERE dead IS NOT NULL;
+CREATE INDEX mns_consumer_job_open ON mns_consumer_job (claimed_at) WHERE dead IS NULL;
+CREATE TABLE mns_consumer_letter (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, replay text NOT NULL DEFAULT 'set_aside', replayed_at timestamptz,
+  stored_at timestamptz NOT NULL, reason text NOT NULL, error text NOT NULL, traceback text, body bytea NOT NULL,
+  dequeue_count bigint NOT NULL, first_dequeued_at double precision NOT NULL, key text NOT NULL, {_RECORD});
+CREATE INDEX mns_consumer_letter_replayed ON mns_consumer_letter (replayed_at) WHERE replay = 'replayed';
+CREATE INDEX mns_consumer_letter_stored ON mns_consumer_letter (stored_at);
+"""
+
+_V2: Final = """
+ALTER TABLE mns_consumer_letter ADD COLUMN bytes bigint NOT NULL DEFAULT 0;
+UPDATE mns_consumer_letter SET bytes = octet_length(body) + octet_length(error) + coalesce(octet_length(traceback), 0)
+  + coalesce(octet_length(message), 0) + coalesce(octet_length(user_data), 0) + coalesce(octet_length(result), 0);
+CREATE INDEX mns_consumer_letter_held ON mns_consumer_letter (replay, bytes);
+"""
+
+_V3: Final = """
+DROP INDEX mns_consumer_letter_held;
+CREATE INDEX mns_consumer_letter_waiting ON mns_consumer_letter (queue, reason, stored_at, bytes)
+  WHERE replay <> 'replayed';
+"""
+
+MIGRATIONS: Final = (_V1, _V2, _V3)
+"""Statements that lead from each schema version to the next."""
+
+MIGRATION_SETTINGS: Final = {"lock_timeout": "0", "statement_timeout": "0"}
+"""Another daemon may be migrating, and large tables take their time."""
+_MIGRATION_TIMEOUT_S: Final = 3600.0
+_LOCK: Final = 0x6D6E735F636F6E73
+"""The advisory lock of the one daemon that migrates: "mns_cons" in ASCII."""
+
+_UNKNOWN_REMAINING_S: Final = 1.0
+"""When to retry a key that another holder took while we asked."""
+
+_SQL_TYPES: Final = {
+    "str": "text",
+    "str | None": "text",
+    "Reason": "text",
+    "int": "bigint",
+    "float": "float8",
+    "bytes": "bytea",
+}
+_ANNOTATIONS: Final = {
+    field.name: str(field.type) for record in (JobRecord, DeadLetterRecord) for field in fields(record)
+}
+_JOB_TYPES: Final = {name: _SQL_TYPES[_ANNOTATIONS[name]] for name in JOB_COLUMNS}
+_LETTER_TYPES: Final = {name: _SQL_TYPES[_ANNOTATIONS[name]] for name in LETTER_COLUMNS}
+_SIZE: Final = {"bytes": "bigint"}
+
+
+def _given(types: Mapping[str, str]) -> str:
+    """The batch as a table ``given``: $1 is the holder, $2 the hashes of the keys, the columns follow."""
+    columns = {"key_id": "bytea", **types}
+    arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(columns.values(), start=2))
+    return f"given AS (SELECT * FROM unnest({arrays}) AS given({', '.join(columns)}))"  # noqa: S608 - see below
+
+
+# Only names and types of columns, all of them from this file, are put into these texts.
+def _mine(which: str) -> str:
+    """This holder's rows that meet a condition, locked."""
+    return f"""mine AS MATERIALIZED (
+  SELECT key_id, dead FROM mns_consumer_job JOIN given USING (key_id)
+  WHERE holder = $1 AND {which} ORDER BY key_id FOR UPDATE OF mns_consumer_job)"""  # noqa: S608 - see above
+
+
+_MINE: Final = _mine("dead IS NULL")
+_CONFIRMED: Final = {"confirmed": "boolean"}
+_MISSING: Final = """FROM given
+  WHERE confirmed AND NOT EXISTS (SELECT FROM mns_consumer_job AS job WHERE job.key_id = given.key_id)
+  ORDER BY key_id ON CONFLICT (key_id) DO NOTHING RETURNING key_id"""
+
+CLAIM: Final = f"""WITH {_given({"key": "text", "lease_s": "float8"})}, taken AS (
+  INSERT INTO mns_consumer_job AS job (key_id, key, holder, held_until, claimed_at)
+  SELECT key_id, key, $1, clock_timestamp() + make_interval(secs => lease_s), clock_timestamp()
+  FROM given ORDER BY key_id
+  ON CONFLICT (key_id) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until,
+    claimed_at = excluded.claimed_at, started = false
+  WHERE job.dead IS NULL
+    AND (job.held_until IS NULL OR job.held_until <= clock_timestamp() OR job.holder = excluded.holder)
+  RETURNING key_id, failures, starts)
+SELECT key_id, taken.failures, taken.starts, job.dead, job.function, job.state, job.user_data,
+  extract(epoch FROM job.held_until - clock_timestamp())::float8 AS remaining_s
+FROM given LEFT JOIN taken USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
+"""A claim of this holder is taken again: the ledger knows its confirmed claims, so this one's answer got lost. What the
+answer says of a row that was not taken may be outdated: it only says when to retry."""
+
+RENEW: Final = f"""WITH {_given({"key": "text", "lease_s": "float8", **_CONFIRMED})}, {_MINE}, renewed AS (
+  UPDATE mns_consumer_job AS job SET held_until = clock_timestamp() + make_interval(secs => given.lease_s)
+  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id), anew AS (
+  INSERT INTO mns_consumer_job (key_id, key, holder, held_until, claimed_at)
+  SELECT key_id, key, $1, clock_timestamp() + make_interval(secs => lease_s), clock_timestamp() {_MISSING})
+SELECT key_id FROM renewed UNION ALL SELECT key_id FROM anew"""  # noqa: S608 - see above
+
+START: Final = f"""WITH {_given({})}, {_MINE}, begun AS (
+  UPDATE mns_consumer_job AS job SET starts = starts + (NOT started)::integer, started = true
+  FROM mine WHERE job.key_id = mine.key_id RETURNING job.key_id, job.starts)
+SELECT key_id, coalesce(begun.starts, CASE WHEN job.dead IS NULL THEN job.starts END, 0) AS number
+FROM given LEFT JOIN begun USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
+
+UNDO_START: Final = f"""WITH {_given({})}, {_MINE}
+UPDATE mns_consumer_job AS job SET starts = starts - started::integer, started = false
+FROM mine WHERE job.key_id = mine.key_id"""  # noqa: S608 - see above
+
+FAIL: Final = f"""WITH {_given({"error": "text"})}, {_MINE}, failed AS (
+  UPDATE mns_consumer_job AS job SET failures = failures + 1, starts = starts - started::integer, started = false,
+    holder = NULL, held_until = NULL, error = given.error
+  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id, job.failures)
+SELECT key_id, coalesce(failed.failures, CASE WHEN job.dead IS NULL THEN job.failures END, 0) AS number
+FROM given LEFT JOIN failed USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
+
+RELEASE: Final = f"""WITH {_given({})}, {_MINE}
+UPDATE mns_consumer_job AS job SET starts = starts - started::integer, started = false, holder = NULL, held_until = NULL
+FROM mine WHERE job.key_id = mine.key_id"""  # noqa: S608 - see above
+
+
+def _ended(dead: str) -> str:
+    copied = ", ".join(f"{name} = given.{name}" for name in _JOB_TYPES if name != "key")
+    return f"""closed AS (
+  UPDATE mns_consumer_job AS job SET dead = {dead}, stored_at = clock_timestamp(), held_until = NULL, error = NULL,
+    failures = 0, starts = 0, started = false, {copied}
+  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id AND mine.dead IS NULL
+  RETURNING job.key_id), anew AS (
+  INSERT INTO mns_consumer_job (key_id, holder, claimed_at, dead, stored_at, {JOB_COLUMNS_SQL})
+  SELECT key_id, $1, clock_timestamp(), {dead}, clock_timestamp(), {JOB_COLUMNS_SQL} {_MISSING}), ended AS (
+  SELECT key_id FROM closed UNION ALL SELECT key_id FROM anew)"""  # noqa: S608 - see above
+
+
+def _mine_or_ended(dead: str) -> str:
+    """The rows that end now, and those that an earlier call has ended whose answer got lost.
+
+    The lock is a write, so this commit waits for a synchronous standby even if all rows were ended before: the earlier
+    commit may not have waited to the end.
+    """
+    return _mine(f"(dead IS NULL OR dead = {dead})")
+
+
+_IS_ENDED: Final = """SELECT key_id, ended.key_id IS NOT NULL OR mine.dead IS NOT NULL AS ours
+FROM given LEFT JOIN ended USING (key_id) LEFT JOIN mine USING (key_id)"""
+
+_GIVEN_RECORDS: Final = _given({**_JOB_TYPES, **_CONFIRMED})
+DONE: Final = f"WITH {_GIVEN_RECORDS}, {_mine_or_ended('false')}, {_ended('false')} {_IS_ENDED}"
+
+_GIVEN_LETTERS: Final = _given({**_JOB_TYPES, **_LETTER_TYPES, **_SIZE, **_CONFIRMED})
+BURY: Final = f"""WITH {_GIVEN_LETTERS}, {_mine_or_ended("true")}, {_ended("true")}, filed AS (
+  INSERT INTO mns_consumer_letter (stored_at, {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes)
+  SELECT clock_timestamp(), {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes
+  FROM given JOIN ended USING (key_id) ORDER BY key_id)
+{_IS_ENDED}"""  # noqa: S608 - see above
+
+_PRUNE: Final = tuple(
+    f"""DELETE FROM {table} WHERE {column} IN (SELECT {column} FROM {table}
+  WHERE {old} <= clock_timestamp() - make_interval(secs => $1) AND {condition}
+  ORDER BY {old} LIMIT $2 FOR UPDATE SKIP LOCKED)"""  # noqa: S608 - constants only
+    for table, column, old, condition in (
+        ("mns_consumer_job", "key_id", "stored_at", "dead IS NOT NULL"),
+        (
+            "mns_consumer_job",
+            "key_id",
+            "claimed_at",
+            "dead IS NULL AND (held_until IS NULL OR held_until <= clock_timestamp())",
+        ),
+        ("mns_consumer_letter", "id", "replayed_at", "replay = 'replayed'"),
+        ("mns_consumer_letter", "id", "stored_at", "true"),
+    )
+)
+"""$1 is the age in seconds, $2 the most rows; the last one removes letters that were not replayed."""
+
+COUNT_WAITING: Final = """SELECT queue, reason, count(*), sum(bytes)::bigint, extract(epoch FROM min(stored_at))::float8
+FROM mns_consumer_letter WHERE replay <> 'replayed' GROUP BY queue, reason ORDER BY queue, reason"""
+
+NOW: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
+
+_PING: Final = "UPDATE mns_consumer_schema SET version = version"
+
+
+class PostgresStatements:
+    """The claims of one holder and its part in the database."""
+
+    def __init__(self) -> None:
+        self._holder = secrets.token_hex(16)
+        # Until when, on the monotonic clock, claims run whose callers got an answer. Other claims that the database has
+        # of this holder are those whose answer got lost; they may be claimed again.
+        self._confirmed: dict[str, float] = {}
+
+    async def execute(self, connection: asyncpg.Connection, commands: Sequence[Command[object]]) -> None:
+        """Execute commands of one kind, no key twice. May be repeated, with the same result.
+
+        Raises:
+            Exception: Whatever the driver raises, or a value that can't be sent; then nothing was written.
+        """
+        match commands[0]:
+            case ClaimCommand():
+                await self._claim(connection, only(ClaimCommand, commands))
+            case RenewCommand():
+                await self._renew(connection, only(RenewCommand, commands))
+            case StartCommand():
+                await self._answer(connection, START, only(StartCommand, commands), "number")
+            case DoneCommand():
+                done = only(DoneCommand, commands)
+                columns = zip(*(job_values(fit_record(command.record)) for command in done), strict=True)
+                await self._answer(connection, DONE, done, "ours", *columns, self._are_confirmed(done))
+            case FailCommand():
+                failed = only(FailCommand, commands)
+                errors = [cut(command.failure, MAX_ERROR_BYTES) for command in failed]
+                await self._answer(connection, FAIL, failed, "number", errors)
+            case BuryCommand():
+                buried = only(BuryCommand, commands)
+                letters = [fit_letter(command.letter) for command in buried]
+                rows = [(*job_values(letter.job), *letter_values(letter), letter_bytes(letter)) for letter in letters]
+                columns = zip(*rows, strict=True)
+                await self._answer(connection, BURY, buried, "ours", *columns, self._are_confirmed(buried))
+            case ReleaseCommand():
+                await self._undo(connection, RELEASE, only(ReleaseCommand, commands))
+            case UndoStartCommand():
+                await self._undo(connection, UNDO_START, only(UndoStartCommand, commands))
+            case _:
+                await _execute_upkeep(connection, commands)
+
+    def remember(self, commands: Sequence[Command[object]]) -> None:
+        """Note what answers say of our claims, before another command about their keys starts.
+
+        Commands about one key come one after another, but a renewal is about many and runs beside their ends: its
+        answer may be older than what is known here.
+        """
+        # The clock after the answer: our own claim must not look free here while the database still keeps it.
+        now = time.monotonic()
+        for command in commands:
+            match command:
+                case ClaimCommand(answer=Claimed()):
+                    self._confirmed[command.key] = now + command.lease_s
+                case RenewCommand():
+                    # Not a claim that has ended since: this answer came later.
+                    running = [key for key in command.keys if key in self._confirmed]
+                    self._confirmed.update(dict.fromkeys(running, now + command.lease_s))
+                    for key in command.answer:
+                        self._confirmed.pop(key, None)
+                case DoneCommand() | FailCommand() | BuryCommand() | ReleaseCommand():
+                    self._confirmed.pop(command.key, None)
+
+    async def _claim(self, connection: asyncpg.Connection, commands: Sequence[ClaimCommand]) -> None:
+        now = time.monotonic()
+        asked: list[ClaimCommand] = []
+        for command in commands:
+            remaining_s = self._confirmed.get(command.key, now) - now
+            if remaining_s > 0:
+                command.answer = Elsewhere(remaining_s)
+            else:
+                asked.append(command)
+        if not asked:
+            return
+        keys, leases_s = [command.key for command in asked], [command.lease_s for command in asked]
+        for command, row in zip(asked, await self._by_key(connection, CLAIM, asked, keys, leases_s), strict=True):
+            command.answer = _claim_answer(row)
+
+    async def _renew(self, connection: asyncpg.Connection, commands: Sequence[RenewCommand]) -> None:
+        leases: dict[str, float] = {}
+        for command in commands:
+            for key in command.keys:
+                leases[key] = max(command.lease_s, leases.get(key, 0.0))
+        renewed: set[bytes] = set()
+        if leases:
+            ids, confirmed = [key_id(key) for key in leases], [key in self._confirmed for key in leases]
+            rows = await connection.fetch(RENEW, self._holder, ids, list(leases), list(leases.values()), confirmed)
+            renewed = {row["key_id"] for row in rows}
+        for command in commands:
+            command.answer = [key for key in command.keys if key_id(key) not in renewed]
+
+    async def _undo(
+        self, connection: asyncpg.Connection, statement: str, commands: Sequence[KeyedCommand[None]]
+    ) -> None:
+        await connection.execute(statement, self._holder, [key_id(command.key) for command in commands])
+        for command in commands:
+            command.answer = None
+
+    def _are_confirmed(self, commands: Sequence[KeyedCommand[object]]) -> list[bool]:
+        """Which claims were confirmed to a caller: missing rows of these are inserted again."""
+        return [command.key in self._confirmed for command in commands]
+
+    async def _answer(
+        self,
+        connection: asyncpg.Connection,
+        statement: str,
+        commands: Sequence[KeyedCommand[object]],
+        column: str,
+        *arrays: Sequence[Any],
+    ) -> None:
+        """Answer each command by a column of its row."""
+        for command, row in zip(commands, await self._by_key(connection, statement, commands, *arrays), strict=True):
+            command.answer = row[column]
+
+    async def _by_key(
+        self,
+        connection: asyncpg.Connection,
+        statement: str,
+        commands: Sequence[KeyedCommand[object]],
+        *arrays: Sequence[Any],
+    ) -> Sequence[asyncpg.Record]:
+        """Execute one statement about the commands' keys; its rows in the order of the commands."""
+        ids = [key_id(command.key) for command in commands]
+        rows = {row["key_id"]: row for row in await connection.fetch(statement, self._holder, ids, *arrays)}
+        return [rows[found] for found in ids]
+
+
+def _claim_answer(row: asyncpg.Record) -> ClaimAnswer:
+    if row["failures"] is not None:
+        return Claimed(row["failures"], row["starts"])
+    if row["dead"] is not None:
+        return Ended(row["dead"], row["function"], row["state"], row["user_data"])
+    remaining_s = row["remaining_s"]
+    return Elsewhere(_UNKNOWN_REMAINING_S if remaining_s is None else max(0.0, remaining_s))
+
+
+async def _execute_upkeep(connection: asyncpg.Connection, commands: Sequence[Command[object]]) -> None:
+    for command in commands:
+        match command:
+            case WaitingCommand():
+                command.answer = [read_waiting(tuple(row)) for row in await connection.fetch(COUNT_WAITING)]
+            case NowCommand():
+                command.answer = float(await connection.fetchval(NOW))
+            case PingCommand():
+                await connection.execute(_PING)
+                command.answer = None
+            case PruneCommand():
+                command.answer = await _prune(connection, command)
+            case _:
+                raise TypeError(f"unexpected {type(command).__name__}")
+
+
+async def _prune(connection: asyncpg.Connection, command: PruneCommand) -> int:
+    removed = 0
+    ages_s = (*[command.older_than_s] * (len(_PRUNE) - 1), command.letters_older_than_s)
+    for statement, age_s in zip(_PRUNE, ages_s, strict=True):
+        if age_s is not None and removed < command.limit:
+            removed += changed_rows(await connection.execute(statement, age_s, command.limit - removed))
+    return removed
+
+
+def changed_rows(status: str) -> int:
+    """The number at the end of a status such as ``DELETE 12``."""
+    return int(status.rpartition(" ")[2])
+
+
+def key_id(key: str) -> bytes:
+    """A key's hash as the database holds it, 16 bytes."""
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()
+
+
+async def is_current(connection: asyncpg.Connection, address: str) -> bool:
+    """Whether the schema needs no change. Changes nothing and needs no right to; ``address`` is for errors.
+
+    Raises:
+        StoreSchemaError: A newer version of this program made it, or the database can't hold all text.
+    """
+    await _demand_unicode(connection, address)
+    return await _version(connection, address) == len(MIGRATIONS)
+
+
+async def migrate(connection: asyncpg.Connection, address: str) -> None:
+    """Bring the schema up to date, in a transaction that has ``MIGRATION_SETTINGS``.
+
+    Raises:
+        StoreSchemaError: A newer version of this program made it meanwhile.
+    """
+    await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})", timeout=_MIGRATION_TIMEOUT_S)
+    # Several daemons may start at once. A second look for the table would not do: a transaction remembers that a table
+    # is missing, also when another session has made it meanwhile. CREATE does not.
+    await connection.execute("CREATE TABLE IF NOT EXISTS mns_consumer_schema (version integer NOT NULL)")
+    await connection.execute(
+        "INSERT INTO mns_consumer_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT FROM mns_consumer_schema)"
+    )
+    found = await _known_version(connection, address)
+    for number, script in enumerate(MIGRATIONS[found:], start=found + 1):
+        await connection.execute(script, timeout=_MIGRATION_TIMEOUT_S)
+        await connection.execute("UPDATE mns_consumer_schema SET version = $1", number)
+
+
+async def check_schema(connection: asyncpg.Connection, address: str) -> None:
+    """Check that the schema is the one that this program knows.
+
+    Raises:
+        StoreSchemaError: It is another one, or there is none yet.
+    """
+    found = await _version(connection, address)
+    if found < len(MIGRATIONS):
+        raise StoreSchemaError(
+            f"store {address} has schema version {found}, expected {len(MIGRATIONS)};"
+            " run this version's daemon once: it brings the schema up to date"
+        )
+
+
+async def _demand_unicode(connection: asyncpg.Connection, address: str) -> None:
+    # Other encodings refuse the text of some job, or keep bytes that can't be read back (SQL_ASCII).
+    found = await connection.fetchval("SELECT current_setting('server_encoding')")
+    if found != "UTF8":
+        raise StoreSchemaError(
+            f"store {address} has the encoding {found}, expected UTF8;"
+            " name a database that was made by CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
+async def _version(connection: asyncpg.Connection, address: str) -> int:
+    if await connection.fetchval("SELECT to_regclass('mns_consumer_schema')") is None:
+        return 0
+    return await _known_version(connection, address)
+
+
+async def _known_version(connection: asyncpg.Connection, address: str) -> int:
+    found = int(await connection.fetchval("SELECT coalesce(max(version), 0) FROM mns_consumer_schema"))
+    if found > len(MIGRATIONS):
+        raise StoreSchemaError(
+            f"store {address} has schema version {found}, this program knows {len(MIGRATIONS)};"
+            " run the newer mns-consumer that made it, or name another database"
+        )
+    return found

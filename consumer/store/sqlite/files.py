@@ -1,0 +1,475 @@
+"""The store's files: who may write them, which daemon owns them, and whether they are still the ones it opened.
+
+Permissions: the file and its folder are made for their owner alone, and refused when others may write them. Who may
+write the folder can put another file in the store's place, or a write-ahead log beside it that SQLite would apply.
+Modes count, not rights: root may write everything.
+
+Ownership: two locks, both ``flock``, which the kernel releases when their process dies.
+
+    FILE.lock  names its owner, and works on every file system
+    FILE       the database's inode: the same under a hard link, on a bind mount and without FILE.lock
+
+SQLite locks by ``fcntl``. On a local file system of Linux the two kinds are independent. Where they are not (network
+file systems, macOS) a lock on the database would keep SQLite out: the start tests that, and then only FILE.lock is
+used. A process that closes any descriptor of a file loses its ``fcntl`` locks on that file, so the database is opened
+here once, before SQLite opens it, and closed after SQLite has closed it.
+
+Identity: SQLite keeps writing into a file that was removed, replaced or truncated; what it writes then is lost or
+damages what is there. So the files are checked by name before each batch, which costs 7 us. The companions are
+``-wal``, the write-ahead log, and ``-shm``, its index, which all processes map. Both state how long a file must be at
+least: the page count in the database's header, the last valid frame in the index.
+
+See sqlite.org/fileformat2.html (database header, 1.3; write-ahead log, 4.1), sqlite.org/walformat.html (wal-index, 2).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import grp
+import os
+import pwd
+import shlex
+import stat
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import structlog
+
+from consumer.errors import StoreBusyError, StoreError, StoreUnsafeError
+
+log = structlog.stdlib.get_logger(__name__)
+
+_COMPANIONS: Final = ("-wal", "-shm", "-journal", ".lock")
+_LOCK_TRIES: Final = 5
+_UNUSED_BYTE: Final = 0x3FFF_FFFF
+"""A byte of the database that SQLite never locks: its own begin after it."""
+
+_DATABASE_HEADER: Final = struct.Struct(">16xH6xII60xI")
+"""Page size (1 for 64 KiB), change counter, page count, and the change counter for which the page count is valid."""
+_INDEX_HEADER: Final = struct.Struct("=12xB1xHI76xI")
+"""Validity, page size (1 for 64 KiB), last frame, and after two copies of these: the frames checkpointed."""
+_ONE_COPY: Final = 48
+_WAL_HEADER_BYTES: Final = 32
+_FRAME_HEADER_BYTES: Final = 24
+_INDEX_BYTES: Final = 32_768
+"""The index grows by this; a process that reads its mapping beyond the file's end dies of SIGBUS."""
+
+_Identity: TypeAlias = tuple[int, int]
+
+_descriptors: set[int] = set()
+_owned_inodes: set[_Identity] = set()
+"""Databases that this process owns: to open and close one of them again would cost SQLite its locks."""
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its missing parents, each 0700 whatever the umask; raises ``OSError``."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+
+
+def open_file(path: Path) -> int:
+    """Open a file for reading and writing, made 0600 whatever the umask when missing; raises ``OSError``."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(path, flags)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
+def hard_link_refusal(path: Path) -> str | None:
+    """Why a store with further hard links is refused; ``None`` when it has none.
+
+    SQLite names the write-ahead log after the database: under another name its content is missing, and writing there
+    damages the file.
+    """
+    found = _stat(path)
+    if found is None or found.st_nlink == 1:
+        return None
+    return (
+        f"store {path}: the file has {found.st_nlink} names (hard links), and SQLite's write-ahead log belongs to one"
+        f" of them; keep the one that the daemon used and remove the others"
+        f" (find / -xdev -samefile {shlex.quote(str(path))})"
+    )
+
+
+def access_refusal(path: Path, *, by_owner: bool) -> str | None:
+    """Why a store in this file is refused, with what to do; ``None`` when it is safe.
+
+    Args:
+        path: The file, links resolved; neither it nor its folder need exist.
+        by_owner: File and folder must belong to this user or root. So for the daemon; but root runs the operators'
+            commands on another user's store.
+    """
+    places = [path.parent, path, *(path.with_name(path.name + ending) for ending in _COMPANIONS)]
+    for place in places:
+        try:
+            found = place.lstat()
+        except OSError:
+            # Missing, or opening it will say more.
+            continue
+        if problem := _access_problem(place, found, by_owner=by_owner, folder=place is places[0]):
+            return f"store {path}: {problem}"
+    return None
+
+
+def _access_problem(place: Path, found: os.stat_result, *, by_owner: bool, folder: bool) -> str | None:
+    mode = stat.S_IMODE(found.st_mode)
+    if not folder and not stat.S_ISREG(found.st_mode):
+        return f"{place} is not a regular file; remove it, or name another store"
+    if by_owner and found.st_uid not in {0, os.geteuid()}:
+        return (
+            f"{place} belongs to the user {found.st_uid}, who may change it, and the daemon runs as {os.geteuid()};"
+            " run it as that user, or name a file in a folder of its own"
+        )
+    by_all = mode & stat.S_IWOTH
+    if by_all or (mode & stat.S_IWGRP and not _is_private_group(found.st_gid)):
+        return (
+            f"{place} may be written by {'every user' if by_all else f'the group {found.st_gid}'} (mode {mode:04o});"
+            f" run chmod go-w {shlex.quote(str(place))}, or name a file in a folder of its own"
+        )
+    return None
+
+
+def _is_private_group(gid: int) -> bool:
+    """Whether a group is the user's own, as many systems make one for each user, without another member."""
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return user.pw_gid == gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def _close_in_child() -> None:
+    """Close a forked child's copies, which would keep the locks for as long as the child runs.
+
+    Not unlocked: parent and child share the locks. The child has no ``fcntl`` locks to lose.
+    """
+    for descriptor in _descriptors:
+        with suppress(OSError):
+            os.close(descriptor)
+    _descriptors.clear()
+    _owned_inodes.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+class FileOwner:
+    """Ownership of one database file, links resolved; the lock file lies beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock_path = path.with_name(path.name + ".lock")
+        self._descriptor: int | None = None
+        self._locked: _Identity | None = None
+        self._owns_inode = False
+        self._database: int | None = None
+
+    def acquire(self) -> int:
+        """Become the owner and make the file when it is missing. Idempotent.
+
+        Returns:
+            A descriptor of the database, open until ``release``; only this object closes it.
+
+        Raises:
+            StoreBusyError: Another process, or another object of this one, owns it.
+            StoreUnsafeError: The lock file is a link or another user's; or the database has several names.
+            StoreError: A file can't be opened or locked.
+        """
+        if self._database is not None:
+            return self._database
+        for _ in range(_LOCK_TRIES):
+            database = self._open()
+            try:
+                if self._lock_both(database):
+                    self._database = database
+                    return database
+            except BaseException:
+                self._close(database)
+                raise
+            self._close(database)
+        raise StoreError(f"store {self._path}: it or {self._lock_path} keeps being removed while it is locked")
+
+    def release(self) -> None:
+        """Give up ownership, once SQLite has closed the database. Idempotent.
+
+        The lock file stays: its removal would race with another owner.
+        """
+        for descriptor in (self._database, self._descriptor):
+            if descriptor is not None:
+                # A child forked without Python's hooks still has copies, which must not keep the lock.
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
+                self._close(descriptor)
+        self._database = self._descriptor = None
+
+    def check(self) -> None:
+        """Check that the lock file is still the one that was locked; 2 us.
+
+        While the database's own lock keeps other daemons out, a removed lock file is made and locked again. The check
+        that finds this raises all the same, so that it is logged.
+
+        Raises:
+            StoreError: It is another file, or gone.
+        """
+        if self._locked == _identity(self._lock_path):
+            return
+        text = f"store {self._path}: its lock {self._lock_path} was removed or replaced while the daemon used it;"
+        if not self._owns_inode:
+            raise StoreError(f"{text} another daemon may have taken the store; stop all but one and restart that")
+        new, old = self._lock(), self._descriptor
+        self._write_pid(new)
+        self._keep(new)
+        if old is not None:
+            self._close(old)
+        raise StoreError(f"{text} it was made again; the database itself stayed locked")
+
+    def _lock_both(self, database: int) -> bool:
+        descriptor = self._lock()
+        try:
+            # Either may have been removed between opening and locking: no other process would find that lock.
+            if _is_still(descriptor, self._lock_path) and _is_still(database, self._path):
+                self._owns_inode = self._lock_inode(database)
+                self._refuse_hard_links()
+                self._write_pid(descriptor)
+                self._keep(descriptor)
+                _owned_inodes.add(_identity_of(os.fstat(database)))
+                return True
+        except BaseException:
+            self._close(descriptor)
+            raise
+        self._close(descriptor)
+        return False
+
+    def _keep(self, descriptor: int) -> None:
+        self._descriptor, self._locked = descriptor, _identity_of(os.fstat(descriptor))
+
+    def _open(self) -> int:
+        if _identity(self._path) in _owned_inodes:
+            raise self._busy(str(os.getpid()))
+        try:
+            return _registered(open_file(self._path))
+        except OSError as error:
+            raise StoreError(
+                f"store {self._path}: {error.strerror}; see that its directory exists and may be written"
+            ) from error
+
+    def _lock(self) -> int:
+        try:
+            # Not through a link: the pid would be written into its target.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = _registered(os.open(self._lock_path, flags, 0o600))
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise self._not_ours() from None
+            raise StoreError(
+                f"store {self._path}: can't make its lock {self._lock_path}: {error.strerror};"
+                " give the daemon's user the right to write in this directory"
+            ) from error
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+            self._close(descriptor)
+            raise self._not_ours()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            self._close(descriptor)
+            raise self._busy(owner) from error
+        except OSError as error:
+            self._close(descriptor)
+            raise StoreError(f"store {self._path}: can't lock {self._lock_path}: {error.strerror}") from error
+        return descriptor
+
+    def _lock_inode(self, database: int) -> bool:
+        """Lock the database itself; ``False`` where such a lock would keep SQLite out."""
+        try:
+            fcntl.flock(database, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise self._busy(f"{_flock_pid(database)}, which has it under another name") from error
+        except OSError as error:
+            log.warning("the file system has no lock for the store itself", store=str(self._path), error=str(error))
+            return False
+        try:
+            fcntl.lockf(database, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _UNUSED_BYTE)
+        except OSError:
+            fcntl.flock(database, fcntl.LOCK_UN)
+            log.warning(
+                "the file system mixes the store's lock with SQLite's; only the lock file keeps a second daemon out",
+                store=str(self._path),
+                lock=str(self._lock_path),
+            )
+            return False
+        fcntl.lockf(database, fcntl.LOCK_UN, 1, _UNUSED_BYTE)
+        return True
+
+    def _refuse_hard_links(self) -> None:
+        if problem := hard_link_refusal(self._path):
+            raise StoreUnsafeError(problem)
+
+    def _busy(self, owner: str) -> StoreBusyError:
+        return StoreBusyError(
+            f"store {self._path} belongs to another daemon (pid {owner}); stop that one, give this one a"
+            " store of its own, or use PostgreSQL for several daemons on one queue"
+        )
+
+    def _not_ours(self) -> StoreUnsafeError:
+        return StoreUnsafeError(
+            f"store {self._path}: its lock {self._lock_path} is a link, or not a file of the daemon's user alone;"
+            " remove it"
+        )
+
+    def _close(self, descriptor: int) -> None:
+        _descriptors.discard(descriptor)
+        _owned_inodes.discard(_identity_of(os.fstat(descriptor)))
+        os.close(descriptor)
+
+    def _write_pid(self, descriptor: int) -> None:
+        # The lock works without its pid, as on a full disk; then a refusal names none.
+        with suppress(OSError):
+            os.fchmod(descriptor, 0o600)  # against the umask
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+
+class OpenFiles:
+    """The identity of the database from ``own`` on, and of its companions from ``learn`` until ``forget``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._wal_path = path.with_name(path.name + "-wal")
+        self._index_path = path.with_name(path.name + "-shm")
+        self._identities: dict[Path, _Identity] = {}
+        self._database = -1
+        self._index: int | None = None
+        self._kept = False
+        self._size = 0
+
+    def own(self, database: int) -> None:
+        """Note which file is the database; its descriptor stays open for as long as this object is used."""
+        self._database = database
+        self._identities = {self._path: _identity_of(os.fstat(database))}
+
+    def learn(self) -> None:
+        """Note which companions SQLite has opened; raises ``OSError``."""
+        self._size = 0
+        # They are missing where SQLite could not turn its log on.
+        if (wal := _stat(self._wal_path)) and (index := _stat(self._index_path)):
+            self._identities[self._wal_path] = _identity_of(wal)
+            self._identities[self._index_path] = _identity_of(index)
+            # Closed after SQLite's own descriptor: to close one costs a process its locks on the file.
+            if self._index is None:
+                self._index = os.open(self._index_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def keep(self) -> None:
+        """Keep these companions for good: a connection to them is never closed."""
+        self._kept = True
+
+    def forget(self) -> None:
+        """Forget the companions once SQLite has closed or removed them."""
+        if self._kept:
+            return
+        if self._index is not None:
+            os.close(self._index)
+        self._index = None
+        self._identities.pop(self._wal_path, None)
+        self._identities.pop(self._index_path, None)
+
+    def problem(self) -> str | None:
+        """What happened to the files, such as ``FILE was removed``; ``None`` when they are whole."""
+        sizes = []
+        for path, identity in self._identities.items():
+            found = _stat(path)
+            if found is None:
+                return f"{path} was removed"
+            if _identity_of(found) != identity:
+                return f"{path} was replaced by another file"
+            sizes.append(found.st_size)
+        if self._index is None:
+            return None
+        database_bytes, wal_bytes, index_bytes = sizes
+        if index_bytes < _INDEX_BYTES:
+            return f"{self._index_path} was truncated"
+        return self._truncation(database_bytes, wal_bytes, self._index)
+
+    def may_be_closed(self) -> bool:
+        """Whether SQLite may close the files as usual.
+
+        Its last connection checkpoints the log into the database and removes both companions by name. That saves the
+        content of a log that was removed. It must not happen to other files of these names, or to a database that is
+        not whole.
+        """
+        missing = False
+        for path, identity in self._identities.items():
+            found = _stat(path)
+            if found is None and path != self._path:
+                missing = True
+            elif found is None or _identity_of(found) != identity:
+                return False
+        return missing or self.problem() is None
+
+    def _truncation(self, database_bytes: int, wal_bytes: int, index: int) -> str | None:
+        known = os.pread(index, _INDEX_HEADER.size, 0)
+        valid, page_bytes, frames, checkpointed = _INDEX_HEADER.unpack(known)
+        needed = _WAL_HEADER_BYTES + frames * (_FRAME_HEADER_BYTES + _page_bytes(page_bytes)) if frames else 0
+        if valid and wal_bytes < needed and known[:_ONE_COPY] == os.pread(index, _ONE_COPY, 0):
+            # Another process that checkpoints and empties the log changes the index first.
+            return f"{self._wal_path} was truncated"
+        header = os.pread(self._database, _DATABASE_HEADER.size, 0)
+        if len(header) < _DATABASE_HEADER.size:
+            return f"{self._path} was truncated"
+        page_bytes, changes, pages, valid_for = _DATABASE_HEADER.unpack(header)
+        # During a checkpoint the header may be ahead of the file; but the file never shrinks then.
+        settled = database_bytes < self._size or frames == checkpointed
+        if changes == valid_for and database_bytes < pages * _page_bytes(page_bytes) and settled:
+            return f"{self._path} was truncated"
+        self._size = database_bytes
+        return None
+
+
+def _page_bytes(written: int) -> int:
+    return 65_536 if written == 1 else written
+
+
+def _registered(descriptor: int) -> int:
+    _descriptors.add(descriptor)
+    return descriptor
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)  # noqa: PTH116 - for each batch: Path.stat takes three times as long
+    except OSError:
+        return None
+
+
+def _identity_of(found: os.stat_result) -> _Identity:
+    return found.st_dev, found.st_ino
+
+
+def _identity(path: Path) -> _Identity | None:
+    found = _stat(path)
+    return None if found is None else _identity_of(found)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    return _identity(path) == _identity_of(os.fstat(descriptor))
+
+
+def _flock_pid(descriptor: int) -> str:
+    """The process that has a ``flock``, where the system shows it."""
+    inode = os.fstat(descriptor).st_ino
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            # 1: FLOCK  ADVISORY  WRITE 16242 fe:00:2146519 0 EOF
+            words = line.split()
+            if words[1] == "FLOCK" and int(words[5].rpartition(":")[2]) == inode:
+                return words[4]
+    return "unknown"

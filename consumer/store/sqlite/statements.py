@@ -1,0 +1,345 @@
+"""What the commands of a batch do on SQLite. Runs in the writer's thread alone, so nothing here needs a lock.
+
+Running claims are kept in memory: the file has one owner, and its claims end with it. What has ended or failed is read
+from the file at every claim, since operators reopen keys.
+
+    claims and renewals are answered first: they are reads and wait for no disk
+    everything else but pruning is one transaction; the memory changes once that is on disk
+
+Failures and starts are written as totals, not as "one more": repeating a command whose commit got no answer counts
+nothing twice.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from consumer.store.commands import (
+    BuryCommand,
+    ClaimCommand,
+    Command,
+    DoneCommand,
+    FailCommand,
+    PingCommand,
+    PruneCommand,
+    ReleaseCommand,
+    RenewCommand,
+    StartCommand,
+    UndoStartCommand,
+    WaitingCommand,
+    only,
+)
+from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, LetterState
+from consumer.store.sqlite.database import INSERT_JOB, KeyIndex, ids_by_hash, job_row, key_hash, next_id, writing
+from consumer.store.tables import (
+    JOB_COLUMNS,
+    JOB_COLUMNS_SQL,
+    LETTER_COLUMNS,
+    LETTER_COLUMNS_SQL,
+    MAX_ERROR_BYTES,
+    cut,
+    fit_letter,
+    job_values,
+    letter_bytes,
+    letter_values,
+    read_waiting,
+)
+
+_SIZES: Final = (1, 4, 16, 64)
+"""Lists are padded to one of these lengths, so that few statements are prepared, and once."""
+_MAX_SIZE: Final = _SIZES[-1]
+
+# Only column names, numbers and question marks are put into these texts.
+INSERT_LETTER: Final = (
+    f"INSERT INTO letter (replay, stored_at, bytes, {LETTER_COLUMNS_SQL}, {JOB_COLUMNS_SQL})"  # noqa: S608 - as above
+    f" VALUES ({','.join('?' * (3 + len(LETTER_COLUMNS) + len(JOB_COLUMNS)))})"
+)
+COUNT_WAITING: Final = (
+    "SELECT queue, reason, count(*), sum(bytes), min(stored_at) FROM letter"
+    " WHERE replay <> 'replayed' GROUP BY queue, reason ORDER BY queue, reason"
+)
+_FIND_ENDED: Final = f"SELECT dead, holder FROM job WHERE id IN ({ids_by_hash(1)}) AND key = ?2"  # noqa: S608 - as above
+_SET_COUNTS: Final = (
+    "INSERT INTO attempt (key, failures, starts, error, stored_at) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (key) DO UPDATE SET failures = excluded.failures, starts = excluded.starts,"
+    " stored_at = excluded.stored_at, error = coalesce(excluded.error, error)"
+)
+
+# Rows are added in the order of time, so the oldest have the smallest ids: no index by time is needed.
+_PRUNE: Final = (
+    "DELETE FROM job WHERE id IN (SELECT id FROM job ORDER BY id LIMIT ?) AND stored_at <= ?",
+    "DELETE FROM attempt WHERE key IN (SELECT key FROM attempt WHERE stored_at <= ?2 LIMIT ?1)",
+    """DELETE FROM letter WHERE id IN
+  (SELECT id FROM letter WHERE replay = 'replayed' AND replayed_at <= ?2 ORDER BY replayed_at LIMIT ?1)""",
+)
+_PRUNE_LETTERS: Final = "DELETE FROM letter WHERE id IN (SELECT id FROM letter ORDER BY id LIMIT ?) AND stored_at <= ?"
+
+
+@dataclass(slots=True)
+class _Claim:
+    """A claim of this process."""
+
+    until: float
+    """On the monotonic clock."""
+    failures: int
+    """On file before this claim, like ``starts``."""
+    starts: int
+    started: bool = False
+    """This claim has recorded a start."""
+    doubtful: bool = False
+    """A commit about it failed: read the file before writing again."""
+
+    @property
+    def on_file(self) -> bool:
+        """Whether the file may have failures or starts of the key."""
+        return self.failures > 0 or self.starts > 0 or self.started or self.doubtful
+
+
+class SqliteStatements:
+    """The claims of one process and its part in the file."""
+
+    def __init__(self) -> None:
+        self._holder = secrets.token_hex(8)
+        self._claims: dict[str, _Claim] = {}
+        self._ended_rows: list[tuple[Any, ...]] = []
+        # Keys that may have failures or starts on file. Only this process adds any, so most claims need no query.
+        self._attempted: set[str] = set()
+        self._index = KeyIndex()
+        self._learnt_from: sqlite3.Connection | None = None
+
+    def read(self, connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
+        """Answer claims and renewals, no key twice."""
+        self._learn(connection)
+        for renewal in only(RenewCommand, commands):
+            renewal.answer = self._renew(renewal)
+        self._claim(connection, only(ClaimCommand, commands))
+
+    def write(self, connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
+        """Execute other commands, no key twice, in one transaction: on disk when it returns.
+
+        Raises:
+            sqlite3.Error: Perhaps nothing was written; every command may be repeated.
+        """
+        if not all(self._is_in_memory(command) for command in commands):
+            self._write(connection, commands)
+        for command in commands:
+            self._remember(command)
+
+    def _learn(self, connection: sqlite3.Connection) -> None:
+        """Read what is kept in memory of the file: for each connection, and after a failed transaction."""
+        if connection is not self._learnt_from:
+            self._attempted = {key for (key,) in connection.execute("SELECT key FROM attempt")}
+            self._index.learn(connection)
+            self._learnt_from = connection
+
+    def _claim(self, connection: sqlite3.Connection, commands: Sequence[ClaimCommand]) -> None:
+        now = time.monotonic()
+        free: list[ClaimCommand] = []
+        for command in commands:
+            claim = self._claims.get(command.key)
+            if claim is not None and claim.until > now:
+                command.answer = Elsewhere(claim.until - now)
+            else:
+                free.append(command)
+        keys = [command.key for command in free]
+        # Read everything before the first claim: a failing read must leave no claim that its caller never gets.
+        ended = _find_ended(connection, keys)
+        counts = _find_counts(connection, [key for key in keys if key in self._attempted])
+        for command in free:
+            key = command.key
+            if key in ended:
+                self._claims.pop(key, None)
+                command.answer = ended[key]
+                continue
+            failures, starts = counts.get(key, (0, 0))
+            self._claims[key] = _Claim(now + command.lease_s, failures, starts)
+            command.answer = Claimed(failures, starts)
+
+    def _renew(self, command: RenewCommand) -> list[str]:
+        until = time.monotonic() + command.lease_s
+        lost = []
+        for key in command.keys:
+            claim = self._claims.get(key)
+            if claim is None:
+                lost.append(key)
+            else:
+                claim.until = until
+        return lost
+
+    def _is_in_memory(self, command: Command[object]) -> bool:
+        if not isinstance(command, ReleaseCommand):
+            return False
+        claim = self._claims.get(command.key)
+        return claim is None or not (claim.started or claim.doubtful)
+
+    def _write(self, connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
+        self._learn(connection)
+        try:
+            with writing(connection):
+                for command in commands:
+                    self._execute(connection, command)
+                if self._ended_rows:
+                    connection.executemany(INSERT_JOB, self._ended_rows)
+                    self._index.add(connection, [row[:2] for row in self._ended_rows])
+        except BaseException:
+            self._learnt_from = None
+            for command in commands:
+                if command.key in self._claims:
+                    self._claims[command.key].doubtful = True
+            raise
+        finally:
+            self._ended_rows.clear()
+
+    def _execute(self, connection: sqlite3.Connection, command: Command[object]) -> None:
+        match command:
+            case DoneCommand():
+                command.answer = self._end(connection, command.record, None)
+            case BuryCommand():
+                command.answer = self._end(connection, command.letter.job, command.letter)
+            case StartCommand():
+                command.answer = self._start(connection, command.key)
+            case UndoStartCommand():
+                self._undo_start(connection, command.key)
+            case FailCommand():
+                command.answer = self._fail(connection, command.key, command.failure)
+            case ReleaseCommand():
+                self._undo_start(connection, command.key)
+            case PingCommand():
+                statement = "INSERT OR REPLACE INTO heartbeat (id, stored_at) VALUES (1, ?)"
+                connection.execute(statement, (time.time(),))
+            case PruneCommand():
+                command.answer = _prune(connection, command)
+            case _:
+                raise TypeError(f"unexpected {type(command).__name__}")
+
+    def _remember(self, command: Command[object]) -> None:
+        """Change the memory after the commit."""
+        match command:
+            case DoneCommand(key=key) | BuryCommand(key=key):
+                claim = self._claims.pop(key, None)
+                if claim is not None and claim.on_file:
+                    self._attempted.discard(key)
+            case FailCommand(key=key):
+                self._claims.pop(key, None)
+            case ReleaseCommand(key=key):
+                self._claims.pop(key, None)
+                command.answer = None
+            case StartCommand(key=key) if key in self._claims:
+                self._claims[key].started = True
+            case UndoStartCommand(key=key):
+                if key in self._claims:
+                    self._claims[key].started = False
+                command.answer = None
+            case PingCommand():
+                command.answer = None
+
+    def _start(self, connection: sqlite3.Connection, key: str) -> int:
+        claim = self._claims.get(key)
+        if claim is None:
+            return _counts(connection, key)[1]
+        self._set_counts(connection, key, claim.failures, claim.starts + 1)
+        return claim.starts + 1
+
+    def _undo_start(self, connection: sqlite3.Connection, key: str) -> None:
+        claim = self._claims.get(key)
+        if claim is not None and (claim.started or claim.doubtful):
+            self._set_counts(connection, key, claim.failures, claim.starts)
+
+    def _fail(self, connection: sqlite3.Connection, key: str, failure: str) -> int:
+        claim = self._claims.get(key)
+        if claim is None:
+            return _counts(connection, key)[0]
+        self._set_counts(connection, key, claim.failures + 1, claim.starts, cut(failure, MAX_ERROR_BYTES))
+        return claim.failures + 1
+
+    def _end(self, connection: sqlite3.Connection, record: JobRecord, letter: DeadLetterRecord | None) -> bool:
+        key, dead = record.key, letter is not None
+        claim = self._claims.get(key)
+        if claim is None or claim.doubtful:
+            row = connection.execute(_FIND_ENDED, (key_hash(key), key)).fetchone()
+            if row is not None or claim is None:
+                return bool(row == (dead, self._holder))
+        now = time.time()
+        # One statement inserts all rows of the batch; no key stands in it twice.
+        row_id = self._ended_rows[-1][1] + 1 if self._ended_rows else next_id(connection)
+        self._ended_rows.append(job_row(record, row_id=row_id, dead=dead, holder=self._holder, now=now))
+        if letter is not None:
+            connection.execute(INSERT_LETTER, letter_row(letter, now=now))
+        if claim.on_file:
+            connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
+        return True
+
+    def _set_counts(
+        self, connection: sqlite3.Connection, key: str, failures: int, starts: int, error: str | None = None
+    ) -> None:
+        if failures == 0 and starts == 0:
+            connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
+            return
+        # Before the commit: a key that is here in vain costs a query.
+        self._attempted.add(key)
+        connection.execute(_SET_COUNTS, (key, failures, starts, error, time.time()))
+
+
+def letter_row(letter: DeadLetterRecord, *, now: float) -> tuple[Any, ...]:
+    """The parameters of ``INSERT_LETTER``."""
+    letter = fit_letter(letter)
+    state = LetterState.SET_ASIDE.value
+    return (state, now, letter_bytes(letter), *letter_values(letter), *job_values(letter.job))
+
+
+def count_waiting(connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
+    """Answer ``WaitingCommand``."""
+    groups = [read_waiting(row) for row in connection.execute(COUNT_WAITING)]
+    for command in only(WaitingCommand, commands):
+        command.answer = groups
+
+
+def _find_ended(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Ended]:
+    """How those keys have ended that have."""
+    ended: dict[str, Ended] = {}
+    for some in _padded([key_hash(key) for key in keys]):
+        statement = f"SELECT key, dead, function, state, user_data FROM job WHERE id IN ({ids_by_hash(len(some))})"  # noqa: S608 - question marks only
+        rows = connection.execute(statement, some)
+        ended.update((key, Ended(bool(dead), *texts)) for key, dead, *texts in rows)
+    return ended
+
+
+def _find_counts(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """The failures and starts of those keys that have any."""
+    counts: dict[str, tuple[int, int]] = {}
+    for some in _padded(keys):
+        marks = ",".join("?" * len(some))
+        rows = connection.execute(f"SELECT key, failures, starts FROM attempt WHERE key IN ({marks})", some)  # noqa: S608 - question marks only
+        counts.update((key, (failures, starts)) for key, failures, starts in rows)
+    return counts
+
+
+def _padded(values: Sequence[Any]) -> Iterator[list[Any]]:
+    """A list in pieces of the lengths that statements are prepared for."""
+    for first in range(0, len(values), _MAX_SIZE):
+        some = values[first : first + _MAX_SIZE]
+        size = next(size for size in _SIZES if size >= len(some))
+        yield [*some, *[None] * (size - len(some))]
+
+
+def _counts(connection: sqlite3.Connection, key: str) -> tuple[int, int]:
+    row = connection.execute("SELECT failures, starts FROM attempt WHERE key = ?", (key,)).fetchone()
+    return (0, 0) if row is None else (row[0], row[1])
+
+
+def _prune(connection: sqlite3.Connection, command: PruneCommand) -> int:
+    """Remove a step's rows, at most ``limit``, from the old end of each table."""
+    now = time.time()
+    ages = [(statement, command.older_than_s) for statement in _PRUNE]
+    if command.letters_older_than_s is not None:
+        ages.append((_PRUNE_LETTERS, command.letters_older_than_s))
+    removed = 0
+    for statement, age_s in ages:
+        if removed < command.limit:
+            removed += connection.execute(statement, (command.limit - removed, now - age_s)).rowcount
+    return removed
