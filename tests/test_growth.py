@@ -27,7 +27,7 @@ from consumer.cloud.faults import cut, describe
 from consumer.cloud.limiter import RateLimiter
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import Mps
-from consumer.cloud.pool import HttpAnswer, HttpRequest, Pool
+from consumer.cloud.pool import HttpAnswer, Pool
 from consumer.cloud.server_clock import Arrival, ServerClock, _parsed
 from consumer.errors import CloudError
 from consumer.message.envelope import read_text, unwrap
@@ -80,14 +80,14 @@ LAYERED: Final = ("plain", "object", "escaped")
 
 
 class AnyAnswer:
-    """A pool whose every answer is the text at hand."""
+    """A pool whose every answer is ``body``."""
 
     def __init__(self) -> None:
         self.body = b""
         self.status = 200
         self.headers = {"x-mns-request-id": "R"}
 
-    async def ask(self, _: HttpRequest) -> HttpAnswer:
+    async def ask(self, *_: object, **__: object) -> HttpAnswer:
         """Give the answer."""
         arrival = Arrival(monotonic=0.0, server_s=1_700_000_000.0)
         return HttpAnswer(self.status, self.headers, self.body, 0.0, arrival, 0.0)

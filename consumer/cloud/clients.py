@@ -13,7 +13,7 @@ from consumer.cloud.credentials import CredentialsSource, DefaultChain, Keys, St
 from consumer.cloud.limiter import RateLimiter
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import Mps
-from consumer.cloud.pool import Observe, open_pool
+from consumer.cloud.pool import Observe, Pool, open_pool
 from consumer.config import QueueSettings
 
 
@@ -57,26 +57,15 @@ async def open_clients(
     async with open_pool(ca_file=ca_file) as pool:
         keys = given_keys(lane)
         credentials = DefaultChain(on_keys=on_keys) if keys is None else StaticCredentials(keys)
-        yield Clients(
-            queue=MnsQueue(
-                endpoint=lane.endpoint,
-                queue=lane.url.queue,
-                credentials=credentials,
-                pool=pool,
-                observe=observe,
-                signature=lane.signature,
-                region=lane.url.region,
-            ),
-            mps=Mps(
-                endpoint=lane.mps_endpoint,
-                region=lane.url.region,
-                credentials=credentials,
-                pool=pool,
-                limiter=limiter or RateLimiter(),
-                observe=observe,
-            ),
+        mps = Mps(
+            endpoint=lane.mps_endpoint,
+            region=lane.url.region,
             credentials=credentials,
+            pool=pool,
+            limiter=limiter or RateLimiter(),
+            observe=observe,
         )
+        yield Clients(_queue(lane, credentials, pool, observe), mps, credentials)
 
 
 @asynccontextmanager
@@ -94,16 +83,26 @@ async def open_queue(
         SettingsError: ``ca_file`` can't be read.
     """
     async with open_pool(ca_file=ca_file) as pool:
-        yield MnsQueue(
-            endpoint=lane.endpoint,
-            queue=lane.url.queue,
-            credentials=credentials,
-            pool=pool,
-            observe=observe,
-            read_margin_s=read_margin_s,
-            signature=lane.signature,
-            region=lane.url.region,
-        )
+        yield _queue(lane, credentials, pool, observe, read_margin_s)
+
+
+def _queue(
+    lane: QueueSettings,
+    credentials: CredentialsSource,
+    pool: Pool,
+    observe: Observe | None,
+    read_margin_s: float = 10.0,
+) -> MnsQueue:
+    return MnsQueue(
+        endpoint=lane.endpoint,
+        queue=lane.url.queue,
+        credentials=credentials,
+        pool=pool,
+        observe=observe,
+        read_margin_s=read_margin_s,
+        signature=lane.signature,
+        region=lane.url.region,
+    )
 
 
 def _plain(secret: SecretStr | None) -> str:

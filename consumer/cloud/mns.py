@@ -36,7 +36,7 @@ from consumer.cloud.messages import (
 )
 from consumer.cloud.mns_signature import MnsSigner, Signature, escaped
 from consumer.cloud.mns_xml import AnswerError, fields, has_root, local_name, parse, root_fields
-from consumer.cloud.pool import EMPTY, Exchange, HttpAnswer, HttpRequest, Observe, Pool
+from consumer.cloud.pool import EMPTY, Exchange, HttpAnswer, Observe, Pool
 from consumer.errors import CloudError, Fault, SettingsError
 from consumer.policy import MAX_BATCH, MAX_HIDE_S, MAX_WAIT_S, MIN_HIDE_S
 
@@ -256,18 +256,16 @@ class _MnsCall(Exchange):
         """Sign and send; ``resource`` is path and query, escaped, and ``wait_s`` the length of a long poll."""
         queue = self._queue
         keys = await self.credentials.keys()
+        headers = queue.signer.headers(keys, method, resource, body)
         return await queue.pool.ask(
-            HttpRequest(
-                operation=self.operation,
-                target=self.target,
-                method=method,
-                url=queue.origin + resource,
-                headers=queue.signer.headers(keys, method, resource, body),
-                body=body,
-                deadline_s=wait_s + queue.read_margin_s,
-                limit_bytes=self._limit_bytes,
-                on_head=on_head,
-            )
+            self,
+            method,
+            queue.origin + resource,
+            headers,
+            body,
+            deadline_s=wait_s + queue.read_margin_s,
+            limit_bytes=self._limit_bytes,
+            on_head=on_head,
         )
 
     def expect(self, answer: HttpAnswer, status: int, root: str = "") -> None:
@@ -372,13 +370,8 @@ def _delete_failures(call: _MnsCall, answer: HttpAnswer, handles: Sequence[str])
 def _delete_failure(handle: str, code: str, detail: str) -> DeleteFailure:
     # An unknown code is tried again: deleting twice does no harm, giving up too early does.
     fault = mns_fault(code, _FAILED)
-    return DeleteFailure(
-        handle=handle,
-        code=code,
-        gone=fault is Fault.GONE,
-        retryable=fault in {Fault.SERVER, Fault.THROTTLED},
-        detail=detail,
-    )
+    retryable = fault in {Fault.SERVER, Fault.THROTTLED}
+    return DeleteFailure(handle, code, gone=fault is Fault.GONE, retryable=retryable, detail=detail)
 
 
 def _request_id(answer: HttpAnswer) -> str | None:

@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 from consumer.cloud.credentials import CredentialsSource, Keys
 from consumer.cloud.faults import cut, describe, mps_fault
 from consumer.cloud.limiter import RateLimiter
-from consumer.cloud.pool import Exchange, HttpAnswer, HttpRequest, Observe, Pool
+from consumer.cloud.pool import Exchange, HttpAnswer, Observe, Pool
 from consumer.errors import CloudError, Fault, SettingsError
 
 _OK, _REDIRECT, _REFUSED, _THROTTLED, _FAILED = 200, 300, 400, 429, 500
@@ -176,17 +176,9 @@ class Mps:
             await self._signer.load()
             keys = await self._credentials.keys()
             resource, headers = self._signer.signed(keys, action, query)
+            url = self._origin + resource
             answer = await self._pool.ask(
-                HttpRequest(
-                    operation=action,
-                    target=self._host,
-                    method="POST",
-                    url=self._origin + resource,
-                    headers=headers,
-                    body=None,
-                    deadline_s=self._deadline_s,
-                    limit_bytes=_LIMIT_BYTES,
-                )
+                exchange, "POST", url, headers, deadline_s=self._deadline_s, limit_bytes=_LIMIT_BYTES
             )
             found = _object(answer)
             if answer.status == _OK and found.get("RequestId") and found.get(needed):

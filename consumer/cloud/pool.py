@@ -51,30 +51,6 @@ Observe = Callable[[str, str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """One request, ready to be sent byte for byte.
-
-    Args:
-        operation: The API's name of it, for errors.
-        target: The queue, or MPS's host, for errors.
-        url: Escaped as it was signed.
-        deadline_s: For the whole exchange, a long poll's wait included.
-        limit_bytes: The most that is read of the answer.
-        on_head: Called when the answer's head has come.
-    """
-
-    operation: str
-    target: str
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    body: bytes | None
-    deadline_s: float
-    limit_bytes: int
-    on_head: Callable[[], None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class HttpAnswer:
     """A whole answer.
 
@@ -170,43 +146,51 @@ class Pool:
         """Close every connection; calls under way end as network errors."""
         await self._session.close()
 
-    async def ask(self, request: HttpRequest) -> HttpAnswer:
-        """Send one request once, and read its answer to the end.
+    async def ask(
+        self,
+        exchange: Exchange,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        deadline_s: float,
+        limit_bytes: int,
+        on_head: Callable[[], None] | None = None,
+    ) -> HttpAnswer:
+        """Send one request once, byte for byte as it was signed, and read its answer to the end.
+
+        ``deadline_s`` includes a long poll's wait. ``on_head`` is called when the answer's head
+        has come.
 
         Raises:
             CloudError: ``Fault.NETWORK``: no whole answer came, and the call may have had its effect;
-                ``Fault.UNREADABLE``: what came is not HTTP, or longer than the limit.
+                ``Fault.UNREADABLE``: what came is not HTTP, or longer than ``limit_bytes``.
         """
-        timeout = aiohttp.ClientTimeout(total=request.deadline_s, connect=CONNECT_S)
+        timeout = aiohttp.ClientTimeout(total=deadline_s, connect=CONNECT_S)
         began = time.monotonic()
         try:
             async with self._session.request(
-                request.method,
-                URL(request.url, encoded=True),
-                headers=request.headers,
-                data=request.body,
-                allow_redirects=False,
-                timeout=timeout,
+                method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False, timeout=timeout
             ) as response:
-                if request.on_head is not None:
-                    request.on_head()
-                body = await _read(response, request)
+                if on_head is not None:
+                    on_head()
+                content = await _read(response, limit_bytes)
                 now, wall_s = time.monotonic(), time.time()
-                server_s, offset_s = self._clock.read(response.headers.get("Date", ""), wall_s, now, request.target)
-                return HttpAnswer(
-                    response.status, response.headers, body, now - began, Arrival(now, server_s), offset_s
-                )
+                server_s, offset_s = self._clock.read(response.headers.get("Date", ""), wall_s, now, exchange.target)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # ValueError: aiohttp's own for a URL or header that can't be sent, and for garbage in a head.
-            raise _failure(request, error) from None
+            raise _failure(exchange, url, deadline_s, error) from None
         except RuntimeError as error:
             if not lacks_threads(error):
                 raise
             # The name of the host is looked up on a thread.
-            detail = f"no thread could be started to look the name of {_place(request.url)} up"
-            raise CloudError(
-                Fault.NETWORK, operation=request.operation, target=request.target, code="NoThread", detail=detail
-            ) from None
+            detail = f"no thread could be started to look the name of {_place(url)} up"
+            raise exchange.failure(Fault.NETWORK, "NoThread", detail) from None
+        if content is None:
+            detail = f"expected at most {limit_bytes} bytes, more came; the rest was not read"
+            raise exchange.failure(Fault.UNREADABLE, "AnswerTooLong", detail, status=response.status)
+        return HttpAnswer(response.status, response.headers, content, now - began, Arrival(now, server_s), offset_s)
 
 
 def open_pool(*, ca_file: Path | None = None, keepalive_s: float = 15.0) -> Pool:
@@ -317,32 +301,26 @@ def _trusting(ca_file: Path) -> ssl.SSLContext:
         ) from None
 
 
-async def _read(response: aiohttp.ClientResponse, request: HttpRequest) -> bytes:
+async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes | None:
+    """The answer's body; ``None`` for one that is too long, whose connection is closed."""
     length = response.content_length
-    if length is not None and length <= request.limit_bytes:
+    if length is not None and length <= limit_bytes:
         return await response.read()
     parts: list[bytes] = []
     size = length or 0
-    while size <= request.limit_bytes:
+    while size <= limit_bytes:
         part = await response.content.readany()
         if not part:
             return b"".join(parts)
         parts.append(part)
         size += len(part)
     response.close()
-    raise CloudError(
-        Fault.UNREADABLE,
-        operation=request.operation,
-        target=request.target,
-        code="AnswerTooLong",
-        detail=f"expected at most {request.limit_bytes} bytes, more came; the rest was not read",
-        status=response.status,
-    )
+    return None
 
 
-def _failure(request: HttpRequest, error: Exception) -> CloudError:
+def _failure(exchange: Exchange, url: str, deadline_s: float, error: Exception) -> CloudError:
     """One line for each way in which no answer comes."""
-    place = _place(request.url)
+    place = _place(url)
     fault = Fault.NETWORK
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         code = "CertificateNotTrusted"
@@ -355,7 +333,7 @@ def _failure(request: HttpRequest, error: Exception) -> CloudError:
     elif isinstance(error, aiohttp.ConnectionTimeoutError):
         code, detail = "ConnectTimeout", f"connect to {place} took longer than {CONNECT_S:g} s"
     elif isinstance(error, TimeoutError):
-        code, detail = "ReadTimeout", f"no answer from {place} within {request.deadline_s:g} s"
+        code, detail = "ReadTimeout", f"no answer from {place} within {deadline_s:g} s"
     elif isinstance(error, aiohttp.ClientConnectorDNSError):
         code, detail = "NameNotFound", f"the name of {place} was not found: {_reason(error)}"
     elif isinstance(error, aiohttp.ClientConnectorError):
@@ -371,7 +349,7 @@ def _failure(request: HttpRequest, error: Exception) -> CloudError:
         code, detail = "NotHttp", f"what came from {place} is not an HTTP answer"
     else:
         code, detail = "ConnectionLost", f"the connection to {place} broke: {_reason(error)}"
-    return CloudError(fault, operation=request.operation, target=request.target, code=code, detail=detail)
+    return exchange.failure(fault, code, detail)
 
 
 def _reason(error: Exception) -> str:

@@ -25,7 +25,7 @@ from consumer.cloud import pool as pool_module
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import MpsSigner
-from consumer.cloud.pool import HttpRequest, open_pool
+from consumer.cloud.pool import Exchange, Pool, open_pool
 from consumer.cloud.server_clock import ServerClock
 from consumer.errors import CloudError, Fault, SettingsError
 
@@ -399,6 +399,12 @@ def _answer(body: bytes) -> bytes:
     return b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
+async def body_of(pool: Pool, url: str) -> bytes:
+    """Ask for a URL, and give the answer's body."""
+    exchange = Exchange("op", "q", StaticCredentials(Keys("a", "b")), None)
+    return (await pool.ask(exchange, "GET", url, {}, deadline_s=3, limit_bytes=1000)).body
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize(
     ("at_once", "later"),
@@ -443,15 +449,13 @@ async def test_what_comes_unasked_closes_its_connection(
         open_pool(ca_file=authority.ca_file) as pool,
     ):
         port = server.sockets[0].getsockname()[1]
-        call = HttpRequest(
-            "op", "q", "GET", f"http{'s' * tls}://127.0.0.1:{port}/", {}, None, deadline_s=3, limit_bytes=1000
-        )
-        bodies = [(await pool.ask(call)).body]
+        url = f"http{'s' * tls}://127.0.0.1:{port}/"
+        bodies = [await body_of(pool, url)]
         if later:
             # At once, not only when the next request looks at it.
             async with asyncio.timeout(2):
                 await closed.wait()
-        bodies += [(await pool.ask(call)).body for _ in range(2)]
+        bodies += [await body_of(pool, url) for _ in range(2)]
     assert bodies == [b"true"] * 3
     assert connections == (2 if at_once or later else 1)
 
@@ -470,11 +474,11 @@ async def test_what_the_loop_has_not_read_yet_is_unasked_too() -> None:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, open_pool() as pool:
         port = server.sockets[0].getsockname()[1]
-        call = HttpRequest("op", "q", "GET", f"http://127.0.0.1:{port}/", {}, None, deadline_s=3, limit_bytes=1000)
-        await pool.ask(call)
+        url = f"http://127.0.0.1:{port}/"
+        await body_of(pool, url)
         # Written to the kernel in this very step, so that the client's side has had no turn to read it.
         accepted[0].write(_answer(b"forged"))
-        assert (await pool.ask(call)).body == b"true"
+        assert await body_of(pool, url) == b"true"
     assert len(accepted) == 2
 
 
