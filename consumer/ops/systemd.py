@@ -4,8 +4,7 @@ One datagram a message, to the socket that ``NOTIFY_SOCKET`` names. Without one,
 method does nothing. Nothing here blocks or raises: a service manager that does not listen misses messages, and costs
 one log line.
 
-Source:
-    sd_notify(3), sd_watchdog_enabled(3).
+See sd_notify(3) and sd_watchdog_enabled(3).
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ and the sender's ``baggage`` goes on to what the handler calls.
 Where the extra is off, nothing of OpenTelemetry is imported. The exporter, sampling and names follow OpenTelemetry's
 own variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` and its like).
 
-Source:
-    OpenTelemetry semantic conventions 1.37, messaging spans and metrics; W3C Trace Context.
+See OpenTelemetry semantic conventions 1.37, messaging spans and metrics; W3C Trace Context.
 """
 
 from __future__ import annotations
