@@ -32,7 +32,7 @@ from consumer.functions.catalogue import documented
 from consumer.ops.metrics import OTHER, Metrics, RetryCause
 from consumer.plugin.registry import Registry, Sources, discover
 from consumer.policy import Reason
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from consumer.settings_sources import variable
 from consumer.store.ledger import Filter
 from consumer.store.open import make_operators
@@ -316,7 +316,7 @@ async def test_handler_example_handles_jobs(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     registry = handler_example(tmp_path / "films")
     store = tmp_path / "films.db"
-    async with Sandbox(SandboxSettings(port=0, job_s=0.01)) as sandbox:
+    async with Sandbox.on_free_port(job_s=0.01) as sandbox:
         sandbox.account.ensure("jobs")
         settings = Settings(
             notify_url=(sandbox.notify_url("jobs"),),

@@ -76,10 +76,10 @@ async def _demo(folder: Path, keep: bool) -> bool:  # noqa: FBT001 - handed on b
     from consumer.cli.consoles import wide_console  # noqa: PLC0415 - the same
     from consumer.daemon import sources_of  # noqa: PLC0415 - the same
     from consumer.plugin.registry import discover  # noqa: PLC0415 - the same
-    from consumer.sandbox import Sandbox, SandboxSettings  # noqa: PLC0415 - the same
+    from consumer.sandbox import Sandbox  # noqa: PLC0415 - the same
 
     console = wide_console()
-    async with Sandbox(SandboxSettings(port=0, job_s=_JOB_S)) as sandbox:
+    async with Sandbox.on_free_port(job_s=_JOB_S) as sandbox:
         sandbox.account.ensure(_QUEUE)
         settings = _settings(sandbox, folder, keep=keep)
         app = App(settings, discover(sources_of(settings)))

@@ -263,42 +263,23 @@ ACTIONS: Final[Mapping[str, tuple[str, ...]]] = _action_table()
 _KNOWN_ACTIONS: Final = frozenset(chain.from_iterable(ACTIONS.values()))
 
 
-@dataclass(frozen=True, slots=True)
-class Denial:
-    """The action that a call lacks, and whether it is denied rather than not allowed."""
-
-    action: str
-    is_explicit: bool
-
-
 class Grants:
-    """The RAM actions that are granted now.
-
-    Args:
-        allow: The only actions that are granted; None grants all.
-        deny: Actions that are not granted, even if allowed.
-    """
+    """The RAM actions that are granted now: those of ``allow`` (None: all) less those of ``deny``."""
 
     def __init__(self, allow: Iterable[str] | None = None, deny: Iterable[str] = ()) -> None:
-        self.allow: tuple[str, ...] | None = None
-        self.deny: tuple[str, ...] = ()
-        self._denials: dict[str, Denial] = {}
         self.set(allow, deny)
 
     def set(self, allow: Iterable[str] | None = None, deny: Iterable[str] = ()) -> None:
         """Replace what is granted; ValueError for a name that is no action."""
         self.allow = None if allow is None else tuple(check_actions(tuple(allow)))
         self.deny = tuple(check_actions(tuple(deny)))
-        allowed = _KNOWN_ACTIONS if self.allow is None else self.allow
-        self._denials = {}
-        for operation, actions in ACTIONS.items():
-            for action in actions:
-                if action in self.deny or action not in allowed:
-                    self._denials.setdefault(operation, Denial(action, action in self.deny))
 
-    def denial(self, operation: str) -> Denial | None:
-        """What a call lacks; None when it is granted."""
-        return self._denials.get(operation)
+    def missing(self, operation: str) -> str | None:
+        """The first action that an operation lacks; None when it is granted."""
+        for action in ACTIONS[operation]:
+            if action in self.deny or (self.allow is not None and action not in self.allow):
+                return action
+        return None
 
 
 def check_actions(names: Collection[str]) -> Collection[str]:

@@ -104,45 +104,69 @@ class Control:
         self._faults = faults
         self._grants = grants
         self._log = log
-        self._without_body: Mapping[str, Callable[[], Any]] = {
-            "GET state": self._state,
-            "GET requests": self._log.latest,
-            "GET jobs": self._all_jobs,
-            "GET faults": self._shown_faults,
-            "DELETE faults": self._clear_faults,
-            "GET rights": self._shown_rights,
-        }
-        self._with_body: Mapping[str, Callable[[bytes], Any]] = {
-            "POST jobs": self._put_job,
-            "PUT faults": self._set_faults,
-            "POST faults": self._add_fault,
-            "PUT rights": self._set_rights,
-            "POST clock": self._advance_clock,
-            "PUT long-polls": self._limit_long_polls,
-        }
 
     async def answer(self, request: Request, refuse_connections: Callable[[float], Awaitable[None]]) -> Response:
         """Carry out one control request; a wrong one gets a 400 or 404 that names the mistake."""
         parts = [unquote(part) for part in request.path.removeprefix(PREFIX).split("/") if part]
         try:
-            match parts:
-                case ["queues", name, *rest]:
+            match request.method, parts:
+                case _, ["queues", name, *rest]:
                     return self._on_queue(request, name, rest)
-                case ["refuse"] if request.method == "POST":
+                case "POST", ["refuse"]:
                     seconds = _Refuse.model_validate_json(request.body).seconds
                     await refuse_connections(seconds)
                     return _json({"seconds": seconds})
-                case [what]:
-                    call = f"{request.method} {what}"
-                    if call in self._without_body:
-                        return _json(self._without_body[call]())
-                    if call in self._with_body:
-                        return _json(self._with_body[call](request.body))
+                case "GET", [what]:
+                    shown = self._shown(what)
+                case method, [what]:
+                    shown = self._changed(f"{method} {what}", request.body)
+                case _:
+                    shown = None
         except ValidationError as error:
             return _json({"error": error.errors(include_url=False, include_context=False, include_input=False)}, 400)
         except MnsError as error:
             return _json({"error": f"{error.code}: {error.message}"}, 404 if "NotExist" in error.code else 400)
-        return _not_found(request)
+        return _not_found(request) if shown is None else _json(shown)
+
+    def _shown(self, what: str) -> Any:
+        match what:
+            case "state":
+                return self._state()
+            case "requests":
+                return self._log.latest()
+            case "jobs":
+                return [_shown_job(job) for job in self._jobs.all()]
+            case "faults":
+                faults = [fault.model_dump(exclude_defaults=True) for fault in self._faults.current()]
+                return {"faults": faults, "applied": dict(self._faults.applied)}
+            case "rights":
+                return {"allow": self._grants.allow, "deny": self._grants.deny}
+        return None
+
+    def _changed(self, call: str, body: bytes) -> Any:
+        match call:
+            case "POST jobs":
+                job = SandboxJob.model_validate_json(body)
+                self._jobs.add(job)
+                return _shown_job(job)
+            case "PUT faults":
+                self._faults.set(_FAULTS.validate_json(body))
+            case "POST faults":
+                self._faults.add(Fault.model_validate_json(body))
+            case "DELETE faults":
+                self._faults.clear()
+            case "PUT rights":
+                rights = _Rights.model_validate_json(body)
+                self._grants.set(rights.allow, rights.deny)
+            case "POST clock":
+                self._account.advance_clock(_Advance.model_validate_json(body).advance_s)
+                return {"clock_offset_ms": self._account.clock.offset_ms}
+            case "PUT long-polls":
+                self._account.max_long_polls = _LongPolls.model_validate_json(body).max
+                return {"max": self._account.max_long_polls}
+            case _:
+                return None
+        return self._shown(call.partition(" ")[2])
 
     def _state(self) -> dict[str, Any]:
         states = [job.state for job in self._jobs.all()]
@@ -166,48 +190,6 @@ class Control:
             "dlq": None if queue.dlq is None else queue.dlq.model_dump(),
             **queue.attributes.by_element(),
         }
-
-    def _all_jobs(self) -> list[dict[str, Any]]:
-        return [_shown_job(job) for job in self._jobs.all()]
-
-    def _put_job(self, body: bytes) -> dict[str, Any]:
-        job = SandboxJob.model_validate_json(body)
-        self._jobs.add(job)
-        return _shown_job(job)
-
-    def _shown_faults(self) -> dict[str, Any]:
-        return {
-            "faults": [fault.model_dump(exclude_defaults=True) for fault in self._faults.current()],
-            "applied": dict(self._faults.applied),
-        }
-
-    def _set_faults(self, body: bytes) -> dict[str, Any]:
-        self._faults.set(_FAULTS.validate_json(body))
-        return self._shown_faults()
-
-    def _add_fault(self, body: bytes) -> dict[str, Any]:
-        self._faults.add(Fault.model_validate_json(body))
-        return self._shown_faults()
-
-    def _clear_faults(self) -> dict[str, Any]:
-        self._faults.clear()
-        return self._shown_faults()
-
-    def _shown_rights(self) -> dict[str, Any]:
-        return {"allow": self._grants.allow, "deny": self._grants.deny}
-
-    def _set_rights(self, body: bytes) -> dict[str, Any]:
-        rights = _Rights.model_validate_json(body)
-        self._grants.set(rights.allow, rights.deny)
-        return self._shown_rights()
-
-    def _advance_clock(self, body: bytes) -> dict[str, Any]:
-        self._account.advance_clock(_Advance.model_validate_json(body).advance_s)
-        return {"clock_offset_ms": self._account.clock.offset_ms}
-
-    def _limit_long_polls(self, body: bytes) -> dict[str, Any]:
-        self._account.max_long_polls = _LongPolls.model_validate_json(body).max
-        return {"max": self._account.max_long_polls}
 
     def _on_queue(self, request: Request, name: str, rest: list[str]) -> Response:
         query = dict(parse_qsl(request.query))

@@ -115,7 +115,7 @@ class MnsApi:
     def _check(self, call: Call) -> None:
         if call.operation == UNKNOWN:
             raise MnsError("InvalidRequestURL", f"Http request URL format invalid. {_what_is_missing(call.request)}")
-        if self._grants.denial(call.operation) is not None:
+        if self._grants.missing(call.operation) is not None:
             # The service names no action either.
             text = "The OwnerId that your Access Key Id associated to is forbidden for this operation."
             raise MnsError("AccessDenied", text)
@@ -232,8 +232,8 @@ class MnsApi:
         found = mailbox.queue.peek(limit, self._account.clock.now_ms())
         if not found:
             raise message_not_exist()
-        write = mns_xml.messages(found, is_peek=True) if is_batch else mns_xml.message(found[0], is_peek=True)
-        return Response(200, write)
+        body = mns_xml.messages(found, is_peek=True) if is_batch else mns_xml.message(found[0], is_peek=True)
+        return Response(200, body)
 
     def _delete_message(self, mailbox: Mailbox, call: Call) -> Response:
         mailbox.queue.delete(_handle(call.parameters), self._account.clock.now_ms())

@@ -122,16 +122,16 @@ class MpsApi:
             raise MpsError("Throttling.User", "Request was denied due to user flow control.")
 
     def _check_grant(self, operation: str) -> None:
-        denial = self._grants.denial(operation)
-        if denial is None:
+        action = self._grants.missing(operation)
+        if action is None:
             return
         text = "User not authorized to operate on the specified resource."
         if self._has_plain_denials:
             raise MpsError("Forbidden.RAM", text)
         detail = {
-            "AuthAction": denial.action,
+            "AuthAction": action,
             "AuthPrincipalType": "SubUser",
-            "NoPermissionType": "ExplicitDeny" if denial.is_explicit else "ImplicitDeny",
+            "NoPermissionType": "ExplicitDeny" if action in self._grants.deny else "ImplicitDeny",
             "PolicyType": "AccountLevelIdentityBasedPolicy",
         }
         error = MpsError("Forbidden.RAM", text, status=403)

@@ -191,7 +191,7 @@ class Sandbox:
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in http.headers.items()}
         request = Request(http.method, http.raw_path, headers, b"", self._scheme, http.transport)
-        reason = self._origins.why_not(headers)
+        reason = self._origins.refusal(headers)
         if reason is not None:
             return self._refuse(request, reason)
         if "expect" in headers:

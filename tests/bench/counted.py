@@ -35,7 +35,7 @@ from consumer.app import App
 from consumer.config import Settings
 from consumer.ops.logs import configure
 from consumer.plugin.registry import Sources, discover
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from tests.bench.messages import body
 
 _OWN: Final = str(Path(consumer.__file__).parent)
@@ -79,7 +79,7 @@ class Counts:
 
 async def _conduct(counts: Counts, messages: int, listens: Future[Sandbox]) -> dict[str, Any]:
     """The sandbox's thread: serve, let the daemon get warm, then count."""
-    async with Sandbox(SandboxSettings(port=0)) as sandbox:
+    async with Sandbox.on_free_port() as sandbox:
         sandbox.account.ensure(_QUEUE)
         listens.set_result(sandbox)
         await _handled(sandbox, 0)

@@ -24,7 +24,7 @@ from consumer.cloud.limiter import RateLimiter
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import Mps
 from consumer.cloud.pool import Pool, open_pool
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 
 SECRET = "hush-hush-secret"
 TOKEN = "hush-hush-token"
@@ -245,7 +245,7 @@ async def local() -> AsyncIterator[Local]:
     """The clients on a sandbox whose queue ``q`` holds nothing."""
     observed: list[tuple[str, str]] = []
     source = StaticCredentials(Keys("sandbox", "sandbox"))
-    async with Sandbox(SandboxSettings(port=0, job_s=0.05)) as sandbox, open_pool() as pool:
+    async with Sandbox.on_free_port(job_s=0.05) as sandbox, open_pool() as pool:
         queue = MnsQueue(
             endpoint=sandbox.url,
             queue="q",

@@ -24,7 +24,7 @@ from consumer.cloud.mns_signature import MnsSigner, escaped, v4_authorization
 from consumer.cloud.pool import open_pool
 from consumer.config import load
 from consumer.errors import CloudError, Fault, SettingsError
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 
 
 def error_xml(code: str, message: str = "m") -> bytes:
@@ -122,7 +122,7 @@ def test_version_4_signs_what_the_facts_say(resource: str, path: str, query: str
 
 async def test_a_queue_signs_by_the_version_of_its_lane(tmp_path: Path) -> None:
     """The sandbox verifies every operation of a queue that is set to version 4, also from its second client."""
-    async with Sandbox(SandboxSettings(port=0)) as sandbox:
+    async with Sandbox.on_free_port() as sandbox:
         sandbox.account.ensure("q")
         path = tmp_path / "settings.toml"
         path.write_text(

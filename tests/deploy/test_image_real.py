@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from tests.deploy.conftest import run
 from tests.engine.rig import QUEUE, body
 
@@ -155,7 +155,7 @@ async def test_it_is_healthy_and_a_stop_drains_it(podman: Podman, tmp_path: Path
     films.mkdir()
     (films / "cover.py").write_text(HANDLER, encoding="utf-8")
     films.chmod(0o755)
-    async with Sandbox(SandboxSettings(port=0)) as sandbox:
+    async with Sandbox.on_free_port() as sandbox:
         sandbox.account.ensure(QUEUE)
         settings = {
             "NOTIFY_URL": sandbox.notify_url(QUEUE),

@@ -21,7 +21,7 @@ import anyio.to_thread
 import pytest
 
 from consumer.cli.manifests import Kind, text_of
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, body
 from tests.process.rig import Process
 
@@ -130,7 +130,7 @@ async def test_every_query_has_an_answer(tmp_path: Path, prometheus: tuple[Prome
     dashboard = json.loads(text_of(Kind.GRAFANA))
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
     assert queries
-    async with Sandbox(SandboxSettings(port=0)) as sandbox:
+    async with Sandbox.on_free_port() as sandbox:
         sandbox.account.ensure(QUEUE)
         flags = ("lease_step_s=10", "slots=200", f"admin_port={port}")
         daemon = Process(sandbox, tmp_path, *flags, handlers=HANDLERS)

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from consumer.sandbox import Sandbox, SandboxJob, SandboxSettings
+from consumer.sandbox import Sandbox, SandboxJob
 from tests.engine.rig import QUEUE
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -135,7 +135,7 @@ def test_a_users_own_package_handlers_is_an_import_path(scripts: Path, theirs: P
 
 async def test_a_users_handler_handles_a_job(scripts: Path, theirs: Path) -> None:
     """The installed daemon calls the user's handler with a typed result, deletes the message, and ends with 0."""
-    async with Sandbox(SandboxSettings(port=0)) as sandbox:
+    async with Sandbox.on_free_port() as sandbox:
         sandbox.account.ensure(QUEUE)
         sandbox.add_job(SandboxJob(job_id="a" * 32, notify_queue=QUEUE))
         settings = {

@@ -12,7 +12,7 @@ import pytest
 from consumer.app import App
 from consumer.config import load
 from consumer.plugin.registry import Registry
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from tests.engine.proxy import Proxy, in_front_of_postgres
 from tests.engine.rig import QUEUE, Daemon, Serve
 from tests.postgres import postgres_schema, postgres_store
@@ -20,7 +20,7 @@ from tests.postgres import postgres_schema, postgres_store
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(SandboxSettings(port=0, job_s=0.05)) as running:
+    async with Sandbox.on_free_port(job_s=0.05) as running:
         running.account.ensure(QUEUE)
         yield running
 

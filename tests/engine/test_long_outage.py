@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from consumer.engine.lease_state import Stage
 from consumer.plugin.job import Job
-from consumer.sandbox import Fault, Sandbox, SandboxSettings
+from consumer.sandbox import Fault, Sandbox
 from tests.certificates import make_certificate, serving
 from tests.engine.proxy import Proxy, behind
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
@@ -53,7 +53,7 @@ def certificate(tmp_path: Path) -> Path:
 @pytest.fixture
 async def secure(certificate: Path) -> AsyncIterator[Sandbox]:
     """A sandbox that speaks https."""
-    async with Sandbox(SandboxSettings(port=0, tls=serving(certificate))) as running:
+    async with Sandbox.on_free_port(tls=serving(certificate)) as running:
         running.account.ensure(QUEUE)
         yield running
 

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from consumer.app import App
 from consumer.plugin.job import Job
 from consumer.policy import Reason
-from consumer.sandbox import Fault, Sandbox, SandboxSettings
+from consumer.sandbox import Fault, Sandbox
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
 
 OUTPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/out/{source}-{sequenceId}.mp4"
@@ -174,7 +174,7 @@ async def test_a_result_that_is_not_ready(serve: Serve, *, waits: bool) -> None:
     async def clip(job: Job[Any]) -> None:
         seen.append(job.job_id)
 
-    async with Sandbox(SandboxSettings(port=0, job_s=4)) as slow:
+    async with Sandbox.on_free_port(job_s=4) as slow:
         slow.account.ensure(QUEUE)
         async with serve(
             handlers(VideoClip=clip),

@@ -15,7 +15,7 @@ from consumer.cloud.mns import MnsQueue
 from consumer.cloud.pool import open_pool
 from consumer.errors import CloudError, Fault
 from consumer.sandbox import Fault as SandboxFault
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from tests.in_memory.queue import MemoryQueue, Verb
 
 NAME = "jobs"
@@ -40,7 +40,7 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
         yield Rig(queue, queue.put, lambda verb, after: queue.fail(verb, Fault.NETWORK, after=after), anyio.sleep)
         return
     # The SDK signs by the computer's clock, not by the one of these tests.
-    async with Sandbox(SandboxSettings(port=0, verify_signatures=False)) as sandbox, open_pool() as pool:
+    async with Sandbox.on_free_port(verify_signatures=False) as sandbox, open_pool() as pool:
         sandbox.account.create(NAME, {"VisibilityTimeout": str(VISIBILITY_S), "PollingWaitSeconds": "0"})
 
         def fail(verb: Verb, after: bool) -> None:  # noqa: FBT001 - as the other one

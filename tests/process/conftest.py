@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE
 from tests.process.rig import Process
 
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(SandboxSettings(port=0)) as running:
+    async with Sandbox.on_free_port() as running:
         running.account.ensure(QUEUE)
         yield running
 

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, body
 from tests.process.rig import HANDLERS as PLAIN_HANDLERS
 from tests.process.rig import Process
@@ -115,7 +115,7 @@ async def test_ready_within_two_seconds_once_a_poll_succeeded(
 
 async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Process], manager: Manager) -> None:
     """With nothing there to poll it is ready all the same, says why it does nothing, and goes on pinging."""
-    async with Sandbox(SandboxSettings(port=0)) as gone:
+    async with Sandbox.on_free_port() as gone:
         gone.account.ensure(QUEUE)
         url = gone.url
     daemon = Process(gone, tmp_path, f"endpoint={url}", **manager.environ)
@@ -132,7 +132,7 @@ async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Proces
     # Nobody accepts, so the system takes connections and keeps what is sent.
     with socket.create_server(("127.0.0.1", 0), backlog=64) as hung:
         url = f"http://127.0.0.1:{hung.getsockname()[1]}"
-        async with Sandbox(SandboxSettings(port=0)) as unused:
+        async with Sandbox.on_free_port() as unused:
             daemon = Process(unused, tmp_path, f"endpoint={url}", **manager.environ)
         started.append(daemon)
         assert await manager.pings(3.0) >= 5

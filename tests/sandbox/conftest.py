@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 
 Reply = tuple[int, dict[str, str], bytes]
 
@@ -26,7 +26,7 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(SandboxSettings(port=0, job_s=0.05)) as running:
+    async with Sandbox.on_free_port(job_s=0.05) as running:
         yield running
 
 

@@ -15,7 +15,7 @@ from mns.message_property import MessagePropertyValue
 from mns.mns_exception import MNSServerException
 from mns.queue import Message, Queue, QueueMeta
 
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from consumer.sandbox.protocol import QUEUE_OPERATIONS
 
 
@@ -98,7 +98,7 @@ async def test_the_python_sdk_unchanged(sandbox: Sandbox, account: Account) -> N
 
 async def test_the_sdk_with_an_sts_token() -> None:
     """The SDK's security token reaches the sandbox, and another one is refused."""
-    async with Sandbox(SandboxSettings(port=0, security_token="t")) as sandbox:
+    async with Sandbox.on_free_port(security_token="t") as sandbox:
         for token, is_right in (("t", True), ("u", False)):
             client = Account(sandbox.url, "sandbox", "sandbox", token)
             try:

@@ -143,7 +143,7 @@ async def test_wrong_control_calls(control: Control, method: str, path: str, bod
 
 async def test_the_face_for_programs() -> None:
     """A sandbox knows its URL and NotifyUrls, and frees its port."""
-    async with Sandbox(SandboxSettings(port=0)) as sandbox:
+    async with Sandbox.on_free_port() as sandbox:
         assert sandbox.url == f"http://127.0.0.1:{sandbox.port}"
         assert sandbox.notify_url("q") == "mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/q"
         with pytest.raises(OSError, match="address already in use"):
@@ -171,7 +171,7 @@ async def test_ids_differ_from_start_to_start() -> None:
     """Two sandboxes with one seed give different ids: a ledger outlives the sandbox that it was filled from."""
     ids = set()
     for _ in range(2):
-        async with Sandbox(SandboxSettings(port=0, seed=1)) as sandbox:
+        async with Sandbox.on_free_port(seed=1) as sandbox:
             ids.add(sandbox.put("q", "x").message_id)
     assert len(ids) == 2
 
@@ -184,7 +184,7 @@ async def test_https(tmp_path: Path, write_signed: Callable[..., bytes]) -> None
     await run_sync(lambda: subprocess.run(command, check=True, capture_output=True, timeout=15))
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificate, key)
-    async with Sandbox(SandboxSettings(port=0, tls=server)) as sandbox:
+    async with Sandbox.on_free_port(tls=server) as sandbox:
         assert sandbox.url.startswith("https://")
         client = ssl.create_default_context(cafile=str(certificate))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.sandbox import Fault, Faults, Sandbox, SandboxSettings
+from consumer.sandbox import Fault, Faults, Sandbox
 from consumer.sandbox.protocol import JOB_OPERATIONS, QUEUE_OPERATIONS
 from consumer.sandbox.queue import State
 
@@ -239,7 +239,7 @@ async def test_refused_connections(sandbox: Sandbox, ask: Ask) -> None:
 
 async def test_stopping_while_connections_are_refused() -> None:
     """A sandbox that refuses connections still stops at once."""
-    async with Sandbox(SandboxSettings(port=0)) as sandbox:
+    async with Sandbox.on_free_port() as sandbox:
         await sandbox.refuse_connections(60)
         await sandbox.refuse_connections(60)
 

@@ -17,7 +17,7 @@ from alibabacloud_tea_openapi.models import Config
 from anyio.to_thread import run_sync
 
 from consumer.functions.catalogue import names
-from consumer.sandbox import Fault, Sandbox, SandboxJob, SandboxSettings
+from consumer.sandbox import Fault, Sandbox, SandboxJob
 from consumer.sandbox.jobs import MOST_QUEUED, object_keys
 
 INPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/in/a film.mp4"
@@ -244,7 +244,7 @@ async def test_no_notify_url_no_message(sandbox: Sandbox) -> None:
 
 async def test_a_pipeline_runs_ten_at_once() -> None:
     """Of 30 jobs in one pipeline ten are Analysing at a time; another pipeline doesn't wait for them."""
-    async with Sandbox(SandboxSettings(port=0, job_s=0.3, pipeline_concurrency=10)) as sandbox:
+    async with Sandbox.on_free_port(job_s=0.3, pipeline_concurrency=10) as sandbox:
         ids = [await submitted(sandbox, pipeline_id="a") for _ in range(30)]
         other = await submitted(sandbox, pipeline_id="b")
         await ended(sandbox, other)
@@ -333,7 +333,7 @@ async def test_more_than_100_a_second_are_throttled(sandbox: Sandbox) -> None:
 
 async def test_the_limit_can_be_lifted() -> None:
     """With mps_calls_per_s 0 nothing is throttled."""
-    async with Sandbox(SandboxSettings(port=0, mps_calls_per_s=0)) as sandbox:
+    async with Sandbox.on_free_port(mps_calls_per_s=0) as sandbox:
         limit = sandbox._mps._limits["QueryIProductionJob"]
         assert all(limit.admits() for _ in range(1000))
 
@@ -343,7 +343,7 @@ async def make_sandbox() -> AsyncIterator[Callable[..., Any]]:
     running: list[Sandbox] = []
 
     async def make(**values: Any) -> Sandbox:
-        sandbox = Sandbox(SandboxSettings.model_validate({"port": 0, "job_s": 0, **values}))
+        sandbox = Sandbox.on_free_port(job_s=0, **values)
         running.append(await sandbox.__aenter__())
         return sandbox
 

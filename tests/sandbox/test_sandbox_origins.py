@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from consumer.sandbox.origins import Origins
 
 Reply = tuple[int, dict[str, str], bytes]
@@ -24,7 +24,7 @@ Texts = Callable[[bytes, str], list[str]]
 def test_hosts_that_are_answered(host: str) -> None:
     """Loopback names and addresses, the address it listens on and allowed names are answered, with any port."""
     origins = Origins("10.0.0.7", ("Sandbox", "*.films.test"), scheme="http")
-    assert origins.why_not({"host": host}) is None
+    assert origins.refusal({"host": host}) is None
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_hosts_that_are_answered(host: str) -> None:
 )
 def test_hosts_that_are_refused(host: str) -> None:
     """Any other host is refused by a text that names it and the way to allow it."""
-    told = Origins("10.0.0.7", ("*.films.test",), scheme="http").why_not({"host": host})
+    told = Origins("10.0.0.7", ("*.films.test",), scheme="http").refusal({"host": host})
     assert told is not None
     assert f"'{host}'" in told
     assert "--allow-host" in told
@@ -58,7 +58,7 @@ def test_hosts_that_are_refused(host: str) -> None:
 )
 def test_origins(headers: dict[str, str], is_answered: bool) -> None:  # noqa: FBT001 - a parametrized case
     """A page of another origin is refused, whatever its host header says."""
-    told = Origins("127.0.0.1", (), scheme="http").why_not({"host": "127.0.0.1:8420", **headers})
+    told = Origins("127.0.0.1", (), scheme="http").refusal({"host": "127.0.0.1:8420", **headers})
     assert (told is None) == is_answered
 
 
@@ -89,7 +89,7 @@ async def sent(port: int, request: bytes) -> bytes:
 async def test_a_host_can_be_allowed(write_signed: Callable[..., bytes]) -> None:
     """An allowed host name is answered over the wire, as a vendor's client sends it behind a name of its own."""
     host = "1234567890123456.mns.cn-hangzhou.aliyuncs.com"
-    async with Sandbox(SandboxSettings(port=0, allowed_hosts=("*.mns.cn-hangzhou.aliyuncs.com",))) as sandbox:
+    async with Sandbox.on_free_port(allowed_hosts=("*.mns.cn-hangzhou.aliyuncs.com",)) as sandbox:
         sandbox.account.ensure("q")
         answers = [
             await sent(sandbox.port, write_signed("GET", "/queues/q", headers={"Host": name}))

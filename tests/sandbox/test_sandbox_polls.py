@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from consumer.sandbox.queue import State
 
 Reply = tuple[int, dict[str, str], bytes]
@@ -169,7 +169,7 @@ async def test_a_poll_cancelled_after_its_wake_up_passes_it_on(sandbox: Sandbox,
 
 async def test_too_many_long_polls_are_answered_at_once(ask: Ask, write_signed: WriteSigned) -> None:
     """Beyond max_long_polls a poll is answered at once as empty, and the held one goes on."""
-    async with Sandbox(SandboxSettings(port=0, max_long_polls=1)) as sandbox:
+    async with Sandbox.on_free_port(max_long_polls=1) as sandbox:
         sandbox.account.ensure("q")
 
         async def poll() -> bytes:
@@ -190,7 +190,7 @@ async def test_too_many_long_polls_are_answered_at_once(ask: Ask, write_signed: 
 
 async def test_a_sandbox_stops_at_once_with_polls_held(write_signed: WriteSigned) -> None:
     """Leaving the block ends held polls and hung requests within a second."""
-    async with Sandbox(SandboxSettings(port=0)) as sandbox:
+    async with Sandbox.on_free_port() as sandbox:
         sandbox.account.ensure("q")
         reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port)
         writer.write(write_signed("GET", "/queues/q/messages?waitseconds=30"))

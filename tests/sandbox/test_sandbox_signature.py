@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from consumer.sandbox.authentication import Keys, MpsVerifier, classic_signature, v4_signature, verify_mns
 from consumer.sandbox.protocol import MnsError, MpsError, Request
 
@@ -152,7 +152,7 @@ async def test_sts_token_must_match() -> None:
 
 async def test_signatures_can_be_left_unchecked(write_signed: Callable[..., bytes]) -> None:
     """With verify_signatures off any request is taken."""
-    async with Sandbox(SandboxSettings(port=0, verify_signatures=False)) as sandbox:
+    async with Sandbox.on_free_port(verify_signatures=False) as sandbox:
         reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port)
         writer.write(write_signed("GET", "/queues", leave_out=("Authorization", "Date")))
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from consumer.sandbox import Sandbox, SandboxSettings
+from consumer.sandbox import Sandbox
 from consumer.sandbox.protocol import MnsError
 from consumer.sandbox.queue import Message, Queue, QueueAttributes
 
@@ -49,7 +49,7 @@ def test_a_hidden_message_comes_in_time_unless_told_otherwise() -> None:
 
 async def test_lateness_is_a_setting() -> None:
     """The setting reaches queues that are made later, and the answer still has the time that was asked for."""
-    async with Sandbox(SandboxSettings(port=0, late_redelivery_s=60)) as sandbox:
+    async with Sandbox.on_free_port(late_redelivery_s=60) as sandbox:
         sandbox.put("q", "x")
         queue = sandbox.account.get("q").queue
         (message,) = queue.receive(1, 0)
@@ -66,7 +66,7 @@ async def test_batches_can_be_small(
 ) -> None:
     """A batch receive brings all sixteen messages that are there; with small batches fewer at a time, none is lost."""
     sizes = set()
-    async with Sandbox(SandboxSettings(port=0, small_batches=is_small)) as sandbox:
+    async with Sandbox.on_free_port(small_batches=is_small) as sandbox:
         for _ in range(6):
             for _ in range(16):
                 sandbox.put("q", "x")
