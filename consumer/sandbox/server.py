@@ -166,6 +166,11 @@ class Sandbox:
             self._site = None
             self._relisten = asyncio.create_task(self._listen_again(seconds))
 
+    async def listening(self) -> None:
+        """Wait until ``refuse_connections`` is over."""
+        if self._relisten is not None:
+            await self._relisten
+
     async def _listen_again(self, seconds: float) -> None:
         await asyncio.sleep(_LAST_RESPONSE_S)
         self._drop_connections()

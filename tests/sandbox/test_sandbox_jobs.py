@@ -17,6 +17,7 @@ from alibabacloud_tea_openapi.models import Config
 from anyio.to_thread import run_sync
 
 from consumer.functions.catalogue import names
+from consumer.job_state import JobState
 from consumer.sandbox import Fault, Sandbox, SandboxJob
 from consumer.sandbox.jobs import MOST_QUEUED, object_keys
 
@@ -53,12 +54,10 @@ async def queried(sandbox: Sandbox, job_id: str) -> dict[str, Any]:
 
 
 async def ended(sandbox: Sandbox, job_id: str) -> dict[str, Any]:
-    """Query until the job has ended."""
-    while True:
-        job = await queried(sandbox, job_id)
-        if job["State"] in ("Success", "Fail"):
-            return job
-        await asyncio.sleep(0.01)
+    """Wait until the job has ended; query it."""
+    while (job := sandbox.jobs.get(job_id)) is None or not job.has_ended:  # noqa: ASYNC110 - no event to wait on
+        await asyncio.sleep(0.001)
+    return await queried(sandbox, job_id)
 
 
 def notifications(sandbox: Sandbox, queue: str = "done") -> list[dict[str, Any]]:
@@ -69,7 +68,7 @@ async def test_a_job_from_submit_to_notification(sandbox: Sandbox) -> None:
     """The async client submits, sees Queuing or Analysing, then Success; the queue it named gets the message."""
     user_data = '{"key": "wert ü"}'
     answer = await client_of(sandbox).submit_iproduction_job_async(
-        request_of(sandbox, user_data=user_data, pipeline_id="p", model_id="m", schedule_params="{}")
+        request_of(sandbox, user_data=user_data, pipeline_id="p", job_params=ordering(job_s=0.2))
     )
     job_id = answer.body.job_id
     assert re.fullmatch("[0-9a-f]{32}", job_id)
@@ -244,19 +243,18 @@ async def test_no_notify_url_no_message(sandbox: Sandbox) -> None:
 
 async def test_a_pipeline_runs_ten_at_once() -> None:
     """Of 30 jobs in one pipeline ten are Analysing at a time; another pipeline doesn't wait for them."""
-    async with Sandbox.on_free_port(job_s=0.3, pipeline_concurrency=10) as sandbox:
-        ids = [await submitted(sandbox, pipeline_id="a") for _ in range(30)]
-        other = await submitted(sandbox, pipeline_id="b")
-        await ended(sandbox, other)
-        states = [sandbox.jobs.get(job_id) for job_id in ids]
-        assert max_running(sandbox) <= 11
-        assert any(job is not None and not job.has_ended for job in states)
-        for job_id in ids:
-            await ended(sandbox, job_id)
-
-
-def max_running(sandbox: Sandbox) -> int:
-    return sum(job.state == "Analysing" for job in sandbox.jobs.all())
+    async with Sandbox.on_free_port(job_s=0.1, pipeline_concurrency=10) as sandbox:
+        jobs = [SandboxJob(job_id=f"a{number}", pipeline_id="a") for number in range(30)]
+        other = SandboxJob(job_id="b", pipeline_id="b")
+        for job in (*jobs, other):
+            sandbox.jobs.submit(job)
+        while not other.has_ended:
+            assert sum(job.state is JobState.ANALYSING for job in jobs) <= 10
+            await asyncio.sleep(0.001)
+        assert sum(job.has_ended for job in jobs) <= 10
+        while not all(job.has_ended for job in jobs):
+            assert sum(job.state is JobState.ANALYSING for job in jobs) <= 10
+            await asyncio.sleep(0.001)
 
 
 async def test_a_pipeline_is_full_at_10000(sandbox: Sandbox) -> None:
