@@ -3,7 +3,7 @@
 At the limit messages stay in their queue: one that would be set aside is hidden again, and nothing new is asked for,
 since whether it would succeed is not known beforehand. Polling resumes once letters were replayed, purged or pruned.
 
-The store counts its letters once a minute, and every few seconds at the limit; what this process stores meanwhile is
+The store counts its letters every 15 seconds, and every few seconds at the limit; what this process stores meanwhile is
 added. What other processes store in the same database is seen at the next count, which comes sooner when this one has
 stored a hundredth of the limit: several together may exceed it by about that much each.
 """
@@ -27,7 +27,7 @@ from consumer.store.ledger import LettersHeld
 
 log = structlog.stdlib.get_logger(__name__)
 
-_COUNT_EVERY_S: Final = 60.0
+_COUNT_EVERY_S: Final = 15.0
 _COUNT_AT_LIMIT_EVERY_S: Final = 5.0
 _COUNT_AFTER_SHARE: Final = 0.01
 _RESUME_BELOW: Final = 0.95
@@ -96,13 +96,18 @@ class LetterLimit:
         self._judge()
 
     async def count(self) -> None:
-        """Count in the store.
+        """Count in the store, and show by queue and reason what waits there.
 
         Raises:
             StoreError: It can't be asked; the last count stands.
         """
         before = self._stored
-        self._counted = await self._store.ledger.letters_held()
+        groups = await self._store.ledger.waiting()
+        self._counted = LettersHeld(sum(group.count for group in groups), sum(group.size_bytes for group in groups))
+        # A queue's identity is account/region/name; the metrics know it by its name.
+        self._metrics.set_letters_waiting(
+            (group.queue.rpartition("/")[2], group.reason, group.count, group.oldest_at) for group in groups
+        )
         # What was stored during the count may be counted twice: slightly too much until the next count.
         self._stored = _sum(self._stored, LettersHeld(-before.letters, -before.size_bytes))
         self._judge()

@@ -34,6 +34,7 @@ from consumer.engine.report import report
 from consumer.errors import StoreError
 from consumer.message.key import ledger_key, verified_key
 from consumer.message.notification import Kind, Undecodable, contradictions
+from consumer.ops.logs import job_context
 from consumer.ops.metrics import SettledAs
 from consumer.plugin.handler import Handler
 from consumer.policy import Reason, TrustPolicy, Verify
@@ -135,8 +136,11 @@ async def _call(lane: Lane, delivery: Delivery, handler: Handler, completed: Com
             await lane.store.attempt(lane.store.ledger.start, delivery.key)
         except StoreError as error:
             return Unavailable(error)
+    job = completed.job
+    context = job_context(job.function, job.job_id, message_id=job.message_id, queue=job.queue, attempt=job.attempt)
     delivery.begin_run(handler)
     try:
-        return await invoke(handler, completed.job, delivery.rules.limits_of(handler), lane.threads, delivery)
+        with context:
+            return await invoke(handler, job, delivery.rules.limits_of(handler), lane.threads, delivery)
     finally:
         delivery.end_run()

@@ -82,7 +82,7 @@ class LogFields:
         _context.reset(self._token)
 
 
-def job_context(*, function: str, job_id: str | None, message_id: str, queue: str, attempt: int) -> LogFields:
+def job_context(function: str, job_id: str, *, message_id: str, queue: str, attempt: int) -> LogFields:
     """Put the job's fields on each line that its handler logs, by structlog or by the standard library."""
     return LogFields(function=function, job_id=job_id, message_id=message_id, queue=queue, attempt=attempt)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import anyio
@@ -15,9 +16,9 @@ from consumer.engine.store_access import StoreAccess
 from consumer.errors import StoreError
 from consumer.ops.metrics import Metrics
 from consumer.plugin.job import Job, Reject
-from consumer.policy import LetterLimits
+from consumer.policy import LetterLimits, Reason
 from consumer.sandbox import Sandbox
-from consumer.store.ledger import Claimed, Filter, Ledger, LettersHeld
+from consumer.store.ledger import Claimed, Filter, Ledger, LettersHeld, WaitingLetters
 from consumer.store.open import make_operators
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
 from tests.postgres import ADDRESS, store_at
@@ -37,11 +38,12 @@ class Counted:
     async def ping(self) -> None:
         """It works."""
 
-    async def letters_held(self) -> LettersHeld:
+    async def waiting(self) -> Sequence[WaitingLetters]:
         self.asked += 1
         if self.broken:
             raise StoreError("gone")
-        return self.held
+        letters, size_bytes = self.held.letters, self.held.size_bytes
+        return [WaitingLetters("1/r/jobs", Reason.REJECTED, letters, size_bytes, 1.0)] if letters or size_bytes else []
 
 
 def limit_of(store: Counted, letters: int = 10, size_bytes: int = 1000, *, shared: bool = False) -> LetterLimit:
@@ -97,10 +99,13 @@ async def test_polling_pauses_at_the_limit(
             assert (daemon.count("dead_letters_full"), daemon.count("dead_letters_stored")) == (1, 3)
             assert daemon.count("dead_letters_stored_bytes") > 100
             assert daemon.count("dead_letters_limit_ratio") == 1
+            await daemon.until(lambda: daemon.count("dead_letters_waiting", queue=QUEUE, reason="rejected") == 3)
+            assert 0 < time.time() - daemon.count("dead_letters_oldest_timestamp_seconds", queue=QUEUE) < 60
             await purge(daemon)
             await daemon.emptied()
             assert unready(daemon) == {}
             assert (daemon.count("dead_letters_full"), daemon.count("dead_letters_stored")) == (0, 0)
+            assert daemon.count("dead_letters_waiting", queue=QUEUE, reason="rejected") == 0
     assert sorted(runs) == sorted([f"b{n:031x}" for n in range(3)] + [f"{n:032x}" for n in range(6)])
     assert [line["event"] for line in lines if line["event"] in {FULL, ROOM}] == [FULL, ROOM]
 

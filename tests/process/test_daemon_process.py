@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 import time
@@ -129,3 +130,39 @@ async def test_a_store_that_hangs_does_not_keep_the_process(
         await daemon.stop()
         assert time.monotonic() - asked_at < 3.5
     assert len(sandbox.messages(QUEUE)) == 1
+
+
+LOGGING_HANDLERS = """
+import logging
+import structlog
+from mns_consumer import Job, handler
+
+log = structlog.get_logger()
+
+@handler("Cover")
+async def cover(job: Job) -> None:
+    log.info("seen", film=7)
+
+@handler("VideoClip")
+def clip(job: Job) -> None:
+    logging.getLogger(__name__).warning("seen by %s", "logging")
+"""
+
+
+async def test_lines_of_a_handler_name_its_job(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
+    """What a handler logs, by structlog or by the standard library, in a task or a thread, has its job's fields."""
+    sandbox.put(QUEUE, body(f"{1:032x}").decode())
+    sandbox.put(QUEUE, body(f"{2:032x}", "VideoClip").decode())
+    daemon = Process(sandbox, tmp_path, handlers=LOGGING_HANDLERS)
+    started.append(daemon)
+    await daemon.told('"event":"seen"')
+    await daemon.told('"event":"seen by logging"')
+    await daemon.told("job done")
+    assert await daemon.stop() == 0
+    lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
+    done = {line["job_id"]: line for line in lines if line["event"] == "job done"}
+    for event, function in (("seen", "Cover"), ("seen by logging", "VideoClip")):
+        (line,) = (line for line in lines if line["event"] == event)
+        assert (line["function"], line["attempt"], line["queue"]) == (function, 1, QUEUE)
+        assert line["message_id"] == done[line["job_id"]]["message_id"]
+    assert not [line for line in done.values() if "film" in line]
