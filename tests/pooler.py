@@ -1,4 +1,4 @@
-"""A real PgBouncer in front of the tests' PostgreSQL; a test that needs it is skipped where it isn't installed."""
+"""A real PgBouncer in front of the tests' PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from consumer.store_address import PostgresAddress, parse_store_address
+from tests.missing import missing
 from tests.postgres import ADDRESS, store_at
 from tests.store.postgres_rig import psql
 
@@ -87,9 +86,9 @@ class Pooler:
 
 @contextmanager
 def pooler(mode: str = "transaction") -> Iterator[Pooler]:
-    """A running PgBouncer; skips where it isn't installed."""
+    """A running PgBouncer; skips, or fails in CI, where it isn't installed."""
     if _PROGRAM is None:
-        pytest.skip("pgbouncer is not installed (apt: pgbouncer)")
+        missing("pgbouncer is not installed (apt: pgbouncer)")
     with tempfile.TemporaryDirectory(prefix="pgbouncer-") as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -14,7 +14,9 @@ from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
 import asyncpg
-import pytest
+
+from tests.missing import missing
+from tests.tcp_proxy import TcpProxy, through
 
 ADDRESS: Final = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test")
 
@@ -24,9 +26,7 @@ class NoPostgresError(Exception):
 
     def demand(self) -> NoReturn:
         """Skip at home, fail in CI."""
-        if os.environ.get("CI"):
-            pytest.fail(str(self))
-        pytest.skip(str(self))
+        missing(str(self))
 
 
 @contextmanager
@@ -69,6 +69,11 @@ def postgres_store() -> Iterator[str]:
 def store_at(address: str, schema: str) -> str:
     """The address of a store in a schema."""
     return f"{address}{'&' if '?' in address else '?'}search_path={schema}"
+
+
+def store_through(proxy: TcpProxy, schema: str, password: str = "") -> str:
+    """The address of a store in a schema of the tests' database, by way of a proxy."""
+    return store_at(through(proxy, ADDRESS, password), schema)
 
 
 async def _tell(statement: str) -> None:

@@ -23,8 +23,8 @@ import anyio
 import anyio.to_thread
 import asyncpg
 
-from tests.engine.proxy import Proxy, behind, in_front_of_postgres
-from tests.postgres import ADDRESS, store_at
+from tests.postgres import ADDRESS, store_at, store_through
+from tests.tcp_proxy import TcpProxy, in_front_of
 
 _LOCKED_S: Final = 5.5
 """Half a second longer than the daemon waits for a lock."""
@@ -83,7 +83,7 @@ class SqliteFile:
 class PostgresSchema:
     """A schema behind a proxy; it fails by connections that are cut and refused."""
 
-    proxy: Proxy
+    proxy: TcpProxy
     schema: str
     # The server trusts everybody on this machine: any password lets in, and is looked for in all output.
     secret: str
@@ -97,7 +97,7 @@ class PostgresSchema:
             # PgBouncer takes no search_path: its role has that of its own.
             database = urlsplit(ADDRESS).path.strip("/")
             return f"postgresql://{self.schema}:{self.secret}@127.0.0.1:{self.proxy.port}/{database}"
-        return behind(self.proxy, self.schema, self.secret)
+        return store_through(self.proxy, self.schema, self.secret)
 
     @property
     def book(self) -> str:
@@ -107,16 +107,16 @@ class PostgresSchema:
     @asynccontextmanager
     async def failing(self, dice: random.Random) -> AsyncIterator[None]:
         """See ``StoreUnderTest``."""
-        await self.proxy.cut()
+        await self.proxy.refuse()
         await anyio.sleep(dice.uniform(*_GONE_S))
         yield
-        await self.proxy.mend()
+        await self.proxy.accept()
 
 
 @asynccontextmanager
 async def postgres_behind_proxy(schema: str) -> AsyncIterator[PostgresSchema]:
     """A schema behind a proxy of its own."""
-    async with in_front_of_postgres() as proxy:
+    async with in_front_of(ADDRESS) as proxy:
         yield PostgresSchema(proxy, schema, urlsplit(ADDRESS).password or f"pw{secrets.token_hex(12)}")
 
 
@@ -128,7 +128,7 @@ async def postgres_behind_pooler(schema: str, folder: Path) -> AsyncIterator[Pos
         schema: The schema; a role of the same name is made for it.
         folder: For PgBouncer's settings and log.
     """
-    async with _role(schema), _pgbouncer(schema, folder) as port, Proxy("127.0.0.1", port) as proxy:
+    async with _role(schema), _pgbouncer(schema, folder) as port, TcpProxy("127.0.0.1", port) as proxy:
         yield PostgresSchema(proxy, schema, f"pw{secrets.token_hex(12)}", pooled=True)
 
 

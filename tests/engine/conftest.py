@@ -13,9 +13,9 @@ from consumer.app import App
 from consumer.config import load
 from consumer.plugin.registry import Registry
 from consumer.sandbox import Sandbox
-from tests.engine.proxy import Proxy, in_front_of_postgres
 from tests.engine.rig import QUEUE, Daemon, Serve
-from tests.postgres import postgres_schema, postgres_store
+from tests.postgres import ADDRESS, postgres_schema, postgres_store
+from tests.tcp_proxy import TcpProxy, in_front_of
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def store(request: pytest.FixtureRequest) -> Iterator[Mapping[str, str]]:
 
 
 @pytest.fixture
-async def proxy() -> AsyncIterator[Proxy]:
+async def proxy() -> AsyncIterator[TcpProxy]:
     """A proxy in front of the database."""
-    async with in_front_of_postgres() as running:
+    async with in_front_of(ADDRESS) as running:
         yield running
 
 

@@ -19,8 +19,9 @@ from consumer.engine.lease_state import Stage
 from consumer.plugin.job import Job
 from consumer.sandbox import Fault, Sandbox
 from tests.certificates import make_certificate, serving
-from tests.engine.proxy import Proxy, behind
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
+from tests.postgres import store_through
+from tests.tcp_proxy import TcpProxy
 
 OUTAGE_S = float(os.environ.get("OUTAGE_SECONDS", "4"))
 READ_DEADLINE_S = 12
@@ -165,17 +166,17 @@ async def test_sockets_hang_over_https(secure: Sandbox, serve: Serve, certificat
         await recovers(daemon, READ_DEADLINE_S + 5)
 
 
-async def test_the_database_is_gone(sandbox: Sandbox, serve: Serve, proxy: Proxy, schema: str) -> None:
+async def test_the_database_is_gone(sandbox: Sandbox, serve: Serve, proxy: TcpProxy, schema: str) -> None:
     """While the database is gone nothing is asked of the queue; within 5 s of its return work goes on, once for all."""
     with capture_logs() as lines:
-        async with serve(handlers(Cover=nothing, Slow=slow), store=behind(proxy, schema)) as daemon:
+        async with serve(handlers(Cover=nothing, Slow=slow), store=store_through(proxy, schema)) as daemon:
             before = sandbox.log.by_operation["BatchReceiveMessage"]
-            await outage(daemon, proxy.cut)
+            await outage(daemon, proxy.refuse)
             # What was under way when it began, and perhaps one that met the fault.
             assert sandbox.log.by_operation["BatchReceiveMessage"] - before <= 8
-            await proxy.mend()
+            await proxy.accept()
             await recovers(daemon, 5.5)
-        await proxy.cut()
+        await proxy.refuse()
     assert told(lines) == ["store failed; polling pauses until it works", "store works again"]
 
 

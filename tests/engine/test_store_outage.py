@@ -10,20 +10,21 @@ from structlog.testing import capture_logs
 
 from consumer.plugin.job import Job, Reject
 from consumer.sandbox import Sandbox
-from tests.engine.proxy import Proxy, behind
 from tests.engine.rig import QUEUE, Serve, body, handlers
+from tests.postgres import store_through
+from tests.tcp_proxy import TcpProxy
 
 
 @pytest.fixture
-async def target(proxy: Proxy, schema: str) -> AsyncIterator[str]:
+async def target(proxy: TcpProxy, schema: str) -> AsyncIterator[str]:
     """The store's address through the proxy, in a schema of the test's own."""
-    yield behind(proxy, schema)
+    yield store_through(proxy, schema)
     # A test that failed half-way may leave a session in a transaction: without its connection it ends.
-    await proxy.cut()
+    await proxy.refuse()
 
 
 async def test_a_database_that_goes_away_pauses_the_polls(
-    sandbox: Sandbox, serve: Serve, proxy: Proxy, target: str
+    sandbox: Sandbox, serve: Serve, proxy: TcpProxy, target: str
 ) -> None:
     """While the database is gone nothing is polled or lost; two lines tell of it; afterwards each job runs once."""
     runs: dict[str, int] = {}
@@ -35,7 +36,7 @@ async def test_a_database_that_goes_away_pauses_the_polls(
         async with serve(handlers(Cover=cover), store=target) as daemon:
             sandbox.put(QUEUE, body("1" * 32).decode())
             await daemon.emptied()
-            await proxy.cut()
+            await proxy.refuse()
             sandbox.put(QUEUE, body("2" * 32).decode())
             await daemon.until(lambda: not all(check.ok for check in daemon.app.vitals.ready()))
             before = sandbox.log.by_operation["BatchReceiveMessage"]
@@ -44,7 +45,7 @@ async def test_a_database_that_goes_away_pauses_the_polls(
             assert sandbox.log.by_operation["BatchReceiveMessage"] - before <= 1
             assert len(sandbox.messages(QUEUE)) == 2
             assert all(check.ok for check in daemon.app.vitals.live())
-            await proxy.mend()
+            await proxy.accept()
             await daemon.emptied(13)
             assert all(check.ok for check in daemon.app.vitals.ready())
     assert runs == {"1" * 32: 1, "2" * 32: 1, "3" * 32: 1}
@@ -54,7 +55,7 @@ async def test_a_database_that_goes_away_pauses_the_polls(
 
 @pytest.mark.parametrize("refuses", [False, True], ids=["done", "dead letter"])
 async def test_an_ended_handler_waits_for_the_database(
-    sandbox: Sandbox, serve: Serve, proxy: Proxy, target: str, *, refuses: bool
+    sandbox: Sandbox, serve: Serve, proxy: TcpProxy, target: str, *, refuses: bool
 ) -> None:
     """A handler that ends while the database is gone is not run again: its end is written first, then it is deleted."""
     runs = 0
@@ -72,17 +73,17 @@ async def test_an_ended_handler_waits_for_the_database(
     sandbox.put(QUEUE, body().decode())
     async with serve(handlers(Cover=cover), store=target) as daemon:
         await begun.wait()
-        await proxy.cut()
+        await proxy.refuse()
         finish.set()
         await anyio.sleep(2)
         assert len(sandbox.messages(QUEUE)) == 1
-        await proxy.mend()
+        await proxy.accept()
         await daemon.emptied(12)
     assert runs == 1
 
 
 async def test_a_stop_while_the_database_is_gone_ends_in_time(
-    sandbox: Sandbox, serve: Serve, proxy: Proxy, target: str
+    sandbox: Sandbox, serve: Serve, proxy: TcpProxy, target: str
 ) -> None:
     """With an end that can't be written, a stop still ends within its deadline, and the message stays."""
     begun = anyio.Event()
@@ -95,7 +96,7 @@ async def test_a_stop_while_the_database_is_gone_ends_in_time(
     sandbox.put(QUEUE, body().decode())
     async with serve(handlers(Cover=cover), store=target, stop_deadline_s=3) as daemon:
         await begun.wait()
-        await proxy.cut()
+        await proxy.refuse()
         finish.set()
         await anyio.sleep(0.5)
         assert await daemon.stop() < 6
@@ -103,7 +104,7 @@ async def test_a_stop_while_the_database_is_gone_ends_in_time(
 
 
 async def test_a_daemon_that_is_cancelled_while_the_database_is_gone_ends(
-    sandbox: Sandbox, serve: Serve, proxy: Proxy, target: str
+    sandbox: Sandbox, serve: Serve, proxy: TcpProxy, target: str
 ) -> None:
     """Cancelled from outside with an end that can't be written, the daemon gives up after a moment."""
     begun = anyio.Event()
@@ -116,7 +117,7 @@ async def test_a_daemon_that_is_cancelled_while_the_database_is_gone_ends(
     sandbox.put(QUEUE, body().decode())
     async with serve(handlers(Cover=cover), store=target) as daemon:
         await begun.wait()
-        await proxy.cut()
+        await proxy.refuse()
         finish.set()
         await anyio.sleep(0.5)
         daemon.task.cancel()

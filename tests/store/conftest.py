@@ -16,8 +16,9 @@ from consumer.store.queries import Operators
 from tests.in_memory.ledger import MemoryOperators, MemoryStore
 from tests.pooler import Pooler, pooler
 from tests.postgres import postgres_schema, postgres_store
-from tests.store.postgres_rig import Proxy, at
+from tests.store.postgres_rig import at
 from tests.store.records import letter, record
+from tests.tcp_proxy import TcpProxy, in_front_of, through
 
 Holder = Callable[[], Awaitable[Ledger]]
 MakeRecord = Callable[..., JobRecord]
@@ -121,12 +122,15 @@ async def successor(target: str, ledger: Ledger, make_holder: Callable[[], Ledge
 
 
 @pytest.fixture
-async def proxy(postgres_target: str) -> AsyncIterator[Proxy]:
-    made = Proxy(postgres_target)
-    await made.listen()
-    yield made
-    made.pass_on()
-    await made.refuse()
+async def proxy(postgres_target: str) -> AsyncIterator[TcpProxy]:
+    async with in_front_of(postgres_target) as made:
+        yield made
+
+
+@pytest.fixture
+def proxied(proxy: TcpProxy, postgres_target: str) -> str:
+    """The store's address through the proxy, with a password that must show nowhere."""
+    return through(proxy, postgres_target, "hush%40hush")
 
 
 @pytest.fixture

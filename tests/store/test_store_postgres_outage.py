@@ -12,15 +12,16 @@ from consumer.store.ledger import Claimed, Elsewhere, Filter, JobRecord
 from consumer.store.open import make_operators
 from consumer.store.postgres import connection as postgres_connection
 from consumer.store.postgres.ledger import PostgresLedger
-from tests.store.postgres_rig import Proxy, at
+from tests.store.postgres_rig import at
 from tests.store.records import ended
+from tests.tcp_proxy import TcpProxy
 
 MakeRecord = Callable[..., JobRecord]
 
 
-async def test_a_connection_that_died_of_idleness(proxy: Proxy, make_record: MakeRecord) -> None:
+async def test_a_connection_that_died_of_idleness(proxy: TcpProxy, proxied: str, make_record: MakeRecord) -> None:
     """Connections that are dropped while nothing happens cost no caller an error."""
-    ledger = PostgresLedger(at(proxy.dsn))
+    ledger = PostgresLedger(at(proxied))
     await ledger.open()
     await ledger.claim("k", 60)
     for _ in range(3):
@@ -32,10 +33,10 @@ async def test_a_connection_that_died_of_idleness(proxy: Proxy, make_record: Mak
     await ledger.close()
 
 
-async def test_a_database_that_goes_away(proxy: Proxy, make_record: MakeRecord) -> None:
+async def test_a_database_that_goes_away(proxy: TcpProxy, proxied: str, make_record: MakeRecord) -> None:
     """While it is gone each call says so at once, in one line without the password; when back, all goes on."""
-    ledger = PostgresLedger(at(proxy.dsn))
-    operators = make_operators(at(proxy.dsn))
+    ledger = PostgresLedger(at(proxied))
+    operators = make_operators(at(proxied))
     await ledger.open()
     for key in ("k", "f"):
         await ledger.claim(key, 60)
@@ -47,7 +48,7 @@ async def test_a_database_that_goes_away(proxy: Proxy, make_record: MakeRecord) 
             ledger.fail("f", "x"),
             ledger.ping(),
             operators.count_letters(Filter()),
-            PostgresLedger(at(proxy.dsn)).open(),
+            PostgresLedger(at(proxied)).open(),
             return_exceptions=True,
         )
     for error in told:
@@ -56,7 +57,7 @@ async def test_a_database_that_goes_away(proxy: Proxy, make_record: MakeRecord) 
         assert "see that it runs" in str(error)
         assert "hush" not in str(error)
         assert "\n" not in str(error)
-    await proxy.listen()
+    await proxy.accept()
     assert await ledger.done(make_record("k"))
     assert await ledger.fail("f", "x") == 1
     await ledger.ping()
@@ -66,12 +67,12 @@ async def test_a_database_that_goes_away(proxy: Proxy, make_record: MakeRecord) 
 
 
 async def test_a_database_that_falls_silent(
-    proxy: Proxy, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+    proxy: TcpProxy, proxied: str, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer that doesn't come is waited for so long and no longer, on old connections and on new ones."""
     for name in ("CONNECT_TIMEOUT_S", "ANSWER_TIMEOUT_S", "_CLOSE_TIMEOUT_S"):
         monkeypatch.setattr(postgres_connection, name, 0.3)
-    ledger = PostgresLedger(at(proxy.dsn))
+    ledger = PostgresLedger(at(proxied))
     await ledger.open()
     await ledger.claim("k", 60)
     proxy.hang()
@@ -81,17 +82,17 @@ async def test_a_database_that_falls_silent(
                 await ledger.done(make_record("k"))
             with pytest.raises(StoreError, match="no answer within"):
                 await ledger.claim("n", 60)
-    proxy.pass_on()
+    proxy.resume()
     assert await ledger.done(make_record("k"))
     proxy.hang()
     with anyio.fail_after(2):
         await ledger.close()
-    proxy.pass_on()
+    proxy.resume()
 
 
-async def test_closing_while_a_call_is_under_way(proxy: Proxy, make_record: MakeRecord) -> None:
+async def test_closing_while_a_call_is_under_way(proxy: TcpProxy, proxied: str, make_record: MakeRecord) -> None:
     """Closing waits for what was accepted, also when its caller is gone."""
-    ledger = PostgresLedger(at(proxy.dsn))
+    ledger = PostgresLedger(at(proxied))
     await ledger.open()
     await ledger.claim("k", 60)
     proxy.hang()
@@ -101,34 +102,34 @@ async def test_closing_while_a_call_is_under_way(proxy: Proxy, make_record: Make
     closing = asyncio.ensure_future(ledger.close())
     await asyncio.sleep(0.05)
     assert not closing.done()
-    proxy.pass_on()
+    proxy.resume()
     await closing
     await ledger.open()
     assert await ledger.claim("k", 60) == ended(dead=False)
     await ledger.close()
 
 
-async def test_a_cancelled_operator(proxy: Proxy) -> None:
+async def test_a_cancelled_operator(proxy: TcpProxy, proxied: str) -> None:
     """An operator's command that is cancelled in the middle of an answer leaves a link that still works."""
-    ledger = PostgresLedger(at(proxy.dsn))
+    ledger = PostgresLedger(at(proxied))
     await ledger.open()
     await ledger.close()
-    operators = make_operators(at(proxy.dsn))
+    operators = make_operators(at(proxied))
     assert await operators.count_letters(Filter()) == 0
     proxy.hang()
     with anyio.move_on_after(0.1):
         await operators.count_letters(Filter())
-    proxy.pass_on()
+    proxy.resume()
     assert await operators.count_letters(Filter()) == 0
     await operators.close()
     await operators.close()
 
 
 async def test_a_claim_whose_answer_got_lost(
-    proxy: Proxy, postgres_target: str, monkeypatch: pytest.MonkeyPatch
+    proxy: TcpProxy, proxied: str, postgres_target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A claim that went through unheard may be claimed again by its own holder, at once, and by no other."""
-    ledger, other = PostgresLedger(at(proxy.dsn)), PostgresLedger(at(postgres_target))
+    ledger, other = PostgresLedger(at(proxied)), PostgresLedger(at(postgres_target))
     await ledger.open()
     await other.open()
     assert await ledger.claim("warm", 60) == Claimed()
