@@ -32,12 +32,16 @@ class LaneProgress:
 
     queue: str
     poll_limit_s: float
-    began_at: float = field(default_factory=time.monotonic)
+    began_at: float = field(init=False)
     polled_at: float = 0.0
     succeeded_at: float = 0.0
     waiting: Wait | None = None
     waiting_until: float = 0.0
     fault: str | None = None
+
+    def __post_init__(self) -> None:
+        """Begin now."""
+        self.began_at = time.monotonic()
 
     def polled(self, *, fault: str | None = None) -> None:
         """Record the end of a poll; ``fault`` says in one line why it failed."""

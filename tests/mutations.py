@@ -45,13 +45,13 @@ MUTATIONS: Final = (
     Mutation(
         "A job is stored as done before its message is deleted.",
         "engine: Settler.settle",
-        swap("self._ledger.done(_)", "self._delete(_)"),
+        swap("self._store.ledger.done", "self._delete(_)"),
         ("tests/in_memory/test_stop.py",),
     ),
     Mutation(
         "A dead letter is stored before its message is deleted.",
         "engine: Settler._set_aside",
-        swap("self._ledger.bury(_)", "self._delete(_)"),
+        swap("self._store.ledger.bury", "self._delete(_)"),
         ("tests/in_memory/test_stop.py",),
     ),
     Mutation(
@@ -62,14 +62,14 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "At the limit of dead letters nothing is polled.",
-        "engine: Poller._slots",
+        "engine: Poller._take_slots",
         rewrite("lane.letters.is_full", "False"),
         ("tests/engine/test_letter_limit.py",),
     ),
     Mutation(
         "A message that is set aside for itself alone leaves its job open.",
-        "engine/process: process",
-        rewrite("outcome.closes_job and _1", "_1"),
+        "engine: Settler._set_aside",
+        rewrite("dead.closes_job and _1", "_1"),
         ("tests/engine/test_forged.py",),
     ),
     # Claims, leases and receipts.
@@ -87,15 +87,15 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "A message is deleted or hidden by its newest receipt.",
-        "engine: Delivery.hold",
-        drop("self.receipt = receipt"),
-        ("tests/in_memory/test_lease.py", "tests/engine/test_lease.py"),
+        "engine: Delivery.renewed",
+        drop("self._take_receipt(_)"),
+        ("tests/in_memory/test_lease.py",),
     ),
     Mutation(
         "A plain function keeps its claim when its lease is lost.",
-        "engine: LeaseKeeper._lost",
-        rewrite("delivery.stage >= Stage.RUNNING", "delivery.stage is Stage.SETTLING"),
-        ("tests/in_memory/test_lease.py",),
+        "engine: next_state",
+        rewrite("found is LeaseState.LOST and stage >= Stage.RUNNING", "False"),
+        ("tests/in_memory/test_lease.py", "tests/engine/test_lease_state.py"),
     ),
     Mutation(
         "What a blocked event loop holds is renewed from another thread.",
@@ -112,7 +112,7 @@ MUTATIONS: Final = (
     Mutation(
         "A block is no start of the handlers that do not block.",
         "engine: StandIn._take_starts_back",
-        rewrite("held is not self._spare and has_start(held)", "held is self._spare and not has_start(held)"),
+        rewrite("delivery is not self._blocking and delivery.has_recorded_start", "False"),
         ("tests/process/test_blocked_loop.py",),
     ),
     Mutation(
@@ -148,9 +148,33 @@ MUTATIONS: Final = (
         ("tests/in_memory/test_poll.py",),
     ),
     Mutation(
+        "An open circuit breaker lets one call through at a time.",
+        "engine: Breaker.try_probe",
+        rewrite("now < max(self.retry_at, self._half_open_until)", "False"),
+        ("tests/engine/test_breaker.py",),
+    ),
+    Mutation(
+        "Renewals that fail are probed one at a time.",
+        "engine: LeaseKeeper._due",
+        rewrite("self._breaker.is_closed", "True"),
+        ("tests/in_memory/test_lease.py",),
+    ),
+    Mutation(
+        "While the store is down nothing is polled.",
+        "engine: Poller._take_slots",
+        rewrite("lane.store.is_up", "True"),
+        ("tests/in_memory/test_poll.py",),
+    ),
+    Mutation(
+        "While deletes fail and many wait nothing is polled.",
+        "engine: Poller._take_slots",
+        rewrite("lane.deletes.crowded", "False"),
+        ("tests/in_memory/test_poll.py",),
+    ),
+    Mutation(
         "Questions wait while MPS does not answer.",
-        "engine: Results.query",
-        rewrite("await self._until_it_answers(_)", "await anyio.sleep(0.1)"),
+        "engine: JobQueries.query",
+        rewrite("await self._wait(_)", "await anyio.sleep(0.1)"),
         ("tests/in_memory/test_results.py",),
     ),
     Mutation(
@@ -176,15 +200,15 @@ MUTATIONS: Final = (
         "A message's age grows by the monotonic clock.",
         "engine: Delivery.age_s",
         rewrite(
-            "self._age_s + time.monotonic() - self.received_at",
-            "max(0.0, time.time() + self.age_offset_s - self.message.enqueued_at)",
+            "self._received_age_s + time.monotonic() - self.received_at",
+            "max(0.0, time.time() + self.server_offset_s - self.message.enqueued_at)",
         ),
         ("tests/engine/test_clocks.py",),
     ),
     Mutation(
         "A wrong clock removes nothing from the store.",
         "engine: prune",
-        drop("_demand_agreement(_, _)"),
+        drop("_require_agreement(_, _)"),
         ("tests/engine/test_clocks.py",),
     ),
     # The store's files.
@@ -279,13 +303,13 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "A message that contradicts MPS is set aside.",
-        "engine: fetch",
+        "engine: complete",
         rewrite("contradictions", "(lambda *_, **__: ())"),
         ("tests/engine/test_forged.py",),
     ),
     Mutation(
         "A message that contradicts the ledger is no duplicate.",
-        "engine: _second",
+        "engine: _verify_second",
         rewrite("not different", "different is not None"),
         ("tests/engine/test_forged.py",),
     ),
@@ -306,7 +330,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "No secret is stored in a failure's error.",
-        "engine: Settler.let_go",
+        "engine: Settler._release",
         rewrite("SECRETS.mask(_1)", "_1"),
         ("tests/engine/test_stored_secrets.py",),
     ),

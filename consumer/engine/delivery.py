@@ -155,7 +155,7 @@ class Delivery:
     retention_s: float
     server_offset_s: float = 0.0
     received_span: SpanContext | None = None
-    received_at: float = field(default_factory=time.monotonic)
+    received_at: float = field(init=False)
     receipt: Receipt = field(init=False)
     stage: Stage = field(init=False, default=Stage.RECEIVED)
     lease: LeaseState = field(init=False, default=LeaseState.HELD)
@@ -182,6 +182,7 @@ class Delivery:
 
     def __post_init__(self) -> None:
         """Plan the first renewal, and note how old the message is."""
+        self.received_at = time.monotonic()
         self._take_receipt(self.message.receipt)
         self._received_age_s = max(0.0, time.time() + self.server_offset_s - self.message.enqueued_at)
 

@@ -22,17 +22,18 @@ import pytest
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
+_START_S = 1_000.0
 _WALL_S = 1_800_000_000.0
 _REAL_PAUSE_S = 0.001
 _REAL_LOOK_S = 0.5
 
 
 class Clock:
-    """Monotonic time from now on, and the wall's from 2027 on."""
+    """Monotonic time from 1,000 s on, and the wall's from 2027 on."""
 
     def __init__(self) -> None:
-        self.now_s = float(round(time.monotonic()))
-        self.wall_offset_s = _WALL_S - self.now_s
+        self.now_s = _START_S
+        self.wall_offset_s = _WALL_S - _START_S
         """The wall clock minus the monotonic one; a test may step the wall clock by it."""
         self._working = 0
         self._lock = threading.Lock()
