@@ -1,6 +1,6 @@
 # The daemon as an image: `docker build -t mns-consumer .`
-# Handlers: mount a folder at /handlers, or derive an image of two lines (FROM mns-consumer, COPY films /handlers).
-# Pin the base by giving it with its digest (README, Container).
+# Handlers: mount a folder at /handlers, or derive an image (FROM mns-consumer, COPY films /handlers).
+# To pin the base image, pass it with its digest (README, Container).
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -10,12 +10,12 @@ RUN ["python", "-m", "venv", "/opt/mns-consumer"]
 COPY .build/ .build/
 RUN ["/opt/mns-consumer/bin/pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", ".build/constraints.txt"]
 COPY constraints.txt ./
-# One dependency comes as source alone; it is built with what is installed by now.
+# One dependency is published as source only; the packages that are installed by now build it.
 RUN ["/opt/mns-consumer/bin/pip", "install", "--quiet", "--require-hashes", "--no-build-isolation", "--only-binary", ":all:", "--no-binary", "alibabacloud-tea", "-r", "constraints.txt"]
 COPY pyproject.toml README.md LICENSE ./
 COPY consumer/ consumer/
 COPY handlers/ handlers/
-# What builds and installs packages is needed here alone.
+# The image needs none of the packages that build and install.
 RUN /opt/mns-consumer/bin/pip install --quiet --no-deps --no-build-isolation . \
  && /opt/mns-consumer/bin/python -m pip uninstall --quiet --yes -r .build/constraints.txt pip
 
@@ -29,7 +29,7 @@ LABEL org.opencontainers.image.title="mns-consumer" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# The base image's own pip is of no use to a daemon. Handlers' folder and state folder are there, the first one empty.
+# The daemon needs no pip. /handlers stays empty until handlers are mounted or copied.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
  && install -d -m 0755 /handlers \
  && install -d -m 0700 -o 65532 -g 65532 /var/lib/mns-consumer

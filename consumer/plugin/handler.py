@@ -66,12 +66,10 @@ class Wanted(Generic[ParsedT]):
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
-        # At the start, so that a type whose repr fails is refused there and not with the first message.
+        # Both fail here and not with the first message: a repr that raises, and a model that names something unknown.
         self.name = repr(annotation)
-        self._adapter: TypeAdapter[ParsedT] | None = None if annotation is Any else TypeAdapter(annotation)
-        if self._adapter is not None and not self._adapter.pydantic_complete:
-            # The same for a model that names something unknown.
-            self._adapter.rebuild(force=True, raise_errors=True)
+        self._adapter: TypeAdapter[ParsedT] = TypeAdapter(annotation)
+        self._adapter.rebuild(raise_errors=True)
 
     def validate(self, value: JsonValue) -> ParsedT:
         """Turn decoded JSON into the type; ``Any`` takes it as it is.
@@ -79,8 +77,6 @@ class Wanted(Generic[ParsedT]):
         Raises:
             pydantic.ValidationError: It does not fit.
         """
-        if self._adapter is None:
-            return typing.cast("ParsedT", value)
         return self._adapter.validate_python(value)
 
 
