@@ -292,7 +292,7 @@ class App:
         """Poll until a stop is asked for and every receive has ended."""
 
         def start(lane: Lane, delivery: Delivery) -> None:
-            deliveries.begin(_process(lane, delivery))
+            deliveries.begin(process(lane, delivery))
             self._watch.wake()
 
         async with anyio.create_task_group() as limit:
@@ -318,7 +318,3 @@ def _mask(keys: Keys) -> None:
     """Keep the default chain's keys out of the logs; an older pair may still be in use."""
     SECRETS.protect(keys.access_key_secret, slot="chain secret")
     SECRETS.protect(keys.security_token, slot="chain token")
-
-
-async def _process(lane: Lane, delivery: Delivery) -> None:
-    await process(lane, delivery)

@@ -166,8 +166,8 @@ class Delivery:
     key: str | None = field(init=False, default=None)
     job_key: str | None = field(init=False, default=None)
     is_claimed: bool = field(init=False, default=False)
-    claim: Claimed = field(init=False, default_factory=lambda: _UNCLAIMED)
-    notification: Notification = field(init=False, default_factory=lambda: _UNREAD)
+    claim: Claimed = field(init=False)
+    notification: Notification = field(init=False)
     handler: Handler | None = field(init=False, default=None)
     completed: Completed | None = field(init=False, default=None)
     result: RunResult | None = field(init=False, default=None)
@@ -183,6 +183,8 @@ class Delivery:
     def __post_init__(self) -> None:
         """Plan the first renewal, and note how old the message is."""
         self.received_at = time.monotonic()
+        self.claim = _UNCLAIMED
+        self.notification = _UNREAD
         self._take_receipt(self.message.receipt)
         self._received_age_s = max(0.0, time.time() + self.server_offset_s - self.message.enqueued_at)
 
@@ -220,18 +222,24 @@ class Delivery:
 
     # The claim.
 
-    def represents(self, job_key: str) -> None:
-        """It is the one delivery of its job that is in flight here."""
-        self.job_key = job_key
-
-    def asks_for(self, key: str | None) -> None:
-        """Its claim is asked for: from now on it must be released, since the answer may get lost."""
+    def asks_for(self, key: str) -> None:
+        """It asks for its job's claim: from now on that must be released, since the answer may get lost."""
         self.key = key
+        if self.job_key is None:
+            self.job_key = key
+
+    def asks_for_itself(self, message_key: str) -> None:
+        """It asks for the claim of its message in place of its job's."""
+        self.key = message_key
 
     def has_claimed(self, claim: Claimed) -> None:
         """The ledger has granted the claim."""
         self.claim = claim
         self.is_claimed = True
+
+    def is_refused(self) -> None:
+        """The ledger has not granted the claim."""
+        self.key = None
 
     def has_released(self) -> None:
         """The claim is given up; a renewal that comes now must not take it for one that was taken over."""
@@ -260,29 +268,27 @@ class Delivery:
         """A handler takes it."""
         self.handler = handler
 
-    def has_completed(self, completed: Completed) -> None:
-        """Its handler can be called with this."""
-        self.completed = completed
-
     def interruptible(self) -> anyio.CancelScope:
         """A scope for its run, by which ``interrupt`` ends it."""
         self._scope = new_scope()
         return self._scope
 
-    def begin_run(self, handler: Handler) -> None:
+    def begin_run(self, handler: Handler, completed: Completed) -> None:
         """Its handler is being called."""
+        self.completed = completed
         self.in_thread = not handler.is_async
         self.stage = Stage.RUNNING
         self.started_at = time.monotonic()
 
-    def cancel_by(self, cancel_handler: Callable[[str], None] | None) -> None:
-        """How to cancel its async handler; ``None`` when that has ended."""
+    def cancel_by(self, cancel_handler: Callable[[str], None]) -> None:
+        """How to cancel its async handler."""
         self.cancel_handler = cancel_handler
 
     def end_run(self) -> None:
         """Its handler has ended. A lost lease cancels nothing any more: the result counts."""
         self.run_s = time.monotonic() - self.started_at
         self.stage = Stage.SETTLING
+        self.cancel_handler = None
 
     def interrupt(self, why: Interrupted | TimedOut) -> None:
         """Cancel its run, unless that has ended; the first reason counts.
@@ -320,7 +326,7 @@ class Delivery:
     def close(self) -> None:
         """It is settled, or given up."""
         self.stage = Stage.CLOSED
-        self.lease_event(LeaseEvent.CLOSE)
+        self.lease = LeaseState.CLOSED
 
     # What is known of it.
 
@@ -364,7 +370,7 @@ class Delivery:
             message=said.message,
             user_data=notification.user_data_text if completed is None else completed.user_data_text,
             result=None if completed is None else completed.result_text,
-            attempts=self.attempt,
+            attempts=self.claim.failures + 1,
             enqueued_at=self.message.enqueued_at,
             started_at=now - (time.monotonic() - self.started_at) if self.started_at else now,
             ended_at=now,

@@ -149,7 +149,6 @@ class _TaskRun:
             for later in (self._grace_timer, self._hold_timer):
                 if later is not None:
                     later.cancel()
-            self._delivery.cancel_by(None)
             if not self._task.done():
                 self._leave_behind()
         if not self._task.done():

@@ -23,6 +23,7 @@ from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery, QueueCalls
 from consumer.engine.invoke import Threads
 from consumer.engine.lease import LeaseKeeper, Visibility
+from consumer.engine.lease_state import Stage
 from consumer.engine.letter_limit import LetterLimit
 from consumer.engine.outcome import ClaimedElsewhere, Interrupted, Skipped, Unavailable, Unprocessable
 from consumer.engine.rules import Rules
@@ -171,11 +172,9 @@ class Lane:
 
     async def claim(self, delivery: Delivery, key: str) -> Claimed | Ended | ClaimedElsewhere | Unavailable:
         """Claim a job for a delivery; while the store is down the message waits here."""
-        if delivery.job_key is None:
-            if self._by_key.setdefault(key, delivery) is not delivery:
-                # Another message of the same job is in flight, as when MPS sent its notification twice.
-                return ClaimedElsewhere(delivery.rules.policy.lease_step_s / 4)
-            delivery.represents(key)
+        if delivery.job_key is None and self._by_key.setdefault(key, delivery) is not delivery:
+            # Another message of the same job is in flight, as when MPS sent its notification twice.
+            return ClaimedElsewhere(delivery.rules.policy.lease_step_s / 4)
         delivery.asks_for(key)
         try:
             claim = await self.store.attempt(self.store.ledger.claim, key, self.leases.claim_s(delivery))
@@ -184,7 +183,7 @@ class Lane:
         if isinstance(claim, Claimed):
             delivery.has_claimed(claim)
             return claim
-        delivery.asks_for(None)
+        delivery.is_refused()
         return claim if isinstance(claim, Ended) else ClaimedElsewhere(claim.remaining_s)
 
     def turn(self, handler: Handler, delivery: Delivery) -> AbstractAsyncContextManager[bool]:
@@ -215,7 +214,8 @@ class Lane:
 
     def forget(self, delivery: Delivery) -> None:
         """It is settled: release everything that it holds here."""
-        delivery.close()
+        if delivery.stage is not Stage.CLOSED:
+            delivery.close()
         self.leases.drop(delivery)
         if self._by_message.get(delivery.message.message_id) is delivery:
             del self._by_message[delivery.message.message_id]

@@ -56,8 +56,6 @@ class LeaseEvent(Enum):
     """The message came to this process again, with a new receipt handle."""
     GRACE_OVER = "grace over"
     """The message did not come back in time."""
-    CLOSE = "closed"
-    """The message is settled."""
 
 
 _FINAL: Final = frozenset({LeaseState.LOST, LeaseState.CLOSED})
@@ -90,8 +88,6 @@ def next_state(state: LeaseState, event: LeaseEvent, stage: Stage) -> LeaseState
     """
     if state in _FINAL:
         return state
-    if event is LeaseEvent.CLOSE:
-        return LeaseState.CLOSED
     found = _NEXT.get((state, event), state)
     if found is LeaseState.LOST and stage >= Stage.RUNNING:
         return LeaseState.ORPHANED

@@ -55,25 +55,20 @@ async def process(lane: Lane, delivery: Delivery) -> SettledAs | None:
     with lane.in_flight(delivery):
         if await lane.rejoin(delivery):
             return None
-        result = await _run_interruptibly(lane, delivery)
-        outcome = decide(result, delivery.history(), delivery.retry_policy)
+        result: RunResult | None = None
+        try:
+            with delivery.interruptible():
+                result = await run(lane, delivery)
+        except Exception as error:
+            # A bug of this program counts like a failure of the handler: so it ends as a dead letter with its
+            # traceback, and not in silence when the queue drops the message.
+            log.exception("internal error", queue=lane.name, message_id=delivery.message.message_id)
+            result = Raised(error)
+        outcome = decide(delivery.finish(result), delivery.history(), delivery.retry_policy)
         # Only the stop deadline interrupts this: the outcome is being persisted.
         settled = await lane.settler.settle(delivery, outcome)
         return report(lane, delivery, settled)
     return None
-
-
-async def _run_interruptibly(lane: Lane, delivery: Delivery) -> RunResult:
-    result: RunResult | None = None
-    try:
-        with delivery.interruptible():
-            result = await run(lane, delivery)
-    except Exception as error:
-        # A bug of this program counts like a failure of the handler: so it ends as a dead letter with its traceback,
-        # and not in silence when the queue drops the message.
-        log.exception("internal error", queue=lane.name, message_id=delivery.message.message_id)
-        result = Raised(error)
-    return delivery.finish(result)
 
 
 async def run(lane: Lane, delivery: Delivery) -> RunResult:
@@ -102,7 +97,6 @@ async def run(lane: Lane, delivery: Delivery) -> RunResult:
     # Only after MPS's answer: a forged message must not end the job for what the true one did.
     if suspect := crashing(claim.starts):
         return suspect
-    delivery.has_completed(completed)
     async with lane.turn(handler, delivery) as is_its_turn:
         if not is_its_turn:
             return Busy(handler.name)
@@ -138,7 +132,7 @@ async def _call(lane: Lane, delivery: Delivery, handler: Handler, completed: Com
             return Unavailable(error)
     job = completed.job
     context = job_context(job.function, job.job_id, message_id=job.message_id, queue=job.queue, attempt=job.attempt)
-    delivery.begin_run(handler)
+    delivery.begin_run(handler, completed)
     try:
         with context:
             return await invoke(handler, job, delivery.rules.limits_of(handler), lane.threads, delivery)

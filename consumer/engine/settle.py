@@ -130,13 +130,13 @@ class Settler:
         """
         await self._release(delivery)
         key = message_key(self._identity, delivery.message.message_id)
-        delivery.asks_for(key)
+        delivery.asks_for_itself(key)
         claim = await self._store.persist(self._store.ledger.claim, key, self._leases.claim_s(delivery))
         if isinstance(claim, Claimed):
             # Its attempt stays that of the job.
             delivery.has_claimed(delivery.claim)
             return None
-        delivery.asks_for(None)
+        delivery.is_refused()
         ended = Skipped.DUPLICATE if isinstance(claim, Ended) else ClaimedElsewhere(claim.remaining_s)
         return decide(delivery.finish(ended), delivery.history(), delivery.retry_policy)
 

@@ -65,7 +65,11 @@ class StoreAccess:
 
     async def persist(self, write: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Write until it succeeds or is cancelled; every write is idempotent."""
-        return await self._retry(write, math.inf, *args, **kwargs)
+        asked_at = time.monotonic()
+        try:
+            return await write(*args, **kwargs)
+        except StoreError as error:
+            return await self._retry(write, error, asked_at, math.inf, *args, **kwargs)
 
     async def attempt(self, write: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """As ``persist``, but give up after a few tries that fail while the store works.
@@ -73,30 +77,43 @@ class StoreAccess:
         Raises:
             StoreError: The last try's.
         """
-        return await self._retry(write, _MOST_TRIES, *args, **kwargs)
+        asked_at = time.monotonic()
+        try:
+            return await write(*args, **kwargs)
+        except StoreError as error:
+            return await self._retry(write, error, asked_at, _MOST_TRIES, *args, **kwargs)
 
     async def _retry(
-        self, write: Callable[P, Awaitable[T]], most_tries: float, /, *args: P.args, **kwargs: P.kwargs
+        self,
+        write: Callable[P, Awaitable[T]],
+        error: StoreError,
+        asked_at: float,
+        most_tries: float,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
+        """Retry a write that failed with ``error``."""
         faults = 0
         try:
             while True:
-                asked_at = time.monotonic()
-                try:
-                    return await write(*args, **kwargs)
-                except StoreError as error:
-                    if not await self.breaker.confirm(error, asked_at):
-                        await self.breaker.wait_closed()
-                        continue
+                if await self.breaker.confirm(error, asked_at):
                     faults += 1
                     if faults >= most_tries:
-                        raise
+                        raise error
                     if faults == 1:
                         # The store failed at that moment and works now: most likely the write does too.
                         self._failing_writes += 1
                     else:
                         self._one_write.failed(error)
                         await anyio.sleep(backoff_s(faults - 1, cap_s=_ONE_WRITE_CAP_S))
+                else:
+                    await self.breaker.wait_closed()
+                asked_at = time.monotonic()
+                try:
+                    return await write(*args, **kwargs)
+                except StoreError as again:
+                    error = again
         finally:
             if faults:
                 self._failing_writes -= 1

@@ -38,9 +38,9 @@ class Tasks:
     """Tasks that end together."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
-    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def begin(self, work: Coroutine[Any, Any, object]) -> None:
         """Start one; it must handle its own exceptions."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, field_validator
 
 from consumer.cloud.messages import DeleteFailure, Receipt
 from consumer.engine import loop_watch
+from consumer.engine.complete import Completed
 from consumer.engine.invoke import Threads
 from consumer.engine.lane import Lane
 from consumer.engine.lease import LeaseKeeper, Visibility
@@ -60,6 +61,9 @@ class Orders:
         raise AssertionError(handles)
 
 
+JOB: Job = Job(function="Cover", job_id="1", state="Success", failed=False, code=None, message=None, user_data=None)
+
+
 def plain(job: Job) -> None:
     """Does nothing."""
 
@@ -77,7 +81,7 @@ class Held:
         self.delivery = delivery(message("0", dequeue_count=2, lease_s=10))
         self.delivery.asks_for("k")
         self.delivery.has_claimed(Claimed())
-        self.delivery.begin_run(build(plain, Note("Cover", Limits())))
+        self.delivery.begin_run(build(plain, Note("Cover", Limits())), Completed(JOB, None, None))
         self.delivery.renew_next(time.monotonic())
         policy = LeasePolicy(step_s=10)
         self.keeper = LeaseKeeper(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
+from consumer.engine.complete import Completed
 from consumer.engine.delivery import Delivery
 from consumer.engine.invoke import CallLimits, HandlerResult, Threads, invoke
 from consumer.engine.outcome import Raised, Returned, TimedOut, Unprocessable
@@ -31,7 +32,7 @@ async def call(
 ) -> HandlerResult:
     handler = build(function, Note("Cover", Limits()))
     running = running or delivery()
-    running.begin_run(handler)
+    running.begin_run(handler, Completed(JOB, None, None))
     limits = CallLimits(timeout_s, max_hold_s, grace_s)
     return await invoke(handler, JOB, limits, threads or Threads(slots=4), running)
 
