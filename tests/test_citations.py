@@ -25,7 +25,7 @@ _OTHER_FORMS: Final = re.compile(
 
 
 def page(name: str) -> str:
-    """A page of facts as the installed package holds it."""
+    """A page of facts in the installed package."""
     return (resources.files("consumer") / "facts" / f"{name}.md").read_text(encoding="utf-8")
 
 
@@ -49,7 +49,7 @@ def problems(text: str, *, is_code: bool = True) -> Iterator[str]:
 
 
 def sources() -> list[Path]:
-    """Every file that may hold a claim, this one and the facts left out."""
+    """Every file that may make a claim, without this one and the facts."""
     code = [path for part in ("consumer", "handlers", "tests") for path in (ROOT / part).rglob("*.py")]
     pages = [ROOT / "README.md", *(ROOT / "consumer").rglob("*.md")]
     return sorted(path for path in (*code, *pages) if path != Path(__file__).resolve() and path.parent.name != "facts")

@@ -44,12 +44,8 @@ async def open_clients(
 ) -> AsyncIterator[Clients]:
     """Open the clients of one queue; closing ends their connections.
 
-    Args:
-        lane: Its keys are used where it has some, else those of the default chain.
-        ca_file: Certificates to trust in place of the system's.
-        limiter: The account's, shared by all that ask MPS; default: one of its own.
-        observe: Called for every request.
-        on_keys: Called with every key that the default chain finds.
+    The keys are those of ``lane`` where it has some, else those of the default chain, which ``on_keys`` receives.
+    ``ca_file`` replaces the system's certificates. ``limiter`` is the account's.
 
     Raises:
         SettingsError: ``ca_file`` can't be read.
@@ -77,11 +73,7 @@ async def open_queue(
     observe: Observe | None = None,
     read_margin_s: float = 10.0,
 ) -> AsyncIterator[MnsQueue]:
-    """Open a second client of one queue, over connections of its own: for the event loop of another thread.
-
-    Raises:
-        SettingsError: ``ca_file`` can't be read.
-    """
+    """Open a second client of one queue, over connections of its own: for the event loop of another thread."""
     async with open_pool(ca_file=ca_file) as pool:
         yield _queue(lane, credentials, pool, observe, read_margin_s)
 

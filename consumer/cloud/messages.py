@@ -40,16 +40,11 @@ _LATEST_S: Final = 1 << 33
 
 @dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
 class Receipt:
-    """The right to delete or hide one message until its lease ends.
-
-    Args:
-        handle: The newest receipt handle; a later one replaces it.
-        expires_at: End of the lease in seconds of ``time.monotonic``: NextVisibleTime minus the answer's
-            Date minus 1 s, counted from the answer's arrival.
-    """
+    """The right to delete or hide one message until its lease ends; a later handle replaces this one."""
 
     handle: str
     expires_at: float
+    """Seconds of ``time.monotonic``: the arrival of the answer, plus NextVisibleTime minus its Date minus 1 s."""
 
 
 @dataclass(slots=True)
@@ -59,8 +54,6 @@ class Peeked:
     Args:
         message_id: 32 hex digits; the same over redeliveries.
         body: As transmitted; base64 is not decoded here.
-        enqueued_at: When it was sent, Unix seconds of the server's clock.
-        first_dequeued_at: When it was first received, likewise.
         dequeue_count: Receipts so far, this one included.
         priority: 1 (first) to 16.
         group_id: MessageGroupId of a FIFO queue.
@@ -92,13 +85,12 @@ class Batch:
 
     Args:
         messages: 0 to 16.
-        elapsed_s: From asking to the whole answer. An empty batch much sooner than the wait asked for means: poll
-            less (facts/mns.md#too-many-long-polls).
-        server_offset_s: The server's clock minus ours. The Date header is whole seconds, so a difference
-            within that is 0; anything else is good to half a second.
-        problems: One line for each oddity: a skipped entry (its message stays in the queue), a body that does not have
-            its MD5 (it is among the messages: skipped, it would come again until its retention ends), and one for all
-            messages beyond those asked for.
+        elapsed_s: An empty batch much sooner than the wait asked for means: poll less
+            (facts/mns.md#too-many-long-polls).
+        server_offset_s: The server's clock minus ours; 0 within the precision of the Date header.
+        problems: One line for each skipped entry (its message stays in the queue), for each body without its MD5 (it is
+            among the messages: skipped, it would come again until its retention ends), and for messages beyond the
+            limit.
     """
 
     messages: Sequence[Message]
@@ -112,10 +104,9 @@ class DeleteFailure:
     """One handle that a batch delete did not delete.
 
     Args:
-        handle: As it was given.
         code: The service's error code.
-        gone: The handle is dead: the lease is lost, or the message was deleted already.
-        retryable: The same handle may be deleted by trying again.
+        gone: The lease is lost, or the message was deleted already.
+        retryable: Deleting the same handle again may succeed.
         detail: The service's own words, cut.
     """
 
@@ -131,14 +122,10 @@ class QueueAttributes:
     """A queue's settings and counts (facts/mns.md#get-queue-attributes).
 
     Args:
-        polling_wait_s: The long poll of a receive without a wait of its own.
-        delay_s: The delay of a message without one of its own.
         active_messages: Waiting; the service withdraws the three counts: ``None`` when missing.
         inactive_messages: Received and not yet deleted.
         delayed_messages: Not yet visible for the first time.
-        created_at: Unix seconds.
-        modified_at: Unix seconds.
-        dlq_policy: The queue's own dead-letter policy as text; ``None`` when the answer has none.
+        dlq_policy: The queue's own dead-letter policy as text.
     """
 
     name: str
@@ -172,13 +159,10 @@ class FirstSeenTimes:
 def read_messages(
     data: bytes, arrival: Arrival, *, limit: int = MAX_BATCH, first_seen: FirstSeenTimes | None = None
 ) -> tuple[list[Message], list[str]]:
-    """The messages in an answer of BatchReceiveMessage, and one line for each problem (see ``Batch``).
+    """The messages in an answer of BatchReceiveMessage, and its problems; raises ``AnswerError`` for another answer.
 
     Messages beyond ``limit`` are not read: no slot is free for them, and they are redelivered when their visibility
     ends. ``first_seen`` gives the age of a message without EnqueueTime and FirstDequeueTime.
-
-    Raises:
-        AnswerError: It is not a ``<Messages>`` answer at all.
     """
     found: list[Message] = []
     problems: list[str] = []
@@ -199,11 +183,7 @@ def read_messages(
 
 
 def read_peeked(data: bytes, arrival: Arrival, *, limit: int = MAX_BATCH) -> list[Peeked]:
-    """The messages in an answer of BatchPeekMessage; an entry without MessageId or MessageBody is left out.
-
-    Raises:
-        AnswerError: It is not a ``<Messages>`` answer at all.
-    """
+    """The messages in an answer of BatchPeekMessage; an entry without MessageId or MessageBody is left out."""
     found: list[Peeked] = []
     for entry in entries(data, limit)[0]:
         try:

@@ -58,13 +58,7 @@ class _V4Client(MNSClient):  # type: ignore[misc]  # the SDK has no types
 
 
 class MnsSigner:
-    """Builds the headers of requests to one endpoint; makes no connection.
-
-    Args:
-        host: The endpoint's host, with its port where that isn't the scheme's own.
-        signature: ``v2`` is the classic one; ``v4`` includes the region and signs by a key of the day.
-        region: The region's id, which only ``v4`` needs.
-    """
+    """Builds the headers of requests to one host (with its port where that isn't the scheme's own); never connects."""
 
     def __init__(self, host: str, *, signature: Signature = "v2", region: str = "") -> None:
         self._keys: Keys | None = None

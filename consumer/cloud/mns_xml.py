@@ -70,11 +70,7 @@ class Entry:
 
 
 def parse(data: bytes) -> Element:
-    """Parse one answer.
-
-    Raises:
-        AnswerError: It is not well-formed, or declares something.
-    """
+    """Parse one answer; raises ``AnswerError`` if it is not well-formed, or declares something."""
     markup(data)
     if b"\0" in data:
         raise AnswerError(f"expected XML in UTF-8, came {describe(data)} with a zero byte among them")
@@ -90,9 +86,8 @@ def parse(data: bytes) -> Element:
 def markup(data: bytes) -> bytes:
     """The same bytes with each CDATA section blanked: tags and text are left, at the same offsets.
 
-    Raises:
-        AnswerError: There is a doctype, an entity, a comment, a processing instruction, or a CDATA section without an
-            end. So no CDATA section can be part of any of them.
+    Raises ``AnswerError`` for a doctype, an entity, a comment, a processing instruction, or a CDATA section without an
+    end: so no CDATA section can be part of any of them.
     """
     outside = _without_cdata(data) if b"<!" in data else data
     if b"<?" in outside:
@@ -122,11 +117,7 @@ def fields(element: Element) -> dict[str, str]:
 
 
 def root_fields(data: bytes, expected: str) -> dict[str, str]:
-    """The text of each child of the root, which must be ``expected``.
-
-    Raises:
-        AnswerError: Not XML, or another root.
-    """
+    """The text of each child of the root; raises ``AnswerError`` unless that is ``expected``."""
     root = parse(data)
     if local_name(root) != expected:
         raise AnswerError(f"expected <{expected}>, came <{cut(local_name(root), 40)}>")
@@ -134,11 +125,7 @@ def root_fields(data: bytes, expected: str) -> dict[str, str]:
 
 
 def entries(data: bytes, limit: int) -> tuple[list[Entry], int]:
-    """The first ``limit`` entries of a ``<Messages>`` answer, and how many more there are.
-
-    Raises:
-        AnswerError: It is not a ``<Messages>`` answer at all.
-    """
+    """The first ``limit`` entries of a ``<Messages>`` answer, and how many more there are; or ``AnswerError``."""
     if FLAT_READER and (flat := flat_messages(data)) is not None:
         return [_flat_entry(found) for found in flat[:limit]], max(0, len(flat) - limit)
     try:

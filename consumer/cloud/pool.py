@@ -194,11 +194,9 @@ class Pool:
 
 
 def open_pool(*, ca_file: Path | None = None, keepalive_s: float = 15.0) -> Pool:
-    """Open a lane's pool; to be called inside the running event loop.
+    """Open a lane's pool inside the running event loop; ``ca_file`` (PEM) *replaces* the system's authorities.
 
-    Args:
-        ca_file: Certificates of the authorities to trust, PEM, *instead of* the system's.
-        keepalive_s: How long an idle connection is kept; shorter than a server's own time, so that we close it first.
+    ``keepalive_s`` is shorter than a server's own time, so that we close an idle connection first.
 
     Raises:
         SettingsError: ``ca_file`` can't be read as certificates.

@@ -36,27 +36,17 @@ class Arrival:
 
 
 class ServerClock:
-    """The time on the servers behind one pool; logs a change, not each answer.
-
-    Args:
-        wall_s: Our clock now, UNIX seconds.
-        now: The monotonic clock now.
-    """
+    """The time on the servers behind one pool; logs a change, not each answer."""
 
     def __init__(self, wall_s: float | None = None, now: float | None = None) -> None:
         self._base_s = (time.time() if wall_s is None else wall_s) - (time.monotonic() if now is None else now)
         self._doubted_at: dict[str, float] = {}
 
     def read(self, date: str, wall_s: float, now: float, target: str) -> tuple[float, float]:
-        """The server's time in UNIX seconds, and its difference to our clock, by one Date header.
+        """The time of ``target``'s server in UNIX seconds, and its difference to our clock, by one Date header.
 
-        The difference is 0 within the precision of a Date in whole seconds.
-
-        Args:
-            date: As it came; ``""`` for none.
-            wall_s: Our clock when the answer came, UNIX seconds.
-            now: The monotonic clock at the same moment.
-            target: Whose clock: the queue's, or MPS's host.
+        ``wall_s`` and ``now`` are our two clocks when the answer came. The difference is 0 within the precision of a
+        Date in whole seconds.
         """
         date_s = _parsed(date)
         expected_s = self._base_s + now

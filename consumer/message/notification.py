@@ -51,8 +51,7 @@ class Undecodable:
     """Why a body could not be read.
 
     Args:
-        layer: Where it stopped: ``body``, ``xml``, ``envelope``, ``json``, ``keys`` or ``state``; inside a topic's
-            envelope with ``envelope.`` before it.
+        layer: As in ``Unreadable``.
         reason: One sentence: what was expected and what came; text from outside in it is cut.
         position: Offset within that layer, in bytes (``body``, ``xml``) or characters; ``None`` where it has none.
     """

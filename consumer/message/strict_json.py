@@ -37,10 +37,10 @@ class Unreadable(ValueError):  # noqa: N818 - it never leaves this package; "Err
     """One layer of a message is not what it should be; public functions catch it and return a value.
 
     Args:
-        layer: ``body``, ``json``, ``xml``, ``envelope``, ``keys``, ``state``; inside a topic's envelope with
+        layer: ``body``, ``json``, ``xml``, ``envelope``, ``keys`` or ``state``; inside a topic's envelope with
             ``envelope.`` before it.
         reason: One sentence: what was expected and what came.
-        position: Character offset (``body``, ``xml``: byte offset) within that layer; ``None`` where it has none.
+        position: Offset within that layer, in bytes (``body``, ``xml``) or characters.
     """
 
     def __init__(self, layer: str, reason: str, position: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A peer that answers what a test tells it over a real socket, the clients on it, and a certificate authority."""
+"""A peer with a test's answers on a real socket, the clients on it, and a certificate authority."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ class Authority:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """An authority that nobody trusts but who is told to."""
+    """An authority that a client trusts only by its ca_file."""
     folder = tmp_path_factory.mktemp("tls")
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Own CA")])
@@ -242,7 +242,7 @@ class Local:
 
 @pytest.fixture
 async def local() -> AsyncIterator[Local]:
-    """The clients on a sandbox whose queue ``q`` holds nothing."""
+    """The clients on a sandbox whose queue ``q`` is empty."""
     observed: list[tuple[str, str]] = []
     source = StaticCredentials(Keys("sandbox", "sandbox"))
     async with Sandbox.on_free_port(job_s=0.05) as sandbox, open_pool() as pool:

@@ -112,7 +112,7 @@ class Variant:
 
 
 @dataclass
-class Held:
+class Stored:
     """One message in the queue."""
 
     body: str
@@ -129,7 +129,7 @@ class OwnMns:
 
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
-        self.messages: list[Held] = []
+        self.messages: list[Stored] = []
         self.calls: dict[str, int] = {}
         self.port = 0
         self._numbers = itertools.count(1)
@@ -153,7 +153,7 @@ class OwnMns:
     def put(self, body: str) -> None:
         """Send a message."""
         number = next(self._numbers)
-        self.messages.append(Held(body, f"{number:032X}", time.time()))
+        self.messages.append(Stored(body, f"{number:032X}", time.time()))
         self._changed.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -197,12 +197,12 @@ class OwnMns:
 
     async def _receive(self, count: int, wait_s: float) -> tuple[int, str]:
         until = time.monotonic() + wait_s
-        while not (ready := [held for held in self.messages if held.visible_s <= time.time()]):
+        while not (ready := [stored for stored in self.messages if stored.visible_s <= time.time()]):
             if time.monotonic() >= until:
                 status, body = self.variant.empty
                 return (status, body) if body else self._error(status, "MessageNotExist")
             self._changed.clear()
-            visible_s = min((held.visible_s for held in self.messages), default=time.time() + wait_s)
+            visible_s = min((stored.visible_s for stored in self.messages), default=time.time() + wait_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(visible_s - time.time(), until - time.monotonic()))):
                     await self._changed.wait()
@@ -211,25 +211,25 @@ class OwnMns:
         chosen = ready[: count if self.variant.batch is None else self.variant.batch]
         return self.variant.received, self._document("Messages", "".join(map(self._message, chosen)))
 
-    def _message(self, held: Held) -> str:
+    def _message(self, stored: Stored) -> str:
         now_s = time.time()
-        held.visible_s, held.count = now_s + self.variant.visible_s, held.count + 1
-        held.first_s = held.first_s or now_s
-        held.handles = [self._new_handle()]
+        stored.visible_s, stored.count = now_s + self.variant.visible_s, stored.count + 1
+        stored.first_s = stored.first_s or now_s
+        stored.handles = [self._new_handle()]
         values = {
-            "MessageId": held.message_id,
-            "MessageBodyMD5": hashlib.md5(held.body.encode(), usedforsecurity=False).hexdigest().upper(),
-            "MessageBody": held.body,
-            "ReceiptHandle": held.handles[0],
-            "EnqueueTime": self._ms(held.sent_s),
-            "FirstDequeueTime": self._ms(held.first_s),
-            "NextVisibleTime": self._ms(held.visible_s),
-            "DequeueCount": str(held.count),
+            "MessageId": stored.message_id,
+            "MessageBodyMD5": hashlib.md5(stored.body.encode(), usedforsecurity=False).hexdigest().upper(),
+            "MessageBody": stored.body,
+            "ReceiptHandle": stored.handles[0],
+            "EnqueueTime": self._ms(stored.sent_s),
+            "FirstDequeueTime": self._ms(stored.first_s),
+            "NextVisibleTime": self._ms(stored.visible_s),
+            "DequeueCount": str(stored.count),
             "Priority": "8",
         } | dict(self.variant.values)
         shown = {name: escape(values[name]) for name in self.variant.order if name not in self.variant.without}
         if self.variant.cdata:
-            shown["MessageBody"] = f"<![CDATA[{held.body}]]>"
+            shown["MessageBody"] = f"<![CDATA[{stored.body}]]>"
         return self._element("Message", "".join(self._element(*item) for item in shown.items()) + self.variant.extra)
 
     def _send(self, xml: str) -> tuple[int, str]:
@@ -243,14 +243,14 @@ class OwnMns:
         handles = [unescape(text) for text in written]
         failed: dict[str, str] = {}
         for place, handle in enumerate(handles):
-            held = self._find(handle)
-            if held is None:
+            stored = self._find(handle)
+            if stored is None:
                 failed[handle] = self.variant.gone[1]
             elif self.variant.partial and place == len(handles) - 1 and not self._failed:
                 self._failed = True
                 failed[handle] = "InternalServerError"
             elif self.variant.deleted == (204, ""):
-                self.messages.remove(held)
+                self.messages.remove(stored)
         if not failed:
             return self.variant.deleted
         errors = "".join(
@@ -265,14 +265,14 @@ class OwnMns:
         return self.variant.partial or self.variant.gone[0], self._document("Errors", errors)
 
     def _hide(self, handle: str, seconds: int) -> tuple[int, str]:
-        held = self._find(handle)
-        if held is None:
+        stored = self._find(handle)
+        if stored is None:
             return self._error(*self.variant.gone)
-        held.visible_s = time.time() + seconds
+        stored.visible_s = time.time() + seconds
         self._changed.set()
         new = handle if self.variant.on_hide == "same" else self._new_handle()
-        held.handles = [new, *(held.handles if self.variant.on_hide == "both" else ())]
-        visible = self._ms(held.visible_s) if self.variant.hidden is None else self.variant.hidden
+        stored.handles = [new, *(stored.handles if self.variant.on_hide == "both" else ())]
+        visible = self._ms(stored.visible_s) if self.variant.hidden is None else self.variant.hidden
         inner = self._element("ReceiptHandle", escape(new)) + self._element("NextVisibleTime", visible)
         return 200, self._document("ChangeVisibility", inner)
 
@@ -301,9 +301,9 @@ class OwnMns:
         inner = "".join(self._element(name, value) for name, value in values.items() if name in self.variant.spare)
         return status, self._document("Error", inner)
 
-    def _find(self, handle: str) -> Held | None:
+    def _find(self, handle: str) -> Stored | None:
         now_s = time.time()
-        alive = (held for held in self.messages if handle in held.handles and held.visible_s > now_s)
+        alive = (stored for stored in self.messages if handle in stored.handles and stored.visible_s > now_s)
         return next(alive, None)
 
     def _new_handle(self) -> str:

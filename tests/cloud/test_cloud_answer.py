@@ -132,7 +132,7 @@ def test_a_message_with_nothing_but_what_is_essential() -> None:
 
 
 def test_a_message_without_any_time_grows_older_all_the_same() -> None:
-    """One that tells neither when it was sent nor when it was first received has the age since it was first seen."""
+    """A message without EnqueueTime and FirstDequeueTime has the age since it was first seen."""
     seen, timeless = FirstSeenTimes(), entry(EnqueueTime=b"", FirstDequeueTime=b"")
     later = Arrival(monotonic=200.0, server_s=ARRIVAL.server_s + 100)
     for arrival in (ARRIVAL, later):
@@ -176,7 +176,7 @@ def test_a_number_that_can_not_be_true_is_not_believed(
 
 @pytest.mark.parametrize("value", [b"soon", b"9" * 400, b"1e5", b"1e400", b"\xd9\xa7", b"7" * 5000])
 def test_a_lease_that_is_no_time_has_ended(value: bytes) -> None:
-    """A NextVisibleTime that is no number is told, and the message is handled with a lease to be renewed at once."""
+    """A NextVisibleTime that is no number is a problem, and the message has a lease to be renewed at once."""
     found, (problem,) = read(entry(NextVisibleTime=value), entry())
     assert [message.receipt.expires_at for message in found] == [100.0, 129.0]
     assert "is no time" in problem
@@ -333,5 +333,5 @@ def test_foreign_text_is_cut(text: str, expected: str) -> None:
     [(b" \n", "an empty body"), (b"[1]", "JSON of 3 bytes"), (b"<HTML>", "an HTML page of 6 bytes"), (b"x", "1 bytes")],
 )
 def test_foreign_bodies_are_described_not_shown(data: bytes, expected: str) -> None:
-    """A foreign body is told by its kind and size alone."""
+    """A foreign body is described by its kind and size alone."""
     assert describe(data) == expected

@@ -212,7 +212,7 @@ async def test_keys_are_kept_for_a_while(vendor: Vendor, monkeypatch: pytest.Mon
     assert (vendor.asked, vendor.made) == (2, 1)
 
 
-async def test_a_failed_renewal_keeps_the_keys_at_hand(vendor: Vendor) -> None:
+async def test_a_failed_renewal_keeps_the_current_keys(vendor: Vendor) -> None:
     """When the part fails later on, the old keys go on being used, and it isn't asked at once again."""
     chain = DefaultChain()
     await chain.keys()
@@ -223,8 +223,8 @@ async def test_a_failed_renewal_keeps_the_keys_at_hand(vendor: Vendor) -> None:
     assert vendor.asked == 2
 
 
-async def test_a_slow_renewal_holds_nobody_up(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a renewal hangs, the keys at hand are given after a moment; its end is taken when it comes."""
+async def test_a_slow_renewal_delays_no_request(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a renewal hangs, the current keys are given after a moment; its keys are used once it ends."""
     monkeypatch.setattr(module, "_RENEWAL_WAIT_S", 0.05)
     chain = DefaultChain()
     await chain.keys()
@@ -306,7 +306,7 @@ async def test_a_right_that_is_missing_is_no_reason_to_search_for_ever(vendor: V
     "gives", [("", "hush", None), ("id", None, None), RuntimeError('result: {"Secret": "hush"}')], ids=str
 )
 async def test_a_part_without_keys_is_named(vendor: Vendor, gives: Any) -> None:
-    """What a part lacks is told in one line, its own words scrubbed."""
+    """The error says in one line what a part lacks, with the part's own words scrubbed."""
     vendor.gives = gives
     with pytest.raises(CloudError, match="tried the part:") as caught:
         await DefaultChain().keys()
@@ -397,7 +397,7 @@ async def test_a_first_search_without_a_thread_is_tried_again(vendor: Vendor, mo
 
 
 def test_another_threads_event_loop_gets_the_same_keys(vendor: Vendor) -> None:
-    """Two event loops in two threads share one search, and one that hangs in the first holds up no keys at hand."""
+    """Event loops in several threads share one search."""
     chain = DefaultChain()
     found: list[str] = []
     threads = [threading.Thread(target=lambda: found.append(asyncio.run(chain.keys()).access_key_id)) for _ in range(4)]
@@ -410,7 +410,7 @@ def test_another_threads_event_loop_gets_the_same_keys(vendor: Vendor) -> None:
 
 
 def test_the_thread_ends_with_its_chain(vendor: Vendor) -> None:
-    """A chain that nobody holds any more leaves no thread behind."""
+    """A chain that is garbage-collected leaves no thread behind."""
     before = {thread for thread in threading.enumerate() if thread.name == parts.THREAD}
     chain = DefaultChain()
     asyncio.run(chain.keys())
@@ -421,7 +421,7 @@ def test_the_thread_ends_with_its_chain(vendor: Vendor) -> None:
 
 
 async def test_nothing_secret_shows(start: Any, mns_reply: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """No repr, error or log record of any client holds a secret or a token, at any level."""
+    """No repr, error or log record of any client contains a secret or a token, at any level."""
     caplog.set_level(logging.DEBUG)
     refused = b"<Error><Code>SignatureDoesNotMatch</Code><Message>m</Message><RequestId>r</RequestId></Error>"
     talk = await start(mns_reply(403, refused))
@@ -435,7 +435,7 @@ async def test_nothing_secret_shows(start: Any, mns_reply: Any, caplog: pytest.L
 
 
 async def test_refused_keys_are_forgotten(start: Any, mns_reply: Any) -> None:
-    """When the service refuses the keys, their source is told once; when it refuses anything else, it isn't."""
+    """When the service refuses the keys, their source refreshes once; when it refuses anything else, it doesn't."""
 
     class Source(StaticCredentials):
         refreshed = 0

@@ -403,7 +403,7 @@ async def test_a_queue_of_older_days_has_a_long_name() -> None:
 
 
 async def test_an_error_for_a_handle_that_was_not_given(start: Any, mns_reply: Any) -> None:
-    """When an entry can't be told apart, no handle of the batch is taken for deleted."""
+    """When an entry belongs to no handle, no handle of the batch counts as deleted."""
     talk = await start(mns_reply(404, errors_xml(("someone else's", "InternalError"))))
     with pytest.raises(CloudError, match="for handles that were given") as caught:
         await talk.queue.delete(["a"])
@@ -420,7 +420,7 @@ async def test_a_delete_sends_the_sdks_xml(start: Any, mns_reply: Any) -> None:
 
 
 async def test_odd_handles_go_into_the_url(start: Any, mns_reply: Any) -> None:
-    """What would end a query or its value is escaped; what handles are made of stays."""
+    """Characters that end a query or its value are escaped; those of receipt handles stay."""
     answer = (
         b"<ChangeVisibility><ReceiptHandle>new</ReceiptHandle><NextVisibleTime>%d</NextVisibleTime></ChangeVisibility>"
     )
@@ -517,7 +517,7 @@ async def test_a_wrong_address_stops_the_start(endpoint: str, queue: str) -> Non
     ],
 )
 def test_mps_codes(code: str, status: int, fault: Fault) -> None:
-    """MPS's codes are told by their family, unknown ones by their status."""
+    """MPS's codes are classified by their family, unknown ones by their status."""
     assert mps_fault(code, status) is fault
 
 

@@ -158,7 +158,7 @@ async def test_a_denied_query_names_the_action(
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "told"),
+    ("code", "status", "advice"),
     [
         ("AccessDenied", 403, "account or the region in the NotifyUrl is wrong"),
         ("AccessDeniedByRamPolicy", 403, "grant mns:ChangeMessageVisibility"),
@@ -169,7 +169,7 @@ async def test_a_denied_query_names_the_action(
     ],
 )
 async def test_a_denied_call_to_mns_names_the_action(
-    start: Any, mns_reply: Any, code: str, status: int, told: str
+    start: Any, mns_reply: Any, code: str, status: int, advice: str
 ) -> None:
     """What MNS refuses for the keys or their rights says what to do, and only a missing right names an action."""
     body = f"<Error><Code>{code}</Code><Message>m</Message><RequestId>R</RequestId><HostId>h</HostId></Error>".encode()
@@ -177,12 +177,12 @@ async def test_a_denied_call_to_mns_names_the_action(
     with pytest.raises(CloudError) as caught:
         await talk.queue.hide("8-x", 10)
     assert caught.value.fault is Fault.CREDENTIALS
-    assert told in caught.value.detail
-    assert ("mns:" in caught.value.detail) is not told.startswith("check the AccessKey")
+    assert advice in caught.value.detail
+    assert ("mns:" in caught.value.detail) is not advice.startswith("check the AccessKey")
 
 
 def test_which_refusals_are_about_the_job() -> None:
-    """A JobId that MPS refuses is told apart from a function that it does not know and from everything else."""
+    """Only a refused JobId is about the job: no unknown function, and no other code."""
     about = ["InvalidParameter", "InvalidParameter.JobNotFound", "InvalidParameter.JobId", "MissingJobId"]
     others = ["InvalidParameter.FunctionNotSupported", "InvalidAction.NotFound", "Forbidden.RAM", "MissingParameter"]
     assert [code for code in (*about, *others) if is_about_the_job(code)] == about
@@ -254,7 +254,7 @@ async def calls(limiter: RateLimiter, number: int) -> list[float]:
 
 @pytest.mark.alone
 async def test_the_pace_is_even_below_the_limit_and_near_it() -> None:
-    """At 100 a second, no window of a second holds more than 100, and at least 95 a second go through."""
+    """At 100 a second, no window of a second has more than 100, and at least 95 a second go through."""
     times = await calls(RateLimiter(100), 300)
     assert max(sum(1 for t in times if start <= t < start + 1) for start in times) <= 100
     assert 299 / (times[-1] - times[0]) >= 95

@@ -154,7 +154,7 @@ async def test_nothing_listens(unused_port: int) -> None:
 
 
 async def test_an_unknown_name() -> None:
-    """A name that nobody knows is a network fault that names it."""
+    """A host name that does not resolve is a network fault with that name."""
     async with open_pool() as pool:
         queue = MnsQueue(
             endpoint="http://nowhere.invalid", queue="q", credentials=StaticCredentials(Keys("a", "b")), pool=pool
@@ -300,7 +300,7 @@ def test_a_clock_that_is_not_believed_is_told_once(log_lines: list[dict[str, Any
 def test_a_clock_that_is_believed_again_is_told_once(
     log_lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After ten minutes of good dates the change back is told."""
+    """After ten minutes of good dates the change back is logged."""
     wall_s, now = time.time(), 50.0
     clock = ServerClock(wall_s, now)
     clock.read("Mon, 01 Jan 2035 00:00:00 GMT", wall_s, now, "q")
@@ -424,7 +424,7 @@ async def test_what_comes_unasked_closes_its_connection(
     later: bytes,
     tls: bool,  # noqa: FBT001 - a row of the table
 ) -> None:
-    """Bytes that nobody asked for are no answer to the next request: that one goes over another connection."""
+    """Unrequested bytes are no answer to the next request: that one goes over another connection."""
     connections = 0
     closed = asyncio.Event()
 

@@ -102,7 +102,7 @@ async def test_a_delayed_message_waits(local: Any) -> None:
 
 
 async def test_attributes(local: Any) -> None:
-    """A queue tells its settings and counts."""
+    """A queue's settings and counts are read."""
     local.sandbox.put("q", "m")
     found = await local.queue.attributes()
     assert (found.name, found.visibility_timeout_s, found.retention_s) == ("q", 30, 345_600)
@@ -121,7 +121,7 @@ async def test_groups_of_a_fifo_queue() -> None:
 
 
 async def test_sts_over_tls(authority: Any) -> None:
-    """Keys with a token work over https with an own authority; wrong keys are told as such."""
+    """Keys with a token work over https with an own authority; wrong keys are a fault of the credentials."""
     settings = SandboxSettings(port=0, security_token="token", tls=authority.server)
     async with Sandbox(settings) as sandbox, open_pool(ca_file=authority.ca_file) as pool:
         sandbox.account.ensure("q")
@@ -137,7 +137,7 @@ async def test_sts_over_tls(authority: Any) -> None:
 
 
 async def test_a_missing_queue(local: Any) -> None:
-    """A queue that does not exist is told as missing."""
+    """A queue that does not exist is a fault of its own."""
     async with open_pool() as pool:
         source = StaticCredentials(Keys("sandbox", "sandbox"))
         queue = MnsQueue(endpoint=local.sandbox.url, queue="nowhere", credentials=source, pool=pool)

@@ -139,7 +139,7 @@ UNSOUND = (
     Variant("a redirect", received=302),
     Variant("nothing but broken entries", page="<Messages>" + "<a/>" * 2000 + "</Messages>"),
 )
-"""None of these tells what would be needed to handle a message and to end it: nothing is handled, all stays."""
+"""Each of these lacks an essential field: nothing is handled, every message stays."""
 DEAF = Variant("deletes answered by a page", deleted=(200, "<html/>"))
 """A message that can't be deleted is handled all the same, and handled once."""
 NAMES = {variant.name: f"q{number}" for number, variant in enumerate((*SOUND, *UNSOUND, DEAF))}
@@ -263,9 +263,9 @@ def test_what_can_not_be_deleted_is_handled_once(seen: Seen) -> None:
 
 def test_what_is_odd_is_told_in_few_lines(seen: Seen) -> None:
     """A message too many is one line; two thousand broken entries are three and one for the rest."""
-    told = re.compile(r"(\d) more messages came than the (\d) asked for; they were not read and come back later")
+    pattern = re.compile(r"(\d) more messages came than the (\d) asked for; they were not read and come back later")
     for problem in seen.problems[NAMES["more than asked for"]]:
-        assert (found := told.fullmatch(problem))
+        assert (found := pattern.fullmatch(problem))
         assert int(found[1]) + int(found[2]) <= len(KINDS)
     assert seen.problems[NAMES["nothing but broken entries"]][3].startswith("1997 more messages came than the 3")
     assert all("MessageBodyMD5" in problem for problem in seen.problems[NAMES["another sum"]])

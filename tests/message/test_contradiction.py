@@ -1,4 +1,4 @@
-"""What a notification may say of its job, held against what is known of it."""
+"""A notification compared with what is known of its job."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def test_user_data_is_compared_by_what_it_says(*, one: str | None, other: str | 
 
 
 def test_each_difference_is_named() -> None:
-    """Function, state and UserData are compared, and each that differs is told with both values."""
-    told = contradictions(read(UserData="a"), function="VideoClip", state="Fail", user_data="b")
-    assert list(told) == [
+    """Function, state and UserData are compared, and each difference names both values."""
+    found = contradictions(read(UserData="a"), function="VideoClip", state="Fail", user_data="b")
+    assert list(found) == [
         "FunctionName is 'Cover', not 'VideoClip'",
         "State is 'Success', not 'Fail'",
         "UserData is 'a', not 'b'",
@@ -70,6 +70,6 @@ def test_what_agrees_is_no_contradiction() -> None:
 
 
 def test_what_a_job_does_not_have_is_a_contradiction() -> None:
-    """UserData of a job that was submitted without any, and a job without a function, are told."""
+    """UserData of a job that was submitted without any, and a job without a function, are differences."""
     assert contradictions(read(UserData="a"), function="Cover", state="Success", user_data=None)
     assert contradictions(read(), function=None, state="Success", user_data=None)

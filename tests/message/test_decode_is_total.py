@@ -20,7 +20,7 @@ MAX_BODY_BYTES = 65_536
 
 
 def check(body: bytes) -> None:
-    """Decode, and hold the value against what the rest of the program takes for granted."""
+    """Decode, and check the value's types and ranges that the rest of the program relies on."""
     found = decode(body)
     if isinstance(found, Undecodable):
         assert found.layer

@@ -68,7 +68,7 @@ def key_of(document: JsonValue, message_id: str = "M1") -> str:
     ],
 )
 def test_each_rule(document: JsonValue, key: str) -> None:
-    """A message is known by what it is about, and by its own id where that can't be told."""
+    """The key names a message's job, or its own id where the job is unknown."""
     assert key_of(document) == key
 
 

@@ -76,11 +76,11 @@ def test_two_spellings_that_agree_are_one() -> None:
         pytest.param({"UserData": "1", "userData": 1}, id="text and number"),
         pytest.param({"UserData": True, "userData": 1}, id="true and one"),
         pytest.param({"UserData": None, "userData": "x"}, id="null and text"),
-        pytest.param({"RequestId": "a", "requestId": "b"}, id="a field that nobody reads"),
+        pytest.param({"RequestId": "a", "requestId": "b"}, id="an unused field"),
     ],
 )
 def test_two_spellings_that_differ_are_set_aside(extra: dict[str, JsonValue]) -> None:
-    """Nobody can tell which of two contradicting spellings is meant."""
+    """Two spellings of one key with different values are undecodable."""
     assert refused({**JOB, **extra}).layer == "keys"
 
 
@@ -206,7 +206,7 @@ def test_an_event_is_read_inside_its_body() -> None:
     ],
 )
 def test_a_result_that_came_along(extra: dict[str, JsonValue], text: str | None) -> None:
-    """A Result or Data in the message is kept as text, so that nobody needs to ask for it."""
+    """A Result or Data in the message is kept as text, so that MPS need not be asked for it."""
     assert read({**JOB, **extra}).result_text == text
 
 

@@ -74,7 +74,7 @@ def read(document: JsonValue) -> Notification:
 def test_each_documented_message(
     *, sample: str, encoded: bool, kind: Kind, route: str, job_id: str | None, state: str, phase: str
 ) -> None:
-    """Every documented message is told by its fields, raw as well as base64."""
+    """Every documented message is recognised by its fields, raw as well as base64."""
     body = (SAMPLES / f"{sample}.json").read_bytes()
     found = decode(base64.b64encode(body) if encoded else body)
     assert isinstance(found, Notification), found
