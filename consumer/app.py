@@ -90,8 +90,7 @@ class App:
         self._limiters: dict[str, RateLimiter] = {}
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
         self._shared_store = settings.store_target().is_shared
-        limits = self.rules.policy.letter_limits
-        self._letters = LetterLimit(self._store, limits, self.metrics, shared=self._shared_store)
+        self._letters = LetterLimit(self._store, self.rules.policy, self.metrics, shared=self._shared_store)
         self._watch = LoopWatch(self._ledger, self.metrics.loop_blocked)
         self.vitals = Vitals(self.lanes, self._store, self._letters, len(registry.handlers))
         self._shared = Shared(
@@ -119,10 +118,10 @@ class App:
         before, self.rules = self.rules, make_rules(policy, registry, self.rules)
         self.metrics.register(registry.handlers)
         self.vitals.handlers = len(registry.handlers)
-        self._letters.adopt(policy.letter_limits)
+        self._letters.adopt(policy)
         for lane, queue in zip(self.lanes, settings.all_lanes(), strict=True):
             lane.rules = self.rules
-            lane.leases.policy = policy.lease
+            lane.leases.policy = policy
             keys = given_keys(queue)
             if keys is not None and isinstance(lane.credentials, StaticCredentials):
                 lane.credentials.replace(keys)

@@ -25,10 +25,7 @@ from consumer.notify_url import NotifyUrl, exposure, parse_endpoint
 from consumer.policy import (
     MAX_HIDE_S,
     MAX_WAIT_S,
-    LeasePolicy,
-    LetterLimits,
     RetryPolicy,
-    TrustPolicy,
     UnroutedPolicy,
     Verify,
 )
@@ -189,21 +186,6 @@ class Policy(BaseModel):
     def retry(self) -> RetryPolicy:
         """How often and how soon a failed handler runs again."""
         return RetryPolicy(max_failures=self.max_failures, base_s=self.retry_base_s, cap_s=self.retry_cap_s)
-
-    @cached_property
-    def trust(self) -> TrustPolicy:
-        """How far a notification is believed."""
-        return TrustPolicy(self.verify, self.trust_inline_result)
-
-    @cached_property
-    def letter_limits(self) -> LetterLimits:
-        """How many dead letters the store may hold."""
-        return LetterLimits(self.dead_letters_max, self.dead_letters_max_bytes)
-
-    @cached_property
-    def lease(self) -> LeasePolicy:
-        """How long a handler may keep its message."""
-        return LeasePolicy(step_s=self.lease_step_s, max_s=self.max_hold_s)
 
 
 class Settings(BaseSettings, Policy, Connection):

@@ -56,19 +56,6 @@ class Verify(StrEnum):
     ALWAYS = "always"
 
 
-@dataclass(frozen=True, slots=True)
-class TrustPolicy:
-    """How far a notification is trusted; anyone who may send to the queue can forge one.
-
-    Args:
-        verify: Which notifications are checked against MPS.
-        inline_result: Whether a result in the message replaces MPS's.
-    """
-
-    verify: Verify = Verify.RESULTS
-    inline_result: bool = False
-
-
 class UnroutedPolicy(StrEnum):
     """What becomes of a message that no handler takes."""
 
@@ -97,27 +84,6 @@ class RetryPolicy:
         """
         # 2**30 passes any cap; a larger power would overflow a float.
         return min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 30))
-
-
-@dataclass(frozen=True, slots=True)
-class LeasePolicy:
-    """How long a lease lasts.
-
-    Args:
-        step_s: How long each renewal hides the message, in seconds.
-        max_s: How long the lease of one run is renewed, counted from the receipt, in seconds.
-    """
-
-    step_s: int = 60
-    max_s: float = 43_200.0
-
-
-@dataclass(frozen=True, slots=True)
-class LetterLimits:
-    """How many dead letters that are not replayed a store may hold, and how large their bodies and texts may be."""
-
-    letters: int = 100_000
-    size_bytes: int = 1024**3
 
 
 CRASH_STARTS = 5

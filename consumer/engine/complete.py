@@ -22,6 +22,7 @@ from pydantic import JsonValue, ValidationError
 
 from consumer.cloud import faults
 from consumer.cloud.mps import JobStatus
+from consumer.config import Policy
 from consumer.engine.breaker import Breaker
 from consumer.engine.delivery import Delivery
 from consumer.engine.outcome import NotReady, Unanswered, Unavailable, Unprocessable
@@ -32,7 +33,7 @@ from consumer.message.result import NOT_SAVED, JobResult, read_result
 from consumer.ops.metrics import QueryResult
 from consumer.plugin.handler import Handler, Wanted
 from consumer.plugin.job import NOT_WANTED, Job
-from consumer.policy import Reason, TrustPolicy, Verify
+from consumer.policy import Reason, Verify
 
 PATIENCE_S: Final = 300.0
 """How long a message waits for an outage of MPS to end; then it goes back into its queue for a while."""
@@ -172,7 +173,7 @@ class Completed:
 
 
 async def complete(
-    delivery: Delivery, handler: Handler, queries: JobQueries, queue: str, trust: TrustPolicy
+    delivery: Delivery, handler: Handler, queries: JobQueries, queue: str, *, always_verify: bool = False
 ) -> Completed | Unprocessable | NotReady | Unanswered | Unavailable:
     """Get what a handler wants besides the message.
 
@@ -181,15 +182,15 @@ async def complete(
         handler: What it wants.
         queries: Asks MPS.
         queue: The queue's name.
-        trust: How far the message is believed.
+        always_verify: Ask MPS whatever the policy says.
 
     Returns:
         The job, or why the handler can't be called.
     """
-    notification = delivery.notification
+    notification, policy = delivery.notification, delivery.rules.policy
     answer: JobStatus | None = None
-    if _must_ask(notification, handler, trust):
-        asked = await _ask(notification, queries, delivery.rules.policy.result_wait_s)
+    if _must_ask(notification, handler, policy, always_verify=always_verify):
+        asked = await _ask(notification, queries, policy.result_wait_s)
         if not isinstance(asked, JobStatus):
             return asked
         answer = asked
@@ -202,16 +203,16 @@ async def complete(
         ):
             error = f"MPS contradicts the message about job {notification.job_id!r}: {'; '.join(different)}"
             return Unprocessable(Reason.CONTRADICTED, error)
-    return _validate(delivery, handler, queue, trust, answer)
+    return _validate(delivery, handler, queue, answer)
 
 
-def _must_ask(notification: Notification, handler: Handler, trust: TrustPolicy) -> bool:
+def _must_ask(notification: Notification, handler: Handler, policy: Policy, *, always_verify: bool) -> bool:
     """Whether MPS is asked; it has no such call for other kinds of messages."""
     if notification.kind is not Kind.IPRODUCTION:
         return False
-    if trust.verify is Verify.ALWAYS or notification.phase is Phase.FAILED:
+    if always_verify or policy.verify is Verify.ALWAYS or notification.phase is Phase.FAILED:
         return True
-    return handler.result is not None and not (trust.inline_result and notification.result_text is not None)
+    return handler.result is not None and not (policy.trust_inline_result and notification.result_text is not None)
 
 
 async def _ask(
@@ -239,13 +240,16 @@ async def _ask(
     return answer
 
 
-def _validate(
-    delivery: Delivery, handler: Handler, queue: str, trust: TrustPolicy, answer: JobStatus | None
-) -> Completed | Unprocessable:
+def _validate(delivery: Delivery, handler: Handler, queue: str, answer: JobStatus | None) -> Completed | Unprocessable:
     """Make the job of MPS's answer, or of the message alone where MPS was not asked."""
     notification = delivery.notification
     if answer is None:
-        state, text, source, output = notification.state, _inline_result(notification, trust), None, None
+        state, text, source, output = (
+            notification.state,
+            _inline_result(notification, delivery.rules.policy),
+            None,
+            None,
+        )
         user_data_text, decoded = notification.user_data_text, notification.user_data
     else:
         state, text, source, output = answer.state or "", answer.result, answer.input, answer.output
@@ -289,12 +293,12 @@ def _validate(
     return Completed(job, text, user_data_text)
 
 
-def _inline_result(notification: Notification, trust: TrustPolicy) -> str | None:
+def _inline_result(notification: Notification, policy: Policy) -> str | None:
     """The result that came with the message, where it is believed; other kinds have no other one."""
     is_job = notification.kind is Kind.IPRODUCTION
     if notification.kind is Kind.UNKNOWN:
         return None
-    return notification.result_text if trust.inline_result or not is_job else None
+    return notification.result_text if policy.trust_inline_result or not is_job else None
 
 
 def _data(notification: Notification, read: JobResult | None) -> tuple[JsonValue, str | None]:

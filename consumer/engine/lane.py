@@ -302,9 +302,7 @@ def make_lane(queue: QueueSettings, clients: Clients, shared: Shared, *, calls: 
 
     deletes = Deletes(queue=calls, name=name, observe=count_deletes, suppress_log=polling_fails, traces=shared.traces)
     visibility = Visibility(calls, name, suppress_log=polling_fails)
-    leases = LeaseKeeper(
-        visibility=visibility, name=name, store=shared.store, policy=policy.lease, observe=count_renewal
-    )
+    leases = LeaseKeeper(visibility=visibility, name=name, store=shared.store, policy=policy, observe=count_renewal)
     slots = Slots(queue.slots)
     metrics.slots.set(slots.total)
     threads = Threads(slots=queue.slots)

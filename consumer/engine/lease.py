@@ -25,6 +25,7 @@ import structlog
 
 from consumer.cloud.faults import lacks_a_right
 from consumer.cloud.messages import Receipt
+from consumer.config import Policy
 from consumer.engine.breaker import Breaker, backoff_s
 from consumer.engine.delivery import Delivery, QueueCalls
 from consumer.engine.lease_state import LeaseEvent, LeaseState, Stage
@@ -32,7 +33,6 @@ from consumer.engine.outcome import Interrupted
 from consumer.engine.store_access import StoreAccess
 from consumer.errors import CloudError, Fault, StoreError
 from consumer.ops.metrics import RenewalResult
-from consumer.policy import LeasePolicy
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -94,7 +94,7 @@ class LeaseKeeper:
         visibility: Hides messages.
         name: The queue's name, for the log.
         store: Where the claims are.
-        policy: How long each renewal holds and how long at most.
+        policy: How long each renewal hides a message, and how long a lease is renewed at the most.
         observe: Called with the result of each renewal.
     """
 
@@ -104,7 +104,7 @@ class LeaseKeeper:
         visibility: Visibility,
         name: str,
         store: StoreAccess,
-        policy: LeasePolicy,
+        policy: Policy,
         observe: Callable[[RenewalResult], None],
     ) -> None:
         self._visibility = visibility
@@ -136,7 +136,7 @@ class LeaseKeeper:
     def claim_s(self, delivery: Delivery) -> float:
         """How long a claim is taken or renewed for, in seconds: longer than the lease that it goes with."""
         left_s = delivery.receipt.expires_at - time.monotonic()
-        return max(left_s, self.policy.step_s) + CLAIM_MARGIN_S
+        return max(left_s, self.policy.lease_step_s) + CLAIM_MARGIN_S
 
     async def run(self) -> None:
         """Renew what is due, until cancelled."""
@@ -178,7 +178,7 @@ class LeaseKeeper:
                 why = "it did not come back within a lease's length after its receipt handle was refused"
                 self._lost(delivery, LeaseEvent.GRACE_OVER, why)
                 return
-            if delivery.stage is Stage.RECEIVED and now - delivery.received_at >= self.policy.max_s:
+            if delivery.stage is Stage.RECEIVED and now - delivery.received_at >= self.policy.max_hold_s:
                 self.drop(delivery)
                 delivery.interrupt(Interrupted.OVERDUE)
                 return
@@ -186,13 +186,13 @@ class LeaseKeeper:
                 # The message belongs to the other process: a call of ours could only take it away again.
                 self._taken_over(delivery)
             elif delivery.lease is LeaseState.ORPHANED:
-                delivery.renew_next(time.monotonic() + self.policy.step_s / 2)
+                delivery.renew_next(time.monotonic() + self.policy.lease_step_s / 2)
             else:
                 await self._renew_lease(delivery)
 
     async def _renew_lease(self, delivery: Delivery) -> None:
         try:
-            delivery.renewed(await self._visibility.hide(delivery.receipt.handle, self.policy.step_s))
+            delivery.renewed(await self._visibility.hide(delivery.receipt.handle, self.policy.lease_step_s))
         except CloudError as error:
             self._refused(delivery, error)
         else:
@@ -245,7 +245,7 @@ class LeaseKeeper:
             await self._store.breaker.wait_closed()
             claimed = {one.key: one for one in self._kept if one.key is not None and one.is_claimed}
             try:
-                gone = await self._store.ledger.renew(list(claimed), self.policy.step_s + CLAIM_MARGIN_S)
+                gone = await self._store.ledger.renew(list(claimed), self.policy.lease_step_s + CLAIM_MARGIN_S)
             except StoreError:
                 self._store.breaker.suspect()
                 tries += 1
@@ -262,7 +262,7 @@ class LeaseKeeper:
         state = delivery.lease_event(event)
         now = time.monotonic()
         if state is LeaseState.AWAITING_REDELIVERY:
-            delivery.await_redelivery(now + self.policy.step_s)
+            delivery.await_redelivery(now + self.policy.lease_step_s)
             self._observe(RenewalResult.FAILED)
             return
         self._observe(RenewalResult.LOST)

@@ -17,12 +17,12 @@ from typing import Final
 import anyio
 import structlog
 
+from consumer.config import Policy
 from consumer.engine.breaker import Breaker
 from consumer.engine.outcome import RetryLater
 from consumer.engine.store_access import StoreAccess
 from consumer.errors import StoreError
 from consumer.ops.metrics import Metrics
-from consumer.policy import LetterLimits
 from consumer.store.ledger import LettersHeld
 
 log = structlog.stdlib.get_logger(__name__)
@@ -41,14 +41,14 @@ class LetterLimit:
 
     Args:
         store: The store.
-        limits: How many letters, and how many bytes.
+        policy: How many dead letters the store may hold, and how many bytes.
         metrics: Where both are shown.
         shared: Whether other processes store letters there.
     """
 
-    def __init__(self, store: StoreAccess, limits: LetterLimits, metrics: Metrics, *, shared: bool) -> None:
+    def __init__(self, store: StoreAccess, policy: Policy, metrics: Metrics, *, shared: bool) -> None:
         self._store = store
-        self._limits = limits
+        self._policy = policy
         self._shared = shared
         self._metrics = metrics
         self._counted = LettersHeld(0, 0)
@@ -90,9 +90,9 @@ class LetterLimit:
         if self._shared and self._share(self._stored) >= _COUNT_AFTER_SHARE:
             self._count_now.set()
 
-    def adopt(self, limits: LetterLimits) -> None:
-        """Use other limits from now on."""
-        self._limits = limits
+    def adopt(self, policy: Policy) -> None:
+        """Use the limits of another policy from now on."""
+        self._policy = policy
         self._judge()
 
     async def count(self) -> None:
@@ -128,15 +128,15 @@ class LetterLimit:
                 breaker.succeeded()
 
     def _share(self, of: LettersHeld) -> float:
-        return max(of.letters / self._limits.letters, of.size_bytes / self._limits.size_bytes)
+        return max(of.letters / self._policy.dead_letters_max, of.size_bytes / self._policy.dead_letters_max_bytes)
 
     def _judge(self) -> None:
-        held, limits, used = self.held, self._limits, self._share(self.held)
+        held, policy, used = self.held, self._policy, self._share(self.held)
         fields = {
             "letters": held.letters,
             "bytes": held.size_bytes,
-            "dead_letters_max": limits.letters,
-            "dead_letters_max_bytes": limits.size_bytes,
+            "dead_letters_max": policy.dead_letters_max,
+            "dead_letters_max_bytes": policy.dead_letters_max_bytes,
         }
         if used >= 1 and not self.is_full:
             self._has_room = anyio.Event()

@@ -37,12 +37,10 @@ from consumer.message.notification import Kind, Undecodable, contradictions
 from consumer.ops.logs import job_context
 from consumer.ops.metrics import SettledAs
 from consumer.plugin.handler import Handler
-from consumer.policy import Reason, TrustPolicy, Verify
+from consumer.policy import Reason
 from consumer.store.ledger import Claimed, Ended
 
 log = structlog.stdlib.get_logger(__name__)
-
-_ALWAYS = TrustPolicy(Verify.ALWAYS)
 
 
 async def process(lane: Lane, delivery: Delivery) -> SettledAs | None:
@@ -91,7 +89,7 @@ async def run(lane: Lane, delivery: Delivery) -> RunResult:
         return Skipped.DUPLICATE
     if not isinstance(claim, Claimed):
         return claim
-    completed = job or await complete(delivery, handler, lane.queries, lane.name, delivery.rules.trust)
+    completed = job or await complete(delivery, handler, lane.queries, lane.name)
     if not isinstance(completed, Completed):
         return completed
     # Only after MPS's answer: a forged message must not end the job for what the true one did.
@@ -118,7 +116,7 @@ async def _verify_second(
     if notification.kind is not Kind.IPRODUCTION:
         error = f"its job has ended before, by a message that contradicts it: {'; '.join(different)}"
         return Unprocessable(Reason.CONTRADICTED, error)
-    return await complete(delivery, handler, lane.queries, lane.name, _ALWAYS)
+    return await complete(delivery, handler, lane.queries, lane.name, always_verify=True)
 
 
 async def _call(lane: Lane, delivery: Delivery, handler: Handler, completed: Completed) -> RunResult:

@@ -6,7 +6,7 @@ A reload replaces them as a whole; a message keeps those that it started with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -14,7 +14,7 @@ from consumer.config import Policy
 from consumer.engine.invoke import CallLimits
 from consumer.plugin.handler import Handler
 from consumer.plugin.registry import Registry
-from consumer.policy import RetryPolicy, TrustPolicy
+from consumer.policy import RetryPolicy
 
 
 @dataclass(slots=True, eq=False)
@@ -25,21 +25,12 @@ class Rules:
         policy: The settings that the engine obeys.
         registry: The handlers.
         turns: The limiter of each handler that limits its runs at once, by name.
-        retry: The policy's rules for failures, without a handler's own.
-        trust: How far a notification is trusted.
     """
 
     policy: Policy
     registry: Registry
     turns: Mapping[str, anyio.CapacityLimiter]
-    retry: RetryPolicy = field(init=False)
-    trust: TrustPolicy = field(init=False)
     _limits: dict[str, CallLimits] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Compute once what each message needs."""
-        self.retry = self.policy.retry
-        self.trust = self.policy.trust
 
     def limits_of(self, handler: Handler) -> CallLimits:
         """The time limits of one run of a handler."""
@@ -57,8 +48,8 @@ class Rules:
     def retry_of(self, handler: Handler | None) -> RetryPolicy:
         """The rules for a handler's failures."""
         if handler is None or handler.limits.max_failures is None:
-            return self.retry
-        return RetryPolicy(handler.limits.max_failures, self.retry.base_s, self.retry.cap_s)
+            return self.policy.retry
+        return replace(self.policy.retry, max_failures=handler.limits.max_failures)
 
 
 def make_rules(policy: Policy, registry: Registry, before: Rules | None = None) -> Rules:

@@ -129,12 +129,12 @@ class StandIn:
         for queue in self._queues:
             leases = queue.lane.leases
             for delivery in leases.kept():
-                is_overdue = now - delivery.received_at >= leases.policy.max_s
+                is_overdue = now - delivery.received_at >= leases.policy.max_hold_s
                 # Infinite where the event loop has begun a renewal.
                 planned_at = 0.0 if delivery.renew_at == math.inf else delivery.renew_at
                 is_due = self._due_at.get(delivery, planned_at) <= now
                 if is_due and not is_overdue and delivery.stage is not Stage.CLOSED:
-                    self._due_at[delivery] = now + leases.policy.step_s / 2
+                    self._due_at[delivery] = now + leases.policy.lease_step_s / 2
                     due.append((queue, delivery))
         return due
 
@@ -169,7 +169,7 @@ class StandIn:
             known = delivery.lock.newest(delivery.receipt)
             is_unconfirmed = True
             async with self._room:
-                receipt = await client.hide(known.handle, lane.leases.policy.step_s)
+                receipt = await client.hide(known.handle, lane.leases.policy.lease_step_s)
             delivery.lock.lent_renewal(receipt)
         except CloudError as error:
             is_unconfirmed = error.fault is not Fault.GONE

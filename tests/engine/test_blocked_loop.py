@@ -17,6 +17,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 from consumer.cloud.messages import DeleteFailure, Receipt
+from consumer.config import Policy
 from consumer.engine import loop_watch
 from consumer.engine.complete import Completed
 from consumer.engine.invoke import Threads
@@ -29,7 +30,6 @@ from consumer.errors import CloudError, Fault
 from consumer.ops.metrics import Metrics
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
-from consumer.policy import LeasePolicy
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Claimed, Ledger
 from consumer.store.open import make_ledger
@@ -83,7 +83,7 @@ class Held:
         self.delivery.has_claimed(Claimed())
         self.delivery.begin_run(build(plain, Note("Cover", Limits())), Completed(JOB, None, None))
         self.delivery.renew_next(time.monotonic())
-        policy = LeasePolicy(step_s=10)
+        policy = Policy(lease_step_s=10)
         self.keeper = LeaseKeeper(
             visibility=Visibility(orders, "q"),
             name="q",

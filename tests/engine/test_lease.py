@@ -10,7 +10,6 @@ import pytest
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job, Retry
 from consumer.plugin.registry import Registry
-from consumer.policy import LeasePolicy
 from consumer.sandbox import Fault, Sandbox
 from tests.engine.rig import Daemon, Serve, body
 
@@ -148,7 +147,8 @@ async def test_nothing_waits_longer_than_it_may_be_held(sandbox: Sandbox, serve:
     runs = Runs(6)
     async with serve(registry(runs, concurrency=1), notify_url=short) as daemon:
         # Shorter than the settings allow, for the test's sake.
-        daemon.app.lanes[0].leases.policy = LeasePolicy(step_s=2, max_s=3)
+        leases = daemon.app.lanes[0].leases
+        leases.policy = leases.policy.model_copy(update={"lease_step_s": 2, "max_hold_s": 3})
         for number in range(2):
             sandbox.put(SHORT, body(f"{number:032x}").decode())
         await daemon.until(

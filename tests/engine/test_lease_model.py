@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.cloud.messages import DeleteFailure, Receipt
+from consumer.config import Policy
 from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery
 from consumer.engine.lease import LeaseKeeper, Visibility
@@ -28,7 +29,6 @@ from consumer.engine.settle import Settler
 from consumer.engine.store_access import StoreAccess
 from consumer.errors import CloudError, Fault
 from consumer.ops.metrics import Metrics
-from consumer.policy import LeasePolicy, LetterLimits
 from consumer.store.ledger import Claimed
 from consumer.store.open import make_ledger
 from tests.engine.rig import delivery, message
@@ -93,8 +93,8 @@ async def play(events: list[Event], end: Outcome, folder: str) -> tuple[Queue, D
     store = StoreAccess(ledger, lambda _: None)
     deletes = Deletes(queue=queue, name="q", observe=lambda *_: None)
     visibility = Visibility(queue, "q")
-    keeper = LeaseKeeper(visibility=visibility, name="q", store=store, policy=LeasePolicy(), observe=lambda _: None)
-    letters = LetterLimit(store, LetterLimits(), Metrics(), shared=False)
+    keeper = LeaseKeeper(visibility=visibility, name="q", store=store, policy=Policy(), observe=lambda _: None)
+    letters = LetterLimit(store, Policy(), Metrics(), shared=False)
     settler = Settler(
         name="q",
         identity="account/region/queue",

@@ -10,13 +10,14 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from consumer.config import Policy
 from consumer.engine import letter_limit
 from consumer.engine.letter_limit import LetterLimit
 from consumer.engine.store_access import StoreAccess
 from consumer.errors import StoreError
 from consumer.ops.metrics import Metrics
 from consumer.plugin.job import Job, Reject
-from consumer.policy import LetterLimits, Reason
+from consumer.policy import Reason
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Claimed, Filter, Ledger, LettersHeld, WaitingLetters
 from consumer.store.open import make_operators
@@ -46,9 +47,14 @@ class Counted:
         return [WaitingLetters("1/r/jobs", Reason.REJECTED, letters, size_bytes, 1.0)] if letters or size_bytes else []
 
 
+def limits(letters: int, size_bytes: int) -> Policy:
+    """A policy with limits smaller than the settings allow."""
+    return Policy().model_copy(update={"dead_letters_max": letters, "dead_letters_max_bytes": size_bytes})
+
+
 def limit_of(store: Counted, letters: int = 10, size_bytes: int = 1000, *, shared: bool = False) -> LetterLimit:
     access = StoreAccess(cast("Ledger", store), lambda _: None)
-    return LetterLimit(access, LetterLimits(letters, size_bytes), Metrics(), shared=shared)
+    return LetterLimit(access, limits(letters, size_bytes), Metrics(), shared=shared)
 
 
 def store_one(limit: LetterLimit, size_bytes: int = 0) -> bool:
@@ -210,7 +216,7 @@ async def test_what_others_store_is_seen_at_the_next_count() -> None:
     store.held = LettersHeld(0, 1000)
     await limit.count()
     assert limit.is_full
-    limit.adopt(LetterLimits(100, 2000))
+    limit.adopt(limits(100, 2000))
     assert not limit.is_full
 
 

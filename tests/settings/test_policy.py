@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.policy import MAX_HIDE_S, MIN_HIDE_S, LeasePolicy, Reason, RetryPolicy, UnroutedPolicy
+from consumer.config import Policy
+from consumer.policy import MAX_HIDE_S, MIN_HIDE_S, Reason, RetryPolicy, UnroutedPolicy
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_the_ceiling_never_falls_and_never_exceeds_the_cap(base_s: float, cap_s:
 
 def test_mns_accepts_the_default_lease() -> None:
     """The default lease times are in the range that MNS allows."""
-    assert MIN_HIDE_S <= LeasePolicy().step_s <= LeasePolicy().max_s <= MAX_HIDE_S
+    assert MIN_HIDE_S <= Policy().lease_step_s <= Policy().max_hold_s <= MAX_HIDE_S
 
 
 def test_words_can_be_labels() -> None:
