@@ -23,24 +23,16 @@ class Clock:
     the client signs with its own real clock.
     """
 
-    __slots__ = ("_date_header", "_date_header_s", "offset_ms")
-
     def __init__(self) -> None:
         self.offset_ms = 0
-        self._date_header = ""
-        self._date_header_s = -1
 
     def now_ms(self) -> int:
         """Milliseconds since 1970, by this clock."""
         return time.time_ns() // 1_000_000 + self.offset_ms
 
     def date_header(self) -> str:
-        """The value of the Date header, rendered once a second."""
-        now_s = self.now_ms() // 1000
-        if now_s != self._date_header_s:
-            self._date_header_s = now_s
-            self._date_header = formatdate(now_s, usegmt=True)
-        return self._date_header
+        """The value of the Date header."""
+        return formatdate(self.now_ms() // 1000, usegmt=True)
 
 
 class LongPolls:
@@ -187,7 +179,7 @@ class Account:
             fifo=name in self._fifo,
             late_ms=round(self._settings.late_redelivery_s * 1000),
         )
-        queue.on_dead_letter = lambda message: self._move_dead_letter(queue, message)
+        queue.on_dead_letter = partial(self._move_dead_letter, queue)
         queue.dlq = self._policies.get(name)
         self._mailboxes[name] = Mailbox(queue, LongPolls(queue, self.clock))
         return True

@@ -35,14 +35,13 @@ _STATUS_CODES: Final = {403: "AccessDenied", 404: "QueueNotExist", 408: "TimeExp
 
 
 class MnsApi:
-    """The service MNS."""
+    """The service MNS; without keys no signature is checked."""
 
     server = "AliyunMQS"
 
     def __init__(
         self, account: Account, faults: Faults, grants: Grants, *, keys: Keys | None, chance: random.Random
     ) -> None:
-        """Without keys no signature is checked."""
         self._account = account
         self._faults = faults
         self._grants = grants

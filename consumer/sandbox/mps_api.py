@@ -1,10 +1,11 @@
 """MPS's RPC API: SubmitIProductionJob and QueryIProductionJob."""
 
 import json
+import random
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 from uuid import uuid4
@@ -12,7 +13,7 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from consumer.job_state import JobState
-from consumer.sandbox.authentication import Grants, MpsVerifier
+from consumer.sandbox.authentication import Grants, Keys, MpsVerifier
 from consumer.sandbox.jobs import MOST_QUEUED, JobOrders, Jobs, SandboxJob, compact
 from consumer.sandbox.mns_xml import escaped
 from consumer.sandbox.protocol import JOB_OPERATIONS, JSON, UNKNOWN, XML, Call, MnsError, MpsError, Request, Response
@@ -32,30 +33,19 @@ _STATUS_CODES: Final = {400: "Throttling.User", 403: "Forbidden", 429: "Throttli
 
 
 class MpsApi:
-    """The service MPS.
-
-    Args:
-        verifier: None accepts every request.
-        new_job_id: Makes 32 hex digits.
-    """
+    """The service MPS; without keys no signature is checked."""
 
     server = "sandbox"
 
     def __init__(
-        self,
-        jobs: Jobs,
-        grants: Grants,
-        settings: SandboxSettings,
-        *,
-        verifier: MpsVerifier | None,
-        new_job_id: Callable[[], str],
+        self, jobs: Jobs, grants: Grants, settings: SandboxSettings, *, keys: Keys | None, chance: random.Random
     ) -> None:
         self._jobs = jobs
         self._grants = grants
-        self._verifier = verifier
+        self._verifier = MpsVerifier(keys) if keys else None
         self._has_plain_denials = settings.plain_denials
         self._host_id = f"mts.{settings.region}.aliyuncs.com"
-        self._new_job_id = new_job_id
+        self._chance = chance
         self._limits = {name: RateLimit(settings.mps_calls_per_s) for name in JOB_OPERATIONS}
 
     @staticmethod
@@ -142,7 +132,7 @@ class MpsApi:
         function = _required(parameters, "FunctionName")
         params = _required(parameters, "JobParams")
         job = SandboxJob(
-            job_id=self._new_job_id(),
+            job_id=f"{self._chance.getrandbits(128):032x}",
             function=function,
             params=params,
             input=_media(parameters, "Input"),

@@ -46,7 +46,7 @@ _MOST_DIGITS: Final = 9
 _HANDLE: Final = re.compile(r"[A-Za-z0-9-]{36,37}")
 _TOKEN_BITS: Final = 34 * 4
 
-_FEWEST_STALE: Final = 1024
+_MOST_STALE: Final = 1024
 
 
 def whole_number(name: str, text: str, lowest: int, highest: int, unit: str = "") -> int:
@@ -181,7 +181,6 @@ class Queue:
         self._messages: dict[int, Message] = {}
         self._active: list[tuple[int, int, int, Message]] = []
         self._timers: list[tuple[int, int, int, Message]] = []
-        self._stale_timers = 0
         self._groups: dict[str, deque[Message]] = {}
 
     def __iter__(self) -> Iterator[Message]:
@@ -296,15 +295,12 @@ class Queue:
         """When the next hidden or delayed message becomes visible; None when there is none."""
         while self._timers and self._timers[0][2] != self._timers[0][3].version:
             heapq.heappop(self._timers)
-            self._stale_timers -= 1
         return self._timers[0][0] if self._timers else None
 
     def promote(self, now_ms: int) -> None:
         """Make due messages visible; drop those past their retention, move dead letters."""
         while self._timers and self._timers[0][0] <= now_ms:
             _, _, version, message = heapq.heappop(self._timers)
-            # One entry less. If it was current, the move below counts it as stale, which evens out.
-            self._stale_timers -= 1
             if version == message.version and not self._remove_if_over(message, now_ms):
                 self._activate(message)
 
@@ -325,8 +321,6 @@ class Queue:
     def _move(self, message: Message, state: State) -> None:
         if message.state != State.GONE:
             self.counts[message.state] -= 1
-        if message.state in (State.DELAYED, State.INACTIVE):
-            self._stale_timers += 1
         if state != State.GONE:
             self.counts[state] += 1
         message.state = state
@@ -348,10 +342,9 @@ class Queue:
         self._move(message, state)
         message.visible_ms = due_ms
         heapq.heappush(self._timers, (due_ms + late_ms, message.seq, message.version, message))
-        if self._stale_timers > _FEWEST_STALE and self._stale_timers * 2 > len(self._timers):
+        if len(self._timers) > 2 * len(self._messages) + _MOST_STALE:
             self._timers = [entry for entry in self._timers if entry[2] == entry[3].version]
             heapq.heapify(self._timers)
-            self._stale_timers = 0
         if self.on_change is not None:
             self.on_change()
 

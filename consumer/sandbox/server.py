@@ -13,7 +13,7 @@ from aiohttp import web
 
 from consumer.sandbox import control
 from consumer.sandbox.account import Account, Clock
-from consumer.sandbox.authentication import Grants, Keys, MpsVerifier
+from consumer.sandbox.authentication import Grants, Keys
 from consumer.sandbox.faults import Faults, replace_effect, spoil_response
 from consumer.sandbox.jobs import Jobs, SandboxJob, message_body, notification
 from consumer.sandbox.mns_api import MnsApi
@@ -66,13 +66,7 @@ class Sandbox:
         if settings.verify_signatures:
             keys = Keys(settings.access_key_id, settings.access_key_secret, settings.security_token)
         self._mns = MnsApi(self.account, self.faults, self.grants, keys=keys, chance=self._chance)
-        self._mps = MpsApi(
-            self.jobs,
-            self.grants,
-            settings,
-            verifier=MpsVerifier(keys) if keys else None,
-            new_job_id=lambda: f"{self._chance.getrandbits(128):032x}",
-        )
+        self._mps = MpsApi(self.jobs, self.grants, settings, keys=keys, chance=self._chance)
         self._control = control.Control(self.account, self.jobs, self.faults, self.grants, self.log)
         self._scheme = "http" if settings.tls is None else "https"
         self._origins = Origins(settings.host, settings.allowed_hosts, scheme=self._scheme)

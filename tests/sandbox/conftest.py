@@ -31,7 +31,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 async def exchange(port: int, request: bytes) -> bytes:
-    """Send bytes on a connection of their own, give back every byte that comes until it is closed."""
+    """Send bytes on a new connection; return every byte until it is closed."""
     reader, writer = await open_connection("127.0.0.1", port)
     try:
         writer.write(request)
@@ -77,7 +77,7 @@ def parsed(answer: bytes) -> Reply:
 
 @pytest.fixture
 def ask(sandbox: Sandbox) -> Callable[..., Awaitable[Reply]]:
-    """Send one signed request; give status, headers, body."""
+    """Send one signed request; return status, headers and body."""
 
     async def send(method: str, target: str, body: bytes = b"", **how: Any) -> Reply:
         return parsed(await exchange(sandbox.port, signed(method, target, body, **how)))
@@ -87,7 +87,7 @@ def ask(sandbox: Sandbox) -> Callable[..., Awaitable[Reply]]:
 
 @pytest.fixture
 def exchanged() -> Callable[[Sandbox, str], Awaitable[bytes]]:
-    """Send one signed GET to any sandbox; give every byte of the answer."""
+    """Send one signed GET to any sandbox; return every byte of the answer."""
 
     async def send(sandbox: Sandbox, target: str) -> bytes:
         return await exchange(sandbox.port, signed("GET", target))
@@ -97,13 +97,13 @@ def exchanged() -> Callable[[Sandbox, str], Awaitable[bytes]]:
 
 @pytest.fixture
 def write_signed() -> Callable[..., bytes]:
-    """Give ``signed``, for tests that hold their own connections."""
+    """Return ``signed``, for tests that open their own connections."""
     return signed
 
 
 @pytest.fixture
 def send_bytes(sandbox: Sandbox) -> Callable[[bytes], Awaitable[bytes]]:
-    """Send any bytes; give every byte of the answer."""
+    """Send any bytes; return every byte of the answer."""
 
     async def send(request: bytes) -> bytes:
         return await exchange(sandbox.port, request)
@@ -113,7 +113,7 @@ def send_bytes(sandbox: Sandbox) -> Callable[[bytes], Awaitable[bytes]]:
 
 @pytest.fixture
 def control(sandbox: Sandbox) -> Callable[..., Awaitable[tuple[int, Any]]]:
-    """Call the control API; give status and decoded JSON."""
+    """Call the control API; return status and decoded JSON."""
 
     async def call(method: str, path: str, body: Any = None) -> tuple[int, Any]:
         content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
@@ -127,7 +127,7 @@ def control(sandbox: Sandbox) -> Callable[..., Awaitable[tuple[int, Any]]]:
 
 @pytest.fixture
 def texts() -> Callable[[bytes, str], list[str]]:
-    """Give all texts of one element of an XML answer, in order."""
+    """Return all texts of one element of an XML answer, in order."""
 
     def of(body: bytes, name: str) -> list[str]:
         return re.findall(f"<{name}>(.*?)</{name}>", body.decode(), re.DOTALL)

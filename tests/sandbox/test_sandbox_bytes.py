@@ -20,7 +20,7 @@ FOREIGN = "8-" + "0zxj" * 8 + "aB"
 
 
 async def head_of(sandbox: Sandbox, request: bytes) -> list[str]:
-    """Send one request on a connection that may go on; give the status line and headers of its answer."""
+    """Send one request on a connection that stays open; return the status line and headers of its answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port)
     try:
         writer.write(request)
@@ -55,7 +55,7 @@ async def test_headers_come_in_the_order_of_the_service(  # noqa: PLR0917 - a ta
 
 
 async def test_the_client_may_end_the_connection(sandbox: Sandbox, write_signed: WriteSigned) -> None:
-    """A client that asks for the end of the connection is told it in the answer."""
+    """The answer to a client that closes the connection says so."""
     assert "Connection: close" in await head_of(sandbox, write_signed("DELETE", "/queues/none"))
 
 

@@ -1,4 +1,4 @@
-"""The control API over HTTP, the face for programs, and the floor the sandbox stands on."""
+"""The control API over HTTP, the Python API, and what the sandbox may import."""
 
 import ast
 import asyncio
@@ -136,13 +136,13 @@ async def test_refusing_over_http(sandbox: Sandbox, control: Control) -> None:
     ],
 )
 async def test_wrong_control_calls(control: Control, method: str, path: str, body: Any, status: int) -> None:
-    """A wrong control call is told what is wrong, in JSON."""
+    """The answer to a wrong control call names the mistake, in JSON."""
     got, answer = await control(method, path, body)
     assert (got, "error" in answer) == (status, True)
 
 
-async def test_the_face_for_programs() -> None:
-    """A sandbox knows its URL and NotifyUrls, and frees its port."""
+async def test_the_python_api() -> None:
+    """A sandbox has a URL and NotifyUrls, refuses a port in use, and frees its own."""
     async with Sandbox.on_free_port() as sandbox:
         assert sandbox.url == f"http://127.0.0.1:{sandbox.port}"
         assert sandbox.notify_url("q") == "mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/q"
@@ -153,7 +153,7 @@ async def test_the_face_for_programs() -> None:
 
 
 async def test_a_sandbox_that_was_not_started_can_not_listen() -> None:
-    """Listening without the context manager is a mistake that is told."""
+    """Listening without the context manager raises an error that names it."""
     with pytest.raises(RuntimeError, match="async with"):
         await Sandbox()._listen()
 
@@ -168,7 +168,7 @@ def test_settings_are_checked_and_keep_their_secrets() -> None:
 
 
 async def test_ids_differ_from_start_to_start() -> None:
-    """Two sandboxes with one seed give different ids: a ledger outlives the sandbox that it was filled from."""
+    """Two sandboxes with one seed make different ids: a ledger outlives the sandbox that it was filled from."""
     ids = set()
     for _ in range(2):
         async with Sandbox.on_free_port(seed=1) as sandbox:
@@ -177,7 +177,7 @@ async def test_ids_differ_from_start_to_start() -> None:
 
 
 async def test_https(tmp_path: Path, write_signed: Callable[..., bytes]) -> None:
-    """With a TLS context it serves https, long polls included, and gives https locations."""
+    """With a TLS context it serves https, long polls included, and its locations are https."""
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]

@@ -172,7 +172,7 @@ async def test_entries_of_a_batch_delete_fail(sandbox: Sandbox, ask: Ask, texts:
 async def test_entries_of_a_batch_send_fail(
     sandbox: Sandbox, ask: Ask, texts: Texts, values: dict[str, Any], expected: int
 ) -> None:
-    """A failed entry of a batch send holds its error, the answer has the fault's status, and the others are sent."""
+    """A failed entry of a batch send contains its error, the answer has the fault's status, and the others are sent."""
     sandbox.account.ensure("q")
     sandbox.faults.add(fault("entry_error", operations=["send"], count=1, **values))
     entries = b"".join(b"<Message><MessageBody>%d</MessageBody></Message>" % number for number in range(3))
@@ -245,7 +245,7 @@ async def test_stopping_while_connections_are_refused() -> None:
 
 
 def test_rules_in_order_with_counts_and_selections() -> None:
-    """A rule hits its operations and queues only, so often as it may; then the next rule has its turn."""
+    """A rule hits only its operations and queues, at most as often as its count; then the next rule applies."""
     faults = Faults(
         [
             fault("error", operations=["delete"], queues=["a*"], count=2),
@@ -302,8 +302,8 @@ def test_faults_as_text(text: str, expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "error:status", "error:status=99", "drop:operations=fly", "drop:x=1"])
-def test_bad_faults_are_told(text: str) -> None:
-    """What is no fault is a ValueError that says what was expected."""
+def test_bad_faults_are_refused(text: str) -> None:
+    """A text that is no fault raises a ValueError that says what was expected."""
     with pytest.raises(ValueError, match=r"fault|expected|should|permitted|not key=value|known"):
         Fault.parse(text)
 

@@ -43,7 +43,7 @@ def request_of(sandbox: Sandbox, function: str = "Cover", **changed: Any) -> Sub
 
 
 async def submitted(sandbox: Sandbox, function: str = "Cover", **changed: Any) -> str:
-    """Submit by the vendor's async client; give the JobId."""
+    """Submit by the vendor's async client; return the JobId."""
     answer = await client_of(sandbox).submit_iproduction_job_async(request_of(sandbox, function, **changed))
     return str(answer.body.job_id)
 

@@ -36,10 +36,10 @@ def test_hosts_that_are_answered(host: str) -> None:
 )
 def test_hosts_that_are_refused(host: str) -> None:
     """Any other host is refused by a text that names it and the way to allow it."""
-    told = Origins("10.0.0.7", ("*.films.test",), scheme="http").refusal({"host": host})
-    assert told is not None
-    assert f"'{host}'" in told
-    assert "--allow-host" in told
+    reason = Origins("10.0.0.7", ("*.films.test",), scheme="http").refusal({"host": host})
+    assert reason is not None
+    assert f"'{host}'" in reason
+    assert "--allow-host" in reason
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_hosts_that_are_refused(host: str) -> None:
 )
 def test_origins(headers: dict[str, str], is_answered: bool) -> None:  # noqa: FBT001 - a parametrized case
     """A page of another origin is refused, whatever its host header says."""
-    told = Origins("127.0.0.1", (), scheme="http").refusal({"host": "127.0.0.1:8420", **headers})
-    assert (told is None) == is_answered
+    reason = Origins("127.0.0.1", (), scheme="http").refusal({"host": "127.0.0.1:8420", **headers})
+    assert (reason is None) == is_answered
 
 
 @pytest.mark.parametrize("headers", [{"Host": "evil.test"}, {"Origin": "http://evil.test"}], ids=["host", "origin"])
@@ -77,7 +77,7 @@ async def test_refused_over_the_wire(sandbox: Sandbox, ask: Ask, texts: Texts, h
 
 
 async def sent(port: int, request: bytes) -> bytes:
-    """Send one request; give its answer."""
+    """Send one request; return its answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)

@@ -20,12 +20,12 @@ SOON_S = 0.25
 
 
 async def polling(sandbox: Sandbox, count: int = 1) -> None:
-    """Wait until so many long polls are held."""
+    """Wait until this number of long polls is held."""
     await until(lambda: sandbox.account.held_long_polls >= count)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that announces itself nowhere."""
+    """Wait for a condition that has no event."""
     while not condition():  # noqa: ASYNC110 - what is waited for has no event to wait on
         await asyncio.sleep(0.001)
 

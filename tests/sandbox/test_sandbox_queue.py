@@ -78,7 +78,7 @@ def test_the_queue_s_own_delay_holds_where_the_message_has_none() -> None:
 
 
 def test_a_handle_dies_when_replaced_expired_or_used() -> None:
-    """Every handle but the newest is dead, the newest with its time, and what is no handle is told apart."""
+    """Only the newest handle works, until its time is over; a malformed one has an error of its own."""
     queue = make_queue()
     queue.send(Message("a"), NOW)
     (message,) = queue.receive(1, NOW)
@@ -294,12 +294,12 @@ class QueueModel(RuleBasedStateMachine):
             assert message.dequeue_count == row["count"]
 
     def leased(self) -> list[tuple[str, str]]:
-        """Bodies and handles whose handle still lives."""
+        """Bodies and handles of the messages whose handle still works."""
         return [(name, str(row["handle"])) for name, row in self.model.items() if int(row["visible"] or 0) > self.now]
 
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
-        """Delete by a living handle."""
+        """Delete by a valid handle."""
         self.forget()
         if self.leased():
             name, handle = data.draw(st.sampled_from(self.leased()))
@@ -309,7 +309,7 @@ class QueueModel(RuleBasedStateMachine):
 
     @rule(data=st.data(), hide_s=st.integers(1, 20))
     def hide(self, data: st.DataObject, hide_s: int) -> None:
-        """Hide by a living handle."""
+        """Hide by a valid handle."""
         self.forget()
         if self.leased():
             name, handle = data.draw(st.sampled_from(self.leased()))

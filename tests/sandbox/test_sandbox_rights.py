@@ -121,8 +121,8 @@ async def test_rights_over_http(sandbox: Sandbox, ask: Ask, control: Callable[..
     assert (await ask("GET", "/queues"))[0] == 200
     assert (await control("PUT", "/rights", {"deny": ["mns:ListQueue"]}))[0] == 200
     assert (await ask("GET", "/queues"))[0] == 403
-    status, told = await control("PUT", "/rights", {"deny": ["mns:ListQueues"]})
-    assert (status, "'mns:ListQueue'" in told["error"][0]["msg"]) == (400, True)
+    status, answer = await control("PUT", "/rights", {"deny": ["mns:ListQueues"]})
+    assert (status, "'mns:ListQueue'" in answer["error"][0]["msg"]) == (400, True)
 
 
 @pytest.mark.parametrize("wrong", ["mns:RecieveMessage", "mns:receivemessage", "ReceiveMessage"])

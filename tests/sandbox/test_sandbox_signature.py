@@ -1,4 +1,4 @@
-"""Who may ask: the signatures of both services, their dates, digests and tokens."""
+"""The signatures of both services, their dates, digests and tokens."""
 
 import asyncio
 import base64
@@ -249,7 +249,7 @@ async def test_mps_sts_token_must_match() -> None:
 
 
 async def test_a_wrong_mps_signature_is_told_with_the_text_to_sign(ask: Ask) -> None:
-    """The refusal holds the server's string to sign: clients compare it with theirs, and some fail without a colon."""
+    """The error contains the server's string to sign: clients compare it with theirs, and some fail without a colon."""
     parameters = rpc("QueryIProductionJob", JobId="x", secret="other")
     _, _, body = await ask("GET", f"/?{written(parameters)}")
     given = {name: value for name, value in parameters.items() if name != "Signature"}

@@ -1,4 +1,4 @@
-"""Slack that the real service has, and the sandbox only when it is asked to: late messages and small batches."""
+"""Late messages and small batches: the real service has them, the sandbox only if its settings ask for them."""
 
 import random
 from collections.abc import Awaitable, Callable

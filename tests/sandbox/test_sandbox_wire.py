@@ -274,7 +274,7 @@ async def test_partial_batch_delete_names_only_the_failed(sandbox: Sandbox, ask:
 
 
 async def test_listing_by_prefix_page_and_meta(sandbox: Sandbox, ask: Ask, texts: Texts) -> None:
-    """ListQueue pages by marker, selects by prefix and tells attributes when asked."""
+    """ListQueue pages by marker, selects by prefix and shows attributes when asked."""
     for name in ("a1", "a2", "a3", "b1"):
         sandbox.account.create(name)
     how = {"x-mns-prefix": "a", "x-mns-ret-number": "2"}
