@@ -36,7 +36,6 @@ FLOORS: Final = {
     "job_state": 1,
     "notify_url": 1,
     "policy": 1,
-    "progress": 1,
     "rights": 1,
     "secret_settings": 1,
     "settings_sources": 1,

@@ -30,6 +30,7 @@ from consumer.engine.rules import Rules
 from consumer.engine.settle import Settler
 from consumer.engine.slots import Slot, Slots
 from consumer.engine.store_access import StoreAccess
+from consumer.engine.vitals import LaneProgress
 from consumer.errors import StoreError
 from consumer.message.notification import Kind, Phase
 from consumer.notify_url import NotifyUrl
@@ -37,7 +38,6 @@ from consumer.ops.metrics import DeleteResult, Metrics, QueryResult, QueueMetric
 from consumer.ops.traces import Traces
 from consumer.plugin.handler import ANY_NAME, Handler
 from consumer.policy import SUSPECT_STARTS, Reason, UnroutedPolicy
-from consumer.progress import LaneProgress
 from consumer.store.ledger import Claimed, Ended
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from consumer.cloud.messages import Batch
 from consumer.engine.breaker import Breaker, backoff_s
 from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane
+from consumer.engine.vitals import Wait
 from consumer.errors import CloudError, Fault
 from consumer.ops.metrics import PollResult
 from consumer.policy import MAX_BATCH
-from consumer.progress import Wait
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from importlib.metadata import version as installed_version
 
 import pytest
 
-import consumer.version
-from consumer.progress import LaneProgress, Wait
-from consumer.version import version
+from consumer.engine.vitals import LaneProgress, Wait
 
 LIMIT_S = 10.0
 
@@ -71,12 +68,3 @@ def test_a_pause_that_ends_early_counts_no_more(lane: LaneProgress, ended_by: st
     assert lane.waiting is None
     assert lane.alive(now)
     assert not lane.alive(now + LIMIT_S)
-
-
-def test_the_version_is_the_installed_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The version is the distribution's; a checkout that is not installed has ``0+unknown``."""
-    known = installed_version("pytest")
-    monkeypatch.setattr(consumer.version, "installed_version", lambda _: installed_version("pytest"))
-    assert version() == known
-    monkeypatch.setattr(consumer.version, "installed_version", lambda _: installed_version("never-installed-dist"))
-    assert version() == "0+unknown"
