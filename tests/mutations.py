@@ -385,7 +385,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "A submission whose answer is lost may exist.",
-        "cli: _sent",
+        "cli: _send_once",
         rewrite("surely_not_sent(error)", "error is not None"),
         ("tests/cli/test_cli_submit.py",),
     ),

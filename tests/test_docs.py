@@ -19,7 +19,6 @@ from typing import Any, Final, Literal, get_args, get_origin
 
 import anyio
 import pytest
-import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
@@ -147,7 +146,7 @@ def labels_table() -> Iterator[Row]:
 
 def commands_table() -> Iterator[Row]:
     yield ("Command", "What it does")
-    for name, told in commands(typer.main.get_command(command_line.app), "mns-consumer"):
+    for name, told in commands(command_line.app, "mns-consumer"):
         yield (code(name), told)
 
 
@@ -236,7 +235,7 @@ def test_exit_codes() -> None:
 
 def test_rights_name_real_commands() -> None:
     """The commands of the table of rights exist, and each word of ``check --also`` stands beside it."""
-    known = {name for name, _ in commands(typer.main.get_command(command_line.app), "mns-consumer")}
+    known = {name for name, _ in commands(command_line.app, "mns-consumer")}
     assert {f"mns-consumer {command}" for command in rights.COMMANDS} <= known
     assert [word for word in rights.ALSO if f"`--also {word}`" not in section("Least rights")] == []
 
@@ -278,17 +277,17 @@ def test_files_of_the_two_commands_exist() -> None:
 
 def test_named_commands_and_flags_exist() -> None:
     """Every ``mns-consumer`` command in the README is one, and every flag that follows it is its own."""
-    known = {name.split(" ", 1)[1] for name, _ in commands(typer.main.get_command(command_line.app), "mns-consumer")}
+    known = {name.split(" ", 1)[1] for name, _ in commands(command_line.app, "mns-consumer")}
     text = re.sub(r"\\\n\s*", "", "\n".join(blocks("(?:console|sh)")))
     said = re.findall(r"mns-consumer ((?:(?:jobs|queue|dead-letters) )?[a-z]+)([^|&\n]*)", text)
     assert said
-    root: Any = typer.main.get_command(command_line.app)
+    root: Any = command_line.app
     for name, arguments in said:
         assert name in known
         command = root
         for word in name.split():
             command = command.commands[word]
-        flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+        flags = {flag for parameter in command.load().params for flag in (*parameter.opts, *parameter.secondary_opts)}
         assert set(re.findall(r"(?<!\S)--[a-z-]+", arguments)) <= flags | {"--help"}
 
 

@@ -23,6 +23,7 @@ FLOORS: Final = {
     "daemon": 6,
     "reload": 6,
     "engine": 5,
+    "replay": 5,
     "public": 5,
     "plugin": 4,
     "store": 3,

@@ -1,31 +1,143 @@
 """``mns-consumer check``: would ``run`` work, and if not, what to do. Takes no message out of any queue.
 
-With ``--policy`` it prints the RAM policy that the keys need instead, and sends no request.
+A right is tried without touching a message, by a call that names something that does not exist. A service checks rights
+before it looks for what a call names (inferred), so any answer about that thing shows that the right is there:
 
-Elsewhere: the store (``cli.check_store``), the queues and rights (``cli.check_queue``), which call needs which right
-(``rights``), the settings' own checks (``config``).
+    BatchDeleteMessage        a receipt handle of the real form that MNS never gave out: MessageNotExist
+    ChangeMessageVisibility   the same handle
+    QueryIProductionJob       a JobId of zeros: an answer without a job, or InvalidParameter
+    SubmitIProductionJob      a FunctionName of no algorithm: InvalidParameter, so no job is made (only with --also)
+    BatchPeekMessage          harmless by itself (only with --also)
+
+BatchReceiveMessage and SendMessage have no such form: they are never tried, and that is reported.
+
+Source: facts/mns.md#receipt-handles, facts/mns.md#rights, facts/mns.md#order-of-checks,
+facts/iproduction.md#api-error-codes.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from collections.abc import AsyncIterator, Collection, Iterator
+import os
+import re
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
+import anyio
 import typer
+from anyio import to_thread
+from rich.console import Console
+from rich.text import Text
 
 from consumer.cli.options import Said, takes_settings
-from consumer.errors import ExitCode, SettingsError
+from consumer.cli.output import JsonFlag, print_json
+from consumer.cli.selection import missing_queue
+from consumer.cloud import faults
+from consumer.cloud.clients import Clients, open_clients
+from consumer.cloud.messages import QueueAttributes
+from consumer.config import QueueSettings, Settings
+from consumer.daemon import sources_of
+from consumer.errors import CloudError, ConsumerError, ExitCode, Fault, SettingsError, StoreError
 from consumer.functions.catalogue import names, nearest
-from consumer.rights import ALSO, COMMANDS, RUN, policy
+from consumer.message.notification import Kind
+from consumer.ops.escape import printable_block
+from consumer.plugin.handler import ANY_NAME
+from consumer.plugin.registry import discover
+from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, policy
+from consumer.store.ledger import Filter
+from consumer.store.open import make_ledger, make_operators, refusal
+from consumer.store_address import PostgresAddress, SqliteAddress
 
-if TYPE_CHECKING:
-    from consumer.cli.findings import Finding
-    from consumer.config import Settings
-
-_STYLES: Final = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 _PANEL: Final = "What is checked"
+_STYLES: Final = {"ok": "green", "warn": "yellow", "bad": "bold red"}
+NO_HANDLE: Final = "8-" + "0" * 34
+NO_JOB: Final = "0" * 32
+NO_FUNCTION: Final = "NoSuchFunction"
+LEAST_VISIBILITY_S: Final = 10
+_LEAST_RETENTION_S: Final = 3600
+
+_SAME_FOR_ALL: Final = frozenset({Fault.NETWORK, Fault.UNREADABLE, Fault.CLOCK, Fault.MISSING, Fault.CREDENTIALS})
+"""Faults that every call to this queue meets, unless only one right is missing."""
+_NAMES: Final = {
+    "BatchReceiveMessage": "right to receive",
+    "BatchDeleteMessage": "right to delete",
+    "ChangeMessageVisibility": "right to hide",
+    "GetQueueAttributes": "right to read attributes",
+    "QueryIProductionJob": "right to query jobs",
+    "BatchPeekMessage": "right to peek",
+    "SendMessage": "right to send",
+    "SubmitIProductionJob": "right to submit",
+}
+
+
+_TO_DO: Final = {
+    Fault.NETWORK: "see that this machine reaches the address (proxy, firewall, endpoint of the right network)",
+    Fault.UNREADABLE: "see that the endpoint is the service's own and no proxy answers in its place",
+    Fault.SERVER: "the service fails; try again soon",
+    Fault.THROTTLED: "this account sends too many requests; try again soon",
+    Fault.CLOCK: "set this machine's clock right",
+    Fault.MISSING: "create the queue, or correct its name, account or region in the NotifyUrl",
+}
+"""What to do if the error itself does not say it (``faults.advice``)."""
+
+
+class Severity(StrEnum):
+    """How good a finding is; only ``BAD`` changes the exit code."""
+
+    GOOD = "ok"
+    WARNING = "warn"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding of ``check``.
+
+    Args:
+        severity: How good it is.
+        what: What was checked.
+        text: What came, and what to do unless it is good.
+        queue: ``ACCOUNT/REGION/NAME`` if it is about one queue.
+        code: The exit code that a bad one asks for.
+    """
+
+    severity: Severity
+    what: str
+    text: str
+    queue: str | None = None
+    code: ExitCode = ExitCode.OK
+
+    @property
+    def line(self) -> str:
+        """The finding without its severity, for people."""
+        place = f"{self.queue.rpartition('/')[2]}, " if self.queue else ""
+        return f"{place}{self.what}: {self.text}"
+
+    def fields(self) -> dict[str, Any]:
+        """The finding as ``--json`` prints it."""
+        about = {"level": self.severity.value, "queue": self.queue, "what": self.what, "text": self.text}
+        return {**about, "exit_code": int(self.code)}
+
+
+def good(what: str, text: str, queue: str | None = None) -> Finding:
+    """A finding that is as it should be."""
+    return Finding(Severity.GOOD, what, text, queue)
+
+
+def warning(what: str, text: str, queue: str | None = None) -> Finding:
+    """``run`` works; something is worth knowing or could not be checked."""
+    return Finding(Severity.WARNING, what, text, queue)
+
+
+def bad(what: str, text: str, queue: str | None = None, code: ExitCode = ExitCode.FAILURE) -> Finding:
+    """``run`` does not work."""
+    return Finding(Severity.BAD, what, text, queue, code)
 
 
 class Also(StrEnum):
@@ -53,9 +165,9 @@ def check(
         bool,
         typer.Option("--policy", help="Print the RAM policy for these queues, and end.", rich_help_panel=_PANEL),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
-    """See whether `run` would work: settings, handlers, store, credentials, queues, rights.
+    """Check whether `run` would work: settings, handlers, store, credentials, queues, rights.
 
     One line for each finding: ok, warn or bad, and what to do. No message is taken from a queue. Takes the flags of
     `run`. Exits with 0 unless a line is bad.
@@ -64,15 +176,12 @@ def check(
     if as_policy:
         _print_policy(said, words)
         return
-    import anyio  # noqa: PLC0415 - quick --help
 
     worst = anyio.run(_check, said, words, as_json)
     raise typer.Exit(worst)
 
 
 def _print_policy(said: Said, also: Collection[str]) -> None:
-    from consumer.cli.ready import missing_queue  # noqa: PLC0415 - quick --help
-
     settings = said.settings()
     if problems := missing_queue(settings):
         raise SettingsError(*problems)
@@ -81,30 +190,20 @@ def _print_policy(said: Said, also: Collection[str]) -> None:
 
 
 async def _check(said: Said, also: Collection[str], as_json: bool) -> ExitCode:  # noqa: FBT001 - handed on by anyio.run
-    from rich.console import Console  # noqa: PLC0415 - quick --help
-    from rich.text import Text  # noqa: PLC0415 - the same
-
-    from consumer.ops.escape import json_text, printable_block  # noqa: PLC0415 - the same
-
     console = Console(soft_wrap=True, highlight=False)
     worst = ExitCode.OK
     async for finding in _findings(said, also):
         if as_json:
-            print(json_text(finding.fields()))
+            print_json(finding.fields())
         else:
-            style = _STYLES[finding.level]
-            # The traceback of a handler's file keeps its lines.
-            console.print(Text.assemble((f"{finding.level.value:5}", style), printable_block(finding.line).lstrip()))
+            style = _STYLES[finding.severity]
+            # A traceback keeps its lines.
+            console.print(Text.assemble((f"{finding.severity.value:5}", style), printable_block(finding.line).lstrip()))
         worst = max(worst, finding.code)
     return worst
 
 
 async def _findings(said: Said, also: Collection[str]) -> AsyncIterator[Finding]:
-    from consumer.cli.check_queue import queue_findings  # noqa: PLC0415 - quick --help
-    from consumer.cli.check_store import store_findings  # noqa: PLC0415 - the same
-    from consumer.cli.findings import bad, good  # noqa: PLC0415 - the same
-    from consumer.cli.ready import missing_queue  # noqa: PLC0415 - the same
-
     try:
         settings = said.settings()
     except SettingsError as error:
@@ -126,12 +225,6 @@ async def _findings(said: Said, also: Collection[str]) -> AsyncIterator[Finding]
 
 
 def _handlers(settings: Settings) -> Iterator[Finding]:
-    from consumer.cli.findings import bad, good, warning  # noqa: PLC0415 - quick --help
-    from consumer.daemon import sources_of  # noqa: PLC0415 - the same
-    from consumer.message.notification import Kind  # noqa: PLC0415 - the same
-    from consumer.plugin.handler import ANY_NAME  # noqa: PLC0415 - the same
-    from consumer.plugin.registry import discover  # noqa: PLC0415 - the same
-
     what = "handlers"
     try:
         registry = discover(sources_of(settings))
@@ -147,3 +240,261 @@ def _handlers(settings: Settings) -> Iterator[Finding]:
             near = nearest(name)
             hint = f"did you mean {near!r}?" if near else "is it spelt as MPS spells it?"
             yield warning(what, f"{handler.origin}: {name!r} is no documented FunctionName or kind; {hint}")
+
+
+async def store_findings(settings: Settings) -> AsyncIterator[Finding]:
+    """Check whether `run` can open the store. Makes no file, because its owner must be the daemon's user."""
+    target = settings.store_target()
+    try:
+        if isinstance(target, PostgresAddress):
+            yield await _postgres(target)
+            return
+        path = target.path.expanduser().resolve()
+        problems = await to_thread.run_sync(lambda: list(_of_file(path)))
+        for problem in problems:
+            yield problem
+        if problems:
+            return
+        if await to_thread.run_sync(path.exists):
+            letters = await make_operators(target).count_letters(Filter())
+            yield good("store", f"{path} is sound, {letters} dead letter(s)")
+        else:
+            yield good("store", f"{path} will be made at the first start")
+    except ConsumerError as error:
+        code = ExitCode.SETTINGS if error.exit_code == ExitCode.SETTINGS else ExitCode.FAILURE
+        yield bad("store", str(error), code=code)
+
+
+async def _postgres(target: PostgresAddress) -> Finding:
+    ledger = make_ledger(target)
+    try:
+        await ledger.open()
+        await ledger.ping()
+    finally:
+        await ledger.close()
+    # Its address may hold a password, so it is not repeated.
+    return good("store", "PostgreSQL answers and takes writes")
+
+
+def _of_file(path: Path) -> Iterator[Finding]:
+    """The first problem of the file or its folder that ``run`` would meet, if any."""
+    try:
+        mode = _mode(path)
+        folder = path.parent
+        while (folder_mode := _mode(folder)) is None and folder != folder.parent:
+            folder = folder.parent
+    except StoreError as error:
+        yield bad("store", str(error))
+        return
+    if mode is not None and stat.S_ISDIR(mode):
+        yield bad("store", f"{path} is a directory; name a file in it")
+    elif folder_mode is None or not stat.S_ISDIR(folder_mode):
+        yield bad("store", f"{path} can't be made: {folder} is no folder; set store to another path")
+    elif problem := refusal(SqliteAddress(path)):
+        yield bad("store", problem, code=ExitCode.SETTINGS)
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield bad(
+            "store",
+            f"{path} can't be used: the folder {folder} can't be written by this user, and the store's lock lies beside"
+            " it; set store, or give the right to write there",
+        )
+    elif mode is not None and not os.access(path, os.R_OK | os.W_OK):
+        yield bad("store", f"{path} can't be written by this user; give it the right to")
+
+
+def _mode(path: Path) -> int | None:
+    """The file's type and rights; ``None`` if there is no file.
+
+    Raises:
+        StoreError: It can't be looked at.
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StoreError(f"store {path} can't be looked at: {why}; set store, or give this user the right to") from None
+
+
+async def queue_findings(settings: Settings, lane: QueueSettings, also: Collection[str] = ()) -> AsyncIterator[Finding]:
+    """Check one queue, and MPS with its keys. ``also`` are words of ``rights.ALSO``: rights to try beyond ``run``'s."""
+    queue = lane.url.identity
+    for finding in _unencrypted(lane):
+        yield finding
+    try:
+        async with open_clients(lane, ca_file=settings.ca_file) as clients:
+            try:
+                await clients.credentials.keys()
+            except CloudError as error:
+                yield bad("credentials", explained(error), queue)
+                return
+            yield good("credentials", "found", queue)
+            failed, attributes = await _attributes_of(clients)
+            if attributes is not None:
+                for finding in _of_attributes(settings, lane, attributes):
+                    yield finding
+            if failed is not None:
+                yield _unread(failed, queue)
+            reached = failed is None or faults.lacks_a_right(failed.code) or failed.fault not in _SAME_FOR_ALL
+            for call in dict.fromkeys([*RUN, *(call for word in also for call in COMMANDS[ALSO[word]])]):
+                if call != "GetQueueAttributes":
+                    yield await _right(call, lane, clients, reached=reached)
+    except SettingsError as error:
+        for problem in error.problems:
+            yield bad("settings", problem, queue, ExitCode.SETTINGS)
+
+
+def _unencrypted(lane: QueueSettings) -> Iterator[Finding]:
+    for setting, endpoint in dict.fromkeys((("endpoint", lane.endpoint), ("mps_endpoint", lane.mps_endpoint))):
+        parts = urlsplit(endpoint)
+        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+            text = f"{endpoint} is not encrypted, so everyone on the path can read and change messages; use https://"
+            yield warning(setting, text, lane.url.identity)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+async def _attributes_of(clients: Clients) -> tuple[CloudError | None, QueueAttributes | None]:
+    try:
+        return None, await clients.queue.attributes()
+    except CloudError as error:
+        return error, None
+
+
+def _unread(error: CloudError, queue: str) -> Finding:
+    if faults.lacks_a_right(error.code):
+        without = "without it the daemon works with MNS's default retention of 4 days"
+        return warning(_NAMES["GetQueueAttributes"], f"{explained(error)}; {without}", queue)
+    return bad("queue", explained(error), queue)
+
+
+def _of_attributes(settings: Settings, lane: QueueSettings, attributes: QueueAttributes) -> Iterator[Finding]:
+    queue = lane.url.identity
+    waiting = "unknown" if attributes.active_messages is None else str(attributes.active_messages)
+    yield good("queue", f"reached at {lane.endpoint}, {waiting} message(s) waiting", queue)
+    yield _visibility(queue, attributes.visibility_timeout_s)
+    yield _retention(settings, queue, attributes.retention_s)
+    policy = attributes.dlq_policy
+    if policy and not re.search(r"enabled\W*false", policy, re.IGNORECASE):
+        yield warning(
+            "DlqPolicy",
+            f"the queue has a dead-letter policy of its own ({policy}): after MaxReceiveCount receives MNS moves a"
+            " message away, also one that is to be retried; remove the policy, or set max_failures below its count",
+            queue,
+        )
+
+
+def _visibility(queue: str, seconds: int) -> Finding:
+    what = "visibility timeout"
+    if seconds < LEAST_VISIBILITY_S:
+        text = f"{seconds} s; expected at least {LEAST_VISIBILITY_S} s, or a lease is lost before it is renewed"
+        return bad(what, text, queue)
+    return good(what, f"{seconds} s, renewed while a handler runs", queue)
+
+
+def _retention(settings: Settings, queue: str, seconds: int) -> Finding:
+    least_s = max(_LEAST_RETENTION_S, round(2 * settings.retry_cap_s))
+    if seconds >= least_s:
+        return good("retention", f"{seconds} s", queue)
+    return bad(
+        "retention",
+        f"{seconds} s; expected at least {least_s} s (twice retry_cap_s), since MNS drops older messages silently;"
+        " raise the queue's MessageRetentionPeriod or lower retry_cap_s",
+        queue,
+    )
+
+
+async def _right(call: str, lane: QueueSettings, clients: Clients, *, reached: bool) -> Finding:
+    """Try one right, or say why not."""
+    what, queue = _NAMES[call], lane.url.identity
+    needs = " and ".join(RIGHTS[call].actions)
+    is_mps = RIGHTS[call].service == "mts"
+    trial = _TRIALS.get(call)
+    if trial is None:
+        effect = "take" if call == "BatchReceiveMessage" else "send"
+        return warning(what, f"not tried, since that would {effect} a message; it needs {needs}", queue)
+    if not (reached or is_mps):
+        return warning(what, f"not tried, since the queue could not be asked; it needs {needs}", queue)
+    try:
+        accepted = await trial(clients)
+    except CloudError as error:
+        is_open = call == "SubmitIProductionJob" and not faults.surely_not_sent(error)
+        return bad(what, f"{explained(error)}{'; a job may have been made' if is_open else ''}", queue)
+    if accepted:
+        return warning(what, accepted, queue)
+    return good(what, f"given, by MPS at {lane.mps_endpoint}" if is_mps else "given", queue)
+
+
+async def _try_delete(clients: Clients) -> str:
+    try:
+        failures = await clients.queue.delete([NO_HANDLE])
+    except CloudError as error:
+        if error.fault is not Fault.GONE:
+            raise
+        return ""
+    for failure in failures:
+        if not failure.gone:
+            operation, fault = "BatchDeleteMessage", faults.mns_fault(failure.code, 500)
+            to_do = faults.advice(operation, fault, failure.code)
+            detail = f"{failure.detail}{f'; {to_do}' if to_do else ''}"
+            raise CloudError(fault, operation=operation, target=clients.queue.name, code=failure.code, detail=detail)
+    return ""
+
+
+async def _try_hide(clients: Clients) -> str:
+    try:
+        await clients.queue.hide(NO_HANDLE, 1)
+    except CloudError as error:
+        if error.fault is not Fault.GONE:
+            raise
+    return ""
+
+
+async def _try_query(clients: Clients) -> str:
+    try:
+        await clients.mps.query(NO_JOB)
+    except CloudError as error:
+        if error.fault is not Fault.REQUEST or not faults.is_about_the_job(error.code):
+            raise
+    return ""
+
+
+async def _try_peek(clients: Clients) -> str:
+    await clients.queue.peek(1)
+    return ""
+
+
+async def _try_submit(clients: Clients) -> str:
+    try:
+        submitted = await clients.mps.submit(function=NO_FUNCTION, params="{}")
+    except CloudError as error:
+        if error.fault is not Fault.REQUEST or not error.code.startswith("InvalidParameter"):
+            raise
+        return ""
+    return (
+        f"given, but MPS accepted the FunctionName {NO_FUNCTION!r}, which no algorithm has: job {submitted.job_id} was"
+        " made and may be billed; no message will say that it ended"
+    )
+
+
+_TRIALS: Final[Mapping[str, Callable[[Clients], Awaitable[str]]]] = {
+    "BatchDeleteMessage": _try_delete,
+    "ChangeMessageVisibility": _try_hide,
+    "QueryIProductionJob": _try_query,
+    "BatchPeekMessage": _try_peek,
+    "SubmitIProductionJob": _try_submit,
+}
+"""Each returns a warning, or ``""`` if the right is given; otherwise it raises ``CloudError``."""
+
+
+def explained(error: CloudError) -> str:
+    """An error of a service, and what to do."""
+    known = faults.advice(error.operation, error.fault, error.code)
+    to_do = "" if known else _TO_DO.get(error.fault, "")
+    return f"{error}; {to_do}" if to_do else str(error)

@@ -1,46 +1,94 @@
-"""``mns-consumer demo``: the whole job on this machine, with no account.
+"""``mns-consumer demo``: the whole job on this machine, without an account.
 
     sandbox (MNS and MPS) <- submit 17 jobs over MPS's API, put two strange messages
     daemon (the real one) -> receives, decodes, asks for results, calls the shipped handlers, sets aside
     the store             -> what became of everything: the table
 
 Everything runs in this process and over real sockets; only the store is a temporary file.
-
-Elsewhere: the jobs (``cli.demo_jobs``), what is seen (``cli.demo_view``), the daemon (``app``).
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Any, Final, Self
 
+import anyio
 import typer
+from pydantic import SecretStr
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
+from consumer.app import App
+from consumer.cli.output import wide_console
+from consumer.cli.submit import typed
+from consumer.cloud.clients import open_clients
+from consumer.config import Settings
+from consumer.daemon import sources_of
 from consumer.errors import ExitCode
+from consumer.functions.catalogue import Function, documented
 from consumer.job_state import JobState
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from consumer.app import App
-    from consumer.cli.demo_jobs import DemoJob
-    from consumer.cli.demo_view import Row, View
-    from consumer.config import Settings
-    from consumer.sandbox import Sandbox
-    from consumer.store.ledger import Filter
-    from consumer.store.queries import Operators, StoredJob, StoredLetter
+from consumer.message.notification import decode_user_data
+from consumer.ops.logs import configure
+from consumer.plugin.registry import discover
+from consumer.sandbox import Sandbox
+from consumer.store.queries import Operators, StoredJob, StoredLetter
+from consumer.store.ledger import Filter
+from consumer.store.open import open_operators
 
 _QUEUE: Final = "demo"
+_BUCKET: Final = "oss://demo.oss-cn-hangzhou.aliyuncs.com"
+_FOREIGN: Final = {"type": "Transcode", "jobId": "0123456789abcdef0123456789abcdef", "state": "Success"}
+"""A transcoding job's message, which no shipped handler takes."""
+_POISON: Final = '{"FunctionName":"Cover","JobId":'
+"""JSON that breaks off."""
 _STRANGERS: Final = 2
 _JOB_S: Final = 0.6
 _GIVE_UP_S: Final = 11.0
-_LOOK_S: Final = 0.1
+_POLL_S: Final = 0.1
 _MOST: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoJob:
+    """One job to submit: the parameters of SubmitIProductionJob, and whether it is ordered to fail."""
+
+    function: str
+    params: str
+    input: str
+    output: str
+    user_data: Mapping[str, Any]
+    fails: bool = False
+
+
+def demo_jobs() -> list[DemoJob]:
+    """One job of each documented function, and last one that fails."""
+    functions = documented()
+    jobs = [_job(function, number, function.sample.params) for number, function in enumerate(functions, 1)]
+    failure = {"code": "InvalidFile", "message": "The input is no video, as the demo ordered."}
+    cover = next(function for function in functions if function.name == "Cover")
+    return [*jobs, _job(cover, len(jobs) + 1, {"sandbox": {"fail": failure}}, fails=True)]
+
+
+def _job(function: Function, number: int, params: Mapping[str, Any], *, fails: bool = False) -> DemoJob:
+    return DemoJob(
+        function=function.name,
+        params=json.dumps(params),
+        input=f"{_BUCKET}/{function.sample.input}",
+        output=f"{_BUCKET}/out/{{source}}-{{timestamp}}-{{sequenceId}}.{function.sample.ending}",
+        user_data={"order": number, "who": "demo"},
+        fails=fails,
+    )
 
 
 def demo(
@@ -52,13 +100,9 @@ def demo(
     A local MNS and MPS run 16 jobs, one of each FunctionName, one job that fails, one duplicate delivery, one foreign
     message and one poison body; the real daemon handles them. Ends with 0 only if all 16 results arrived typed.
     """
-    import anyio  # noqa: PLC0415 - quick --help
-
-    from consumer.ops.logs import configure  # noqa: PLC0415 - the same
-
     with (
         tempfile.TemporaryDirectory(prefix="mns-consumer-demo-") as folder,
-        # The daemon's own lines go to a file: among the bars they could not be read.
+        # The daemon logs to a file, because the bars fill the terminal.
         (Path(folder) / "daemon.log").open("w", encoding="utf-8") as log,
     ):
         configure("info", json=True, stream=log)
@@ -70,27 +114,29 @@ def demo(
 
 
 async def _demo(folder: Path, keep: bool) -> bool:  # noqa: FBT001 - handed on by anyio.run
-    import anyio  # noqa: PLC0415 - quick --help
-
-    from consumer.app import App  # noqa: PLC0415 - the same
-    from consumer.cli.consoles import wide_console  # noqa: PLC0415 - the same
-    from consumer.daemon import sources_of  # noqa: PLC0415 - the same
-    from consumer.plugin.registry import discover  # noqa: PLC0415 - the same
-    from consumer.sandbox import Sandbox  # noqa: PLC0415 - the same
-
     console = wide_console()
     async with Sandbox.on_free_port(job_s=_JOB_S) as sandbox:
         sandbox.account.ensure(_QUEUE)
-        settings = _settings(sandbox, folder, keep=keep)
+        # Given whole: no environment and no file counts.
+        settings = Settings(
+            notify_url=(sandbox.notify_url(_QUEUE),),
+            endpoint=sandbox.url,
+            access_key_id=SecretStr(sandbox.settings.access_key_id),
+            access_key_secret=SecretStr(sandbox.settings.access_key_secret),
+            handler_entry_points=False,
+            shipped=True,
+            store=str(folder / "demo.db"),
+            admin=keep,
+            admin_port=0,
+        )
         app = App(settings, discover(sources_of(settings)))
         started = anyio.Event()
-        good = False  # a signal may end everything before it is known
+        good = False  # a signal may end everything first
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with anyio.create_task_group() as beside:
 
                 async def serve() -> None:
                     await app.serve(started=started)
-                    # Stopped: by the end of the demo, or by a signal before it.
                     beside.cancel_scope.cancel("the daemon has stopped")
 
                 async def stop_on_signal() -> None:
@@ -108,47 +154,22 @@ async def _demo(folder: Path, keep: bool) -> bool:  # noqa: FBT001 - handed on b
     return good
 
 
-def _settings(sandbox: Sandbox, folder: Path, *, keep: bool) -> Settings:
-    """Settings of the demo's own: nothing of the environment counts."""
-    from pydantic import SecretStr  # noqa: PLC0415 - quick --help
-
-    from consumer.config import Settings  # noqa: PLC0415 - the same
-
-    return Settings(
-        notify_url=(sandbox.notify_url(_QUEUE),),
-        endpoint=sandbox.url,
-        access_key_id=SecretStr(sandbox.settings.access_key_id),
-        access_key_secret=SecretStr(sandbox.settings.access_key_secret),
-        handler_entry_points=False,
-        shipped=True,
-        store=str(folder / "demo.db"),
-        admin=keep,
-        admin_port=0,
-    )
-
-
 async def _watch(sandbox: Sandbox, app: App, console: Console) -> bool:
-    """Submit everything, show how it goes, print what became of it; tells whether all is as it should be."""
-    import anyio  # noqa: PLC0415 - quick --help
-
-    from consumer.cli.demo_jobs import POISON_BODY, demo_jobs, foreign_body  # noqa: PLC0415 - the same
-    from consumer.cli.demo_view import View  # noqa: PLC0415 - the same
-    from consumer.store.open import make_operators  # noqa: PLC0415 - the same
-
+    """Submit everything, show the progress, print the results; returns whether all are as ordered."""
     began = time.monotonic()
     orders = demo_jobs()
     submitted: dict[str, tuple[DemoJob, float]] = {}
-    operators = make_operators(app.settings.store_target())
-    with View(console, jobs=len(orders), strangers=_STRANGERS) as view:
-        sandbox.put(_QUEUE, foreign_body())
-        sandbox.put(_QUEUE, POISON_BODY)
-        with anyio.move_on_after(_GIVE_UP_S):
-            await _submit_all(app.settings, orders, submitted)
-            await _until_settled(sandbox, operators, submitted, view)
-            _notify_again(sandbox, next(iter(submitted)))
-            await _until_settled(sandbox, operators, submitted, view)
-    jobs = {job.record.job_id: job for job in await operators.list_jobs(_any(), limit=_MOST) if not job.dead}
-    letters = await operators.list_letters(_any(), limit=_MOST)
+    async with open_operators(app.settings.store_target()) as operators:
+        with View(console, jobs=len(orders), strangers=_STRANGERS) as view:
+            sandbox.put(_QUEUE, base64.b64encode(json.dumps(_FOREIGN).encode()).decode())
+            sandbox.put(_QUEUE, _POISON)
+            with anyio.move_on_after(_GIVE_UP_S):
+                await _submit_all(app.settings, orders, submitted)
+                await _until_settled(sandbox, operators, submitted, view)
+                _notify_again(sandbox, next(iter(submitted)))
+                await _until_settled(sandbox, operators, submitted, view)
+        jobs = {job.record.job_id: job for job in await operators.list_jobs(Filter(), limit=_MOST, dead=False)}
+        letters = await operators.list_letters(Filter(), limit=_MOST)
     rows = [_row(order, jobs.get(job_id), at) for job_id, (order, at) in submitted.items()]
     duplicates = app.metrics.registry.get_sample_value(
         "mns_consumer_jobs_total", {"queue": _QUEUE, "function": orders[0].function, "outcome": "duplicate"}
@@ -159,13 +180,9 @@ async def _watch(sandbox: Sandbox, app: App, console: Console) -> bool:
 async def _submit_all(
     settings: Settings, orders: Sequence[DemoJob], submitted: dict[str, tuple[DemoJob, float]]
 ) -> None:
-    """Submit over MPS's API; notes each job id with its order and the time."""
-    import json  # noqa: PLC0415 - quick --help
-
-    from consumer.cloud.clients import open_clients  # noqa: PLC0415 - the same
-
-    lane = settings.all_lanes()[0]
-    async with open_clients(lane) as clients:
+    """Submit over MPS's API; notes the order and the time of each job id."""
+    queue = settings.all_lanes()[0]
+    async with open_clients(queue) as clients:
         for order in orders:
             answer = await clients.mps.submit(
                 function=order.function,
@@ -173,7 +190,7 @@ async def _submit_all(
                 input=order.input,
                 output=order.output,
                 user_data=json.dumps(order.user_data),
-                notify_url=str(lane.url),
+                notify_url=str(queue.url),
             )
             submitted[answer.job_id] = (order, time.time())
 
@@ -181,14 +198,10 @@ async def _submit_all(
 async def _until_settled(
     sandbox: Sandbox, operators: Operators, submitted: Mapping[str, tuple[DemoJob, float]], view: View
 ) -> None:
-    """Look until every job is handled, every stranger is set aside and the queue is empty."""
-    import anyio  # noqa: PLC0415 - quick --help
-
-    from consumer.cli.demo_view import Look  # noqa: PLC0415 - the same
-
+    """Wait until every job is handled, every stranger is set aside and the queue is empty."""
     while True:
-        done = [job for job in await operators.list_jobs(_any(), limit=_MOST) if not job.dead]
-        letters = await operators.list_letters(_any(), limit=_MOST)
+        done = await operators.list_jobs(Filter(), limit=_MOST, dead=False)
+        letters = await operators.list_letters(Filter(), limit=_MOST)
         look = Look(
             submitted=len(submitted),
             ended=sum(job.has_ended for job in sandbox.jobs.all()),
@@ -203,7 +216,7 @@ async def _until_settled(
         settled = len(look.handled) + sum(letter.letter.job.job_id in submitted for letter in letters)
         if settled == len(submitted) and len(letters) >= _STRANGERS and not sandbox.messages(_QUEUE):
             return
-        await anyio.sleep(_LOOK_S)
+        await anyio.sleep(_POLL_S)
 
 
 def _notify_again(sandbox: Sandbox, job_id: str) -> None:
@@ -213,46 +226,58 @@ def _notify_again(sandbox: Sandbox, job_id: str) -> None:
         sandbox.notify(job)
 
 
-def _any() -> Filter:
-    from consumer.store.ledger import Filter  # noqa: PLC0415 - quick --help
-
-    return Filter()
-
-
 def _why(letter: StoredLetter) -> str:
     return f"{letter.letter.reason.value}: {letter.letter.error}"
 
 
-def _row(order: DemoJob, job: StoredJob | None, submitted_at: float) -> Row:
-    """One job's row; good when it ended as ordered, with its result typed and its UserData back."""
-    from consumer.cli.demo_view import Row  # noqa: PLC0415 - quick --help
-    from consumer.cli.typed import typed  # noqa: PLC0415 - the same
-    from consumer.message.notification import decode_user_data  # noqa: PLC0415 - the same
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One job in the table at the end; ``good`` if it ended as ordered. ``state`` is "" if no end came in time."""
 
+    function: str
+    state: str
+    summary: str
+    user_data: Any
+    seconds: float
+    good: bool
+
+
+def _row(order: DemoJob, job: StoredJob | None, submitted_at: float) -> Row:
+    """One job's row; good if it ended as ordered, with its result typed and its UserData back."""
     if job is None:
         return Row(order.function, "", "not handled; see what was set aside", order.user_data, 0.0, good=False)
     record = job.record
     user_data = decode_user_data(record.user_data)
     seconds = max(0.0, job.stored_at - submitted_at)
-    back = user_data == order.user_data
     if order.fails:
+        good = record.state == JobState.FAIL
         summary = f"failed as ordered: {record.code}: {record.message}"
-        return Row(
-            record.function, record.state, summary, user_data, seconds, good=back and record.state == JobState.FAIL
-        )
-    shown = typed(record.function, record.result, order.output)
-    good = back and shown.fits and record.state == JobState.SUCCESS
-    return Row(record.function, record.state, shown.summary if good else str(shown.problem), user_data, seconds, good)
+    else:
+        shown = typed(record.function, record.result, order.output)
+        good = shown.fits and record.state == JobState.SUCCESS
+        summary = shown.summary if good else str(shown.problem)
+    return Row(record.function, record.state, summary, user_data, seconds, good and user_data == order.user_data)
 
 
 def _print_end(
     console: Console, rows: Sequence[Row], letters: Sequence[StoredLetter], duplicates: int, seconds: float
 ) -> bool:
-    from rich.text import Text  # noqa: PLC0415 - quick --help
-
-    from consumer.cli.demo_view import print_rows  # noqa: PLC0415 - the same
-
-    print_rows(console, rows)
+    table = Table(title="Jobs")
+    for name in ("FunctionName", "State"):
+        table.add_column(name, no_wrap=True)
+    for name in ("Result", "UserData"):
+        table.add_column(name, overflow="fold")
+    table.add_column("Seconds", justify="right", no_wrap=True)
+    for row in rows:
+        style = "" if row.good else "bold red"
+        table.add_row(
+            Text(row.function, style),
+            Text(row.state or "missing", style),
+            Text(row.summary),
+            Text(json.dumps(row.user_data, ensure_ascii=False)),
+            f"{row.seconds:.2f}",
+        )
+    console.print(table)
     console.print("\nSet aside, with their raw bytes and the reason:")
     for letter in letters:
         console.print(Text(f"  {_why(letter)}"), soft_wrap=True)
@@ -266,19 +291,71 @@ def _print_end(
 
 
 def _print_what_to_try(console: Console, sandbox: Sandbox, app: App, folder: Path) -> None:
-    from rich.text import Text  # noqa: PLC0415 - quick --help
+    text = f"""
+Still serving. MNS and MPS are at {sandbox.url}, the daemon's log is {folder / "daemon.log"}. Try:
+  curl http://127.0.0.1:{app.admin_port}/metrics
+  curl {sandbox.url}/_sandbox/state
+  MNS_CONSUMER_ACCESS_KEY_ID=sandbox MNS_CONSUMER_ACCESS_KEY_SECRET=sandbox mns-consumer submit --function Cover\
+ --endpoint {sandbox.url} --notify-url {sandbox.notify_url(_QUEUE)} --wait
+Ctrl-C ends it."""
+    console.print(Text(text), soft_wrap=True)
 
-    submit = (
-        "MNS_CONSUMER_ACCESS_KEY_ID=sandbox MNS_CONSUMER_ACCESS_KEY_SECRET=sandbox mns-consumer submit --function Cover"
-        f" --endpoint {sandbox.url} --notify-url {sandbox.notify_url(_QUEUE)} --wait"
-    )
-    lines = (
-        "",
-        f"Still serving. MNS and MPS are at {sandbox.url}, the daemon's log is {folder / 'daemon.log'}. Try:",
-        f"  curl http://127.0.0.1:{app.admin_port}/metrics",
-        f"  curl {sandbox.url}/_sandbox/state",
-        f"  {submit}",
-        "Ctrl-C ends it.",
-    )
-    for line in lines:
-        console.print(Text(line), soft_wrap=True)
+
+@dataclass(slots=True)
+class Look:
+    """The progress of everything: numbers of jobs, and a line for each handled job and each message set aside."""
+
+    submitted: int = 0
+    ended: int = 0
+    handled: Mapping[str, str] = field(default_factory=dict)
+    set_aside: Mapping[int, str] = field(default_factory=dict)
+
+
+class View(AbstractContextManager["View"]):
+    """Live bars on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console, *, jobs: int, strangers: int) -> None:
+        self._console = console
+        self._last = Look()
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<32}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        texts = (
+            "jobs submitted to MPS",
+            "jobs ended at MPS",
+            "jobs handled, results typed",
+            "strange messages set aside",
+        )
+        self._bars = [
+            self._progress.add_task(text, total=total)
+            for text, total in zip(texts, (jobs, jobs, jobs, strangers), strict=True)
+        ]
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._progress.stop()
+
+    def show(self, look: Look) -> None:
+        """Show the progress; on a terminal in place, elsewhere what is new."""
+        last, self._last = self._last, look
+        if self._console.is_terminal:
+            counts = (look.submitted, look.ended, len(look.handled), len(look.set_aside))
+            for bar, count in zip(self._bars, counts, strict=True):
+                self._progress.update(bar, completed=count)
+            return
+        lines = [f"submitted {look.submitted} jobs"] if look.submitted != last.submitted else []
+        lines += [f"{look.ended} jobs have ended at MPS"] if look.ended != last.ended else []
+        lines += [look.handled[job_id] for job_id in look.handled.keys() - last.handled.keys()]
+        lines += [look.set_aside[number] for number in look.set_aside.keys() - last.set_aside.keys()]
+        for line in lines:
+            self._console.print(Text(line), soft_wrap=True)

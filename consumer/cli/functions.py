@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Any, Final
 
-import typer
+from pydantic import BaseModel, RootModel
+from rich.table import Table
+from rich.text import Text
 
 from consumer.cli.options import Said, takes_settings
+from consumer.cli.output import JsonFlag, print_json, wide_console
+from consumer.daemon import sources_of
 from consumer.functions.catalogue import find, names
-from consumer.ops.escape import json_text, printable
-
-if TYPE_CHECKING:
-    from consumer.plugin.handler import Handler
-    from consumer.plugin.registry import Registry
+from consumer.ops.escape import printable
+from consumer.plugin.handler import Handler
+from consumer.plugin.registry import Registry, discover
 
 _FOUND_IN: Final = {
     "DIRECTORY": "drop-in folder",
@@ -23,20 +25,18 @@ _FOUND_IN: Final = {
 
 
 @takes_settings
-def functions(said: Said, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:  # noqa: FBT002 - typer's flag
+def functions(said: Said, *, as_json: JsonFlag = False) -> None:
     """List each FunctionName with its handler, where it was found, and its result's fields.
 
     Needs no queue: `mns-consumer functions --shipped` shows what is shipped.
     """
-    from consumer.daemon import sources_of  # noqa: PLC0415 - quick --help
-    from consumer.plugin.registry import discover  # noqa: PLC0415 - the same
-
     registry = discover(sources_of(said.settings()))
     rows = [_row(name, registry) for name in _names(registry)]
-    if as_json:
-        print(json_text(rows, indent=2))
-    else:
+    if not as_json:
         _print_table(rows)
+        return
+    for row in rows:
+        print_json(row)
 
 
 def _names(registry: Registry) -> list[str]:
@@ -72,7 +72,6 @@ def fields_of(handler: Handler) -> list[dict[str, str]]:
 
 
 def _fields(annotation: Any, prefix: str, above: tuple[Any, ...]) -> list[dict[str, str]]:
-    from pydantic import BaseModel, RootModel  # noqa: PLC0415 - quick --help
 
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)) or annotation in above:
         return []
@@ -106,10 +105,6 @@ def _type_name(annotation: Any) -> str:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table  # noqa: PLC0415 - quick --help
-    from rich.text import Text  # noqa: PLC0415 - the same
-
-    from consumer.cli.consoles import wide_console  # noqa: PLC0415 - the same
 
     table = Table(show_lines=True)
     for title in ("FunctionName", "Handler", "Result's fields"):

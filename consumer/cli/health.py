@@ -1,9 +1,7 @@
-"""``mns-consumer health``: ask a daemon that runs here how it is, in one line and one exit code.
+"""``mns-consumer health``: ask the daemon that runs here for its health, in one line and one exit code.
 
-For a container's health check and for scripts: it loads neither the daemon nor an HTTP library, and it does not wait
-long for a daemon that is silent.
-
-Elsewhere: the checks (``engine.vitals``), the server that answers (``ops.admin``).
+For container health checks and scripts: it loads neither the daemon nor an HTTP library, and gives up on a daemon that
+does not answer.
 """
 
 from __future__ import annotations
@@ -21,23 +19,16 @@ from consumer.errors import ConsumerError, SettingsError, UsageError
 from consumer.ops.escape import printable
 
 _TIMEOUT_S: Final = 4.0
-"""Below the five seconds that a container's health check gets, so that the line comes before the kill."""
+"""Less than the five seconds that a container's health check has before it is killed."""
 _BODY_LIMIT_BYTES: Final = 65_536
 _LINE_LIMIT: Final = 400
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}  # noqa: S104 - where not to ask
 _WORD: Final = {"/livez": "alive", "/readyz": "ready"}
 
 
-class _Place(NamedTuple):
-    """Where to ask.
-
-    Args:
-        host: Name or address, IPv6 without brackets.
-        port: The admin server's.
-        path: ``/livez`` or whatever ``--url`` says.
-    """
-
+class _Address(NamedTuple):
     host: str
+    """Name or address, IPv6 without brackets."""
     port: int
     path: str
 
@@ -51,7 +42,7 @@ def health(
     said: Said,
     *,
     ready: Annotated[
-        bool, typer.Option("--ready/--live", help="Does it handle messages, or (the default) does it get anywhere?")
+        bool, typer.Option("--ready/--live", help="Does it handle messages, or (the default) does it make progress?")
     ] = False,
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Its admin server, in place of admin_host and admin_port.")
@@ -62,11 +53,10 @@ def health(
     Example: mns-consumer health --ready --url http://127.0.0.1:9464
     """
     path = "/readyz" if ready else "/livez"
-    place = _of_settings(said, path) if url is None else _of_url(url, path)
-    print(_ask(place))
+    print(_ask(_of_settings(said, path) if url is None else _of_url(url, path)))
 
 
-def _of_url(url: str, path: str) -> _Place:
+def _of_url(url: str, path: str) -> _Address:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or 80
@@ -76,46 +66,46 @@ def _of_url(url: str, path: str) -> _Place:
         path = path if parts.path in {"", "/"} else parts.path
     if not host or not url.startswith("http://") or re.search(r"[^!-~]", url):
         raise UsageError(f"--url {url!r}: expected http://HOST:PORT")
-    return _Place(host, port, path)
+    return _Address(host, port, path)
 
 
-def _of_settings(said: Said, path: str) -> _Place:
+def _of_settings(said: Said, path: str) -> _Address:
     try:
         settings = said.settings()
     except SettingsError as error:
-        # 1 and not 78: a health check knows well and not well, nothing else.
-        raise ConsumerError(f"can't tell where to ask: {'; '.join(error.problems)}") from None
+        # 1 and not 78: a health check has two answers.
+        raise ConsumerError(f"no address to ask: {'; '.join(error.problems)}") from None
     if not settings.admin:
         raise ConsumerError("can't ask: admin is false, so the daemon serves no health; set it, or say --url")
     if settings.admin_port == 0:
-        raise ConsumerError("can't tell where to ask: admin_port is 0, any free one; set it, or say --url")
-    return _Place(_ANY_ADDRESS.get(settings.admin_host, settings.admin_host), settings.admin_port, path)
+        raise ConsumerError("no address to ask: admin_port is 0, any free one; set it, or say --url")
+    return _Address(_ANY_ADDRESS.get(settings.admin_host, settings.admin_host), settings.admin_port, path)
 
 
-def _ask(place: _Place) -> str:
-    """The line that tells that it is well.
+def _ask(address: _Address) -> str:
+    """Ask; returns the line for a daemon that is well.
 
     Raises:
-        ConsumerError: It isn't, or nothing that can be understood answers.
+        ConsumerError: It is not well, or no daemon answers.
     """
-    word = _WORD.get(place.path, "well")
-    connection = http.client.HTTPConnection(place.host, place.port, timeout=_TIMEOUT_S)
+    word = _WORD.get(address.path, "well")
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
     try:
-        connection.request("GET", place.path)
+        connection.request("GET", address.path)
         answer = connection.getresponse()
         status, body = answer.status, answer.read(_BODY_LIMIT_BYTES)
     except (OSError, UnicodeError, http.client.HTTPException) as error:
         why = str(error) or type(error).__name__
-        raise ConsumerError(_line(f"not {word}: no answer from {place}: {why}")) from None
+        raise ConsumerError(_line(f"not {word}: no answer from {address}: {why}")) from None
     finally:
         connection.close()
     checks = _checks(body)
     if status == http.client.FORBIDDEN:
         raise ConsumerError(
-            _line(f"not {word}: {place} does not answer by this name: use its IP address, or set admin_allowed_hosts")
+            _line(f"not {word}: {address} does not answer by this name: use its IP address, or set admin_allowed_hosts")
         )
     if checks is None or status not in {http.client.OK, http.client.SERVICE_UNAVAILABLE}:
-        raise ConsumerError(_line(f"not {word}: {place} is no daemon's admin server; it answered {status}"))
+        raise ConsumerError(_line(f"not {word}: {address} is no daemon's admin server; it answered {status}"))
     if status == http.client.OK:
         return _line(f"{word}: {', '.join(name for name, _, _ in checks)}")
     failing = "; ".join(f"{name} ({detail})" for name, ok, detail in checks if not ok)
@@ -123,7 +113,7 @@ def _ask(place: _Place) -> str:
 
 
 def _checks(body: bytes) -> list[tuple[str, bool, str]] | None:
-    """Name, whether it is well and what was seen of each check; ``None`` where the answer isn't the daemon's."""
+    """Name, result and detail of each check; ``None`` if the answer is not a daemon's."""
     try:
         return [(str(check["name"]), check["ok"] is True, str(check["detail"])) for check in json.loads(body)["checks"]]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -131,5 +121,5 @@ def _checks(body: bytes) -> list[tuple[str, bool, str]] | None:
 
 
 def _line(text: str) -> str:
-    """One line, whatever was answered."""
+    """One printable line of a bounded length."""
     return printable(text[:_LINE_LIMIT])[:_LINE_LIMIT]

@@ -1,42 +1,31 @@
-"""Take a command line to its command, and make an exit code and plain lines of whatever goes wrong.
+"""Find the command, run it, and turn errors into plain lines and an exit code.
 
-Nothing heavy is imported here: each command loads what it needs inside its own function, so that ``--help`` and
-``--version`` answer at once and a daemon that starts again polls again soon.
-
-Elsewhere: each command in the module of its own name, the flags that several share (``cli.options``).
+``_COMMANDS`` lists every command. Its module is imported when it is called or asked for help, and not before: so
+``--help`` answers at once, and a daemon that restarts polls again soon.
 """
 
 from __future__ import annotations
 
-import gc
+import importlib
+import io
+import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Final
+import syslog
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from consumer.cli.check import check
-from consumer.cli.closed_streams import replace_closed_streams
-from consumer.cli.dead_letters import dead_letters
-from consumer.cli.demo import demo
-from consumer.cli.functions import functions
-from consumer.cli.health import health
-from consumer.cli.jobs import jobs
-from consumer.cli.manifests import manifests
-from consumer.cli.queue import queue
-from consumer.cli.run import run
-from consumer.cli.sandbox import sandbox
-from consumer.cli.submit import submit
 from consumer.errors import ConsumerError, ExitCode, SettingsError
 from consumer.ops.escape import printable_block
 from consumer.secret_settings import refuse_secrets
 from consumer.version import version
 
 _INTERRUPTED: Final = 130
-_GC_AFTER: Final = 50_000
-"""What a command imports stays. To look for garbage among it meanwhile takes a twentieth of a start."""
+_STANDARD_STREAMS: Final = 3
 
-_HELP = """
+_HELP: Final = """
 Take the notifications of Alibaba Cloud MPS jobs from MNS queues and call your handlers.
 
 [bold]See it work, without an account[/]
@@ -52,32 +41,108 @@ Every setting can also stand in the environment (MNS_CONSUMER_NOTIFY_URL=...) or
 Exit codes: 0 done, 1 failed, 2 wrong command line, 75 store or admin port taken, 76 a submitted job may or may not
 exist, 78 wrong settings or handlers.
 """
-
-app = typer.Typer(
-    name="mns-consumer",
-    help=_HELP,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
-)
-
 _DAEMON: Final = "The daemon"
 _TRY: Final = "Trying it out"
-_ASK: Final = "Jobs and handlers"
+_JOBS: Final = "Jobs and handlers"
 _OPERATE: Final = "Operations"
 
-app.command(rich_help_panel=_DAEMON)(run)
-app.command(rich_help_panel=_DAEMON)(check)
-app.command(rich_help_panel=_DAEMON)(health)
-app.command(rich_help_panel=_TRY)(demo)
-app.command(rich_help_panel=_TRY)(sandbox)
-app.command(rich_help_panel=_ASK)(submit)
-app.command(rich_help_panel=_ASK)(functions)
-app.add_typer(jobs, name="jobs", rich_help_panel=_ASK)
-app.add_typer(dead_letters, name="dead-letters", rich_help_panel=_OPERATE)
-app.add_typer(queue, name="queue", rich_help_panel=_OPERATE)
-app.command(rich_help_panel=_OPERATE)(manifests)
+
+class _Command(NamedTuple):
+    """One command.
+
+    Args:
+        name: Its words.
+        target: ``module:function`` in this package.
+        help: The first line of the function's docstring.
+        panel: Where ``--help`` shows it.
+    """
+
+    name: str
+    target: str
+    help: str
+    panel: str | None = None
+
+
+_COMMANDS: Final = (
+    _Command(
+        "run", "run:run", "Take messages from the queues and call the handlers, until SIGTERM or Ctrl-C.", _DAEMON
+    ),
+    _Command(
+        "check",
+        "check:check",
+        "Check whether `run` would work: settings, handlers, store, credentials, queues, rights.",
+        _DAEMON,
+    ),
+    _Command(
+        "health", "health:health", "Ask the daemon that runs here whether it is well; exits with 0 or 1.", _DAEMON
+    ),
+    _Command("demo", "demo:demo", "Show the whole job on this machine: no account, no settings, a few seconds.", _TRY),
+    _Command("sandbox", "sandbox:sandbox", "Serve a local MNS and MPS: no account, nothing leaves this machine.", _TRY),
+    _Command("submit", "submit:submit", "Submit one job to MPS; prints its JobId.", _JOBS),
+    _Command(
+        "functions",
+        "functions:functions",
+        "List each FunctionName with its handler, where it was found, and its result's fields.",
+        _JOBS,
+    ),
+    _Command("jobs list", "records:list_jobs", "List the jobs that have ended, the latest first."),
+    _Command("jobs show", "records:show_job", "Show one job that has ended, UserData and result included."),
+    _Command(
+        "jobs run",
+        "run:run_job",
+        "Handle a job that has no message, because its notification got lost or it had no NotifyUrl.",
+    ),
+    _Command("dead-letters list", "records:list_letters", "List dead letters, the latest last."),
+    _Command("dead-letters show", "records:show_letter", "Show one dead letter with its error, traceback and body."),
+    _Command(
+        "dead-letters replay",
+        "records:replay",
+        "Send dead letters to their queues again; their jobs are handled as if they were new.",
+    ),
+    _Command(
+        "dead-letters export",
+        "records:export",
+        "Export dead letters as JSON lines, bodies included; without numbers and flags all of them.",
+    ),
+    _Command("dead-letters purge", "records:purge", "Remove dead letters for good; their jobs stay ended."),
+    _Command("queue stats", "queue:stats", "Show how each queue is set up and how many messages it holds."),
+    _Command("queue peek", "queue:peek", "Show messages that wait, decoded, without receiving them."),
+    _Command("queue send", "queue:send", "Send one message to a queue; prints its MessageId."),
+    _Command(
+        "manifests",
+        "manifests:manifests",
+        "Print a manifest: Kubernetes, KEDA scaling, Prometheus alert rules or a Grafana dashboard.",
+        _OPERATE,
+    ),
+)
+_GROUPS: Final = {
+    "jobs": ("Look after single jobs.", _JOBS),
+    "dead-letters": ("Look after messages that were set aside.", _OPERATE),
+    "queue": ("Look into the queues, and send to them.", _OPERATE),
+}
+_RICH: Final[Mapping[str, Any]] = {
+    "rich_markup_mode": "rich",
+    "context_settings": {"help_option_names": ["--help", "-h"]},
+}
+
+
+class _LazyCommand(TyperCommand):
+    """A command whose module is imported when it gets its arguments; before that it has a name and a help line."""
+
+    def __init__(self, command: _Command) -> None:
+        super().__init__(command.name.split()[-1], help=command.help, rich_help_panel=command.panel, **_RICH)
+        self._target = command.target
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Make the context of the real command; the parser goes on with that one."""
+        return self.load().make_context(info_name, args, parent, **extra)
+
+    def load(self) -> Any:
+        """Import the module and make the real command."""
+        module, function = self._target.split(":")
+        found = typer.Typer(add_completion=False, pretty_exceptions_enable=False, **_RICH)
+        found.command(self.name)(getattr(importlib.import_module(f"consumer.cli.{module}"), function))
+        return typer.main.get_command(found)
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value alone
@@ -86,7 +151,6 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it with t
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     *,
     _version: Annotated[
@@ -94,6 +158,28 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+def _build() -> Any:
+    """The whole command line, with every command still to be loaded."""
+    made = typer.Typer(name="mns-consumer", help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False, **_RICH)
+    made.callback()(_options)
+    top: Any = typer.main.get_command(made)
+    groups: dict[str, TyperGroup] = {}
+    for command in _COMMANDS:
+        group, _, rest = command.name.partition(" ")
+        if not rest:
+            top.add_command(_LazyCommand(command))
+            continue
+        if group not in groups:
+            text, panel = _GROUPS[group]
+            groups[group] = TyperGroup(name=group, help=text, no_args_is_help=True, rich_help_panel=panel, **_RICH)
+            top.add_command(groups[group])
+        groups[group].add_command(_LazyCommand(command))
+    return top
+
+
+app = _build()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,37 +192,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code (``errors.ExitCode``, or 130 after Ctrl-C).
     """
     replace_closed_streams()
-    gc.set_threshold(_GC_AFTER, *gc.get_threshold()[1:])
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         refuse_secrets(words)
         app(args=words, prog_name="mns-consumer")
     except SystemExit as end:
-        return _code_of(end)
+        if end.code is None:
+            return ExitCode.OK
+        return end.code if isinstance(end.code, int) else ExitCode.FAILURE
     except ConsumerError as error:
-        return _tell(error)
+        return _print_errors([error])
     except BaseExceptionGroup as group:
-        # Tasks that ran side by side report together; what this program raises on purpose is told in plain lines.
+        # Tasks that run side by side fail together. Only errors that we raise on purpose become plain lines.
         ours, rest = group.split(ConsumerError)
         if ours is None or rest is not None:
             raise
-        return _tell(*_flat(ours))
+        return _print_errors(_flat(ours))
     except KeyboardInterrupt:
         return _INTERRUPTED
     return ExitCode.OK
 
 
-def _code_of(end: SystemExit) -> int:
-    if end.code is None:
-        return ExitCode.OK
-    return end.code if isinstance(end.code, int) else ExitCode.FAILURE
-
-
-def _tell(*errors: ConsumerError) -> int:
-    """Write each problem on a line of its own; the first error's exit code counts."""
+def _print_errors(errors: Sequence[ConsumerError]) -> int:
+    """Print each problem on a line of its own; returns the first error's exit code."""
     for error in errors:
         for problem in error.problems if isinstance(error, SettingsError) else (str(error),):
-            # What is quoted in it may come from outside; a further line (a traceback's) stands behind the margin.
+            # It may quote foreign text; further lines, such as a traceback's, are indented.
             print(f"error: {printable_block(problem).strip()}", file=sys.stderr)
     return errors[0].exit_code
 
@@ -146,3 +227,30 @@ def _flat(group: BaseExceptionGroup[ConsumerError]) -> list[ConsumerError]:
     for error in group.exceptions:
         found.extend(_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
     return found
+
+
+class SystemLog(io.TextIOBase):
+    """A stream into the system's log."""
+
+    def write(self, text: str) -> int:
+        """Send each line that is not empty."""
+        for line in text.splitlines():
+            if line.strip():
+                syslog.syslog(syslog.LOG_ERR, f"mns-consumer: {line}")
+        return len(text)
+
+
+def replace_closed_streams() -> None:
+    """Open those of stdin, stdout and stderr that were closed before the program started.
+
+    The next opened file gets the lowest free number: without this, a library that writes to stderr would write into
+    the store. Errors go to stdout if stderr is closed, or to the system's log.
+    """
+    for descriptor in range(_STANDARD_STREAMS):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free number is given out: this one.
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = sys.stdout if sys.stdout is not None else SystemLog()

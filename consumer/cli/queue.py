@@ -1,73 +1,58 @@
-"""``mns-consumer queue``: look at the queues without taking anything out of them, and put a message in.
-
-Elsewhere: the calls (``cloud.mns``), taking messages (``engine.poll``).
-"""
+"""``mns-consumer queue``: look into the queues without receiving a message, and send one."""
 
 from __future__ import annotations
 
 import base64
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
+import anyio
 import typer
 
 from consumer.cli.options import Said, takes_settings
-from consumer.cli.record_view import (
-    body_json,
-    note,
-    one_line,
-    print_fields,
-    print_json,
-    readable_body,
-    time_text,
-)
-from consumer.cli.records import JsonFlag, lane_of
+from consumer.cli.output import JsonFlag, body_json, note, one_line, print_fields, print_json, readable_body, time_text
+from consumer.cli.selection import missing_queue, queue_named
+from consumer.cloud.clients import open_clients
+from consumer.cloud.messages import Peeked
+from consumer.cloud.mns import MnsQueue
+from consumer.config import QueueSettings, Settings
 from consumer.errors import CloudError, ExitCode, SettingsError, UsageError
+from consumer.message.notification import Undecodable, decode
 from consumer.ops.escape import printable
 from consumer.policy import MAX_BATCH
-
-if TYPE_CHECKING:
-    from consumer.cloud.messages import Peeked, QueueAttributes
-    from consumer.cloud.mns import MnsQueue
-    from consumer.config import QueueSettings, Settings
-
-queue = typer.Typer(help="Look into the queues, and send to them.", no_args_is_help=True)
 
 _MOST_READ_BYTES: Final = 1024 * 1024
 _LONGEST_BODY: Final = 2000
 _LONGEST_DELAY_S: Final = 604_800
 _LOWEST_PRIORITY: Final = 16
 
+_T = TypeVar("_T")
 _WhichFlag = Annotated[
     str | None,
     typer.Option("--queue", metavar="QUEUE", help="Which of the settings' queues: its name, or ACCOUNT/REGION/NAME."),
 ]
 
 
-@queue.command(name="stats")
 @takes_settings
 def stats(said: Said, *, which: _WhichFlag = None, as_json: JsonFlag = False) -> None:
     """Show how each queue is set up and how many messages it holds.
 
     MNS's counts are estimates, and it may leave them out.
     """
-    from consumer.cli.ready import missing_queue  # noqa: PLC0415 - quick --help
-
     settings = said.settings()
     if which is None and (problems := missing_queue(settings)):
         raise SettingsError(*problems)
-    lanes = settings.all_lanes() if which is None else [lane_of(settings, which)]
+    lanes = settings.all_lanes() if which is None else [queue_named(settings, which)]
     failed = False
     for number, lane in enumerate(lanes):
         try:
-            found = _run(_attributes, settings, lane)
+            found = _ask(settings, lane, MnsQueue.attributes)
         except CloudError as error:
-            # A dead queue hides no other.
+            # The others are shown all the same.
             note(f"error: {error}")
             failed = True
             continue
@@ -82,7 +67,6 @@ def stats(said: Said, *, which: _WhichFlag = None, as_json: JsonFlag = False) ->
     raise typer.Exit(ExitCode.FAILURE if failed else ExitCode.OK)
 
 
-@queue.command(name="peek")
 @takes_settings
 def peek(
     said: Said,
@@ -96,13 +80,9 @@ def peek(
     MNS shows only those that could be received now, and not always all of them.
     """
     settings = said.settings()
-    lane = lane_of(settings, which)
+    lane = queue_named(settings, which)
 
-    async def look() -> Sequence[Peeked]:
-        async with _opened(settings, lane) as opened:
-            return await opened.peek(count)
-
-    found: Sequence[Peeked] = _run(look)
+    found = _ask(settings, lane, lambda opened: opened.peek(count))
     for message in found:
         if as_json:
             print_json(_message_json(message))
@@ -112,7 +92,6 @@ def peek(
         note(f"no message waits in {lane.url.identity}")
 
 
-@queue.command(name="send")
 @takes_settings
 def send(
     said: Said,
@@ -135,14 +114,13 @@ def send(
     """Send one message to a queue; prints its MessageId."""
     data = _body(body, file)
     settings = said.settings()
-    lane = lane_of(settings, which)
+    lane = queue_named(settings, which)
     sent = base64.b64encode(data) if encode else data
 
-    async def put() -> str:
-        async with _opened(settings, lane) as opened:
-            return await opened.send(sent, delay_s=delay_s, priority=priority, group_id=group_id)
+    async def put(opened: MnsQueue) -> str:
+        return await opened.send(sent, delay_s=delay_s, priority=priority, group_id=group_id)
 
-    message_id = _run(put)
+    message_id = _ask(settings, lane, put)
     if as_json:
         print_json({"message_id": message_id, "queue": lane.url.identity})
     else:
@@ -154,7 +132,7 @@ def _body(text: str | None, file: Path | None) -> bytes:
         raise UsageError("send what? Expected either a body or --file FILE")
     data = os.fsencode(text) if text is not None else _read(file or Path())
     if not data:
-        raise UsageError("send what? Expected a body, came an empty one")
+        raise UsageError("send what? Expected a body, got an empty one")
     return data
 
 
@@ -172,23 +150,12 @@ def _read(file: Path) -> bytes:
     return data
 
 
-def _run(work: Any, *values: Any) -> Any:
-    import anyio  # noqa: PLC0415 - quick --help
+def _ask(settings: Settings, lane: QueueSettings, call: Callable[[MnsQueue], Awaitable[_T]]) -> _T:
+    async def ask() -> _T:
+        async with open_clients(lane, ca_file=settings.ca_file) as clients:
+            return await call(clients.queue)
 
-    return anyio.run(work, *values)
-
-
-@asynccontextmanager
-async def _opened(settings: Settings, lane: QueueSettings) -> AsyncIterator[MnsQueue]:
-    from consumer.cloud.clients import open_clients  # noqa: PLC0415 - quick --help
-
-    async with open_clients(lane, ca_file=settings.ca_file) as clients:
-        yield clients.queue
-
-
-async def _attributes(settings: Settings, lane: QueueSettings) -> QueueAttributes:
-    async with _opened(settings, lane) as opened:
-        return await opened.attributes()
+    return anyio.run(ask)
 
 
 def _message_json(message: Peeked) -> dict[str, Any]:
@@ -205,9 +172,7 @@ def _message_json(message: Peeked) -> dict[str, Any]:
 
 
 def _notification_json(body: bytes) -> dict[str, str | None]:
-    """What the daemon would read in a body, or why it would not."""
-    from consumer.message.notification import Undecodable, decode  # noqa: PLC0415 - quick --help
-
+    """What the daemon would read in a body, or why it could not."""
     read = decode(body)
     if isinstance(read, Undecodable):
         return {"function": None, "kind": None, "job_id": None, "state": None, "undecodable": str(read)}
@@ -221,9 +186,9 @@ def _notification_json(body: bytes) -> dict[str, str | None]:
 
 
 def _print_message(message: Peeked) -> None:
-    told = _notification_json(message.body)
-    what = f"undecodable: {told['undecodable']}" if told["undecodable"] else told["function"] or told["kind"]
-    job = f", job {told['job_id']}" if told["job_id"] else ""
+    read = _notification_json(message.body)
+    what = f"undecodable: {read['undecodable']}" if read["undecodable"] else read["function"] or read["kind"]
+    job = f", job {read['job_id']}" if read["job_id"] else ""
     received = f"received {message.dequeue_count} times, priority {message.priority}"
     print(f"{printable(message.message_id)}  since {time_text(message.enqueued_at)}, {received}")
     print(f"  {one_line(what, 300)}{one_line(job, 200)}")

@@ -1,178 +1,377 @@
-"""Which records of the store an operator means: the flags that choose, and the filter that comes of them.
+"""``mns-consumer jobs`` and ``mns-consumer dead-letters``: look at what the store holds, replay, export, purge.
 
-What can't be meant is refused here, before the store is asked.
-
-Elsewhere: how records are shown (``cli.record_view``), what a filter matches (``store.ledger``).
+All of it works while the daemon runs. Flags are checked here, before the store is asked.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Final
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
+import anyio
 import typer
 
-from consumer.errors import UsageError
-from consumer.notify_url import EXPECTED, NotifyUrl
-from consumer.policy import Reason
-from consumer.store.ledger import Filter, LetterState
+from consumer.cli.options import Said, takes_settings
+from consumer.cli.output import (
+    JsonFlag,
+    job_json,
+    letter_json,
+    note,
+    print_fields,
+    print_json,
+    print_table,
+    readable_body,
+    whole_letter_json,
+)
+from consumer.cli.selection import JOBS, LETTERS, MOST_ID, Ending, Selection, filter_of, selects
+from consumer.errors import ConsumerError, ExitCode, UsageError
+from consumer.ops.escape import printable, printable_block
+from consumer.ops.redact import SECRETS
+from consumer.store.queries import Operators, StoredJob, StoredLetter
+from consumer.store.ledger import Filter
+from consumer.store.open import open_operators
 
 if TYPE_CHECKING:
-    from consumer.config import QueueSettings, Settings
+    from consumer.replay import Candidate, Replayed
 
-WHICH: Final = "Which ones"
-MOST_ID: Final = 2**63 - 1
-"""The largest number that either engine gives."""
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_AGE: Final = re.compile(r"(\d{1,9})([smhdw])")
-_IDENTITY: Final = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
+_PAGE: Final = 200
+_JOB_COLUMNS: Final = {
+    "stored at (UTC)": "stored_at",
+    "ended": "ended",
+    "function": "function",
+    "job": "job_id",
+    "queue": "queue",
+    "state": "state",
+    "code": "code",
+    "runs": "attempts",
+    "UserData": "user_data",
+}
+_LETTER_COLUMNS: Final = {
+    "id": "id",
+    "stored at (UTC)": "stored_at",
+    "state": "state",
+    "reason": "reason",
+    "function": "function",
+    "job": "job_id",
+    "queue": "queue",
+    "runs": "attempts",
+    "error": "error",
+}
+_NO_LETTER: Final = "no dead letter matches"
 
-FunctionFlag = Annotated[
-    str | None,
-    typer.Option("--function", metavar="NAME", help="Of this FunctionName or kind.", rich_help_panel=WHICH),
-]
-ReasonFlag = Annotated[
-    Reason | None, typer.Option("--reason", help="Set aside for this reason.", rich_help_panel=WHICH)
-]
-SinceFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--since", metavar="TIME", help="Stored since: 30m, 2h, 7d, or an ISO time (UTC).", rich_help_panel=WHICH
-    ),
-]
-JobIdFlag = Annotated[
-    str | None, typer.Option("--job-id", metavar="ID", help="Of this JobId or RunId.", rich_help_panel=WHICH)
-]
-QueueFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--queue",
-        metavar="QUEUE",
-        help="Of this queue: ACCOUNT/REGION/NAME, its NotifyUrl, or the name of one in the settings.",
-        rich_help_panel=WHICH,
-    ),
-]
-StateFlag = Annotated[
-    LetterState | None, typer.Option("--state", help="This far on the way back.", rich_help_panel=WHICH)
-]
-AllFlag = Annotated[bool, typer.Option("--all", help="All of them, where nothing else is said.", rich_help_panel=WHICH)]
 LimitFlag = Annotated[int, typer.Option("--limit", min=0, help="The latest N; 0 means all.", metavar="N")]
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-IdsArgument = Annotated[
-    list[int] | None, typer.Argument(metavar="[ID]...", min=1, max=MOST_ID, help="Numbers, as list shows them.")
-]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
 
-def wanted_records(
-    settings: Settings,
+@selects(*JOBS)
+def list_jobs(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonFlag = False) -> None:
+    """List the jobs that have ended, the latest first.
+
+    A job that still runs, or waits for its next attempt, is in its queue and not in this list.
+    """
+    dead = None if selection.ended is None else selection.ended is Ending.DEAD
+
+    async def look() -> list[StoredJob]:
+        found: list[StoredJob] = []
+        async with open_operators(selection.settings.store_target()) as operators:
+            # One job more than asked for shows whether there are more.
+            while size := min(_PAGE, limit + 1 - len(found)) if limit else _PAGE:
+                after = found[-1].cursor if found else None
+                page = await operators.list_jobs(selection.wanted, limit=size, dead=dead, after=after)
+                found += page
+                if len(page) < size:
+                    break
+        return found
+
+    found = anyio.run(look)
+    shown = found[:limit] if limit else found
+    _print_records([job_json(stored) for stored in shown], _JOB_COLUMNS, as_json=as_json)
+    if not found:
+        note("no job that has ended matches")
+    elif len(found) > len(shown):
+        note(f"the latest {len(shown)} are shown; say --limit for more")
+
+
+@selects("queue")
+def show_job(
+    selection: Selection,
+    job_id: Annotated[str, typer.Argument(metavar="JOBID", help="JobId or RunId.")],
     *,
-    function: str | None = None,
-    reason: Reason | None = None,
-    since: str | None = None,
-    job_id: str | None = None,
-    queue: str | None = None,
-    state: LetterState | None = None,
-) -> Filter:
-    """Make a filter of what the flags say.
+    as_json: JsonFlag = False,
+) -> None:
+    """Show one job that has ended, UserData and result included."""
+    wanted = filter_of(selection.settings, job_id=job_id, queue=selection.wanted.queue)
 
-    Raises:
-        UsageError: A time or a queue is not what is expected, or a text can't be stored.
-    """
-    for flag, text in (("--function", function), ("--job-id", job_id)):
-        _check_text(flag, text)
-    return Filter(
-        queue=None if queue is None else queue_identity(settings, queue),
-        function=function,
-        reason=reason,
-        job_id=job_id,
-        since=None if since is None else parse_since(since, datetime.now(UTC)),
-        state=state,
-    )
+    async def look() -> tuple[Sequence[StoredJob], Sequence[StoredLetter]]:
+        async with open_operators(selection.settings.store_target()) as operators:
+            return await operators.list_jobs(wanted, limit=_PAGE), await operators.list_letters(wanted, limit=_PAGE)
 
-
-def parse_since(text: str, now: datetime) -> float:
-    """Read a time: an age such as ``2h``, or an ISO time, UTC where it names no zone.
-
-    Args:
-        text: ``30s``, ``30m``, ``2h``, ``7d``, ``2w``, ``2026-01-31`` or ``2026-01-31T12:00:00+08:00``.
-        now: What an age is counted back from.
-
-    Returns:
-        UNIX seconds.
-
-    Raises:
-        UsageError: It is neither.
-    """
-    found = _AGE.fullmatch(text.strip())
-    try:
-        if found is not None:
-            return (now - timedelta(seconds=int(found[1]) * _UNITS_S[found[2]])).timestamp()
-        time = datetime.fromisoformat(text.strip())
-        return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+    jobs, letters = anyio.run(look)
+    if not jobs and not letters:
         raise UsageError(
-            f"--since {text[:80]!r}: expected an age such as 30m, 2h or 7d, or a time such as 2026-01-31T12:00:00Z"
-        ) from None
+            f"the ledger knows no job {job_id!r} that has ended; expected a JobId of 'mns-consumer jobs list'"
+        )
+    for number, stored in enumerate(jobs):
+        if as_json:
+            numbers = [one.id for one in letters if one.letter.job.key == stored.record.key]
+            print_json({**job_json(stored), "dead_letters": numbers})
+        else:
+            print("\n" * bool(number), end="")
+            print_fields(job_json(stored))
+    for one in letters:
+        if not as_json:
+            note(
+                f"dead letter {one.id} ({one.letter.reason.value}, {one.state.value}):"
+                f" mns-consumer dead-letters show {one.id}"
+            )
+        elif not jobs:
+            # The job was replayed and has not ended again: its letters are all there is.
+            print_json(letter_json(one))
 
 
-def queue_identity(settings: Settings, text: str) -> str:
-    """Say which queue is meant, by the name under which its records are stored.
+@selects(*LETTERS)
+def list_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonFlag = False) -> None:
+    """List dead letters, the latest last."""
 
-    Returns:
-        ``ACCOUNT/REGION/NAME``.
+    async def look() -> tuple[list[dict[str, Any]], int]:
+        async with open_operators(selection.settings.store_target()) as operators:
+            count = await operators.count_letters(selection.wanted)
+            # Kept without their bodies, which may have 64 KB each.
+            if not limit:
+                return [letter_json(one) async for one in operators.walk_letters(selection.wanted)], count
+            return await _latest_letters(operators, selection.wanted, limit), count
 
-    Raises:
-        UsageError: It is no address and no name of the settings' queues, or of several of them.
+    shown, count = anyio.run(look)
+    _print_records(shown, _LETTER_COLUMNS, as_json=as_json)
+    if not count:
+        note(_NO_LETTER)
+    elif 0 < limit < count:
+        note(f"the latest {limit} of {count} are shown; say --limit for more")
+
+
+async def _latest_letters(operators: Operators, wanted: Filter, limit: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while size := min(_PAGE, limit - len(found)):
+        after = found[-1]["id"] if found else None
+        page = await operators.list_letters(wanted, limit=size, after=after, latest_first=True)
+        found += [letter_json(one) for one in page]
+        if len(page) < size:
+            break
+    return found[::-1]
+
+
+@takes_settings
+def show_letter(
+    said: Said,
+    letter_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=MOST_ID, help="Its number, as list shows it.")],
+    *,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show one dead letter with its error, traceback and body."""
+    settings = said.settings()
+
+    async def look() -> StoredLetter:
+        async with open_operators(settings.store_target()) as operators:
+            return await operators.get_letter(letter_id)
+
+    stored = anyio.run(look)
+    if as_json:
+        print_json(whole_letter_json(stored))
+        return
+    print_fields(letter_json(stored))
+    if stored.letter.traceback:
+        print(f"\n{printable_block(SECRETS.mask(stored.letter.traceback.rstrip()))}")
+    print(f"\n{readable_body(stored.letter.body)}")
+
+
+@selects("ids", *LETTERS, "everything")
+def replay(
+    selection: Selection,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Also those replayed before or done meanwhile.")] = False,
+    rate: Annotated[float | None, typer.Option(metavar="N", help="At most N a second.", show_default=False)] = None,
+    group_id: Annotated[str | None, typer.Option(metavar="ID", help="MessageGroupId, for a FIFO queue.")] = None,
+    dry_run: DryRunFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Send dead letters to their queues again; their jobs are handled as if they were new.
+
+    Flags choose only letters that were never replayed; numbers, or --state replaying, also choose those whose replay
+    was interrupted, so that it is unknown whether they were sent. If the job of such a letter was done meanwhile,
+    nothing is sent and the letter is marked as replayed.
     """
-    _check_text("--queue", text)
-    if text.startswith("mns:"):
-        return NotifyUrl.parse(text).identity
-    if _IDENTITY.fullmatch(text):
-        return text
-    return lane_of(settings, text).url.identity
+    # `list` and `show` do not load what calls the cloud.
+    from consumer.replay import choose, queues_of, replay_letters  # noqa: PLC0415
+
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise UsageError(f"--rate {rate}: expected a number of letters a second above 0")
+    selection.demand("replay")
+    settings = selection.settings
+
+    async def send() -> int:
+        async with open_operators(settings.store_target()) as operators:
+            chosen = await choose(operators, selection.wanted, force=force)
+            if chosen.replayed:
+                note(f"{chosen.replayed} left alone that were replayed before; say --force to send them once more")
+            if chosen.unknown:
+                note(
+                    f"{chosen.unknown} left alone whose replay was interrupted: they may have been sent;"
+                    " say --state replaying for them"
+                )
+            if dry_run:
+                queues_of(chosen.letters, settings.all_lanes())
+                for one in chosen.letters:
+                    _print_replay(one, "would_replay", as_json=as_json)
+                note(f"dry run: {len(chosen.letters)} would be replayed")
+                return ExitCode.OK
+            counts: Counter[str] = Counter()
+            async for result in replay_letters(
+                operators,
+                chosen.letters,
+                settings.all_lanes(),
+                force=force,
+                rate=rate,
+                group_id=group_id,
+                ca_file=settings.ca_file,
+            ):
+                counts[result.outcome.value] += 1
+                _print_replayed(result, as_json=as_json)
+            summary = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in counts.items())
+            note(summary or "no dead letter matches that could be replayed")
+            return ExitCode.OK if counts.keys() <= {"replayed", "handled"} else ExitCode.FAILURE
+
+    raise typer.Exit(anyio.run(send))
 
 
-def lane_of(settings: Settings, text: str | None) -> QueueSettings:
-    """Find one of the settings' queues.
+@selects("ids", *LETTERS)
+def export(
+    selection: Selection,
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="A new file, readable by its owner only; else stdout.")
+    ] = None,
+) -> None:
+    """Export dead letters as JSON lines, bodies included; without numbers and flags all of them.
 
-    Args:
-        settings: The settings.
-        text: Its name, ``ACCOUNT/REGION/NAME`` or NotifyUrl; ``None`` means the only one there is.
-
-    Raises:
-        UsageError: There is none of this name, or more than one.
+    A line has body_base64 (the bytes as MNS stores them), body_text (the same as text, if it is UTF-8) and
+    body_decoded (what its base64 holds). Known secrets are masked in all texts, but never in body_base64: a changed
+    copy could not be sent again.
     """
-    lanes = settings.all_lanes()
-    if text is not None and text.startswith("mns:"):
-        text = NotifyUrl.parse(text).identity
-    found = [lane for lane in lanes if text is None or text in (lane.url.queue, lane.url.identity)]
-    if len(found) == 1:
-        return found[0]
-    known = ", ".join(lane.url.identity for lane in lanes) or f"none; say --notify-url {EXPECTED}"
-    if text is None:
-        raise UsageError(f"expected one queue; those in the settings: {known}" + ("; say --queue" if lanes else ""))
-    told = "names several of the settings' queues" if found else "is none of the settings' queues"
-    raise UsageError(f"queue {text[:200]!r} {told}: {known}; expected ACCOUNT/REGION/NAME, a NotifyUrl or one's name")
+    ids, wanted = selection.wanted.ids, selection.wanted
+    if ids:
+        selection.demand("export")
+
+    async def write(file: TextIO | None) -> int:
+        count = 0
+        async with open_operators(selection.settings.store_target()) as operators:
+            for letter_id in dict.fromkeys(ids):
+                print_json(whole_letter_json(await operators.get_letter(letter_id), exact=True), file)
+                count += 1
+            if not ids:
+                async for stored in operators.walk_letters(wanted):
+                    print_json(whole_letter_json(stored, exact=True), file)
+                    count += 1
+        return count
+
+    if out is None:
+        count = anyio.run(write, None)
+    else:
+        with _new_file(out) as file:
+            count = anyio.run(write, file)
+    note(f"{count} exported{'' if out is None else f' to {out}'}")
 
 
-def demand_choice(verb: str, ids: Sequence[int], wanted: Filter, *, everything: bool) -> None:
-    """See that a command which changes things was told which records it is for.
+@selects("ids", *LETTERS, "everything")
+def purge(
+    selection: Selection,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it: what is purged is gone.")] = False,
+    dry_run: DryRunFlag = False,
+) -> None:
+    """Remove dead letters for good; their jobs stay ended."""
+    selection.demand("purge")
 
-    Raises:
-        UsageError: Neither numbers nor flags nor ``--all`` were said, or more than one of them.
-    """
-    filtered = wanted != Filter()
-    if not ids and not filtered and not everything:
-        raise UsageError(f"{verb} what? Expected numbers of dead letters, a flag such as --reason, or --all")
-    if (ids and (filtered or everything)) or (filtered and everything):
-        raise UsageError(f"{verb} what? Expected either numbers, or flags such as --reason, or --all, not several")
+    async def remove() -> None:
+        async with open_operators(selection.settings.store_target()) as operators:
+            for letter_id in selection.wanted.ids:
+                await operators.get_letter(letter_id)
+            if dry_run:
+                note(f"dry run: {await operators.count_letters(selection.wanted)} would be purged")
+                return
+            if not yes:
+                count = await operators.count_letters(selection.wanted)
+                raise UsageError(f"purge: {count} would be gone for good; say --yes, or --dry-run; nothing was purged")
+            note(f"{await operators.purge(selection.wanted)} purged")
+
+    anyio.run(remove)
 
 
-def _check_text(flag: str, text: str | None) -> None:
+def _print_records(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, as_json: bool) -> None:
+    if as_json:
+        for fields in records:
+            print_json(fields)
+    elif records:
+        print_table(list(columns), ([_cell(fields, name) for name in columns.values()] for fields in records))
+
+
+def _cell(fields: Mapping[str, Any], name: str) -> object:
+    value = fields[name] if name in fields else fields["job"][name]
+    match name:
+        case "stored_at":
+            return (value or "")[:19].replace("T", " ")
+        case "queue":
+            return value.rpartition("/")[2]
+        case _:
+            return value
+
+
+def _print_replay(letter: Candidate, word: str, *, as_json: bool, **more: str | None) -> None:
+    if as_json:
+        about = {"function": letter.function, "job_id": letter.job_id, "queue": letter.queue, "reason": letter.reason}
+        print_json({"id": letter.id, "outcome": word, **about, **more})
+        return
+    text = (
+        f"dead letter {letter.id} ({letter.function}, job {letter.job_id or 'none'}, {letter.reason},"
+        f" queue {letter.queue})"
+    )
+    print(printable(f"{word.replace('_', ' ')}: {text}{''.join(f' {one}' for one in more.values() if one)}"))
+
+
+def _print_replayed(result: Replayed, *, as_json: bool) -> None:
+    if as_json:
+        more = {"message_id": result.message_id, "error": result.error}
+        _print_replay(result.letter, result.outcome.value, as_json=True, **more)
+    elif result.error is None:
+        handled = "whose job was done meanwhile: nothing was sent, it is marked as replayed"
+        sent = handled if result.message_id is None else f"as message {result.message_id}"
+        _print_replay(result.letter, result.outcome.value, as_json=False, sent=sent)
+    else:
+        note(f"error: dead letter {result.letter.id}: {result.error}")
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[TextIO]:
+    """A new file for its owner alone; synced at the end of the block, removed if it can't be finished."""
     try:
-        (text or "").encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"{flag} {text!r}: expected UTF-8") from None
+        # Never an existing one: it might be readable by others, or be the last export before a purge.
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(number, 0o600)  # Also if the umask took these rights away.
+    except FileExistsError:
+        raise UsageError(f"--out {path}: expected a new file, this one is there already; name another") from None
+    except OSError as error:
+        raise UsageError(f"--out {path}: it can't be made: {error.strerror}") from None
+    try:
+        with open(number, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, no path
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ConsumerError(f"--out {path}: it can't be written: {error.strerror}; nothing is kept of it") from None
+        raise

@@ -1,19 +1,22 @@
-"""``mns-consumer run``: the daemon.
-
-Elsewhere: everything it does (``app``), as a process (``daemon``).
-"""
+"""``mns-consumer run`` and ``mns-consumer jobs run``: handle messages, or one job that has no message."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Final
 
+import anyio
 import typer
 
 from consumer.cli.options import Said, takes_settings
+from consumer.cli.selection import missing_queue
+from consumer.errors import ExitCode, SettingsError
+from consumer.plugin.registry import Registry, Sources, discover
 
 if TYPE_CHECKING:
     from consumer.config import Settings
-    from consumer.plugin.registry import Registry
+
+_HANDLED: Final = frozenset({"done", "duplicate"})
 
 
 @takes_settings
@@ -25,11 +28,50 @@ def run(said: Said) -> None:
 
     Example: mns-consumer run --handlers ./handlers --notify-url mns://1234.mns.cn-hangzhou.aliyuncs.com/queues/jobs
     """
-    from consumer.cli.ready import handlers_and_queues  # noqa: PLC0415 - quick --help
-    from consumer.daemon import run as run_daemon  # noqa: PLC0415 - the same
+    from consumer import daemon  # noqa: PLC0415 - takes 0.5 s, which `run --help` and completion need not wait for
 
     def read() -> tuple[Settings, Registry]:
-        settings = said.settings()
-        return settings, handlers_and_queues(settings)
+        return _read(said, daemon.sources_of)
 
-    raise typer.Exit(run_daemon(*read(), read))
+    raise typer.Exit(daemon.run(*read(), read))
+
+
+@takes_settings
+def run_job(
+    said: Said,
+    job_id: Annotated[str, typer.Argument(metavar="JOBID", help="The job's id, as submit printed it.")],
+    queue: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which of several queues' settings and ledger keys to use.")
+    ] = None,
+) -> None:
+    """Handle a job that has no message, because its notification got lost or it had no NotifyUrl.
+
+    MPS is asked for the job; from there on everything is as if its message had come: the same handler, the same
+    ledger, so a job that was handled before is not handled again.
+    """
+    from consumer.app import App  # noqa: PLC0415 - as in run
+    from consumer.daemon import set_up_logs, sources_of  # noqa: PLC0415 - as in run
+
+    settings, registry = _read(said, sources_of)
+    app = App(settings, registry)
+    set_up_logs(settings, registry, app)
+    outcome = anyio.run(app.run_job, job_id, queue)
+    print(outcome)
+    raise typer.Exit(ExitCode.OK if outcome in _HANDLED else ExitCode.FAILURE)
+
+
+def _read(said: Said, sources_of: Callable[[Settings], Sources]) -> tuple[Settings, Registry]:
+    """Read the settings and find the handlers.
+
+    Raises:
+        SettingsError: One line for each problem, so that all of them can be repaired before the next try.
+    """
+    settings = said.settings()
+    problems = missing_queue(settings)
+    try:
+        registry = discover(sources_of(settings))
+    except SettingsError as error:
+        raise SettingsError(*problems, *error.problems) from error
+    if problems:
+        raise SettingsError(*problems)
+    return settings, registry

@@ -1,33 +1,37 @@
 """``mns-consumer submit``: submit one job, and wait for its result if asked to.
 
-What is wrong with the arguments is reported before anything is sent. The job is sent once: MPS has no ClientToken, so a
-second submission would be a second job and a second bill. When the answer is lost, that is said, with an exit code of
-its own. Texts of MPS are printed escaped.
-
-Elsewhere: the call (``cloud.mps``), unfolding a result (``message.result``).
+Wrong arguments are reported before anything is sent. The job is sent once: MPS has no ClientToken, so a second
+submission would be a second job and a second bill. A lost answer has an exit code of its own.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
+import anyio
 import typer
+from pydantic import BaseModel, JsonValue, ValidationError
 
+from consumer.cli.output import JsonFlag, note, print_json
+from consumer.cloud.clients import open_clients
+from consumer.cloud.faults import surely_not_sent
+from consumer.cloud.mps import JobStatus, Mps, Submitted
+from consumer.config import LaneSettings, QueueSettings, Settings, load
 from consumer.errors import CloudError, ConsumerError, ExitCode, UncertainError, UsageError
-from consumer.functions.catalogue import names, nearest
+from consumer.functions.catalogue import find, names, nearest
 from consumer.job_state import ENDED, JobState
+from consumer.message.notification import decode_user_data
+from consumer.message.result import read_result
+from consumer.notify_url import NotifyUrl
 from consumer.ops.escape import json_text, printable
 
-if TYPE_CHECKING:
-    from consumer.cloud.mps import JobStatus, Mps, Submitted
-    from consumer.config import QueueSettings, Settings
-
+_LONGEST_SUMMARY: Final = 160
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _FIRST_LOOK_S: Final = 0.2
 _LONGEST_LOOK_S: Final = 5.0
@@ -36,21 +40,6 @@ _MAY_EXIST: Final = (
     "the job may exist and be billed, and MPS can't be asked for it without its JobId. Nothing was sent again. Look for"
     " its notification, by its UserData, and for its output; submit it again only if a second job does no harm"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Order:
-    """One job to submit; the parameters of SubmitIProductionJob (facts/iproduction.md#submit-a-job)."""
-
-    function: str
-    params: str
-    input: str | None
-    output: str | None
-    user_data: str | None
-    notify_url: str | None
-    pipeline_id: str | None
-    model_id: str | None
-    schedule_params: str | None
 
 
 def _cloud(text: str, metavar: str | None = None) -> Any:
@@ -66,49 +55,70 @@ def submit(
         str | None, typer.Option("--output", metavar="OSS_URL", help="Output; may hold {source}, {sequenceId}, ...")
     ] = None,
     user_data: Annotated[str | None, typer.Option(metavar="TEXT", help="UserData: text or JSON, given back.")] = None,
-    notify_url: Annotated[str | None, typer.Option(metavar="MNS_URL", help="Queue that is told of the end.")] = None,
+    notify_url: Annotated[str | None, typer.Option(metavar="MNS_URL", help="Queue that gets the notification.")] = None,
     pipeline_id: Annotated[str | None, typer.Option(metavar="ID", help="PipelineId: the MPS queue.")] = None,
     model_id: Annotated[str | None, typer.Option(metavar="ID", help="ModelId: the algorithm's model.")] = None,
     schedule_params: Annotated[str | None, typer.Option(metavar="JSON", help="ScheduleParams.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the job's end and print its typed result.")] = False,
     wait_seconds: Annotated[float, typer.Option(metavar="SECONDS", help="For how long at the most.")] = 600.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonFlag = False,
     endpoint: Annotated[str | None, _cloud("Address of MPS in place of the region's own.", "URL")] = None,
     region: Annotated[str | None, _cloud("Region of MPS; default: the NotifyUrl's.", "REGION")] = None,
     access_key_id: Annotated[str | None, _cloud("AccessKey id; default: settings, then the credentials chain.")] = None,
-    access_key_secret: Annotated[str | None, typer.Option(hidden=True)] = None,  # refused: cli.options.refuse_secrets
+    access_key_secret: Annotated[
+        str | None, typer.Option(hidden=True)
+    ] = None,  # refused: secret_settings.refuse_secrets
     config: Annotated[Path | None, _cloud("Settings file, TOML.", "FILE")] = None,
 ) -> None:
     """Submit one job to MPS; prints its JobId.
 
-    Without --notify-url and --pipeline-id nobody is told of its end; `jobs run` handles such a job later.
+    Without --notify-url and --pipeline-id no message reports its end; `jobs run` handles such a job later.
     """
-    order = _Order(
-        function=_checked_function(function),
-        params=_checked_object("--params", params) or "{}",
-        input=input_url,
-        output=output_url,
-        user_data=user_data,
-        notify_url=None if notify_url is None else _checked_notify_url(notify_url),
-        pipeline_id=pipeline_id,
-        model_id=model_id,
-        schedule_params=None if schedule_params is None else _checked_object("--schedule-params", schedule_params),
-    )
-    if not order.notify_url and not order.pipeline_id:
-        _warn("neither --notify-url nor --pipeline-id is given: no message will tell of this job's end")
-    import anyio  # noqa: PLC0415 - quick --help
-
+    function, params = _checked_function(function), _checked_object("--params", params) or "{}"
+    notify_url = None if notify_url is None else str(NotifyUrl.parse(notify_url))
+    if schedule_params is not None:
+        schedule_params = _checked_object("--schedule-params", schedule_params)
+    if not notify_url and not pipeline_id:
+        _warn("neither --notify-url nor --pipeline-id is given: no message will report the end of this job")
     keys = {"access_key_id": access_key_id, "access_key_secret": access_key_secret}
-    from consumer.config import load  # noqa: PLC0415 - quick --help
-
     settings = load({name: value for name, value in keys.items() if value is not None}, config)
-    lane = _lane(settings, order.notify_url, endpoint, region, own_keys=any(keys.values()))
-    code = anyio.run(_submit, lane, settings.ca_file, order, wait_seconds if wait else None, as_json)
-    raise typer.Exit(code)
+    queue = _queue(settings, notify_url, endpoint, region, own_keys=any(keys.values()))
+
+    async def send(mps: Mps) -> Submitted:
+        return await mps.submit(
+            function=function,
+            params=params,
+            input=input_url,
+            output=output_url,
+            user_data=user_data,
+            notify_url=notify_url,
+            pipeline_id=pipeline_id,
+            model_id=model_id,
+            schedule_params=schedule_params,
+        )
+
+    async def submit_and_wait() -> int:
+        async with open_clients(queue, ca_file=settings.ca_file) as clients:
+            submitted = await _send_once(clients.mps, send)
+            job_id = submitted.job_id
+            if not wait and as_json:
+                print_json({"job_id": job_id, "request_id": submitted.request_id})
+            elif not as_json:
+                print(printable(job_id), flush=True)
+            if not wait:
+                return ExitCode.OK
+            try:
+                answer = await _wait(clients.mps, job_id, wait_seconds)
+            except CloudError as error:
+                raise ConsumerError(f"job {printable(job_id)} was submitted, but its end is unknown: {error}") from None
+        _print_end(answer, as_json=as_json)
+        return ExitCode.OK if answer.state == JobState.SUCCESS else ExitCode.FAILURE
+
+    raise typer.Exit(anyio.run(submit_and_wait))
 
 
 def _warn(text: str) -> None:
-    print(printable(f"warning: {text}"), file=sys.stderr)
+    note(f"warning: {text}")
 
 
 def _checked_function(name: str) -> str:
@@ -136,18 +146,10 @@ def _checked_object(flag: str, text: str) -> str | None:
     return text
 
 
-def _checked_notify_url(text: str) -> str:
-    from consumer.notify_url import NotifyUrl  # noqa: PLC0415 - quick --help
-
-    return str(NotifyUrl.parse(text))
-
-
-def _lane(
+def _queue(
     settings: Settings, notify_url: str | None, endpoint: str | None, region: str | None, *, own_keys: bool
 ) -> QueueSettings:
-    """Where MPS is and with which keys; a job without NotifyUrl borrows the settings' first queue, or a region."""
-    from consumer.config import LaneSettings, QueueSettings  # noqa: PLC0415 - quick --help
-
+    """The address of MPS and the keys; without a NotifyUrl those of the settings' first queue, or of a region."""
     configured = {str(lane.url): lane for lane in settings.all_lanes()}
     if endpoint is None and region is None and notify_url is None and configured:
         return next(iter(configured.values()))
@@ -169,62 +171,26 @@ def _lane(
     return QueueSettings(settings=own, of=settings)
 
 
-async def _submit(lane: QueueSettings, ca_file: Path | None, order: _Order, wait_s: float | None, as_json: bool) -> int:  # noqa: FBT001 - handed on by anyio.run
-    from consumer.cloud.clients import open_clients  # noqa: PLC0415 - quick --help
-
-    async with open_clients(lane, ca_file=ca_file) as clients:
-        submitted = await _sent(clients.mps, order)
-        job_id = submitted.job_id
-        if wait_s is None:
-            fields = {"job_id": job_id, "request_id": submitted.request_id}
-            print(json_text(fields) if as_json else printable(job_id))
-            return ExitCode.OK
-        if not as_json:
-            print(printable(job_id), flush=True)
-        try:
-            answer = await _ended(clients.mps, job_id, wait_s)
-        except CloudError as error:
-            raise ConsumerError(f"job {printable(job_id)} was submitted, but its end is not known: {error}") from None
-    _print_end(answer, as_json=as_json)
-    return ExitCode.OK if answer.state == JobState.SUCCESS else ExitCode.FAILURE
-
-
-async def _sent(mps: Mps, order: _Order) -> Submitted:
+async def _send_once(mps: Mps, send: Callable[[Mps], Awaitable[Submitted]]) -> Submitted:
     """Submit the job once.
 
     Raises:
-        UncertainError: It was sent, and no answer says whether there is a job.
-        CloudError: There is certainly none.
+        UncertainError: It was sent, and no answer says whether the job exists.
+        CloudError: The job certainly does not exist.
     """
-    import anyio  # noqa: PLC0415 - quick --help
-
-    from consumer.cloud.faults import surely_not_sent  # noqa: PLC0415 - the same
-
     try:
-        return await mps.submit(
-            function=order.function,
-            params=order.params,
-            input=order.input,
-            output=order.output,
-            user_data=order.user_data,
-            notify_url=order.notify_url,
-            pipeline_id=order.pipeline_id,
-            model_id=order.model_id,
-            schedule_params=order.schedule_params,
-        )
+        return await send(mps)
     except CloudError as error:
         if surely_not_sent(error):
             raise
         raise UncertainError(f"{error}; {_MAY_EXIST}") from None
     except anyio.get_cancelled_exc_class():
-        _warn(f"interrupted before MPS had answered; {_MAY_EXIST}")
+        _warn(f"interrupted before MPS answered; {_MAY_EXIST}")
         raise
 
 
-async def _ended(mps: Mps, job_id: str, wait_s: float) -> JobStatus:
-    """Ask, less and less often, until the job has ended."""
-    import anyio  # noqa: PLC0415 - quick --help
-
+async def _wait(mps: Mps, job_id: str, wait_s: float) -> JobStatus:
+    """Query the job until it has ended, at growing intervals."""
     until, pause_s = time.monotonic() + wait_s, _FIRST_LOOK_S
     while True:
         answer = await mps.query(job_id)
@@ -241,26 +207,62 @@ async def _ended(mps: Mps, job_id: str, wait_s: float) -> JobStatus:
 
 
 def _print_end(answer: JobStatus, *, as_json: bool) -> None:
-    from consumer.cli.typed import typed  # noqa: PLC0415 - quick --help
-    from consumer.message.notification import decode_user_data  # noqa: PLC0415 - the same
-
     shown = typed(answer.function or "", answer.result, answer.output)
     if as_json:
-        fields = {
-            "job_id": answer.job_id,
-            "function": answer.function,
-            "state": answer.state,
-            "code": shown.code,
-            "message": shown.message,
-            "result": shown.data,
-            "typed": shown.fits,
-            "user_data": decode_user_data(answer.user_data),
-        }
-        print(json_text(fields))
+        job = {"job_id": answer.job_id, "function": answer.function, "state": answer.state}
+        result = {"code": shown.code, "message": shown.message, "result": shown.data, "typed": shown.fits}
+        print_json({**job, **result, "user_data": decode_user_data(answer.user_data)})
         return
-    summary = shown.summary if answer.state == JobState.SUCCESS else f"{shown.code}: {shown.message}"
-    print(printable(f"{answer.state}: {summary}"))
-    if answer.state == JobState.SUCCESS:
+    is_good = answer.state == JobState.SUCCESS
+    print(printable(f"{answer.state}: {shown.summary if is_good else f'{shown.code}: {shown.message}'}"))
+    if is_good:
         print(json_text(shown.data, indent=2))
     if shown.problem:
         _warn(shown.problem)
+
+
+@dataclass(frozen=True, slots=True)
+class TypedResult:
+    """A job's result in its function's model, as far as it fits.
+
+    Args:
+        fits: Whether it does.
+        summary: One line.
+        data: The model as JSON; what came if it does not fit.
+        code: The result's own code.
+        message: The result's own wording.
+        problem: Why it does not fit, in one line.
+    """
+
+    fits: bool
+    summary: str
+    data: JsonValue
+    code: str | None
+    message: str | None
+    problem: str | None
+
+
+def typed(function: str, text: str | None, output: str | None) -> TypedResult:
+    """Validate Result, as it came, with the function's model. The bucket of ``output`` completes the files' names."""
+    result = read_result(text, output)
+    known = find(function)
+    data, problem, value = result.data, result.problem, None
+    if known is None:
+        problem = problem or f"no shipped model for FunctionName {function!r}"
+    else:
+        try:
+            value = known.result.model_validate(result.data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "its top"
+            problem = f"does not fit {known.result.__name__}: {first['msg']} at {place}"
+        else:
+            data = value.model_dump(mode="json", by_alias=True)
+    summary = _summary(value, data)
+    return TypedResult(value is not None, summary, data, result.code, result.message, problem)
+
+
+def _summary(value: BaseModel | None, data: JsonValue) -> str:
+    own = getattr(value, "summary", None)
+    text = str(own()) if callable(own) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return text if len(text) <= _LONGEST_SUMMARY else f"{text[:_LONGEST_SUMMARY]}..."

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from consumer.errors import SettingsError
@@ -45,6 +47,16 @@ def make_operators(target: StoreAddress | str) -> Operators:
     from consumer.store.postgres.operators import PostgresDatabase  # noqa: PLC0415 - its driver is an extra
 
     return Operators(PostgresDatabase(address))
+
+
+@asynccontextmanager
+async def open_operators(target: StoreAddress | str) -> AsyncIterator[Operators]:
+    """As ``make_operators``; the connections close with the block."""
+    operators = make_operators(target)
+    try:
+        yield operators
+    finally:
+        await operators.close()
 
 
 def refusal(target: StoreAddress | str) -> str | None:

@@ -16,7 +16,7 @@ that dies again is a new letter.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
@@ -219,6 +219,14 @@ class Operators:
         order = "DESC" if latest_first else "ASC"
         statement = f"{self._select_letters} WHERE {where} ORDER BY id {order} LIMIT {int(limit)}"
         return [_stored_letter(row) for row in await self._fetch(statement, where.values)]
+
+    async def walk_letters(self, wanted: Filter, *, page: int = 100) -> AsyncIterator[StoredLetter]:
+        """Yield each dead letter that matches, in the order of their numbers; one page is in memory."""
+        after: int | None = None
+        while letters := await self.list_letters(wanted, limit=page, after=after):
+            for stored in letters:
+                yield stored
+            after = letters[-1].id
 
     async def count_letters(self, wanted: Filter) -> int:
         """How many dead letters match."""

@@ -12,9 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from consumer.cli.check_queue import queue_findings
-from consumer.cli.check_store import store_findings
-from consumer.cli.findings import Finding, Level
+from consumer.cli.check import Finding, Severity, queue_findings, store_findings
 from consumer.config import load
 from consumer.store.open import make_ledger
 
@@ -112,7 +110,7 @@ def test_a_queue_that_forgets_too_soon(
     cli: Cli, queue: str, keys: str, fetch: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A retention that is short beside the retries is red, as is a visibility timeout too short to renew."""
-    monkeypatch.setattr("consumer.cli.check_queue.LEAST_VISIBILITY_S", 60)
+    monkeypatch.setattr("consumer.cli.check.LEAST_VISIBILITY_S", 60)
     ran = cli("check", "--shipped", "--notify-url", queue, "--set", "retry_cap_s=300000")
     assert ran.code == 1
     assert "expected at least 600000 s (twice retry_cap_s)" in ran.out
@@ -184,7 +182,7 @@ async def test_a_store_in_use(tmp_path: Path) -> None:
     try:
         for text in (target, f"sqlite:///{target}", f"sqlite:///{target.replace(' ', '%20')}"):
             (in_use,) = [finding async for finding in store_findings(load({"store": text}))]
-            assert (in_use.level, in_use.text) == (Level.GOOD, f"{target} is sound, 0 dead letter(s)")
+            assert (in_use.severity, in_use.text) == (Severity.GOOD, f"{target} is sound, 0 dead letter(s)")
     finally:
         await ledger.close()
 
@@ -221,7 +219,7 @@ def test_a_store_that_run_refuses(
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket")
         (finding,) = look_at_store(store)
-    assert (finding.level, finding.code) == (Level.BAD, code)
+    assert (finding.severity, finding.code) == (Severity.BAD, code)
     assert told in finding.text
 
 
@@ -230,24 +228,24 @@ def test_a_store_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     path = make_store(tmp_path / "ledger.db")
     # Root may write everything, so the system's own answer is replaced.
     allowed = {path: False, tmp_path: True}
-    monkeypatch.setattr("consumer.cli.check_store.os.access", lambda asked, _: allowed[asked])
+    monkeypatch.setattr("consumer.cli.check.os.access", lambda asked, _: allowed[asked])
     (finding,) = look_at_store(str(path))
     assert "can't be written by this user" in finding.text
     allowed |= {path: True, tmp_path: False}
     (finding,) = look_at_store(str(path))
     assert "the store's lock lies beside it" in finding.text
     (finding,) = look_at_store(str(tmp_path / "new" / "ledger.db"))
-    assert finding.level is Level.BAD
+    assert finding.severity is Severity.BAD
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     """A missing file is good, and still missing afterwards: its owner must be the daemon's user."""
     (finding,) = look_at_store(str(tmp_path / "new" / "ledger.db"))
-    assert (finding.level, (tmp_path / "new").exists()) == (Level.GOOD, False)
+    assert (finding.severity, (tmp_path / "new").exists()) == (Severity.GOOD, False)
 
 
 async def test_certificates_that_are_none(keys: str, queue_url: QueueUrl, tmp_path: Path) -> None:
     """A certificates file that can't be read is a bad line of the queue."""
     settings = load({"notify_url": queue_url("q"), "ca_file": str(tmp_path / "none.pem")})
     found = [finding async for finding in queue_findings(settings, settings.all_lanes()[0])]
-    assert [(finding.level, finding.code) for finding in found] == [(Level.BAD, 78)]
+    assert [(finding.severity, finding.code) for finding in found] == [(Severity.BAD, 78)]

@@ -8,9 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from consumer.cli.check import Also
-from consumer.cli.check_queue import NO_HANDLE, _of_attributes
-from consumer.cli.findings import Level
+from consumer.cli.check import NO_HANDLE, Also, Severity, _of_attributes
 from consumer.cloud.messages import QueueAttributes
 from consumer.config import load
 from consumer.notify_url import NotifyUrl
@@ -189,7 +187,7 @@ def test_the_receipt_handle_is_of_the_real_shape() -> None:
 def test_unencrypted_endpoints(cli: Cli, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An address without TLS is a warning, unless it is this machine's own."""
     assert "not encrypted" not in cli("check", "--shipped", "--notify-url", queue).out
-    monkeypatch.setattr("consumer.cli.check_queue._is_loopback", lambda host: host != "127.0.0.1")
+    monkeypatch.setattr("consumer.cli.check._is_loopback", lambda host: host != "127.0.0.1")
     warned = [line for line in lines(cli("check", "--shipped", "--notify-url", queue), "warn") if "encrypted" in line]
     assert [line.partition(":")[0] for line in warned] == ["rights, endpoint", "rights, mps_endpoint"]
 
@@ -204,7 +202,7 @@ def test_a_dead_letter_policy_of_the_queue(queue_url: QueueUrl, *, dlq_policy: s
     settings = load({"notify_url": queue_url("q")})
     found = list(_of_attributes(settings, settings.all_lanes()[0], attributes))
     policies = [finding for finding in found if finding.what == "DlqPolicy"]
-    assert [(one.level, str(dlq_policy) in one.text) for one in policies] == [(Level.WARNING, True)] * warned
+    assert [(one.severity, str(dlq_policy) in one.text) for one in policies] == [(Severity.WARNING, True)] * warned
 
 
 def granted(printed: str) -> dict[str, list[str]]:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from consumer.cli.letter_pages import open_operators, walk_letters
-from consumer.cli.record_view import body_json, one_line, readable_body, time_text
-from consumer.cli.records import parse_since
+from consumer.cli.output import body_json, one_line, readable_body, time_text
+from consumer.cli.selection import parse_since
 from consumer.errors import UsageError
 from consumer.policy import Reason
 from consumer.store.ledger import Ended, Filter
+from consumer.store.open import open_operators
 from tests.cli.letters_rig import ACCOUNT, claim, fill, letter, states, stored
 from tests.postgres import postgres_store
 
@@ -288,7 +288,7 @@ async def test_walking_while_letters_go(store_of_nine: str, page: int) -> None:
     """Letters that go meanwhile make the walk miss none of those that stay, nor give one twice."""
     async with open_operators(store_of_nine) as operators:
         seen: list[int] = []
-        async for one in walk_letters(operators, Filter(), page=page):
+        async for one in operators.walk_letters(Filter(), page=page):
             seen.append(one.id)
             if one.id in {2, 5}:
                 await operators.purge(Filter(ids=(one.id, one.id - 1, one.id + 2)))
@@ -306,7 +306,7 @@ async def test_walking_to_an_end_that_goes(store_of_nine: str) -> None:
     """A walk ends with the page that it has read when all letters are purged meanwhile."""
     async with open_operators(store_of_nine) as operators:
         seen = []
-        async for one in walk_letters(operators, Filter(), page=2):
+        async for one in operators.walk_letters(Filter(), page=2):
             seen.append(one.id)
             if one.id == 4:
                 await operators.purge(Filter())

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from consumer.cli.demo import _row
-from consumer.cli.demo_jobs import demo_jobs
+from consumer.cli.demo import _row, demo_jobs
 from consumer.functions.catalogue import names
 from consumer.store.ledger import JobRecord
 from consumer.store.queries import StoredJob

@@ -74,7 +74,7 @@ def test_types_read_as_written() -> None:
 def test_shipped(cli: Cli) -> None:
     """Every documented FunctionName is listed with its shipped handler, without any queue set."""
     ran = cli("functions", "--shipped", "--json")
-    rows = {row["function"]: row for row in json.loads(ran.out)}
+    rows = {row["function"]: row for row in map(json.loads, ran.out.splitlines())}
     assert ran.code == 0
     assert [(row["function"], row["title"], row["input"], row["output"]) for row in rows.values()] == [
         (function.name, function.title, function.input, function.output) for function in documented()
@@ -101,7 +101,8 @@ def test_names_without_a_handler(cli: Cli, handlers_dir: Path) -> None:
     table = cli("functions", "--handlers", str(handlers_dir))
     assert "set aside as unrouted" in table.out
     assert "asks for no result" in table.out
-    rows = json.loads(cli("functions", "--handlers", str(handlers_dir), "--json").out)
+    ran = cli("functions", "--handlers", str(handlers_dir), "--json")
+    rows = [json.loads(line) for line in ran.out.splitlines()]
     assert rows[-1]["function"] == "Transcode"
     assert [row["function"] for row in rows if row["handler"]] == ["Cover", "Transcode"]
 

@@ -77,7 +77,7 @@ def test_whatever_answers(*, cli: Cli, answering: Callable[[bytes], str], answer
     [
         pytest.param(("--set", "admin=false"), "admin is false", id="no admin server"),
         pytest.param(("--admin-port", "0"), "admin_port is 0", id="any free port"),
-        pytest.param(("--set", "slotz=3"), "can't tell where to ask: slotz", id="wrong settings"),
+        pytest.param(("--set", "slotz=3"), "no address to ask: slotz", id="wrong settings"),
         pytest.param(("--set", "admin_host=::", "--admin-port", "1"), "http://[::1]:1/livez", id="all IPv6 addresses"),
         pytest.param(("--url", "http://127.0.0.1:1", "--ready"), "not ready: no answer", id="nobody listens"),
     ],

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from consumer.cloud.messages import QueueAttributes
+from consumer.cloud.mns import MnsQueue
+
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
 Fetch = Callable[..., str]
@@ -92,7 +95,7 @@ def test_send_a_file(
     [
         pytest.param([], 2, "expected either a body or --file", id="nothing"),
         pytest.param(["x", "--file", "y"], 2, "expected either a body or --file", id="both"),
-        pytest.param([""], 2, "came an empty one", id="an empty body"),
+        pytest.param([""], 2, "got an empty one", id="an empty body"),
         pytest.param(["--file", "no-such-file"], 2, "No such file", id="no file"),
         pytest.param(["--file", "/dev/zero"], 2, "over 1 MiB", id="no end of it"),
         pytest.param(["\udcff"], 1, "is not UTF-8", id="no text"),
@@ -144,14 +147,12 @@ def test_stats_of_several(cli: Cli, lane: str, monkeypatch: pytest.MonkeyPatch, 
 
 def test_stats_without_counts(cli: Cli, lane: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts that the service leaves out are shown as unknown."""
-    from consumer.cli import queue as module  # noqa: PLC0415 - only here is it looked into
-    from consumer.cloud.messages import QueueAttributes  # noqa: PLC0415 - the same
 
     async def without(*_: object) -> QueueAttributes:
         return QueueAttributes("q", 30, 60, 0, 0, 1024, None, None, None, 1, 1)
 
     # The sandbox always counts, so its answer is replaced here.
-    monkeypatch.setattr(module, "_attributes", without)
+    monkeypatch.setattr(MnsQueue, "attributes", without)
     assert "active_messages       unknown" in cli("queue", "stats").out
     assert json.loads(cli("queue", "stats", "--json").out)["active_messages"] is None
 

@@ -16,11 +16,11 @@ from typing import Any
 import anyio
 import pytest
 
-from consumer.cli.replay import Chosen, Outcome, Replayed, replay_letters
 from consumer.cloud.faults import surely_not_sent
 from consumer.config import load
 from consumer.errors import CloudError, Fault
 from consumer.policy import Reason
+from consumer.replay import Candidate, Replayed, ReplayOutcome, choose, replay_letters
 from consumer.store.ledger import Claimed, Ended, Filter
 from consumer.store.open import make_operators
 from consumer.store.queries import Operators
@@ -204,7 +204,7 @@ def test_certainly_not_sent(
     ran = cli("dead-letters", "replay", "1")
     assert ran.code == 1
     first, last = ran.err.splitlines()
-    assert first.startswith("error: dead letter 1: it was not sent and is left as it was: SendMessage on ")
+    assert first.startswith("error: dead letter 1: it was not sent and is what it was: SendMessage on ")
     assert told in first
     assert last == "1 not sent"
     assert stored(target) == before
@@ -233,7 +233,7 @@ def test_perhaps_sent(cli: Cli, target: str, place: Place, rule: dict[str, objec
     sent = len(place.bodies())
     others = cli("dead-letters", "replay", "--all")
     assert others.code == 0
-    assert "1 left alone whose replay was cut off: they may have been sent; say --state replaying" in others.err
+    assert "1 left alone whose replay was interrupted: they may have been sent; say --state replaying" in others.err
     assert states(target) == ["replaying", "replayed", "replayed"]
     assert cli("dead-letters", "replay", "--state", "replaying").code == 0
     assert states(target) == ["replayed"] * 3
@@ -246,7 +246,7 @@ def test_perhaps_sent_in_words(cli: Cli, store: str, place: Place) -> None:
     place.fault(kind="drop_after", count=1)
     ran = cli("dead-letters", "replay", "1", "2")
     first, second, last = ran.err.splitlines()
-    assert first.startswith("error: dead letter 1: nobody knows whether it was sent; it says replaying, look into")
+    assert first.startswith("error: dead letter 1: unknown whether it was sent; it stays replaying, look into")
     assert second.startswith("error: dead letter 2: its queue failed before: Disconnected")
     assert last == "1 unknown, 1 not tried"
 
@@ -338,7 +338,7 @@ def test_the_store_fails_after_the_send(cli: Cli, store: str, place: Place, rule
         assert "dead letter 1 was sent as message" in ran.err
         assert len(place.bodies()) == 1
     else:
-        assert "dead letter 1 was not sent (AccessDenied), but may go on saying replaying" in ran.err
+        assert "dead letter 1 was not sent (AccessDenied), but may stay replaying" in ran.err
         assert place.bodies() == []
     with sqlite3.connect(store) as connection:
         assert connection.execute("SELECT replay FROM hidden").fetchall() == [("replaying",), ("set_aside",)]
@@ -349,11 +349,11 @@ async def test_changed_meanwhile(store: str, place: Place) -> None:
     """Letters that somebody else replayed or purged since they were chosen are left alone."""
     await anyio.to_thread.run_sync(fill, store, [letter(name, queue=place.name) for name in "ab"])
     operators = make_operators(store)
-    chosen = [Chosen.of(one) for one in await operators.list_letters(Filter(), limit=9)]
+    chosen = await choose(operators, Filter())
     await operators.begin_replay(1)
     await operators.purge(Filter(ids=(2,)))
-    ended = [one async for one in replay_letters(operators, load({}), chosen, force=False, rate=None)]
-    assert [one.outcome for one in ended] == [Outcome.CHANGED, Outcome.CHANGED]
+    ended = [one async for one in replay_letters(operators, chosen.letters, load({}).all_lanes())]
+    assert [one.outcome for one in ended] == [ReplayOutcome.CHANGED, ReplayOutcome.CHANGED]
     assert "dead letter 1 was set_aside when it was chosen and is replaying now" in str(ended[0].error)
     assert "no dead letter has the number 2" in str(ended[1].error)
     assert await anyio.to_thread.run_sync(place.bodies) == []
@@ -368,16 +368,16 @@ async def test_two_commands_at_once(target: str, place: Place, state: str) -> No
         await both[0].begin_replay(1)
     if state == "replayed":
         await both[0].finish_replay(1)
-    chosen = [Chosen.of(await operators.get_letter(1)) for operators in both]
+    chosen = [Candidate.of(await operators.get_letter(1)) for operators in both]
     told: list[Replayed] = []
 
-    async def command(operators: Operators, one: Chosen) -> None:
-        told.extend([ended async for ended in replay_letters(operators, load({}), [one], force=True, rate=None)])
+    async def command(operators: Operators, one: Candidate) -> None:
+        told.extend([ended async for ended in replay_letters(operators, [one], load({}).all_lanes(), force=True)])
 
     async with anyio.create_task_group() as tasks:
         for operators, one in zip(both, chosen, strict=True):
             tasks.start_soon(command, operators, one)
-    assert sorted(one.outcome for one in told) == [Outcome.CHANGED, Outcome.REPLAYED]
+    assert sorted(one.outcome for one in told) == [ReplayOutcome.CHANGED, ReplayOutcome.REPLAYED]
     assert len(await anyio.to_thread.run_sync(place.bodies)) == 1
     for operators in both:
         await operators.close()

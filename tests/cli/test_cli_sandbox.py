@@ -63,7 +63,7 @@ def test_its_rights_and_its_slack(start: Cli, fetch: Callable[..., str]) -> None
 def test_open_to_others_is_warned_of(start: Cli) -> None:
     """An address that others reach is warned of, since its faults ask for no keys, and the flag for names is told."""
     started = start("sandbox", "--host", "0.0.0.0", "--port", "0")
-    started.wait_for("(?s)warning: whoever reaches it.*by --allow-host")
+    started.wait_for("(?s)warning: other machines can reach it.*by --allow-host")
     assert started.end() == 0
 
 

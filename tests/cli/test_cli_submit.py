@@ -225,7 +225,7 @@ def test_an_interrupted_submission(
     while submissions(keys, fetch) == before and time.monotonic() < until:
         time.sleep(0.02)
     assert running.end(signal.SIGINT) == 130
-    assert "warning: interrupted before MPS had answered; the job may exist" in running.text()
+    assert "warning: interrupted before MPS answered; the job may exist" in running.text()
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
@@ -236,7 +236,7 @@ def test_a_lost_end_keeps_the_job_id(cli: Cli, spoil: Spoil, flags: tuple[str, .
     assert ran.code == 1
     job_id = ran.err.split("error: job ")[1].split()[0]
     assert len(job_id) == 32
-    assert "was submitted, but its end is not known" in ran.err
+    assert "was submitted, but its end is unknown" in ran.err
     assert "grant mts:QueryIProductionJob" in ran.err
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.cli.closed_streams import SystemLog
+from consumer.cli.main import SystemLog
 
 RUN = [sys.executable, "-m", "consumer", "run", "--shipped", "--set", "endpoint=http://127.0.0.1:9"]
 QUEUE = "notify_url=mns://1.mns.cn-hangzhou.aliyuncs.com/queues/n"
@@ -69,7 +69,7 @@ def test_a_closed_stream_is_no_place_for_the_store(tmp_path: Path) -> None:
     """Numbers below 3 that are free lead nowhere, so that no file of ours gets what a library writes to stderr."""
     script = """
 import os, sys
-from consumer.cli.closed_streams import replace_closed_streams
+from consumer.cli.main import replace_closed_streams
 replace_closed_streams()
 os.write(2, b"lost")
 null = os.stat(os.devnull)

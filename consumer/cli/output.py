@@ -1,0 +1,172 @@
+"""What commands print: JSON lines for programs, tables and plain lines for people.
+
+Texts of messages and services are foreign. Control characters are escaped (``ops.escape``), so that a terminal does not
+obey them and no line break fakes a line of ours. Known secrets are masked, also if they were stored unmasked.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from consumer.message.envelope import read_text
+from consumer.message.strict_json import Unreadable
+from consumer.ops.escape import json_text, printable, printable_block
+from consumer.ops.redact import SECRETS
+from consumer.store.queries import StoredJob, StoredLetter
+from consumer.store.ledger import JobRecord
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+
+_LONGEST_CELL: Final = 60
+_LEAST_WIDTH: Final = 150
+
+
+def print_json(value: Mapping[str, Any], out: TextIO | None = None) -> None:
+    """Print one object on one line; hidden characters as JSON escapes, so that the values stay what they were."""
+    print(json_text(value), file=out or sys.stdout)
+
+
+def note(text: str) -> None:
+    """Print one line for people, to stderr."""
+    print(printable(text), file=sys.stderr)
+
+
+def wide_console() -> Console:
+    """A console on stdout; a file or pipe is wide enough for every row."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(console.width, _LEAST_WIDTH))
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table of single-line cells; the columns ``id`` and ``job`` are never cut."""
+    table = Table(box=None, pad_edge=False)
+    for name in head:
+        table.add_column(name, no_wrap=name in {"id", "job"}, min_width=None)
+    for row in rows:
+        # Text takes no markup: square brackets in an error are square brackets.
+        table.add_row(*(Text(one_line(cell)) for cell in row))
+    wide_console().print(table)
+
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """Print each known field on a line of its own; those of an inner object, too."""
+    flat = {key: value for key, value in fields.items() if not isinstance(value, dict)}
+    for value in fields.values():
+        if isinstance(value, dict):
+            flat |= {key if key not in flat else f"job_{key}": inner for key, inner in value.items()}
+    shown = {key: value for key, value in flat.items() if value is not None}
+    width = max(map(len, shown), default=0)
+    for key, value in shown.items():
+        print(f"{key:<{width}}  {printable(str(value))}")
+
+
+def time_text(seconds: float | None) -> str | None:
+    """UNIX seconds as an ISO time in UTC; ``None`` for an unknown time or one beyond the calendar."""
+    if not seconds:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def one_line(text: object, longest: int = _LONGEST_CELL) -> str:
+    """A masked text, cut to fit a table's cell; "" for ``None``."""
+    shown = printable(" ".join(SECRETS.mask(str("" if text is None else text)).split()))
+    return shown if len(shown) <= longest else shown[: longest - 3] + "..."
+
+
+def masked(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Mask known secrets in every text, also of inner objects."""
+    shown = {name: masked(value) if isinstance(value, dict) else value for name, value in fields.items()}
+    return {name: SECRETS.mask(value) if isinstance(value, str) else value for name, value in shown.items()}
+
+
+def job_json(stored: StoredJob) -> dict[str, Any]:
+    """An ended job as JSON, masked."""
+    ended = "dead" if stored.dead else "done"
+    return masked({"ended": ended, "stored_at": time_text(stored.stored_at), **_record_json(stored.record)})
+
+
+def letter_json(stored: StoredLetter) -> dict[str, Any]:
+    """A dead letter as JSON, masked, with the size of its body alone."""
+    letter = stored.letter
+    return masked(
+        {
+            "id": stored.id,
+            "state": stored.state.value,
+            "reason": letter.reason.value,
+            "error": letter.error,
+            "stored_at": time_text(stored.stored_at),
+            "replayed_at": time_text(stored.replayed_at),
+            "dequeue_count": letter.dequeue_count,
+            "first_dequeued_at": time_text(letter.first_dequeued_at),
+            "body_bytes": len(letter.body),
+            "job": _record_json(letter.job),
+        }
+    )
+
+
+def whole_letter_json(stored: StoredLetter, *, exact: bool = False) -> dict[str, Any]:
+    """As ``letter_json``, with traceback and body; ``exact`` as for ``body_json``."""
+    traceback = masked({"traceback": stored.letter.traceback})
+    return letter_json(stored) | traceback | body_json(stored.letter.body, exact=exact)
+
+
+def _record_json(record: JobRecord) -> dict[str, Any]:
+    times = {name: time_text(getattr(record, name)) for name in ("enqueued_at", "started_at", "ended_at")}
+    return asdict(record) | times
+
+
+def body_json(body: bytes, *, exact: bool = False) -> dict[str, Any]:
+    """A message body in all its readings, masked.
+
+    Args:
+        body: The bytes as MNS stores them.
+        exact: Give ``body_base64`` also if the body holds a secret, for a copy that can be sent again.
+
+    Returns:
+        ``body_base64``: the bytes, or ``None`` if they hold a secret; ``body_text``: the same as text, or ``None`` if
+        they are not UTF-8 or hold a secret under base64; ``body_decoded``: the text that their base64 holds, if any.
+    """
+    try:
+        text: str | None = body.decode()
+    except UnicodeDecodeError:
+        text = None
+    try:
+        decoded: str | None = read_text(body)[0]
+    except Unreadable:
+        decoded = None
+    shown_text, shown_decoded = (one and SECRETS.mask(one) for one in (text, decoded))
+    readable = body.decode("utf-8", "replace")
+    hidden = SECRETS.mask(readable) != readable or shown_decoded != decoded
+    return {
+        "body_base64": base64.b64encode(body).decode() if exact or not hidden else None,
+        "body_text": None if shown_text == text and shown_decoded != decoded else shown_text,
+        "body_decoded": shown_decoded,
+    }
+
+
+def readable_body(body: bytes, longest: int | None = None) -> str:
+    """A body for people, masked and indented: decoded, else as text, else as Python writes bytes.
+
+    Args:
+        body: The bytes as MNS stores them.
+        longest: Characters after which it is cut.
+    """
+    readings = body_json(body)
+    shown = readings["body_decoded"] or readings["body_text"]
+    text: str = SECRETS.mask(repr(body)[2:-1]) if shown is None else shown
+    if longest is not None and len(text) > longest:
+        text = f"{text[:longest]}... ({len(text) - longest} characters more; --json prints them)"
+    return printable_block(text)
