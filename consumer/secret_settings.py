@@ -6,6 +6,7 @@ Imports nothing heavy, because the command line checks its arguments before it l
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -58,7 +59,7 @@ def refuse_secrets(argv: Sequence[str]) -> None:
     if argv[:1] == ["sandbox"]:
         # The sandbox's keys are made up and public.
         return
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*argv, ""]):
         # "--store X", "--store=X", "--set store=X" and "--set=store=X" are all one.
         name, equals, value = word.removeprefix("--set=").removeprefix("--").partition("=")
         # "access_key_secret: X" is a slip that the parser would repeat whole.

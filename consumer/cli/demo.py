@@ -42,9 +42,9 @@ from consumer.message.notification import decode_user_data
 from consumer.ops.logs import configure
 from consumer.plugin.registry import discover
 from consumer.sandbox import Sandbox
-from consumer.store.queries import Operators, StoredJob, StoredLetter
 from consumer.store.ledger import Filter
 from consumer.store.open import open_operators
+from consumer.store.queries import Operators, StoredJob, StoredLetter
 
 _QUEUE: Final = "demo"
 _BUCKET: Final = "oss://demo.oss-cn-hangzhou.aliyuncs.com"

@@ -22,8 +22,8 @@ from consumer.message.envelope import read_text
 from consumer.message.strict_json import Unreadable
 from consumer.ops.escape import json_text, printable, printable_block
 from consumer.ops.redact import SECRETS
-from consumer.store.queries import StoredJob, StoredLetter
 from consumer.store.ledger import JobRecord
+from consumer.store.queries import StoredJob, StoredLetter
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 

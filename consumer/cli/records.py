@@ -32,9 +32,9 @@ from consumer.cli.selection import JOBS, LETTERS, MOST_ID, Ending, Selection, fi
 from consumer.errors import ConsumerError, ExitCode, UsageError
 from consumer.ops.escape import printable, printable_block
 from consumer.ops.redact import SECRETS
-from consumer.store.queries import Operators, StoredJob, StoredLetter
 from consumer.store.ledger import Filter
 from consumer.store.open import open_operators
+from consumer.store.queries import Operators, StoredJob, StoredLetter
 
 if TYPE_CHECKING:
     from consumer.replay import Candidate, Replayed

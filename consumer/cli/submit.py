@@ -97,24 +97,32 @@ def submit(
             schedule_params=schedule_params,
         )
 
-    async def submit_and_wait() -> int:
-        async with open_clients(queue, ca_file=settings.ca_file) as clients:
-            submitted = await _send_once(clients.mps, send)
-            job_id = submitted.job_id
-            if not wait and as_json:
-                print_json({"job_id": job_id, "request_id": submitted.request_id})
-            elif not as_json:
-                print(printable(job_id), flush=True)
-            if not wait:
-                return ExitCode.OK
-            try:
-                answer = await _wait(clients.mps, job_id, wait_seconds)
-            except CloudError as error:
-                raise ConsumerError(f"job {printable(job_id)} was submitted, but its end is unknown: {error}") from None
-        _print_end(answer, as_json=as_json)
-        return ExitCode.OK if answer.state == JobState.SUCCESS else ExitCode.FAILURE
+    code = anyio.run(_submit, queue, settings.ca_file, send, wait_seconds if wait else None, as_json)
+    raise typer.Exit(code)
 
-    raise typer.Exit(anyio.run(submit_and_wait))
+
+async def _submit(
+    queue: QueueSettings,
+    ca_file: Path | None,
+    send: Callable[[Mps], Awaitable[Submitted]],
+    wait_s: float | None,
+    as_json: bool,  # noqa: FBT001 - handed on by anyio.run
+) -> ExitCode:
+    async with open_clients(queue, ca_file=ca_file) as clients:
+        submitted = await _send_once(clients.mps, send)
+        job_id = submitted.job_id
+        if not as_json:
+            print(printable(job_id), flush=True)
+        elif wait_s is None:
+            print_json({"job_id": job_id, "request_id": submitted.request_id})
+        if wait_s is None:
+            return ExitCode.OK
+        try:
+            answer = await _wait(clients.mps, job_id, wait_s)
+        except CloudError as error:
+            raise ConsumerError(f"job {printable(job_id)} was submitted, but its end is unknown: {error}") from None
+    _print_end(answer, as_json=as_json)
+    return ExitCode.OK if answer.state == JobState.SUCCESS else ExitCode.FAILURE
 
 
 def _warn(text: str) -> None:

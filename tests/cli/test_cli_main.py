@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -43,11 +45,63 @@ def test_help_of_each_command(cli: Cli, command: str) -> None:
     assert "Usage: mns-consumer" in ran.out
 
 
+@pytest.mark.parametrize("command", main_module._COMMANDS, ids=lambda command: command.name)
+def test_help_line_of_each_command(command: Any) -> None:
+    """The line that stands for a command before it is loaded is the first one of its own help."""
+    loaded = main_module._LazyCommand(command).load()
+    assert " ".join(loaded.help.split("\n\n")[0].split()) == command.help
+
+
+def test_no_command_is_a_call_for_help(process: Cli) -> None:
+    """Without a command the help is shown, and that is a wrong command line."""
+    ran = process()
+    assert ran.code == 2
+    assert "Usage: mns-consumer" in ran.out + ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_imports_stand_at_the_top() -> None:
+    """Commands are loaded lazily in one place: few imports stand in functions, each for a quick ``--help``."""
+    found = [
+        f"{path.name}: {ast.unparse(node)}"
+        for path in Path(main_module.__file__).parent.glob("*.py")
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert len(found) <= 7, found
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        pytest.param(["dead-l"], ["dead-letters"], id="a group"),
+        pytest.param(["dead-letters", "re"], ["replay"], id="a command"),
+        pytest.param(["jobs", "list", "--end"], ["--ended", "--endpoint"], id="flags of one command"),
+        pytest.param(["jobs", "list", "--ended", "d"], ["done", "dead"], id="a value"),
+    ],
+)
+def test_completion_in_bash(tmp_path: Path, words: list[str], found: list[str]) -> None:
+    """After ``--install-completion`` bash completes commands, flags and values."""
+    script = f"""
+        mns-consumer --install-completion > /dev/null || exit 1
+        . ~/.bashrc
+        COMP_WORDS=(mns-consumer {" ".join(words)}); COMP_CWORD={len(words)}
+        _mns_consumer_completion mns-consumer
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "HOME": str(tmp_path), "PATH": path}
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, check=True)
+    assert (ran.stdout.split(), ran.stderr) == (found, "")
+
+
 @pytest.mark.parametrize("flag", ["--version", "--help"])
 def test_quick_start(flag: str) -> None:
-    """Neither the version nor the help loads an HTTP library, an SDK, pydantic or a store."""
+    """Neither the version nor the help loads an HTTP library, an SDK, pydantic, a store or a command."""
     heavy = "aiohttp mns alibabacloud_credentials alibabacloud_tea_openapi pydantic structlog"
-    heavy += " consumer.app consumer.config consumer.store.sqlite.database"
+    heavy += " consumer.app consumer.config consumer.store.sqlite.database consumer.cli.run consumer.cli.records"
     code = (
         f"import sys\nfrom consumer.cli.main import main\nmain([{flag!r}])\n"
         f"print([name for name in {heavy.split()} if name in sys.modules], file=sys.stderr)"
