@@ -26,16 +26,16 @@ class Clients:
     credentials: CredentialsSource
 
 
-def given_keys(lane: QueueSettings) -> Keys | None:
+def given_keys(settings: QueueSettings) -> Keys | None:
     """The keys in the settings of a queue."""
-    if lane.access_key_id is None or lane.access_key_secret is None:
+    if settings.access_key_id is None or settings.access_key_secret is None:
         return None
-    return Keys(_plain(lane.access_key_id), _plain(lane.access_key_secret), _plain(lane.security_token))
+    return Keys(_plain(settings.access_key_id), _plain(settings.access_key_secret), _plain(settings.security_token))
 
 
 @asynccontextmanager
 async def open_clients(
-    lane: QueueSettings,
+    settings: QueueSettings,
     *,
     ca_file: Path | None = None,
     limiter: RateLimiter | None = None,
@@ -44,29 +44,29 @@ async def open_clients(
 ) -> AsyncIterator[Clients]:
     """Open the clients of one queue; closing ends their connections.
 
-    The keys are those of ``lane`` where it has some, else those of the default chain, which ``on_keys`` receives.
+    The keys are those of the settings if they have some, else those of the default chain, which ``on_keys`` receives.
     ``ca_file`` replaces the system's certificates. ``limiter`` is the account's.
 
     Raises:
         SettingsError: ``ca_file`` can't be read.
     """
     async with open_pool(ca_file=ca_file) as pool:
-        keys = given_keys(lane)
+        keys = given_keys(settings)
         credentials = DefaultChain(on_keys=on_keys) if keys is None else StaticCredentials(keys)
         mps = Mps(
-            endpoint=lane.mps_endpoint,
-            region=lane.url.region,
+            endpoint=settings.mps_endpoint,
+            region=settings.url.region,
             credentials=credentials,
             pool=pool,
             limiter=limiter or RateLimiter(),
             observe=observe,
         )
-        yield Clients(_queue(lane, credentials, pool, observe), mps, credentials)
+        yield Clients(_queue(settings, credentials, pool, observe), mps, credentials)
 
 
 @asynccontextmanager
 async def open_queue(
-    lane: QueueSettings,
+    settings: QueueSettings,
     credentials: CredentialsSource,
     *,
     ca_file: Path | None = None,
@@ -75,25 +75,25 @@ async def open_queue(
 ) -> AsyncIterator[MnsQueue]:
     """Open a second client of one queue, over connections of its own: for the event loop of another thread."""
     async with open_pool(ca_file=ca_file) as pool:
-        yield _queue(lane, credentials, pool, observe, read_margin_s)
+        yield _queue(settings, credentials, pool, observe, read_margin_s)
 
 
 def _queue(
-    lane: QueueSettings,
+    settings: QueueSettings,
     credentials: CredentialsSource,
     pool: Pool,
     observe: Observe | None,
     read_margin_s: float = 10.0,
 ) -> MnsQueue:
     return MnsQueue(
-        endpoint=lane.endpoint,
-        queue=lane.url.queue,
+        endpoint=settings.endpoint,
+        queue=settings.url.queue,
         credentials=credentials,
         pool=pool,
         observe=observe,
         read_margin_s=read_margin_s,
-        signature=lane.signature,
-        region=lane.url.region,
+        signature=settings.signature,
+        region=settings.url.region,
     )
 
 

@@ -119,10 +119,8 @@ class MnsQueue:
         resource = f"{self._messages}?numOfMessages={count}&waitseconds={wait_s}"
         async with _MnsCall(self, "BatchReceiveMessage", _MESSAGES_BYTES) as call:
             answer = await call.send("GET", resource, wait_s=wait_s, on_head=on_answer)
-            if call.error(answer).get("Code") == _NO_MESSAGE:
-                call.result = EMPTY
+            if call.is_empty(answer):
                 return Batch((), answer.elapsed_s, answer.server_offset_s)
-            call.expect(answer, _OK, "Messages")
             try:
                 messages, problems = read_messages(
                     answer.body, answer.arrival, limit=count, first_seen=self._first_seen
@@ -208,10 +206,8 @@ class MnsQueue:
         resource = f"{self._messages}?peekonly=true&numOfMessages={count}"
         async with _MnsCall(self, "BatchPeekMessage", _MESSAGES_BYTES) as call:
             answer = await call.send("GET", resource)
-            if call.error(answer).get("Code") == _NO_MESSAGE:
-                call.result = EMPTY
+            if call.is_empty(answer):
                 return ()
-            call.expect(answer, _OK, "Messages")
             try:
                 return read_peeked(answer.body, answer.arrival, limit=count)
             except AnswerError as error:
@@ -278,6 +274,14 @@ class _MnsCall(Exchange):
         proven = headers.get(_REQUEST_ID) or (has_root(answer.body, root) if root else headers.get(_VERSION))
         if answer.status != status or not proven:
             raise self.refusal(answer, f"status {status}")
+
+    def is_empty(self, answer: HttpAnswer) -> bool:
+        """Whether the queue has no message; raises as ``expect`` for an answer that is no list of messages either."""
+        if self.error(answer).get("Code") == _NO_MESSAGE:
+            self.result = EMPTY
+            return True
+        self.expect(answer, _OK, "Messages")
+        return False
 
     def error(self, answer: HttpAnswer) -> Mapping[str, str]:
         """The fields of an ``<Error>`` that has a Code and a request id, in the header or in itself; else empty.
