@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeAlias
 
 import structlog
 from aiohttp import web
@@ -33,10 +33,10 @@ from consumer.ops.redact import SECRETS
 
 log = structlog.stdlib.get_logger(__name__)
 
-CONNECTION_S: Final = 10.0
-"""The longest that a connection may last, its answer included."""
 LAG_LIMIT_S: Final = 1.0
 """The longest turn of the event loop: a longer one lets leases run out. Computing belongs into plain functions."""
+CONNECTION_S: Final = 10.0
+"""The longest that a connection may last, its answer included."""
 _CONNECTIONS_LIMIT: Final = 128
 _BACKLOG: Final = 32
 """Connections accepted in one turn of the loop. A request is answered three turns after its connection was accepted,
@@ -44,9 +44,10 @@ so ``_CONNECTIONS_LIMIT`` is above three times this: a crowd of new connections 
 _LINE_LIMIT_BYTES: Final = 4_096
 _HEADERS_LIMIT: Final = 64
 _STOP_S: Final = 0.5
-_HEADERS: Final = {"Server": "mns-consumer", "Cache-Control": "no-store"}
 _HOST: Final = re.compile(r"(\[(?P<ipv6>[^\]]*)\]|(?P<name>[^:\[\]]*))(:\d{0,5})?")
+_Answer: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 _CAUSES: Final[Mapping[int, str]] = {
+    errno.EADDRINUSE: "another program listens there; end it, or set admin_port to a free port",
     errno.EADDRNOTAVAIL: "this machine has no such address; set admin_host to one of its own",
     errno.EACCES: "only root may listen there; set admin_port to 1024 or above",
     errno.EPERM: "the system forbids it; under systemd, add the port to SocketBindAllow= of the unit",
@@ -55,13 +56,7 @@ _CAUSES: Final[Mapping[int, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One health check.
-
-    Args:
-        name: A constant word or phrase.
-        ok: Whether it passed.
-        detail: What was found, in one line; never a secret.
-    """
+    """One health check. ``name`` is a constant; ``detail`` says what was found, in one line and without secrets."""
 
     name: str
     ok: bool
@@ -89,8 +84,8 @@ class AdminServer:
         port: 0 takes a free one.
         metrics: What ``/metrics`` answers.
         checks: What the health paths answer.
-        allowed_hosts: Names that a request's Host may have besides IP addresses, localhost and ``host``.
-        connection_s: The longest that a connection may last, in seconds.
+        allowed_hosts: Names that a request may use besides IP addresses, localhost and ``host``.
+        connection_s: The longest that a connection may last.
     """
 
     def __init__(
@@ -132,14 +127,10 @@ class AdminServer:
         try:
             await web.TCPSite(runner, self._host, self._port, backlog=_BACKLOG).start()
         except (OSError, OverflowError, UnicodeError) as error:
-            number = getattr(error, "errno", None)
-            where = f"admin_host, admin_port: can't listen on {self._host!r} port {self._port}"
-            if number == errno.EADDRINUSE:
-                raise PortTakenError(
-                    f"{where}: another program listens there; end it, or set admin_port to a free port"
-                ) from error
-            cause = _CAUSES.get(number or 0, f"{error}; check admin_host and admin_port")
-            raise SettingsError(f"{where}: {cause}") from error
+            number = getattr(error, "errno", None) or 0
+            kind = PortTakenError if number == errno.EADDRINUSE else SettingsError
+            cause = _CAUSES.get(number, f"{error}; check admin_host and admin_port")
+            raise kind(f"admin_host, admin_port: can't listen on {self._host!r} port {self._port}: {cause}") from error
         self._runner = runner
         return self
 
@@ -151,38 +142,33 @@ class AdminServer:
         if runner is not None:
             await runner.cleanup()
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            answer = await self._route(request)
+            return await self._route(request)
         except Exception:  # a bug in a check or a metric must reach the one who asks, and stop nothing else
             log.exception("an admin answer failed", path=request.path)
-            answer = _json_answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"status": "failing", "error": "see the log"})
-        answer.force_close()
-        return answer
+            return _json_answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"status": "failing", "error": "see the log"})
 
     async def _route(self, request: web.BaseRequest) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
-            refusal = _json_answer(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "expected GET or HEAD"})
-            refusal.headers["Allow"] = "GET, HEAD"
-            return refusal
+            return _json_answer(
+                HTTPStatus.METHOD_NOT_ALLOWED, {"error": "expected GET or HEAD"}, headers={"Allow": "GET, HEAD"}
+            )
         if not is_allowed_host(request.headers.getall("Host", ()), self._hosts):
             return _json_answer(
                 HTTPStatus.FORBIDDEN,
                 {"error": "expected an IP address, localhost or a name of admin_allowed_hosts as the request's Host"},
             )
         if request.path == "/metrics":
-            body, content_type = self._metrics.render(request.headers.get("Accept"))
-            return web.Response(body=body, headers={**_HEADERS, "Content-Type": content_type})
+            return _answer_of(HTTPStatus.OK, *self._metrics.render(request.headers.get("Accept")))
         ask = self._health.get(request.path)
         if ask is None:
             return _json_answer(HTTPStatus.NOT_FOUND, {"error": f"known are /metrics, {', '.join(self._health)}"})
         checks = [*ask(), await _lag()] if request.path == "/livez" else ask()
         ok = all(check.ok for check in checks)
-        body_of = {
-            "status": "ok" if ok else "failing",
-            "checks": [{"name": check.name, "ok": check.ok, "detail": SECRETS.mask(check.detail)} for check in checks],
-        }
-        return _json_answer(HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE, body_of)
+        rows = [{"name": check.name, "ok": check.ok, "detail": SECRETS.mask(check.detail)} for check in checks]
+        status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
+        return _json_answer(status, {"status": "ok" if ok else "failing", "checks": rows})
 
 
 class _Server(web.Server):
@@ -192,7 +178,7 @@ class _Server(web.Server):
     send or read nothing keep no other from being answered.
     """
 
-    def __init__(self, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], connection_s: float) -> None:
+    def __init__(self, answer: _Answer, connection_s: float) -> None:
         super().__init__(self._mark_and_answer)
         self._answer = answer
         self._connection_s = connection_s
@@ -244,9 +230,7 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer what is no request. aiohttp's own answer shows versions, and each port scan would be a log line."""
         del request, exc, message
-        answer = _json_answer(status, {"error": "expected an HTTP/1.1 GET request"})
-        answer.force_close()
-        return answer
+        return _json_answer(status, {"error": "expected an HTTP/1.1 GET request"})
 
 
 def is_allowed_host(hosts: Sequence[str], names: Collection[str]) -> bool:
@@ -290,9 +274,13 @@ async def _lag() -> Check:
     return Check("event loop", lag_s < LAG_LIMIT_S, f"a turn takes {lag_s * 1000:.1f} ms")
 
 
-def _json_answer(status: int, body: Mapping[str, object]) -> web.Response:
-    return web.Response(
-        status=status,
-        body=json_escaped(json.dumps(body)).encode() + b"\n",
-        headers={**_HEADERS, "Content-Type": "application/json"},
-    )
+def _json_answer(status: int, body: Mapping[str, object], headers: Mapping[str, str] | None = None) -> web.Response:
+    return _answer_of(status, json_escaped(json.dumps(body)).encode() + b"\n", "application/json", headers)
+
+
+def _answer_of(status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An answer that ends its connection, is not cached, and shows no versions."""
+    fixed = {"Server": "mns-consumer", "Cache-Control": "no-store", "Content-Type": content_type}
+    answer = web.Response(status=status, body=body, headers={**fixed, **(headers or {})})
+    answer.force_close()
+    return answer

@@ -1,6 +1,6 @@
 """Structured logs by structlog: JSON lines for machines, its console renderer for people.
 
-structlog's loggers and the standard library's pass the same processors, whoever wrote the line:
+The lines of structlog's loggers and of the standard library's pass the same processors:
 
     fields of the context, time, level -> exception's text -> JSON types -> secrets masked -> line -> log_stream
 
@@ -34,6 +34,7 @@ from structlog.contextvars import merge_contextvars
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.processors import format_exc_info
 from structlog.stdlib import ProcessorFormatter, add_logger_name
+from structlog.typing import Processor
 
 from consumer.errors import SettingsError
 from consumer.ops.escape import json_escaped, printable, printable_block
@@ -42,7 +43,6 @@ from consumer.ops.redact import SECRETS, Secrets
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 Event: TypeAlias = MutableMapping[str, Any]
-Render: TypeAlias = Callable[[Event], bytes]
 
 OWN_LOGGERS: Final = ("consumer", "handlers")
 """The stdlib loggers whose lines pass at the configured level, children included: the program's and its handlers'."""
@@ -51,7 +51,7 @@ _DROP_IN: Final = "_mns_consumer_handlers_"
 TEXT_LIMIT: Final = 4_000
 """Characters of one field; a longer text is cut in its middle."""
 EXCEPTION_LIMIT: Final = 12_000
-"""Characters of one traceback, of which the end says the most."""
+"""Characters of one traceback."""
 LINE_LIMIT_BYTES: Final = 65_536
 """Above this each field is cut to its beginning and end."""
 _SHRUNK_LIMIT: Final = 500
@@ -69,8 +69,6 @@ _context: ContextVar[Mapping[str, object]] = ContextVar("mns_consumer_log_fields
 
 class LogFields:
     """Puts fields on each line that is logged within the block, also by the tasks and threads that it starts."""
-
-    __slots__ = ("_fields", "_token")
 
     def __init__(self, **fields: object) -> None:
         self._fields = fields
@@ -150,33 +148,32 @@ def gather(level: LogLevel, **event: object) -> None:
         _log.gather(_render(None, level, event))
 
 
-def processors(secrets: Secrets, *, terminal: bool, colors: bool = False) -> tuple[structlog.typing.Processor, ...]:
+def processors(secrets: Secrets, *, terminal: bool, colors: bool = False) -> tuple[Processor, ...]:
     """Everything between an event's fields and its line: UTF-8, its end included."""
     return (_begin, format_exc_info, _as_json_types, secrets.redact, _Renderer(terminal=terminal, colors=colors))
 
 
-def render(chain: Iterable[structlog.typing.Processor], level: str, event: Event) -> bytes:
-    """One line, whatever the fields are."""
+def render(chain: Iterable[Processor], level: str, event: Event) -> bytes:
+    """One line, whatever the fields are: a line that can't be made must not fail the work that logs it."""
     line: Any = event
     try:
         for processor in chain:
             line = processor(None, level, line)
-    except Exception as error:  # noqa: BLE001  # a line that can't be made must not fail the work that logs it
-        text = {"event": event.get("event", ""), "unrenderable": type(error).__name__}
-        line = SECRETS.redact(None, level, _as_json_types(None, level, _begin(None, level, text)))
-        line = _json_line({key: _cut(value) for key, value in line.items()})
+    except Exception as error:  # noqa: BLE001  # see above
+        text = SECRETS.mask(str(_plain(event.get("event", ""), 0)))
+        line = _json_line({**_begin(None, level, {"event": _cut(text)}), "unrenderable": type(error).__name__})
     rendered: bytes = line
     return rendered
+
+
+def _render(_logger: object, level: str, event: Event) -> bytes:
+    return render(_log.processors, level, event)
 
 
 def _drop_below_level(_logger: object, level: str, event: Event) -> Event:
     if _LEVELS[level] < _log.level:
         raise structlog.DropEvent
     return event
-
-
-def _render(_logger: object, level: str, event: Event) -> bytes:
-    return render(_log.processors, level, event)
 
 
 def _begin(_logger: object, level: str, event: Event) -> Event:
@@ -213,17 +210,16 @@ def _plain(value: object, depth: int) -> object:
 
 
 class _Renderer:
-    """The last processor: makes the line, and cuts what is too long once all secrets are masked."""
+    """The last processor: makes the line, and cuts what is too long now that all secrets are masked."""
 
     def __init__(self, *, terminal: bool, colors: bool) -> None:
-        self._encode: Render = _Console(colors=colors) if terminal else _json_line
+        self._encode: Callable[[Event], bytes] = _Console(colors=colors) if terminal else _json_line
 
     def __call__(self, _logger: object, _level: str, event: Event) -> bytes:
         line = self._encode(event)
         if len(line) > TEXT_LIMIT:
             event = {
-                key: _cut(value, EXCEPTION_LIMIT, head=EXCEPTION_LIMIT // 4) if key == "exception" else _cut(value)
-                for key, value in event.items()
+                key: _cut(value, EXCEPTION_LIMIT if key == "exception" else TEXT_LIMIT) for key, value in event.items()
             }
             line = self._encode(event)
         if len(line) > LINE_LIMIT_BYTES:
@@ -232,10 +228,10 @@ class _Renderer:
         return line
 
 
-def _cut(value: Any, limit: int = TEXT_LIMIT, *, head: int | None = None) -> Any:
-    """A plain value with each text in it cut in its middle to about ``limit`` characters."""
+def _cut(value: Any, limit: int = TEXT_LIMIT) -> Any:
+    """A plain value with each text in it cut in its middle; a traceback keeps more of its end, which says the most."""
     if isinstance(value, str) and len(value) > limit:
-        head = limit // 2 if head is None else head
+        head = limit // 4 if limit == EXCEPTION_LIMIT else limit // 2
         return f"{value[:head]} ... {len(value) - limit} characters left out ... {value[head - limit :]}"
     if isinstance(value, dict):
         return {_cut(key): _cut(item) for key, item in value.items()}
