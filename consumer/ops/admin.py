@@ -239,6 +239,7 @@ def is_allowed_host(hosts: Sequence[str], names: Collection[str]) -> bool:
     A page in a browser on this machine may ask a name of its own that resolves to 127.0.0.1, and read the answer. Its
     requests have that name as their ``Host``. An IP address needs no DNS, and Kubernetes and Prometheus ask a pod by
     its address. A request without a Host comes from no browser.
+    The sandbox, which imports nothing of the daemon, has a stricter rule of its own: loopback only.
 
     Args:
         hosts: The ``Host`` headers, as they came.

@@ -26,7 +26,8 @@ from tests.engine.rig import QUEUE, body
 from tests.process.rig import Process
 
 SCRAPE_S: Final = 1
-LOAD_S: Final = 15
+LOAD_S: Final = 20
+"""The gauges of dead letters are read from the store every 15 s."""
 HANDLERS: Final = """
 import asyncio
 import random
@@ -69,9 +70,9 @@ class Prometheus:
     def ask(self, what: str, **parameters: str) -> Any:
         address = f"{self._url}/{what}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 - loopback
-            told = json.load(answer)
-        assert told["status"] == "success"
-        return told["data"]
+            found = json.load(answer)
+        assert found["status"] == "success"
+        return found["data"]
 
     def is_there(self) -> bool:
         try:
@@ -114,7 +115,7 @@ def prometheus(tmp_path: Path, tools: Callable[..., None]) -> Iterator[tuple[Pro
 
 
 async def loaded(sandbox: Sandbox, seconds: float) -> None:
-    """Messages of every fate for so long."""
+    """Send messages of each outcome for that time."""
     end, number = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         for function in ("Cover", "Cover", "VideoClip", "CaptionExtraction", "VideoH2V"):
@@ -143,15 +144,15 @@ async def test_every_query_has_an_answer(tmp_path: Path, prometheus: tuple[Prome
         finally:
             daemon.kill()
     assert empty == []
-    told = [rule for group in rules["groups"] for rule in group["rules"]]
-    assert told
-    assert [rule["name"] for rule in told if rule["health"] != "ok"] == []
+    evaluated = [rule for group in rules["groups"] for rule in group["rules"]]
+    assert evaluated
+    assert [rule["name"] for rule in evaluated if rule["health"] != "ok"] == []
     checked = await anyio.to_thread.run_sync(taken_by_promtool, scraped)
     assert checked == (0, "")
 
 
 def taken_by_promtool(scraped: bytes) -> tuple[int, str]:
-    """What ``promtool check metrics`` has to say."""
+    """The exit code and the output of ``promtool check metrics``."""
     done = subprocess.run(["promtool", "check", "metrics"], input=scraped, capture_output=True, check=False)
     return done.returncode, (done.stdout + done.stderr).decode()
 

@@ -1,4 +1,4 @@
-"""The admin server over real sockets: its answers, its limits, and that no client can hold it up."""
+"""The admin server over real sockets: its answers, its limits, and that no client can block it."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from consumer.ops.metrics import Metrics, SettledAs
 class Answers:
     """Checks whose answers the test sets."""
 
-    said_live: Sequence[Check] = (Check("polling jobs", ok=True, detail="the last poll succeeded"),)
-    said_ready: Sequence[Check] = ()
-    said_started: Sequence[Check] = ()
+    live_checks: Sequence[Check] = (Check("polling jobs", ok=True, detail="the last poll succeeded"),)
+    ready_checks: Sequence[Check] = ()
+    started_checks: Sequence[Check] = ()
     broken: list[Exception] = field(default_factory=list)
 
     def live(self) -> Sequence[Check]:
-        """What the test said."""
-        return self.said_live
+        """What the test set."""
+        return self.live_checks
 
     def ready(self) -> Sequence[Check]:
-        """What the test said, unless it broke it."""
+        """What the test set, or the error that it set."""
         if self.broken:
             raise self.broken.pop()
-        return self.said_ready
+        return self.ready_checks
 
     def started(self) -> Sequence[Check]:
-        """What the test said."""
-        return self.said_started
+        """What the test set."""
+        return self.started_checks
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ class Answer:
     body: bytes
 
     @property
-    def told(self) -> Any:
+    def found(self) -> Any:
         """The body as JSON."""
         return json.loads(self.body)
 
@@ -106,7 +106,7 @@ async def ask(port: int, path: str, *, method: str = "GET", host: str = "127.0.0
 
 
 async def test_metrics(server: AdminServer) -> None:
-    """A scrape gets every figure, in the form that it asks for."""
+    """A scrape gets every metric, in the format that it asks for."""
     classic = await ask(server.port, "/metrics")
     assert classic.status == 200
     assert classic.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -119,23 +119,23 @@ async def test_metrics(server: AdminServer) -> None:
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz"])
 @pytest.mark.parametrize("ok", [True, False])
 async def test_health(server: AdminServer, checks: Answers, path: str, ok: bool) -> None:  # noqa: FBT001  # parameter
-    """Each question has its own checks; one that fails makes it 503, and all are told."""
+    """Each path has its own checks; one that fails makes it 503, and all are listed."""
     said = (Check("store", ok=ok, detail="seen"), Check("handlers", ok=True, detail="3 registered"))
     match path:
         case "/livez":
-            checks.said_live = said
+            checks.live_checks = said
         case "/readyz":
-            checks.said_ready = said
+            checks.ready_checks = said
         case _:
-            checks.said_started = said
+            checks.started_checks = said
     answer = await ask(server.port, path)
     assert answer.status == (200 if ok else 503)
     assert answer.headers["content-type"] == "application/json"
-    told = answer.told
+    found = answer.found
     if path == "/livez":
-        lag = told["checks"].pop()
+        lag = found["checks"].pop()
         assert (lag["name"], lag["ok"]) == ("event loop", True)
-    assert told == {
+    assert found == {
         "status": "ok" if ok else "failing",
         "checks": [
             {"name": "store", "ok": ok, "detail": "seen"},
@@ -145,7 +145,7 @@ async def test_health(server: AdminServer, checks: Answers, path: str, ok: bool)
 
 
 async def test_head(server: AdminServer) -> None:
-    """HEAD tells the same without a body."""
+    """HEAD gives the same without a body."""
     answer = await ask(server.port, "/livez", method="HEAD")
     assert answer.status == 200
     assert int(answer.headers["content-length"]) > 0
@@ -154,17 +154,17 @@ async def test_head(server: AdminServer) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 async def test_reading_only(server: AdminServer, method: str) -> None:
-    """Nothing can be changed here."""
+    """Methods that change something are refused."""
     answer = await ask(server.port, "/metrics", method=method, headers="Content-Length: 0\r\n")
     assert answer.status == 405
     assert answer.headers["allow"] == "GET, HEAD"
 
 
 async def test_unknown_path(server: AdminServer) -> None:
-    """Another path is told which there are; a query changes nothing."""
+    """Another path is answered with the known ones; a query string changes nothing."""
     answer = await ask(server.port, "/../etc/passwd")
     assert answer.status == 404
-    assert "/metrics, /livez, /readyz, /startupz" in answer.told["error"]
+    assert "/metrics, /livez, /readyz, /startupz" in answer.found["error"]
     assert (await ask(server.port, "/livez?verbose")).status == 200
 
 
@@ -180,7 +180,7 @@ async def test_unknown_path(server: AdminServer) -> None:
     ],
 )
 async def test_bad_requests(server: AdminServer, caplog: pytest.LogCaptureFixture, raw: bytes) -> None:
-    """What is no request is refused without a word about what serves here, and without a line in the log."""
+    """What is no request is refused without a version in the answer, and without a line in the log."""
     answer = await send(server.port, raw)
     assert answer.startswith(b"HTTP/1.0 400 ")
     assert b"expected an HTTP/1.1 GET request" in answer
@@ -191,7 +191,7 @@ async def test_bad_requests(server: AdminServer, caplog: pytest.LogCaptureFixtur
 
 
 async def test_headers(server: AdminServer) -> None:
-    """No answer tells versions, may be kept by a cache, or leaves its connection open."""
+    """No answer shows versions, may be cached, or leaves its connection open."""
     for path in ("/metrics", "/livez", "/nowhere"):
         answer = await ask(server.port, path)
         assert answer.headers["server"] == "mns-consumer"
@@ -200,11 +200,11 @@ async def test_headers(server: AdminServer) -> None:
 
 
 async def test_a_broken_check(server: AdminServer, checks: Answers) -> None:
-    """A check that raises is a failing answer and a line in the log; the next question is answered as ever."""
+    """A check that raises is a failing answer and a line in the log; the next request is answered as usual."""
     checks.broken = [RuntimeError("bug")]
     with capture_logs() as lines:
         answer = await ask(server.port, "/readyz")
-    assert (answer.status, answer.told["status"]) == (500, "failing")
+    assert (answer.status, answer.found["status"]) == (500, "failing")
     assert b"bug" not in answer.body
     assert [(line["event"], line["path"]) for line in lines] == [("an admin answer failed", "/readyz")]
     assert (await ask(server.port, "/readyz")).status == 200
@@ -213,8 +213,8 @@ async def test_a_broken_check(server: AdminServer, checks: Answers) -> None:
 async def test_no_secret_in_a_check(server: AdminServer, checks: Answers) -> None:
     """A detail that quotes a secret is masked."""
     redact.protect("a-very-secret-key")
-    checks.said_ready = (Check("store", ok=False, detail="can't log in with a-very-secret-key"),)
-    assert (await ask(server.port, "/readyz")).told["checks"][0]["detail"] == "can't log in with ***"
+    checks.ready_checks = (Check("store", ok=False, detail="can't log in with a-very-secret-key"),)
+    assert (await ask(server.port, "/readyz")).found["checks"][0]["detail"] == "can't log in with ***"
 
 
 @pytest.mark.parametrize(
@@ -236,8 +236,8 @@ async def test_slow_clients(server: AdminServer, raw: bytes) -> None:
 
 
 async def test_a_client_that_does_not_read(server: AdminServer, checks: Answers) -> None:
-    """An answer that nobody takes is thrown away in time."""
-    checks.said_live = (Check("x", ok=True, detail="y" * 30_000_000),)
+    """An answer that its client does not read is dropped in time."""
+    checks.live_checks = (Check("x", ok=True, detail="y" * 30_000_000),)
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     client.settimeout(0)
@@ -246,7 +246,7 @@ async def test_a_client_that_does_not_read(server: AdminServer, checks: Answers)
         client.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         open_connections = served_by(server).open
         began = time.monotonic()
-        while not open_connections:  # noqa: ASYNC110  # an accept tells no one
+        while not open_connections:  # noqa: ASYNC110  # an accept raises no event here
             await asyncio.sleep(0)
         while open_connections:
             await asyncio.sleep(0.02)
@@ -275,7 +275,7 @@ while True:
 
 @pytest.fixture
 def crowd() -> Iterator[Callable[[int, int], None]]:
-    """Starts a process of many clients that say nothing, and connect again as soon as they are closed."""
+    """Starts a process of many clients that send nothing, and connect again as soon as they are closed."""
     started: list[subprocess.Popen[bytes]] = []
 
     def begin(port: int, count: int) -> None:
@@ -292,10 +292,10 @@ def crowd() -> Iterator[Callable[[int, int], None]]:
 
 
 @pytest.mark.parametrize("count", [100, 250], ids=["that fit", "that do not fit"])
-async def test_a_silent_crowd_keeps_nobody_out(
+async def test_a_silent_crowd_blocks_no_other_client(
     checks: Answers, metrics: Metrics, crowd: Callable[[int, int], None], count: int
 ) -> None:
-    """With more silent clients than connections, who come back at once when closed, every question is answered soon."""
+    """With more silent clients than connections, which connect again when closed, each request is answered soon."""
     async with AdminServer("127.0.0.1", 0, metrics=metrics, checks=checks, connection_s=15) as server:
         await asyncio.to_thread(crowd, server.port, count)
         slowest_s = 0.0
@@ -309,8 +309,8 @@ async def test_a_silent_crowd_keeps_nobody_out(
 
 
 async def test_the_oldest_silent_one_makes_room(checks: Answers, metrics: Metrics) -> None:
-    """One connection too many closes the oldest whose request has not come, never one that is being answered."""
-    checks.said_live = (Check("x", ok=True, detail="y" * 30_000_000),)
+    """One connection too many closes the oldest whose request has not arrived, never one that is being answered."""
+    checks.live_checks = (Check("x", ok=True, detail="y" * 30_000_000),)
     async with AdminServer("127.0.0.1", 0, metrics=metrics, checks=checks, connection_s=15) as server:
         reading = socket.create_connection(("127.0.0.1", server.port))
         # The head in two pieces, torn within its end.
@@ -335,15 +335,15 @@ async def test_the_oldest_silent_one_makes_room(checks: Answers, metrics: Metric
 async def test_those_that_do_not_read_make_room(
     checks: Answers, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where every connection is being answered, the oldest one, which does not read its answer, makes room."""
+    """Where all connections are being answered, the oldest one, which does not read its answer, is closed."""
     monkeypatch.setattr(admin, "_CONNECTIONS_LIMIT", 2)
-    checks.said_live = (Check("x", ok=True, detail="y" * 30_000_000),)
+    checks.live_checks = (Check("x", ok=True, detail="y" * 30_000_000),)
     async with AdminServer("127.0.0.1", 0, metrics=metrics, checks=checks, connection_s=15) as server:
         crowd = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
         for client in crowd:
             client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await asyncio.sleep(0.3)
-        checks.said_live = ()
+        checks.live_checks = ()
         assert (await ask(server.port, "/livez")).status == 200
         assert len(served_by(server).open) == 1
         for client in crowd:
@@ -377,7 +377,7 @@ async def test_those_that_do_not_read_make_room(
     ],
 )
 async def test_host(checks: Answers, metrics: Metrics, host: str, allowed: bool) -> None:  # noqa: FBT001  # parameter
-    """Addresses, localhost and listed names are answered; another name, as of DNS rebinding, learns nothing."""
+    """Addresses, localhost and listed names are answered; another name, as of DNS rebinding, gets nothing."""
     names = ("Films", ".svc.cluster.local")
     async with AdminServer("127.0.0.1", 0, metrics=metrics, checks=checks, allowed_hosts=names) as server:
         for path in ("/metrics", "/livez"):
@@ -389,12 +389,12 @@ async def test_host(checks: Answers, metrics: Metrics, host: str, allowed: bool)
 
 
 async def test_no_host(server: AdminServer) -> None:
-    """A request of HTTP/1.0 without a Host, as a simple probe sends it, is answered: no browser does so."""
+    """A request of HTTP/1.0 without a Host, as a simple probe sends it, is answered: no browser sends one."""
     assert (await send(server.port, b"GET /livez HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.0 200 OK")
 
 
 async def test_port_in_use(server: AdminServer, checks: Answers, metrics: Metrics) -> None:
-    """A port that is taken stops the start for now, names the settings, and says what to do."""
+    """A port in use is a temporary error that names the settings and what to do."""
     with pytest.raises(PortTakenError, match=r"admin_host, admin_port: can't listen on '127\.0\.0\.1' port") as caught:
         async with AdminServer("127.0.0.1", server.port, metrics=metrics, checks=checks):
             pass
@@ -403,7 +403,7 @@ async def test_port_in_use(server: AdminServer, checks: Answers, metrics: Metric
 
 
 async def test_a_port_that_the_unit_forbids(checks: Answers, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bind that systemd's SocketBindDeny= refuses says what to add to the unit."""
+    """A bind that systemd's SocketBindDeny= refuses names what to add to the unit."""
 
     async def refuse(*_: object, **__: object) -> None:  # the kernel's filter needs a unit's own cgroup
         raise PermissionError(errno.EPERM, "Operation not permitted")
@@ -415,7 +415,7 @@ async def test_a_port_that_the_unit_forbids(checks: Answers, metrics: Metrics, m
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "told"),
+    ("host", "port", "found"),
     [
         pytest.param("192.0.2.1", 0, "set admin_host to one of its own", id="an address that is not ours"),
         pytest.param("no such host", 0, "check admin_host and admin_port", id="no address"),
@@ -423,12 +423,12 @@ async def test_a_port_that_the_unit_forbids(checks: Answers, metrics: Metrics, m
         pytest.param("127.0.0.1", 70_000, "check admin_host and admin_port", id="no port"),
     ],
 )
-async def test_no_listening_there(checks: Answers, metrics: Metrics, host: str, port: int, told: str) -> None:
-    """Each wrong address by name."""
+async def test_no_listening_there(checks: Answers, metrics: Metrics, host: str, port: int, found: str) -> None:
+    """Each wrong address is a settings error with what to do."""
     with pytest.raises(SettingsError, match="admin_host, admin_port") as caught:
         async with AdminServer(host, port, metrics=metrics, checks=checks):
             pass
-    assert told in str(caught.value)
+    assert found in str(caught.value)
 
 
 async def test_ipv6(checks: Answers, metrics: Metrics) -> None:
@@ -444,7 +444,7 @@ async def test_ipv6(checks: Answers, metrics: Metrics) -> None:
 
 
 async def test_stops(checks: Answers, metrics: Metrics) -> None:
-    """After its end nothing listens, no silent client holds it up, and it can start again."""
+    """After its end nothing listens, no silent client has delayed it, and it can start again."""
     server = AdminServer("127.0.0.1", 0, metrics=metrics, checks=checks)
     assert server.port == 0
     for _ in range(2):
@@ -474,7 +474,7 @@ def test_on_uvloop(checks: Answers, metrics: Metrics) -> None:
 
 
 async def test_a_scrape_is_short(server: AdminServer, metrics: Metrics) -> None:
-    """Rendering the figures of one queue with sixteen handlers holds the loop for milliseconds (bound: 200)."""
+    """Rendering the metrics of one queue with sixteen handlers holds the loop for milliseconds (bound: 200)."""
     names = [f"Function{number}" for number in range(16)]
     metrics.register(names)
     for name in names:

@@ -58,7 +58,7 @@ def fill(stream: FileStream, line: bytes = LINE) -> int:
 
 
 def test_a_full_pipe(pipe: tuple[int, int]) -> None:
-    """A reader that stops holds the writer up once, briefly; then lines are dropped until it reads again."""
+    """A reader that stops blocks the writer once, briefly; then lines are dropped until it reads again."""
     stream = FileStream(pipe[1])
     taken = fill(stream)
     assert taken > 10
@@ -123,7 +123,7 @@ def test_a_reader_that_goes_in_the_middle_of_a_line(pipe: tuple[int, int]) -> No
 
 
 def test_a_closed_file(tmp_path: Path) -> None:
-    """A file number that is closed behind our back drops lines."""
+    """A file number that other code closes drops lines."""
     with (tmp_path / "log").open("wb") as file:
         stream = FileStream(file.fileno())
         assert stream.write(LINE)
@@ -215,8 +215,8 @@ structlog.get_logger().info("first")
 configure(json=True)
 structlog.get_logger().info("second")
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr
-    assert [json.loads(line)["event"] for line in told.splitlines()] == ["first", "second"]
+    err = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr
+    assert [json.loads(line)["event"] for line in err.splitlines()] == ["first", "second"]
 
 
 def test_streams_in_memory() -> None:
@@ -230,8 +230,8 @@ def test_streams_in_memory() -> None:
     assert not stream.write(LINE)
 
 
-def test_lost_lines_are_told(pipe: tuple[int, int]) -> None:
-    """Once its reader is back, the log itself says how many lines are missing; a metric can count them meanwhile."""
+def test_lost_lines_are_reported(pipe: tuple[int, int]) -> None:
+    """Once its reader is back, one line says how many are missing; a metric can count them meanwhile."""
     counted: list[int] = []
     with os.fdopen(pipe[1], "w", closefd=False) as stream:
         logs.configure(stream=stream, on_drop=counted.append)

@@ -129,10 +129,10 @@ def test_level_reaches_loggers_in_use() -> None:
             logger.debug("debug", at=level)
             logger.info("info", at=level)
             logger.error("error", at=level)
-    told = [f"{line['event']} at {line['at']}" for line in read(stream)]
-    assert set(told) == {"info at info", "error at info", "debug at debug", "info at debug", "error at debug",
+    seen = [f"{line['event']} at {line['at']}" for line in read(stream)]
+    assert set(seen) == {"info at info", "error at info", "debug at debug", "info at debug", "error at debug",
                          "error at error"}  # fmt: skip
-    assert told.count("error at error") == 3
+    assert seen.count("error at error") == 3
 
 
 def test_fields_of_a_task() -> None:
@@ -186,8 +186,8 @@ def test_other_libraries() -> None:
     logging.getLogger("acme.handlers.cover").debug("mine")
     logging.getLogger("handlers.cover").debug("shipped")
     logging.getLogger("_mns_consumer_handlers_0a1b.cover").info("dropped in")
-    told = [(line["logger"], line["level"], line["event"]) for line in read(stream)]
-    assert told == [
+    seen = [(line["logger"], line["level"], line["event"]) for line in read(stream)]
+    assert seen == [
         ("aiohttp", "warning", "trouble 1"),
         ("credentials", "warning", "trouble 1"),
         ("handlersome", "warning", "trouble 1"),
@@ -197,7 +197,7 @@ def test_other_libraries() -> None:
     ]
     logs.configure("error", stream=stream)
     logging.getLogger("aiohttp").warning("not at this level")
-    assert len(read(stream)) == len(told)
+    assert len(read(stream)) == len(seen)
 
 
 def test_one_bridge_however_often() -> None:
@@ -230,7 +230,7 @@ def fail(text: str) -> None:
 
 @pytest.mark.parametrize("how", ["exception", "instance", "tuple", "stdlib"])
 def test_exceptions(how: str) -> None:
-    """An exception is told with its traceback on the one JSON line, however it is handed over."""
+    """An exception is on the one JSON line with its traceback, however it is passed."""
     stream = io.StringIO()
     logs.configure(stream=stream)
     log = structlog.get_logger()
@@ -285,7 +285,7 @@ def test_long_exceptions_keep_their_end() -> None:
     ],
 )
 def test_values(value: object, shown: object) -> None:
-    """Each kind of value by name: shown, bounded, and never an error."""
+    """Each kind of value is shown, bounded, and never an error."""
     line = json.loads(line_of({"event": "x", "value": value}))
     assert "unrenderable" not in line
     if shown is None:
@@ -367,7 +367,7 @@ ANYTHING = st.recursive(
 
 @given(st.dictionaries(st.text(st.characters(exclude_categories=())), ANYTHING), st.booleans())
 def test_rendering_is_total(values: dict[str, Any], terminal: bool) -> None:  # noqa: FBT001  # drawn by hypothesis
-    """Any fields give a line, JSON ones one valid line; nothing reaches a terminal that could steer it."""
+    """Any fields give a line, JSON ones one valid line; no control character reaches a terminal."""
     rendered = line_of({**values, "event": "x"} if "exc_info" not in values else {"event": "x"}, terminal=terminal)
     assert rendered.endswith(b"\n")
     if not terminal:
@@ -391,7 +391,7 @@ FORGING = "x\n2026-01-01T00:00:00Z [info     ] forged\r\x85\u2028\u202e\x7f\x9b2
 
 
 def test_no_line_of_ours_is_forged_on_a_terminal() -> None:
-    """A stranger's line breaks in a field, a traceback or a stack begin no line at the margin."""
+    """Line breaks in a field, a traceback or a stack begin no line at the margin."""
     nasty = {"user_data": FORGING, "stack": FORGING, "exc_info": ValueError(FORGING)}
     shown = line_of({"event": "job failed", "nested": {"a": [FORGING]}, **nasty}, terminal=True).decode()
     ours, *rest = shown.splitlines()
@@ -401,7 +401,7 @@ def test_no_line_of_ours_is_forged_on_a_terminal() -> None:
 
 
 def test_json_lines_hide_nothing() -> None:
-    """What steers or hides in a terminal is escaped in a JSON line, which has the value all the same."""
+    """Control and hidden characters are escaped in a JSON line, which has the same value."""
     rendered = line_of({"event": "x", "text": FORGING, FORGING: "\ud800\x7f", "letters": "封面\u3000"})
     assert json.loads(rendered)["text"] == FORGING
     assert json.loads(rendered)[FORGING] == "\ud800\x7f"
@@ -430,14 +430,14 @@ def test_no_exception_under_way() -> None:
 
 
 class Writes(io.StringIO):
-    """A stream that keeps each write apart."""
+    """A stream that records each write."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pieces: list[str] = []
 
     def write(self, text: str) -> int:
-        """Note it."""
+        """Record it."""
         self.pieces.append(text)
         return super().write(text)
 
@@ -464,7 +464,7 @@ def test_gathered_lines_are_written_together() -> None:
 
 
 def test_a_line_that_is_written_at_once_keeps_its_place() -> None:
-    """What was gathered before it comes before it."""
+    """A line that is written at once follows those gathered before it."""
     stream = Writes()
     logs.configure("info", json=True, stream=stream)
     asyncio.run(_one_turn(2, in_between=True))
@@ -519,7 +519,7 @@ open(sys.argv[3], "w").write("lived")
 
 
 def test_a_reader_that_leaves(tmp_path: Path) -> None:
-    """A process whose log pipe is closed by its reader works on to its end."""
+    """A process whose log pipe is closed by its reader runs to its end."""
     end = tmp_path / "end"
     process = subprocess.Popen([sys.executable, "-c", DAEMON, "stdout", "2000", str(end)], stdout=subprocess.PIPE)
     assert process.stdout is not None

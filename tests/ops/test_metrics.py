@@ -1,4 +1,4 @@
-"""Figures: named after the conventions, bounded in their labels, cheap to move."""
+"""Metrics: named by the conventions, bounded in their labels, cheap to update."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from consumer.policy import Reason
 
 
 def busy(functions: tuple[str, ...] = ("Cover",)) -> Metrics:
-    """Metrics of which every one has moved."""
+    """Metrics of which each was updated."""
     metrics = Metrics(functions, version="1.2.3")
     queue = metrics.queue("jobs")
     queue.received.inc(16)
@@ -106,8 +106,8 @@ def test_first_events_show_as_a_rise() -> None:
     assert value(metrics, "reloads_total", result="refused") == 0
 
 
-def test_no_foreign_word() -> None:
-    """A word that is on no list is a bug in the caller, never a new label value."""
+def test_no_foreign_label_value() -> None:
+    """A value that is not fixed for its label is a KeyError, never a new label value."""
     queue = Metrics(["Cover"]).queue("jobs")
     with pytest.raises(KeyError, match="known: deleted, failed, gone"):
         queue.deletes["whatever"].inc()
@@ -172,7 +172,7 @@ def test_openmetrics_on_request() -> None:
 
 
 def test_the_process_is_there_too() -> None:
-    """A scrape carries the process's own figures and what runs, and no doubled ``_created`` samples."""
+    """A scrape has the process's metrics and the versions, and no ``_created`` samples."""
     metrics = Metrics(version="1.2.3")
     metrics.queue("jobs")
     body = metrics.render()[0].decode()
@@ -223,7 +223,7 @@ def test_a_message_costs_little() -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
 def test_promtool_agrees() -> None:
-    """Prometheus's own checker finds nothing to say about the program's metrics."""
+    """Promtool finds no fault in the program's metrics."""
     ours = b"".join(line for line in busy().render()[0].splitlines(keepends=True) if PREFIX.encode() in line)
     done = subprocess.run(["promtool", "check", "metrics"], input=ours, capture_output=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")

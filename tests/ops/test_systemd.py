@@ -78,7 +78,7 @@ def test_a_status_is_one_line(manager: Manager, notifier: Notifier) -> None:
 
 
 def test_without_a_manager() -> None:
-    """In a terminal nothing is said and nothing fails."""
+    """In a terminal nothing is sent and nothing fails."""
     notifier = Notifier({})
     notifier.ready()
     notifier.watchdog()
@@ -88,7 +88,7 @@ def test_without_a_manager() -> None:
 
 
 def test_children_inherit_nothing(monkeypatch: pytest.MonkeyPatch, manager: Manager) -> None:
-    """The variables leave the environment, so that no child speaks in the daemon's name."""
+    """The variables leave the environment, so that no child process speaks for the daemon."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager.name)
     monkeypatch.setenv("WATCHDOG_USEC", "20000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
@@ -110,13 +110,13 @@ def test_children_inherit_nothing(monkeypatch: pytest.MonkeyPatch, manager: Mana
     ],
 )
 def test_watchdog_interval(environ: dict[str, str], expected: float | None) -> None:
-    """Each form of the watchdog's variables by name."""
+    """Each form of the watchdog's variables gives its interval."""
     assert Notifier(environ).watchdog_interval_s == expected
 
 
 @pytest.mark.parametrize("address", ["vsock:2:1234", "relative/path", "tcp://x"])
 def test_an_address_of_another_kind(address: str) -> None:
-    """An address that is no local socket is told once and then left alone."""
+    """An address that is no local socket is logged once and not used."""
     with capture_logs() as lines:
         notifier = Notifier({"NOTIFY_SOCKET": address})
         notifier.ready()
@@ -125,7 +125,7 @@ def test_an_address_of_another_kind(address: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["/nonexistent/notify", "/" + "x" * 300, "/nul\0inside"])
-def test_nobody_listens(name: str) -> None:
+def test_no_manager_listens(name: str) -> None:
     """A manager that is gone costs one log line, not one a ping, and never an error."""
     notifier = Notifier({"NOTIFY_SOCKET": name})
     with capture_logs() as lines:
@@ -136,7 +136,7 @@ def test_nobody_listens(name: str) -> None:
 
 
 def test_a_manager_that_does_not_read(manager: Manager, notifier: Notifier) -> None:
-    """A full socket never blocks the daemon; when it is read again, messages pass and the next fault is told."""
+    """A full socket never blocks the daemon; when it is read again, messages pass and the next fault is logged."""
     began = time.monotonic()
     with capture_logs() as lines:
         for _ in range(5_000):
