@@ -12,24 +12,12 @@ from structlog.testing import capture_logs
 from consumer.cloud.messages import QueueAttributes
 from consumer.engine import upkeep
 from consumer.plugin.job import Job
-from consumer.sandbox import Fault, Sandbox
+from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers
 
 
 async def nothing(job: Job) -> None:
     """Does nothing."""
-
-
-async def test_shed_polls_lower_their_number(sandbox: Sandbox, serve: Serve) -> None:
-    """Empty answers that come at once lead to pauses instead of a hot loop, and are counted."""
-    sandbox.faults.add(Fault(kind="early_empty"))
-    async with serve(handlers(Cover=nothing), wait_s=30) as daemon:
-        await anyio.sleep(2.5)
-        assert sandbox.log.by_operation["BatchReceiveMessage"] <= 4
-        assert daemon.count("polls_total", queue=QUEUE, result="shed") >= 1
-        sandbox.faults.clear()
-        sandbox.put(QUEUE, body().decode())
-        await daemon.emptied()
 
 
 async def test_joining_polls_empty_a_full_queue(sandbox: Sandbox, serve: Serve) -> None:

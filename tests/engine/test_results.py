@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import anyio
-import pytest
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
@@ -108,8 +107,7 @@ async def test_a_failed_job_reaches_a_handler_that_looks(serve: Serve) -> None:
     assert seen == [(True, "InvalidFile", "no video")]
 
 
-@pytest.mark.parametrize("status", [503, 429])
-async def test_an_outage_of_mps_is_waited_for(sandbox: Sandbox, serve: Serve, status: int) -> None:
+async def test_an_outage_of_mps_is_waited_for(sandbox: Sandbox, serve: Serve) -> None:
     """While MPS refuses, few questions are put and nothing moves in the queue; then each is the first attempt."""
     attempts: list[int] = []
 
@@ -123,7 +121,7 @@ async def test_an_outage_of_mps_is_waited_for(sandbox: Sandbox, serve: Serve, st
         async with serve(handlers(VideoClip=clip, Cover=bare), slots=16) as daemon:
             for _ in range(60):
                 await submit(daemon)
-            sandbox.faults.add(Fault(kind="error", status=status, operations=("query",)))
+            sandbox.faults.add(Fault(kind="error", status=429, operations=("query",)))
             await daemon.until(lambda: daemon.app.lanes[0].slots.free == 0)
             await anyio.sleep(1)
             before = sandbox.log.by_operation["QueryIProductionJob"]
@@ -141,58 +139,6 @@ async def test_an_outage_of_mps_is_waited_for(sandbox: Sandbox, serve: Serve, st
     assert attempts == [1] * 60
     told = [line["event"] for line in lines if line["log_level"] in {"warning", "error"} or "again" in line["event"]]
     assert told == ["MPS does not answer; results wait until it does", "MPS answers again"]
-
-
-async def test_what_needs_no_result_passes_by(sandbox: Sandbox, serve: Serve) -> None:
-    """While MPS is down, a handler that wants no result goes on as long as there are slots; a stop waits for nobody."""
-    seen: list[str] = []
-
-    async def clip(job: Job[Any]) -> None:
-        seen.append(job.function)
-
-    async def bare(job: Job) -> None:
-        seen.append(job.function)
-
-    sandbox.faults.add(Fault(kind="error", status=503, operations=("query",)))
-    async with serve(handlers(VideoClip=clip, Cover=bare), slots=4) as daemon:
-        await submit(daemon)
-        await daemon.until(lambda: daemon.app.lanes[0].queries.breaker.fault is not None)
-        for number in range(8):
-            sandbox.put(QUEUE, body(f"{number:032x}").decode())
-        await daemon.until(lambda: len(seen) == 8)
-        assert await daemon.stop() < 2
-        (left,) = sandbox.messages(QUEUE)
-        assert left.visible_ms / 1000 < time.time() + 2
-    assert seen == ["Cover"] * 8
-
-
-@pytest.mark.parametrize("waits", [True, False], ids=["comes later", "never comes"])
-async def test_a_result_that_is_not_ready(serve: Serve, *, waits: bool) -> None:
-    """A job that MPS still calls Analysing comes back later, and is set aside once the setting's time is over."""
-    seen: list[str] = []
-
-    async def clip(job: Job[Any]) -> None:
-        seen.append(job.job_id)
-
-    async with Sandbox.on_free_port(job_s=4) as slow:
-        slow.account.ensure(QUEUE)
-        async with serve(
-            handlers(VideoClip=clip),
-            notify_url=slow.notify_url(QUEUE),
-            endpoint=slow.url,
-            result_wait_s=60 if waits else 0.001,
-        ) as daemon:
-            daemon.sandbox = slow
-            job_id = await submit(daemon)
-            slow.put(QUEUE, body(job_id, "VideoClip").decode())
-            await daemon.until(lambda: daemon.count("result_queries_total", result="not_ready") >= 1)
-            if waits:
-                await daemon.until(lambda: bool(seen), 15)
-                assert not await daemon.letters()
-            else:
-                await anyio.sleep(0.3)
-                (letter,) = await daemon.letters()
-                assert letter.letter.reason is Reason.RESULT_NOT_READY
 
 
 async def test_a_refusal_that_is_not_about_the_job_buries_nothing(sandbox: Sandbox, serve: Serve) -> None:

@@ -67,3 +67,58 @@ async def test_lingering_ends_early_for_places_that_come_back_unused() -> None:
         slot.leave(unused=True)
     assert time.monotonic() - begun_s < 2
     assert slots.taken == 16
+
+
+async def test_who_stood_aside_comes_before_new_messages() -> None:
+    """A slot that gets free goes to the message whose turn has come, not to a poll that waited longer."""
+    slots = Slots(1)
+    assert slots.take_now(1) == 1
+    slot = Slot(slots)
+    assert slot.step_aside()
+    other = Slot(slots)
+    assert slots.take_now(1) == 1
+    order: list[str] = []
+
+    async def poll() -> None:
+        await slots.take(1, 0)
+        order.append("poll")
+
+    async def come_back() -> None:
+        await slot.come_back()
+        order.append("back")
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(poll)
+            await anyio.sleep(0.01)
+            tasks.start_soon(come_back)
+            await anyio.sleep(0.01)
+            other.close()
+            await anyio.sleep(0.01)
+            assert order == ["back"]
+            slot.close()
+    assert order == ["back", "poll"]
+
+
+async def test_a_wait_for_a_place_that_is_cancelled_loses_none() -> None:
+    """A message that gives up while it waits for its slot, also at the very moment, leaves all slots to others."""
+    slots = Slots(1)
+    slots.take_now(1)
+    slot = Slot(slots)
+    assert slot.step_aside()
+    slots.take_now(1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(slot.come_back)
+        await anyio.sleep(0.01)
+        slots.give_back(1)
+        tasks.cancel_scope.cancel()
+    slot.close()
+    assert (slots.free, slots.aside) == (1, 0)
+
+
+def test_only_so_many_stand_aside() -> None:
+    """As many messages as there are slots may wait without one; the next one is told to go."""
+    slots = Slots(2)
+    for expected in (True, True, False):
+        slots.take_now(1)
+        assert Slot(slots).step_aside() is expected

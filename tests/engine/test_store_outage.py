@@ -8,7 +8,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from consumer.plugin.job import Job, Reject
+from consumer.plugin.job import Job
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers
 from tests.postgres import store_through
@@ -51,75 +51,3 @@ async def test_a_database_that_goes_away_pauses_the_polls(
     assert runs == {"1" * 32: 1, "2" * 32: 1, "3" * 32: 1}
     told = [line["event"] for line in lines if line["event"].startswith("store")]
     assert told == ["store failed; polling pauses until it works", "store works again"]
-
-
-@pytest.mark.parametrize("refuses", [False, True], ids=["done", "dead letter"])
-async def test_an_ended_handler_waits_for_the_database(
-    sandbox: Sandbox, serve: Serve, proxy: TcpProxy, target: str, *, refuses: bool
-) -> None:
-    """A handler that ends while the database is gone is not run again: its end is written first, then it is deleted."""
-    runs = 0
-    begun = anyio.Event()
-    finish = anyio.Event()
-
-    async def cover(job: Job) -> None:
-        nonlocal runs
-        runs += 1
-        begun.set()
-        await finish.wait()
-        if refuses:
-            raise Reject("never")
-
-    sandbox.put(QUEUE, body().decode())
-    async with serve(handlers(Cover=cover), store=target) as daemon:
-        await begun.wait()
-        await proxy.refuse()
-        finish.set()
-        await anyio.sleep(2)
-        assert len(sandbox.messages(QUEUE)) == 1
-        await proxy.accept()
-        await daemon.emptied(12)
-    assert runs == 1
-
-
-async def test_a_stop_while_the_database_is_gone_ends_in_time(
-    sandbox: Sandbox, serve: Serve, proxy: TcpProxy, target: str
-) -> None:
-    """With an end that can't be written, a stop still ends within its deadline, and the message stays."""
-    begun = anyio.Event()
-    finish = anyio.Event()
-
-    async def cover(job: Job) -> None:
-        begun.set()
-        await finish.wait()
-
-    sandbox.put(QUEUE, body().decode())
-    async with serve(handlers(Cover=cover), store=target, stop_deadline_s=3) as daemon:
-        await begun.wait()
-        await proxy.refuse()
-        finish.set()
-        await anyio.sleep(0.5)
-        assert await daemon.stop() < 6
-        assert len(sandbox.messages(QUEUE)) == 1
-
-
-async def test_a_daemon_that_is_cancelled_while_the_database_is_gone_ends(
-    sandbox: Sandbox, serve: Serve, proxy: TcpProxy, target: str
-) -> None:
-    """Cancelled from outside with an end that can't be written, the daemon gives up after a moment."""
-    begun = anyio.Event()
-    finish = anyio.Event()
-
-    async def cover(job: Job) -> None:
-        begun.set()
-        await finish.wait()
-
-    sandbox.put(QUEUE, body().decode())
-    async with serve(handlers(Cover=cover), store=target) as daemon:
-        await begun.wait()
-        await proxy.refuse()
-        finish.set()
-        await anyio.sleep(0.5)
-        daemon.task.cancel()
-        with anyio.fail_after(5):
-            await daemon.ended.wait()

@@ -10,10 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from enum import Enum
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import anyio
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,8 +29,9 @@ from consumer.engine.store_access import StoreAccess
 from consumer.errors import CloudError, Fault
 from consumer.ops.metrics import Metrics
 from consumer.store.ledger import Claimed
-from consumer.store.open import make_ledger
 from tests.engine.rig import delivery, message
+from tests.in_memory.clock import Clock
+from tests.in_memory.ledger import MemoryLedger
 
 KEY = "account/region/queue|IProduction|1"
 
@@ -86,9 +86,9 @@ class Queue:
         return []
 
 
-async def play(events: list[Event], end: Outcome, folder: str) -> tuple[Queue, Delivery, Outcome, bool]:
+async def play(events: list[Event], end: Outcome) -> tuple[Queue, Delivery, Outcome, bool]:
     """Play events on a held message, then settle it; returns what became of it, and whether the key is free again."""
-    queue, ledger = Queue(), make_ledger(str(Path(folder) / "ledger.db"))
+    queue, ledger = Queue(), MemoryLedger()
     await ledger.open()
     store = StoreAccess(ledger, lambda _: None)
     deletes = Deletes(queue=queue, name="q", observe=lambda *_: None)
@@ -136,12 +136,19 @@ async def play(events: list[Event], end: Outcome, folder: str) -> tuple[Queue, D
     return queue, received, outcome, free
 
 
+def played(events: list[Event], end: Outcome) -> tuple[Queue, Delivery, Outcome, bool]:
+    """Play it on a clock that jumps."""
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        clock.install(patch)
+        return anyio.run(play, events, end, backend_options={"loop_factory": clock.make_loop})
+
+
 @settings(max_examples=120, deadline=None)
 @given(st.lists(st.sampled_from(Event), max_size=8), st.sampled_from([Done(), RetryLater(30, None, "later")]))
 def test_whatever_happens_nothing_is_deleted_that_is_not_ours(events: list[Event], end: Outcome) -> None:
     """In any order of events: a delete only after done, only by the newest receipt; a lost lease orders nothing."""
-    with TemporaryDirectory() as folder:
-        queue, received, outcome, free = anyio.run(play, events, end, folder)
+    queue, received, outcome, free = played(events, end)
     assert received.stage is Stage.CLOSED
     # Receipts are used in the order in which they were learnt: never an older one after a newer one.
     numbers = [int(handle.partition("-")[2]) for handle in queue.used]
@@ -161,7 +168,6 @@ def test_whatever_happens_nothing_is_deleted_that_is_not_ours(events: list[Event
 @given(st.lists(st.sampled_from([Event.RENEW, Event.RENEW_REFUSED, Event.REDELIVERED]), max_size=8))
 def test_without_losses_the_end_always_reaches_the_message(events: list[Event]) -> None:
     """As long as no answer and no lease is lost, a done message is deleted at once."""
-    with TemporaryDirectory() as folder:
-        queue, _, outcome, _ = anyio.run(play, events, Done(), folder)
+    queue, _, outcome, _ = played(events, Done())
     assert outcome == Done()
     assert queue.deleted
