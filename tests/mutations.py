@@ -298,7 +298,7 @@ MUTATIONS: Final = (
     Mutation(
         "MPS is asked whether a job has failed.",
         "engine: _must_ask",
-        rewrite("trust.verify is Verify.ALWAYS or notification.phase is Phase.FAILED", "trust.verify is Verify.ALWAYS"),
+        rewrite("notification.phase is Phase.FAILED", "False"),
         ("tests/engine/test_forged.py",),
     ),
     Mutation(
@@ -316,9 +316,7 @@ MUTATIONS: Final = (
     Mutation(
         "A result is never taken from the message.",
         "engine: _must_ask",
-        rewrite(
-            "not (trust.inline_result and notification.result_text is not None)", "notification.result_text is None"
-        ),
+        rewrite("_.trust_inline_result and _1", "_1"),
         ("tests/engine/test_forged.py",),
     ),
     # Secrets, logs and the admin server.

@@ -23,10 +23,7 @@ from tests.bench.served import Server
 BATCH: Final = "sdk_batch"
 UNPINNED: Final = Cores(None, None)
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="CPU clocks of processes and cores are Linux's"),
-    pytest.mark.alone,
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU clocks of processes and cores are Linux's")
 
 
 @pytest.fixture

@@ -126,7 +126,6 @@ async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Proces
     assert await manager.pings(1.2) >= 3
 
 
-@pytest.mark.alone
 async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Process], manager: Manager) -> None:
     """A service that takes connections and never answers delays the start by 10 s; the daemon is alive all the same."""
     # Nobody accepts, so the system takes connections and keeps what is sent.
