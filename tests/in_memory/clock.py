@@ -140,8 +140,11 @@ class _Selector(selectors.BaseSelector):
         if timeout is None:
             # No timer: only a thread can wake the loop.
             return self._real.select(None)
-        while self._clock.stands_still:
-            if ready := self._real.select(_REAL_PAUSE_S):
+        is_waiting = True
+        while is_waiting:
+            # Read before the look: a thread first leaves its message for the loop, then stops working.
+            is_waiting = self._clock.stands_still
+            if ready := self._real.select(_REAL_PAUSE_S if is_waiting else 0):
                 return ready
         self._clock.now_s += timeout
         return []
