@@ -270,10 +270,10 @@ MUTATIONS: Final = (
         ("tests/store/test_store_file_access.py",),
     ),
     Mutation(
-        "A job that ended is found by the next daemon.",
-        "store: next_id",
-        in_text("SELECT max(begun, ", "SELECT max(0, "),
-        ("tests/store/test_store_sqlite_index.py",),
+        "Of several rows of a key the last one counts.",
+        "store: SqliteSession.locate",
+        rewrite("rows[-1][0]", "rows[0][0]"),
+        ("tests/store/test_store_sqlite.py",),
     ),
     # PostgreSQL.
     Mutation(

@@ -3,8 +3,6 @@
 Both ledgers are filled by SQL. In each the same number of rows is old enough to be forgotten, at the old end as in
 life, so both daemons prune the same; only the tables' sizes differ. A daemon prunes one minute after its start for the
 first time: the load begins shortly before that.
-
-Elsewhere: the tables (``consumer.store.sqlite.database``), pruning (``consumer.store.sqlite.statements``).
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from consumer.store.sqlite.database import MAX_FRESH, connect
+from consumer.store.sqlite.database import connect
 from consumer.store.tables import JOB_COLUMNS_SQL
 from tests.bench.contestants import SQLITE, Stage, started
 from tests.bench.figures import Book
@@ -35,6 +33,7 @@ _ROW_BYTES: Final = 800
 _LOAD_AT_S: Final = 57.0
 _REFILLED: Final = 500_000
 _CACHE_KIB: Final = 512 * 1024
+_AT_ONCE: Final = 100_000
 
 # Keys and hashes of other jobs than those that will come: random, as long as real ones.
 _FILL: Final = f"""
@@ -45,11 +44,6 @@ SELECT random(), 0, '0123456789abcdef', :now,
   'bench', 'IProduction', 'Cover', hex(randomblob(16)), lower(hex(randomblob(16))),
   'Success', 'Success', '', :user_data, NULL, 1, :now, :now, :now FROM number
 """  # noqa: S608 - constants only
-# As a daemon fills it: so many at once, in the order of their hashes.
-_INDEX: Final = (
-    "INSERT INTO job_by_key SELECT key_hash >> 32, id FROM job WHERE id > (SELECT upto FROM indexed) ORDER BY 1",
-    "UPDATE indexed SET (upto, begun) = (SELECT max(id), max(id) FROM job)",
-)
 _AGE: Final = "UPDATE job SET stored_at = :then WHERE id IN (SELECT id FROM job ORDER BY id LIMIT :rows)"
 _COUNT_OLD: Final = "SELECT count(*) FROM (SELECT stored_at FROM job ORDER BY id LIMIT :rows) WHERE stored_at <= :then"
 
@@ -103,13 +97,12 @@ def fill(path: Path, jobs: int) -> None:
         # Nothing is lost when this breaks off: it is begun anew.
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        # As at any time in life, some rows are not indexed yet: the load meets a pass over the index.
-        fresh = min(jobs, MAX_FRESH // 2)
-        for first in range(0, jobs - fresh, MAX_FRESH):
-            connection.execute(_FILL, {**values, "rows": min(MAX_FRESH, jobs - fresh - first)})
-            for statement in _INDEX:
-                connection.execute(statement)
-        connection.execute(_FILL, {**values, "rows": fresh})
+        # The index is built once at the end: filled row by row it would take hours.
+        ((index,),) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'job_key'").fetchall()
+        connection.execute("DROP INDEX job_key")
+        for first in range(0, jobs, _AT_ONCE):
+            connection.execute(_FILL, {**values, "rows": min(_AT_ONCE, jobs - first)})
+        connection.execute(index)
         connection.execute("PRAGMA wal_checkpoint (TRUNCATE)")
 
 

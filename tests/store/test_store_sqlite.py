@@ -23,13 +23,15 @@ from consumer.errors import ExitCode, StoreBusyError, StoreError, StoreSchemaErr
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, Filter, JobRecord, LettersHeld
 from consumer.store.open import make_operators
+from consumer.store.queries import Session
 from consumer.store.sqlite import database as sqlite_database
 from consumer.store.sqlite import statements as sqlite_statements
 from consumer.store.sqlite.files import FileOwner
 from consumer.store.sqlite.ledger import SqliteLedger
+from consumer.store.sqlite.operators import SqliteDatabase
 from consumer.store.sqlite.statements import COUNT_WAITING, INSERT_LETTER, letter_row
 from consumer.store.tables import letter_bytes
-from tests.store.records import ended, letter
+from tests.store.records import ended, letter, record
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetterRecord]
@@ -273,7 +275,7 @@ async def test_a_newer_schema(sqlite_path: Path) -> None:
     with closing(sqlite3.connect(sqlite_path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     before = sqlite_path.read_bytes()
-    with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 4"):
+    with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 5"):
         await ledger.open()
     with pytest.raises(StoreSchemaError, match="99"):
         await make_operators(str(sqlite_path)).count_letters(Filter())
@@ -515,6 +517,47 @@ async def test_letters_of_an_earlier_version_count(sqlite_path: Path) -> None:
     await ledger.open()
     assert await ledger.letters_held() == LettersHeld(2, sum(map(letter_bytes, letters)))
     await ledger.close()
+
+
+async def test_jobs_of_the_first_version_are_found(sqlite_path: Path) -> None:
+    """Jobs that ended before a migration are found by the daemon and reopened by operators."""
+    sqlite_path.parent.mkdir(mode=0o700)
+    rows = [sqlite_database.job_row(record(f"k{number}"), dead=False, holder="h", now=1.0) for number in range(20)]
+    with closing(sqlite3.connect(sqlite_path)) as connection:
+        connection.executescript(f"{sqlite_database.MIGRATIONS[0]}; PRAGMA user_version = 1")
+        connection.executemany(sqlite_database.INSERT_JOB, rows)
+        connection.commit()
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    assert await ledger.claim("new", 60) == Claimed()
+    assert [await ledger.claim(f"k{number}", 60) for number in range(20)] == [ended(dead=False)] * 20
+    await ledger.close()
+
+
+async def test_the_last_row_of_a_key_counts(sqlite_path: Path) -> None:
+    """A run that an operator's cancelled replay overtook adds a second row; claims and operators follow the last."""
+    with closing(sqlite_database.connect(sqlite_path, create=True)) as connection:
+        for dead in (True, False):
+            row = sqlite_database.job_row(record("k"), dead=dead, holder="", now=1.0)
+            connection.execute(sqlite_database.INSERT_JOB, row)
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    assert await ledger.claim("k", 60) == ended(dead=False)
+    await ledger.close()
+
+    async def last_id(session: Session) -> object:
+        return await session.locate("k")
+
+    assert await SqliteDatabase(sqlite_path).run(last_id) == 2
+
+
+def test_claims_read_an_index(sqlite_path: Path) -> None:
+    """Whether a key has ended is found without reading the table."""
+    with closing(sqlite_database.connect(sqlite_path, create=True)) as connection:
+        statements = [sqlite_statements._FIND_ENDED, "SELECT key FROM job WHERE key_hash IN (?,?)"]
+        for statement in statements:
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", (1, 2))]
+            assert plan[0] == "SEARCH job USING INDEX job_key (key_hash=?)"
 
 
 def test_counting_letters_reads_their_index(sqlite_path: Path) -> None:

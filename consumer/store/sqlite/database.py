@@ -1,26 +1,11 @@
-"""The database file: how it is opened, its schema, and the index of its keys.
+"""The database file: how it is opened, its schema, its errors in plain words.
 
 WAL with ``synchronous=FULL``: what was answered is on disk, and operators read while the daemon writes. The file and
 its companions are 0600, since they hold users' data.
 
-    job       ended jobs; rows are only added at the end
+    job       ended jobs; rows are only added at the end, and found by a hash of their key
     attempt   failures and starts of keys that have not ended: a handful of rows
     letter    dead letters; the index ``letter_waiting`` is what counting them reads
-
-Ended jobs are found by a hash of their key. Hashes lie anywhere in a large index: filled row by row, each of five
-million rows costs a page of its own to read, to log and to checkpoint. So the index is filled in bulk, in the order of
-hashes; the newest rows are found in memory.
-
-    fresh        entries that are not in ``job_by_key`` yet: a table in memory of the daemon's connection, read from the
-                 end of ``job`` when that is opened
-    job_by_key   the other entries
-    indexed      one row: ``job_by_key`` is complete up to the row ``upto`` and holds no entry of rows below ``swept``.
-                 The last pass moves rows up to ``begun`` and removes entries of rows below ``sweeping``; it is done up
-                 to the head ``hand``, and the next daemon continues there
-
-An entry is the upper half of a hash, the head, and a row's id: a third smaller than the whole hash, and one look in a
-thousand reads a row in vain. An entry whose row is gone or is another key's is harmless, since the whole key is
-compared: 14 bytes a row instead of a hundred.
 """
 
 from __future__ import annotations
@@ -28,10 +13,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,7 +76,13 @@ DROP INDEX letter_held;
 CREATE INDEX letter_waiting ON letter (queue, reason, replay, stored_at, bytes) WHERE replay <> 'replayed';
 """
 
-MIGRATIONS: Final = (_V1, _V2, _V3, _V4)
+_V5: Final = """
+CREATE INDEX job_key ON job (key_hash);
+DROP TABLE job_by_key;
+DROP TABLE indexed;
+"""
+
+MIGRATIONS: Final = (_V1, _V2, _V3, _V4, _V5)
 """Statements that lead from each schema version to the next."""
 
 _MEANINGS: Final = {
@@ -109,35 +98,9 @@ _MEANINGS: Final = {
 }
 _KEEPS_CONNECTION: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_TOOBIG", "SQLITE_FULL")
 
-MAX_FRESH: Final = 131_072
-"""Entries in memory (2 MiB) at which a pass over the index begins: five or more for each page of five million."""
-_PACE: Final = 2
-"""Rows that a pass moves per inserted row: no transaction is much larger for it."""
-_SWEEP: Final = 4 * MAX_FRESH
-"""Pruned rows at which a pass removes their entries too; to read the index for fewer costs more."""
-
-_BEFORE_ALL: Final = -(2**31) - 1
-_MOST: Final = 2**31 - 1
-
-# Only constants are put into these texts.
-_SPAN: Final = "FROM fresh WHERE head BETWEEN :first AND :last AND id <= :end"
-_LAST: Final = f"SELECT head {_SPAN} ORDER BY head LIMIT 1 OFFSET :count - 1"
-_MOVE: Final = f"INSERT OR IGNORE INTO job_by_key SELECT head, id {_SPAN}"
-_FORGET: Final = f"DELETE {_SPAN}"
-_SWEEP_OUT: Final = "DELETE FROM job_by_key WHERE head BETWEEN :first AND :last AND id < :oldest"
-_UNINDEXED: Final = """
-SELECT key_hash >> 32 AS head, id FROM job, indexed WHERE id > upto AND NOT (id <= begun AND head <= hand)
-"""
-_IDS: Final = """
-SELECT id FROM job WHERE key = :key AND id IN (
-  SELECT id FROM job_by_key WHERE head = :hash >> 32
-  UNION ALL SELECT id FROM job WHERE id > (SELECT upto FROM indexed) AND key_hash = :hash) ORDER BY id
-"""
-
-
 INSERT_JOB: Final = (
-    f"INSERT INTO job (key_hash, id, dead, holder, stored_at, {JOB_COLUMNS_SQL})"  # noqa: S608 - constants only
-    f" VALUES ({','.join('?' * (5 + len(JOB_COLUMNS)))})"
+    f"INSERT INTO job (key_hash, dead, holder, stored_at, {JOB_COLUMNS_SQL})"  # noqa: S608 - constants only
+    f" VALUES ({','.join('?' * (4 + len(JOB_COLUMNS)))})"
 )
 
 
@@ -146,9 +109,9 @@ def key_hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def job_row(record: JobRecord, *, row_id: int, dead: bool, holder: str, now: float) -> tuple[Any, ...]:
-    """The parameters of ``INSERT_JOB``; the hash and the id come first."""
-    return (key_hash(record.key), row_id, dead, holder, now, *job_values(fit_record(record)))
+def job_row(record: JobRecord, *, dead: bool, holder: str, now: float) -> tuple[Any, ...]:
+    """The parameters of ``INSERT_JOB``."""
+    return (key_hash(record.key), dead, holder, now, *job_values(fit_record(record)))
 
 
 def explain(path: Path, error: sqlite3.Error | OSError) -> StoreError:
@@ -251,110 +214,3 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
             " run the newer mns-consumer that wrote it, or name another store"
         )
     return found
-
-
-@dataclass(slots=True)
-class _Pass:
-    """One pass over the index, from the least head to the greatest."""
-
-    end: int
-    """The greatest id that it moves."""
-    oldest: int
-    """It removes entries below this id."""
-    sweeps: bool
-    """Whether there may be any."""
-    hand: int = _BEFORE_ALL
-    """The last head that is done."""
-
-
-class KeyIndex:
-    """The daemon's side of the index: makes new rows findable, and moves entries from memory to the file.
-
-    Works within the caller's transaction. When that fails, call ``learn`` before anything else.
-    """
-
-    def __init__(self) -> None:
-        self._fresh = 0
-        self._pass: _Pass | None = None
-
-    def learn(self, connection: sqlite3.Connection) -> None:
-        """Read which rows are not in the index yet; takes 0.1 s for ``MAX_FRESH`` of them."""
-        connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute("DROP TABLE IF EXISTS temp.fresh")
-        connection.execute(
-            "CREATE TEMP TABLE fresh (head INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (head, id)) WITHOUT ROWID"
-        )
-        self._fresh = connection.execute(f"INSERT INTO fresh {_UNINDEXED}").rowcount
-        upto, end, hand, swept, oldest = connection.execute(
-            "SELECT upto, begun, hand, swept, sweeping FROM indexed"
-        ).fetchone()
-        self._pass = _Pass(end, oldest, oldest > swept, hand) if end > upto else None
-
-    def add(self, connection: sqlite3.Connection, rows: Sequence[tuple[int, int]]) -> None:
-        """Make inserted rows findable, given their hashes and ids, ids ascending, at least one; move others along."""
-        # An id comes again when a replay removed the last row of the table; its entry is still here then.
-        statement = "INSERT OR IGNORE INTO fresh (head, id) VALUES (? >> 32, ?)"
-        self._fresh += connection.executemany(statement, rows).rowcount
-        if self._pass is None and self._fresh >= MAX_FRESH:
-            self._pass = _begin_pass(connection, rows[-1][1])
-        if self._pass is not None:
-            self._advance(connection, self._pass, _PACE * len(rows))
-
-    def _advance(self, connection: sqlite3.Connection, current: _Pass, count: int) -> None:
-        span = {"end": current.end, "oldest": current.oldest, "first": current.hand, "last": _MOST}
-        found = connection.execute(_LAST, {**span, "count": count}).fetchone()
-        if found is not None:
-            span["last"] = found[0]
-        connection.execute(_MOVE, span)
-        self._fresh -= connection.execute(_FORGET, span).rowcount
-        if current.sweeps:
-            # After the move: rows may have gone while their entries were in memory.
-            connection.execute(_SWEEP_OUT, span)
-        if found is None:
-            connection.execute("UPDATE indexed SET upto = begun, swept = sweeping")
-            self._pass = None
-            return
-        current.hand = found[0]
-        connection.execute("UPDATE indexed SET hand = ?", found)
-
-
-def _begin_pass(connection: sqlite3.Connection, end: int) -> _Pass:
-    oldest, swept = connection.execute("SELECT (SELECT min(id) FROM job), swept FROM indexed").fetchone()
-    sweeps = oldest - swept >= _SWEEP
-    begun = _Pass(end, oldest if sweeps else swept, sweeps)
-    connection.execute("UPDATE indexed SET begun = ?, hand = ?, sweeping = ?", (begun.end, begun.hand, begun.oldest))
-    return begun
-
-
-@cache
-def ids_by_hash(count: int) -> str:
-    """The daemon's query of the ids of rows that have the head of one of ``count`` hashes, its parameters."""
-    heads = ",".join(f"?{number} >> 32" for number in range(1, count + 1))
-    return (
-        f"SELECT id FROM job_by_key WHERE head IN ({heads})"  # noqa: S608 - question marks only
-        f" UNION ALL SELECT id FROM fresh WHERE head IN ({heads})"
-    )
-
-
-def ids_of(connection: sqlite3.Connection, key: str) -> list[int]:
-    """The ids of a key's rows, ascending, from any process: rows that are not indexed yet are scanned."""
-    return [row_id for (row_id,) in connection.execute(_IDS, {"hash": key_hash(key), "key": key})]
-
-
-def add_row(connection: sqlite3.Connection, row: Sequence[Any]) -> None:
-    """Insert a row of ``INSERT_JOB`` from any process; it is in the index at once."""
-    connection.execute(INSERT_JOB, row)
-    connection.execute("INSERT OR IGNORE INTO job_by_key (head, id) VALUES (? >> 32, ?)", row[:2])
-
-
-def remove_rows(connection: sqlite3.Connection, key: str) -> None:
-    """Remove a key's rows from any process; an entry in the daemon's memory stays and is harmless."""
-    rows = [(key_hash(key), row_id) for row_id in ids_of(connection, key)]
-    connection.executemany("DELETE FROM job_by_key WHERE head = ? >> 32 AND id = ?", rows)
-    connection.executemany("DELETE FROM job WHERE id = ?", (row[1:] for row in rows))
-
-
-def next_id(connection: sqlite3.Connection) -> int:
-    """The id of the next row of ``job``: above each id that a pass has moved, which would never be moved again."""
-    statement = "SELECT max(begun, coalesce((SELECT max(id) FROM job), 0)) + 1 FROM indexed"
-    return int(connection.execute(statement).fetchone()[0])

@@ -11,7 +11,6 @@ import re
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,11 +18,13 @@ from anyio import CancelScope, to_thread
 
 from consumer.errors import StoreUnsafeError
 from consumer.store.queries import Dialect, Session, StoredJob
-from consumer.store.sqlite.database import add_row, connect, explain, ids_of, job_row, next_id, remove_rows
+from consumer.store.sqlite.database import INSERT_JOB, connect, explain, job_row, key_hash
 from consumer.store.sqlite.files import access_refusal, hard_link_refusal
 
 _CURSOR: Final = re.compile(r"\d{1,18}", re.ASCII)
 _NO_ROW: Final = -1
+_FIND_IDS: Final = "SELECT id FROM job WHERE key_hash = ? AND key = ? ORDER BY id"
+_REMOVE_JOBS: Final = "DELETE FROM job WHERE key_hash = ? AND key = ?"
 _FORGET_ATTEMPTS: Final = "DELETE FROM attempt WHERE key = ?"
 
 T = TypeVar("T")
@@ -102,11 +103,12 @@ class SqliteSession:
 
     async def locate(self, key: str) -> object:
         """See ``Session.locate``: a row's id; of several rows the last one counts."""
-        return (await self._ids(key) or [_NO_ROW])[-1]
+        rows = await self.fetch(_FIND_IDS, key_hash(key), key)
+        return rows[-1][0] if rows else _NO_ROW
 
     async def reopen(self, key: str) -> None:
         """See ``Session.reopen``."""
-        await to_thread.run_sync(remove_rows, self._connection, key)
+        await self.execute(_REMOVE_JOBS, key_hash(key), key)
         await self.execute(_FORGET_ATTEMPTS, key)
 
     async def close_again(self, job: StoredJob) -> None:
@@ -116,15 +118,10 @@ class SqliteSession:
         row has no holder.
         """
         key = job.record.key
-        if await self._ids(key):
+        if await self.locate(key) != _NO_ROW:
             return
-        row_id = await to_thread.run_sync(next_id, self._connection)
-        row = job_row(job.record, row_id=row_id, dead=job.dead, holder="", now=time.time())
-        await to_thread.run_sync(add_row, self._connection, row)
+        await self.execute(INSERT_JOB, *job_row(job.record, dead=job.dead, holder="", now=time.time()))
         await self.execute(_FORGET_ATTEMPTS, key)
-
-    async def _ids(self, key: str) -> list[int]:
-        return await to_thread.run_sync(partial(ids_of, self._connection, key))
 
     def _fetch(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         return self._connection.execute(statement, values).fetchall()

@@ -35,7 +35,7 @@ from consumer.store.commands import (
     only,
 )
 from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, LetterState
-from consumer.store.sqlite.database import INSERT_JOB, KeyIndex, ids_by_hash, job_row, key_hash, next_id, writing
+from consumer.store.sqlite.database import INSERT_JOB, job_row, key_hash, writing
 from consumer.store.tables import (
     JOB_COLUMNS,
     JOB_COLUMNS_SQL,
@@ -63,7 +63,7 @@ COUNT_WAITING: Final = (
     "SELECT queue, reason, count(*), sum(bytes), min(stored_at) FROM letter"
     " WHERE replay <> 'replayed' GROUP BY queue, reason ORDER BY queue, reason"
 )
-_FIND_ENDED: Final = f"SELECT dead, holder FROM job WHERE id IN ({ids_by_hash(1)}) AND key = ?2"  # noqa: S608 - as above
+_FIND_ENDED: Final = "SELECT dead, holder FROM job WHERE key_hash = ? AND key = ? ORDER BY id DESC LIMIT 1"
 _SET_COUNTS: Final = (
     "INSERT INTO attempt (key, failures, starts, error, stored_at) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (key) DO UPDATE SET failures = excluded.failures, starts = excluded.starts,"
@@ -109,7 +109,6 @@ class SqliteStatements:
         self._ended_rows: list[tuple[Any, ...]] = []
         # Keys that may have failures or starts on file. Only this process adds any, so most claims need no query.
         self._attempted: set[str] = set()
-        self._index = KeyIndex()
         self._learnt_from: sqlite3.Connection | None = None
 
     def read(self, connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
@@ -131,10 +130,9 @@ class SqliteStatements:
             self._remember(command)
 
     def _learn(self, connection: sqlite3.Connection) -> None:
-        """Read what is kept in memory of the file: for each connection, and after a failed transaction."""
+        """Read which keys have attempts: for each connection, and after a failed transaction."""
         if connection is not self._learnt_from:
             self._attempted = {key for (key,) in connection.execute("SELECT key FROM attempt")}
-            self._index.learn(connection)
             self._learnt_from = connection
 
     def _claim(self, connection: sqlite3.Connection, commands: Sequence[ClaimCommand]) -> None:
@@ -183,9 +181,7 @@ class SqliteStatements:
             with writing(connection):
                 for command in commands:
                     self._execute(connection, command)
-                if self._ended_rows:
-                    connection.executemany(INSERT_JOB, self._ended_rows)
-                    self._index.add(connection, [row[:2] for row in self._ended_rows])
+                connection.executemany(INSERT_JOB, self._ended_rows)
         except BaseException:
             self._learnt_from = None
             for command in commands:
@@ -266,8 +262,7 @@ class SqliteStatements:
                 return bool(row == (dead, self._holder))
         now = time.time()
         # One statement inserts all rows of the batch; no key stands in it twice.
-        row_id = self._ended_rows[-1][1] + 1 if self._ended_rows else next_id(connection)
-        self._ended_rows.append(job_row(record, row_id=row_id, dead=dead, holder=self._holder, now=now))
+        self._ended_rows.append(job_row(record, dead=dead, holder=self._holder, now=now))
         if letter is not None:
             connection.execute(INSERT_LETTER, letter_row(letter, now=now))
         if claim.on_file:
@@ -303,7 +298,8 @@ def _find_ended(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str
     """How those keys have ended that have."""
     ended: dict[str, Ended] = {}
     for some in _padded([key_hash(key) for key in keys]):
-        statement = f"SELECT key, dead, function, state, user_data FROM job WHERE id IN ({ids_by_hash(len(some))})"  # noqa: S608 - question marks only
+        statement = f"SELECT key, dead, function, state, user_data FROM job WHERE key_hash IN ({_marks(some)})"  # noqa: S608 - question marks only
+        # In the order of hashes and ids: of several rows of a key the last one counts.
         rows = connection.execute(statement, some)
         ended.update((key, Ended(bool(dead), *texts)) for key, dead, *texts in rows)
     return ended
@@ -313,8 +309,7 @@ def _find_counts(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[st
     """The failures and starts of those keys that have any."""
     counts: dict[str, tuple[int, int]] = {}
     for some in _padded(keys):
-        marks = ",".join("?" * len(some))
-        rows = connection.execute(f"SELECT key, failures, starts FROM attempt WHERE key IN ({marks})", some)  # noqa: S608 - question marks only
+        rows = connection.execute(f"SELECT key, failures, starts FROM attempt WHERE key IN ({_marks(some)})", some)  # noqa: S608 - question marks only
         counts.update((key, (failures, starts)) for key, failures, starts in rows)
     return counts
 
@@ -325,6 +320,10 @@ def _padded(values: Sequence[Any]) -> Iterator[list[Any]]:
         some = values[first : first + _MAX_SIZE]
         size = next(size for size in _SIZES if size >= len(some))
         yield [*some, *[None] * (size - len(some))]
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _counts(connection: sqlite3.Connection, key: str) -> tuple[int, int]:
