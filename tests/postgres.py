@@ -38,15 +38,15 @@ def new_schema() -> Iterator[str]:
     """
     schema = f"mns_consumer_test_{secrets.token_hex(6)}"
     try:
-        asyncio.run(_tell(f"CREATE SCHEMA {schema}"))
+        asyncio.run(_execute(f"CREATE SCHEMA {schema}"))
     except (OSError, asyncpg.PostgresError) as error:
-        told = f"no PostgreSQL at {urlsplit(ADDRESS).hostname} ({error}); set TEST_POSTGRES_URL"
-        raise NoPostgresError(told) from None
+        text = f"no PostgreSQL at {urlsplit(ADDRESS).hostname} ({error}); set TEST_POSTGRES_URL"
+        raise NoPostgresError(text) from None
     try:
         yield schema
     finally:
-        # What a failed test left in a transaction may hold a lock for a while.
-        asyncio.run(_tell(f"SET lock_timeout = '10s'; DROP SCHEMA {schema} CASCADE"))
+        # What a failed test left in a transaction may keep a lock for a while.
+        asyncio.run(_execute(f"SET lock_timeout = '10s'; DROP SCHEMA {schema} CASCADE"))
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def store_through(proxy: TcpProxy, schema: str, password: str = "") -> str:
     return store_at(through(proxy, ADDRESS, password), schema)
 
 
-async def _tell(statement: str) -> None:
+async def _execute(statement: str) -> None:
     connection = await asyncpg.connect(ADDRESS, timeout=5)
     try:
         await connection.execute(statement)

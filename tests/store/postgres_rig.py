@@ -1,4 +1,4 @@
-"""What the tests on PostgreSQL share: somebody else's session."""
+"""What the tests on PostgreSQL share: another program's session."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ def at(dsn: str) -> PostgresAddress:
 
 @contextlib.asynccontextmanager
 async def psql(dsn: str, **options: Any) -> AsyncIterator[asyncpg.Connection]:
-    """A session of somebody else in the same database."""
+    """Another program's session in the same database."""
     connection = await asyncpg.connect(dsn, **options)
     try:
         yield connection
@@ -28,8 +28,8 @@ async def psql(dsn: str, **options: Any) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Look at every turn of the loop, until it holds."""
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait, turn by turn of the loop, until a condition is true."""
     with anyio.fail_after(5):
-        while not holds():  # noqa: ASYNC110 - nobody tells
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)

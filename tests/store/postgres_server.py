@@ -20,7 +20,7 @@ from tests.postgres import NoPostgresError
 
 
 def server_user() -> str | None:
-    """The user that root runs the server as, since it refuses to run as root; ``None`` for anybody else."""
+    """The user that root runs the server as, since it refuses to run as root; ``None`` for other users."""
     return pwd.getpwnam("postgres").pw_name if os.geteuid() == 0 else None
 
 

@@ -16,7 +16,7 @@ def record(key: str, **fields: object) -> JobRecord:
         "job_id": f"J-{key}",
         "state": "Success",
         "code": "Code",
-        "message": "told",
+        "message": "Message",
         "user_data": '{"a": 1}',
         "result": '{"b": 2}',
         "attempts": 3,

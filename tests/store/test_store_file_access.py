@@ -18,7 +18,7 @@ from consumer.store.sqlite import files as sqlite_files
 from consumer.store.sqlite.files import FileOwner
 from tests.store.records import record
 
-NOBODY = 65_534
+OTHER_USER = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
 
@@ -80,9 +80,9 @@ UNSAFE = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "told"), UNSAFE)
+@pytest.mark.parametrize(("spoil", "problem"), UNSAFE)
 async def test_what_others_may_write_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None], told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None], problem: str
 ) -> None:
     """Daemon, operators and a look beforehand refuse it with exit code 78 and say what to do; nothing is touched."""
     monkeypatch.setattr(sqlite_files, "_is_private_group", lambda _gid: False)
@@ -93,7 +93,7 @@ async def test_what_others_may_write_is_refused(
     with pytest.raises(StoreUnsafeError) as caught:
         await make_ledger(str(path)).open()
     assert caught.value.exit_code is ExitCode.SETTINGS
-    assert told in str(caught.value)
+    assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
     assert refusal(str(path)) == str(caught.value)
     with pytest.raises(StoreUnsafeError, match="store"):
@@ -128,13 +128,13 @@ async def test_links_to_the_store_are_followed(tmp_path: Path) -> None:
 
 
 @as_root
-async def test_somebody_elses_store(tmp_path: Path) -> None:
+async def test_a_store_of_another_user(tmp_path: Path) -> None:
     """The daemon refuses another user's file or folder; root's commands for operators work on it."""
     path = tmp_path / "folder" / "store.db"
     await use(path)
     for place in (path, path.parent):
-        os.chown(place, NOBODY, -1)
-        assert f"{place} belongs to the user {NOBODY}, who may change it" in str(refusal(str(path)))
+        os.chown(place, OTHER_USER, -1)
+        assert f"{place} belongs to the user {OTHER_USER}, who may change it" in str(refusal(str(path)))
         with pytest.raises(StoreUnsafeError, match="run it as that user"):
             await make_ledger(str(path)).open()
         assert await make_operators(str(path)).count_letters(Filter()) == 0
@@ -142,8 +142,8 @@ async def test_somebody_elses_store(tmp_path: Path) -> None:
     assert refusal(str(path)) is None
 
 
-def test_a_private_group_is_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group of the user's own name with nobody else in it may write, as such users' folders are made."""
+def test_a_private_group_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group of the user's own name without another member may write, as many systems make one for each user."""
     path = tmp_path / "folder" / "store.db"
     path.parent.mkdir()
     path.parent.chmod(0o775)

@@ -38,12 +38,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 async def test_a_new_key_is_ours(ledger: Ledger) -> None:
-    """A key that nobody has seen is claimed, with no failures and no starts."""
+    """An unknown key is claimed, with no failures and no starts."""
     assert await ledger.claim("k", 60) == Claimed(failures=0, starts=0)
 
 
 async def test_a_claim_is_one(ledger: Ledger) -> None:
-    """A key that is claimed is elsewhere for everybody, until about the end of its lease."""
+    """A claimed key is elsewhere for every caller, until about the end of its lease."""
     await ledger.claim("k", 60)
     answer = await ledger.claim("k", 60)
     assert isinstance(answer, Elsewhere)
@@ -64,7 +64,7 @@ async def test_a_claim_ends(ledger: Ledger) -> None:
 
 
 async def test_done_is_the_end(ledger: Ledger, successor: Successor, make_record: Make) -> None:
-    """A key that is done has ended, here and for whoever comes after."""
+    """A key that is done has ended, for this holder and the next."""
     await ledger.claim("k", 60)
     assert await ledger.done(make_record("k"))
     assert await ledger.claim("k", 60) == ended(dead=False)
@@ -72,7 +72,7 @@ async def test_done_is_the_end(ledger: Ledger, successor: Successor, make_record
 
 
 async def test_bury_is_the_end(ledger: Ledger, successor: Successor, make_letter: MakeLetter) -> None:
-    """A key that is buried has ended dead, here and for whoever comes after."""
+    """A key that is buried has ended dead, for this holder and the next."""
     await ledger.claim("k", 60)
     assert await ledger.bury(make_letter("k"))
     assert await ledger.claim("k", 60) == ended(dead=True)
@@ -99,10 +99,8 @@ async def test_what_is_kept(ledger: Ledger, operators: Operators, make_record: M
     assert stored.letter == dead
 
 
-async def test_saying_it_again(
-    ledger: Ledger, operators: Operators, make_record: Make, make_letter: MakeLetter
-) -> None:
-    """An end said again by its holder is the same end: true again, and nothing is stored twice."""
+async def test_a_repeated_end(ledger: Ledger, operators: Operators, make_record: Make, make_letter: MakeLetter) -> None:
+    """An end that its holder repeats is the same end: true again, and nothing is stored twice."""
     for key in ("a", "b"):
         await ledger.claim(key, 60)
     assert [await ledger.done(make_record("a")) for _ in range(3)] == [True] * 3
@@ -157,11 +155,11 @@ async def test_take_over_by_a_successor(ledger: Ledger, successor: Successor, ma
 
 
 async def test_failures_are_counted(ledger: Ledger, successor: Successor, make_record: Make) -> None:
-    """Failures add up over claims and holders until the key ends, and let go of the key each time."""
+    """Failures add up over claims and holders until the key ends; each one releases the key."""
     for failures in range(3):
         assert await ledger.claim("k", 60) == Claimed(failures=failures)
         assert await ledger.fail("k", "it broke") == failures + 1
-        # Said again when the first answer was lost: counted once.
+        # Repeated when the first answer was lost: counted once.
         assert await ledger.fail("k", "it broke") == failures + 1
     other = await successor()
     assert await other.claim("k", 60) == Claimed(failures=3)
@@ -169,7 +167,7 @@ async def test_failures_are_counted(ledger: Ledger, successor: Successor, make_r
 
 
 async def test_starts_are_counted(ledger: Ledger, successor: Successor) -> None:
-    """A start without an end is there for the next holder; said twice it is one."""
+    """The next holder sees a start without an end; repeated it counts once."""
     await ledger.claim("k", 0.05)
     assert [await ledger.start("k"), await ledger.start("k")] == [1, 1]
     await anyio.sleep(0.1)
@@ -211,19 +209,19 @@ async def test_renewing_keeps(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("lease_s", [math.inf, -math.inf, math.nan, 0, 0.0, -1.0])
 async def test_a_lease_is_finite(ledger: Ledger, lease_s: float) -> None:
-    """A lease that never ends, or that is over at once, is its caller's bug: told as such, and nothing is held."""
-    await ledger.claim("held", 60)
+    """A lease that never ends, or that is over at once, is its caller's bug: it raises, and nothing is claimed."""
+    await ledger.claim("claimed", 60)
     with pytest.raises(ValueError, match=r"lease_s is .*, expected a finite number of seconds above 0"):
         await ledger.claim("k", lease_s)
-    for keys in (["held"], []):
+    for keys in (["claimed"], []):
         with pytest.raises(ValueError, match="lease_s"):
             await ledger.renew(keys, lease_s)
     assert await ledger.claim("k", 60) == Claimed()
-    assert isinstance(await ledger.claim("held", 60), Elsewhere)
+    assert isinstance(await ledger.claim("claimed", 60), Elsewhere)
 
 
 async def test_a_late_holder_still_ends(ledger: Ledger, make_record: Make) -> None:
-    """A claim whose lease has ended is its holder's as long as nobody took it."""
+    """A claim whose lease has ended is its holder's until another takes it."""
     await ledger.claim("k", 0.01)
     await anyio.sleep(0.05)
     assert list(await ledger.renew(["k"], 0.01)) == []

@@ -82,7 +82,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     @rule(key=KEYS, holder=HOLDERS, lease_s=LEASES)
     def claim(self, key: str, holder: int, lease_s: float) -> None:
-        """A key is claimed when it is open and nobody holds it for longer."""
+        """A key is claimed when it is open and no other claim runs."""
         who, ledger = self.at(holder)
         state = self.keys[key]
         answer = self.do(ledger.claim(self.name(key), lease_s))
@@ -117,20 +117,20 @@ class LedgerModel(RuleBasedStateMachine):
 
     @rule(key=KEYS, holder=HOLDERS)
     def fail(self, key: str, holder: int) -> None:
-        """Only the holder fails, and lets go."""
+        """Only the holder fails a key, which releases it."""
         who, ledger = self.at(holder)
         state = self.keys[key]
         if state.holder == who:
             state.failures += 1
-            self._let_go(state)
+            self._release(state)
         assert self.do(ledger.fail(self.name(key), "broke")) == state.failures
 
     @rule(key=KEYS, holder=HOLDERS)
     def release(self, key: str, holder: int) -> None:
-        """Only the holder lets go, and nothing is counted."""
+        """Only the holder releases, and nothing is counted."""
         who, ledger = self.at(holder)
         if self.keys[key].holder == who:
-            self._let_go(self.keys[key])
+            self._release(self.keys[key])
         self.do(ledger.release(self.name(key)))
 
     @rule(key=KEYS, holder=HOLDERS, dead=st.booleans())
@@ -139,7 +139,7 @@ class LedgerModel(RuleBasedStateMachine):
         who, ledger = self.at(holder)
         state = self.keys[key]
         if state.holder == who:
-            self._let_go(state)
+            self._release(state)
             state.failures = state.starts = 0
             state.dead, state.ended_by = dead, who
         letter = DeadLetterRecord(job=self.record(key), reason=Reason.REJECTED, error="e", body=b"")
@@ -158,11 +158,11 @@ class LedgerModel(RuleBasedStateMachine):
             state.holder, state.over, state.started = None, False, False
 
     @invariant()
-    def ended_keys_are_held_by_nobody(self) -> None:
+    def ended_keys_have_no_holder(self) -> None:
         """The model agrees with itself."""
         assert all(state.holder is None for state in self.keys.values() if state.dead is not None)
 
-    def _let_go(self, state: Key) -> None:
+    def _release(self, state: Key) -> None:
         state.starts -= state.started
         state.holder, state.over, state.started = None, False, False
 

@@ -58,7 +58,7 @@ def test_neither() -> None:
 
 
 def test_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where PostgreSQL's driver is missing, it is told how to install it."""
+    """Without PostgreSQL's driver the error says how to install it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(SettingsError, match=r"pip install 'mns-consumer\[postgres\]'"):
         make_ledger("postgresql://h/d")

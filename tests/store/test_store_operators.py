@@ -1,4 +1,4 @@
-"""What every engine must do for operators, while a daemon holds the store."""
+"""What every engine must do for operators, while a daemon owns the store."""
 
 import asyncio
 from collections.abc import Callable
@@ -108,7 +108,7 @@ async def test_pages_of_jobs(
     dead: bool | None,
     keys: str,
 ) -> None:
-    """Pages by cursor hold each job once, also while others end and the last one of a page is replayed."""
+    """Pages by cursor list each job once, also while others end and the last one of a page is replayed."""
     for key in "fg":
         await ledger.claim(key, 60)
         await ledger.done(make_record(key))
@@ -189,7 +189,7 @@ async def seen(request: pytest.FixtureRequest, operators: Operators, five: list[
 
 
 async def test_one_of_many_begins(target: str, operators: Operators, seen: StoredLetter) -> None:
-    """Of commands that saw the same letter and begin at once, one does; the others are told that it changed."""
+    """Of commands that saw the same letter and begin at once, one does; the others learn that it changed."""
     others = [make_operators(target) for _ in range(5)]
     answers = await asyncio.gather(
         *(other.begin_replay(1, seen=seen.progress, force=True) for other in others), return_exceptions=True
@@ -238,7 +238,7 @@ async def test_called_off_after_it_was_done(
 async def test_called_off_while_it_runs(
     ledger: Ledger, operators: Operators, five: list[DeadLetterRecord], make_record: MakeRecord
 ) -> None:
-    """Whoever has claimed the key meanwhile ends it as if nothing had been called off."""
+    """A run that has claimed the key meanwhile ends it as if no replay had been cancelled."""
     for number, key, waits in ((1, "a", False), (2, "b", True)):
         begun = await operators.begin_replay(number)
         assert begun is not None
@@ -306,7 +306,7 @@ async def test_a_replay_of_what_runs(ledger: Ledger, operators: Operators, five:
 
 
 async def test_what_can_not_be(operators: Operators, five: list[DeadLetterRecord]) -> None:
-    """Unknown numbers and ends of replays that never began are told as such, and change nothing."""
+    """Unknown numbers and ends of replays that never began are refused and change nothing."""
     for call in (operators.get_letter, operators.begin_replay, operators.finish_replay):
         with pytest.raises(UsageError, match="no dead letter has the number 77"):
             await call(77)
@@ -349,7 +349,7 @@ async def test_a_large_purge(ledger: Ledger, operators: Operators, make_letter: 
 
 
 async def test_nothing_there_yet(target: str, sqlite_path: Path) -> None:
-    """Where no daemon ever ran there is nothing to look at: told as such, and nothing is made."""
+    """A store that no daemon has made yet is an error, and nothing is made."""
     operators = make_operators(target)
     with pytest.raises(StoreError, match="daemon"):
         await operators.count_letters(Filter())

@@ -27,7 +27,7 @@ from consumer.store.sqlite.files import FileOwner
 from consumer.store.sqlite.ledger import SqliteLedger
 from tests.store.records import ended, record
 
-HOLD = """
+OWN = """
 import asyncio, multiprocessing, os, sys, time
 from pathlib import Path
 from consumer.store.sqlite.ledger import SqliteLedger
@@ -67,13 +67,13 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def hold(sqlite_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
+def own(sqlite_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
     """Start a process that owns the test's file; returns it, and the value of an expression that it evaluates."""
     started: list[subprocess.Popen[str]] = []
 
     def start(expression: str = "os.getpid()") -> tuple[subprocess.Popen[str], str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(sqlite_path), expression], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", OWN, str(sqlite_path), expression], stdout=subprocess.PIPE, text=True
         )
         started.append(process)
         assert process.stdout is not None
@@ -102,15 +102,15 @@ async def end(ledger: SqliteLedger, key: str) -> None:
 
 
 def tries(path: Path) -> str:
-    """What a daemon of another process is told that opens a store."""
+    """The error of another process that opens a store."""
     return subprocess.run([sys.executable, "-c", TRY, path], capture_output=True, text=True, check=True).stdout
 
 
 async def test_a_hard_link_is_the_same_store(
-    sqlite_path: Path, tmp_path: Path, hold: Callable[..., tuple[subprocess.Popen[str], str]]
+    sqlite_path: Path, tmp_path: Path, own: Callable[..., tuple[subprocess.Popen[str], str]]
 ) -> None:
     """A daemon on another name of an owned file is refused with its owner's pid, and with no owner for the names."""
-    process, pid = hold()
+    process, pid = own()
     other = tmp_path / "other.db"
     os.link(sqlite_path, other)
     with pytest.raises(
@@ -137,20 +137,22 @@ async def test_a_bind_mount_is_the_same_store(owned: SqliteLedger, sqlite_path: 
     other.parent.mkdir(mode=0o700)
     other.touch(mode=0o600)
     script = 'mount --bind "$1" "$2" || exit 77; exec "$3" -c "$4" "$2"'
-    told = subprocess.run(
+    tried = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", sqlite_path, other, sys.executable, TRY],
         capture_output=True,
         text=True,
         check=False,
     )
-    if told.returncode:
-        pytest.skip(f"nothing can be mounted here: {told.stderr.strip()}")
-    assert told.stdout.startswith(f"StoreBusyError store {other} belongs to another daemon (pid {os.getpid()}, which")
+    if tried.returncode:
+        pytest.skip(f"nothing can be mounted here: {tried.stderr.strip()}")
+    assert tried.stdout.startswith(f"StoreBusyError store {other} belongs to another daemon (pid {os.getpid()}, which")
     await owned.close()
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
-async def test_a_lock_that_is_removed_lets_nobody_in(owned: SqliteLedger, sqlite_path: Path, *, replaced: bool) -> None:
+async def test_a_lock_that_is_removed_lets_no_other_daemon_in(
+    owned: SqliteLedger, sqlite_path: Path, *, replaced: bool
+) -> None:
     """The database stays locked; the owner notices before its next call and locks a new file in that place."""
     lock = sqlite_path.with_name("store.db.lock")
     lock.unlink()
@@ -188,14 +190,14 @@ async def test_a_file_system_that_mixes_both_kinds_of_locks(sqlite_path: Path, m
     def refuse(*_: object) -> None:
         raise BlockingIOError
 
-    told: list[str] = []
-    log = SimpleNamespace(warning=lambda event, **_: told.append(event))
+    events: list[str] = []
+    log = SimpleNamespace(warning=lambda event, **_: events.append(event))
     with monkeypatch.context() as patch:
         patch.setattr(sqlite_files, "log", log)
         patch.setattr(fcntl, "lockf", refuse)
         ledger = SqliteLedger(sqlite_path)
         await ledger.open()
-    assert told == [
+    assert events == [
         "the file system mixes the store's lock with SQLite's; only the lock file keeps a second daemon out"
     ]
     database = os.open(sqlite_path, os.O_RDONLY)
@@ -250,7 +252,7 @@ async def test_nothing_is_written_to_a_file_that_was_cut_off(
 async def test_a_file_that_is_cut_off_in_the_middle_of_a_call(
     owned: SqliteLedger, sqlite_path: Path, child_lists: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that broke on it is made anew only when the file is whole, and other processes read again then."""
+    """A connection that broke on it is replaced only when the file is whole; then other processes read again too."""
     wal = sqlite_path.with_name("store.db-wal")
     whole = wal.read_bytes()
 
@@ -296,7 +298,7 @@ async def test_what_other_processes_may_do_is_no_trouble(owned: SqliteLedger, sq
 async def test_operators_beside_the_daemon_leave_its_log_alone(
     owned: SqliteLedger, sqlite_path: Path, child_lists: Callable[[], None]
 ) -> None:
-    """SQLite's own locks hold: a command that ends never takes itself for the last user and removes the log."""
+    """SQLite's own locks stay: a command that ends never counts as the last user and removes the log."""
     companions = [sqlite_path.with_name(f"store.db{ending}") for ending in ("-wal", "-shm")]
     before = [path.stat().st_ino for path in companions]
     for number in range(3):
@@ -356,17 +358,17 @@ async def test_files_that_were_cut_off_are_left_as_they_are(owned: SqliteLedger,
 
 @pytest.mark.parametrize("make_child", ["fork()", "start_process()"])
 async def test_a_forked_child_does_not_keep_the_store(
-    sqlite_path: Path, hold: Callable[..., tuple[subprocess.Popen[str], str]], make_child: str
+    sqlite_path: Path, own: Callable[..., tuple[subprocess.Popen[str], str]], make_child: str
 ) -> None:
-    """A daemon that is killed leaves the store to the next, also while a process that a handler forked lives on."""
-    process, child = hold(make_child)
+    """A daemon that is killed leaves the store to the next, also while a process that a handler forked still runs."""
+    process, child = own(make_child)
     try:
         ledger = SqliteLedger(sqlite_path)
         with pytest.raises(StoreBusyError, match=f"pid {process.pid}"):
             await ledger.open()
         process.kill()
         process.wait()
-        # The child lets go of it as soon as it runs at all.
+        # The child closes its copies as soon as it runs.
         for _ in range(100):
             with suppress(StoreBusyError):
                 await ledger.open()
@@ -380,10 +382,10 @@ async def test_a_forked_child_does_not_keep_the_store(
             os.kill(int(child), signal.SIGKILL)
 
 
-async def test_a_writer_thread_that_dies_is_told_to_all(
+async def test_a_writer_thread_that_dies_fails_every_call(
     owned: SqliteLedger, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits for it, asks it later or watches it gets an error; the file is free for the next daemon."""
+    """Waiting, later and watching callers get an error; the file is free for the next daemon."""
     watching = asyncio.ensure_future(owned.watch())
 
     def fault(_commands: list[Command[object]]) -> None:
@@ -411,7 +413,7 @@ async def test_watching_ends_with_the_store(owned: SqliteLedger) -> None:
 
 
 async def test_how_long_a_call_takes_is_known_meanwhile(owned: SqliteLedger, sqlite_path: Path) -> None:
-    """The time of a call that waits is told while it waits, and 0 afterwards."""
+    """``busy_s`` grows while a call waits for the disk, and is 0 afterwards."""
     assert not owned.busy_s()
     with closing(sqlite3.connect(sqlite_path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

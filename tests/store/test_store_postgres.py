@@ -1,4 +1,4 @@
-"""What holds of the store in a database alone: several daemons, and what is said of one that can't be used."""
+"""The store in a database: several daemons, and the errors of a database that can't be used."""
 
 import re
 import secrets
@@ -72,7 +72,7 @@ async def test_two_holders(ledgers: list[PostgresLedger], make_record: MakeRecor
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "problem"),
     [
         pytest.param(("/test", "/no_such_database"), "there is no such database; create it", id="database"),
         pytest.param(("search_path=", "search_path=no_such_"), "there is no such schema; create it", id="schema"),
@@ -83,12 +83,12 @@ async def test_two_holders(ledgers: list[PostgresLedger], make_record: MakeRecor
         pytest.param(("search_path=", "no_setting=1&search_path="), "it refused the call .*no_setting", id="setting"),
     ],
 )
-async def test_what_is_wrong_in_plain_words(postgres_target: str, change: tuple[str, str], told: str) -> None:
-    """Each common mistake is told as what it is."""
+async def test_what_is_wrong_in_plain_words(postgres_target: str, change: tuple[str, str], problem: str) -> None:
+    """Each common mistake has an error of its own."""
     dsn = postgres_target.replace(*change)
     if dsn == postgres_target:
         pytest.skip("the server's address has no part to change here")
-    with pytest.raises(StoreError, match=told):
+    with pytest.raises(StoreError, match=problem):
         await PostgresLedger(at(dsn)).open()
 
 
@@ -109,7 +109,7 @@ async def test_a_newer_schema(postgres_target: str) -> None:
 
 @pytest.fixture
 async def latin_target(postgres_target: str) -> AsyncIterator[str]:
-    """The address of a database that can't hold all text."""
+    """The address of a database that can't store all text."""
     name = f"mns_consumer_test_{secrets.token_hex(6)}"
     async with psql(postgres_target) as connection:
         await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
@@ -117,14 +117,14 @@ async def latin_target(postgres_target: str) -> AsyncIterator[str]:
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def test_a_database_that_can_not_hold_all_text(latin_target: str) -> None:
+async def test_a_database_that_can_not_store_all_text(latin_target: str) -> None:
     """A database of another encoding than UTF8 is refused as a fault of the settings, and nothing is made in it."""
     for _ in range(2):
         with pytest.raises(StoreSchemaError) as caught:
             await PostgresLedger(at(latin_target)).open()
-        told = str(caught.value)
-        assert "has the encoding LATIN1, expected UTF8; name a database that was made by CREATE DATABASE" in told
-        assert "\n" not in told
+        text = str(caught.value)
+        assert "has the encoding LATIN1, expected UTF8; name a database that was made by CREATE DATABASE" in text
+        assert "\n" not in text
         assert caught.value.exit_code is ExitCode.SETTINGS
     async with psql(latin_target) as connection:
         assert await connection.fetchval("SELECT to_regclass('mns_consumer_schema')") is None
@@ -132,7 +132,7 @@ async def test_a_database_that_can_not_hold_all_text(latin_target: str) -> None:
 
 @pytest.mark.parametrize(("set_up", "ends"), [("off", "on"), ("local", "local"), ("on", "on")])
 async def test_ends_are_durable(postgres_target: str, make_record: MakeRecord, set_up: str, ends: str) -> None:
-    """Ends and operators' marks wait for the server's disk, also where its set-up says that nobody does."""
+    """Ends and operators' marks wait for the server's disk, also where its configuration turns that off."""
     target = f"{postgres_target}&synchronous_commit={set_up}"
     ledger, database = PostgresLedger(at(target)), PostgresDatabase(at(target))
     await ledger.open()
@@ -172,9 +172,9 @@ async def test_look_ups_read_an_index(ledgers: list[PostgresLedger], name: str) 
         arrays = [[values[kind]] * 16 for kind in re.findall(r"\$\d+::(\w+\[\])", statement)]
         return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {statement}", "holder", *arrays))
 
-    told = await ledgers[0]._lanes[1].link.run(plan)
-    assert "Index Scan" in told or "Index Only Scan" in told
-    assert "Seq Scan on mns_consumer_job" not in told
+    plan_text = await ledgers[0]._lanes[1].link.run(plan)
+    assert "Index Scan" in plan_text or "Index Only Scan" in plan_text
+    assert "Seq Scan on mns_consumer_job" not in plan_text
 
 
 async def test_letters_of_an_earlier_version_count(postgres_target: str, make_letter: MakeLetter) -> None:
@@ -199,9 +199,9 @@ async def test_counting_letters_reads_their_index(ledgers: list[PostgresLedger])
     """Its table is not read from end to end: that is where the bodies are."""
     link = ledgers[0]._lanes[2].link
     plan = await link.run(lambda connection: connection.fetch(f"EXPLAIN {postgres_statements.COUNT_WAITING}"))
-    told = "\n".join(row[0] for row in plan)
-    assert "mns_consumer_letter_waiting" in told
-    assert "Seq Scan" not in told
+    text = "\n".join(row[0] for row in plan)
+    assert "mns_consumer_letter_waiting" in text
+    assert "Seq Scan" not in text
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_addresses_hold_no_password(dsn: str, address: str) -> None:
     to = at(dsn)
     assert str(to) == address
     assert "hush" not in repr(to)
-    told = str(postgres_connection.explain(to, OSError(f"cannot log in: {dsn} {unquote(dsn)}\nmore")))
-    assert "hush" not in told
-    assert "\n" not in told
-    assert "it can't be reached" in told
+    text = str(postgres_connection.explain(to, OSError(f"cannot log in: {dsn} {unquote(dsn)}\nmore")))
+    assert "hush" not in text
+    assert "\n" not in text
+    assert "it can't be reached" in text

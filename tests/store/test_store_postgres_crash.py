@@ -34,7 +34,7 @@ async def test_a_claim_that_the_database_forgot_still_ends(
     make_letter: MakeLetter,
     forget_claims: Callable[[], Awaitable[None]],
 ) -> None:
-    """The end of a claim whose row is gone is written all the same, once, and is the end for everybody."""
+    """The end of a claim whose row is missing is written all the same, once, and counts for every holder."""
     first, second = ledgers[:2]
     for key in ("done", "dead"):
         assert await first.claim(key, 60) == Claimed()
@@ -68,7 +68,7 @@ async def test_a_claim_that_the_database_forgot_is_renewed(
     assert await first.done(make_record("k"))
 
 
-@pytest.mark.parametrize("end", ["claimed", "done", "let go"])
+@pytest.mark.parametrize("end", ["claimed", "done", "released"])
 async def test_a_forgotten_claim_is_lost_to_who_came_first(
     ledgers: list[PostgresLedger],
     make_record: MakeRecord,
@@ -85,12 +85,12 @@ async def test_a_forgotten_claim_is_lost_to_who_came_first(
         assert await second.claim(key, 60) == Claimed()
         if end == "done":
             await second.done(make_record(key))
-        elif end == "let go":
+        elif end == "released":
             await second.release(key)
     assert not await first.done(make_record("done"))
     assert not await first.bury(make_letter("dead"))
     assert list(await first.renew(["renewed"], 60)) == ["renewed"]
-    # Told so, it has no claim any more that could be made again.
+    # It knows that now, and has no claim any more that could be restored.
     await forget_claims()
     assert list(await first.renew(["renewed"], 60)) == ["renewed"]
     assert not await first.done(make_record("renewed"))

@@ -42,7 +42,7 @@ async def test_a_database_that_goes_away(proxy: TcpProxy, proxied: str, make_rec
         await ledger.claim(key, 60)
     await proxy.refuse()
     with anyio.fail_after(3):
-        told = await asyncio.gather(
+        errors = await asyncio.gather(
             ledger.done(make_record("k")),
             ledger.claim("n", 60),
             ledger.fail("f", "x"),
@@ -51,7 +51,7 @@ async def test_a_database_that_goes_away(proxy: TcpProxy, proxied: str, make_rec
             PostgresLedger(at(proxied)).open(),
             return_exceptions=True,
         )
-    for error in told:
+    for error in errors:
         assert isinstance(error, StoreError)
         assert f"store postgresql://127.0.0.1:{proxy.port}/" in str(error)
         assert "see that it runs" in str(error)

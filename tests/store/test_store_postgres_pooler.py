@@ -31,7 +31,7 @@ def schema() -> Iterator[str]:
 
 @pytest.fixture
 def own_pooler() -> Iterator[Pooler]:
-    """A pooler whose sessions nobody else uses."""
+    """A pooler whose sessions no other test uses."""
     with pooler() as running:
         yield running
 
@@ -109,7 +109,7 @@ async def test_one_of_many_runs_each_key_behind_a_pooler(pooled: list[PostgresLe
 async def test_a_restart_of_the_pooler_costs_no_caller_an_error(
     pooled: list[PostgresLedger], own_pooler: Pooler, make_record: MakeRecord
 ) -> None:
-    """Connections that the pooler dropped while nothing happened are made anew; while it is gone calls fail."""
+    """Idle connections that the pooler dropped are replaced; while the pooler is away calls fail."""
     first = pooled[0]
     await first.claim("k", 60)
     own_pooler.stop()
@@ -170,19 +170,19 @@ async def test_a_daemon_that_stops_in_a_transaction_keeps_no_locks(
 
 
 @pytest.mark.parametrize(
-    ("mode", "more", "told"),
+    ("mode", "more", "advice"),
     [
         pytest.param("statement", "", "set pool_mode = transaction", id="statement pooling"),
         pytest.param("transaction", "&options=-cjit%3Doff", "write each setting by its name", id="options"),
     ],
 )
-async def test_a_pooler_that_can_not_work_is_refused(schema: str, mode: str, more: str, told: str) -> None:
-    """It is told at the opening what to do, as a fault of the settings, by the daemon and by operators."""
+async def test_a_pooler_that_can_not_work_is_refused(schema: str, mode: str, more: str, advice: str) -> None:
+    """Daemon and operators refuse it at once as a fault of the settings and say what to do."""
     with pooler(mode) as running:
         address = at(running.store(schema) + more)
         operators = make_operators(address)
         for call in (PostgresLedger(address).open, lambda: operators.count_letters(Filter())):
-            with pytest.raises(StorePoolerError, match=told) as caught:
+            with pytest.raises(StorePoolerError, match=advice) as caught:
                 await call()
             assert caught.value.exit_code is ExitCode.SETTINGS
             assert "\n" not in str(caught.value)
@@ -246,7 +246,7 @@ async def test_settings_are_sent_as_they_are_written(postgres_target: str, text:
 
 
 async def test_settings_of_a_transaction_end_with_it(postgres_target: str) -> None:
-    """What a transaction sets for itself holds in it, and no longer, however it ends."""
+    """The settings of a transaction end with it, however it ends."""
     settings = SessionSettings({"synchronous_commit": "off", "lock_timeout": "7"}, durable=True)
     names = "SELECT current_setting('synchronous_commit'), current_setting('lock_timeout')"
     async with psql(postgres_target) as connection:

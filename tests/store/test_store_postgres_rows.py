@@ -19,24 +19,24 @@ MakeRecord = Callable[..., JobRecord]
 
 
 async def test_long_waits_are_cut(ledgers: list[PostgresLedger], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock that somebody keeps on a row ends in an error, not in a daemon that stands still."""
+    """Waiting for a lock of another session ends in an error after a while."""
     monkeypatch.setattr(postgres_connection, "STATEMENT_TIMEOUT_S", 0.3)
     first, second = ledgers[:2]
     await first.claim("k", 0.001)
     locked, free = asyncio.Event(), asyncio.Event()
 
-    async def hold(connection: asyncpg.Connection) -> None:
+    async def lock(connection: asyncpg.Connection) -> None:
         async with connection.transaction():
             await connection.execute("SELECT 1 FROM mns_consumer_job FOR UPDATE")
             locked.set()
             await free.wait()
 
-    holding = asyncio.ensure_future(first._lanes[2].link.run(hold))
+    locking = asyncio.ensure_future(first._lanes[2].link.run(lock))
     await locked.wait()
     with pytest.raises(StoreError, match="a statement took longer than"):
         await second.claim("k", 60)
     free.set()
-    await holding
+    await locking
     assert await second.claim("k", 60) == Claimed()
 
 
@@ -44,7 +44,7 @@ async def test_long_waits_are_cut(ledgers: list[PostgresLedger], monkeypatch: py
 async def test_a_locked_row_fails_alone(
     ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord, verb: str
 ) -> None:
-    """Of a batch only the call about the row that somebody keeps locked fails, soon, and is told in plain words."""
+    """Of a batch only the call about a row that another session locks fails, soon and in plain words."""
     ledger = ledgers[0]
     keys = [f"k{number}" for number in range(20)]
     for key in keys:
@@ -64,9 +64,9 @@ async def test_a_locked_row_fails_alone(
     refused = answers.pop(7)
     assert answers == [expected[verb]] * 19
     assert isinstance(refused, StoreError)
-    told = str(refused)
-    assert "another session keeps a row or a table locked; find it in pg_stat_activity, end it" in told
-    assert told.endswith(f"; met by {verb} of 'k7'")
+    text = str(refused)
+    assert "another session keeps a row or a table locked; find it in pg_stat_activity, end it" in text
+    assert text.endswith(f"; met by {verb} of 'k7'")
     assert await calls[verb]("k7") == expected[verb]
 
 
@@ -91,7 +91,7 @@ async def test_a_locked_table_fails_soon(
 async def test_a_row_that_is_refused_fails_alone(
     ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord
 ) -> None:
-    """A row that a constraint of somebody's own refuses takes no neighbour of its batch with it."""
+    """A row that a foreign constraint refuses fails alone in its batch."""
     ledger = ledgers[0]
     async with psql(postgres_target) as other:
         await other.execute("ALTER TABLE mns_consumer_job ADD CHECK (function <> 'Unwanted')")
@@ -121,7 +121,7 @@ async def test_opening_waits_for_who_changes_the_schema(postgres_target: str) ->
 async def test_a_renewal_that_is_answered_late(
     ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A renewal whose answer comes after its key's end or failure does not make it held again."""
+    """A renewal whose answer comes after its key's end or failure does not restore the claim."""
     ledger = ledgers[0]
     for key in ("done", "failed"):
         await ledger.claim(key, 60)

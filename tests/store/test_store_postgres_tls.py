@@ -31,7 +31,7 @@ class Server:
     Args:
         port: Where, on loopback.
         ca: The certificate to trust, for ``db.example``.
-        other: A certificate of somebody else's, for the same name.
+        other: A certificate of another CA, for the same name.
     """
 
     port: int
@@ -157,7 +157,7 @@ async def test_a_server_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "problem"),
     [
         ("sslrootcert=none.pem", "sslrootcert none.pem can't be used: No such file or directory"),
         ("sslrootcert=empty.pem", "sslrootcert empty.pem can't be used: it holds no such certificate"),
@@ -167,12 +167,12 @@ async def test_a_server_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
         ("sslmode=verify-ca&sslrootcert=system", "sslrootcert=system needs sslmode=verify-full"),
     ],
 )
-def test_files_that_are_none(options: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A certificate file that can't be used is a wrong setting, told when the store is made: exit code 78."""
+def test_files_that_are_none(options: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate file that can't be used is a wrong setting, found when the store is made: exit code 78."""
     monkeypatch.chdir(tmp_path)
     Path("empty.pem").write_text("", encoding="ascii")
     for make in (make_ledger, make_operators):
-        with pytest.raises(SettingsError, match=told) as caught:
+        with pytest.raises(SettingsError, match=problem) as caught:
             make(f"postgresql://u:hush-hush@h/d?{options}")
         assert caught.value.exit_code is ExitCode.SETTINGS
         assert "hush" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What holds of the store in a file alone: its owner, its faults, kill -9, and how few transactions it makes."""
+"""The store in a file: its owner, its faults, kill -9, and how few transactions it makes."""
 
 # ruff: noqa: ASYNC240 - a test waits for its own small files
 
@@ -72,7 +72,7 @@ def child(sqlite_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 async def test_one_owner(sqlite_path: Path, tmp_path: Path) -> None:
-    """A second daemon on the file is refused under each of its names, and told whose it is; then it is free."""
+    """A second daemon on the file is refused under each of its names, with the pid of its owner; then it is free."""
     first = SqliteLedger(sqlite_path)
     await first.open()
     other_name = tmp_path / "link.db"
@@ -94,12 +94,12 @@ async def main():
     await ledger.open()
     await ledger.claim("k", 3600)
     await ledger.start("k")
-    print("held", flush=True)
+    print("claimed", flush=True)
     await asyncio.sleep(60)
 asyncio.run(main())
 """)
     assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
+    assert process.stdout.readline() == "claimed\n"
     ledger = SqliteLedger(sqlite_path)
     with pytest.raises(StoreBusyError, match=rf"pid {process.pid}\)"):
         await ledger.open()
@@ -179,7 +179,7 @@ asyncio.run(main())
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user, whom only root can become")
 def test_no_right_to_write() -> None:
-    """A file or a directory that may not be written is said so, with its path."""
+    """A file or a directory that may not be written is an error with its path."""
     script = (
         CHILD
         + """
@@ -198,12 +198,12 @@ asyncio.run(main())
         folder.chmod(0o755)
         (folder / "readonly.db").touch(mode=0o644)
         for path in (folder / "store.db", folder / "readonly.db"):
-            told = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
-            assert told.stdout.startswith(f"store {path}: Permission denied; ")
+            ran = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+            assert ran.stdout.startswith(f"store {path}: Permission denied; ")
 
 
 async def test_not_a_directory(tmp_path: Path) -> None:
-    """A path through a file is told as such, and works once it is a directory."""
+    """A path through a file is an error, and works once it is a directory."""
     (tmp_path / "file").write_text("x")
     ledger = SqliteLedger(tmp_path / "file" / "store.db")
     with pytest.raises(StoreError, match="see that its directory exists and may be written"):
@@ -215,7 +215,7 @@ async def test_not_a_directory(tmp_path: Path) -> None:
 
 
 async def test_no_database(sqlite_path: Path) -> None:
-    """A file that is something else is left as it is and told as such; out of the way, all is well."""
+    """A file that is no database is refused and left as it is; once it is moved away, the store opens."""
     sqlite_path.parent.mkdir()
     sqlite_path.write_bytes(b"my diary " * 1000)
     ledger = SqliteLedger(sqlite_path)
@@ -247,7 +247,7 @@ async def test_damaged_while_it_is_used(sqlite_path: Path, make_record: MakeReco
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
 async def test_removed_while_it_is_used(sqlite_path: Path, make_record: MakeRecord, *, replaced: bool) -> None:
-    """No end is answered that went into a file which nobody will find again; with the same file back all goes on."""
+    """No end is confirmed that went into a removed file; with the same file back all goes on."""
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
     await ledger.claim("k", 60)
@@ -282,10 +282,10 @@ async def test_a_newer_schema(sqlite_path: Path) -> None:
     assert sqlite_path.read_bytes() == before
 
 
-async def test_locked_by_somebody_else(
+async def test_locked_by_another_process(
     sqlite_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lock that isn't given up is an error that may be tried again; what is said again is stored once."""
+    """A lock that stays is an error; a repeated call succeeds later and is stored once."""
     monkeypatch.setattr(sqlite_database, "BUSY_TIMEOUT_MS", 50)
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
@@ -335,7 +335,7 @@ async def test_a_commit_in_doubt(sqlite_path: Path, make_record: MakeRecord, mon
     assert writer is not None
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Doubtful))
-        # The next call opens the file anew.
+        # The next call opens the file again.
         writer._connection = None
         with pytest.raises(StoreError, match="disk I/O error"):
             await ledger.done(make_record("first"))
@@ -371,28 +371,28 @@ async def test_a_failing_prune_fails_alone(sqlite_path: Path, make_record: MakeR
 
 async def test_few_transactions(sqlite_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     """Claims and releases of many tasks write nothing; their ends share transactions."""
-    told: list[str] = []
+    statements: list[str] = []
 
     class Traced(sqlite3.Connection):
-        """Tells every statement."""
+        """Records every statement."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            self.set_trace_callback(told.append)
+            self.set_trace_callback(statements.append)
 
     monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Traced))
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
     await ledger.claim("first", 60)
-    told.clear()
+    statements.clear()
     await asyncio.gather(*(ledger.claim(f"k{number}", 60) for number in range(100)))
     await asyncio.gather(*(ledger.release(f"k{number}") for number in range(50)))
-    assert not [text for text in told if not text.startswith("SELECT")]
-    # Whether any has ended, 64 keys at a time.
-    assert len(told) == 2
+    assert not [text for text in statements if not text.startswith("SELECT")]
+    # Whether any has ended or failed, 64 keys at a time.
+    assert len(statements) == 4
     await asyncio.gather(*(ledger.done(make_record(f"k{number}")) for number in range(50, 100)))
-    assert told.count("COMMIT") == 1
-    assert len([text for text in told if text.startswith("INSERT INTO job")]) == 50
+    assert statements.count("COMMIT") == 1
+    assert len([text for text in statements if text.startswith("INSERT INTO job")]) == 50
     await ledger.close()
 
 
@@ -464,7 +464,7 @@ async def test_opening_that_is_cancelled(sqlite_path: Path) -> None:
 
 
 def test_a_lock_that_is_removed_is_no_lock(sqlite_path: Path) -> None:
-    """A lock's file that vanishes between opening and locking is made again; if it always does, that is said."""
+    """A lock's file that vanishes between opening and locking is made again; if it always does, that is an error."""
     sqlite_path.parent.mkdir()
 
     class Hasty(FileOwner):
@@ -497,8 +497,8 @@ def test_read_only_in_plain_words(sqlite_path: Path) -> None:
     with closing(sqlite3.connect(f"file:{sqlite_path}?mode=ro", uri=True)) as connection:
         with pytest.raises(sqlite3.OperationalError) as caught:
             connection.execute("DELETE FROM job")
-        told = str(sqlite_database.explain(sqlite_path, caught.value))
-    assert told.startswith(f"store {sqlite_path}: it can be read but not written; give")
+        text = str(sqlite_database.explain(sqlite_path, caught.value))
+    assert text.startswith(f"store {sqlite_path}: it can be read but not written; give")
     assert sqlite_database.spoils_connection(caught.value)
 
 

@@ -82,11 +82,10 @@ _V2: Final = """
 ALTER TABLE mns_consumer_letter ADD COLUMN bytes bigint NOT NULL DEFAULT 0;
 UPDATE mns_consumer_letter SET bytes = octet_length(body) + octet_length(error) + coalesce(octet_length(traceback), 0)
   + coalesce(octet_length(message), 0) + coalesce(octet_length(user_data), 0) + coalesce(octet_length(result), 0);
-CREATE INDEX mns_consumer_letter_held ON mns_consumer_letter (replay, bytes);
 """
 
 _V3: Final = """
-DROP INDEX mns_consumer_letter_held;
+DROP INDEX IF EXISTS mns_consumer_letter_held;
 CREATE INDEX mns_consumer_letter_waiting ON mns_consumer_letter (queue, reason, stored_at, bytes)
   WHERE replay <> 'replayed';
 """
@@ -157,10 +156,10 @@ answer says of a row that was not taken may be outdated: it only says when to re
 
 RENEW: Final = f"""WITH {_given({"key": "text", "lease_s": "float8", **_CONFIRMED})}, {_MINE}, renewed AS (
   UPDATE mns_consumer_job AS job SET held_until = clock_timestamp() + make_interval(secs => given.lease_s)
-  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id), anew AS (
+  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id), inserted AS (
   INSERT INTO mns_consumer_job (key_id, key, holder, held_until, claimed_at)
   SELECT key_id, key, $1, clock_timestamp() + make_interval(secs => lease_s), clock_timestamp() {_MISSING})
-SELECT key_id FROM renewed UNION ALL SELECT key_id FROM anew"""  # noqa: S608 - see above
+SELECT key_id FROM renewed UNION ALL SELECT key_id FROM inserted"""  # noqa: S608 - see above
 
 START: Final = f"""WITH {_given({})}, {_MINE}, begun AS (
   UPDATE mns_consumer_job AS job SET starts = starts + (NOT started)::integer, started = true
@@ -190,10 +189,10 @@ def _ended(dead: str) -> str:
   UPDATE mns_consumer_job AS job SET dead = {dead}, stored_at = clock_timestamp(), held_until = NULL, error = NULL,
     failures = 0, starts = 0, started = false, {copied}
   FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id AND mine.dead IS NULL
-  RETURNING job.key_id), anew AS (
+  RETURNING job.key_id), inserted AS (
   INSERT INTO mns_consumer_job (key_id, holder, claimed_at, dead, stored_at, {JOB_COLUMNS_SQL})
   SELECT key_id, $1, clock_timestamp(), {dead}, clock_timestamp(), {JOB_COLUMNS_SQL} {_MISSING}), ended AS (
-  SELECT key_id FROM closed UNION ALL SELECT key_id FROM anew)"""  # noqa: S608 - see above
+  SELECT key_id FROM closed UNION ALL SELECT key_id FROM inserted)"""  # noqa: S608 - see above
 
 
 def _mine_or_ended(dead: str) -> str:

@@ -51,39 +51,25 @@ CREATE INDEX letter_replayed ON letter (replayed_at) WHERE replay = 'replayed';
 CREATE TABLE heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), stored_at REAL NOT NULL);
 """
 
-_V2: Final = """
-CREATE TABLE job_by_key (head INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (head, id)) WITHOUT ROWID;
-INSERT INTO job_by_key SELECT key_hash >> 32, id FROM job ORDER BY key_hash, id;
-DROP INDEX job_key;
-CREATE TABLE indexed (
-  upto INTEGER NOT NULL, begun INTEGER NOT NULL, hand INTEGER NOT NULL,
-  swept INTEGER NOT NULL, sweeping INTEGER NOT NULL);
-INSERT INTO indexed SELECT coalesce(max(id), 0), coalesce(max(id), 0), 0, coalesce(min(id), 0), coalesce(min(id), 0)
-  FROM job;
-"""
-
 _V3: Final = """
 ALTER TABLE letter ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 UPDATE letter SET bytes = length(body) + length(CAST(error AS BLOB)) + coalesce(length(CAST(traceback AS BLOB)), 0)
   + coalesce(length(CAST(message AS BLOB)), 0) + coalesce(length(CAST(user_data AS BLOB)), 0)
   + coalesce(length(CAST(result AS BLOB)), 0);
-CREATE INDEX letter_held ON letter (replay, bytes);
 """
 
-# SQLite reads the index alone only when that holds each column that the query names, ``replay`` too.
-_V4: Final = """
-DROP INDEX letter_held;
-CREATE INDEX letter_waiting ON letter (queue, reason, replay, stored_at, bytes) WHERE replay <> 'replayed';
-"""
-
+# SQLite reads an index alone only when it contains each column that the query names, ``replay`` too.
 _V5: Final = """
-CREATE INDEX job_key ON job (key_hash);
-DROP TABLE job_by_key;
-DROP TABLE indexed;
+DROP TABLE IF EXISTS job_by_key;
+DROP TABLE IF EXISTS indexed;
+CREATE INDEX IF NOT EXISTS job_key ON job (key_hash);
+DROP INDEX IF EXISTS letter_held;
+CREATE INDEX IF NOT EXISTS letter_waiting
+  ON letter (queue, reason, replay, stored_at, bytes) WHERE replay <> 'replayed';
 """
 
-MIGRATIONS: Final = (_V1, _V2, _V3, _V4, _V5)
-"""Statements that lead from each schema version to the next."""
+MIGRATIONS: Final = (_V1, "", _V3, "", _V5)
+"""Statements that lead from each schema version to the next; two made indexes that version 5 replaces."""
 
 _MEANINGS: Final = {
     "SQLITE_FULL": "the disk is full; free some space",

@@ -17,7 +17,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from consumer.store.commands import (
     BuryCommand,
@@ -50,9 +50,8 @@ from consumer.store.tables import (
     read_waiting,
 )
 
-_SIZES: Final = (1, 4, 16, 64)
-"""Lists are padded to one of these lengths, so that few statements are prepared, and once."""
-_MAX_SIZE: Final = _SIZES[-1]
+_KEYS_AT_ONCE: Final = 64
+"""Keys of one query: few enough that SQLite's module keeps the statements of all lengths prepared."""
 
 # Only column names, numbers and question marks are put into these texts.
 INSERT_LETTER: Final = (
@@ -78,6 +77,8 @@ _PRUNE: Final = (
   (SELECT id FROM letter WHERE replay = 'replayed' AND replayed_at <= ?2 ORDER BY replayed_at LIMIT ?1)""",
 )
 _PRUNE_LETTERS: Final = "DELETE FROM letter WHERE id IN (SELECT id FROM letter ORDER BY id LIMIT ?) AND stored_at <= ?"
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -106,14 +107,9 @@ class SqliteStatements:
     def __init__(self) -> None:
         self._holder = secrets.token_hex(8)
         self._claims: dict[str, _Claim] = {}
-        self._ended_rows: list[tuple[Any, ...]] = []
-        # Keys that may have failures or starts on file. Only this process adds any, so most claims need no query.
-        self._attempted: set[str] = set()
-        self._learnt_from: sqlite3.Connection | None = None
 
     def read(self, connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
         """Answer claims and renewals, no key twice."""
-        self._learn(connection)
         for renewal in only(RenewCommand, commands):
             renewal.answer = self._renew(renewal)
         self._claim(connection, only(ClaimCommand, commands))
@@ -129,12 +125,6 @@ class SqliteStatements:
         for command in commands:
             self._remember(command)
 
-    def _learn(self, connection: sqlite3.Connection) -> None:
-        """Read which keys have attempts: for each connection, and after a failed transaction."""
-        if connection is not self._learnt_from:
-            self._attempted = {key for (key,) in connection.execute("SELECT key FROM attempt")}
-            self._learnt_from = connection
-
     def _claim(self, connection: sqlite3.Connection, commands: Sequence[ClaimCommand]) -> None:
         now = time.monotonic()
         free: list[ClaimCommand] = []
@@ -147,7 +137,7 @@ class SqliteStatements:
         keys = [command.key for command in free]
         # Read everything before the first claim: a failing read must leave no claim that its caller never gets.
         ended = _find_ended(connection, keys)
-        counts = _find_counts(connection, [key for key in keys if key in self._attempted])
+        counts = _find_counts(connection, keys)
         for command in free:
             key = command.key
             if key in ended:
@@ -176,20 +166,15 @@ class SqliteStatements:
         return claim is None or not (claim.started or claim.doubtful)
 
     def _write(self, connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
-        self._learn(connection)
         try:
             with writing(connection):
                 for command in commands:
                     self._execute(connection, command)
-                connection.executemany(INSERT_JOB, self._ended_rows)
         except BaseException:
-            self._learnt_from = None
             for command in commands:
                 if command.key in self._claims:
                     self._claims[command.key].doubtful = True
             raise
-        finally:
-            self._ended_rows.clear()
 
     def _execute(self, connection: sqlite3.Connection, command: Command[object]) -> None:
         match command:
@@ -216,11 +201,7 @@ class SqliteStatements:
     def _remember(self, command: Command[object]) -> None:
         """Change the memory after the commit."""
         match command:
-            case DoneCommand(key=key) | BuryCommand(key=key):
-                claim = self._claims.pop(key, None)
-                if claim is not None and claim.on_file:
-                    self._attempted.discard(key)
-            case FailCommand(key=key):
+            case DoneCommand(key=key) | BuryCommand(key=key) | FailCommand(key=key):
                 self._claims.pop(key, None)
             case ReleaseCommand(key=key):
                 self._claims.pop(key, None)
@@ -238,19 +219,19 @@ class SqliteStatements:
         claim = self._claims.get(key)
         if claim is None:
             return _counts(connection, key)[1]
-        self._set_counts(connection, key, claim.failures, claim.starts + 1)
+        _set_counts(connection, key, claim.failures, claim.starts + 1)
         return claim.starts + 1
 
     def _undo_start(self, connection: sqlite3.Connection, key: str) -> None:
         claim = self._claims.get(key)
         if claim is not None and (claim.started or claim.doubtful):
-            self._set_counts(connection, key, claim.failures, claim.starts)
+            _set_counts(connection, key, claim.failures, claim.starts)
 
     def _fail(self, connection: sqlite3.Connection, key: str, failure: str) -> int:
         claim = self._claims.get(key)
         if claim is None:
             return _counts(connection, key)[0]
-        self._set_counts(connection, key, claim.failures + 1, claim.starts, cut(failure, MAX_ERROR_BYTES))
+        _set_counts(connection, key, claim.failures + 1, claim.starts, cut(failure, MAX_ERROR_BYTES))
         return claim.failures + 1
 
     def _end(self, connection: sqlite3.Connection, record: JobRecord, letter: DeadLetterRecord | None) -> bool:
@@ -261,23 +242,12 @@ class SqliteStatements:
             if row is not None or claim is None:
                 return bool(row == (dead, self._holder))
         now = time.time()
-        # One statement inserts all rows of the batch; no key stands in it twice.
-        self._ended_rows.append(job_row(record, dead=dead, holder=self._holder, now=now))
+        connection.execute(INSERT_JOB, job_row(record, dead=dead, holder=self._holder, now=now))
         if letter is not None:
             connection.execute(INSERT_LETTER, letter_row(letter, now=now))
         if claim.on_file:
             connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
         return True
-
-    def _set_counts(
-        self, connection: sqlite3.Connection, key: str, failures: int, starts: int, error: str | None = None
-    ) -> None:
-        if failures == 0 and starts == 0:
-            connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
-            return
-        # Before the commit: a key that is here in vain costs a query.
-        self._attempted.add(key)
-        connection.execute(_SET_COUNTS, (key, failures, starts, error, time.time()))
 
 
 def letter_row(letter: DeadLetterRecord, *, now: float) -> tuple[Any, ...]:
@@ -297,7 +267,7 @@ def count_waiting(connection: sqlite3.Connection, commands: Sequence[Command[obj
 def _find_ended(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Ended]:
     """How those keys have ended that have."""
     ended: dict[str, Ended] = {}
-    for some in _padded([key_hash(key) for key in keys]):
+    for some in _chunks([key_hash(key) for key in keys]):
         statement = f"SELECT key, dead, function, state, user_data FROM job WHERE key_hash IN ({_marks(some)})"  # noqa: S608 - question marks only
         # In the order of hashes and ids: of several rows of a key the last one counts.
         rows = connection.execute(statement, some)
@@ -308,18 +278,21 @@ def _find_ended(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str
 def _find_counts(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, tuple[int, int]]:
     """The failures and starts of those keys that have any."""
     counts: dict[str, tuple[int, int]] = {}
-    for some in _padded(keys):
+    for some in _chunks(keys):
         rows = connection.execute(f"SELECT key, failures, starts FROM attempt WHERE key IN ({_marks(some)})", some)  # noqa: S608 - question marks only
         counts.update((key, (failures, starts)) for key, failures, starts in rows)
     return counts
 
 
-def _padded(values: Sequence[Any]) -> Iterator[list[Any]]:
-    """A list in pieces of the lengths that statements are prepared for."""
-    for first in range(0, len(values), _MAX_SIZE):
-        some = values[first : first + _MAX_SIZE]
-        size = next(size for size in _SIZES if size >= len(some))
-        yield [*some, *[None] * (size - len(some))]
+def _set_counts(connection: sqlite3.Connection, key: str, failures: int, starts: int, error: str | None = None) -> None:
+    if failures == 0 and starts == 0:
+        connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
+    else:
+        connection.execute(_SET_COUNTS, (key, failures, starts, error, time.time()))
+
+
+def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (values[first : first + _KEYS_AT_ONCE] for first in range(0, len(values), _KEYS_AT_ONCE))
 
 
 def _marks(values: Sequence[Any]) -> str:
