@@ -101,15 +101,17 @@ class SqliteLedger(QueuedLedger):
 
     def standby(self) -> Standby:
         """See ``Ledger.standby``."""
-        return SqliteStandby(self._open_writer())
-
-    def _open_writer(self) -> WriterThread:
         if self._writer is None:
-            raise StoreError(f"store {self._path} is not open")
-        return self._writer
+            raise self._not_open()
+        return SqliteStandby(self._writer)
+
+    def _not_open(self) -> StoreError:
+        return StoreError(f"store {self._path} is not open")
 
     def _enqueue(self, command: Command[object]) -> None:
-        writer = self._open_writer()
+        writer = self._writer
+        if writer is None:
+            raise self._not_open()
         if writer.closed.done():
             raise StoreError(f"store {self._path}: its writer thread has ended; restart the daemon")
         if not self._gathered:
