@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from pydantic import BaseModel, RootModel
@@ -72,7 +73,6 @@ def fields_of(handler: Handler) -> list[dict[str, str]]:
 
 
 def _fields(annotation: Any, prefix: str, above: tuple[Any, ...]) -> list[dict[str, str]]:
-
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)) or annotation in above:
         return []
     if issubclass(annotation, RootModel):
@@ -90,22 +90,12 @@ def _fields(annotation: Any, prefix: str, above: tuple[Any, ...]) -> list[dict[s
 
 def _type_name(annotation: Any) -> str:
     """A type without the names of modules."""
-    arguments = getattr(annotation, "__args__", ())
-    if isinstance(annotation, type) and not arguments:
+    if isinstance(annotation, type) and not getattr(annotation, "__args__", ()):
         return annotation.__name__
-    if annotation is Any:
-        return "Any"
-    text = str(annotation)
-    for prefix in ("typing.", "pydantic.types.", "pydantic.root_model."):
-        text = text.replace(prefix, "")
-    for argument in arguments:
-        if isinstance(argument, type):
-            text = text.replace(f"{argument.__module__}.{argument.__qualname__}", argument.__name__)
-    return text
+    return re.sub(r"[A-Za-z_][\w.<>]*\.(?=[A-Za-z_])", "", str(annotation))
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-
     table = Table(show_lines=True)
     for title in ("FunctionName", "Handler", "Result's fields"):
         table.add_column(title, overflow="fold")

@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import importlib.machinery
 import itertools
+import os
 import pkgutil
 import sys
 import traceback
@@ -35,7 +36,8 @@ LoadedT = TypeVar("LoadedT")
 _PRIVATE: Final = "_mns_consumer_handlers_"
 """How the private package names begin."""
 _COMPILED: Final = (*importlib.machinery.EXTENSION_SUFFIXES, *importlib.machinery.BYTECODE_SUFFIXES)
-_OURS: Final = (str(Path(__file__).resolve().parent), str(Path(importlib.__file__).resolve().parent))
+_OURS: Final = tuple(f"{Path(file).resolve().parent}{os.sep}" for file in (__file__, importlib.__file__))
+"""Folders whose frames are left out of a traceback."""
 _numbers: Final = itertools.count(1)
 
 

@@ -96,6 +96,13 @@ def run(scripts: Path, folder: Path, *argv: str) -> str:
     return done.stdout
 
 
+def functions(scripts: Path, folder: Path, *flags: str) -> list[dict[str, Any]]:
+    """The rows of ``mns-consumer functions``."""
+    return [
+        json.loads(line) for line in run(scripts, folder, "mns-consumer", "functions", "--json", *flags).splitlines()
+    ]
+
+
 def test_what_the_wheel_holds(wheel: Path) -> None:
     """The wheel has two import names, both typed, and the shipped handlers inside ours; no file is in it twice."""
     names = zipfile.ZipFile(wheel).namelist()
@@ -114,8 +121,8 @@ def test_the_demo_passes(scripts: Path, theirs: Path, program: tuple[str, ...]) 
 
 def test_a_users_handler_and_the_shipped_ones(scripts: Path, theirs: Path) -> None:
     """A drop-in file handles its function; every other function has the installed shipped handler."""
-    flags = ("--handlers", str(theirs / "films"), "--shipped", "--json")
-    rows: list[dict[str, Any]] = json.loads(run(scripts, theirs, "mns-consumer", "functions", *flags))
+    flags = ("--handlers", str(theirs / "films"), "--shipped")
+    rows = functions(scripts, theirs, *flags)
     assert len(rows) == 16
     origins = {row["function"]: row["origin"].rpartition(":")[0] for row in rows}
     assert origins.pop("Cover") == str(theirs / "films" / "cover.py")
@@ -127,8 +134,8 @@ def test_a_users_own_package_handlers_is_an_import_path(scripts: Path, theirs: P
     """``handler_modules = ["handlers"]`` loads the user's package."""
     (theirs / "handlers" / "__init__.py").write_text(HANDLER, encoding="utf-8")
     (theirs / "handlers" / "cover.py").write_text("", encoding="utf-8")
-    flags = ("--set", "handler_modules=handlers", "--shipped", "--json")
-    rows: list[dict[str, Any]] = json.loads(run(scripts, theirs, "mns-consumer", "functions", *flags))
+    flags = ("--set", "handler_modules=handlers", "--shipped")
+    rows = functions(scripts, theirs, *flags)
     assert {row["function"]: row["handler"] for row in rows}["Cover"] == "my_cover"
     assert {row["found_in"] for row in rows} == {"import path", "shipped"}
 
