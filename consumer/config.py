@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from platformdirs import user_state_path
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -76,13 +86,58 @@ def info_of(field: FieldInfo) -> SettingInfo:
     return next((each for each in field.metadata if isinstance(each, SettingInfo)), SettingInfo())
 
 
+def _split(value: object) -> object:
+    return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
+
+
+def _parse_json(value: object) -> object:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError("expected JSON, an array of objects") from None
+
+
+def _parse_switch_or_words(value: object) -> object:
+    switch = str(value).strip().lower()
+    if switch in {*_YES, *_NO}:
+        return switch in _YES
+    if not isinstance(value, str | list | tuple):
+        raise ValueError("expected true, false or a list of distributions")  # noqa: TRY004 - pydantic's own kind
+    return _split(value)
+
+
+def _parse_store(value: object) -> StoreAddress | None:
+    if value is None or isinstance(value, StoreAddress):
+        return value
+    return parse_store_address(str(value) if isinstance(value, str | Path) else "")
+
+
+def _check_notify_url(value: str) -> str:
+    NotifyUrl.parse(value)
+    return value
+
+
+def _check_notify_urls(value: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_check_notify_url(text) for text in value)
+
+
+def _check_host_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    if wrong := [name for name in value if not _HOST_NAME.fullmatch(name)]:
+        raise ValueError(f"expected names without scheme and port, such as films or .example.com; not {wrong[0]!r}")
+    return value
+
+
+_Endpoint = Annotated[str, AfterValidator(parse_endpoint)]
+_Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
 class Connection(BaseModel):
     """How the services are reached and with which keys: for the daemon or for one lane."""
 
-    endpoint: Annotated[str | None, SettingInfo(flag="--endpoint", metavar="URL")] = Field(
+    endpoint: Annotated[_Endpoint | None, SettingInfo(flag="--endpoint", metavar="URL")] = Field(
         None, description="Address of MNS in place of the NotifyUrl's own, such as http://127.0.0.1:8420."
     )
-    mps_endpoint: Annotated[str | None, SettingInfo(flag="--mps-endpoint", metavar="URL")] = Field(
+    mps_endpoint: Annotated[_Endpoint | None, SettingInfo(flag="--mps-endpoint", metavar="URL")] = Field(
         None, description="Address of MPS in place of the region's own; default: `endpoint` where that is set."
     )
     access_key_id: Annotated[SecretStr | None, _RELOADABLE] = Field(
@@ -92,11 +147,6 @@ class Connection(BaseModel):
     security_token: Annotated[SecretStr | None, _RELOADABLE] = Field(
         None, description="STS token that belongs to the AccessKey."
     )
-
-    @field_validator("endpoint", "mps_endpoint")
-    @classmethod
-    def _parse_endpoint(cls, value: str | None) -> str | None:
-        return None if value is None else parse_endpoint(value)
 
     @model_validator(mode="after")
     def _check_keys(self) -> Self:
@@ -112,15 +162,9 @@ class LaneSettings(Connection):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    notify_url: str = Field(description="The queue's address.")
+    notify_url: Annotated[str, AfterValidator(_check_notify_url)] = Field(description="The queue's address.")
     slots: int | None = Field(None, ge=1, le=4096, description="Messages of this queue that handlers work on at once.")
     signature: Literal["v2", "v4"] | None = Field(None, description="Version of the signature of its requests.")
-
-    @field_validator("notify_url")
-    @classmethod
-    def _check_notify_url(cls, value: str) -> str:
-        NotifyUrl.parse(value)
-        return value
 
 
 class Policy(BaseModel):
@@ -195,12 +239,11 @@ class Settings(BaseSettings, Policy, Connection):
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, nested_model_default_partial_update=False
     )
 
-    notify_url: Annotated[tuple[str, ...], NoDecode, SettingInfo(flag="--notify-url", metavar="MNS_URL")] = Field(
-        (), description="Queues to take messages from: the NotifyUrls that jobs are submitted with."
-    )
-    lanes: Annotated[tuple[LaneSettings, ...], NoDecode] = Field(
-        (),
-        description="Queues with settings of their own: `notify_url`, `slots`, `signature`, endpoints, keys.",
+    notify_url: Annotated[
+        _Words, AfterValidator(_check_notify_urls), SettingInfo(flag="--notify-url", metavar="MNS_URL")
+    ] = Field((), description="Queues to take messages from: the NotifyUrls that jobs are submitted with.")
+    lanes: Annotated[tuple[LaneSettings, ...], NoDecode, BeforeValidator(_parse_json)] = Field(
+        (), description="Queues with settings of their own: `notify_url`, `slots`, `signature`, endpoints, keys."
     )
     signature: Literal["v2", "v4"] = Field(
         "v2", description="Version of the signature of requests to MNS: `v2`, the classic one, or `v4`."
@@ -213,10 +256,12 @@ class Settings(BaseSettings, Policy, Connection):
     handlers_dir: Annotated[Path | None, SettingInfo(reloadable=True, flag="--handlers", metavar="DIR")] = Field(
         None, description="Folder of drop-in handler files."
     )
-    handler_modules: Annotated[
-        tuple[str, ...], NoDecode, SettingInfo(reloadable=True, flag="--handler-module", metavar="MODULE")
-    ] = Field((), description="Import paths that hold handlers.")
-    handler_entry_points: Annotated[bool | tuple[str, ...], NoDecode, _RELOADABLE] = Field(
+    handler_modules: Annotated[_Words, SettingInfo(reloadable=True, flag="--handler-module", metavar="MODULE")] = Field(
+        (), description="Import paths that hold handlers."
+    )
+    handler_entry_points: Annotated[
+        bool | tuple[str, ...], NoDecode, BeforeValidator(_parse_switch_or_words), _RELOADABLE
+    ] = Field(
         default=True,
         description="Take handlers of installed distributions (entry points `mns_consumer.handlers`): of all, of none, "
         "or of those listed by name.",
@@ -225,7 +270,9 @@ class Settings(BaseSettings, Policy, Connection):
         default=False, description="Use the shipped handlers, which log and keep, for the rest."
     )
 
-    store: Annotated[StoreAddress | None, NoDecode, SettingInfo(flag="--store", metavar="TARGET")] = Field(
+    store: Annotated[
+        StoreAddress | None, NoDecode, PlainValidator(_parse_store), SettingInfo(flag="--store", metavar="TARGET")
+    ] = Field(
         None,
         description="Ledger and dead letters: a file's path, or postgresql://...; default: `mns-consumer.db` in "
         "`$STATE_DIRECTORY`, else in the user's state folder.",
@@ -246,7 +293,7 @@ class Settings(BaseSettings, Policy, Connection):
     admin_port: Annotated[int, SettingInfo(flag="--admin-port", metavar="PORT")] = Field(
         9464, ge=0, le=65_535, description="Port of the admin server; 0 takes a free one."
     )
-    admin_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    admin_allowed_hosts: Annotated[_Words, AfterValidator(_check_host_names)] = Field(
         (),
         description="Host names that requests to the admin server may use, beside IP addresses, localhost and "
         "`admin_host`; `.example.com` means every name below.",
@@ -275,50 +322,6 @@ class Settings(BaseSettings, Policy, Connection):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take the arguments alone."""
         return (init_settings,)
-
-    @field_validator("notify_url", "handler_modules", "admin_allowed_hosts", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
-
-    @field_validator("lanes", mode="before")
-    @classmethod
-    def _parse_json(cls, value: object) -> object:
-        try:
-            return json.loads(value) if isinstance(value, str) else value
-        except ValueError:
-            raise ValueError("expected JSON, an array of objects") from None
-
-    @field_validator("handler_entry_points", mode="before")
-    @classmethod
-    def _parse_switch_or_names(cls, value: object) -> object:
-        switch = str(value).strip().lower()
-        if switch in {*_YES, *_NO}:
-            return switch in _YES
-        if not isinstance(value, str | list | tuple):
-            raise ValueError("expected true, false or a list of distributions")  # noqa: TRY004 - pydantic's own kind
-        return cls._split(value)
-
-    @field_validator("store", mode="plain")
-    @classmethod
-    def _parse_store(cls, value: object) -> StoreAddress | None:
-        if value is None or isinstance(value, StoreAddress):
-            return value
-        return parse_store_address(str(value) if isinstance(value, str | Path) else "")
-
-    @field_validator("notify_url")
-    @classmethod
-    def _check_notify_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for text in value:
-            NotifyUrl.parse(text)
-        return value
-
-    @field_validator("admin_allowed_hosts")
-    @classmethod
-    def _check_host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if wrong := [name for name in value if not _HOST_NAME.fullmatch(name)]:
-            raise ValueError(f"expected names without scheme and port, such as films or .example.com; not {wrong[0]!r}")
-        return value
 
     @model_validator(mode="after")
     def _check_endpoints(self) -> Self:
