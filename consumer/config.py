@@ -66,7 +66,7 @@ class SettingInfo:
         unit: The unit of its value; empty for words and counts.
         reloadable: Whether a reload changes it; else it takes a restart.
         flag: Its flag on the command line; ``None`` leaves it to ``--set``.
-        metavar: The placeholder for the flag's value in the help.
+        metavar: The placeholder for the flag's value in the help; ``None`` shows its choices or its type.
     """
 
     unit: str = ""
@@ -306,11 +306,11 @@ class Settings(BaseSettings, Policy, Connection):
     )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        SettingInfo(reloadable=True, flag="--log-level", metavar="LEVEL"),
+        SettingInfo(reloadable=True, flag="--log-level"),
     ] = Field("info", description="The lowest level that is logged.")
-    log_format: Annotated[
-        Literal["auto", "json", "console"], SettingInfo(reloadable=True, flag="--log-format", metavar="FORMAT")
-    ] = Field("auto", description="`auto`: JSON lines, but readable ones on a terminal.")
+    log_format: Annotated[Literal["auto", "json", "console"], SettingInfo(reloadable=True, flag="--log-format")] = (
+        Field("auto", description="`auto`: JSON lines, but readable ones on a terminal.")
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -35,7 +35,7 @@ from anyio import to_thread
 from rich.console import Console
 from rich.text import Text
 
-from consumer.cli.options import Said, takes_settings
+from consumer.cli.options import SettingsFlags, takes_settings
 from consumer.cli.output import JsonFlag, print_json
 from consumer.cli.selection import missing_queue
 from consumer.cloud import faults
@@ -151,7 +151,7 @@ class Also(StrEnum):
 
 @takes_settings
 def check(
-    said: Said,
+    flags: SettingsFlags,
     *,
     also: Annotated[
         list[Also] | None,
@@ -174,25 +174,25 @@ def check(
     """
     words = [word.value for word in also or ()]
     if as_policy:
-        _print_policy(said, words)
+        _print_policy(flags, words)
         return
 
-    worst = anyio.run(_check, said, words, as_json)
+    worst = anyio.run(_check, flags, words, as_json)
     raise typer.Exit(worst)
 
 
-def _print_policy(said: Said, also: Collection[str]) -> None:
-    settings = said.settings()
+def _print_policy(flags: SettingsFlags, also: Collection[str]) -> None:
+    settings = flags.load()
     if problems := missing_queue(settings):
         raise SettingsError(*problems)
     calls = [*RUN, *(call for word in also for call in COMMANDS[ALSO[word]])]
     print(json.dumps(policy([lane.url for lane in settings.all_lanes()], calls), indent=2))
 
 
-async def _check(said: Said, also: Collection[str], as_json: bool) -> ExitCode:  # noqa: FBT001 - handed on by anyio.run
+async def _check(flags: SettingsFlags, also: Collection[str], as_json: bool) -> ExitCode:  # noqa: FBT001 - handed on by anyio.run
     console = Console(soft_wrap=True, highlight=False)
     worst = ExitCode.OK
-    async for finding in _findings(said, also):
+    async for finding in _findings(flags, also):
         if as_json:
             print_json(finding.fields())
         else:
@@ -203,9 +203,9 @@ async def _check(said: Said, also: Collection[str], as_json: bool) -> ExitCode: 
     return worst
 
 
-async def _findings(said: Said, also: Collection[str]) -> AsyncIterator[Finding]:
+async def _findings(flags: SettingsFlags, also: Collection[str]) -> AsyncIterator[Finding]:
     try:
-        settings = said.settings()
+        settings = flags.load()
     except SettingsError as error:
         for problem in error.problems:
             yield bad("settings", problem, code=ExitCode.SETTINGS)

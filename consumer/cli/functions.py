@@ -9,7 +9,7 @@ from pydantic import BaseModel, RootModel
 from rich.table import Table
 from rich.text import Text
 
-from consumer.cli.options import Said, takes_settings
+from consumer.cli.options import SettingsFlags, takes_settings
 from consumer.cli.output import JsonFlag, print_json, wide_console
 from consumer.daemon import sources_of
 from consumer.functions.catalogue import find, names
@@ -26,12 +26,12 @@ _FOUND_IN: Final = {
 
 
 @takes_settings
-def functions(said: Said, *, as_json: JsonFlag = False) -> None:
+def functions(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
     """List each FunctionName with its handler, where it was found, and its result's fields.
 
     Needs no queue: `mns-consumer functions --shipped` shows what is shipped.
     """
-    registry = discover(sources_of(said.settings()))
+    registry = discover(sources_of(flags.load()))
     rows = [_row(name, registry) for name in _names(registry)]
     if not as_json:
         _print_table(rows)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from consumer.cli.options import Said, takes_settings
+from consumer.cli.options import SettingsFlags, takes_settings
 from consumer.errors import ConsumerError, SettingsError, UsageError
 from consumer.ops.escape import printable
 
@@ -39,7 +39,7 @@ class _Address(NamedTuple):
 
 @takes_settings
 def health(
-    said: Said,
+    flags: SettingsFlags,
     *,
     ready: Annotated[
         bool, typer.Option("--ready/--live", help="Does it handle messages, or (the default) does it make progress?")
@@ -53,7 +53,7 @@ def health(
     Example: mns-consumer health --ready --url http://127.0.0.1:9464
     """
     path = "/readyz" if ready else "/livez"
-    print(_ask(_of_settings(said, path) if url is None else _of_url(url, path)))
+    print(_ask(_of_settings(flags, path) if url is None else _of_url(url, path)))
 
 
 def _of_url(url: str, path: str) -> _Address:
@@ -69,9 +69,9 @@ def _of_url(url: str, path: str) -> _Address:
     return _Address(host, port, path)
 
 
-def _of_settings(said: Said, path: str) -> _Address:
+def _of_settings(flags: SettingsFlags, path: str) -> _Address:
     try:
-        settings = said.settings()
+        settings = flags.load()
     except SettingsError as error:
         # 1 and not 78: a health check has two answers.
         raise ConsumerError(f"no address to ask: {'; '.join(error.problems)}") from None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 import anyio
 import typer
 
-from consumer.cli.options import Said, takes_settings
+from consumer.cli.options import SettingsFlags, takes_settings
 from consumer.cli.output import JsonFlag, body_json, note, one_line, print_fields, print_json, readable_body, time_text
 from consumer.cli.selection import missing_queue, queue_named
 from consumer.cloud.clients import open_clients
@@ -38,12 +38,12 @@ _WhichFlag = Annotated[
 
 
 @takes_settings
-def stats(said: Said, *, which: _WhichFlag = None, as_json: JsonFlag = False) -> None:
+def stats(flags: SettingsFlags, *, which: _WhichFlag = None, as_json: JsonFlag = False) -> None:
     """Show how each queue is set up and how many messages it holds.
 
     MNS's counts are estimates, and it may leave them out.
     """
-    settings = said.settings()
+    settings = flags.load()
     if which is None and (problems := missing_queue(settings)):
         raise SettingsError(*problems)
     lanes = settings.all_lanes() if which is None else [queue_named(settings, which)]
@@ -69,7 +69,7 @@ def stats(said: Said, *, which: _WhichFlag = None, as_json: JsonFlag = False) ->
 
 @takes_settings
 def peek(
-    said: Said,
+    flags: SettingsFlags,
     *,
     which: _WhichFlag = None,
     count: Annotated[int, typer.Option(min=1, max=MAX_BATCH, metavar="N", help="At most N messages.")] = MAX_BATCH,
@@ -79,7 +79,7 @@ def peek(
 
     MNS shows only those that could be received now, and not always all of them.
     """
-    settings = said.settings()
+    settings = flags.load()
     lane = queue_named(settings, which)
 
     found = _ask(settings, lane, lambda opened: opened.peek(count))
@@ -94,7 +94,7 @@ def peek(
 
 @takes_settings
 def send(
-    said: Said,
+    flags: SettingsFlags,
     body: Annotated[str | None, typer.Argument(metavar="[BODY]", help="The message's body, sent as it is.")] = None,
     *,
     file: Annotated[Path | None, typer.Option(metavar="FILE", help="Take the body from a file; - is stdin.")] = None,
@@ -113,7 +113,7 @@ def send(
 ) -> None:
     """Send one message to a queue; prints its MessageId."""
     data = _body(body, file)
-    settings = said.settings()
+    settings = flags.load()
     lane = queue_named(settings, which)
     sent = base64.b64encode(data) if encode else data
 

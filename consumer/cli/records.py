@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 import anyio
 import typer
 
-from consumer.cli.options import Said, takes_settings
+from consumer.cli.options import SettingsFlags, takes_settings
 from consumer.cli.output import (
     JsonFlag,
     job_json,
@@ -167,13 +167,13 @@ async def _latest_letters(operators: Operators, wanted: Filter, limit: int) -> l
 
 @takes_settings
 def show_letter(
-    said: Said,
+    flags: SettingsFlags,
     letter_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=MOST_ID, help="Its number, as list shows it.")],
     *,
     as_json: JsonFlag = False,
 ) -> None:
     """Show one dead letter with its error, traceback and body."""
-    settings = said.settings()
+    settings = flags.load()
 
     async def look() -> StoredLetter:
         async with open_operators(settings.store_target()) as operators:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import anyio
 import typer
 
-from consumer.cli.options import Said, takes_settings
+from consumer.cli.options import SettingsFlags, takes_settings
 from consumer.cli.selection import missing_queue
 from consumer.errors import ExitCode, SettingsError
 from consumer.plugin.registry import Registry, Sources, discover
@@ -20,7 +20,7 @@ _HANDLED: Final = frozenset({"done", "duplicate"})
 
 
 @takes_settings
-def run(said: Said) -> None:
+def run(flags: SettingsFlags) -> None:
     """Take messages from the queues and call the handlers, until SIGTERM or Ctrl-C.
 
     A handler is a function in a file of your own: [bold]@handler("Cover")[/] over [bold]async def cover(job: Job)[/].
@@ -31,14 +31,14 @@ def run(said: Said) -> None:
     from consumer import daemon  # noqa: PLC0415 - takes 0.5 s, which `run --help` and completion need not wait for
 
     def read() -> tuple[Settings, Registry]:
-        return _read(said, daemon.sources_of)
+        return _read(flags, daemon.sources_of)
 
     raise typer.Exit(daemon.run(*read(), read))
 
 
 @takes_settings
 def run_job(
-    said: Said,
+    flags: SettingsFlags,
     job_id: Annotated[str, typer.Argument(metavar="JOBID", help="The job's id, as submit printed it.")],
     queue: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which of several queues' settings and ledger keys to use.")
@@ -52,7 +52,7 @@ def run_job(
     from consumer.app import App  # noqa: PLC0415 - as in run
     from consumer.daemon import set_up_logs, sources_of  # noqa: PLC0415 - as in run
 
-    settings, registry = _read(said, sources_of)
+    settings, registry = _read(flags, sources_of)
     app = App(settings, registry)
     set_up_logs(settings, registry, app)
     outcome = anyio.run(app.run_job, job_id, queue)
@@ -60,13 +60,13 @@ def run_job(
     raise typer.Exit(ExitCode.OK if outcome in _HANDLED else ExitCode.FAILURE)
 
 
-def _read(said: Said, sources_of: Callable[[Settings], Sources]) -> tuple[Settings, Registry]:
+def _read(flags: SettingsFlags, sources_of: Callable[[Settings], Sources]) -> tuple[Settings, Registry]:
     """Read the settings and find the handlers.
 
     Raises:
         SettingsError: One line for each problem, so that all of them can be repaired before the next try.
     """
-    settings = said.settings()
+    settings = flags.load()
     problems = missing_queue(settings)
     try:
         registry = discover(sources_of(settings))

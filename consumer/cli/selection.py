@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, ParamSpec
 
 import typer
 
-from consumer.cli.options import Said, takes_settings
+from consumer.cli.options import SettingsFlags, takes_settings
 from consumer.errors import UsageError
 from consumer.notify_url import EXPECTED, NotifyUrl
 from consumer.policy import Reason
@@ -98,10 +98,10 @@ def selects(*flags: str) -> Callable[[Callable[Concatenate[Selection, _Own], Non
 
     def decorate(command: Callable[Concatenate[Selection, _Own], None]) -> Callable[..., None]:
         @functools.wraps(command)
-        def with_flags(said: Said, *own: _Own.args, **values: _Own.kwargs) -> None:
+        def with_flags(settings_flags: SettingsFlags, *own: _Own.args, **values: _Own.kwargs) -> None:
             given: dict[str, Any] = {name: values.pop(name) for name in flags}
             ended, everything = given.pop("ended", None), given.pop("everything", False)
-            settings = said.settings()
+            settings = settings_flags.load()
             command(Selection(settings, filter_of(settings, **given), ended, everything), *own, **values)
 
         first, *own = inspect.signature(command, eval_str=True).parameters.values()

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import typer
 
 from consumer.cli import main as main_module
-from consumer.cli.options import parse_assignments
+from consumer.cli.options import SettingsFlags, parse_assignments, takes_settings
+from consumer.config import Settings, info_of
 from consumer.errors import ConsumerError, SettingsError, StoreBusyError, UsageError
 
 Cli = Callable[..., Any]
@@ -218,6 +220,21 @@ def test_a_broken_handler_file(cli: Cli, tmp_path: Path, queue_url: Callable[[st
     ran = cli("run", "--handlers", str(tmp_path), "--notify-url", queue_url("q"))
     assert ran.code == 78
     assert f"{tmp_path / 'broken.py'}:1" in ran.err
+
+
+def test_the_flags_of_the_settings_are_those_of_their_fields() -> None:
+    """A command that takes settings has the flag of each ``SettingInfo``, ``--config`` and ``--set``, and no other."""
+
+    @takes_settings
+    def command(flags: SettingsFlags) -> None:
+        """Has no flags of its own."""
+
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    parameters: Any = typer.main.get_command(app).params
+    made = {"/".join((*each.opts, *each.secondary_opts)) for each in parameters}
+    flags = {info.flag for field in Settings.model_fields.values() if (info := info_of(field)).flag}
+    assert made - {"--help"} == {*flags, "--config", "--set"}
 
 
 def test_assignments() -> None:
