@@ -20,7 +20,6 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from types import TracebackType
 from typing import Final, Protocol, Self, TypeAlias
 
 import structlog
@@ -80,11 +79,11 @@ class AdminServer:
     """Serves while it is entered.
 
     Args:
-        host: Address to listen on: a name, IPv4 or IPv6.
+        host: A name, IPv4 or IPv6.
         port: 0 takes a free one.
         metrics: What ``/metrics`` answers.
         checks: What the health paths answer.
-        allowed_hosts: Names that a request may use besides IP addresses, localhost and ``host``.
+        allowed_hosts: As ``names`` of ``is_allowed_host``, besides ``host``.
         connection_s: The longest that a connection may last.
     """
 
@@ -116,12 +115,7 @@ class AdminServer:
         return self._port if self._runner is None else int(self._runner.addresses[0][1])
 
     async def __aenter__(self) -> Self:
-        """Listen.
-
-        Raises:
-            PortTakenError: Another program listens there.
-            SettingsError: It can't listen there; names the settings.
-        """
+        """Listen. Raises ``PortTakenError``, or ``SettingsError`` that names the settings to change."""
         runner = web.ServerRunner(_Server(self._answer, self._connection_s), shutdown_timeout=_STOP_S)
         await runner.setup()
         try:
@@ -134,9 +128,7 @@ class AdminServer:
         self._runner = runner
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop listening; an answer under way has half a second to end."""
         runner, self._runner = self._runner, None
         if runner is not None:
@@ -242,9 +234,8 @@ def is_allowed_host(hosts: Sequence[str], names: Collection[str]) -> bool:
     The sandbox, which imports nothing of the daemon, has a stricter rule of its own: loopback only.
 
     Args:
-        hosts: The ``Host`` headers, as they came.
-        names: What is allowed besides IP addresses and localhost, in lower case; ``.example.com`` stands for each name
-            below ``example.com``.
+        hosts: The ``Host`` headers.
+        names: What else is allowed, in lower case; ``.example.com`` stands for each name below ``example.com``.
     """
     if not hosts:
         return True

@@ -97,13 +97,10 @@ def configure(
 
     Args:
         level: The lowest level that is logged.
-        json: JSON lines, or lines for a person; ``None``: by whether ``stream`` is a terminal.
-        stream: stderr when not given. Its file is written to directly where it has one.
+        json: JSON lines, or lines for a person; by default for a person where ``stream`` is a terminal.
+        stream: stderr by default; a closed stderr is a ``SettingsError``.
         own: More stdlib loggers that pass at ``level``, such as the modules of a user's handlers.
         on_drop: Gets the number of lines lost, each time; must be quick and must not log.
-
-    Raises:
-        SettingsError: stderr is closed, so no line would reach anyone.
     """
     stream = stream if stream is not None else sys.stderr
     if stream is sys.stderr and sys.__stderr__ is None:

@@ -178,12 +178,7 @@ class QueueMetrics:
 
 
 class Metrics:
-    """All metrics of one daemon, in a registry of their own.
-
-    Args:
-        functions: The names that have a handler; ``*`` counts as ``OTHER``.
-        version: The program's version, for ``build_info``.
-    """
+    """All metrics of one daemon, in a registry of their own. ``functions`` are the names that have a handler."""
 
     def __init__(self, functions: Iterable[str] = (), *, version: str = "unknown") -> None:
         # A "_created" sample beside each counter doubles a scrape; process_start_time_seconds says the same. The

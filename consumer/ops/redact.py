@@ -38,15 +38,10 @@ class Secrets:
         self._numbers = False
 
     def protect(self, secret: str, *, slot: str | None = None) -> bool:
-        """Mask a value from now on.
+        """Mask a value from now on; ``False`` for one that is shorter than ``MIN_LENGTH``, which is not masked.
 
-        Args:
-            secret: The value.
-            slot: For a value that changes, such as an STS token: the name under which it is replaced. The last two
-                stay masked, since the one before may still be in use.
-
-        Returns:
-            ``False`` for a value shorter than ``MIN_LENGTH`` characters, which is not masked.
+        A value that changes, such as an STS token, has a ``slot``: its last two values stay masked, as both may be in
+        use.
         """
         if len(secret) < MIN_LENGTH:
             return False

@@ -23,12 +23,7 @@ _STATUS_LIMIT: Final = 500
 
 
 class Notifier:
-    """The daemon's side of the protocol.
-
-    Args:
-        environ: Where the variables are; the process's environment when not given. They are removed from it, so that
-            no child process can speak for the daemon.
-    """
+    """The daemon's side. It removes the variables, so that no child process can speak for the daemon."""
 
     def __init__(self, environ: MutableMapping[str, str] | None = None) -> None:
         environ = os.environ if environ is None else environ

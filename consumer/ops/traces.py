@@ -45,14 +45,7 @@ _BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2
 
 
 class Traces:
-    """The spans and OpenTelemetry metrics of one daemon.
-
-    Args:
-        spans: Takes the spans.
-        meters: Takes the metrics.
-        version: The program's.
-        trusted: Make a sender's span the parent of its message's, and take over its baggage.
-    """
+    """The spans and metrics of one daemon. ``trusted`` makes a sender's span the parent of its message's."""
 
     def __init__(self, spans: TracerProvider, meters: MeterProvider, version: str, *, trusted: bool = False) -> None:
         from opentelemetry import context, propagate, trace  # noqa: PLC0415 - an extra, loaded where it is asked for
@@ -91,15 +84,7 @@ class Traces:
         return self._operation(attributes, count, seconds, ())
 
     def settled(self, queue: str, operation: str, spans: Sequence[Span | None], seconds: float, fault: str) -> None:
-        """Messages were deleted or hidden, or the call failed.
-
-        Args:
-            queue: Their queue.
-            operation: ``delete`` or ``hide``.
-            spans: The deliveries that it ends, as ``processing`` gave them.
-            seconds: Duration of the call.
-            fault: Why it failed; empty for a success.
-        """
+        """A ``delete`` or ``hide`` for the deliveries of these spans ended; ``fault`` is empty for a success."""
         attributes = _attributes(queue, operation, "settle")
         if fault:
             attributes["error.type"] = fault
@@ -111,12 +96,8 @@ class Traces:
     ) -> Iterator[Span]:
         """Put one delivery into a span, whose ids stand on the log lines within.
 
-        Args:
-            queue: Its queue.
-            message_id: The message.
-            properties: The message's: ``traceparent`` and ``tracestate`` are read, ``baggage`` where it is trusted. A
-                malformed one is ignored.
-            received: The receive that brought it.
+        Of the message's properties ``traceparent`` and ``tracestate`` are read, ``baggage`` where it is trusted; a
+        malformed one is ignored.
         """
         attributes = {**_attributes(queue, "process", "process"), "messaging.message.id": message_id}
         links = [] if received is None else [self._trace.Link(received)]
@@ -140,13 +121,7 @@ class Traces:
             self._process_s.record(time.monotonic() - began_s, _attributes(queue, "process", "process"))
 
     def ended(self, span: Span, fault: str, **attributes: str | int | None) -> None:
-        """Record in a delivery's span how it ended.
-
-        Args:
-            span: As ``processing`` gave it.
-            fault: Why it failed; empty for a success.
-            attributes: What else is known of it.
-        """
+        """Record in a delivery's span how it ended; ``fault`` is empty for a success."""
         span.set_attributes({f"mns_consumer.{name}": value for name, value in attributes.items() if value is not None})
         if fault:
             span.set_attribute("error.type", fault)
