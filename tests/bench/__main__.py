@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from tests.bench import bars, chart, report
+from tests.bench import ablation, bars, chart, report
 from tests.bench.contestants import ALL, POSTGRES, Stage
 from tests.bench.figures import Book
 from tests.bench.plan import PARTS, QUICK, Asked, Sizes, chosen
@@ -40,6 +40,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--contestant", action="append", default=[], choices=ALL, help="this one; may be repeated")
     parser.add_argument("--quick", action="store_true", help="less than two minutes; rough figures")
     parser.add_argument("--long", action="store_true", help="also 1,000,000 messages and 5,000,000 ended jobs")
+    parser.add_argument("--ablation", action="store_true", help="only what each trick for speed saves")
     parser.add_argument("--messages", type=_count, metavar="N", help="messages in the queue of one run")
     parser.add_argument("--seconds", type=_duration, metavar="S", help="the most that one run of a full queue takes")
     parser.add_argument("--rounds", type=_count, metavar="N", help="how often A B A B ... goes round")
@@ -100,9 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             book.note("nobody has a core of their own: server and contestants get in each other's way")
         with pinned(cores.server), Server(cores) as server:
             asked = Asked(Stage(server, cores, Path(made)), _sizes(said), _contestants(said, book), book)
-            _measure(asked, chosen(said.only, quick=said.quick, long=said.long))
+            only = [ablation.PART] if said.ablation else said.only
+            _measure(asked, chosen(only, quick=said.quick, long=said.long))
     verdicts = bars.judged(book)
     report.show(console, book, verdicts, where)
+    ablation.show(console, book)
     _write(out, console, book, verdicts, where)
     missed = any(verdict.reached is False for verdict in verdicts)
     return _FAILED if book.failures or (said.strict and missed) else _OK

@@ -27,7 +27,7 @@ from tests.bench.process import BenchError, Cores, NotHereError, Process, enviro
 from tests.bench.served import Server
 from tests.postgres import ADDRESS, NoPostgresError, new_schema, store_at
 
-Handler = Literal["nothing", "timed", "result"]
+Handler = Literal["nothing", "timed", "result", "ablated"]
 
 SDK: Final = ("sdk_sample", "sdk_batch", "sdk_threads")
 SQLITE: Final = "daemon_sqlite"
@@ -85,6 +85,7 @@ class Place:
         folder: Its own, empty folder.
         handler: What a daemon does with a message.
         store: The ledger's file; default: a fresh one.
+        without: The trick that is switched off (``tricks``); with the handler ``ablated``.
         may_tell: How lines of a daemon's log begin that are no sign of a spoilt run.
     """
 
@@ -95,6 +96,7 @@ class Place:
     handler: Handler = "nothing"
     store: Path | None = None
     may_tell: tuple[str, ...] = ()
+    without: str = ""
 
     @property
     def delays(self) -> Path:
@@ -105,7 +107,8 @@ class Place:
     def environ(self) -> dict[str, str]:
         """The contestant's environment; nothing of the caller's home is of use to it."""
         timed = {"BENCH_DELAYS": str(self.delays)} if self.handler == "timed" else {}
-        return environment(HOME=str(self.folder), **timed)
+        without = {"BENCH_WITHOUT": self.without} if self.without else {}
+        return environment(HOME=str(self.folder), **timed, **without)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.bench import delivery, idle, ledger, memory, others, results, starts, throughput
+from tests.bench import ablation, delivery, idle, ledger, memory, others, results, starts, throughput
 from tests.bench.bars import BATCH, LATENCIES_MS, MEMORY_MARKS, SAMPLE
 from tests.bench.contestants import ALL, POSTGRES, SQLITE, Stage
 from tests.bench.figures import Book, in_turn
@@ -133,6 +133,11 @@ def _ledger(asked: Asked) -> None:
         ledger.measure_in_turn(asked.stage, load, asked.sizes.some_rounds, asked.book)
 
 
+def _ablation(asked: Asked) -> None:
+    if asked.of(SQLITE):
+        ablation.measure(asked.stage, throughput.Load(asked.sizes.messages, 15.0), asked.sizes.rounds, asked.book)
+
+
 PARTS: Final[Mapping[str, Callable[[Asked], None]]] = {
     "throughput": _throughput,
     "latency": _latency,
@@ -143,8 +148,11 @@ PARTS: Final[Mapping[str, Callable[[Asked], None]]] = {
     "idle": _idle,
     "others": _others,
     "ledger": _ledger,
+    "ablation": _ablation,
 }
 LONG: Final = frozenset({"ledger"})
+BY_NAME: Final = frozenset({"ablation"})
+"""Parts that run only by name."""
 """Parts that run only with ``--long`` or by name."""
 NOT_QUICK: Final = frozenset({"idle"})
 """Parts that can't be made quick, since a long poll lasts 30 s."""
@@ -160,5 +168,5 @@ def chosen(only: Sequence[str], *, quick: bool, long: bool) -> list[str]:
     """
     if only:
         return [part for part in PARTS if part in only]
-    left_out = (frozenset() if long else LONG) | (NOT_QUICK if quick else frozenset())
+    left_out = BY_NAME | (frozenset() if long else LONG) | (NOT_QUICK if quick else frozenset())
     return [part for part in PARTS if part not in left_out]

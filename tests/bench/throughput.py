@@ -10,10 +10,11 @@ Elsewhere: the contestants (``contestants``), the bars (``bars``).
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from tests.bench.contestants import Stage, started
+from tests.bench.contestants import Place, Stage, started
 from tests.bench.figures import Book
 from tests.bench.served import FULL_SHARE
 
@@ -32,16 +33,24 @@ class Load:
         messages: In the queue; whoever is slow does not get through them all.
         seconds: The most that one run takes.
         latency_ms: How much later every request is answered.
+        without: The trick that is switched off (``tricks``).
     """
 
     messages: int
     seconds: float
     latency_ms: float = 0.0
+    without: str = ""
 
     @property
     def part(self) -> str:
         """The part that its figures belong to."""
+        if self.without:
+            return f"{PART} without {self.without}"
         return f"{PART} at {self.latency_ms:g} ms" if self.latency_ms else PART
+
+
+def _placed(stage: Stage, load: Load) -> AbstractContextManager[Place]:
+    return stage.place(handler="ablated", without=load.without) if load.without else stage.place()
 
 
 def measure(stage: Stage, name: str, load: Load, book: Book) -> None:
@@ -51,7 +60,7 @@ def measure(stage: Stage, name: str, load: Load, book: Book) -> None:
         BenchError: As ``contestants.started``.
     """
     server = stage.server
-    with stage.place() as place, started(name, place) as running:
+    with _placed(stage, load) as place, started(name, place) as running:
         running.wait()
         time.sleep(_SETTLE_S)
         rss_mib = running.process.rss_mib

@@ -1,0 +1,229 @@
+"""The tricks for speed in the hot path, and how to switch each off: the ablation's table.
+
+A trick is whatever the code does only because it is faster. Each has a name, the file where its price is written, and
+the lines that it costs beyond the plain way. ``switch_off`` runs inside the daemon, before it starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib.util
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from xml.etree import ElementTree as ET
+
+import anyio
+import anyio.abc
+import structlog
+
+import consumer.app
+import consumer.daemon
+from consumer.cloud import mns, mns_xml, pool
+from consumer.engine import delivery, lane, poll, report, slots
+from consumer.engine.rules import Rules
+from consumer.message import strict_json
+from consumer.ops import logs
+from consumer.store.sqlite.ledger import SqliteLedger
+
+
+@dataclass(frozen=True, slots=True)
+class Trick:
+    """One trick.
+
+    Args:
+        name: As in the comment beside it: ``bench ablation "NAME"``.
+        what: What is done instead when it is off.
+        where: Its file.
+        lines: Lines that it costs beyond the plain way, about.
+        off: Switches it off.
+    """
+
+    name: str
+    what: str
+    where: str
+    lines: int
+    off: Callable[[], None]
+
+
+def _put(where: object, name: str, value: object) -> None:
+    setattr(where, name, value)
+
+
+class _GroupTasks:
+    """``Tasks`` by an anyio task group."""
+
+    def __init__(self) -> None:
+        self._group: anyio.abc.TaskGroup | None = None
+        self._ended = asyncio.Event()
+        self._is_over = asyncio.Event()
+        self._waiting: list[Coroutine[Any, Any, object]] = []
+        self._runner = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        async with anyio.create_task_group() as self._group:
+            for work in self._waiting:
+                self._start(work)
+            await self._is_over.wait()
+        self._ended.set()
+
+    def begin(self, work: Coroutine[Any, Any, object]) -> None:
+        if self._group is None:
+            self._waiting.append(work)
+        else:
+            self._start(work)
+
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+        async def run() -> None:
+            await work
+
+        if self._group is not None:
+            self._group.start_soon(run)
+
+    async def end(self, within_s: float) -> None:
+        self._is_over.set()
+        with anyio.move_on_after(within_s):
+            await self._ended.wait()
+        if self._group is not None:
+            self._group.cancel_scope.cancel("over")
+        await self._ended.wait()
+
+
+def _task_group() -> None:
+    _put(consumer.app, "Tasks", _GroupTasks)
+
+
+def _scope_type() -> None:
+    _put(delivery, "new_scope", anyio.CancelScope)
+
+
+def _gc() -> None:
+    _put(gc, "freeze", lambda: None)
+    _put(gc, "set_threshold", lambda *_: None)
+
+
+def _flat_xml() -> None:
+    _put(mns_xml, "FLAT_READER", value=False)
+
+
+def _colons() -> None:
+    _put(strict_json, "COUNTS_COLONS", value=False)
+
+
+def _gathered_lines() -> None:
+    log: Any = logs._log
+
+    def at_once(line: bytes) -> None:
+        log.write(line)
+
+    _put(log, "gather", at_once)
+
+
+def _direct_line() -> None:
+    log = structlog.get_logger("consumer.engine.report")
+
+    def by_structlog(level: str, **event: object) -> None:
+        getattr(log, level)(event.pop("event"), **event)
+
+    _put(report, "gather", by_structlog)
+
+
+def _kept_second() -> None:
+    _put(logs._log, "now", lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+
+
+def _kept_limits() -> None:
+    kept = Rules.limits_of
+
+    def each_time(self: Rules, handler: Any) -> Any:
+        self._limits.clear()
+        return kept(self, handler)
+
+    _put(Rules, "limits_of", each_time)
+
+
+def _written_deletes() -> None:
+    def by_tree(handles: Sequence[str]) -> bytes:
+        root = ET.Element("ReceiptHandles", xmlns="http://mns.aliyuncs.com/doc/v1/")
+        for handle in handles:
+            ET.SubElement(root, "ReceiptHandle").text = handle
+        body: bytes = ET.tostring(root, "utf-8")
+        return b'<?xml version="1.0" encoding="utf-8"?>' + body
+
+    _put(mns, "handles_xml", by_tree)
+
+
+def _gathered_commands() -> None:
+    def at_once(self: Any, command: Any) -> None:
+        self._open_writer().put([command])
+
+    _put(SqliteLedger, "_enqueue", at_once)
+
+
+def _uvloop() -> None:
+    found = importlib.util.find_spec
+    _put(importlib.util, "find_spec", lambda name, package=None: None if name == "uvloop" else found(name, package))
+
+
+def _in_flight_class() -> None:
+    @contextlib.contextmanager
+    def in_flight(self: Any, one: Any) -> Iterator[None]:
+        with lane._InFlight(self, one):
+            yield
+
+    _put(lane.Lane, "in_flight", in_flight)
+
+
+def _asyncio_lock() -> None:
+    made = delivery.ReceiptLock.__init__
+
+    def init(self: Any) -> None:
+        made(self)
+        self._other = anyio.Lock()
+
+    _put(delivery.ReceiptLock, "__init__", init)
+
+
+def _start_first() -> None:
+    _put(poll, "_START_FIRST_S", 0.0)
+
+
+def _early_slots() -> None:
+    _put(slots.Slot, "leave", lambda *_, **__: None)
+
+
+def _clean_connection() -> None:
+    _put(pool._Protocol, "is_clean", lambda *_: True)
+
+
+TRICKS: Final = (
+    Trick("nothing", "nothing: what the measurement itself varies by", "", 0, lambda: None),
+    Trick("task-group", "each message's task is one of an anyio task group", "engine/tasks.py", 25, _task_group),
+    Trick("scope-type", "anyio.CancelScope() for each message", "engine/tasks.py", 8, _scope_type),
+    Trick("in-flight-class", "a generator context manager for each message", "engine/lane.py", 15, _in_flight_class),
+    Trick("asyncio-lock", "anyio's lock for each message beside asyncio's", "engine/delivery.py", 1, _asyncio_lock),
+    Trick("limits", "a handler's limits are made for each run", "engine/rules.py", 4, _kept_limits),
+    Trick("early-slots", "a message keeps its slot until it is settled", "engine/slots.py", 20, _early_slots),
+    Trick("start-first", "the next poll is asked at once", "engine/poll.py", 4, _start_first),
+    Trick("gc", "the collector's defaults", "daemon.py", 6, _gc),
+    Trick("uvloop", "asyncio's own event loop", "daemon.py", 2, _uvloop),
+    Trick("flat-xml", "every answer is read by expat", "cloud/mns_xml.py", 45, _flat_xml),
+    Trick("deletes", "the body of a batch delete is made as a tree", "cloud/mns.py", 10, _written_deletes),
+    Trick("colons", "every JSON text is parsed with all rules spelt out", "message/strict_json.py", 35, _colons),
+    Trick("gathered-lines", "each log line is one write", "ops/logs.py", 25, _gathered_lines),
+    Trick("direct-line", "the line of a delivery passes structlog's logger", "ops/logs.py", 10, _direct_line),
+    Trick("kept-second", "each line's time is made by datetime", "ops/logs.py", 8, _kept_second),
+    Trick("gathered-commands", "each ledger call wakes the writer", "store/sqlite/ledger.py", 12, _gathered_commands),
+    Trick(
+        "clean-check", "(no trick: the price of checking a reused connection)", "cloud/pool.py", 0, _clean_connection
+    ),
+)
+
+
+def switch_off(name: str) -> None:
+    """Switch one trick off in this process."""
+    (trick,) = [trick for trick in TRICKS if trick.name == name]
+    trick.off()
