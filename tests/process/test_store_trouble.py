@@ -26,8 +26,8 @@ int fsync(int fd) { hang(); return ((int (*)(int)) dlsym(RTLD_NEXT, "fsync"))(fd
 int fdatasync(int fd) { hang(); return ((int (*)(int)) dlsym(RTLD_NEXT, "fdatasync"))(fd); }
 """
 SOON = """
-from consumer.engine import store_gate
-store_gate.STALL_S, store_gate._LOOK_S = 0.5, 0.1
+from consumer.engine import store_access
+store_access.STALL_S, store_access._LOOK_S = 0.5, 0.1
 """
 DYING = """
 from consumer.store.sqlite import ledger as sqlite_ledger
