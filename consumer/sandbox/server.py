@@ -40,6 +40,9 @@ _DROPPED: Final = Response(503)
 class Sandbox:
     """A local MNS and MPS. Use it as an async context manager; it listens inside the block.
 
+        async with Sandbox.on_free_port(job_s=0) as sandbox:
+            sandbox.put("jobs", body)
+
     Attributes:
         account: The queues; ``account.advance_clock`` moves the time that messages live by.
         faults: What goes wrong; may be changed at any time.
@@ -77,7 +80,7 @@ class Sandbox:
 
     @classmethod
     def on_free_port(cls, **values: Any) -> Self:
-        """A sandbox on a free port of this machine, for tests; ``values`` are fields of ``SandboxSettings``."""
+        """A sandbox on a free port, as tests start it; ``values`` are fields of ``SandboxSettings``."""
         return cls(SandboxSettings(port=0, **values))
 
     @property
