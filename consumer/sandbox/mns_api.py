@@ -242,9 +242,10 @@ class MnsApi:
         if not call.request.body:
             raise MnsError("MissingReceiptHandle", "ReceiptHandle is required.")
         queue, now_ms = mailbox.queue, self._account.clock.now_ms()
+        has_faults = bool(self._faults)
         failed: list[dict[str, str]] = []
         for handle in mns_xml.read_handles(call.request.body):
-            fault = self._faults.draw("entry_error", "BatchDeleteMessage", queue.name)
+            fault = self._faults.draw("entry_error", "BatchDeleteMessage", queue.name) if has_faults else None
             code = message = ""
             if fault is not None:
                 code, message = fault.code or "InternalError", fault.message

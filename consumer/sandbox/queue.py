@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from itertools import count
 from typing import Final
 
 from consumer.sandbox.protocol import MnsError, message_not_exist
@@ -44,7 +45,6 @@ _MOST_DIGITS: Final = 9
 
 # 36 or 37 characters, such as 8-0zxj... (facts/mns.md#receipt-handles); the number before the hyphen is the priority's.
 _HANDLE: Final = re.compile(r"[A-Za-z0-9-]{36,37}")
-_TOKEN_BITS: Final = 34 * 4
 
 _MOST_STALE: Final = 1024
 
@@ -176,6 +176,9 @@ class Queue:
         self._chance = chance
         self._late_ms = late_ms
         self._lenient_handles = lenient_handles
+        # Together 34 characters after the priority; no two queues share a prefix.
+        self._handle_prefix = f"{chance.getrandbits(18 * 4):018x}"
+        self._handle_numbers = count(10**15)
         self._by_handle: dict[str, Message] = {}
         self._seq = 0
         self._messages: dict[int, Message] = {}
@@ -272,7 +275,7 @@ class Queue:
 
     def duplicate(self, message: Message) -> None:
         """Add a second copy of a message, visible at once and independent from then on."""
-        count = message.dequeue_count - 1 if message.state == State.INACTIVE else message.dequeue_count
+        receives = message.dequeue_count - 1 if message.state == State.INACTIVE else message.dequeue_count
         copy = Message(
             message.body,
             message.priority,
@@ -283,7 +286,7 @@ class Queue:
             enqueue_ms=message.enqueue_ms,
             visible_ms=message.enqueue_ms,
             first_dequeue_ms=message.first_dequeue_ms,
-            dequeue_count=count,
+            dequeue_count=receives,
             is_duplicate=True,
         )
         self._add(copy)
@@ -407,7 +410,7 @@ class Queue:
                 message.old_handles += (old,)
             else:
                 del self._by_handle[old]
-        message.handle = handle = f"{message.priority}-{self._chance.getrandbits(_TOKEN_BITS):034x}"
+        message.handle = handle = f"{message.priority}-{self._handle_prefix}{next(self._handle_numbers)}"
         self._by_handle[handle] = message
 
     def _drop_handles(self, message: Message) -> None:
