@@ -3,8 +3,6 @@
 Source: facts/iproduction.md#audiobeatdetection.
 """
 
-from typing import Final
-
 from pydantic import Field
 
 from consumer.functions.catalogue import Family, Function, Sample
@@ -19,7 +17,7 @@ class AudioBeatDetectionResult(FilesResult):
     )
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="AudioBeatDetection",
     title="find the beats of a piece of music",
     input="audio or video",

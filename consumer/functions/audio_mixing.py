@@ -1,7 +1,5 @@
 """AudioMixing (facts/iproduction.md#audiomixing)."""
 
-from typing import Final
-
 from pydantic import Field
 
 from consumer.functions.catalogue import Family, Function, Sample
@@ -14,7 +12,7 @@ class AudioMixingResult(FilesResult):
     files: list[ResultFile] = Field(alias="result", description="the mixed audio files, one as documented")
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="AudioMixing",
     title="mix other sounds into an audio file",
     input="audio",

@@ -1,7 +1,5 @@
 """AudioQualityAssessment (facts/iproduction.md#audioqualityassessment)."""
 
-from typing import Final
-
 from consumer.functions.catalogue import Function, Sample
 from consumer.functions.families import AnyResult
 
@@ -10,7 +8,7 @@ class AudioQualityAssessmentResult(AnyResult):
     """Result of an AudioQualityAssessment job."""
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="AudioQualityAssessment",
     title="assess the sound quality of a recording",
     input="16-bit WAV, 1 or 2 channels, 8,000 to 48,000 Hz",

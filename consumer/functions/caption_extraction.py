@@ -3,8 +3,6 @@
 Source: facts/iproduction.md#captionextraction.
 """
 
-from typing import Final
-
 from pydantic import Field
 
 from consumer.functions.catalogue import Family, Function, Sample
@@ -17,7 +15,7 @@ class CaptionExtractionResult(FilesResult):
     files: list[ResultFile] = Field(alias="result", description="the .srt subtitle files, in the order they came")
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="CaptionExtraction",
     title="extract the captions that are part of a video's picture into subtitle files",
     input="video",

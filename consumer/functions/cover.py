@@ -5,7 +5,6 @@ Source: facts/iproduction.md#cover.
 
 from collections.abc import Sequence
 from random import Random
-from typing import Final
 
 from pydantic import Field, FiniteFloat, JsonValue, model_validator
 
@@ -58,7 +57,7 @@ def _stills(keys: Sequence[str], random: Random) -> JsonValue:
     ]
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="Cover",
     title="pick the best still pictures of a video, or make a moving one",
     input="video",

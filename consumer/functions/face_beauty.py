@@ -1,7 +1,5 @@
 """FaceBeauty (facts/iproduction.md#facebeauty)."""
 
-from typing import Final
-
 from consumer.functions.catalogue import Function, Sample
 from consumer.functions.families import AnyResult
 
@@ -10,7 +8,7 @@ class FaceBeautyResult(AnyResult):
     """Result of a FaceBeauty job."""
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="FaceBeauty",
     title="beautify the faces in a video",
     input="video",

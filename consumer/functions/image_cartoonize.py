@@ -3,8 +3,6 @@
 Source: facts/iproduction.md#imagecartoonize.
 """
 
-from typing import Final
-
 from pydantic import Field
 
 from consumer.functions.catalogue import Family, Function, Sample
@@ -17,7 +15,7 @@ class ImageCartoonizeResult(FilesResult):
     files: list[ResultFile] = Field(alias="result", description="the pictures, in the order they came")
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="ImageCartoonize",
     title="redraw a picture as a cartoon",
     input="image",

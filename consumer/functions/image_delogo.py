@@ -1,7 +1,5 @@
 """ImageDelogo (facts/iproduction.md#imagedelogo)."""
 
-from typing import Final
-
 from consumer.functions.catalogue import Function, Sample
 from consumer.functions.families import DetailsResult
 
@@ -10,7 +8,7 @@ class ImageDelogoResult(DetailsResult):
     """Result of an ImageDelogo job."""
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="ImageDelogo",
     title="remove logos from a picture",
     input="image",

@@ -1,7 +1,5 @@
 """ImageH2V (facts/iproduction.md#imageh2v)."""
 
-from typing import Final
-
 from consumer.functions.catalogue import Function, Sample
 from consumer.functions.families import DetailsResult
 
@@ -10,7 +8,7 @@ class ImageH2VResult(DetailsResult):
     """Result of an ImageH2V job."""
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="ImageH2V",
     title="turn a landscape picture into a portrait one",
     input="image",

@@ -7,7 +7,6 @@ Source: facts/iproduction.md#musicsegmentdetect.
 
 from collections.abc import Sequence
 from random import Random
-from typing import Final
 
 from pydantic import Field, FiniteFloat, JsonValue
 
@@ -53,7 +52,7 @@ def _choruses(_keys: Sequence[str], random: Random) -> JsonValue:
     return {"result": segments}
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="MusicSegmentDetect",
     title="find the choruses of a piece of music",
     input="audio or video",

@@ -1,7 +1,5 @@
 """SpeechDenoise (facts/iproduction.md#speechdenoise)."""
 
-from typing import Final
-
 from consumer.functions.catalogue import Function, Sample
 from consumer.functions.families import AnyResult
 
@@ -10,7 +8,7 @@ class SpeechDenoiseResult(AnyResult):
     """Result of a SpeechDenoise job."""
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="SpeechDenoise",
     title="remove the noise from recorded speech",
     input="WAV of 16 or 48 kHz (inferred)",

@@ -3,7 +3,7 @@
 Source: facts/iproduction.md#videoclip.
 """
 
-from typing import Final, Self
+from typing import Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -39,7 +39,7 @@ class VideoClipResult(FilesResult):
         return super().summary()
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="VideoClip",
     title="cut the highlights out of a video",
     input="video",

@@ -1,7 +1,5 @@
 """VideoDelogo (facts/iproduction.md#videodelogo)."""
 
-from typing import Final
-
 from consumer.functions.catalogue import Function, Sample
 from consumer.functions.families import DetailsResult
 
@@ -10,7 +8,7 @@ class VideoDelogoResult(DetailsResult):
     """Result of a VideoDelogo job."""
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="VideoDelogo",
     title="remove logos from a video",
     input="video",

@@ -1,7 +1,5 @@
 """VideoDetext (facts/iproduction.md#videodetext)."""
 
-from typing import Final
-
 from consumer.functions.catalogue import Function, Sample
 from consumer.functions.families import DetailsResult
 
@@ -10,7 +8,7 @@ class VideoDetextResult(DetailsResult):
     """Result of a VideoDetext job."""
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="VideoDetext",
     title="remove text that is part of a video's picture",
     input="video",

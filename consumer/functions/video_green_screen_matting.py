@@ -1,7 +1,5 @@
 """VideoGreenScreenMatting (facts/iproduction.md#videogreenscreenmatting)."""
 
-from typing import Final
-
 from pydantic import Field
 
 from consumer.functions.catalogue import Family, Function, Sample
@@ -14,7 +12,7 @@ class VideoGreenScreenMattingResult(FilesResult):
     files: list[ResultFile] = Field(alias="result", description="the cut-out videos, .mp4 or .webm, one as documented")
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="VideoGreenScreenMatting",
     title="cut the foreground out of a green-screen video",
     input="video; a background is given as bgimage",

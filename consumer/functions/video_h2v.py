@@ -1,7 +1,5 @@
 """VideoH2V (facts/iproduction.md#videoh2v)."""
 
-from typing import Final
-
 from consumer.functions.catalogue import Function, Sample
 from consumer.functions.families import DetailsResult
 
@@ -10,7 +8,7 @@ class VideoH2VResult(DetailsResult):
     """Result of a VideoH2V job."""
 
 
-FUNCTION: Final = Function(
+FUNCTION = Function(
     name="VideoH2V",
     title="turn a landscape video into a portrait one",
     input="video",
