@@ -80,7 +80,7 @@ def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
     )
     protect_settings(settings.secrets())
     for name, handler in registry.handlers.items():
-        log.info("handler registered", function=name, origin=handler.origin, provider=registry.providers.get(name))
+        log.info("handler registered", function=name, origin=handler.origin, provider=handler.provider)
     for skipped in registry.skipped:
         log.warning("handler skipped", reason=skipped)
     for place in registry.empty:

@@ -14,14 +14,14 @@ from consumer.cli.output import JsonFlag, print_json, wide_console
 from consumer.daemon import sources_of
 from consumer.functions.catalogue import find, names
 from consumer.ops.escape import printable
-from consumer.plugin.handler import Handler
+from consumer.plugin.handler import Handler, Strength
 from consumer.plugin.registry import Registry, discover
 
 _FOUND_IN: Final = {
-    "DIRECTORY": "drop-in folder",
-    "IMPORT_PATH": "import path",
-    "ENTRY_POINT": "entry point",
-    "SHIPPED": "shipped",
+    Strength.DIRECTORY: "drop-in folder",
+    Strength.IMPORT_PATH: "import path",
+    Strength.ENTRY_POINT: "entry point",
+    Strength.SHIPPED: "shipped",
 }
 
 
@@ -57,7 +57,7 @@ def _row(name: str, registry: Registry) -> dict[str, Any]:
         return row | {"handler": None, "found_in": None, "origin": None, "result": None, "fields": []}
     return row | {
         "handler": getattr(handler.function, "__qualname__", repr(handler.function)),
-        "found_in": _FOUND_IN[registry.strengths[handler.name].name],
+        "found_in": _FOUND_IN[handler.strength],
         "origin": handler.origin,
         "result": None if handler.result is None else _type_name(handler.result.annotation),
         "fields": fields_of(handler),

@@ -12,6 +12,7 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from pydantic import JsonValue, TypeAdapter
@@ -80,6 +81,15 @@ class Wanted(Generic[ParsedT]):
         return self._adapter.validate_python(value)
 
 
+class Strength(IntEnum):
+    """The kind of source that a handler comes from; for the same name the larger wins."""
+
+    SHIPPED = 1
+    ENTRY_POINT = 2
+    IMPORT_PATH = 3
+    DIRECTORY = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Handler:
     """One handler, ready to be called.
@@ -89,6 +99,8 @@ class Handler:
         result: The result's type; ``None`` if it asks for no result.
         user_data: UserData's type; ``None`` if it takes UserData as decoded.
         origin: ``path:line`` of the function.
+        strength: The kind of its source.
+        provider: Its folder, its import path, or its distribution with the version.
     """
 
     name: str
@@ -98,6 +110,8 @@ class Handler:
     result: Wanted[Any] | None
     user_data: Wanted[Any] | None
     origin: str
+    strength: Strength
+    provider: str
 
 
 def handler(
@@ -149,7 +163,9 @@ def origin_of(function: object) -> str:
     return "unknown place" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
 
-def build(function: HandlerFunction, note: Note) -> Handler:
+def build(
+    function: HandlerFunction, note: Note, *, strength: Strength = Strength.DIRECTORY, provider: str = ""
+) -> Handler:
     """Read a marked function's signature and annotation.
 
     Raises:
@@ -171,6 +187,8 @@ def build(function: HandlerFunction, note: Note) -> Handler:
         result=result,
         user_data=user_data,
         origin=origin,
+        strength=strength,
+        provider=provider,
     )
 
 

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Final
 
 from consumer.errors import HandlersError
 from consumer.file_safety import problems_of_folder
-from consumer.plugin.handler import ANY_NAME, Handler, build, notes
+from consumer.plugin.handler import ANY_NAME, Handler, Strength, build, notes
 from consumer.plugin.loading import files, forget, load_entry_point, load_file, load_module, new_package
 from consumer.version import version
 
@@ -34,15 +33,6 @@ _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _IN_WHEEL: Final = _PACKAGE / "handlers"
 _SHIPPED_DIR: Final = _IN_WHEEL if _IN_WHEEL.is_dir() else _PACKAGE.parent / "handlers"
 """An editable installation has them beside the package."""
-
-
-class Strength(IntEnum):
-    """The kind of source of a handler; the larger wins."""
-
-    SHIPPED = 1
-    ENTRY_POINT = 2
-    IMPORT_PATH = 3
-    DIRECTORY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +54,15 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """The handlers by name.
+    """The handlers by name: FunctionName, kind name or ``*``.
 
     Args:
-        handlers: FunctionName, kind name or ``*`` to its handler.
-        strengths: The same names to the kind of source.
-        providers: The same names to the folder, the import path, or the distribution with its version.
         empty: Sources without any handler; worth a warning.
         skipped: Handlers that are not used, each with the reason; worth a warning.
         packages: Private packages, to be forgotten once none of their functions runs.
     """
 
     handlers: Mapping[str, Handler]
-    strengths: Mapping[str, Strength] = field(default_factory=dict)
-    providers: Mapping[str, str] = field(default_factory=dict)
     empty: Sequence[str] = ()
     skipped: Sequence[str] = ()
     packages: Sequence[str] = ()
@@ -92,10 +77,8 @@ class _Candidate:
     """One file, module or entry point to load.
 
     Args:
-        strength: Kind of source.
-        name: Name for warnings.
-        provider: For ``Registry.providers``.
-        load: Loads its marked functions.
+        strength: For its handlers, as the provider.
+        name: For warnings.
         may_take_all: Whether its handler for ``*`` counts.
     """
 
@@ -114,13 +97,17 @@ def discover(sources: Sources) -> Registry:
             no handler at all. It names every problem, one line each; a broken file with its traceback.
     """
     problems: list[str] = []
-    found: dict[str, tuple[_Candidate, Handler]] = {}
+    found: dict[str, Handler] = {}
     empty: list[str] = []
     skipped: list[str] = []
     packages: list[str] = []
     for candidate in _candidates(sources, problems, packages):
         try:
-            handlers = [build(function, note) for function in candidate.load() for note in notes(function)]
+            handlers = [
+                build(function, note, strength=candidate.strength, provider=candidate.provider)
+                for function in candidate.load()
+                for note in notes(function)
+            ]
         except HandlersError as error:
             problems.extend(error.problems)
             continue
@@ -135,11 +122,11 @@ def discover(sources: Sources) -> Registry:
                 )
                 continue
             rival = found.get(new.name)
-            if rival is None or candidate.strength > rival[0].strength:
-                found[new.name] = (candidate, new)
-            elif candidate.strength == rival[0].strength:
+            if rival is None or new.strength > rival.strength:
+                found[new.name] = new
+            elif new.strength == rival.strength:
                 problems.append(
-                    f"two handlers for {new.name!r}: {rival[1].origin} and {new.origin}; remove or rename one of them"
+                    f"two handlers for {new.name!r}: {rival.origin} and {new.origin}; remove or rename one of them"
                 )
     if not problems and not found:
         problems.extend(skipped)
@@ -151,9 +138,7 @@ def discover(sources: Sources) -> Registry:
         forget(packages)
         raise HandlersError(*problems)
     return Registry(
-        handlers={name: handler for name, (_, handler) in sorted(found.items())},
-        strengths={name: candidate.strength for name, (candidate, _) in found.items()},
-        providers={name: candidate.provider for name, (candidate, _) in found.items()},
+        handlers=dict(sorted(found.items())),
         empty=tuple(empty),
         skipped=tuple(skipped),
         packages=tuple(packages),

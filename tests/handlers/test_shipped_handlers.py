@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from consumer.functions.catalogue import find, names
-from consumer.plugin.registry import Registry, Sources, Strength, discover
+from consumer.plugin.handler import Strength
+from consumer.plugin.registry import Registry, Sources, discover
 from mns_consumer import Job
 
 FOLDER = Path(__file__).resolve().parents[2] / "handlers"
@@ -44,7 +45,7 @@ async def run(function: str, **of_job: Any) -> list[EventDict]:
 def test_each_documented_function_has_a_handler() -> None:
     """There is one async handler for each function of the catalogue, which asks for its result model, and no other."""
     assert set(REGISTRY.handlers) == set(names())
-    assert set(REGISTRY.strengths.values()) == {Strength.SHIPPED}
+    assert {held.strength for held in REGISTRY.handlers.values()} == {Strength.SHIPPED}
     assert REGISTRY.empty == ()
     for name, held in REGISTRY.handlers.items():
         function = find(name)

@@ -16,8 +16,9 @@ import pytest
 
 from consumer.errors import ExitCode, HandlersError
 from consumer.plugin import loading
+from consumer.plugin.handler import Strength
 from consumer.plugin.loading import forget
-from consumer.plugin.registry import Registry, Sources, Strength, discover
+from consumer.plugin.registry import Registry, Sources, discover
 
 Write = Callable[[str, str], Path]
 
@@ -45,7 +46,7 @@ def test_files_and_packages_are_taken(folder: Path, write: Write) -> None:
     path = write("mine.py", COVER)
     write("more/__init__.py", COVER.replace("Cover", "VideoClip"))
     found = find(folder)
-    assert dict(found.strengths) == {
+    assert {name: held.strength for name, held in found.handlers.items()} == {
         "Cover": Strength.DIRECTORY,
         "VideoClip": Strength.DIRECTORY,
     }
@@ -164,8 +165,8 @@ def test_a_users_own_package_handlers_leaves_the_shipped_ones(folder: Path, writ
     """Beside a user's package ``handlers`` the shipped ones are still found, and are weaker."""
     write("handlers/__init__.py", COVER)
     found = find(folder, shipped=True)
-    assert found.strengths["Cover"] is Strength.DIRECTORY
-    assert found.strengths["VideoClip"] is Strength.SHIPPED
+    assert found.handlers["Cover"].strength is Strength.DIRECTORY
+    assert found.handlers["VideoClip"].strength is Strength.SHIPPED
     assert len(found.handlers) == 16
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from consumer.errors import HandlersError
-from consumer.plugin.registry import ENTRY_POINT_GROUP, Sources, Strength, discover
+from consumer.plugin.handler import Strength
+from consumer.plugin.registry import ENTRY_POINT_GROUP, Sources, discover
 from consumer.version import version
 
 Write = Callable[[str, str], Path]
@@ -57,8 +58,8 @@ def test_the_stronger_source_hides_the_weaker(site: Path, folder: Path, write: W
     ]
     found = [discover(each) for each in sources]
     assert [each.handlers["Cover"].function.__name__ for each in found] == ["cover", "of_point", "of_path", "of_folder"]
-    assert [each.strengths["Cover"] for each in found] == list(Strength)
-    assert {each.strengths["VideoClip"] for each in found} == {Strength.SHIPPED}
+    assert [each.handlers["Cover"].strength for each in found] == list(Strength)
+    assert {each.handlers["VideoClip"].strength for each in found} == {Strength.SHIPPED}
 
 
 def test_nothing_found_refuses() -> None:
@@ -127,7 +128,7 @@ def test_entry_points_name_modules_or_functions(site: Path) -> None:
         "Cover": "own",
         "VideoClip": "deep",
     }
-    assert set(found.strengths.values()) == {Strength.ENTRY_POINT}
+    assert {held.strength for held in found.handlers.values()} == {Strength.ENTRY_POINT}
 
 
 def test_entry_points_can_be_left_out(site: Path, folder: Path, write: Write) -> None:
@@ -184,7 +185,7 @@ def test_only_listed_distributions_are_asked(site: Path) -> None:
     install(site, "x = mine_loud", name="mine-loud")
     found = discover(Sources(use_entry_points=["mine.a"]))
     assert list(found.handlers) == ["Cover"]
-    assert found.providers == {"Cover": "Mine_A 1.0"}
+    assert found.handlers["Cover"].provider == "Mine_A 1.0"
 
 
 def test_a_listed_distribution_must_be_there(site: Path) -> None:
@@ -229,7 +230,7 @@ def test_each_handlers_provider(site: Path, folder: Path, write: Write) -> None:
     module(site, "mine_point.py", cover("of_point", "ImageH2V"))
     install(site, "x = mine_point")
     found = discover(Sources(directory=folder, modules=["mine_path"], shipped=True))
-    assert {name: found.providers[name] for name in ("Cover", "VideoClip", "ImageH2V", "VideoH2V")} == {
+    assert {name: found.handlers[name].provider for name in ("Cover", "VideoClip", "ImageH2V", "VideoH2V")} == {
         "Cover": str(folder),
         "VideoClip": "import path mine_path",
         "ImageH2V": "mine-dist 1.0",
