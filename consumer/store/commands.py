@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from asyncio import Future, get_running_loop
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 from consumer.errors import StoreError
 from consumer.store.ledger import ClaimAnswer, DeadLetterRecord, JobRecord, LettersHeld, Standby, WaitingLetters
@@ -30,7 +30,7 @@ class Command(Generic[A_co]):
 
     future: Future[A_co] | None = field(init=False, default=None)
     """Where the caller waits, perhaps cancelled; ``None`` when no caller waits."""
-    answer: A_co = field(init=False)
+    answer: A_co = field(init=False, default=cast("A_co", None))
     error: StoreError | None = field(init=False, default=None)
     key: str | None
     """The one key that the command is about; ``None`` for several or none."""

@@ -217,23 +217,21 @@ BURY: Final = f"""WITH {_GIVEN_LETTERS}, {_mine_or_ended("true")}, {_ended("true
   FROM given JOIN ended USING (key_id) ORDER BY key_id)
 {_IS_ENDED}"""  # noqa: S608 - see above
 
-_PRUNE: Final = tuple(
-    f"""DELETE FROM {table} WHERE {column} IN (SELECT {column} FROM {table}
-  WHERE {old} <= clock_timestamp() - make_interval(secs => $1) AND {condition}
-  ORDER BY {old} LIMIT $2 FOR UPDATE SKIP LOCKED)"""  # noqa: S608 - constants only
-    for table, column, old, condition in (
-        ("mns_consumer_job", "key_id", "stored_at", "dead IS NOT NULL"),
-        (
-            "mns_consumer_job",
-            "key_id",
-            "claimed_at",
-            "dead IS NULL AND (held_until IS NULL OR held_until <= clock_timestamp())",
-        ),
-        ("mns_consumer_letter", "id", "replayed_at", "replay = 'replayed'"),
-        ("mns_consumer_letter", "id", "stored_at", "true"),
-    )
+
+def _prune_sql(table: str, column: str, time_column: str, condition: str) -> str:
+    """Remove the oldest rows; $1 is the age in seconds, $2 the most rows."""
+    return f"""DELETE FROM {table} WHERE {column} IN (SELECT {column} FROM {table}
+  WHERE {time_column} <= clock_timestamp() - make_interval(secs => $1) AND {condition}
+  ORDER BY {time_column} LIMIT $2 FOR UPDATE SKIP LOCKED)"""  # noqa: S608 - constants only
+
+
+_OPEN_AND_FREE: Final = "dead IS NULL AND (held_until IS NULL OR held_until <= clock_timestamp())"
+_PRUNE: Final = (
+    _prune_sql("mns_consumer_job", "key_id", "stored_at", "dead IS NOT NULL"),
+    _prune_sql("mns_consumer_job", "key_id", "claimed_at", _OPEN_AND_FREE),
+    _prune_sql("mns_consumer_letter", "id", "replayed_at", "replay = 'replayed'"),
 )
-"""$1 is the age in seconds, $2 the most rows; the last one removes letters that were not replayed."""
+_PRUNE_LETTERS: Final = _prune_sql("mns_consumer_letter", "id", "stored_at", "true")
 
 COUNT_WAITING: Final = """SELECT queue, reason, count(*), sum(bytes)::bigint, extract(epoch FROM min(stored_at))::float8
 FROM mns_consumer_letter WHERE replay <> 'replayed' GROUP BY queue, reason ORDER BY queue, reason"""
@@ -280,9 +278,9 @@ class PostgresStatements:
                 columns = zip(*rows, strict=True)
                 await self._answer(connection, BURY, buried, "ours", *columns, self._are_confirmed(buried))
             case ReleaseCommand():
-                await self._undo(connection, RELEASE, only(ReleaseCommand, commands))
+                await connection.execute(RELEASE, self._holder, _key_ids(only(ReleaseCommand, commands)))
             case UndoStartCommand():
-                await self._undo(connection, UNDO_START, only(UndoStartCommand, commands))
+                await connection.execute(UNDO_START, self._holder, _key_ids(only(UndoStartCommand, commands)))
             case _:
                 await _execute_upkeep(connection, commands)
 
@@ -335,13 +333,6 @@ class PostgresStatements:
         for command in commands:
             command.answer = [key for key in command.keys if key_id(key) not in renewed]
 
-    async def _undo(
-        self, connection: asyncpg.Connection, statement: str, commands: Sequence[KeyedCommand[None]]
-    ) -> None:
-        await connection.execute(statement, self._holder, [key_id(command.key) for command in commands])
-        for command in commands:
-            command.answer = None
-
     def _are_confirmed(self, commands: Sequence[KeyedCommand[object]]) -> list[bool]:
         """Which claims were confirmed to a caller: missing rows of these are inserted again."""
         return [command.key in self._confirmed for command in commands]
@@ -366,9 +357,13 @@ class PostgresStatements:
         *arrays: Sequence[Any],
     ) -> Sequence[asyncpg.Record]:
         """Execute one statement about the commands' keys; its rows in the order of the commands."""
-        ids = [key_id(command.key) for command in commands]
+        ids = _key_ids(commands)
         rows = {row["key_id"]: row for row in await connection.fetch(statement, self._holder, ids, *arrays)}
         return [rows[found] for found in ids]
+
+
+def _key_ids(commands: Sequence[KeyedCommand[object]]) -> list[bytes]:
+    return [key_id(command.key) for command in commands]
 
 
 def _claim_answer(row: asyncpg.Record) -> ClaimAnswer:
@@ -389,7 +384,6 @@ async def _execute_upkeep(connection: asyncpg.Connection, commands: Sequence[Com
                 command.answer = float(await connection.fetchval(NOW))
             case PingCommand():
                 await connection.execute(_PING)
-                command.answer = None
             case PruneCommand():
                 command.answer = await _prune(connection, command)
             case _:
@@ -397,10 +391,12 @@ async def _execute_upkeep(connection: asyncpg.Connection, commands: Sequence[Com
 
 
 async def _prune(connection: asyncpg.Connection, command: PruneCommand) -> int:
+    ages = [(statement, command.older_than_s) for statement in _PRUNE]
+    if command.letters_older_than_s is not None:
+        ages.append((_PRUNE_LETTERS, command.letters_older_than_s))
     removed = 0
-    ages_s = (*[command.older_than_s] * (len(_PRUNE) - 1), command.letters_older_than_s)
-    for statement, age_s in zip(_PRUNE, ages_s, strict=True):
-        if age_s is not None and removed < command.limit:
+    for statement, age_s in ages:
+        if removed < command.limit:
             removed += changed_rows(await connection.execute(statement, age_s, command.limit - removed))
     return removed
 

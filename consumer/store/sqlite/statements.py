@@ -184,11 +184,9 @@ class SqliteStatements:
                 command.answer = self._end(connection, command.letter.job, command.letter)
             case StartCommand():
                 command.answer = self._start(connection, command.key)
-            case UndoStartCommand():
-                self._undo_start(connection, command.key)
             case FailCommand():
                 command.answer = self._fail(connection, command.key, command.failure)
-            case ReleaseCommand():
+            case UndoStartCommand() | ReleaseCommand():
                 self._undo_start(connection, command.key)
             case PingCommand():
                 statement = "INSERT OR REPLACE INTO heartbeat (id, stored_at) VALUES (1, ?)"
@@ -201,19 +199,10 @@ class SqliteStatements:
     def _remember(self, command: Command[object]) -> None:
         """Change the memory after the commit."""
         match command:
-            case DoneCommand(key=key) | BuryCommand(key=key) | FailCommand(key=key):
+            case DoneCommand(key=key) | BuryCommand(key=key) | FailCommand(key=key) | ReleaseCommand(key=key):
                 self._claims.pop(key, None)
-            case ReleaseCommand(key=key):
-                self._claims.pop(key, None)
-                command.answer = None
-            case StartCommand(key=key) if key in self._claims:
-                self._claims[key].started = True
-            case UndoStartCommand(key=key):
-                if key in self._claims:
-                    self._claims[key].started = False
-                command.answer = None
-            case PingCommand():
-                command.answer = None
+            case StartCommand(key=key) | UndoStartCommand(key=key) if key in self._claims:
+                self._claims[key].started = isinstance(command, StartCommand)
 
     def _start(self, connection: sqlite3.Connection, key: str) -> int:
         claim = self._claims.get(key)
