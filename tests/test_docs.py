@@ -34,7 +34,7 @@ from consumer.policy import Reason
 from consumer.sandbox import Sandbox
 from consumer.settings_sources import variable
 from consumer.store.ledger import Filter
-from consumer.store.open import make_operators
+from tests.stores import operators_at
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -333,7 +333,7 @@ async def test_handler_example_handles_jobs(tmp_path: Path, monkeypatch: pytest.
                 while not await all_seen(app, str(store), len(ids)):  # noqa: ASYNC110 - the store tells nobody
                     await anyio.sleep(0.05)
             app.stop()
-    operators = make_operators(str(store))
+    operators = operators_at(str(store))
     done = {job.record.job_id for job in await operators.list_jobs(Filter(), limit=100) if not job.dead}
     assert done == {ids["cover"], ids["failed cover"], ids["choruses"], ids["other"]}
     letters = {letter.letter.job.job_id: letter.letter for letter in await operators.list_letters(Filter(), limit=100)}
@@ -382,7 +382,7 @@ async def all_seen(app: App, store: str, most: int) -> bool:
     """Whether every job has ended, well or badly, or was sent back as its handler asked."""
     labels = {"queue": "jobs", "function": "Cover", "cause": RetryCause.ASKED.value}
     back = app.metrics.registry.get_sample_value("mns_consumer_retries_total", labels)
-    return back == 1 and len(await make_operators(store).list_jobs(Filter(), limit=100)) == most - 1
+    return back == 1 and len(await operators_at(store).list_jobs(Filter(), limit=100)) == most - 1
 
 
 # What no file may say.

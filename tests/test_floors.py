@@ -187,6 +187,15 @@ def test_nothing_below_app_takes_the_settings(path: Path) -> None:
     assert found.isdisjoint({"consumer.config", "consumer.config.Settings", "consumer.config.load"})
 
 
+def test_only_the_settings_parse_the_stores_address() -> None:
+    """Every other module gets the address as a value."""
+    parser = "consumer.store_address.parse_store_address"
+    found = {
+        name_of(path) for path in files() if parser in {t for _, t in imports(path.read_text("utf-8"), name_of(path))}
+    }
+    assert found == {"consumer.config"}
+
+
 def test_every_part_has_a_floor() -> None:
     """Whatever stands directly in consumer/ is on a floor, so that no new folder escapes the rules."""
     inside = {path.stem for path in (ROOT / "consumer").iterdir() if path.suffix == ".py"}

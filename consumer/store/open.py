@@ -14,16 +14,16 @@ from pathlib import Path
 from consumer.errors import SettingsError
 from consumer.store.ledger import Ledger
 from consumer.store.queries import Operators
-from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress, parse_store_address
+from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress
 
 
-def make_ledger(target: StoreAddress | str) -> Ledger:
-    """Make the ledger of an address or its text; ``open`` it next.
+def make_ledger(address: StoreAddress) -> Ledger:
+    """Make the ledger of an address; ``open`` it next.
 
     Raises:
-        SettingsError: The text is no address, PostgreSQL's driver is missing, or a certificate file can't be used.
+        SettingsError: PostgreSQL's driver is missing, or a certificate file can't be used.
     """
-    address = _checked(target)
+    _check(address)
     if isinstance(address, SqliteAddress):
         from consumer.store.sqlite.ledger import SqliteLedger  # noqa: PLC0415 - loaded when it is needed
 
@@ -33,13 +33,13 @@ def make_ledger(target: StoreAddress | str) -> Ledger:
     return PostgresLedger(address)
 
 
-def make_operators(target: StoreAddress | str) -> Operators:
-    """Make the operators' access to an address or its text, which works while a daemon runs.
+def make_operators(address: StoreAddress) -> Operators:
+    """Make the operators' access to an address, which works while a daemon runs.
 
     Raises:
         SettingsError: As for ``make_ledger``.
     """
-    address = _checked(target)
+    _check(address)
     if isinstance(address, SqliteAddress):
         from consumer.store.sqlite.operators import SqliteDatabase  # noqa: PLC0415 - loaded when it is needed
 
@@ -50,16 +50,16 @@ def make_operators(target: StoreAddress | str) -> Operators:
 
 
 @asynccontextmanager
-async def open_operators(target: StoreAddress | str) -> AsyncIterator[Operators]:
+async def open_operators(address: StoreAddress) -> AsyncIterator[Operators]:
     """As ``make_operators``; the connections close with the block."""
-    operators = make_operators(target)
+    operators = make_operators(address)
     try:
         yield operators
     finally:
         await operators.close()
 
 
-def refusal(target: StoreAddress | str) -> str | None:
+def refusal(address: StoreAddress) -> str | None:
     """Why the daemon refuses a store whose files are not safe, in one line with what to do; else ``None``.
 
     ``Ledger.open`` raises ``StoreUnsafeError`` with the same text.
@@ -67,7 +67,7 @@ def refusal(target: StoreAddress | str) -> str | None:
     Raises:
         SettingsError: As for ``make_ledger``.
     """
-    address = _checked(target)
+    _check(address)
     if isinstance(address, PostgresAddress):
         return None
     from consumer.store.sqlite.files import access_refusal, hard_link_refusal  # noqa: PLC0415 - loaded when needed
@@ -76,8 +76,7 @@ def refusal(target: StoreAddress | str) -> str | None:
     return access_refusal(path, by_owner=True) or hard_link_refusal(path)
 
 
-def _checked(target: StoreAddress | str) -> StoreAddress:
-    address = parse_store_address(target) if isinstance(target, str) else target
+def _check(address: StoreAddress) -> None:
     if isinstance(address, PostgresAddress):
         if importlib.util.find_spec("asyncpg") is None:
             raise SettingsError(
@@ -86,4 +85,3 @@ def _checked(target: StoreAddress | str) -> StoreAddress:
         from consumer.store.postgres.connection import tls_of  # noqa: PLC0415 - its driver is an extra
 
         tls_of(address)  # its files are read for each connection: report a wrong name now
-    return address

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, Filter, JobRecord
-from consumer.store.open import make_ledger, make_operators
 from consumer.store.queries import StoredLetter
+from tests.stores import ledger_at, operators_at
 
 ACCOUNT = "1234567890123456/cn-hangzhou"
 
@@ -56,7 +56,7 @@ def fill(target: str, letters: Sequence[DeadLetterRecord] = (), done: Sequence[J
     """Put ends into a store, as a daemon does."""
 
     async def put() -> None:
-        ledger = make_ledger(target)
+        ledger = ledger_at(target)
         await ledger.open()
         try:
             for one in letters:
@@ -77,7 +77,7 @@ def claim(target: str, key: str) -> Claimed | Ended | Elsewhere:
     """What a daemon is told that asks for a key."""
 
     async def ask() -> Claimed | Ended | Elsewhere:
-        ledger = make_ledger(target)
+        ledger = ledger_at(target)
         await ledger.open()
         try:
             return await ledger.claim(key, 60)
@@ -91,7 +91,7 @@ def stored(target: str) -> list[StoredLetter]:
     """Every dead letter of a store."""
 
     async def look() -> list[StoredLetter]:
-        operators = make_operators(target)
+        operators = operators_at(target)
         try:
             return list(await operators.list_letters(Filter(), limit=1000))
         finally:

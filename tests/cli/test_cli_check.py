@@ -14,7 +14,7 @@ import pytest
 
 from consumer.cli.check import Finding, Severity, queue_findings, store_findings
 from consumer.config import load
-from consumer.store.open import make_ledger
+from tests.stores import ledger_at
 
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
@@ -166,7 +166,7 @@ def make_store(path: Path) -> Path:
     """A sound store, closed."""
 
     async def make() -> None:
-        ledger = make_ledger(str(path))
+        ledger = ledger_at(str(path))
         await ledger.open()
         await ledger.close()
 
@@ -177,7 +177,7 @@ def make_store(path: Path) -> Path:
 async def test_a_store_in_use(tmp_path: Path) -> None:
     """A sound file is good while a daemon has it open, under each way to write its path."""
     target = str(tmp_path / "the ledger.db")
-    ledger = make_ledger(target)
+    ledger = ledger_at(target)
     await ledger.open()
     try:
         for text in (target, f"sqlite:///{target}", f"sqlite:///{target.replace(' ', '%20')}"):

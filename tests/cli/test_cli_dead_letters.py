@@ -19,6 +19,7 @@ from consumer.errors import UsageError
 from consumer.policy import Reason
 from consumer.store.ledger import Ended, Filter
 from consumer.store.open import open_operators
+from consumer.store_address import parse_store_address
 from tests.cli.letters_rig import ACCOUNT, claim, fill, letter, states, stored
 from tests.postgres import postgres_store
 
@@ -286,7 +287,7 @@ def test_views() -> None:
 @pytest.mark.parametrize("page", [1, 2, 3, 4, 5, 6])
 async def test_walking_while_letters_go(store_of_nine: str, page: int) -> None:
     """Letters that go meanwhile make the walk miss none of those that stay, nor give one twice."""
-    async with open_operators(store_of_nine) as operators:
+    async with open_operators(parse_store_address(store_of_nine)) as operators:
         seen: list[int] = []
         async for one in operators.walk_letters(Filter(), page=page):
             seen.append(one.id)
@@ -304,7 +305,7 @@ def store_of_nine(tmp_path: Path) -> str:
 
 async def test_walking_to_an_end_that_goes(store_of_nine: str) -> None:
     """A walk ends with the page that it has read when all letters are purged meanwhile."""
-    async with open_operators(store_of_nine) as operators:
+    async with open_operators(parse_store_address(store_of_nine)) as operators:
         seen = []
         async for one in operators.walk_letters(Filter(), page=2):
             seen.append(one.id)

@@ -10,9 +10,9 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from consumer.store.open import make_operators
 from tests.cli.letters_rig import ACCOUNT, fill, letter, record
 from tests.postgres import postgres_store
+from tests.stores import operators_at
 
 Cli = Callable[..., Any]
 
@@ -87,7 +87,7 @@ def test_show(cli: Cli, target: str) -> None:
 
 async def test_show_by_its_letter(store: str, process: Cli) -> None:
     """A job whose key was opened again, and that has not ended since, is shown by its dead letter."""
-    await make_operators(store).begin_replay(1)
+    await operators_at(store).begin_replay(1)
     ran = await anyio.to_thread.run_sync(process, "jobs", "show", "J-dead", "--store", store, "--json")
     assert ran.code == 0
     assert (json.loads(ran.out)["id"], json.loads(ran.out)["state"]) == (1, "replaying")

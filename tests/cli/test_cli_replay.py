@@ -22,10 +22,10 @@ from consumer.errors import CloudError, Fault
 from consumer.policy import Reason
 from consumer.replay import Candidate, Replayed, ReplayOutcome, choose, replay_letters
 from consumer.store.ledger import Claimed, Ended, Filter
-from consumer.store.open import make_operators
 from consumer.store.queries import Operators
 from tests.cli.letters_rig import ACCOUNT, claim, fill, letter, states, stored
 from tests.postgres import postgres_store
+from tests.stores import operators_at
 
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
@@ -348,7 +348,7 @@ def test_the_store_fails_after_the_send(cli: Cli, store: str, place: Place, rule
 async def test_changed_meanwhile(store: str, place: Place) -> None:
     """Letters that somebody else replayed or purged since they were chosen are left alone."""
     await anyio.to_thread.run_sync(fill, store, [letter(name, queue=place.name) for name in "ab"])
-    operators = make_operators(store)
+    operators = operators_at(store)
     chosen = await choose(operators, Filter())
     await operators.begin_replay(1)
     await operators.purge(Filter(ids=(2,)))
@@ -363,7 +363,7 @@ async def test_changed_meanwhile(store: str, place: Place) -> None:
 async def test_two_commands_at_once(target: str, place: Place, state: str) -> None:
     """Of two commands that chose the same letter one sends it; the other is told so, and sends nothing."""
     await anyio.to_thread.run_sync(fill, target, [letter("a", queue=place.name)])
-    both = [make_operators(target) for _ in range(2)]
+    both = [operators_at(target) for _ in range(2)]
     if state != "set_aside":
         await both[0].begin_replay(1)
     if state == "replayed":

@@ -29,9 +29,9 @@ from consumer.config import Settings, load
 from consumer.errors import Fault
 from consumer.plugin.job import Job
 from consumer.store.ledger import Filter
-from consumer.store.open import make_operators
 from tests.cloud.own_mns import EXTENDED, FIELDS, OwnMns, Variant
 from tests.engine.rig import handlers
+from tests.stores import operators_at
 
 ESSENTIAL = ("MessageId", "MessageBody", "ReceiptHandle", "NextVisibleTime")
 SPARE = tuple(name for name in FIELDS if name not in ESSENTIAL)
@@ -208,7 +208,7 @@ async def _serve(folder: Path) -> Seen:
     for name in servers:
         labels = {"queue": name, "result": Fault.UNREADABLE}
         seen.unreadable[name] = app.metrics.registry.get_sample_value("mns_consumer_polls_total", labels) or 0.0
-    operators = make_operators(store)
+    operators = operators_at(store)
     seen.letters.update(one.letter.job.queue for one in await operators.list_letters(Filter(), limit=1000))
     await operators.close()
     return seen

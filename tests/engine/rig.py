@@ -24,8 +24,8 @@ from consumer.plugin.job import Job
 from consumer.plugin.registry import Registry
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Filter
-from consumer.store.open import make_operators
 from consumer.store.queries import StoredLetter
+from tests.stores import operators_at
 
 QUEUE = "jobs"
 
@@ -83,7 +83,7 @@ class Daemon:
 
     async def letters(self) -> list[StoredLetter]:
         """The dead letters."""
-        operators = make_operators(str(self.store))
+        operators = operators_at(str(self.store))
         try:
             return list(await operators.list_letters(Filter(), limit=1000))
         finally:

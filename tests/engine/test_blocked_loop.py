@@ -32,8 +32,8 @@ from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Claimed, Ledger
-from consumer.store.open import make_ledger
 from tests.engine.rig import QUEUE, Serve, body, delivery, handlers, message
+from tests.stores import ledger_at
 
 
 class Orders:
@@ -128,7 +128,7 @@ class Held:
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    made = make_ledger(str(tmp_path / "ledger.db"))
+    made = ledger_at(str(tmp_path / "ledger.db"))
     await made.open()
     await made.claim("k", 60)
     yield made

@@ -21,9 +21,9 @@ from consumer.plugin.job import Job
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob
 from consumer.store.ledger import Filter
-from consumer.store.open import make_operators
 from consumer.store.queries import StoredLetter
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
+from tests.stores import operators_at
 
 USER_DATA: Final = '{"album": 7}'
 RESULT: Final = {"Code": "Success", "Data": '{"result":[{"file":"true.jpg"}]}'}
@@ -129,7 +129,7 @@ def true_run(forgery: Forgery, *, wants_result: bool) -> tuple[Any, ...]:
 
 
 async def letters_of(daemon: Daemon, store: Mapping[str, str]) -> list[StoredLetter]:
-    operators = make_operators(store.get("store", str(daemon.store)))
+    operators = operators_at(store.get("store", str(daemon.store)))
     try:
         return list(await operators.list_letters(Filter(), limit=1000))
     finally:

@@ -25,9 +25,9 @@ from consumer.plugin.registry import Registry
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob
 from consumer.store.ledger import Filter
-from consumer.store.open import make_operators
 from consumer.store.queries import StoredLetter
 from tests.engine.rig import QUEUE, Serve, body
+from tests.stores import operators_at
 
 DONE: Final = "done"
 NEIGHBOURS: Final = 100
@@ -358,7 +358,7 @@ def validating_result(result: Any) -> Callable[[Job[Any, Any]], object]:
 
 
 async def ends_of(store: str) -> list[StoredLetter]:
-    operators = make_operators(store)
+    operators = operators_at(store)
     try:
         return list(await operators.list_letters(Filter(), limit=1000))
     finally:

@@ -15,8 +15,8 @@ from consumer.plugin.registry import Registry
 from consumer.policy import Reason
 from consumer.sandbox import Fault, Sandbox, SandboxJob
 from consumer.sandbox.queue import Message
-from consumer.store.open import make_ledger
 from tests.engine.rig import QUEUE, Serve, body, handlers
+from tests.stores import ledger_at
 
 FAILED_JOB = "f" * 32
 
@@ -321,7 +321,7 @@ async def test_a_crashing_message_is_set_aside_after_five_starts(sandbox: Sandbo
         await daemon.emptied()
     key = f"{daemon.app.lanes[0].url.identity}|IProduction|{'b' * 32}"
     for _ in range(5):
-        ledger = make_ledger(str(daemon.store))
+        ledger = ledger_at(str(daemon.store))
         await ledger.open()
         await ledger.claim(key, 60)
         await ledger.start(key)

@@ -11,9 +11,9 @@ from consumer.policy import Reason
 from consumer.sandbox import Sandbox
 from consumer.sandbox.queue import State
 from consumer.store.ledger import Filter
-from consumer.store.open import make_operators
 from tests.engine.rig import body
 from tests.process.rig import Process
+from tests.stores import operators_at
 
 HANDLERS = """
 import os
@@ -64,7 +64,7 @@ async def test_the_message_that_kills_is_set_aside_and_its_neighbours_end_done(
             deaths += 1
             assert deaths <= 8
             show(sandbox)
-    operators = make_operators(str(tmp_path / "ledger.db"))
+    operators = operators_at(str(tmp_path / "ledger.db"))
     letters = await operators.list_letters(Filter(), limit=10)
     jobs = await operators.list_jobs(Filter(), limit=20)
     await operators.close()

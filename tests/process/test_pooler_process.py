@@ -10,11 +10,11 @@ import pytest
 
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Filter
-from consumer.store.open import make_operators
 from tests.engine.rig import QUEUE, body
 from tests.pooler import SIZE, left_in_sessions, pooler
 from tests.postgres import postgres_schema
 from tests.process.rig import Process
+from tests.stores import operators_at
 
 JOBS = 300
 HANDLERS = """
@@ -66,7 +66,7 @@ async def test_two_daemons_share_a_pooler_that_restarts(
         assert all(runs())
         assert [await daemon.stop() for daemon in started] == [0, 0]
         assert await left_in_sessions(running) == [({}, 0, 0)] * SIZE
-        operators = make_operators(running.store(schema))
+        operators = operators_at(running.store(schema))
         assert len(await operators.list_jobs(Filter(), limit=2 * JOBS)) == JOBS
         assert await operators.count_letters(Filter()) == 0
         await operators.close()

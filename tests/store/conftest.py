@@ -10,7 +10,6 @@ from typing import cast
 import pytest
 
 from consumer.store.ledger import DeadLetterRecord, JobRecord, Ledger
-from consumer.store.open import make_ledger, make_operators
 from consumer.store.postgres.ledger import PostgresLedger
 from consumer.store.queries import Operators
 from tests.in_memory.ledger import MemoryOperators, MemoryStore
@@ -18,6 +17,7 @@ from tests.pooler import Pooler, pooler
 from tests.postgres import postgres_schema, postgres_store
 from tests.store.postgres_rig import at
 from tests.store.records import letter, record
+from tests.stores import ledger_at, operators_at
 from tests.tcp_proxy import TcpProxy, in_front_of, through
 
 Holder = Callable[[], Awaitable[Ledger]]
@@ -85,7 +85,7 @@ def memory() -> MemoryStore:
 @pytest.fixture
 def make_holder(target: str, memory: MemoryStore) -> Callable[[], Ledger]:
     """Make one more ledger on the same store; not open yet."""
-    return memory.ledger if target == MEMORY else partial(make_ledger, target)
+    return memory.ledger if target == MEMORY else partial(ledger_at, target)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ async def ledger(make_holder: Callable[[], Ledger]) -> AsyncIterator[Ledger]:
 @pytest.fixture
 async def operators(target: str, memory: MemoryStore) -> AsyncIterator[Operators]:
     in_memory = cast("Operators", MemoryOperators(memory))
-    made = in_memory if target == MEMORY else make_operators(target)
+    made = in_memory if target == MEMORY else operators_at(target)
     yield made
     await made.close()
 

@@ -13,10 +13,12 @@ import pytest
 
 from consumer.errors import ExitCode, StoreUnsafeError
 from consumer.store.ledger import Filter
-from consumer.store.open import make_ledger, make_operators, refusal
+from consumer.store.open import refusal
 from consumer.store.sqlite import files as sqlite_files
 from consumer.store.sqlite.files import FileOwner
+from consumer.store_address import parse_store_address
 from tests.store.records import record
+from tests.stores import ledger_at, operators_at
 
 OTHER_USER = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -24,7 +26,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files aw
 
 async def use(path: Path) -> None:
     """Make a store and use it once."""
-    ledger = make_ledger(str(path))
+    ledger = ledger_at(str(path))
     await ledger.open()
     await ledger.claim("k", 60)
     await ledger.done(record("k"))
@@ -37,7 +39,7 @@ async def test_the_owners_alone(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "a" / "b" / "store.db"
     before = os.umask(umask)
     try:
-        ledger = make_ledger(str(path))
+        ledger = ledger_at(str(path))
         await ledger.open()
         await ledger.claim("k", 60)
         await ledger.done(record("k"))
@@ -91,13 +93,13 @@ async def test_what_others_may_write_is_refused(
     spoil(path.parent)
     before = sorted(found.name for found in path.parent.iterdir())
     with pytest.raises(StoreUnsafeError) as caught:
-        await make_ledger(str(path)).open()
+        await ledger_at(str(path)).open()
     assert caught.value.exit_code is ExitCode.SETTINGS
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert refusal(str(path)) == str(caught.value)
+    assert refusal(parse_store_address(str(path))) == str(caught.value)
     with pytest.raises(StoreUnsafeError, match="store"):
-        await make_operators(str(path)).count_letters(Filter())
+        await operators_at(str(path)).count_letters(Filter())
     assert sorted(found.name for found in path.parent.iterdir()) == before
     if (path.parent / "elsewhere").exists():
         assert (path.parent / "elsewhere").read_text(encoding="ascii") == "precious"
@@ -109,12 +111,12 @@ async def test_what_others_may_only_read_is_not(tmp_path: Path, mode: int) -> No
     path = tmp_path / "folder" / "store.db"
     path.parent.mkdir()
     path.parent.chmod(mode)
-    assert refusal(str(path)) is None
-    assert refusal(str(path.parent / "deeper" / "store.db")) is None
+    assert refusal(parse_store_address(str(path))) is None
+    assert refusal(parse_store_address(str(path.parent / "deeper" / "store.db"))) is None
     await use(path)
-    assert refusal(str(path)) is None
-    assert await make_operators(str(path)).count_letters(Filter()) == 0
-    assert refusal("postgresql://u@localhost/d") is None
+    assert refusal(parse_store_address(str(path))) is None
+    assert await operators_at(str(path)).count_letters(Filter()) == 0
+    assert refusal(parse_store_address("postgresql://u@localhost/d")) is None
 
 
 async def test_links_to_the_store_are_followed(tmp_path: Path) -> None:
@@ -122,9 +124,9 @@ async def test_links_to_the_store_are_followed(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "store.db"
     await use(path)
     (tmp_path / "link.db").symlink_to(path)
-    assert refusal(str(tmp_path / "link.db")) is None
+    assert refusal(parse_store_address(str(tmp_path / "link.db"))) is None
     path.parent.chmod(0o777)
-    assert "folder may be written by every user" in str(refusal(str(tmp_path / "link.db")))
+    assert "folder may be written by every user" in str(refusal(parse_store_address(str(tmp_path / "link.db"))))
 
 
 @as_root
@@ -134,12 +136,14 @@ async def test_a_store_of_another_user(tmp_path: Path) -> None:
     await use(path)
     for place in (path, path.parent):
         os.chown(place, OTHER_USER, -1)
-        assert f"{place} belongs to the user {OTHER_USER}, who may change it" in str(refusal(str(path)))
+        assert f"{place} belongs to the user {OTHER_USER}, who may change it" in str(
+            refusal(parse_store_address(str(path)))
+        )
         with pytest.raises(StoreUnsafeError, match="run it as that user"):
-            await make_ledger(str(path)).open()
-        assert await make_operators(str(path)).count_letters(Filter()) == 0
+            await ledger_at(str(path)).open()
+        assert await operators_at(str(path)).count_letters(Filter()) == 0
         os.chown(place, os.geteuid(), -1)
-    assert refusal(str(path)) is None
+    assert refusal(parse_store_address(str(path))) is None
 
 
 def test_a_private_group_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,13 +162,13 @@ def test_a_private_group_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ):
         group = grp.struct_group((name, "x", gid, members))
         monkeypatch.setattr(grp, "getgrgid", lambda _gid, group=group: group)
-        assert (refusal(str(path)) is not None) == refused
+        assert (refusal(parse_store_address(str(path))) is not None) == refused
 
     def unknown(_gid: int) -> grp.struct_group:
         raise KeyError
 
     monkeypatch.setattr(grp, "getgrgid", unknown)
-    assert refusal(str(path)) is not None
+    assert refusal(parse_store_address(str(path))) is not None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, Ledger
-from consumer.store.open import make_ledger
+from tests.stores import ledger_at
 
 LONG_S = 3600.0
 OVER_S = 1e-6
@@ -56,7 +56,7 @@ class LedgerModel(RuleBasedStateMachine):
             self._open()
 
     def _open(self) -> None:
-        ledger = make_ledger(self._place)
+        ledger = ledger_at(self._place)
         self.do(ledger.open())
         self.ledgers.append(ledger)
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.errors import SettingsError
-from consumer.store.open import make_ledger, make_operators
 from consumer.store.postgres.ledger import PostgresLedger
 from consumer.store.postgres.operators import PostgresDatabase
 from consumer.store.sqlite.ledger import SqliteLedger
 from consumer.store.sqlite.operators import SqliteDatabase
 from consumer.store.tables import cut, fit
+from tests.stores import ledger_at, operators_at
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from consumer.store.tables import cut, fit
 )
 def test_files(target: str, path: str) -> None:
     """A path and sqlite:/// mean a file, for the daemon and for operators."""
-    ledger, operators = make_ledger(target), make_operators(target)
+    ledger, operators = ledger_at(target), operators_at(target)
     assert isinstance(ledger, SqliteLedger)
     assert isinstance(operators._database, SqliteDatabase)
     assert ledger._path == operators._database._path == Path(path)
@@ -38,7 +38,7 @@ def test_relative_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for target in ("x.db", "sqlite:///x.db", "~/x.db"):
-        ledger = make_ledger(target)
+        ledger = ledger_at(target)
         assert isinstance(ledger, SqliteLedger)
         assert ledger._path == tmp_path / "x.db"
 
@@ -46,13 +46,13 @@ def test_relative_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("target", ["postgresql://u:p@h/d", "postgres://h/d", "POSTGRESQL://h/d"])
 def test_databases(target: str) -> None:
     """postgresql:// means PostgreSQL, for the daemon and for operators."""
-    assert isinstance(make_ledger(target), PostgresLedger)
-    assert isinstance(make_operators(target)._database, PostgresDatabase)
+    assert isinstance(ledger_at(target), PostgresLedger)
+    assert isinstance(operators_at(target)._database, PostgresDatabase)
 
 
 def test_neither() -> None:
     """What is no address is refused on both sides."""
-    for make in (make_ledger, make_operators):
+    for make in (ledger_at, operators_at):
         with pytest.raises(SettingsError, match="expected a path, sqlite:///PATH"):
             make("mysql://u@h/d")
 
@@ -61,7 +61,7 @@ def test_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without PostgreSQL's driver the error says how to install it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(SettingsError, match=r"pip install 'mns-consumer\[postgres\]'"):
-        make_ledger("postgresql://h/d")
+        ledger_at("postgresql://h/d")
 
 
 @given(st.text(st.characters(), max_size=400), st.integers(32, 300))

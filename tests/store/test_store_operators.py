@@ -11,9 +11,9 @@ import pytest
 from consumer.errors import StoreError, UsageError
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Filter, JobRecord, Ledger, LetterState
-from consumer.store.open import make_operators
 from consumer.store.queries import Begun, Operators, Progress, StoredLetter
 from tests.store.records import ended
+from tests.stores import operators_at
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetterRecord]
@@ -190,7 +190,7 @@ async def seen(request: pytest.FixtureRequest, operators: Operators, five: list[
 
 async def test_one_of_many_begins(target: str, operators: Operators, seen: StoredLetter) -> None:
     """Of commands that saw the same letter and begin at once, one does; the others learn that it changed."""
-    others = [make_operators(target) for _ in range(5)]
+    others = [operators_at(target) for _ in range(5)]
     answers = await asyncio.gather(
         *(other.begin_replay(1, seen=seen.progress, force=True) for other in others), return_exceptions=True
     )
@@ -350,7 +350,7 @@ async def test_a_large_purge(ledger: Ledger, operators: Operators, make_letter: 
 
 async def test_nothing_there_yet(target: str, sqlite_path: Path) -> None:
     """A store that no daemon has made yet is an error, and nothing is made."""
-    operators = make_operators(target)
+    operators = operators_at(target)
     with pytest.raises(StoreError, match="daemon"):
         await operators.count_letters(Filter())
     await operators.close()

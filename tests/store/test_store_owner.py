@@ -20,12 +20,14 @@ import pytest
 from consumer.errors import ExitCode, StoreBusyError, StoreDiedError, StoreError, StoreUnsafeError
 from consumer.store.commands import Command
 from consumer.store.ledger import Claimed, Filter
-from consumer.store.open import make_operators, refusal
+from consumer.store.open import refusal
 from consumer.store.sqlite import files as sqlite_files
 from consumer.store.sqlite import ledger as sqlite_ledger
 from consumer.store.sqlite.files import FileOwner
 from consumer.store.sqlite.ledger import SqliteLedger
+from consumer.store_address import parse_store_address
 from tests.store.records import ended, record
+from tests.stores import operators_at
 
 OWN = """
 import asyncio, multiprocessing, os, sys, time
@@ -123,8 +125,8 @@ async def test_a_hard_link_is_the_same_store(
         with pytest.raises(StoreUnsafeError, match="the file has 2 names"):
             await SqliteLedger(name).open()
         with pytest.raises(StoreUnsafeError, match="the file has 2 names"):
-            await make_operators(str(name)).list_jobs(Filter(), limit=1)
-        assert "2 names" in (refusal(str(name)) or "")
+            await operators_at(str(name)).list_jobs(Filter(), limit=1)
+        assert "2 names" in (refusal(parse_store_address(str(name))) or "")
     other.unlink()
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
@@ -316,7 +318,8 @@ import asyncio, sys
 from pathlib import Path
 from consumer.store.ledger import Filter
 from consumer.store.open import make_operators
-operators = make_operators(sys.argv[1])
+from consumer.store_address import SqliteAddress
+operators = make_operators(SqliteAddress(Path(sys.argv[1])))
 assert asyncio.run(operators.list_jobs(Filter(), limit=9))
 """
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from consumer.errors import ExitCode, SettingsError, StoreError
-from consumer.store.open import make_ledger, make_operators
 from consumer.store.postgres.connection import tls_of
 from tests.certificates import make_certificate
 from tests.postgres import ADDRESS
 from tests.store.postgres_rig import at
 from tests.store.postgres_server import run_server, server_folder, server_user
+from tests.stores import ledger_at, operators_at
 
 HOST = "db.example"
 Cli = Callable[..., Any]
@@ -75,7 +75,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 async def opened(target: str) -> bool:
     """Open a store there; whether the connection is encrypted."""
-    ledger = make_ledger(target)
+    ledger = ledger_at(target)
     try:
         await ledger.open()
         link = ledger._ends  # type: ignore[attr-defined]  # PostgreSQL's
@@ -125,7 +125,7 @@ async def test_a_file_that_goes_away_while_the_daemon_runs(server: Server, tmp_p
     """A connection that is lost while the CA's file is gone is an outage of the store, over once the file is back."""
     ca = tmp_path / "ca.pem"
     shutil.copy(server.ca, ca)
-    ledger = make_ledger(server.address(sslrootcert=ca))
+    ledger = ledger_at(server.address(sslrootcert=ca))
     await ledger.open()
     await ledger.claim("k", 60)
     ca.unlink()
@@ -171,7 +171,7 @@ def test_files_that_are_none(options: str, problem: str, tmp_path: Path, monkeyp
     """A certificate file that can't be used is a wrong setting, found when the store is made: exit code 78."""
     monkeypatch.chdir(tmp_path)
     Path("empty.pem").write_text("", encoding="ascii")
-    for make in (make_ledger, make_operators):
+    for make in (ledger_at, operators_at):
         with pytest.raises(SettingsError, match=problem) as caught:
             make(f"postgresql://u:hush-hush@h/d?{options}")
         assert caught.value.exit_code is ExitCode.SETTINGS

@@ -22,7 +22,6 @@ import pytest
 from consumer.errors import ExitCode, StoreBusyError, StoreError, StoreSchemaError
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, Filter, JobRecord, LettersHeld
-from consumer.store.open import make_operators
 from consumer.store.queries import Session
 from consumer.store.sqlite import database as sqlite_database
 from consumer.store.sqlite import statements as sqlite_statements
@@ -32,6 +31,7 @@ from consumer.store.sqlite.operators import SqliteDatabase
 from consumer.store.sqlite.statements import COUNT_WAITING, INSERT_LETTER, letter_row
 from consumer.store.tables import letter_bytes
 from tests.store.records import ended, letter, record
+from tests.stores import operators_at
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetterRecord]
@@ -138,7 +138,7 @@ asyncio.run(main())
     await ledger.open()
     found = await asyncio.gather(*(ledger.claim(key, 60) for key in answered))
     assert list(found) == [Ended(key.endswith("7"), "f") for key in answered]
-    letters = await make_operators(str(sqlite_path)).list_letters(Filter(), limit=100_000)
+    letters = await operators_at(str(sqlite_path)).list_letters(Filter(), limit=100_000)
     bodies = [stored.letter.body.decode() for stored in letters]
     assert len(bodies) == len(set(bodies))
     assert {f"body of {key}" for key in answered if key.endswith("7")} <= set(bodies)
@@ -278,7 +278,7 @@ async def test_a_newer_schema(sqlite_path: Path) -> None:
     with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 5"):
         await ledger.open()
     with pytest.raises(StoreSchemaError, match="99"):
-        await make_operators(str(sqlite_path)).count_letters(Filter())
+        await operators_at(str(sqlite_path)).count_letters(Filter())
     assert sqlite_path.read_bytes() == before
 
 
@@ -303,7 +303,7 @@ async def test_locked_by_another_process(
         assert [type(answer) for answer in refused] == [StoreError] * 4
         assert "locked" in str(refused[0])
         with pytest.raises(StoreError, match="locked"):
-            await make_operators(str(sqlite_path)).purge(Filter())
+            await operators_at(str(sqlite_path)).purge(Filter())
         assert await ledger.claim("done too", 60) == Claimed()
         other.execute("ROLLBACK")
     assert await ledger.done(make_record("done"))
@@ -341,7 +341,7 @@ async def test_a_commit_in_doubt(sqlite_path: Path, make_record: MakeRecord, mon
             await ledger.done(make_record("first"))
     assert await ledger.done(make_record("first"))
     assert await ledger.done(make_record("second"))
-    jobs = await make_operators(str(sqlite_path)).list_jobs(Filter(), limit=9)
+    jobs = await operators_at(str(sqlite_path)).list_jobs(Filter(), limit=9)
     assert [job.record.key for job in jobs] == ["second", "first"]
     await ledger.close()
 

@@ -1,0 +1,18 @@
+"""A store's ledger and operators, from the text of its address."""
+
+from __future__ import annotations
+
+from consumer.store.ledger import Ledger
+from consumer.store.open import make_ledger, make_operators
+from consumer.store.queries import Operators
+from consumer.store_address import parse_store_address
+
+
+def ledger_at(text: str) -> Ledger:
+    """The ledger of an address; ``open`` it next."""
+    return make_ledger(parse_store_address(text))
+
+
+def operators_at(text: str) -> Operators:
+    """The operators' access to an address."""
+    return make_operators(parse_store_address(text))
