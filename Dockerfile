@@ -1,6 +1,6 @@
 # The daemon as an image: `docker build -t mns-consumer .`
 # Handlers: mount a folder at /handlers, or derive an image (FROM mns-consumer, COPY films /handlers).
-# To pin the base image, pass it with its digest (README, Container).
+# To pin the base image, pass it with its digest (mns-consumer docs deploy, Container).
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build

@@ -1,7 +1,7 @@
 """Settings: every one with its unit, range, default and flag, read at start and at a reload.
 
-What a field's type, default and description don't say stands in its ``SettingInfo``. README's table, the flags of the
-command line and the reload's check are derived from these fields; no other list of settings exists.
+What a field's type, default and description don't say stands in its ``SettingInfo``. The documentation's table, the
+flags of the command line and the reload's check are derived from these fields; no other list of settings exists.
 """
 
 from __future__ import annotations

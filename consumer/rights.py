@@ -1,7 +1,7 @@
 """The RAM actions that each call to MNS and MPS needs, and the resource that they are granted on.
 
-README's least rights, the policy of ``mns-consumer check --policy``, and the hint in the error of a denied call are all
-derived from this table. The sandbox has its own; a test compares them.
+The documentation's least rights, the policy of ``mns-consumer check --policy``, and the hint in the error of a denied
+call are all derived from this table. The sandbox has its own; a test compares them.
 
 A batch call has its own action. Whether the action of the single call covers it is unknown, so both are listed.
 

@@ -171,4 +171,4 @@ def problem_lines(
 def nearest(name: str, known: Collection[str]) -> str:
     """The end of an error about an unknown name: the most similar known one."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else "; see the table of settings in the README"
+    return f"; did you mean {close[0]}?" if close else "; see `mns-consumer docs settings`"

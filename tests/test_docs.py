@@ -1,4 +1,4 @@
-"""Hold README.md to the program: every table is made anew from the code, every example is run.
+"""Hold the documentation to the program: every table is made anew from the code, every example is run.
 
 Where a table differs, the failure prints the one that should stand there, ready to be pasted.
 """
@@ -38,6 +38,10 @@ from tests.stores import operators_at
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES: Final = [ROOT / "README.md", *sorted((ROOT / "consumer" / "docs").glob("*.md"))]
+"""What users read."""
+TEXT: Final = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+MOST_LINES: Final = 300
 DEMO: Final = (
     "python3 -m venv .venv && .venv/bin/pip install --quiet --require-hashes --only-binary :all: "
     "-r .build/constraints.txt && .venv/bin/pip install --quiet --require-hashes --no-build-isolation "
@@ -51,8 +55,8 @@ Row = tuple[str, ...]
 
 def section(heading: str) -> str:
     """What stands under a heading, up to the next chapter."""
-    match = re.search(rf"^(#+) {re.escape(heading)}$(.*?)(?=^#{{1,2}} |\Z)", README, re.MULTILINE | re.DOTALL)
-    assert match, f"README.md has no heading {heading!r}"
+    match = re.search(rf"^(#+) {re.escape(heading)}$(.*?)(?=^#{{1,2}} |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    assert match, f"no page has a heading {heading!r}"
     return match[2]
 
 
@@ -64,7 +68,7 @@ def rows_of(heading: str) -> list[Row]:
             rows.append(tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]))
         elif rows:
             break
-    assert len(rows) > 2, f"README.md has no table under {heading!r}"
+    assert len(rows) > 2, f"no page has a table under {heading!r}"
     return [rows[0], *rows[2:]]
 
 
@@ -83,7 +87,7 @@ def listed(values: Iterable[object]) -> str:
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 # The tables, as the code has them.
@@ -269,10 +273,36 @@ def test_the_two_commands_stand_as_they_are_run(command: str) -> None:
 
 
 def test_files_of_the_two_commands_exist() -> None:
-    """What the two commands name is there, and so is what the README links to."""
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    for name in ("tests/run.sh", "constraints.txt", "tests/constraints.txt", *links):
+    """What the two commands name is there."""
+    for name in ("tests/run.sh", "constraints.txt", "tests/constraints.txt"):
         assert (ROOT / name).is_file(), name
+
+
+def slug(heading: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "consumer" / "README.md", ROOT / ".github" / "CONTRIBUTING.md"], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each link of a page names a file that is there, and a heading of that file."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8")):
+        there = (page.parent / target).resolve() if target else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+
+
+def test_the_readme_is_short() -> None:
+    """The README is read in one go, and links to every page."""
+    assert len(README.splitlines()) <= MOST_LINES
+    assert [page.name for page in PAGES[1:] if f"(consumer/docs/{page.name})" not in README] == []
 
 
 def test_named_commands_and_flags_exist() -> None:
@@ -292,7 +322,7 @@ def test_named_commands_and_flags_exist() -> None:
 
 
 def test_settings_file_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings file of the README is TOML that the daemon takes."""
+    """The settings file of the documentation is TOML that the daemon takes."""
     for name in ("config", *Settings.model_fields):
         monkeypatch.delenv(variable(name), raising=False)
     (example,) = blocks("toml")

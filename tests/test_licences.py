@@ -1,4 +1,4 @@
-"""Every package of an installation has a permissive licence, and the README says which."""
+"""Every package of an installation has a permissive licence, and the documentation says which."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def licence_of(package: Distribution) -> str:
 
 
 def listed(lock: str) -> str:
-    """The README's lines, as they should be."""
+    """The lines of the documentation, as they should be."""
     by_licence: dict[str, list[str]] = {}
     for name, package in installed(lock).items():
         by_licence.setdefault(licence_of(package), []).append(name)
@@ -60,11 +60,11 @@ def listed(lock: str) -> str:
 
 @pytest.mark.parametrize("lock", ["constraints.txt", ".build/constraints.txt"])
 def test_every_licence_is_permissive_and_listed(lock: str) -> None:
-    """No package has a licence that is not on the list, and the README lists each under its licence."""
+    """No package has a licence that is not on the list, and the documentation lists each under its licence."""
     if "hatchling" not in installed(".build/constraints.txt") and lock.startswith(".build"):
         pytest.skip("what builds the package is not installed here")
     expected = listed(lock)
     assert "unknown" not in expected
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    text = " ".join((ROOT / "consumer/docs/deploy.md").read_text(encoding="utf-8").split())
     for line in expected.splitlines():
-        assert line in text, f"the README should say:\n{expected}"
+        assert line in text, f"the documentation should say:\n{expected}"

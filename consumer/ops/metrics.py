@@ -100,7 +100,7 @@ class ReloadResult(StrEnum):
 
 
 class MetricInfo(NamedTuple):
-    """One metric as it is defined; ``values`` are the fixed ones of the last label. README's tables come from these."""
+    """One metric as it is defined; ``values`` are the fixed ones of the last label. The documentation lists these."""
 
     name: str
     type: str
@@ -324,7 +324,7 @@ class Metrics:
             self._oldest_letter.labels(queue).set(oldest_at)
 
     def catalogue(self) -> Sequence[MetricInfo]:
-        """Every metric of the program's own, in the order of README's table."""
+        """Every metric of the program's own, in the order of the documentation's table."""
         return tuple(self._catalogue)
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:

@@ -50,8 +50,8 @@ pytestmark = [
 
 
 def readme_commands() -> list[str]:
-    """The README's five commands from a fresh Debian to a running service."""
-    part = (ROOT / "README.md").read_text(encoding="utf-8").partition("### systemd")[2]
+    """The five commands of the documentation from a fresh Debian to a running service."""
+    part = (ROOT / "consumer/docs/deploy.md").read_text(encoding="utf-8").partition("## systemd")[2]
     commands = part.partition("```sh\n")[2].partition("```")[0].splitlines()
     assert len(commands) == 5
     return commands

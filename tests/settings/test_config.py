@@ -214,7 +214,7 @@ def test_the_default_store_is_in_the_state_folder(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_setting_is_described() -> None:
-    """Each field has a description, for README's table and ``--help``."""
+    """Each field has a description, for the documentation's table and ``--help``."""
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 

@@ -28,7 +28,7 @@ PLACES = ["flag", "environment", "file variable", "credentials directory", "run 
 def test_the_strongest_place_wins(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toml: Toml, places: list[str], strongest: str
 ) -> None:
-    """The value of the strongest place counts; ``PLACES`` is the order that README documents."""
+    """The value of the strongest place counts; ``PLACES`` is the order that the documentation gives."""
     values = {place: 10 + at for at, place in enumerate(PLACES)} | {"default": 64}
     folders = {"credentials directory": tmp_path / "credentials", "run secrets": tmp_path / "secrets"}
     for place, folder in folders.items():
@@ -147,7 +147,7 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
     ("text", "expected"),
     [
         ("slotz = 3", "slotz ({path}): no such setting; did you mean slots?"),
-        ("qqqqqq = 3", "qqqqqq ({path}): no such setting; see the table of settings in the README"),
+        ("qqqqqq = 3", "qqqqqq ({path}): no such setting; see `mns-consumer docs settings`"),
         ('_env_file = "x"', "_env_file ({path}): no such setting"),
         ('_secrets_dir = "x"', "_secrets_dir ({path}): no such setting"),
         (f'[[lanes]]\nnotify_url = "{A}"\nslotz = 3', "lanes.0.slotz ({path}): no such setting; did you mean slots?"),
