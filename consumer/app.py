@@ -71,7 +71,7 @@ class App:
     """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
-        queues = settings.all_lanes()
+        queues = settings.queues()
         if not queues:
             raise SettingsError(
                 "notify_url: expected at least one queue, as in "
@@ -83,13 +83,13 @@ class App:
         self.admin_port: int | None = None
         self.lanes: list[Lane] = []
         self._queues = queues
-        self._ledger: Ledger = make_ledger(settings.store_target())
+        self._ledger: Ledger = make_ledger(settings.store_address())
         self._store = StoreAccess(self._ledger, self.metrics.store_up.set)
         self.metrics.store_busy_seconds.set_function(self._ledger.busy_s)
         self._retired: Registry | None = None
         self._limiters: dict[str, RateLimiter] = {}
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
-        self._shared_store = settings.store_target().is_shared
+        self._shared_store = settings.store_address().is_shared
         self._letters = LetterLimit(self._store, self.rules.policy, self.metrics, shared=self._shared_store)
         self._watch = LoopWatch(self._ledger, self.metrics.loop_blocked)
         self.vitals = Vitals(self.lanes, self._store, self._letters, len(registry.handlers))
@@ -119,7 +119,7 @@ class App:
         self.metrics.register(registry.handlers)
         self.vitals.handlers = len(registry.handlers)
         self._letters.adopt(policy)
-        for lane, queue in zip(self.lanes, settings.all_lanes(), strict=True):
+        for lane, queue in zip(self.lanes, settings.queues(), strict=True):
             lane.rules = self.rules
             lane.leases.policy = policy
             keys = given_keys(queue)

@@ -338,7 +338,7 @@ class Settings(BaseSettings, Policy, Connection):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        queues = [lane.url.identity for lane in self.all_lanes()]
+        queues = [queue.url.identity for queue in self.queues()]
         problems = [
             f"notify_url: the queue {queue} is named {queues.count(queue)} times; name each once"
             for queue in sorted({queue for queue in queues if queues.count(queue) > 1})
@@ -359,15 +359,15 @@ class Settings(BaseSettings, Policy, Connection):
         """The part that the engine obeys, without keys and addresses."""
         return Policy.model_construct(**{name: getattr(self, name) for name in Policy.model_fields})
 
-    def store_target(self) -> StoreAddress:
+    def store_address(self) -> StoreAddress:
         """The store's address: as set, else a file in the state folder."""
         if self.store is not None:
             return self.store
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         return SqliteAddress((Path(state) if state else user_state_path("mns-consumer")) / "mns-consumer.db")
 
-    def all_lanes(self) -> Sequence[QueueSettings]:
-        """Every queue with its effective settings, those of ``notify_url`` first."""
+    def queues(self) -> Sequence[QueueSettings]:
+        """The effective settings of every queue, those of ``notify_url`` first."""
         plain = [LaneSettings.model_construct(notify_url=text) for text in self.notify_url]
         return [QueueSettings(settings=lane, of=self) for lane in (*plain, *self.lanes)]
 
@@ -377,7 +377,7 @@ class Settings(BaseSettings, Policy, Connection):
             for secret in (keys.access_key_secret, keys.security_token):
                 if secret is not None:
                     yield secret.get_secret_value()
-        yield from self.store_target().secrets
+        yield from self.store_address().secrets
 
 
 def setting_fields() -> Mapping[str, FieldInfo]:

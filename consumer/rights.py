@@ -80,7 +80,7 @@ ALSO: Final[Mapping[str, str]] = {
 """The values of ``mns-consumer check --also``, and the command that each stands for."""
 
 
-def policy_command(call: str) -> str:
+def ram_policy_command(call: str) -> str:
     """The command that prints a RAM policy with this call's right."""
     if call in RUN:
         return "mns-consumer check --policy"
@@ -88,7 +88,7 @@ def policy_command(call: str) -> str:
     return f"mns-consumer check --policy --also {word}"
 
 
-def policy(queues: Sequence[NotifyUrl], calls: Iterable[str]) -> dict[str, Any]:
+def ram_policy(queues: Sequence[NotifyUrl], calls: Iterable[str]) -> dict[str, Any]:
     """A RAM policy, as a JSON object, that grants these calls (keys of ``RIGHTS``) on these queues, at least one."""
     actions: dict[str, list[str]] = {}
     for call in dict.fromkeys(calls):

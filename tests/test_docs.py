@@ -329,7 +329,7 @@ def test_settings_file_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = tmp_path / "mns-consumer.toml"
     path.write_text(example, encoding="utf-8")
     settings = load({}, path)
-    assert len(settings.all_lanes()) == len(settings.notify_url) + len(tomllib.loads(example)["lanes"])
+    assert len(settings.queues()) == len(settings.notify_url) + len(tomllib.loads(example)["lanes"])
 
 
 def handler_example(folder: Path) -> Registry:
@@ -393,7 +393,7 @@ async def submit_examples(settings: Settings) -> dict[str, str]:
         "other": ("MusicDemix", {}, "a name that no handler has"),
     }
     ids: dict[str, str] = {}
-    lane = settings.all_lanes()[0]
+    lane = settings.queues()[0]
     async with open_clients(lane) as clients:
         for what, (function, params, user_data) in orders.items():
             answer = await clients.mps.submit(

@@ -49,7 +49,7 @@ from consumer.message.notification import Kind
 from consumer.ops.escape import printable_block
 from consumer.plugin.handler import ANY_NAME
 from consumer.plugin.registry import discover
-from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, policy
+from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, ram_policy
 from consumer.store.ledger import Filter
 from consumer.store.open import make_ledger, make_operators, refusal
 from consumer.store_address import PostgresAddress, SqliteAddress
@@ -186,7 +186,7 @@ def _print_policy(flags: SettingsFlags, also: Collection[str]) -> None:
     if problems := missing_queue(settings):
         raise SettingsError(*problems)
     calls = [*RUN, *(call for word in also for call in COMMANDS[ALSO[word]])]
-    print(json.dumps(policy([lane.url for lane in settings.all_lanes()], calls), indent=2))
+    print(json.dumps(ram_policy([lane.url for lane in settings.queues()], calls), indent=2))
 
 
 async def _check(flags: SettingsFlags, also: Collection[str], as_json: bool) -> ExitCode:  # noqa: FBT001 - handed on by anyio.run
@@ -214,12 +214,12 @@ async def _findings(flags: SettingsFlags, also: Collection[str]) -> AsyncIterato
     for problem in missing:
         yield bad("settings", problem, code=ExitCode.SETTINGS)
     if not missing:
-        yield good("settings", f"{len(settings.all_lanes())} queue(s), {settings.slots} slots each")
+        yield good("settings", f"{len(settings.queues())} queue(s), {settings.slots} slots each")
     for finding in _handlers(settings):
         yield finding
     async for finding in store_findings(settings):
         yield finding
-    for lane in settings.all_lanes():
+    for lane in settings.queues():
         async for finding in queue_findings(settings, lane, also):
             yield finding
 
@@ -244,7 +244,7 @@ def _handlers(settings: Settings) -> Iterator[Finding]:
 
 async def store_findings(settings: Settings) -> AsyncIterator[Finding]:
     """Check whether `run` can open the store. Makes no file, because its owner must be the daemon's user."""
-    target = settings.store_target()
+    target = settings.store_address()
     try:
         if isinstance(target, PostgresAddress):
             yield await _postgres(target)

@@ -159,7 +159,7 @@ async def _watch(sandbox: Sandbox, app: App, console: Console) -> bool:
     began = time.monotonic()
     orders = demo_jobs()
     submitted: dict[str, tuple[DemoJob, float]] = {}
-    async with open_operators(app.settings.store_target()) as operators:
+    async with open_operators(app.settings.store_address()) as operators:
         with View(console, jobs=len(orders), strangers=_STRANGERS) as view:
             sandbox.put(_QUEUE, base64.b64encode(json.dumps(_FOREIGN).encode()).decode())
             sandbox.put(_QUEUE, _POISON)
@@ -181,7 +181,7 @@ async def _submit_all(
     settings: Settings, orders: Sequence[DemoJob], submitted: dict[str, tuple[DemoJob, float]]
 ) -> None:
     """Submit over MPS's API; notes the order and the time of each job id."""
-    queue = settings.all_lanes()[0]
+    queue = settings.queues()[0]
     async with open_clients(queue) as clients:
         for order in orders:
             answer = await clients.mps.submit(

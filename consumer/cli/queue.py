@@ -46,7 +46,7 @@ def stats(flags: SettingsFlags, *, which: _WhichFlag = None, as_json: JsonFlag =
     settings = flags.load()
     if which is None and (problems := missing_queue(settings)):
         raise SettingsError(*problems)
-    lanes = settings.all_lanes() if which is None else [queue_named(settings, which)]
+    lanes = settings.queues() if which is None else [queue_named(settings, which)]
     failed = False
     for number, lane in enumerate(lanes):
         try:

@@ -78,7 +78,7 @@ def list_jobs(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonFlag
 
     async def look() -> list[StoredJob]:
         found: list[StoredJob] = []
-        async with open_operators(selection.settings.store_target()) as operators:
+        async with open_operators(selection.settings.store_address()) as operators:
             # One job more than asked for shows whether there are more.
             while size := min(_PAGE, limit + 1 - len(found)) if limit else _PAGE:
                 after = found[-1].cursor if found else None
@@ -108,7 +108,7 @@ def show_job(
     wanted = filter_of(selection.settings, job_id=job_id, queue=selection.wanted.queue)
 
     async def look() -> tuple[Sequence[StoredJob], Sequence[StoredLetter]]:
-        async with open_operators(selection.settings.store_target()) as operators:
+        async with open_operators(selection.settings.store_address()) as operators:
             return await operators.list_jobs(wanted, limit=_PAGE), await operators.list_letters(wanted, limit=_PAGE)
 
     jobs, letters = anyio.run(look)
@@ -139,7 +139,7 @@ def list_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonF
     """List dead letters, the latest last."""
 
     async def look() -> tuple[list[dict[str, Any]], int]:
-        async with open_operators(selection.settings.store_target()) as operators:
+        async with open_operators(selection.settings.store_address()) as operators:
             count = await operators.count_letters(selection.wanted)
             # Kept without their bodies, which may have 64 KB each.
             if not limit:
@@ -176,7 +176,7 @@ def show_letter(
     settings = flags.load()
 
     async def look() -> StoredLetter:
-        async with open_operators(settings.store_target()) as operators:
+        async with open_operators(settings.store_address()) as operators:
             return await operators.get_letter(letter_id)
 
     stored = anyio.run(look)
@@ -214,7 +214,7 @@ def replay(
     settings = selection.settings
 
     async def send() -> int:
-        async with open_operators(settings.store_target()) as operators:
+        async with open_operators(settings.store_address()) as operators:
             chosen = await choose(operators, selection.wanted, force=force)
             if chosen.replayed:
                 note(f"{chosen.replayed} left alone that were replayed before; say --force to send them once more")
@@ -224,7 +224,7 @@ def replay(
                     " say --state replaying for them"
                 )
             if dry_run:
-                queues_of(chosen.letters, settings.all_lanes())
+                queues_of(chosen.letters, settings.queues())
                 for one in chosen.letters:
                     _print_replay(one, "would_replay", as_json=as_json)
                 note(f"dry run: {len(chosen.letters)} would be replayed")
@@ -233,7 +233,7 @@ def replay(
             async for result in replay_letters(
                 operators,
                 chosen.letters,
-                settings.all_lanes(),
+                settings.queues(),
                 force=force,
                 rate=rate,
                 group_id=group_id,
@@ -268,7 +268,7 @@ def export(
 
     async def write(file: TextIO | None) -> int:
         count = 0
-        async with open_operators(selection.settings.store_target()) as operators:
+        async with open_operators(selection.settings.store_address()) as operators:
             for letter_id in dict.fromkeys(ids):
                 print_json(whole_letter_json(await operators.get_letter(letter_id), exact=True), file)
                 count += 1
@@ -297,7 +297,7 @@ def purge(
     selection.demand("purge")
 
     async def remove() -> None:
-        async with open_operators(selection.settings.store_target()) as operators:
+        async with open_operators(selection.settings.store_address()) as operators:
             for letter_id in selection.wanted.ids:
                 await operators.get_letter(letter_id)
             if dry_run:

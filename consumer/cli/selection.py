@@ -179,7 +179,7 @@ def queue_named(settings: Settings, text: str | None) -> QueueSettings:
     Raises:
         UsageError: None matches, or more than one.
     """
-    lanes = settings.all_lanes()
+    lanes = settings.queues()
     if text is not None and text.startswith("mns:"):
         text = NotifyUrl.parse(text).identity
     found = [lane for lane in lanes if text is None or text in (lane.url.queue, lane.url.identity)]
@@ -196,7 +196,7 @@ def queue_named(settings: Settings, text: str | None) -> QueueSettings:
 
 def missing_queue(settings: Settings) -> list[str]:
     """The problem line for settings that name no queue; empty if they name one."""
-    if settings.all_lanes():
+    if settings.queues():
         return []
     expected = f"say --notify-url {EXPECTED} or set MNS_CONSUMER_NOTIFY_URL"
     return [f"notify_url: expected at least one queue, got none; {expected}"]

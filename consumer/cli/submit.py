@@ -158,7 +158,7 @@ def _queue(
     settings: Settings, notify_url: str | None, endpoint: str | None, region: str | None, *, own_keys: bool
 ) -> QueueSettings:
     """The address of MPS and the keys; without a NotifyUrl those of the settings' first queue, or of a region."""
-    configured = {str(lane.url): lane for lane in settings.all_lanes()}
+    configured = {str(lane.url): lane for lane in settings.queues()}
     if endpoint is None and region is None and notify_url is None and configured:
         return next(iter(configured.values()))
     if notify_url in configured and endpoint is None and region is None and not own_keys:

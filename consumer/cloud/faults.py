@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from consumer.errors import CloudError, Fault
-from consumer.rights import RIGHTS, policy_command
+from consumer.rights import RIGHTS, ram_policy_command
 
 _MNS: Final = {
     "MessageNotExist": Fault.GONE,
@@ -125,7 +125,7 @@ def advice(operation: str, fault: Fault, code: str, denied: str = "") -> str:
         return ""
     right = RIGHTS[operation]
     needed = denied or " and ".join(right.actions)
-    text = f"grant {needed} to the user or role of these keys; `{policy_command(operation)}` prints the policy"
+    text = f"grant {needed} to the user or role of these keys; `{ram_policy_command(operation)}` prints the policy"
     if not lacks_a_right(code):
         return f"check the keys, or {text}"
     if code == "AccessDenied" and right.service == "mns":

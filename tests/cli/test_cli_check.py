@@ -247,5 +247,5 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 async def test_certificates_that_are_none(keys: str, queue_url: QueueUrl, tmp_path: Path) -> None:
     """A certificates file that can't be read is a bad line of the queue."""
     settings = load({"notify_url": queue_url("q"), "ca_file": str(tmp_path / "none.pem")})
-    found = [finding async for finding in queue_findings(settings, settings.all_lanes()[0])]
+    found = [finding async for finding in queue_findings(settings, settings.queues()[0])]
     assert [(finding.severity, finding.code) for finding in found] == [(Severity.BAD, 78)]

@@ -12,7 +12,7 @@ from consumer.cli.check import NO_HANDLE, Also, Severity, _of_attributes
 from consumer.cloud.messages import QueueAttributes
 from consumer.config import load
 from consumer.notify_url import NotifyUrl
-from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, policy
+from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, ram_policy
 
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
@@ -200,7 +200,7 @@ def test_a_dead_letter_policy_of_the_queue(queue_url: QueueUrl, *, dlq_policy: s
     """A queue whose own policy takes messages away is warned of, with the policy."""
     attributes = QueueAttributes("q", 30, 345_600, 0, 0, 65_536, 1, 0, 0, 0, 0, dlq_policy)
     settings = load({"notify_url": queue_url("q")})
-    found = list(_of_attributes(settings, settings.all_lanes()[0], attributes))
+    found = list(_of_attributes(settings, settings.queues()[0], attributes))
     policies = [finding for finding in found if finding.what == "DlqPolicy"]
     assert [(one.severity, str(dlq_policy) in one.text) for one in policies] == [(Severity.WARNING, True)] * warned
 
@@ -246,6 +246,6 @@ def test_every_word_is_a_command() -> None:
 def test_a_policy_names_nothing_twice() -> None:
     """Calls and queues that are given twice stand once."""
     url = NotifyUrl.parse("mns://1.mns.cn-x.aliyuncs.com/queues/q")
-    assert policy([url, url], ["SendMessage", "SendMessage"])["Statement"] == [
+    assert ram_policy([url, url], ["SendMessage", "SendMessage"])["Statement"] == [
         {"Effect": "Allow", "Action": ["mns:SendMessage"], "Resource": ["acs:mns:cn-x:1:/queues/q/messages"]}
     ]

@@ -352,7 +352,7 @@ async def test_changed_meanwhile(store: str, place: Place) -> None:
     chosen = await choose(operators, Filter())
     await operators.begin_replay(1)
     await operators.purge(Filter(ids=(2,)))
-    ended = [one async for one in replay_letters(operators, chosen.letters, load({}).all_lanes())]
+    ended = [one async for one in replay_letters(operators, chosen.letters, load({}).queues())]
     assert [one.outcome for one in ended] == [ReplayOutcome.CHANGED, ReplayOutcome.CHANGED]
     assert "dead letter 1 was set_aside when it was chosen and is replaying now" in str(ended[0].error)
     assert "no dead letter has the number 2" in str(ended[1].error)
@@ -372,7 +372,7 @@ async def test_two_commands_at_once(target: str, place: Place, state: str) -> No
     told: list[Replayed] = []
 
     async def command(operators: Operators, one: Candidate) -> None:
-        told.extend([ended async for ended in replay_letters(operators, [one], load({}).all_lanes(), force=True)])
+        told.extend([ended async for ended in replay_letters(operators, [one], load({}).queues(), force=True)])
 
     async with anyio.create_task_group() as tasks:
         for operators, one in zip(both, chosen, strict=True):

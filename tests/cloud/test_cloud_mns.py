@@ -136,7 +136,7 @@ async def test_a_queue_signs_by_the_version_of_its_lane(tmp_path: Path) -> None:
             signature = "v4"
             """
         )
-        other, lane = load({}, path).all_lanes()
+        other, lane = load({}, path).queues()
         assert (other.signature, lane.signature) == ("v2", "v4")
         async with open_clients(lane) as clients:
             queue = clients.queue

@@ -69,7 +69,7 @@ def unready(daemon: Daemon) -> Mapping[str, str]:
 
 async def purge(daemon: Daemon) -> None:
     """Throw the dead letters away, as an operator does from another process."""
-    operators = make_operators(daemon.app.settings.store_target())
+    operators = make_operators(daemon.app.settings.store_address())
     await operators.purge(Filter())
     await operators.close()
 

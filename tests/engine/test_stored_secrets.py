@@ -45,7 +45,7 @@ async def test_no_secret_is_stored(sandbox: Sandbox, serve: Serve, store: Mappin
         labels = {"queue": QUEUE, "function": "Cover"}
         await daemon.until(lambda: daemon.count("dead_letters_total", **labels, reason="rejected") == 1)
         await daemon.until(lambda: daemon.count("retries_total", **labels, cause="failed") == 1)
-        operators = make_operators(daemon.app.settings.store_target())
+        operators = make_operators(daemon.app.settings.store_address())
         (stored,) = await operators.list_letters(Filter(), limit=9)
         await operators.close()
         failures = await failures_in(store.get("store"), str(daemon.store))

@@ -118,7 +118,7 @@ def test_a_lane_overrides_the_daemon(toml: Toml) -> None:
     path = toml(
         f'notify_url = "{A}"\nslots = 5\naccess_key_id = "ID"\naccess_key_secret = "S"\nsecurity_token = "T"\n{own}'
     )
-    plain, lane = load({}, path).all_lanes()
+    plain, lane = load({}, path).queues()
     assert (plain.url.queue, plain.slots) == ("a", 5)
     assert plain.endpoint == "https://1234.mns.cn-hangzhou.aliyuncs.com"
     assert plain.mps_endpoint == "https://mts.cn-hangzhou.aliyuncs.com"
@@ -154,7 +154,7 @@ def test_a_lane_overrides_the_daemon(toml: Toml) -> None:
 )
 def test_which_endpoint_applies(of_daemon: dict[str, str], of_lane: dict[str, str], mns: str | None, mps: str) -> None:
     """A lane's endpoint overrides the daemon's, that the NotifyUrl's; MPS follows MNS unless it has its own."""
-    (lane,) = load({**of_daemon, "lanes": [{"notify_url": A, **of_lane}]}).all_lanes()
+    (lane,) = load({**of_daemon, "lanes": [{"notify_url": A, **of_lane}]}).queues()
     assert lane.endpoint == (mns or lane.url.endpoint)
     assert lane.mps_endpoint == mps
 
@@ -163,7 +163,7 @@ def test_no_secret_in_a_repr() -> None:
     """Printed or logged settings show neither keys nor the database's password."""
     lane = {"notify_url": A, "access_key_id": "LANE-ID", "access_key_secret": "swordfish"}
     settings = load({**KEYS, "security_token": "TOKEN", "store": "postgresql://u:opensesame@h/db", "lanes": [lane]})
-    shown = repr(settings) + str(settings) + repr(settings.all_lanes()) + repr(settings.lanes)
+    shown = repr(settings) + str(settings) + repr(settings.queues()) + repr(settings.lanes)
     assert [word for word in ("hunter2", "swordfish", "TOKEN", "opensesame") if word in shown] == []
 
 
@@ -206,11 +206,11 @@ def test_no_secret_in_an_error(flags: dict[str, Any]) -> None:
 def test_the_default_store_is_in_the_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a setting the store is in the service manager's first state folder, else in the user's."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert Path(str(load({}).store_target())).name == "mns-consumer.db"
-    assert Path(str(load({}).store_target())).is_relative_to(tmp_path)
+    assert Path(str(load({}).store_address())).name == "mns-consumer.db"
+    assert Path(str(load({}).store_address())).is_relative_to(tmp_path)
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/one:/var/lib/two")
-    assert str(load({}).store_target()) == "/var/lib/one/mns-consumer.db"
-    assert str(load({"store": "postgresql://h/db"}).store_target()) == "postgresql://h:5432/db"
+    assert str(load({}).store_address()) == "/var/lib/one/mns-consumer.db"
+    assert str(load({"store": "postgresql://h/db"}).store_address()) == "postgresql://h:5432/db"
 
 
 def test_every_setting_is_described() -> None:

@@ -95,7 +95,7 @@ def test_every_setting_may_come_from_a_file_of_its_own(monkeypatch: pytest.Monke
     (tmp_path / "mns_consumer_lanes").write_text(json.dumps([{"notify_url": B, "slots": 2}]), encoding="utf-8")
     (tmp_path / "mns_consumer_access_key_id").write_text("LTAI-ID", encoding="utf-8")
     (tmp_path / "mns_consumer_access_key_secret").write_text("hunter2", encoding="utf-8")
-    assert [(lane.url.queue, lane.slots) for lane in load({}).all_lanes()] == [("a", 64), ("b", 2)]
+    assert [(lane.url.queue, lane.slots) for lane in load({}).queues()] == [("a", 64), ("b", 2)]
 
 
 def test_places_add_up(monkeypatch: pytest.MonkeyPatch, toml: Toml, credentials: Credentials) -> None:
@@ -233,7 +233,7 @@ def test_a_broken_settings_file(tmp_path: Path, content: bytes | None, said: str
 def test_lanes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanes can be given as JSON in the environment."""
     monkeypatch.setenv("MNS_CONSUMER_LANES", json.dumps([{"notify_url": A, "slots": 2}]))
-    assert [(lane.url.queue, lane.slots) for lane in load({}).all_lanes()] == [("a", 2)]
+    assert [(lane.url.queue, lane.slots) for lane in load({}).queues()] == [("a", 2)]
 
 
 @pytest.mark.parametrize("level", ["file", "folder"])
@@ -323,7 +323,7 @@ def test_lanes_and_empty_files_of_the_credentials_directory(credentials: Credent
     """Lanes in a file are JSON, an empty file counts as not set, and errors name the setting and the file."""
     credentials("mns_consumer_slots", "\n")
     folder = credentials("MNS_CONSUMER_LANES", json.dumps([{"notify_url": A, "slots": 2}]))
-    assert [lane.slots for lane in load({}).all_lanes()] == [2]
+    assert [lane.slots for lane in load({}).queues()] == [2]
     credentials("MNS_CONSUMER_LANES", '[{"access_key_secret": "hunter2"')
     assert problems() == [f"lanes ({folder}/MNS_CONSUMER_LANES): expected JSON, an array of objects"]
     (folder / "MNS_CONSUMER_LANES").write_bytes(b"\xff")
