@@ -16,8 +16,7 @@ from typing import Final, Generic, TypeVar, cast
 from consumer.errors import StoreError
 from consumer.store.ledger import ClaimAnswer, DeadLetterRecord, JobRecord, LettersHeld, Standby, WaitingLetters
 
-MAX_BATCH: Final = 256
-"""Commands in one transaction: more save nothing, and each would wait longer."""
+MAX_BATCH: Final = 256  # commands in one transaction: more save nothing, and each would wait longer
 
 # Covariant, so that a queue of ``Command[object]`` takes every command.
 A_co = TypeVar("A_co", covariant=True)
@@ -32,8 +31,7 @@ class Command(Generic[A_co]):
     """Where the caller waits, perhaps cancelled; ``None`` when no caller waits."""
     answer: A_co = field(init=False, default=cast("A_co", None))
     error: StoreError | None = field(init=False, default=None)
-    key: str | None
-    """The one key that the command is about; ``None`` for several or none."""
+    key: str | None  # the one key that the command is about; ``None`` for several or none
 
     @property
     def name(self) -> str:

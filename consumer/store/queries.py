@@ -35,8 +35,7 @@ class Progress:
     """How far the replay of a letter is; no two replays of a letter have the same."""
 
     state: LetterState = LetterState.SET_ASIDE
-    replayed_at: float | None = None
-    """As in ``StoredLetter``."""
+    replayed_at: float | None = None  # as in ``StoredLetter``
 
 
 NEVER_REPLAYED: Final = Progress()
@@ -46,13 +45,11 @@ NEVER_REPLAYED: Final = Progress()
 class StoredLetter:
     """A dead letter in the store. Times are UNIX seconds by the store's clock."""
 
-    id: int
-    """Its number, never given to another letter."""
+    id: int  # its number, never given to another letter
     letter: DeadLetterRecord
     state: LetterState
     stored_at: float
-    replayed_at: float | None = None
-    """When its last replay was begun or finished."""
+    replayed_at: float | None = None  # when its last replay was begun or finished
 
     @property
     def progress(self) -> Progress:
@@ -65,12 +62,9 @@ class StoredJob:
     """An ended job in the ledger."""
 
     record: JobRecord
-    dead: bool
-    """It ended as a dead letter."""
-    stored_at: float
-    """UNIX seconds by the store's clock."""
-    cursor: str = field(default="", compare=False)
-    """Its place in the order of ``list_jobs``."""
+    dead: bool  # it ended as a dead letter
+    stored_at: float  # UNIX seconds by the store's clock
+    cursor: str = field(default="", compare=False)  # its place in the order of ``list_jobs``
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,34 +72,24 @@ class Begun:
     """A replay that has begun, with what is needed to cancel it."""
 
     before: StoredLetter
-    began_at: float
-    """The letter's ``replayed_at`` until the replay ends."""
-    ended: StoredJob | None
-    """How its key had ended; ``None`` when it was open."""
+    began_at: float  # the letter's ``replayed_at`` until the replay ends
+    ended: StoredJob | None  # how its key had ended; ``None`` when it was open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """What differs between the engines' SQL. ``{}`` stands for a column or a parameter."""
 
-    jobs: str
-    """The table of jobs, like ``letters``."""
+    jobs: str  # the table of jobs, like ``letters``
     letters: str
-    mark: str
-    """What a parameter's number follows."""
-    read_time: str
-    """A stored time as UNIX seconds."""
+    mark: str  # what a parameter's number follows
+    read_time: str  # a stored time as UNIX seconds
     write_time: str
-    for_update: str
-    """Ends a SELECT that locks its rows until the transaction ends."""
-    job_id: str
-    """The column by which ``Session.locate`` names a job."""
-    job_order: Sequence[str]
-    """The unique columns by which jobs are listed."""
-    read_cursor: str
-    """These columns of a row as one text."""
-    write_cursor: Sequence[str]
-    """The values of ``parse_cursor`` as these columns."""
+    for_update: str  # ends a SELECT that locks its rows until the transaction ends
+    job_id: str  # the column by which ``Session.locate`` names a job
+    job_order: Sequence[str]  # the unique columns by which jobs are listed
+    read_cursor: str  # these columns of a row as one text
+    write_cursor: Sequence[str]  # the values of ``parse_cursor`` as these columns
     parse_cursor: Callable[[str], Sequence[object] | None]
 
 

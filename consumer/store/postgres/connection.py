@@ -35,8 +35,7 @@ from consumer.errors import SettingsError, StoreError, StorePoolerError, UsageEr
 from consumer.store_address import WEAK, PostgresAddress, SslMode
 
 CONNECT_TIMEOUT_S: Final = 5.0
-STATEMENT_TIMEOUT_S: Final = 10.0
-"""After this the server cancels a statement."""
+STATEMENT_TIMEOUT_S: Final = 10.0  # after this the server cancels a statement
 ANSWER_TIMEOUT_S: Final = 12.0
 """After this a silent server counts as gone: later, so that no statement is left running."""
 LOCK_TIMEOUT_S: Final = 2.0

@@ -48,8 +48,7 @@ from consumer.store_address import PostgresAddress
 _SETTINGS: Final = {**PLANS, "lock_timeout": str(int(LOCK_TIMEOUT_S * 1000))}
 _ALONE: Final = {"lock_timeout": "100"}
 """For a command that is tried alone, in milliseconds: it has waited in its batch already."""
-_ALONE_S: Final = 8.0
-"""How long commands of a failed batch may fail one by one; then the others fail with them."""
+_ALONE_S: Final = 8.0  # how long commands of a failed batch may fail one by one; then the others fail with them
 
 
 @dataclass(slots=True, eq=False)

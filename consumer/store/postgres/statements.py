@@ -90,8 +90,7 @@ CREATE INDEX mns_consumer_letter_waiting ON mns_consumer_letter (queue, reason, 
   WHERE replay <> 'replayed';
 """
 
-MIGRATIONS: Final = (_V1, _V2, _V3)
-"""Statements that lead from each schema version to the next."""
+MIGRATIONS: Final = (_V1, _V2, _V3)  # statements that lead from each schema version to the next
 
 MIGRATION_SETTINGS: Final = {"lock_timeout": "0", "statement_timeout": "0"}
 """Another daemon may be migrating, and large tables take their time."""
@@ -99,8 +98,7 @@ _MIGRATION_TIMEOUT_S: Final = 3600.0
 _LOCK: Final = 0x6D6E735F636F6E73
 """The advisory lock of the one daemon that migrates: "mns_cons" in ASCII."""
 
-_UNKNOWN_REMAINING_S: Final = 1.0
-"""When to retry a key that another holder took while we asked."""
+_UNKNOWN_REMAINING_S: Final = 1.0  # when to retry a key that another holder took while we asked
 
 _SQL_TYPES: Final = {
     "str": "text",

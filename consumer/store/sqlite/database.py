@@ -23,8 +23,7 @@ from consumer.store.ledger import JobRecord
 from consumer.store.sqlite.files import make_folder, open_file
 from consumer.store.tables import JOB_COLUMNS, JOB_COLUMNS_SQL, fit_record, job_values
 
-BUSY_TIMEOUT_MS: Final = 5_000
-"""How long a writer waits for another one: operators' writes are short."""
+BUSY_TIMEOUT_MS: Final = 5_000  # how long a writer waits for another one: operators' writes are short
 _CACHE_KIB: Final = 8 * 1024
 _CHECKPOINT_PAGES: Final = 4_000
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024

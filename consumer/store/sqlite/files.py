@@ -44,8 +44,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 _COMPANIONS: Final = ("-wal", "-shm", "-journal", ".lock")
 _LOCK_TRIES: Final = 5
-_UNUSED_BYTE: Final = 0x3FFF_FFFF
-"""A byte of the database that SQLite never locks: its own begin after it."""
+_UNUSED_BYTE: Final = 0x3FFF_FFFF  # a byte of the database that SQLite never locks: its own begin after it
 
 _DATABASE_HEADER: Final = struct.Struct(">16xH6xII60xI")
 """Page size (1 for 64 KiB), change counter, page count, and the change counter for which the page count is valid."""

@@ -85,15 +85,11 @@ T = TypeVar("T")
 class _Claim:
     """A claim of this process."""
 
-    until: float
-    """On the monotonic clock."""
-    failures: int
-    """On file before this claim, like ``starts``."""
+    until: float  # on the monotonic clock
+    failures: int  # on file before this claim, like ``starts``
     starts: int
-    started: bool = False
-    """This claim has recorded a start."""
-    doubtful: bool = False
-    """A commit about it failed: read the file before writing again."""
+    started: bool = False  # this claim has recorded a start
+    doubtful: bool = False  # a commit about it failed: read the file before writing again
 
     @property
     def on_file(self) -> bool:
