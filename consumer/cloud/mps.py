@@ -1,6 +1,6 @@
 """Ask MPS for a job's state and result, and submit jobs.
 
-Both calls wait for the account's limiter first, use the lane's pool, and are sent once. Only a JSON object with a
+Both calls wait for the account's limiter first, use the queue's pool, and are sent once. Only a JSON object with a
 request id counts as an answer of MPS. The SDK's own code signs (ACS3-HMAC-SHA256); it is imported on a thread at the
 first call: its module loads requests and cryptography, about 0.15 s more, which a daemon's start need not wait for.
 

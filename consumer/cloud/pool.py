@@ -1,6 +1,6 @@
 """Send one request and return its whole answer, or say in one line why there is none.
 
-One pool of keep-alive connections for a lane. It never sends a request twice (a receive sent again strands messages, a
+One pool of keep-alive connections for a queue. It never sends a request twice (a receive sent again strands messages, a
 hide sent again replaces the newest receipt), follows a redirect, keeps a cookie, uses a proxy of the environment,
 unpacks compression, reads more than a limit, or waits without an end. Cancelling it from outside passes through.
 
@@ -17,12 +17,13 @@ import asyncio
 import select
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -38,6 +39,8 @@ from consumer.errors import CloudError, Fault, SettingsError, lacks_threads
 
 CONNECT_S: Final = 5.0
 """How long a connection may take: name, TCP and TLS together."""
+_KEEPALIVE_S: Final = 15.0
+"""Shorter than a server's own time, so that we close an idle connection first."""
 OK: Final = "ok"
 EMPTY: Final = "empty"
 
@@ -128,23 +131,11 @@ class Exchange:
 
 
 class Pool:
-    """Keep-alive connections to a lane's two services; made by ``open_pool`` inside the running loop."""
+    """Keep-alive connections to a queue's two services; ``open_pool`` makes it."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
         self._clock = ServerClock()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close every connection; calls under way end as network errors."""
-        await self._session.close()
 
     async def ask(
         self,
@@ -193,28 +184,30 @@ class Pool:
         return HttpAnswer(response.status, response.headers, content, now - began, Arrival(now, server_s), offset_s)
 
 
-def open_pool(*, ca_file: Path | None = None, keepalive_s: float = 15.0) -> Pool:
-    """Open a lane's pool inside the running event loop; ``ca_file`` (PEM) *replaces* the system's authorities.
+@asynccontextmanager
+async def open_pool(*, ca_file: Path | None = None) -> AsyncIterator[Pool]:
+    """Open a queue's pool; ``ca_file`` (PEM) *replaces* the system's authorities.
 
-    ``keepalive_s`` is shorter than a server's own time, so that we close an idle connection first.
+    Closing it closes every connection; calls under way end as network errors.
 
     Raises:
         SettingsError: ``ca_file`` can't be read as certificates.
     """
-    # True is aiohttp's ready-made context: certificates and host names verified, system authorities.
+    # True is aiohttp's ready-made context: certificates and host names verified, system authorities. No limit: the
+    # slots bound the calls under way, and a call that waits for a connection would lose its lease.
     verify: ssl.SSLContext | bool = True if ca_file is None else _trusting(ca_file)
-    session = aiohttp.ClientSession(
-        connector=_Connector(verify=verify, keepalive_s=keepalive_s),
+    async with aiohttp.ClientSession(
+        connector=_Connector(ssl=verify, limit=0, keepalive_timeout=_KEEPALIVE_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=_OURS_ONLY,
         headers={"Accept-Encoding": "identity"},
         auto_decompress=False,
         trust_env=False,
-    )
-    # aiohttp sends GET, PUT and DELETE again when a kept connection drops, whether or not the call had its
-    # effect. It has no public switch; its own test client turns it off here. A test counts arrivals.
-    session._retry_connection = False  # noqa: SLF001 - see above
-    return Pool(session)
+    ) as session:
+        # aiohttp sends GET, PUT and DELETE again when a kept connection drops, whether or not the call had its
+        # effect. It has no public switch; its own test client turns it off here. A test counts arrivals.
+        session._retry_connection = False  # noqa: SLF001 - see above
+        yield Pool(session)
 
 
 class _Protocol(ResponseHandler):
@@ -265,9 +258,8 @@ def _is_readable(transport: asyncio.BaseTransport) -> bool:
 class _Connector(aiohttp.TCPConnector):
     """A ``TCPConnector`` whose kept connections are checked before each reuse."""
 
-    def __init__(self, *, verify: ssl.SSLContext | bool, keepalive_s: float) -> None:
-        # No limit: the lane's slots bound the calls under way, and a call that waits here would lose its lease.
-        super().__init__(ssl=verify, limit=0, keepalive_timeout=keepalive_s)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         # aiohttp has no public way to name the protocol. Tests send bytes to an idle connection.
         self._factory = partial(_Protocol, self._loop)  # type: ignore[assignment]
 

@@ -8,6 +8,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
@@ -155,7 +156,7 @@ Start = Callable[..., Awaitable[Talk]]
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
     """Start a peer that answers with given bytes, one after the other, the last one for ever."""
-    opened: list[Pool | Peer] = []
+    opened = AsyncExitStack()
 
     async def begin(
         *answers: bytes | Callable[[Asked], Awaitable[bytes]],
@@ -168,14 +169,12 @@ async def start() -> AsyncIterator[Start]:
             return chosen if isinstance(chosen, bytes) else await chosen(asked)
 
         peer = Peer(answer, tls)
-        opened.append(await peer.__aenter__())
-        pool = open_pool(ca_file=ca_file)
-        opened.append(pool)
+        await opened.enter_async_context(peer)
+        pool = await opened.enter_async_context(open_pool(ca_file=ca_file))
         return _talk(peer, pool, margin_s)
 
-    yield begin
-    for thing in reversed(opened):
-        await thing.__aexit__(None, None, None)
+    async with opened:
+        yield begin
 
 
 @pytest.fixture

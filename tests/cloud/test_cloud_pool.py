@@ -221,7 +221,8 @@ async def test_a_bad_ca_file_stops_the_start(tmp_path: Path, content: bytes | No
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SettingsError, match=r"ca_file: expected a PEM file .*ca\.pem"):
-        open_pool(ca_file=path)
+        async with open_pool(ca_file=path):
+            pass
 
 
 async def test_cancelling_passes_through(start: Any) -> None:
