@@ -1,14 +1,11 @@
 """Put the parts together, serve, stop.
 
     open the store, the clients, the admin server
-    -> a poller for each queue, each message in a task of its own
-    -> stop(): ask no more, give back what has not started, let what runs finish, flush every delete
+    -> a poller for each queue, each delivery in a task of its own
+    -> stop(): poll no more, release what has not started, let handlers finish, flush every delete
     -> close
 
-Whatever the moment, the whole ends within ``stop_deadline_s``; a second stop() skips the waiting, never the flush.
-
-Elsewhere: signals, logs and the event loop (``daemon``), the life of a message (``engine``), how a stop goes
-(``engine.stop``).
+The stop ends within ``stop_deadline_s``; a second stop() skips the waiting, never the flush.
 """
 
 from __future__ import annotations
@@ -62,10 +59,6 @@ _FAULTS: Final = frozenset(Fault)
 class App:
     """One run of the daemon.
 
-    Args:
-        settings: How it is set up.
-        registry: Its handlers.
-
     Raises:
         SettingsError: No queue is named, or the store's setting names none.
     """
@@ -103,14 +96,14 @@ class App:
 
     @property
     def registry(self) -> Registry:
-        """The handlers that it calls now."""
+        """The handlers for new messages."""
         return self.rules.registry
 
     def adopt(self, settings: Settings, registry: Registry) -> None:
-        """Handle what comes from now on by these; what has begun goes on as it began.
+        """Use other settings and handlers for new messages; messages in flight keep theirs.
 
         Args:
-            settings: As before, but for those that a reload may change (``reload.RELOADED``).
+            settings: As before, except for those that a reload may change.
             registry: The handlers.
         """
         policy = settings.policy()
@@ -125,7 +118,7 @@ class App:
             keys = given_keys(queue)
             if keys is not None and isinstance(lane.credentials, StaticCredentials):
                 lane.credentials.replace(keys)
-        # What still runs of the one before may import from its files; what is older has ended, or has all it needs.
+        # Handlers of the registry before that still run may import from its files; older ones have ended.
         if self._retired is not None:
             forget(self._retired.packages)
         self._retired = before.registry
@@ -142,8 +135,8 @@ class App:
             started: Set once every queue is being polled.
 
         Raises:
-            SettingsError: A setting proves wrong when it is used: the admin's address, the certificates.
-            PortTakenError: Another program listens on the admin's port.
+            SettingsError: A setting turns out wrong: the admin server's address, the certificates.
+            PortTakenError: Another program listens on the admin server's port.
             StoreError: The store can't be opened, or has died.
         """
         async with AsyncExitStack() as stack:
@@ -163,12 +156,12 @@ class App:
                 background.start_soon(self._store.watch_disk)
                 background.start_soon(self._watch_store)
                 background.start_soon(self._letters.run)
-                # In a store that daemons share, rows of other queues than ours may be as old as MNS allows.
+                # A shared store may hold rows of other queues, which may be as old as MNS allows.
                 least_s = 2 * MAX_RETENTION_S if self._shared_store else 0.0
                 background.start_soon(prune, self._store, self.lanes, least_s)
                 for lane in self.lanes:
                     if any(handler.result is not None for handler in self.registry.handlers.values()):
-                        # The signer takes a quarter of a second to load: not in front of the first result.
+                        # The signer takes 0.25 s to load: before the first result is wanted.
                         background.start_soon(lane.mps.warm_up)
                     background.start_soon(lane.leases.run)
                     background.start_soon(lane.deletes.run)
@@ -181,13 +174,13 @@ class App:
 
         Args:
             job_id: Which job.
-            queue: Under which queue it counts; needed where several are set.
+            queue: The queue that it counts for; needed where several are set.
 
         Returns:
             How it was settled (``ops.metrics.SettledAs``).
 
         Raises:
-            UsageError: MPS does not know the job, or it goes on, or the queue is not clear.
+            UsageError: MPS does not know the job, or it still runs, or the queue is not clear.
             CloudError: MPS can't be asked.
             StoreError: The store can't be opened, as while a daemon runs on the same file.
         """
@@ -222,7 +215,7 @@ class App:
         await self._letters.count()
 
     async def _watch_store(self) -> None:
-        """End everything when the store's thread has died: with no store no message can be handled again."""
+        """End the daemon when the store's thread has died: without a store no message can be handled."""
         try:
             await self._ledger.watch()
         except StoreDiedError:
@@ -231,14 +224,14 @@ class App:
             raise
 
     async def _close_store(self) -> None:
-        """Let go of the store; what was answered is on disk already, so a store that hangs is left alone."""
+        """Close the store; answered writes are on disk already, so a store that hangs is left alone."""
         with anyio.move_on_after(self.stopping.left_s) as scope:
             await self._ledger.close()
         if scope.cancelled_caught:
             log.warning("store not closed in time; what was written is safe")
 
     async def _close_traces(self) -> None:
-        """Send what is left of traces, as far as the deadline lets it."""
+        """Send the remaining traces within the deadline."""
         if (traces := self._shared.traces) is not None:
             with anyio.move_on_after(self.stopping.left_s, shield=True):
                 try:
@@ -246,7 +239,7 @@ class App:
                 except RuntimeError as error:
                     if not lacks_threads(error):
                         raise
-                    # Everything else has ended, so it may block the event loop.
+                    # Everything else has ended, so this may block the event loop.
                     traces.close(self.stopping.left_s)
 
     async def _clients(self, stack: AsyncExitStack, queue: QueueSettings) -> Clients:
@@ -258,7 +251,7 @@ class App:
         return await stack.enter_async_context(clients)
 
     def _second_client(self, queue: QueueSettings, lane: Lane) -> Callable[[], AbstractAsyncContextManager[QueueCalls]]:
-        """What opens a client of one queue in another thread's event loop."""
+        """Opens a client of one queue in another thread's event loop."""
         return partial(
             open_queue,
             queue,
@@ -272,23 +265,23 @@ class App:
         self.metrics.api_call(operation, Fault(result) if result in _FAULTS else None, seconds)
 
     async def _work(self, started: anyio.Event | None) -> None:
-        """Poll and handle, then drain; returns when every message is settled or the deadline has come."""
+        """Poll and handle, then drain; returns when every delivery is settled or the deadline is over."""
         deliveries = Tasks()
-        moment_s = HURRY_S
+        settle_s = HURRY_S
         try:
             await self._poll(deliveries, started)
             await self.stopping.drain()
             await self.stopping.flush()
             # What is not settled at the deadline is left to its lease.
-            moment_s = 0.0
+            settle_s = 0.0
         finally:
-            # Ended from outside or by a fault of our own: ends that are being written get a moment, not for ever.
+            # Cancelled, or ended by a bug: outcomes that are being persisted get a moment.
             with anyio.CancelScope(shield=True):
                 self.stopping.interrupt_all()
-                await deliveries.end(moment_s)
+                await deliveries.end(settle_s)
 
     async def _poll(self, deliveries: Tasks, started: anyio.Event | None) -> None:
-        """Poll until a stop is asked for and every receive has ended."""
+        """Poll until a stop is requested and every receive has ended."""
 
         def start(lane: Lane, delivery: Delivery) -> None:
             deliveries.begin(process(lane, delivery))
@@ -299,14 +292,14 @@ class App:
                 pollers = [Poller(lane, start) for lane in self.lanes]
                 for poller in pollers:
                     polls.start_soon(poller.run)
-                self._tell_started(started)
+                self._log_started(started)
                 await self.stopping.asked.wait()
                 await self.stopping.end_polls(pollers)
                 limit.start_soon(self.stopping.cut_polls, polls.cancel_scope)
             limit.cancel_scope.cancel("all polls have ended")
 
-    def _tell_started(self, started: anyio.Event | None) -> None:
-        queues, handlers = [lane.url.queue for lane in self.lanes], list(self.registry.handlers)
+    def _log_started(self, started: anyio.Event | None) -> None:
+        queues, handlers = [lane.name for lane in self.lanes], list(self.registry.handlers)
         log.info("started", version=version(), queues=queues, handlers=handlers, admin_port=self.admin_port)
         self.vitals.serving = True
         if started is not None:

@@ -1,10 +1,8 @@
 """Run the daemon as a process: logs, the event loop, signals, the service manager, the exit code.
 
 SIGHUP reloads settings and handlers. SIGTERM and SIGINT stop it in order, a second one skips the waiting. The process
-ends even when threads of plain functions never return, when a handler shields itself from being cancelled, or when a
+ends even when threads of plain functions never return, when a handler shields itself from cancellation, or when a
 library's thread hangs.
-
-Elsewhere: the parts and their order (``app``), what a reload takes (``reload``), the command line (``cli.run``).
 """
 
 from __future__ import annotations
@@ -40,27 +38,26 @@ log = structlog.stdlib.get_logger(__name__)
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _GRACE_S: Final = 0.5
-"""How long after the stop deadline the process ends whatever still runs."""
-_LAST_WORDS_S: Final = 1.0
-"""How long the interpreter has for its own end once the daemon is done: exit hooks, threads of libraries."""
+"""How long after the stop deadline the process ends, whatever still runs."""
+_EXIT_S: Final = 1.0
+"""How long the interpreter has for its exit hooks and the threads of libraries once the daemon has stopped."""
 _LOOK_S: Final = 0.05
 _LOOK_UP_S: Final = 1.0
 _NO_THREAD: Final = (
     "no thread could be started: raise the limit of threads (TasksMax= of the unit, ulimit -u), start again"
 )
 _FIRST_POLLS_S: Final = 10.0
-"""For so long the answers to the first polls are waited for."""
+"""How long the answers to the first polls are awaited."""
 _STATUS_EVERY_S: Final = 5.0
 _STOP_MARGIN_S: Final = 5.0
-"""What the service manager is asked for beyond the stop deadline."""
+"""The time beyond the stop deadline that the service manager is asked for."""
 _SPARE_THREADS: Final = 2
 _GC_AFTER: Final = 5_000
-"""Objects that came and did not go, until the collector looks at the young ones; Python's own 700 are those of a
-handful of messages."""
+"""New objects before the garbage collector runs; Python's default of 700 is reached by a few messages."""
 
 
 def sources_of(settings: Settings) -> Sources:
-    """Where the settings say that handlers are."""
+    """Where to look for handlers, by the settings."""
     return Sources(
         directory=settings.handlers_dir,
         modules=settings.handler_modules,
@@ -70,11 +67,11 @@ def sources_of(settings: Settings) -> Sources:
 
 
 def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
-    """Log as the settings say, with every secret of theirs masked."""
+    """Configure logging by the settings, with all their secrets masked, and log the handlers."""
     configure(
         settings.log_level,
         json=None if settings.log_format == "auto" else settings.log_format == "json",
-        # What handlers log through ``logging`` passes at the daemon's own level.
+        # Lines that handlers log by ``logging`` pass at the daemon's own level.
         own=sorted({handler.function.__module__ for handler in registry.handlers.values()}),
         on_drop=app.metrics.log_lines_dropped.inc,
     )
@@ -91,20 +88,20 @@ def run(settings: Settings, registry: Registry, read: Read) -> ExitCode:
     """Run until a signal stops it.
 
     Args:
-        settings: How it is set up.
-        registry: Its handlers.
-        read: Reads both anew, for a reload.
+        settings: The settings.
+        registry: The handlers.
+        read: Reads both again, for a reload.
 
     Returns:
         ``ExitCode.OK`` after an orderly stop.
 
     Raises:
-        ConsumerError: It could not start; its exit code says of which kind the fault is.
+        ConsumerError: It could not start; its exit code tells the kind of fault.
     """
     app = App(settings, registry)
     set_up_logs(settings, registry, app)
     ended = threading.Event()
-    # uvloop does not install everywhere; the plain loop does the same, only slower.
+    # uvloop does not install everywhere; asyncio's own loop does the same, only slower.
     options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     try:
         anyio.run(_serve, app, read, ended, backend_options=options)
@@ -116,7 +113,7 @@ def run(settings: Settings, registry: Registry, read: Read) -> ExitCode:
     except RuntimeError as error:
         if not lacks_threads(error):
             raise
-        # The event loop joins its executor's threads by starting one more; when all has ended that is no loss.
+        # The event loop joins its executor's threads by starting another one; after the end that does not matter.
         if not ended.is_set():
             raise ConsumerError(_NO_THREAD) from error
     return ExitCode.OK
@@ -130,8 +127,8 @@ async def _serve(app: App, read: Read, ended: threading.Event) -> None:
     async with anyio.create_task_group() as beside:
         with anyio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP) as signals:
             reloads, asked = anyio.create_memory_object_stream[None](1)
-            beside.start_soon(_heed, app, notifier, deadline, signals, reloads)
-            beside.start_soon(_tell_started, app, started, notifier)
+            beside.start_soon(_handle_signals, app, notifier, deadline, signals, reloads)
+            beside.start_soon(_report_ready, app, started, notifier)
             beside.start_soon(_reload, app, started, notifier, read, asked)
             if notifier.watchdog_interval_s is not None:
                 beside.start_soon(_watchdog, app, notifier, notifier.watchdog_interval_s)
@@ -141,27 +138,26 @@ async def _serve(app: App, read: Read, ended: threading.Event) -> None:
                 if app.vitals.serving:
                     deadline.end_soon(ExitCode.FAILURE)
                 raise
-            app.stopping.at = min(app.stopping.at, time.monotonic() + _LAST_WORDS_S)
+            app.stopping.at = min(app.stopping.at, time.monotonic() + _EXIT_S)
             beside.cancel_scope.cancel("stopped")
     if left_behind := sum(lane.threads.left_behind for lane in app.lanes):
-        # Threads can't be ended, and the interpreter would wait for them for ever; all that matters is on disk.
+        # Threads can't be ended, and the interpreter would wait for them for ever; everything settled is on disk.
         log.warning("ending with handlers still running", handlers=left_behind)
         _exit()
     ended.set()
 
 
 async def _start_threads() -> None:
-    """Start at once the threads that the event loop would start when it needs them: then there may be none left."""
+    """Start now the threads that the event loop would start when it needs them: none may be left by then."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(SpareThreads())
-    # uvloop has threads of its own for looking up names, starts all of them for the first name, and aborts the process
-    # where it can't.
+    # uvloop resolves names on threads of its own, starts all of them for the first name, and aborts where it can't.
     with suppress(OSError), anyio.move_on_after(_LOOK_UP_S):
         await loop.getaddrinfo("localhost", None)
 
 
 def _exit(code: ExitCode = ExitCode.OK) -> NoReturn:
-    """End at once: what matters is on disk, and the rest comes back with its messages."""
+    """End at once: everything settled is on disk, and the other messages are redelivered."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -183,13 +179,13 @@ class SpareThreads(ThreadPoolExecutor):
         all_there = threading.Event()
         try:
             for _ in range(_SPARE_THREADS):
-                # Each keeps its thread busy until all have begun: so each gets a thread of its own.
+                # Each keeps its thread busy until all have begun, so each gets a thread of its own.
                 self.submit(all_there.wait)
         finally:
             all_there.set()
 
     def _adjust_thread_count(self) -> None:
-        # Private, but where every version of Python starts its threads; the work has been queued before.
+        # A private method, but every version of Python starts its threads there; the work is queued already.
         try:
             super()._adjust_thread_count()
         except RuntimeError:
@@ -198,9 +194,9 @@ class SpareThreads(ThreadPoolExecutor):
 
 
 class _Deadline:
-    """Ends the process after the stop deadline, so that nothing that hangs can keep it.
+    """Ends the process after the stop deadline, whatever hangs.
 
-    Its thread is started with the daemon, since a stop may come when no thread can be had.
+    Its thread is started with the daemon, since no thread may be left when a stop comes.
     """
 
     def __init__(self, app: App) -> None:
@@ -210,13 +206,13 @@ class _Deadline:
         threading.Thread(target=self._run, name="stop deadline", daemon=True).start()
 
     def begin(self) -> None:
-        """The stop was asked for."""
+        """A stop is requested."""
         self._begun.set()
 
     def end_soon(self, code: ExitCode) -> None:
-        """Let a fault be logged, but wait for no handler that does not end: the interpreter would, for its thread."""
+        """End soon after a bug is logged: the interpreter would wait for a handler's thread that never ends."""
         self._code = code
-        self._app.stopping.at = min(self._app.stopping.at, time.monotonic() + _LAST_WORDS_S)
+        self._app.stopping.at = min(self._app.stopping.at, time.monotonic() + _EXIT_S)
         self._begun.set()
 
     def _run(self) -> None:
@@ -227,14 +223,14 @@ class _Deadline:
         _exit(self._code)
 
 
-async def _heed(
+async def _handle_signals(
     app: App,
     notifier: Notifier,
     deadline: _Deadline,
     signals: AsyncIterator[signal.Signals],
     reloads: MemoryObjectSendStream[None],
 ) -> None:
-    # A terminal that goes away says so by the same signal as who wants a reload.
+    # A closed terminal sends the same signal as a reload.
     stops = {*_STOP_SIGNALS, signal.SIGHUP} if sys.stdin is not None and sys.stdin.isatty() else _STOP_SIGNALS
     async with reloads:
         async for received in signals:
@@ -244,29 +240,29 @@ async def _heed(
                 _stop(app, notifier, first=first)
                 deadline.begin()
             elif first:
-                # One that waits already will read what is there now: more would only do the same again.
+                # A reload that waits already reads what is there now.
                 with suppress(anyio.WouldBlock):
                     reloads.send_nowait(None)
 
 
 def _stop(app: App, notifier: Notifier, *, first: bool) -> None:
     if first:
-        notifier.stopping("stopping: what runs is given its time")
+        notifier.stopping("stopping: handlers get their time")
         notifier.extend_timeout(app.settings.stop_deadline_s + _STOP_MARGIN_S)
     app.stop()
 
 
-async def _tell_started(app: App, started: anyio.Event, notifier: Notifier) -> None:
-    """Ready once every queue has answered; one that does not answer makes it a degraded start, said so."""
+async def _report_ready(app: App, started: anyio.Event, notifier: Notifier) -> None:
+    """Report ready once every queue has answered or 10 s have passed, then the status every 5 s."""
     await started.wait()
     with anyio.move_on_after(_FIRST_POLLS_S):
         while not all(lane.progress.polled_at for lane in app.lanes):  # noqa: ASYNC110 - once, and for a moment
             await anyio.sleep(_LOOK_S)
-    _spare_the_collector()
+    _tune_collector()
     for lane in app.lanes:
         if not lane.progress.ready():
             fault = lane.progress.fault or "no answer yet"
-            log.warning("started, but a queue can't be polled yet", queue=lane.url.queue, error=fault)
+            log.warning("started, but a queue can't be polled yet", queue=lane.name, error=fault)
     notifier.ready(status_of(app.lanes))
     while notifier.active:
         await anyio.sleep(_STATUS_EVERY_S)
@@ -287,14 +283,14 @@ async def _reload(
                 notifier.ready(status_of(app.lanes))
 
 
-def _spare_the_collector() -> None:
-    """Let the garbage collector pass over what was made for good, and come less often: 6 us less for each message."""
+def _tune_collector() -> None:
+    """Make the garbage collector skip what was made at the start, and run less often: bench ablation "gc"."""
     gc.freeze()
     gc.set_threshold(_GC_AFTER, *gc.get_threshold()[1:])
 
 
 async def _watchdog(app: App, notifier: Notifier, interval_s: float) -> None:
-    """Ping while the daemon gets anywhere; a manager that hears nothing restarts it."""
+    """Ping while the daemon makes progress; a manager that gets no ping restarts it."""
     while True:
         if all(check.ok for check in app.vitals.live()):
             notifier.watchdog()
@@ -302,6 +298,6 @@ async def _watchdog(app: App, notifier: Notifier, interval_s: float) -> None:
 
 
 def _single(group: BaseExceptionGroup) -> BaseException:
-    """The one error that a task group was left with; where there are several, the first is the cause."""
+    """The error inside nested groups; where there are several, the first is the cause."""
     first = group.exceptions[0]
     return _single(first) if isinstance(first, BaseExceptionGroup) else first

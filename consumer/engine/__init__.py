@@ -1,1 +1,1 @@
-"""The life of a message, from a free slot to its end."""
+"""The life of a message, from its receipt to its acknowledgement; ``process`` has it on one screen."""
