@@ -11,6 +11,7 @@ import ast
 import copy
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -42,14 +43,20 @@ def _find(place: str, root: Path) -> tuple[Path, ast.Module, ast.AST]:
     where, _, name = (part.strip() for part in place.partition(":"))
     base = root / "consumer" / where
     paths = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
-    found = []
+    found: list[Path] = []
     for path in paths:
         if path.is_file():
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            found += [(path, tree, node) for node in _named(tree, name)]
+            found += [path] * sum(1 for _ in _named(_parsed(path), name))
     if len(found) != 1:
-        raise TargetGoneError(f"{place}: expected one place, found {[str(path) for path, _, _ in found]}")
-    return found[0]
+        raise TargetGoneError(f"{place}: expected one place, found {[str(path) for path in found]}")
+    tree = ast.parse(found[0].read_text(encoding="utf-8"))
+    return found[0], tree, next(_named(tree, name))
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    """Only to look at: what is changed is parsed anew."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _named(tree: ast.AST, name: str, above: str = "") -> Iterator[ast.AST]:

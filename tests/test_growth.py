@@ -101,6 +101,7 @@ MPS: Final = Mps(endpoint="http://h", region="r", credentials=SOURCE, pool=cast(
 SECRETS: Final = Secrets()
 SECRETS.protect("hush-hush-secret")
 SECRETS.protect("'\\\"%&<> ")
+pytestmark = pytest.mark.slow
 CLOCK: Final = ServerClock(1_700_000_000.0, 0.0)
 
 

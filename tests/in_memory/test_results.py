@@ -83,7 +83,7 @@ async def test_what_needs_no_result_passes_by(queue: MemoryQueue, mps: MemoryMps
 async def test_an_outage_longer_than_patience_counts_no_failure(
     queue: MemoryQueue, mps: MemoryMps, serve: Serve
 ) -> None:
-    """Hours without MPS: messages go back to their queue now and then, none fails, and each ends as a first attempt."""
+    """Messages go back to their queue now and then, none fails, and each ends as a first attempt."""
     attempts: list[int] = []
 
     async def clip(job: Job[Any]) -> None:
@@ -94,7 +94,7 @@ async def test_an_outage_longer_than_patience_counts_no_failure(
         queue.put(body(f"{number:032x}", "VideoClip"))
     mps.faults = [Fault.SERVER] * 1_000_000
     async with serve(handlers(VideoClip=clip)) as daemon:
-        await anyio.sleep(3600)
+        await anyio.sleep(1200)
         mps.faults.clear()
         await daemon.emptied(7200)
         assert not daemon.store.dead
@@ -145,7 +145,7 @@ async def test_one_job_that_mps_fails_for_is_no_outage(queue: MemoryQueue, mps: 
             for number in range(50):
                 mps.add(f"good{number}", function="VideoClip", result="{}")
                 queue.put(body(f"good{number}", "VideoClip"))
-                await anyio.sleep(10)
+                await anyio.sleep(2)
             assert len(seen) == 50
             await daemon.emptied(14 * 86_400)
     assert "outage_seconds" not in {key for line in lines for key in line}
