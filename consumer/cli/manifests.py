@@ -2,8 +2,6 @@
 
 The files lie beside this module, in ``manifests/``, and are printed as they are: what has to be filled in stands in
 capitals, and a daemon that starts with it unchanged says which setting is wrong.
-
-Elsewhere: the metrics that they ask for (``ops.metrics``), the health that they probe (``ops.admin``).
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from typing import Annotated, Final
 import typer
 
 
-class Kind(StrEnum):
+class Manifest(StrEnum):
     """What can be printed."""
 
     KUBERNETES = "kubernetes"
@@ -26,20 +24,20 @@ class Kind(StrEnum):
 
 
 _FILES: Final = {
-    Kind.KUBERNETES: "kubernetes.yaml",
-    Kind.KEDA: "keda.yaml",
-    Kind.PROMETHEUS: "prometheus.yaml",
-    Kind.GRAFANA: "grafana.json",
+    Manifest.KUBERNETES: "kubernetes.yaml",
+    Manifest.KEDA: "keda.yaml",
+    Manifest.PROMETHEUS: "prometheus.yaml",
+    Manifest.GRAFANA: "grafana.json",
 }
 
 
-def text_of(kind: Kind) -> str:
+def text_of(kind: Manifest) -> str:
     """One manifest, as it is printed."""
     return (files("consumer.cli") / "manifests" / _FILES[kind]).read_text(encoding="utf-8")
 
 
 def manifests(
-    kind: Annotated[Kind, typer.Argument(help="kubernetes, keda, prometheus or grafana.", show_default=False)],
+    kind: Annotated[Manifest, typer.Argument(help="kubernetes, keda, prometheus or grafana.", show_default=False)],
 ) -> None:
     """Print a manifest: Kubernetes, KEDA scaling, Prometheus alert rules or a Grafana dashboard.
 

@@ -61,7 +61,7 @@ class RateLimiter:
     def throttled(self) -> None:
         """Halve the rate: the service has throttled a call."""
         now = time.monotonic()
-        # The answers of calls that were under way at the first one are no news.
+        # Calls that were under way at the first one may be throttled too: that is counted once.
         if now - self._halved_at < _HALVING_PAUSE_S:
             return
         self._base_per_s = max(self.rate_per_s / 2, self._full_per_s * _LOWEST)

@@ -2,7 +2,7 @@
 
 Whatever comes here is safe to delete: its outcome is persisted. So a delete that fails is retried as long as its
 receipt handle is good, and after that costs only a redelivery, which the ledger recognises. While deletes fail one
-batch at a time is tried, and when many wait polling pauses: what can't be deleted had better stay in the queue. Handles
+batch at a time is tried, and when many wait polling pauses: what can't be deleted should stay in the queue. Handles
 are read at the last moment, since a message may be redelivered meanwhile.
 """
 
@@ -94,7 +94,7 @@ class Deletes:
 
     @property
     def crowded(self) -> bool:
-        """Whether so many wait for deletes to work again that polling should pause."""
+        """Whether enough wait for deletes to work again that polling should pause."""
         return self.failing and self.pending >= _MANY
 
     def add(self, delivery: Delivery) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from consumer.cli.manifests import Kind, text_of
+from consumer.cli.manifests import Manifest, text_of
 from consumer.config import Settings, load
 from consumer.ops.metrics import Metrics
 from consumer.settings_sources import PREFIX
@@ -32,25 +32,25 @@ SERIES: Final = {
 
 def queries() -> Iterator[tuple[str, str]]:
     """Each query of each manifest, with where it stands."""
-    board = json.loads(text_of(Kind.GRAFANA))
+    board = json.loads(text_of(Manifest.GRAFANA))
     for panel in board["panels"]:
         for target in panel["targets"]:
             yield f"grafana: {panel['title']} {target['refId']}", target["expr"]
     for variable in board["templating"]["list"]:
         if variable["type"] == "query":
             yield f"grafana: variable {variable['name']}", variable["query"]["query"]
-    rules = text_of(Kind.PROMETHEUS)
+    rules = text_of(Manifest.PROMETHEUS)
     for name, expression in re.findall(r"- alert: (\w+)\n +expr: >-\n +(.+)", rules):
         yield f"prometheus: {name}", expression
-    (asked,) = re.findall(r"query: (.+)", text_of(Kind.KEDA))
+    (asked,) = re.findall(r"query: (.+)", text_of(Manifest.KEDA))
     yield "keda", asked
 
 
 QUERIES: Final = dict(queries())
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_it_is_printed_as_it_lies_there(cli: Cli, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", list(Manifest))
+def test_it_is_printed_as_it_lies_there(cli: Cli, kind: Manifest) -> None:
     """Each manifest is printed, whole, and nothing else."""
     ran = cli("manifests", kind.value)
     assert (ran.code, ran.out, ran.err) == (0, text_of(kind), "")
@@ -61,7 +61,7 @@ def test_an_unknown_one(cli: Cli) -> None:
     """Another word is a wrong command line that lists the known ones."""
     ran = cli("manifests", "nomad")
     assert ran.code == 2
-    assert all(kind in ran.err for kind in Kind)
+    assert all(kind in ran.err for kind in Manifest)
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES.keys())
@@ -78,12 +78,14 @@ def test_queries_name_what_exists(query: str) -> None:
 
 def test_every_alert_is_read() -> None:
     """The queries above are those of all alerts, not of some."""
-    assert len([name for name in QUERIES if name.startswith("prometheus")]) == text_of(Kind.PROMETHEUS).count("alert:")
+    assert len([name for name in QUERIES if name.startswith("prometheus")]) == text_of(Manifest.PROMETHEUS).count(
+        "alert:"
+    )
 
 
 def test_the_dashboard_is_laid_out() -> None:
     """Panels have numbers of their own, and none lies on another."""
-    panels = json.loads(text_of(Kind.GRAFANA))["panels"]
+    panels = json.loads(text_of(Manifest.GRAFANA))["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     cells = [
         (x, y)
@@ -108,7 +110,7 @@ def mounted(secret: dict[str, str], folder: Path) -> None:
 
 def test_the_deployment_gives_secrets_as_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each key of the Secret is a setting's file in the mounted folder; none is in the environment."""
-    text = text_of(Kind.KUBERNETES)
+    text = text_of(Manifest.KUBERNETES)
     secret: dict[str, str] = dict(re.findall(r'^  (mns_consumer_\w+): "(.*)"$', text, re.MULTILINE))
     assert secret.keys() == {f"{PREFIX}{name}".lower() for name in ("access_key_id", "access_key_secret", "store")}
     (folder,) = re.findall(r"\{name: CREDENTIALS_DIRECTORY, value: (\S+)\}", text)
@@ -129,7 +131,7 @@ def test_the_deployment_gives_secrets_as_files(monkeypatch: pytest.MonkeyPatch, 
 
 def test_the_network_policy_lets_through_what_is_needed() -> None:
     """In: the admin port. Out: names, the services, the store. It selects the Deployment's pods."""
-    text = text_of(Kind.KUBERNETES)
+    text = text_of(Manifest.KUBERNETES)
     policy = text[text.index("kind: NetworkPolicy") :]
     inwards, outwards = policy[policy.index("  ingress:") :].split("  egress:")
     rule = re.compile(r"^ +- \{protocol: (\w+), port: (\d+)\}$", re.MULTILINE)
@@ -143,7 +145,7 @@ def test_the_network_policy_lets_through_what_is_needed() -> None:
 
 def test_the_deployment_sets_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the Deployment sets are settings; filled in they are good, and the pod lives longer than its stop takes."""
-    text = text_of(Kind.KUBERNETES)
+    text = text_of(Manifest.KUBERNETES)
     values: dict[str, str] = dict(re.findall(rf'^  ({PREFIX}\w+): "(.*)"$', text, re.MULTILINE))
     assert {name.removeprefix(PREFIX).lower() for name in values} <= set(Settings.model_fields)
     values[f"{PREFIX}NOTIFY_URL"] = "mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/jobs"
@@ -156,7 +158,7 @@ def test_the_deployment_sets_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_deployment_is_locked_down() -> None:
     """Probes ask for what is served; nothing is written but to volumes, nobody is root."""
-    text = text_of(Kind.KUBERNETES)
+    text = text_of(Manifest.KUBERNETES)
     assert re.findall(r"path: (/\w+), port: admin", text) == ["/startupz", "/livez", "/readyz"]
     for line in (
         "runAsNonRoot: true",

@@ -17,7 +17,7 @@ from typing import Final
 
 import pytest
 
-from consumer.cli.manifests import Kind, text_of
+from consumer.cli.manifests import Manifest, text_of
 from consumer.config import Settings
 from consumer.errors import ExitCode
 
@@ -177,7 +177,7 @@ def test_hadolint_takes_the_image() -> None:
 @needs("promtool")
 def test_alerts_fire_on_their_faults(tmp_path: Path) -> None:
     """Prometheus takes the rules; each alert fires on its fault and none without one."""
-    (tmp_path / "prometheus.yaml").write_text(text_of(Kind.PROMETHEUS), encoding="utf-8")
+    (tmp_path / "prometheus.yaml").write_text(text_of(Manifest.PROMETHEUS), encoding="utf-8")
     shutil.copy(ROOT / "tests" / "deploy" / "prometheus_test.yaml", tmp_path)
     for argv in (["check", "rules", "prometheus.yaml"], ["test", "rules", "prometheus_test.yaml"]):
         done = ran(["promtool", *argv], tmp_path)
@@ -187,7 +187,7 @@ def test_alerts_fire_on_their_faults(tmp_path: Path) -> None:
 def test_every_alert_has_its_test() -> None:
     """Each alert is named by the unit tests of the rules at least twice: once silent, once firing."""
     tests = (ROOT / "tests" / "deploy" / "prometheus_test.yaml").read_text(encoding="utf-8")
-    alerts = re.findall(r"- alert: (\w+)", text_of(Kind.PROMETHEUS))
+    alerts = re.findall(r"- alert: (\w+)", text_of(Manifest.PROMETHEUS))
     assert alerts
     assert [name for name in alerts if len(re.findall(rf"\b{name}\b", tests)) < 2] == []
 
@@ -195,7 +195,7 @@ def test_every_alert_has_its_test() -> None:
 @needs("kubectl")
 def test_kubectl_reads_the_manifests(tmp_path: Path) -> None:
     """Each document is read by kubectl, as far as it goes without a cluster."""
-    for kind in (Kind.KUBERNETES, Kind.KEDA):
+    for kind in (Manifest.KUBERNETES, Manifest.KEDA):
         (tmp_path / f"{kind}.yaml").write_text(text_of(kind), encoding="utf-8")
     (tmp_path / "kustomization.yaml").write_text("resources: [kubernetes.yaml, keda.yaml]\n", encoding="utf-8")
     done = ran(["kubectl", "kustomize", "."], tmp_path, HOME=str(tmp_path))

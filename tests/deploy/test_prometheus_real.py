@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from consumer.cli.manifests import Kind, text_of
+from consumer.cli.manifests import Manifest, text_of
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, body
 from tests.process.rig import Process
@@ -93,7 +93,7 @@ def prometheus(tmp_path: Path, tools: Callable[..., None]) -> Iterator[tuple[Pro
     """One that runs, and the port that it scrapes."""
     tools("prometheus", "promtool")
     port, target = free_port(), free_port()
-    (tmp_path / "rules.yaml").write_text(text_of(Kind.PROMETHEUS), encoding="utf-8")
+    (tmp_path / "rules.yaml").write_text(text_of(Manifest.PROMETHEUS), encoding="utf-8")
     (tmp_path / "prometheus.yaml").write_text(
         f"global: {{scrape_interval: {SCRAPE_S}s, evaluation_interval: {SCRAPE_S}s}}\n"
         "rule_files: [rules.yaml]\n"
@@ -128,7 +128,7 @@ async def loaded(sandbox: Sandbox, seconds: float) -> None:
 async def test_every_query_has_an_answer(tmp_path: Path, prometheus: tuple[Prometheus, int]) -> None:
     """Each panel shows data, each rule is evaluated, and promtool takes what is scraped."""
     running, port = prometheus
-    dashboard = json.loads(text_of(Kind.GRAFANA))
+    dashboard = json.loads(text_of(Manifest.GRAFANA))
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
     assert queries
     async with Sandbox.on_free_port() as sandbox:
