@@ -96,7 +96,7 @@ def run(settings: Settings, registry: Registry, read: Read) -> ExitCode:
         ``ExitCode.OK`` after an orderly stop.
 
     Raises:
-        ConsumerError: It could not start; its exit code tells the kind of fault.
+        ConsumerError: It could not start; its exit code shows the kind of fault.
     """
     app = App(settings, registry)
     set_up_logs(settings, registry, app)
