@@ -12,11 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    # The sandbox imports this module and nothing else of the daemon.
-    from consumer.notify_url import NotifyUrl
+from consumer.notify_url import NotifyUrl
 
 MESSAGES: Final = "acs:mns:{region}:{account}:/queues/{queue}/messages"
 """The messages of one queue."""
