@@ -40,8 +40,8 @@ from consumer.cloud.pool import EMPTY, Exchange, HttpAnswer, Observe, Pool
 from consumer.errors import CloudError, Fault, SettingsError
 from consumer.policy import MAX_BATCH, MAX_HIDE_S, MAX_WAIT_S, MIN_HIDE_S
 
-OWN_DELETE_ENCODER = True
-"""Whether batch deletes are written here; ``False`` leaves it to the SDK's encoder (an ablation)."""
+OWN_DELETE_ENCODER = True  # 6 us a message: bench ablation "deletes"
+"""Whether batch deletes are written here; ``False`` leaves it to the SDK's encoder, which builds a document tree."""
 
 _OK, _CREATED, _NO_CONTENT, _REDIRECT, _REFUSED, _THROTTLED, _FAILED = 200, 201, 204, 300, 400, 429, 500
 _REQUEST_ID: Final = "x-mns-request-id"
@@ -325,10 +325,7 @@ class _MnsCall(Exchange):
 
 
 def handles_xml(handles: Sequence[str]) -> bytes:
-    """The body of a batch delete, byte for byte as the SDK's encoder writes it.
-
-    That one builds a document tree: 60 us for 16 handles, a tenth of the whole call.
-    """
+    """The body of a batch delete, byte for byte as the SDK's encoder writes it."""
     entries = "".join(f"<ReceiptHandle>{escape(handle, _QUOTES)}</ReceiptHandle>" for handle in handles)
     return (
         '<?xml version="1.0" encoding="utf-8"?>'

@@ -23,8 +23,8 @@ from xml.etree.ElementTree import Element, ParseError, XMLParser
 
 from consumer.cloud.faults import cut, describe
 
-FLAT_READER = True
-"""Whether lists of messages are first read by ``flat_messages``; ``False`` gives each to expat (an ablation)."""
+FLAT_READER = True  # 5 us a message: bench ablation "flat-xml"
+"""Whether lists of messages are first read by ``flat_messages``; ``False`` gives each to expat."""
 
 _WHITE: Final = b" \t\r\n"
 _CDATA, _CDATA_END = b"<![CDATA[", b"]]>"
@@ -141,7 +141,7 @@ def entries(data: bytes, limit: int) -> tuple[list[Entry], int]:
 
 
 def flat_messages(data: bytes) -> list[dict[str, str]] | None:
-    """The fields of each message by name, at a third of the cost of expat; ``None`` for an answer of another shape.
+    """The fields of each message by name, without expat; ``None`` for an answer of another shape.
 
     Shape: a ``<Messages>`` element of ``<Message>`` elements, each a row of elements of printable ASCII. In it XML has
     nothing to interpret: no reference, no nesting, no line ends, no encoding. Any other byte, valid in XML or not,

@@ -10,11 +10,10 @@ import asyncio
 import contextlib
 import gc
 import importlib.util
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
-from xml.etree import ElementTree as ET
 
 import anyio
 import anyio.abc
@@ -146,14 +145,7 @@ def _kept_limits() -> None:
 
 
 def _written_deletes() -> None:
-    def by_tree(handles: Sequence[str]) -> bytes:
-        root = ET.Element("ReceiptHandles", xmlns="http://mns.aliyuncs.com/doc/v1/")
-        for handle in handles:
-            ET.SubElement(root, "ReceiptHandle").text = handle
-        body: bytes = ET.tostring(root, "utf-8")
-        return b'<?xml version="1.0" encoding="utf-8"?>' + body
-
-    _put(mns, "handles_xml", by_tree)
+    _put(mns, "OWN_DELETE_ENCODER", value=False)
 
 
 def _gathered_commands() -> None:
