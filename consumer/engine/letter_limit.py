@@ -103,7 +103,7 @@ class LetterLimit:
         """
         before = self._stored
         groups = await self._store.ledger.waiting()
-        self._counted = LettersHeld(sum(group.count for group in groups), sum(group.size_bytes for group in groups))
+        self._counted = LettersHeld.of(groups)
         # A queue's identity is account/region/name; the metrics know it by its name.
         self._metrics.set_letters_waiting(
             (group.queue.rpartition("/")[2], group.reason, group.count, group.oldest_at) for group in groups

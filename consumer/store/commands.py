@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar, cast
 
 from consumer.errors import StoreError
-from consumer.store.ledger import ClaimAnswer, DeadLetterRecord, JobRecord, LettersHeld, Standby, WaitingLetters
+from consumer.store.ledger import ClaimAnswer, DeadLetterRecord, JobRecord, Standby, WaitingLetters
 
 MAX_BATCH: Final = 256  # commands in one transaction: more save nothing, and each would wait longer
 
@@ -231,11 +231,6 @@ class QueuedLedger(ABC):
     async def waiting(self) -> Sequence[WaitingLetters]:
         """See ``Ledger.waiting``."""
         return await self._ask(WaitingCommand())
-
-    async def letters_held(self) -> LettersHeld:
-        """See ``Ledger.letters_held``."""
-        groups = await self.waiting()
-        return LettersHeld(sum(group.count for group in groups), sum(group.size_bytes for group in groups))
 
     async def now(self) -> float:
         """See ``Ledger.now``."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 from consumer.policy import Reason
 
@@ -84,14 +84,6 @@ class DeadLetterRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class LettersHeld:
-    """The dead letters of a store that are not replayed; ``size_bytes`` counts bodies and texts."""
-
-    letters: int
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class WaitingLetters:
     """The dead letters of one queue and reason that are not replayed."""
 
@@ -100,6 +92,19 @@ class WaitingLetters:
     count: int  # at least 1
     size_bytes: int  # bodies and texts
     oldest_at: float  # when the oldest was stored: UNIX seconds by the store's clock
+
+
+@dataclass(frozen=True, slots=True)
+class LettersHeld:
+    """The dead letters of a store that are not replayed; ``size_bytes`` counts bodies and texts."""
+
+    letters: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, groups: Sequence[WaitingLetters]) -> Self:
+        """The sum of all groups."""
+        return cls(sum(group.count for group in groups), sum(group.size_bytes for group in groups))
 
 
 class LetterState(StrEnum):
@@ -225,9 +230,6 @@ class Ledger(Protocol):
 
         Scans an index: about 40 ms for 100,000 letters on SQLite.
         """
-
-    async def letters_held(self) -> LettersHeld:
-        """Sum up ``waiting``."""
 
     async def now(self) -> float:
         """UNIX seconds by the clock of the store's times: this computer's, or the database's."""

@@ -144,11 +144,11 @@ async def test_what_is_in_flight_at_the_limit_is_given_back(
         assert len(kept) == 4
         for key in kept:
             await ledger.release(key)
-        held = await ledger.letters_held()
+        held = LettersHeld.of(await ledger.waiting())
         await daemon.until(lambda: daemon.app.vitals._letters.held == held)
         await purge(daemon)
         await daemon.emptied()
-        assert (await ledger.letters_held()).letters == 4
+        assert LettersHeld.of(await ledger.waiting()).letters == 4
 
 
 def keys(daemon: Daemon) -> list[str]:

@@ -20,7 +20,6 @@ from consumer.store.ledger import (
     Ended,
     Filter,
     JobRecord,
-    LettersHeld,
     LetterState,
     Standby,
     WaitingLetters,
@@ -187,10 +186,6 @@ class MemoryLedger:
             del table[key]  # type: ignore[arg-type]  # each key belongs to its table
         await self._pause()
         return len(old[:limit])
-
-    async def letters_held(self) -> LettersHeld:
-        waiting = await self.waiting()
-        return LettersHeld(sum(one.count for one in waiting), sum(one.size_bytes for one in waiting))
 
     async def waiting(self) -> Sequence[WaitingLetters]:
         await self._answer("waiting")

@@ -343,7 +343,7 @@ async def test_pruning_takes_no_running_claim(ledger: Ledger, make_record: Make)
 
 async def test_letters_are_counted(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
     """Dead letters count with the bytes of body and texts as stored, until they are replayed, purged or pruned."""
-    assert await ledger.letters_held() == LettersHeld(0, 0)
+    assert LettersHeld.of(await ledger.waiting()) == LettersHeld(0, 0)
     letters = [
         make_letter("a", body=b"\xff" * 1000),
         make_letter("b", message="\u4f60" * 10, user_data=None, result="{}"),
@@ -357,15 +357,15 @@ async def test_letters_are_counted(ledger: Ledger, operators: Operators, make_le
     sizes = [letter_bytes(one.letter) for one in stored]
     assert sizes[1] == 8 + 29 - 7 + 15 + 30 + 2
     assert sizes[2] < 2100
-    assert await ledger.letters_held() == LettersHeld(3, sum(sizes))
+    assert LettersHeld.of(await ledger.waiting()) == LettersHeld(3, sum(sizes))
     assert await operators.begin_replay(stored[0].id) is not None
-    assert await ledger.letters_held() == LettersHeld(3, sum(sizes))
+    assert LettersHeld.of(await ledger.waiting()) == LettersHeld(3, sum(sizes))
     await operators.finish_replay(stored[0].id)
-    assert await ledger.letters_held() == LettersHeld(2, sum(sizes[1:]))
+    assert LettersHeld.of(await ledger.waiting()) == LettersHeld(2, sum(sizes[1:]))
     await operators.purge(Filter(ids=(stored[1].id,)))
-    assert await ledger.letters_held() == LettersHeld(1, sizes[2])
+    assert LettersHeld.of(await ledger.waiting()) == LettersHeld(1, sizes[2])
     await ledger.prune(older_than_s=0, limit=100, letters_older_than_s=0)
-    assert await ledger.letters_held() == LettersHeld(0, 0)
+    assert LettersHeld.of(await ledger.waiting()) == LettersHeld(0, 0)
 
 
 async def test_waiting_letters_are_grouped(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:

@@ -191,7 +191,7 @@ async def test_letters_of_an_earlier_version_count(postgres_target: str, make_le
         await connection.execute("UPDATE mns_consumer_schema SET version = 1")
     again = PostgresLedger(at(postgres_target))
     await again.open()
-    assert await again.letters_held() == LettersHeld(2, sum(map(letter_bytes, letters)))
+    assert LettersHeld.of(await again.waiting()) == LettersHeld(2, sum(map(letter_bytes, letters)))
     await again.close()
 
 

@@ -74,7 +74,7 @@ async def test_nothing_is_left_in_shared_sessions(
         await asyncio.gather(*(ledger.done(make_record(key)) for key in keys[2:-1]))
         await ledger.bury(make_letter(keys[-1]))
         await ledger.prune(older_than_s=3600, limit=10, letters_older_than_s=3600)
-        await ledger.letters_held()
+        await ledger.waiting()
         await ledger.ping()
     for stored in await operators.list_letters(Filter(), limit=9):
         begun = await operators.begin_replay(stored.id)

@@ -515,7 +515,7 @@ async def test_letters_of_an_earlier_version_count(sqlite_path: Path) -> None:
         connection.commit()
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
-    assert await ledger.letters_held() == LettersHeld(2, sum(map(letter_bytes, letters)))
+    assert LettersHeld.of(await ledger.waiting()) == LettersHeld(2, sum(map(letter_bytes, letters)))
     await ledger.close()
 
 
