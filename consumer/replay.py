@@ -50,16 +50,7 @@ class ReplayOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A dead letter to replay, without its body: there may be very many.
-
-    Args:
-        id: Its number.
-        progress: How far it was when it was chosen.
-        reason: Why it was set aside.
-        function: FunctionName or kind.
-        job_id: JobId or RunId.
-        queue: ``ACCOUNT/REGION/NAME``.
-    """
+    """A dead letter to replay, as it was when it was chosen; without its body, because there may be very many."""
 
     id: int
     progress: Progress
@@ -77,29 +68,18 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The letters to replay, and how many matched but were left alone.
-
-    Args:
-        letters: Those to replay.
-        replayed: Left alone, because they were replayed before: these need ``force``.
-        unknown: Left alone, because an earlier replay was interrupted: these may have been sent.
-    """
+    """The letters to replay, and how many matched but were left alone."""
 
     letters: Sequence[Candidate]
     replayed: int = 0
+    """Replayed before: these need ``force``."""
     unknown: int = 0
+    """An earlier replay was interrupted: these may have been sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The end of one letter's replay.
-
-    Args:
-        letter: The letter.
-        outcome: What was done.
-        message_id: MNS's id of the new message, if it was sent.
-        error: Why it was not sent, in one line.
-    """
+    """The end of one letter's replay: the new message's id if it was sent, otherwise one line that says why not."""
 
     letter: Candidate
     outcome: ReplayOutcome
@@ -112,11 +92,7 @@ async def choose(operators: Operators, wanted: Filter, *, force: bool = False) -
 
     A filter chooses letters that were never replayed. If it names numbers or the state ``replaying``, it also chooses
     those whose replay was interrupted.
-
-    Args:
-        operators: The store.
-        wanted: The filter.
-        force: Choose whatever matches.
+    ``force`` chooses whatever matches.
 
     Raises:
         UsageError: A number is unknown, or its letter was replayed and ``force`` is false.
@@ -168,11 +144,11 @@ async def replay_letters(
     Args:
         operators: The store.
         letters: As ``choose`` gave them.
-        lanes: The settings' queues.
+        lanes: All queues of the settings.
         force: Replay letters that were replayed before, or whose job was done since they were perhaps sent.
         rate: At most this many a second; ``None`` is no limit.
         group_id: MessageGroupId, for FIFO queues.
-        ca_file: As in the settings.
+        ca_file: The setting.
 
     Raises:
         UsageError: A letter's queue is not in the settings; nothing was begun.

@@ -167,7 +167,7 @@ def check(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check whether `run` would work: settings, handlers, store, credentials, queues, rights.
+    """Check whether run would work: settings, handlers, store, queues, rights.
 
     One line for each finding: ok, warn or bad, and what to do. No message is taken from a queue. Takes the flags of
     `run`. Exits with 0 unless a line is bad.
@@ -330,13 +330,15 @@ async def queue_findings(settings: Settings, lane: QueueSettings, also: Collecti
                 yield bad("credentials", explained(error), queue)
                 return
             yield good("credentials", "found", queue)
-            failed, attributes = await _attributes_of(clients)
-            if attributes is not None:
+            reached = True
+            try:
+                attributes = await clients.queue.attributes()
+            except CloudError as error:
+                yield _unread(error, queue)
+                reached = faults.lacks_a_right(error.code) or error.fault not in _SAME_FOR_ALL
+            else:
                 for finding in _of_attributes(settings, lane, attributes):
                     yield finding
-            if failed is not None:
-                yield _unread(failed, queue)
-            reached = failed is None or faults.lacks_a_right(failed.code) or failed.fault not in _SAME_FOR_ALL
             for call in dict.fromkeys([*RUN, *(call for word in also for call in COMMANDS[ALSO[word]])]):
                 if call != "GetQueueAttributes":
                     yield await _right(call, lane, clients, reached=reached)
@@ -358,13 +360,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-async def _attributes_of(clients: Clients) -> tuple[CloudError | None, QueueAttributes | None]:
-    try:
-        return None, await clients.queue.attributes()
-    except CloudError as error:
-        return error, None
 
 
 def _unread(error: CloudError, queue: str) -> Finding:
@@ -421,24 +416,20 @@ async def _right(call: str, lane: QueueSettings, clients: Clients, *, reached: b
         return warning(what, f"not tried, since that would {effect} a message; it needs {needs}", queue)
     if not (reached or is_mps):
         return warning(what, f"not tried, since the queue could not be asked; it needs {needs}", queue)
+    accepted = ""
     try:
         accepted = await trial(clients)
     except CloudError as error:
-        is_open = call == "SubmitIProductionJob" and not faults.surely_not_sent(error)
-        return bad(what, f"{explained(error)}{'; a job may have been made' if is_open else ''}", queue)
+        if not _is_about_the_object(call, error):
+            is_open = call == "SubmitIProductionJob" and not faults.surely_not_sent(error)
+            return bad(what, f"{explained(error)}{'; a job may have been made' if is_open else ''}", queue)
     if accepted:
         return warning(what, accepted, queue)
     return good(what, f"given, by MPS at {lane.mps_endpoint}" if is_mps else "given", queue)
 
 
 async def _try_delete(clients: Clients) -> str:
-    try:
-        failures = await clients.queue.delete([NO_HANDLE])
-    except CloudError as error:
-        if error.fault is not Fault.GONE:
-            raise
-        return ""
-    for failure in failures:
+    for failure in await clients.queue.delete([NO_HANDLE]):
         if not failure.gone:
             operation, fault = "BatchDeleteMessage", faults.mns_fault(failure.code, 500)
             to_do = faults.advice(operation, fault, failure.code)
@@ -448,20 +439,12 @@ async def _try_delete(clients: Clients) -> str:
 
 
 async def _try_hide(clients: Clients) -> str:
-    try:
-        await clients.queue.hide(NO_HANDLE, 1)
-    except CloudError as error:
-        if error.fault is not Fault.GONE:
-            raise
+    await clients.queue.hide(NO_HANDLE, 1)
     return ""
 
 
 async def _try_query(clients: Clients) -> str:
-    try:
-        await clients.mps.query(NO_JOB)
-    except CloudError as error:
-        if error.fault is not Fault.REQUEST or not faults.is_about_the_job(error.code):
-            raise
+    await clients.mps.query(NO_JOB)
     return ""
 
 
@@ -471,12 +454,7 @@ async def _try_peek(clients: Clients) -> str:
 
 
 async def _try_submit(clients: Clients) -> str:
-    try:
-        submitted = await clients.mps.submit(function=NO_FUNCTION, params="{}")
-    except CloudError as error:
-        if error.fault is not Fault.REQUEST or not error.code.startswith("InvalidParameter"):
-            raise
-        return ""
+    submitted = await clients.mps.submit(function=NO_FUNCTION, params="{}")
     return (
         f"given, but MPS accepted the FunctionName {NO_FUNCTION!r}, which no algorithm has: job {submitted.job_id} was"
         " made and may be billed; no message will say that it ended"
@@ -490,7 +468,20 @@ _TRIALS: Final[Mapping[str, Callable[[Clients], Awaitable[str]]]] = {
     "BatchPeekMessage": _try_peek,
     "SubmitIProductionJob": _try_submit,
 }
-"""Each returns a warning, or ``""`` if the right is given; otherwise it raises ``CloudError``."""
+"""Each returns a warning, or ``""`` if the right is given; it raises ``CloudError`` for a refusal."""
+
+
+def _is_about_the_object(call: str, error: CloudError) -> bool:
+    """Whether an error says that what the call names does not exist, which is asked after the right."""
+    match call:
+        case "BatchDeleteMessage" | "ChangeMessageVisibility":
+            return error.fault is Fault.GONE
+        case "QueryIProductionJob":
+            return error.fault is Fault.REQUEST and faults.is_about_the_job(error.code)
+        case "SubmitIProductionJob":
+            return error.fault is Fault.REQUEST and error.code.startswith("InvalidParameter")
+        case _:
+            return False
 
 
 def explained(error: CloudError) -> str:

@@ -166,7 +166,9 @@ async def _watch(sandbox: Sandbox, app: App, console: Console) -> bool:
             with anyio.move_on_after(_GIVE_UP_S):
                 await _submit_all(app.settings, orders, submitted)
                 await _until_settled(sandbox, operators, submitted, view)
-                _notify_again(sandbox, next(iter(submitted)))
+                # Again, as a queue may that delivers at least once.
+                if (job := sandbox.jobs.get(next(iter(submitted)))) is not None:
+                    sandbox.notify(job)
                 await _until_settled(sandbox, operators, submitted, view)
         jobs = {job.record.job_id: job for job in await operators.list_jobs(Filter(), limit=_MOST, dead=False)}
         letters = await operators.list_letters(Filter(), limit=_MOST)
@@ -217,13 +219,6 @@ async def _until_settled(
         if settled == len(submitted) and len(letters) >= _STRANGERS and not sandbox.messages(_QUEUE):
             return
         await anyio.sleep(_POLL_S)
-
-
-def _notify_again(sandbox: Sandbox, job_id: str) -> None:
-    """Deliver a job's notification a second time, as a queue that delivers at least once may."""
-    job = sandbox.jobs.get(job_id)
-    if job is not None:
-        sandbox.notify(job)
 
 
 def _why(letter: StoredLetter) -> str:

@@ -27,7 +27,7 @@ _FOUND_IN: Final = {
 
 @takes_settings
 def functions(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
-    """List each FunctionName with its handler, where it was found, and its result's fields.
+    """List each FunctionName with its handler and its result's fields.
 
     Needs no queue: `mns-consumer functions --shipped` shows what is shipped.
     """

@@ -64,14 +64,9 @@ class _Command(NamedTuple):
 
 
 _COMMANDS: Final = (
+    _Command("run", "run:run", "Take messages from the queues and call the handlers.", _DAEMON),
     _Command(
-        "run", "run:run", "Take messages from the queues and call the handlers, until SIGTERM or Ctrl-C.", _DAEMON
-    ),
-    _Command(
-        "check",
-        "check:check",
-        "Check whether `run` would work: settings, handlers, store, credentials, queues, rights.",
-        _DAEMON,
+        "check", "check:check", "Check whether run would work: settings, handlers, store, queues, rights.", _DAEMON
     ),
     _Command(
         "health", "health:health", "Ask the daemon that runs here whether it is well; exits with 0 or 1.", _DAEMON
@@ -80,40 +75,22 @@ _COMMANDS: Final = (
     _Command("sandbox", "sandbox:sandbox", "Serve a local MNS and MPS: no account, nothing leaves this machine.", _TRY),
     _Command("submit", "submit:submit", "Submit one job to MPS; prints its JobId.", _JOBS),
     _Command(
-        "functions",
-        "functions:functions",
-        "List each FunctionName with its handler, where it was found, and its result's fields.",
-        _JOBS,
+        "functions", "functions:functions", "List each FunctionName with its handler and its result's fields.", _JOBS
     ),
     _Command("jobs list", "records:list_jobs", "List the jobs that have ended, the latest first."),
     _Command("jobs show", "records:show_job", "Show one job that has ended, UserData and result included."),
-    _Command(
-        "jobs run",
-        "run:run_job",
-        "Handle a job that has no message, because its notification got lost or it had no NotifyUrl.",
-    ),
+    _Command("jobs run", "run:run_job", "Handle a job whose notification was lost or that had no NotifyUrl."),
     _Command("dead-letters list", "records:list_letters", "List dead letters, the latest last."),
     _Command("dead-letters show", "records:show_letter", "Show one dead letter with its error, traceback and body."),
-    _Command(
-        "dead-letters replay",
-        "records:replay",
-        "Send dead letters to their queues again; their jobs are handled as if they were new.",
-    ),
-    _Command(
-        "dead-letters export",
-        "records:export",
-        "Export dead letters as JSON lines, bodies included; without numbers and flags all of them.",
-    ),
+    _Command("dead-letters replay", "records:replay", "Send dead letters to their queues again."),
+    _Command("dead-letters export", "records:export", "Export dead letters as JSON lines, bodies included."),
     _Command("dead-letters purge", "records:purge", "Remove dead letters for good; their jobs stay ended."),
     _Command("queue stats", "queue:stats", "Show how each queue is set up and how many messages it holds."),
     _Command("queue peek", "queue:peek", "Show messages that wait, decoded, without receiving them."),
     _Command("queue send", "queue:send", "Send one message to a queue; prints its MessageId."),
     _Command("docs", "docs:docs", "Print a page of the documentation, or list the pages.", _OPERATE),
     _Command(
-        "manifests",
-        "manifests:manifests",
-        "Print a manifest: Kubernetes, KEDA scaling, Prometheus alert rules or a Grafana dashboard.",
-        _OPERATE,
+        "manifests", "manifests:manifests", "Print a manifest for Kubernetes, KEDA, Prometheus or Grafana.", _OPERATE
     ),
 )
 _GROUPS: Final = {

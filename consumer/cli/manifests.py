@@ -39,7 +39,7 @@ def text_of(kind: Manifest) -> str:
 def manifests(
     kind: Annotated[Manifest, typer.Argument(help="kubernetes, keda, prometheus or grafana.", show_default=False)],
 ) -> None:
-    """Print a manifest: Kubernetes, KEDA scaling, Prometheus alert rules or a Grafana dashboard.
+    """Print a manifest for Kubernetes, KEDA, Prometheus or Grafana.
 
     Example: mns-consumer manifests prometheus > /etc/prometheus/rules.d/mns-consumer.yaml
     """

@@ -40,28 +40,9 @@ if TYPE_CHECKING:
     from consumer.replay import Candidate, Replayed
 
 _PAGE: Final = 200
-_JOB_COLUMNS: Final = {
-    "stored at (UTC)": "stored_at",
-    "ended": "ended",
-    "function": "function",
-    "job": "job_id",
-    "queue": "queue",
-    "state": "state",
-    "code": "code",
-    "runs": "attempts",
-    "UserData": "user_data",
-}
-_LETTER_COLUMNS: Final = {
-    "id": "id",
-    "stored at (UTC)": "stored_at",
-    "state": "state",
-    "reason": "reason",
-    "function": "function",
-    "job": "job_id",
-    "queue": "queue",
-    "runs": "attempts",
-    "error": "error",
-}
+_JOB_COLUMNS: Final = ("stored_at", "ended", "function", "job_id", "queue", "state", "code", "attempts", "user_data")
+_LETTER_COLUMNS: Final = ("id", "stored_at", "state", "reason", "function", "job_id", "queue", "attempts", "error")
+_HEADS: Final = {"stored_at": "stored at (UTC)", "job_id": "job", "attempts": "runs", "user_data": "UserData"}
 _NO_LETTER: Final = "no dead letter matches"
 
 LimitFlag = Annotated[int, typer.Option("--limit", min=0, help="The latest N; 0 means all.", metavar="N")]
@@ -199,11 +180,11 @@ def replay(
     dry_run: DryRunFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Send dead letters to their queues again; their jobs are handled as if they were new.
+    """Send dead letters to their queues again.
 
-    Flags choose only letters that were never replayed; numbers, or --state replaying, also choose those whose replay
-    was interrupted, so that it is unknown whether they were sent. If the job of such a letter was done meanwhile,
-    nothing is sent and the letter is marked as replayed.
+    Their jobs are handled as if they were new. Flags choose only letters that were never replayed; numbers, or
+    --state replaying, also choose those whose replay was interrupted, so that it is unknown whether they were sent. If
+    the job of such a letter was done meanwhile, nothing is sent and the letter is marked as replayed.
     """
     # `list` and `show` do not load what calls the cloud.
     from consumer.replay import choose, queues_of, replay_letters  # noqa: PLC0415
@@ -256,11 +237,11 @@ def export(
         Path | None, typer.Option("--out", metavar="FILE", help="A new file, readable by its owner only; else stdout.")
     ] = None,
 ) -> None:
-    """Export dead letters as JSON lines, bodies included; without numbers and flags all of them.
+    """Export dead letters as JSON lines, bodies included.
 
-    A line has body_base64 (the bytes as MNS stores them), body_text (the same as text, if it is UTF-8) and
-    body_decoded (what its base64 holds). Known secrets are masked in all texts, but never in body_base64: a changed
-    copy could not be sent again.
+    Without numbers and flags all of them. A line has body_base64 (the bytes as MNS stores them), body_text (the same as
+    text, if it is UTF-8) and body_decoded (what its base64 holds). Known secrets are masked in all texts, but never in
+    body_base64: a changed copy could not be sent again.
     """
     ids, wanted = selection.wanted.ids, selection.wanted
     if ids:
@@ -311,16 +292,17 @@ def purge(
     anyio.run(remove)
 
 
-def _print_records(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, as_json: bool) -> None:
+def _print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         for fields in records:
             print_json(fields)
     elif records:
-        print_table(list(columns), ([_cell(fields, name) for name in columns.values()] for fields in records))
+        rows = ({**fields.get("job", {}), **fields} for fields in records)
+        heads = [_HEADS.get(name, name) for name in columns]
+        print_table(heads, ([_cell(name, row[name]) for name in columns] for row in rows))
 
 
-def _cell(fields: Mapping[str, Any], name: str) -> object:
-    value = fields[name] if name in fields else fields["job"][name]
+def _cell(name: str, value: Any) -> object:
     match name:
         case "stored_at":
             return (value or "")[:19].replace("T", " ")

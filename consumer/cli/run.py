@@ -21,7 +21,9 @@ _HANDLED: Final = frozenset({"done", "duplicate"})
 
 @takes_settings
 def run(flags: SettingsFlags) -> None:
-    """Take messages from the queues and call the handlers, until SIGTERM or Ctrl-C.
+    """Take messages from the queues and call the handlers.
+
+    It ends by SIGTERM or Ctrl-C.
 
     A handler is a function in a file of your own: [bold]@handler("Cover")[/] over [bold]async def cover(job: Job)[/].
     Without any handler it does not start; [bold]--shipped[/] uses those that only log and keep.
@@ -44,7 +46,7 @@ def run_job(
         str | None, typer.Option(metavar="NAME", help="Which of several queues' settings and ledger keys to use.")
     ] = None,
 ) -> None:
-    """Handle a job that has no message, because its notification got lost or it had no NotifyUrl.
+    """Handle a job whose notification was lost or that had no NotifyUrl.
 
     MPS is asked for the job; from there on everything is as if its message had come: the same handler, the same
     ledger, so a job that was handled before is not handled again.

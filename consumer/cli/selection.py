@@ -66,14 +66,7 @@ LETTERS: Final = ("function", "reason", "since", "job_id", "queue", "state")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The settings, and the records that a command line selects.
-
-    Args:
-        settings: The settings.
-        wanted: The filter.
-        ended: ``--ended``.
-        everything: ``--all``.
-    """
+    """The settings, and the records that a command line selects."""
 
     settings: Settings
     wanted: Filter

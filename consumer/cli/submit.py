@@ -231,23 +231,16 @@ def _print_end(answer: JobStatus, *, as_json: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TypedResult:
-    """A job's result in its function's model, as far as it fits.
-
-    Args:
-        fits: Whether it does.
-        summary: One line.
-        data: The model as JSON; what came if it does not fit.
-        code: The result's own code.
-        message: The result's own wording.
-        problem: Why it does not fit, in one line.
-    """
+    """A job's result in its function's model, with the code and the message that it carries itself."""
 
     fits: bool
     summary: str
     data: JsonValue
+    """The model as JSON; what came if it does not fit."""
     code: str | None
     message: str | None
     problem: str | None
+    """Why it does not fit, in one line."""
 
 
 def typed(function: str, text: str | None, output: str | None) -> TypedResult:
