@@ -16,10 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final
 
 import anyio
 import typer
@@ -160,16 +159,17 @@ async def _watch(sandbox: Sandbox, app: App, console: Console) -> bool:
     orders = demo_jobs()
     submitted: dict[str, tuple[DemoJob, float]] = {}
     async with open_operators(app.settings.store_address()) as operators:
-        with View(console, jobs=len(orders), strangers=_STRANGERS) as view:
+        shown = {"0 jobs have ended at MPS"}
+        with _bars(console, jobs=len(orders)) as progress:
             sandbox.put(_QUEUE, base64.b64encode(json.dumps(_FOREIGN).encode()).decode())
             sandbox.put(_QUEUE, _POISON)
             with anyio.move_on_after(_GIVE_UP_S):
                 await _submit_all(app.settings, orders, submitted)
-                await _until_settled(sandbox, operators, submitted, view)
+                await _until_settled(sandbox, operators, submitted, progress, shown)
                 # Again, as a queue may that delivers at least once.
                 if (job := sandbox.jobs.get(next(iter(submitted)))) is not None:
                     sandbox.notify(job)
-                await _until_settled(sandbox, operators, submitted, view)
+                await _until_settled(sandbox, operators, submitted, progress, shown)
         jobs = {job.record.job_id: job for job in await operators.list_jobs(Filter(), limit=_MOST, dead=False)}
         letters = await operators.list_letters(Filter(), limit=_MOST)
     rows = [_row(order, jobs.get(job_id), at) for job_id, (order, at) in submitted.items()]
@@ -198,27 +198,45 @@ async def _submit_all(
 
 
 async def _until_settled(
-    sandbox: Sandbox, operators: Operators, submitted: Mapping[str, tuple[DemoJob, float]], view: View
+    sandbox: Sandbox,
+    operators: Operators,
+    submitted: Mapping[str, tuple[DemoJob, float]],
+    progress: Progress,
+    shown: set[str],
 ) -> None:
-    """Wait until every job is handled, every stranger is set aside and the queue is empty."""
+    """Wait until every job is handled, every stranger is set aside and the queue is empty.
+
+    Shows the progress: as bars on a terminal, elsewhere as lines that are not in ``shown`` yet.
+    """
     while True:
         done = await operators.list_jobs(Filter(), limit=_MOST, dead=False)
         letters = await operators.list_letters(Filter(), limit=_MOST)
-        look = Look(
-            submitted=len(submitted),
-            ended=sum(job.has_ended for job in sandbox.jobs.all()),
-            handled={
-                job_id: f"handled {job.record.function} {job_id}: {job.record.state}"
-                for job in done
-                if (job_id := job.record.job_id) in submitted and job_id is not None
-            },
-            set_aside={letter.id: f"set aside: {_why(letter)}" for letter in letters},
-        )
-        view.show(look)
-        settled = len(look.handled) + sum(letter.letter.job.job_id in submitted for letter in letters)
+        handled = [job.record for job in done if job.record.job_id in submitted]
+        ended = sum(job.has_ended for job in sandbox.jobs.all())
+        counts = (len(submitted), ended, len(handled), len(letters))
+        for task_id, count in zip(progress.task_ids, counts, strict=True):
+            progress.update(task_id, completed=count)
+        lines = [f"submitted {len(submitted)} jobs", f"{ended} jobs have ended at MPS"]
+        lines += [f"handled {record.function} {record.job_id}: {record.state}" for record in handled]
+        lines += [f"set aside: {_why(letter)}" for letter in letters]
+        for line in lines if progress.disable else ():
+            if line not in shown:
+                progress.console.print(Text(line), soft_wrap=True)
+                shown.add(line)
+        settled = len(handled) + sum(letter.letter.job.job_id in submitted for letter in letters)
         if settled == len(submitted) and len(letters) >= _STRANGERS and not sandbox.messages(_QUEUE):
             return
         await anyio.sleep(_POLL_S)
+
+
+def _bars(console: Console, *, jobs: int) -> Progress:
+    """Live bars on a terminal, in the order of ``_until_settled``'s counts; nothing elsewhere."""
+    columns = (SpinnerColumn(), TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn())
+    progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
+    for text in ("jobs submitted to MPS", "jobs ended at MPS", "jobs handled, results typed"):
+        progress.add_task(text, total=jobs)
+    progress.add_task("strange messages set aside", total=_STRANGERS)
+    return progress
 
 
 def _why(letter: StoredLetter) -> str:
@@ -294,63 +312,3 @@ Still serving. MNS and MPS are at {sandbox.url}, the daemon's log is {folder / "
  --endpoint {sandbox.url} --notify-url {sandbox.notify_url(_QUEUE)} --wait
 Ctrl-C ends it."""
     console.print(Text(text), soft_wrap=True)
-
-
-@dataclass(slots=True)
-class Look:
-    """The progress of everything: numbers of jobs, and a line for each handled job and each message set aside."""
-
-    submitted: int = 0
-    ended: int = 0
-    handled: Mapping[str, str] = field(default_factory=dict)
-    set_aside: Mapping[int, str] = field(default_factory=dict)
-
-
-class View(AbstractContextManager["View"]):
-    """Live bars on a terminal, plain lines elsewhere."""
-
-    def __init__(self, console: Console, *, jobs: int, strangers: int) -> None:
-        self._console = console
-        self._last = Look()
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:<32}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        texts = (
-            "jobs submitted to MPS",
-            "jobs ended at MPS",
-            "jobs handled, results typed",
-            "strange messages set aside",
-        )
-        self._bars = [
-            self._progress.add_task(text, total=total)
-            for text, total in zip(texts, (jobs, jobs, jobs, strangers), strict=True)
-        ]
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
-            self._progress.stop()
-
-    def show(self, look: Look) -> None:
-        """Show the progress; on a terminal in place, elsewhere what is new."""
-        last, self._last = self._last, look
-        if self._console.is_terminal:
-            counts = (look.submitted, look.ended, len(look.handled), len(look.set_aside))
-            for bar, count in zip(self._bars, counts, strict=True):
-                self._progress.update(bar, completed=count)
-            return
-        lines = [f"submitted {look.submitted} jobs"] if look.submitted != last.submitted else []
-        lines += [f"{look.ended} jobs have ended at MPS"] if look.ended != last.ended else []
-        lines += [look.handled[job_id] for job_id in look.handled.keys() - last.handled.keys()]
-        lines += [look.set_aside[number] for number in look.set_aside.keys() - last.set_aside.keys()]
-        for line in lines:
-            self._console.print(Text(line), soft_wrap=True)

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import typer
 
 from consumer.cli.options import SettingsFlags, takes_settings
-from consumer.errors import ConsumerError, SettingsError, UsageError
-from consumer.ops.escape import printable
+from consumer.errors import ConsumerError, ExitCode, SettingsError, UsageError
+from consumer.ops.escape import json_text, printable
 
 _TIMEOUT_S: Final = 4.0
 """Less than the five seconds that a container's health check has before it is killed."""
@@ -37,6 +37,12 @@ class _Address(NamedTuple):
         return f"http://{host}:{self.port}{self.path}"
 
 
+class _Check(NamedTuple):
+    name: str
+    ok: bool
+    detail: str
+
+
 @takes_settings
 def health(
     flags: SettingsFlags,
@@ -47,13 +53,23 @@ def health(
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Its admin server, in place of admin_host and admin_port.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all checks.")] = False,
 ) -> None:
     """Ask the daemon that runs here whether it is well; exits with 0 or 1.
 
     Example: mns-consumer health --ready --url http://127.0.0.1:9464
     """
     path = "/readyz" if ready else "/livez"
-    print(_ask(_of_settings(flags, path) if url is None else _of_url(url, path)))
+    address = _of_settings(flags, path) if url is None else _of_url(url, path)
+    is_well, checks = _ask(address)
+    word = _WORD.get(address.path, "well")
+    if as_json:
+        print(json_text({"ok": is_well, "checks": [check._asdict() for check in checks]}))
+        raise typer.Exit(ExitCode.OK if is_well else ExitCode.FAILURE)
+    if not is_well:
+        failing = "; ".join(f"{check.name} ({check.detail})" for check in checks if not check.ok)
+        raise ConsumerError(_line(f"not {word}: {failing}"))
+    print(_line(f"{word}: {', '.join(check.name for check in checks)}"))
 
 
 def _of_url(url: str, path: str) -> _Address:
@@ -82,11 +98,11 @@ def _of_settings(flags: SettingsFlags, path: str) -> _Address:
     return _Address(_ANY_ADDRESS.get(settings.admin_host, settings.admin_host), settings.admin_port, path)
 
 
-def _ask(address: _Address) -> str:
-    """Ask; returns the line for a daemon that is well.
+def _ask(address: _Address) -> tuple[bool, list[_Check]]:
+    """Ask; returns whether the daemon is well, and its checks.
 
     Raises:
-        ConsumerError: It is not well, or no daemon answers.
+        ConsumerError: No daemon answers.
     """
     word = _WORD.get(address.path, "well")
     connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
@@ -106,16 +122,14 @@ def _ask(address: _Address) -> str:
         )
     if checks is None or status not in {http.client.OK, http.client.SERVICE_UNAVAILABLE}:
         raise ConsumerError(_line(f"not {word}: {address} is no daemon's admin server; it answered {status}"))
-    if status == http.client.OK:
-        return _line(f"{word}: {', '.join(name for name, _, _ in checks)}")
-    failing = "; ".join(f"{name} ({detail})" for name, ok, detail in checks if not ok)
-    raise ConsumerError(_line(f"not {word}: {failing}"))
+    return status == http.client.OK, checks
 
 
-def _checks(body: bytes) -> list[tuple[str, bool, str]] | None:
-    """Name, result and detail of each check; ``None`` if the answer is not a daemon's."""
+def _checks(body: bytes) -> list[_Check] | None:
+    """The checks of an answer; ``None`` if it is not a daemon's."""
     try:
-        return [(str(check["name"]), check["ok"] is True, str(check["detail"])) for check in json.loads(body)["checks"]]
+        found = json.loads(body)["checks"]
+        return [_Check(str(check["name"]), check["ok"] is True, str(check["detail"])) for check in found]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 

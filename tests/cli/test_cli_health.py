@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -43,6 +44,15 @@ def test_a_running_daemon(
     assert (dead.code, dead.out) == (1, "")
     assert dead.err.startswith(f"error: not alive: no answer from http://127.0.0.1:{port}/livez: ")
     assert dead.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("status", "ok"), [("200 OK", True), ("503 No", False)])
+def test_json(cli: Cli, answering: Callable[[bytes], str], *, status: str, ok: bool) -> None:
+    """With --json every check is printed, also those of a daemon that is not well; the exit code is the same."""
+    checks = [{"name": "store", "ok": ok, "detail": "answers\n"}, {"name": "event loop", "ok": True, "detail": ""}]
+    ran = cli("health", "--json", "--url", answering(http(status, json.dumps({"checks": checks, "more": 1}))))
+    assert (ran.code, ran.err) == (0 if ok else 1, "")
+    assert json.loads(ran.out) == {"ok": ok, "checks": checks}
 
 
 @pytest.mark.parametrize(
