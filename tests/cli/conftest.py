@@ -56,8 +56,8 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     def run(*argv: str) -> Ran:
         capsys.readouterr()
         code = main(argv)
-        told = capsys.readouterr()
-        return Ran(code, told.out, told.err)
+        printed = capsys.readouterr()
+        return Ran(code, printed.out, printed.err)
 
     return run
 
@@ -81,7 +81,7 @@ def process() -> Callable[..., Ran]:
 
 
 class Started:
-    """A process that goes on until it is told to end."""
+    """A process that runs until it is stopped."""
 
     def __init__(self, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ def fill(target: str, letters: Sequence[DeadLetterRecord] = (), done: Sequence[J
 
 
 def claim(target: str, key: str) -> Claimed | Ended | Elsewhere:
-    """What a daemon is told that asks for a key."""
+    """The store's answer to a daemon that claims a key."""
 
     async def ask() -> Claimed | Ended | Elsewhere:
         ledger = ledger_at(target)

@@ -99,7 +99,7 @@ def test_no_credentials(cli: Cli, queue: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_nobody_there(cli: Cli, keys: str, queue_url: QueueUrl) -> None:
-    """An address where nobody answers is red, with where to look."""
+    """An address that does not answer is bad, with where to look."""
     ran = cli("check", "--shipped", "--endpoint", "http://127.0.0.1:9", "--notify-url", queue_url("q"))
     assert ran.code == 1
     assert "ConnectRefused" in ran.out
@@ -188,7 +188,7 @@ async def test_a_store_in_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("store", "code", "told"),
+    ("store", "code", "printed"),
     [
         pytest.param("not-a-database", 1, "no SQLite database", id="another file"),
         pytest.param("file/below.db", 1, "is no folder", id="below a file"),
@@ -198,11 +198,11 @@ async def test_a_store_in_use(tmp_path: Path) -> None:
         pytest.param("everybody/below.db", 78, "may be written by every user", id="others may write to the folder"),
         pytest.param("newer", 78, "schema version 99", id="a newer schema"),
         pytest.param("x" * 5000, 1, "can't be looked at", id="too long a name"),
-        pytest.param("postgresql://nobody@127.0.0.1:9/none?connect_timeout=1", 1, "store", id="nobody there"),
+        pytest.param("postgresql://nobody@127.0.0.1:9/none?connect_timeout=1", 1, "store", id="no server"),
     ],
 )
 def test_a_store_that_run_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, code: int, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, code: int, printed: str
 ) -> None:
     """A store that can't be used is bad, with the reason and the exit code of run."""
     monkeypatch.chdir(tmp_path)
@@ -220,7 +220,7 @@ def test_a_store_that_run_refuses(
         listening.bind("socket")
         (finding,) = look_at_store(store)
     assert (finding.severity, finding.code) == (Severity.BAD, code)
-    assert told in finding.text
+    assert printed in finding.text
 
 
 def test_a_store_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def test_each_missing_action_is_named(cli: Cli, queue: str, grant: Callable[...,
 
 
 @pytest.mark.parametrize(
-    ("call", "code", "status", "told"),
+    ("call", "code", "status", "printed"),
     [
         pytest.param("QueryIProductionJob", "Forbidden.RAM", 400, "mts:QueryIProductionJob", id="RAM with 400"),
         pytest.param("QueryIProductionJob", "NoPermission.User", 400, "mts:QueryIProductionJob", id="NoPermission"),
@@ -109,7 +109,7 @@ def test_each_missing_action_is_named(cli: Cli, queue: str, grant: Callable[...,
     ],
 )
 def test_each_refusal_has_its_advice(
-    cli: Cli, queue: str, deny: Deny, *, call: str, code: str, status: int, told: str
+    cli: Cli, queue: str, deny: Deny, *, call: str, code: str, status: int, printed: str
 ) -> None:
     """A refusal that does not show that the right is there is bad, with what to do about this very one."""
     deny(call, code=code, status=status)
@@ -117,7 +117,7 @@ def test_each_refusal_has_its_advice(
     (line,) = lines(ran, "bad")
     assert ran.code == 1
     assert code in line
-    assert told in line
+    assert printed in line
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""dead-letters list, show, export, purge: choosing letters, and what is told and kept of them, on both engines."""
+"""dead-letters list, show, export, purge: which letters are chosen, printed and kept, on both engines."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_show(cli: Cli, target: str) -> None:
 
 @pytest.mark.parametrize("verb", ["show", "replay", "export", "purge"])
 def test_unknown_number(cli: Cli, target: str, verb: str) -> None:
-    """A number that no letter has is told with 2, and nothing is done with the others that were named."""
+    """An unknown number ends with 2, and the other named letters stay as they are."""
     number = 2**63 - 1
     argv = ["1", str(number)] if verb != "show" else [str(number)]
     ran = cli("dead-letters", verb, *argv, "--store", target, *(["--yes"] if verb == "purge" else []))
@@ -160,14 +160,14 @@ def test_export_to_stdout(cli: Cli, store: str) -> None:
 
 
 def test_export_to_a_place_that_is_not(cli: Cli, store: str, tmp_path: Path) -> None:
-    """A file that can't be made is told."""
+    """A file that can't be made ends with a plain error."""
     ran = cli("dead-letters", "export", "--store", store, "--out", str(tmp_path / "none" / "x"))
     assert ran.code == 2
     assert "it can't be made: No such file or directory" in ran.err
 
 
 def test_export_to_a_full_disk(cli: Cli, store: str, tmp_path: Path) -> None:
-    """A file that can't be finished is told with 1 and taken away, so that nobody takes it for whole."""
+    """A file that can't be finished ends with 1 and is removed, so that it does not pass for a whole one."""
     fill(store, [letter(f"large-{number}", b"x" * 60_000) for number in range(4)])
     out = tmp_path / "letters.jsonl"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -210,7 +210,7 @@ def test_purge(cli: Cli, target: str, argv: Sequence[str], left: list[int]) -> N
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "printed"),
     [
         pytest.param(["purge", "--yes"], "purge what?", id="purge nothing"),
         pytest.param(["purge", "1", "--all", "--yes"], "not several", id="purge numbers and all"),
@@ -233,16 +233,16 @@ def test_purge(cli: Cli, target: str, argv: Sequence[str], left: list[int]) -> N
         pytest.param(["list", "--function", "\udcff"], "expected UTF-8", id="no text"),
     ],
 )
-def test_refused(cli: Cli, store: str, argv: list[str], told: str) -> None:
-    """A wrong command line is told with what was expected, ends with 2 and changes nothing."""
+def test_refused(cli: Cli, store: str, argv: list[str], printed: str) -> None:
+    """A wrong command line ends with 2, names what was expected and changes nothing."""
     ran = cli("dead-letters", *argv, "--store", store)
     assert (ran.code, ran.out) == (2, "")
-    assert told in " ".join(ran.err.replace("│", " ").split())
+    assert printed in " ".join(ran.err.replace("│", " ").split())
     assert states(store) == ["set_aside"] * 5
 
 
 def test_a_name_of_two_queues(cli: Cli, store: str, monkeypatch: pytest.MonkeyPatch, queue_url: QueueUrl) -> None:
-    """A name that two of the settings' queues have is told with both."""
+    """For a name that two queues of the settings share, the error names both."""
     other = queue_url("jobs").replace("hangzhou", "beijing")
     monkeypatch.setenv("MNS_CONSUMER_NOTIFY_URL", f"{queue_url('jobs')} {other}")
     ran = cli("dead-letters", "list", "--queue", "jobs", "--store", store)
@@ -304,7 +304,7 @@ def store_of_nine(tmp_path: Path) -> str:
 
 
 async def test_walking_to_an_end_that_goes(store_of_nine: str) -> None:
-    """A walk ends with the page that it has read when all letters are purged meanwhile."""
+    """A walk ends with the page that it has read if every letter is purged meanwhile."""
     async with open_operators(parse_store_address(store_of_nine)) as operators:
         seen = []
         async for one in operators.walk_letters(Filter(), page=2):

@@ -93,7 +93,7 @@ def test_own_handlers_are_stronger(cli: Cli, handlers_dir: Path) -> None:
 
 
 def test_names_without_a_handler(cli: Cli, handlers_dir: Path) -> None:
-    """A name that nobody takes is shown as such; other names with a handler come after the documented ones."""
+    """A name without a handler is shown as unrouted; other names with a handler come after the documented ones."""
     (handlers_dir / "other.py").write_text(
         'from mns_consumer import Job, handler\n\n@handler("Transcode")\ndef transcode(job: Job) -> None: ...\n',
         encoding="utf-8",

@@ -56,7 +56,7 @@ def test_json(cli: Cli, answering: Callable[[bytes], str], *, status: str, ok: b
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "printed"),
     [
         pytest.param(
             http(
@@ -74,29 +74,29 @@ def test_json(cli: Cli, answering: Callable[[bytes], str], *, status: str, ok: b
         pytest.param(b"SSH-2.0-x\r\n", "no answer from", id="another protocol"),
     ],
 )
-def test_whatever_answers(*, cli: Cli, answering: Callable[[bytes], str], answer: bytes, told: str) -> None:
-    """Anything but a daemon that is well is told in one line and exits with 1."""
+def test_whatever_answers(*, cli: Cli, answering: Callable[[bytes], str], answer: bytes, printed: str) -> None:
+    """Anything but a healthy daemon exits with 1 and one line."""
     ran = cli("health", "--url", answering(answer))
     assert (ran.code, ran.out) == (1, "")
-    assert told in ran.err
+    assert printed in ran.err
     assert ran.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "printed"),
     [
         pytest.param(("--set", "admin=false"), "admin is false", id="no admin server"),
         pytest.param(("--admin-port", "0"), "admin_port is 0", id="any free port"),
         pytest.param(("--set", "slotz=3"), "no address to ask: slotz", id="wrong settings"),
         pytest.param(("--set", "admin_host=::", "--admin-port", "1"), "http://[::1]:1/livez", id="all IPv6 addresses"),
-        pytest.param(("--url", "http://127.0.0.1:1", "--ready"), "not ready: no answer", id="nobody listens"),
+        pytest.param(("--url", "http://127.0.0.1:1", "--ready"), "not ready: no answer", id="no listener"),
     ],
 )
-def test_nobody_to_ask(cli: Cli, argv: tuple[str, ...], told: str) -> None:
+def test_no_daemon_to_ask(cli: Cli, argv: tuple[str, ...], printed: str) -> None:
     """Where no daemon can be asked the line says why, and the code is 1."""
     ran = cli("health", *argv)
     assert (ran.code, ran.out) == (1, "")
-    assert told in ran.err
+    assert printed in ran.err
     assert ran.err.count("\n") == 1
 
 

@@ -94,7 +94,7 @@ async def test_show_by_its_letter(store: str, process: Cli) -> None:
 
 
 def test_show_unknown(cli: Cli, target: str) -> None:
-    """A job that the ledger does not know is told, with 2."""
+    """A job that the ledger does not know ends with 2."""
     ran = cli("jobs", "show", "J-none", "--store", target)
     assert (ran.code, ran.out) == (2, "")
     assert "knows no job 'J-none' that has ended; expected a JobId" in ran.err

@@ -25,7 +25,7 @@ COMMANDS = ("run", "check", "demo", "sandbox", "submit", "functions", "jobs", "d
 
 
 def test_version(process: Cli) -> None:
-    """The version is told as a process and in one line."""
+    """A process prints the version in one line."""
     ran = process("--version")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("mns-consumer ")
@@ -188,7 +188,7 @@ def test_no_queue(cli: Cli) -> None:
 
 
 def test_every_settings_problem_is_a_line(cli: Cli) -> None:
-    """Each wrong setting is told on its own line with its name."""
+    """Each wrong setting has a line of its own with its name."""
     ran = cli("run", "--slots", "0", "--set", "retry_base_s=x", "--set", "nonsense=1", "--notify-url", "http://x/q")
     assert ran.code == 78
     lines = ran.err.splitlines()
@@ -198,7 +198,7 @@ def test_every_settings_problem_is_a_line(cli: Cli) -> None:
 
 
 def test_a_wrong_notify_url_is_a_slip_on_the_command_line(cli: Cli) -> None:
-    """A NotifyUrl that is none, given as a flag, is told with what was expected and ends with 2."""
+    """A flag that is no NotifyUrl ends with 2 and names what was expected."""
     ran = cli("run", "--shipped", "--notify-url", "http://x/q")
     assert ran.code == 2
     assert "expected mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME" in ran.err

@@ -157,7 +157,7 @@ def test_the_deployment_sets_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_deployment_is_locked_down() -> None:
-    """Probes ask for what is served; nothing is written but to volumes, nobody is root."""
+    """Probes ask for what is served; nothing is written but to volumes, no process is root."""
     text = text_of(Manifest.KUBERNETES)
     assert re.findall(r"path: (/\w+), port: admin", text) == ["/startupz", "/livez", "/readyz"]
     for line in (

@@ -113,9 +113,9 @@ def test_queue_peek(cli: Cli, keys: str, fetch: Cli, queue_url: Callable[[str], 
     ran = cli("queue", "peek", *flags)
     assert "[red]x[/red]" in ran.out
     honest(ran.out)
-    told = cli("queue", "peek", "--json", *flags).out
-    honest(told)
-    assert json.loads(told)["body_decoded"] == BODY
+    printed = cli("queue", "peek", "--json", *flags).out
+    honest(printed)
+    assert json.loads(printed)["body_decoded"] == BODY
 
 
 def test_functions(cli: Cli, tmp_path: Path) -> None:
@@ -129,9 +129,9 @@ def test_functions(cli: Cli, tmp_path: Path) -> None:
     assert "[b]Own[/b]" in ran.out
     honest(ran.out)
     assert r"\x1b[2J" in ran.out
-    told = cli("functions", "--handlers", str(folder), "--json").out
-    honest(told)
-    last = json.loads(told.splitlines()[-1])
+    printed = cli("functions", "--handlers", str(folder), "--json").out
+    honest(printed)
+    last = json.loads(printed.splitlines()[-1])
     assert (last["function"], last["origin"].startswith(str(folder))) == ("[b]Own[/b]", True)
 
 

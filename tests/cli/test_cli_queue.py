@@ -67,7 +67,7 @@ def test_peek_of_what_is_no_notification(cli: Cli, lane: str) -> None:
 
 
 def test_peek_of_nothing(cli: Cli, lane: str) -> None:
-    """An empty queue is told as such and is no failure."""
+    """An empty queue is no failure."""
     ran = cli("queue", "peek")
     assert (ran.code, ran.out) == (0, "")
     assert f"no message waits in 1234567890123456/cn-hangzhou/{lane}" in ran.err
@@ -91,7 +91,7 @@ def test_send_a_file(
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "told"),
+    ("argv", "code", "printed"),
     [
         pytest.param([], 2, "expected either a body or --file", id="nothing"),
         pytest.param(["x", "--file", "y"], 2, "expected either a body or --file", id="both"),
@@ -106,12 +106,12 @@ def test_send_a_file(
     ],
 )
 def test_send_refused(
-    cli: Cli, lane: str, held: Callable[[], list[dict[str, Any]]], *, argv: list[str], code: int, told: str
+    cli: Cli, lane: str, held: Callable[[], list[dict[str, Any]]], *, argv: list[str], code: int, printed: str
 ) -> None:
-    """What can't be sent is told in plain words, and nothing is sent."""
+    """A body that can't be sent ends with a plain error, and nothing is sent."""
     ran = cli("queue", "send", *argv)
     assert (ran.code, ran.out) == (code, "")
-    assert told.lower() in ran.err.lower()
+    assert printed.lower() in ran.err.lower()
     assert held() == []
 
 
@@ -136,7 +136,7 @@ def test_stats(cli: Cli, lane: str) -> None:
 
 
 def test_stats_of_several(cli: Cli, lane: str, monkeypatch: pytest.MonkeyPatch, queue_url: QueueUrl) -> None:
-    """A queue that is gone is told, ends with 1 and hides no other."""
+    """A queue that does not exist ends with 1, and the other queues are shown."""
     monkeypatch.setenv("MNS_CONSUMER_NOTIFY_URL", f"{queue_url('gone')} {queue_url(lane)}")
     ran = cli("queue", "stats")
     assert ran.code == 1

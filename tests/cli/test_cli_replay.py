@@ -104,8 +104,8 @@ def test_replay_of_one(cli: Cli, target: str, place: Place) -> None:
     fill(target, [one, letter("b", queue=place.name)])
     ran = cli("dead-letters", "replay", "1", "--json")
     assert ran.code == 0
-    told = json.loads(ran.out)
-    assert (told["id"], told["outcome"], told["error"]) == (1, "replayed", None)
+    printed = json.loads(ran.out)
+    assert (printed["id"], printed["outcome"], printed["error"]) == (1, "replayed", None)
     assert [body.encode() for body in place.bodies()] == [BODY]
     assert states(target) == ["replayed", "set_aside"]
     assert claim(target, one.job.key) == Claimed(failures=0, starts=0)
@@ -151,7 +151,7 @@ def test_dry_run(cli: Cli, store: str, place: Place) -> None:
 
 
 def test_filters_and_rate(cli: Cli, store: str, place: Place) -> None:
-    """Flags choose what is sent, in order, no faster than told."""
+    """Flags choose what is sent, in order, at most at the given rate."""
     letters = [letter(f"{number}", f"body {number}".encode(), queue=place.name) for number in range(5)]
     fill(store, [letter("first", queue=place.name, function="VideoH2V"), *letters])
     began_at = time.monotonic()
@@ -176,20 +176,20 @@ def test_a_queue_of_no_settings(cli: Cli, store: str, place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "told"),
+    ("case", "printed"),
     [
         ("over the limit", "larger than 65536"),
         ("not sendable", "not UTF-8"),
         ("queue gone", "QueueNotExist"),
         ("wrong keys", "SignatureDoesNotMatch"),
-        ("nobody listens", "ConnectRefused"),
+        ("no listener", "ConnectRefused"),
         ("throttled", "TooManyRequests"),
     ],
 )
 def test_certainly_not_sent(
-    cli: Cli, target: str, place: Place, *, monkeypatch: pytest.MonkeyPatch, case: str, told: str
+    cli: Cli, target: str, place: Place, *, monkeypatch: pytest.MonkeyPatch, case: str, printed: str
 ) -> None:
-    """What was certainly not sent is told in one line with 1; the letter is what it was, its key closed again."""
+    """A letter that was certainly not sent ends with 1 and one line; it is what it was, and its key is closed again."""
     bodies = {"over the limit": b"x" * 65_537, "not sendable": b"\xff"}
     fill(target, [letter("a", bodies.get(case, b"{}"), queue=place.name)])
     before = stored(target)
@@ -197,7 +197,7 @@ def test_certainly_not_sent(
         place.remove()
     elif case == "wrong keys":
         monkeypatch.setenv("MNS_CONSUMER_ACCESS_KEY_SECRET", "another")
-    elif case == "nobody listens":
+    elif case == "no listener":
         monkeypatch.setenv("MNS_CONSUMER_ENDPOINT", "http://127.0.0.1:9")
     elif case == "throttled":
         place.fault(kind="error", status=429)
@@ -205,7 +205,7 @@ def test_certainly_not_sent(
     assert ran.code == 1
     first, last = ran.err.splitlines()
     assert first.startswith("error: dead letter 1: it was not sent and is what it was: SendMessage on ")
-    assert told in first
+    assert printed in first
     assert last == "1 not sent"
     assert stored(target) == before
     job = before[0].letter.job
@@ -223,7 +223,7 @@ def test_certainly_not_sent(
     ],
 )
 def test_perhaps_sent(cli: Cli, target: str, place: Place, rule: dict[str, object]) -> None:
-    """Where nobody knows, the letter goes on saying replaying, is left alone by flags, and goes when it is meant."""
+    """A letter that was perhaps sent stays replaying: flags leave it alone, and --state replaying sends it."""
     fill(target, [letter(name, queue=place.name) for name in "abc"])
     place.fault(**rule, count=1)
     ran = cli("dead-letters", "replay", "--all", "--json")
@@ -241,7 +241,7 @@ def test_perhaps_sent(cli: Cli, target: str, place: Place, rule: dict[str, objec
 
 
 def test_perhaps_sent_in_words(cli: Cli, store: str, place: Place) -> None:
-    """What is not known is told as such, with what to do before the next try."""
+    """The line of a letter that was perhaps sent says what to do before the next try."""
     fill(store, [letter("a", queue=place.name), letter("b", queue=place.name)])
     place.fault(kind="drop_after", count=1)
     ran = cli("dead-letters", "replay", "1", "2")
@@ -252,7 +252,7 @@ def test_perhaps_sent_in_words(cli: Cli, store: str, place: Place) -> None:
 
 
 def test_one_refused_body_stops_no_other(cli: Cli, store: str, place: Place) -> None:
-    """A body over the limit is told, and those behind it are sent."""
+    """A body over the limit is refused, and the letters after it are sent."""
     fill(store, [letter("a", b"x" * 65_537, queue=place.name), letter("b", b"small", queue=place.name)])
     ran = cli("dead-letters", "replay", "--all")
     assert ran.code == 1
@@ -319,7 +319,7 @@ def test_interrupted_while_sending(target: str, place: Place, start: Cli) -> Non
     [{"kind": "latency", "seconds": 0.7}, {"kind": "error", "status": 403, "code": "AccessDenied", "seconds": 0.7}],
 )
 def test_the_store_fails_after_the_send(cli: Cli, store: str, place: Place, rule: dict[str, object]) -> None:
-    """Where the end of a replay can't be written down, it is told what became of the message, and the run ends."""
+    """If the end of a replay can't be stored, the error says what became of the message, and the command ends."""
     fill(store, [letter("a", queue=place.name), letter("b", queue=place.name)])
     place.fault(**rule)
 
@@ -346,7 +346,7 @@ def test_the_store_fails_after_the_send(cli: Cli, store: str, place: Place, rule
 
 
 async def test_changed_meanwhile(store: str, place: Place) -> None:
-    """Letters that somebody else replayed or purged since they were chosen are left alone."""
+    """Letters that another operator replayed or purged since they were chosen are left alone."""
     await anyio.to_thread.run_sync(fill, store, [letter(name, queue=place.name) for name in "ab"])
     operators = operators_at(store)
     chosen = await choose(operators, Filter())
@@ -361,7 +361,7 @@ async def test_changed_meanwhile(store: str, place: Place) -> None:
 
 @pytest.mark.parametrize("state", ["set_aside", "replaying", "replayed"])
 async def test_two_commands_at_once(target: str, place: Place, state: str) -> None:
-    """Of two commands that chose the same letter one sends it; the other is told so, and sends nothing."""
+    """Of two commands that chose the same letter one sends it; the other reports a change and sends nothing."""
     await anyio.to_thread.run_sync(fill, target, [letter("a", queue=place.name)])
     both = [operators_at(target) for _ in range(2)]
     if state != "set_aside":
@@ -369,15 +369,15 @@ async def test_two_commands_at_once(target: str, place: Place, state: str) -> No
     if state == "replayed":
         await both[0].finish_replay(1)
     chosen = [Candidate.of(await operators.get_letter(1)) for operators in both]
-    told: list[Replayed] = []
+    printed: list[Replayed] = []
 
     async def command(operators: Operators, one: Candidate) -> None:
-        told.extend([ended async for ended in replay_letters(operators, [one], load({}).queues(), force=True)])
+        printed.extend([ended async for ended in replay_letters(operators, [one], load({}).queues(), force=True)])
 
     async with anyio.create_task_group() as tasks:
         for operators, one in zip(both, chosen, strict=True):
             tasks.start_soon(command, operators, one)
-    assert sorted(one.outcome for one in told) == [ReplayOutcome.CHANGED, ReplayOutcome.REPLAYED]
+    assert sorted(one.outcome for one in printed) == [ReplayOutcome.CHANGED, ReplayOutcome.REPLAYED]
     assert len(await anyio.to_thread.run_sync(place.bodies)) == 1
     for operators in both:
         await operators.close()
@@ -396,8 +396,8 @@ def test_handled_meanwhile(cli: Cli, target: str, place: Place) -> None:
     assert ran.out.startswith("handled: dead letter 1 (Cover, job J-a, rejected, ")
     assert ran.out.endswith(" whose job was done meanwhile: nothing was sent, it is marked as replayed\n")
     assert ran.err == "1 handled\n"
-    told = json.loads(cli("dead-letters", "replay", "2", "--json").out)
-    assert (told["outcome"], told["message_id"], told["error"]) == ("handled", None, None)
+    printed = json.loads(cli("dead-letters", "replay", "2", "--json").out)
+    assert (printed["outcome"], printed["message_id"], printed["error"]) == ("handled", None, None)
     assert (states(target), len(place.bodies())) == (["replayed", "replayed", "replaying"], 3)
     assert cli("dead-letters", "replay", "3", "--force").code == 0
     assert (states(target), len(place.bodies())) == (["replayed"] * 3, 4)

@@ -71,7 +71,7 @@ def test_a_port_that_is_taken(
 
 
 def test_jobs_run(cli: Cli, process: Cli, keys: str, queue_url: QueueUrl, tmp_path: Path) -> None:
-    """A job without a message is handled by its id, once; an unknown id is told."""
+    """A job without a message is handled by its id, once; an unknown id ends with an error."""
     job_id = cli("submit", "--function", "VideoClip").out.strip()
     argv = ("--shipped", "--notify-url", queue_url("by-hand"), "--store", str(tmp_path / "s.db"))
     time.sleep(0.3)

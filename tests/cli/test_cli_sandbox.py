@@ -61,14 +61,14 @@ def test_its_rights_and_its_slack(start: Cli, fetch: Callable[..., str]) -> None
 
 
 def test_open_to_others_is_warned_of(start: Cli) -> None:
-    """An address that others reach is warned of, since its faults ask for no keys, and the flag for names is told."""
+    """An address that other machines reach prints a warning with the flag for names: its faults ask for no keys."""
     started = start("sandbox", "--host", "0.0.0.0", "--port", "0")
     started.wait_for("(?s)warning: other machines can reach it.*by --allow-host")
     assert started.end() == 0
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "printed"),
     [
         pytest.param(["--port", "70000"], "port", id="no port"),
         pytest.param(["--envelope", "paper"], "envelope", id="no envelope"),
@@ -82,15 +82,15 @@ def test_open_to_others_is_warned_of(start: Cli) -> None:
         pytest.param(["--dlq", "jobs=dead:0"], "max_receive_count", id="a count out of range"),
     ],
 )
-def test_refused(cli: Cli, argv: list[str], told: str) -> None:
-    """A wrong option is told and ends with 2."""
+def test_refused(cli: Cli, argv: list[str], printed: str) -> None:
+    """A wrong option ends with 2 and a plain error."""
     ran = cli("sandbox", *argv)
     assert ran.code == 2
-    assert told in ran.err
+    assert printed in ran.err
 
 
 def test_a_port_that_is_taken(process: Cli, sandbox_url: str) -> None:
-    """A port that is taken is told with the flag that takes another."""
+    """The error for a port in use names the flag for another one."""
     ran = process("sandbox", "--port", sandbox_url.rpartition(":")[2])
     assert ran.code == 1
     assert "choose another one by --port" in ran.err

@@ -21,8 +21,8 @@ LANES = json.dumps([{"notify_url": URL, "access_key_id": "a", "access_key_secret
 def assert_hidden(ran: Any) -> None:
     assert ran.code != 0
     assert ran.err
-    told = ran.out + ran.err
-    assert "c4n4ry" not in told
+    shown = ran.out + ran.err
+    assert "c4n4ry" not in shown
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_no_command_takes_one(cli: Cli, command: list[str]) -> None:
     ],
 )
 def test_a_slip_on_the_command_line_does_not_repeat_it(cli: Cli, words: list[str]) -> None:
-    """What is misspelt or misplaced is told by its name or its place alone."""
+    """The error for a misspelt or misplaced secret has its name or its place, never the value."""
     assert_hidden(cli("run", *words))
 
 

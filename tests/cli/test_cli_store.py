@@ -14,7 +14,7 @@ Cli = Callable[..., Any]
 
 
 SAID = dict([(name, text) for name, text in ODD.items() if text.strip()][::6])
-"""Some of all kinds: the others differ in what is refused, not in how it is told."""
+"""Some of all kinds: the others differ in what is refused, not in the form of the error."""
 
 
 @pytest.mark.parametrize("text", SAID.values(), ids=SAID.keys())

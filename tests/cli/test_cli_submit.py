@@ -28,7 +28,7 @@ def spoil(keys: str, fetch: Callable[..., str]) -> Iterator[Spoil]:
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "printed"),
     [
         pytest.param(["--function", ""], "expected a FunctionName", id="no name"),
         pytest.param(["--function", "Co ver"], "expected a FunctionName", id="a blank in it"),
@@ -42,11 +42,11 @@ def spoil(keys: str, fetch: Callable[..., str]) -> Iterator[Spoil]:
         pytest.param(["--function", "Cover", "--endpoint", "mns:x"], "expected http://HOST:PORT", id="no address"),
     ],
 )
-def test_refused(cli: Cli, argv: list[str], told: str) -> None:
-    """A wrong argument is told with what was expected, and ends with 2."""
+def test_refused(cli: Cli, argv: list[str], printed: str) -> None:
+    """A wrong argument ends with 2 and names what was expected."""
     ran = cli("submit", *argv)
     assert ran.code == 2
-    assert told in ran.err
+    assert printed in ran.err
     assert ran.out == ""
 
 
@@ -68,7 +68,7 @@ def test_the_job_id_is_printed(cli: Cli, keys: str, queue_url: QueueUrl, fetch: 
 
 
 def test_json_output(cli: Cli, keys: str) -> None:
-    """With --json the ids come as one object; who will be told of the end is warned of on stderr."""
+    """With --json the ids come as one object; a missing NotifyUrl is a warning on stderr."""
     ran = cli("submit", "--function", "Cover", "--json")
     assert ran.code == 0
     assert len(json.loads(ran.out)["job_id"]) == 32
@@ -119,14 +119,14 @@ def test_a_result_that_does_not_fit(cli: Cli, keys: str) -> None:
 
 
 def test_a_function_without_a_model(cli: Cli, keys: str) -> None:
-    """The result of a name that nobody knows is printed as it came."""
+    """The result of an unknown FunctionName is printed as it came."""
     ran = cli("submit", "--function", "MusicDemix", "--pipeline-id", "p", "--wait", "--json")
     found = json.loads(ran.out)
     assert (ran.code, found["typed"], found["result"]) == (0, False, {"Details": []})
 
 
 def test_waiting_ends(cli: Cli, keys: str) -> None:
-    """A job that goes on for longer than the wait is told, with the flag that waits longer."""
+    """The error for a job that runs longer than the wait names the flag that waits longer."""
     params = '{"sandbox":{"stuck":true}}'
     argv = ("submit", "--function", "Cover", "--pipeline-id", "p", "--params", params, "--wait", "--wait-seconds")
     ran = cli(*argv, "0.3")
@@ -135,7 +135,7 @@ def test_waiting_ends(cli: Cli, keys: str) -> None:
 
 
 def test_keys_by_flag(cli: Cli, sandbox_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Address and id may stand on the command line, the secret may not; wrong keys are told as such."""
+    """Address and id may stand on the command line, the secret may not; the error for wrong keys says so."""
     argv = ["submit", "--function", "Cover", "--pipeline-id", "p", "--endpoint", sandbox_url, "--access-key-id"]
     assert cli(*argv, "alone").code == 78
     refused = cli(*argv, "sandbox", "--access-key-secret", "sandbox")
