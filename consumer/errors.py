@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import ClassVar
 
@@ -143,6 +144,7 @@ class Fault(StrEnum):
 _RETRYABLE = frozenset({Fault.NETWORK, Fault.UNREADABLE, Fault.SERVER, Fault.THROTTLED})
 
 
+@dataclass(eq=False, kw_only=True)
 class CloudError(ConsumerError):
     """A call to MNS or MPS failed.
 
@@ -156,28 +158,19 @@ class CloudError(ConsumerError):
         request_id: The service's id of the call, for its support; ``None`` if none came.
     """
 
-    def __init__(
-        self,
-        fault: Fault,
-        *,
-        operation: str,
-        target: str,
-        code: str,
-        detail: str,
-        status: int | None = None,
-        request_id: str | None = None,
-    ) -> None:
-        super().__init__(
-            f"{operation} on {target} failed: {code}: {detail}"
-            f" (status {status if status is not None else 'none'}, request id {request_id or 'none'})"
+    fault: Fault = field(kw_only=False)
+    operation: str
+    target: str
+    code: str
+    detail: str
+    status: int | None = None
+    request_id: str | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation} on {self.target} failed: {self.code}: {self.detail}"
+            f" (status {self.status if self.status is not None else 'none'}, request id {self.request_id or 'none'})"
         )
-        self.fault = fault
-        self.operation = operation
-        self.target = target
-        self.code = code
-        self.detail = detail
-        self.status = status
-        self.request_id = request_id
 
     @property
     def retryable(self) -> bool:

@@ -29,6 +29,7 @@ FORMS: Final = "a path, sqlite:///PATH (three slashes) or postgresql://USER@HOST
 _ESCAPES: Final = "in a user or password write @ as %40, / as %2F, ? as %3F, # as %23, % as %25 and a space as %20"
 _MAX_PORT: Final = 65_535
 _MAX_CONNECT_TIMEOUT_S: Final = 600
+_TIMEOUT_PROBLEM: Final = f"connect_timeout: expected seconds from 1 to {_MAX_CONNECT_TIMEOUT_S}"
 _MAX_HOST_NAME: Final = 253
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -222,6 +223,7 @@ def _postgres(text: str) -> PostgresAddress:
     if not database:
         raise StoreAddressError("expected a database, as in postgresql://USER@HOST:PORT/DATABASE")
     found, port = _hosts(options)
+    timeout = options.get("connect_timeout")
     address = PostgresAddress(
         hosts=found,
         port=port,
@@ -232,7 +234,7 @@ def _postgres(text: str) -> PostgresAddress:
         tls={name: options[name] for name in _TLS if name in options},
         sslpassword=options.get("sslpassword"),
         direct_tls=options.get("sslnegotiation") == "direct",
-        connect_timeout_s=_connect_timeout_s(options),
+        connect_timeout_s=_number(timeout, _MAX_CONNECT_TIMEOUT_S, _TIMEOUT_PROBLEM) if timeout is not None else None,
         driver={name: options[name] for name in _DRIVER if name in options},
         server_settings={name: value for name, value in options.items() if name not in _KNOWN},
         secrets=tuple({text for name in _SECRET if name in written for text in (written[name], options[name])}),
@@ -277,13 +279,6 @@ def _add(options: dict[str, str], /, **values: str) -> None:
         options[name] = value
 
 
-def _connect_timeout_s(options: Mapping[str, str]) -> int | None:
-    text = options.get("connect_timeout")
-    if text is not None and not _is_number(text, _MAX_CONNECT_TIMEOUT_S):
-        raise StoreAddressError(f"connect_timeout: expected seconds from 1 to {_MAX_CONNECT_TIMEOUT_S}")
-    return None if text is None else int(text)
-
-
 def _hosts(options: Mapping[str, str]) -> tuple[tuple[tuple[str, int], ...], int]:
     """The hosts with their ports, and the port for no host; what is not written comes from the environment."""
     names = [_unescaped(raw) for raw in options["host"].split(",")] if "host" in options else []
@@ -316,13 +311,13 @@ def _host(text: str, port: str) -> tuple[str, int]:
 
 
 def _port(text: str) -> int:
-    if not _is_number(text, _MAX_PORT):
-        raise StoreAddressError(f"expected a port from 1 to {_MAX_PORT}; {_ESCAPES}")
+    return _number(text, _MAX_PORT, f"expected a port from 1 to {_MAX_PORT}; {_ESCAPES}")
+
+
+def _number(text: str, most: int, problem: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and 0 < int(text) <= most):
+        raise StoreAddressError(problem)
     return int(text)
-
-
-def _is_number(text: str, most: int) -> bool:
-    return text.isascii() and text.isdigit() and 0 < int(text[:9]) <= most and len(text) <= len(str(most))
 
 
 def _system_user() -> str:
