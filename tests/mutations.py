@@ -271,8 +271,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "Of several rows of a key the last one counts.",
-        "store: SqliteSession.locate",
-        rewrite("rows[-1][0]", "rows[0][0]"),
+        "store: Operators.__init__",
+        in_text(" DESC", " ASC"),
         ("tests/store/test_store_sqlite.py",),
     ),
     # PostgreSQL.

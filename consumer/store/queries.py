@@ -86,7 +86,11 @@ class Dialect:
     read_time: str  # a stored time as UNIX seconds
     write_time: str
     for_update: str  # ends a SELECT that locks its rows until the transaction ends
-    job_id: str  # the column by which ``Session.locate`` names a job
+    hash_key: Callable[[str], Sequence[object]]  # what finds a key's job
+    has_key: str  # the condition with these parameters
+    forget_attempts: str  # with these parameters
+    close: str  # inserts an ended job unless its key has ended or runs
+    close_values: Callable[[StoredJob], Sequence[object]]
     job_order: Sequence[str]  # the unique columns by which jobs are listed
     read_cursor: str  # these columns of a row as one text
     write_cursor: Sequence[str]  # the values of ``parse_cursor`` as these columns
@@ -104,15 +108,6 @@ class Session(Protocol):
 
     async def now(self) -> float:
         """UNIX seconds by the store's clock."""
-
-    async def locate(self, key: str) -> object:
-        """The ``Dialect.job_id`` of a key's job, perhaps of none."""
-
-    async def reopen(self, key: str) -> None:
-        """Open a key that has ended; forget its failures and starts."""
-
-    async def close_again(self, job: StoredJob) -> None:
-        """Close a job's key as it was closed before, unless it has ended or runs."""
 
 
 class Database(Protocol):
@@ -178,6 +173,7 @@ class Operators:
             f"SELECT id, replay, {stored_at}, {replayed_at}, {LETTER_COLUMNS_SQL}, {JOB_COLUMNS_SQL}"  # noqa: S608 - as above
             f" FROM {dialect.letters}"
         )
+        self._latest_first = ", ".join(f"{column} DESC" for column in dialect.job_order)
         self._select_jobs = (
             f"SELECT {dialect.read_cursor}, dead, {stored_at}, {JOB_COLUMNS_SQL} FROM {dialect.jobs}"  # noqa: S608 - as above
             " WHERE dead IS NOT NULL"
@@ -242,6 +238,7 @@ class Operators:
         Raises:
             UsageError: Its progress is not what was seen, or it was replayed, without ``force``. Nothing changes.
         """
+        dialect = self._dialect
 
         async def begin(session: Session) -> Begun | None:
             found = await self._get(session, letter_id, lock=True)
@@ -256,7 +253,9 @@ class Operators:
                 await self._set_progress(session, letter_id, Progress(LetterState.REPLAYED, now))
                 return None
             await self._set_progress(session, letter_id, Progress(LetterState.REPLAYING, now))
-            await session.reopen(key)
+            hashed = dialect.hash_key(key)
+            await session.execute(f"DELETE FROM {dialect.jobs} WHERE {dialect.has_key} AND dead IS NOT NULL", *hashed)  # noqa: S608 - as above
+            await session.execute(dialect.forget_attempts, *hashed)
             return Begun(found, now, ended)
 
         return await self._database.run(begin, atomic=True)
@@ -298,8 +297,9 @@ class Operators:
                     " it is left alone"
                 )
             await self._set_progress(session, before.id, before.progress)
-            if begun.ended is not None:
-                await session.close_again(begun.ended)
+            ended, dialect = begun.ended, self._dialect
+            if ended is not None and await session.execute(dialect.close, *dialect.close_values(ended)):
+                await session.execute(dialect.forget_attempts, *dialect.hash_key(ended.record.key))
 
         await self._database.run(cancel, atomic=True)
 
@@ -340,8 +340,7 @@ class Operators:
                     f"unknown cursor {after[:80]!r}: expected the cursor of a listed job; begin with the first page"
                 )
             where.add(f"({', '.join(dialect.job_order)}) < ({', '.join(dialect.write_cursor)})", *values)
-        order = ", ".join(f"{column} DESC" for column in dialect.job_order)
-        statement = f"{self._select_jobs} AND {where} ORDER BY {order} LIMIT {int(limit)}"
+        statement = f"{self._select_jobs} AND {where} ORDER BY {self._latest_first} LIMIT {int(limit)}"
         return [_stored_job(row) for row in await self._fetch(statement, where.values)]
 
     async def _fetch(self, statement: str, values: Sequence[object]) -> Sequence[Sequence[Any]]:
@@ -355,10 +354,10 @@ class Operators:
         return _stored_letter(rows[0])
 
     async def _find_ended(self, session: Session, key: str) -> StoredJob | None:
-        """How a key has ended; ``None`` while it is open."""
+        """How a key has ended; ``None`` while it is open. Of several rows the last one counts."""
         dialect = self._dialect
-        statement = f"{self._select_jobs} AND {dialect.job_id} = {dialect.mark}1{dialect.for_update}"
-        rows = await session.fetch(statement, await session.locate(key))
+        statement = f"{self._select_jobs} AND {dialect.has_key} ORDER BY {self._latest_first} LIMIT 1"
+        rows = await session.fetch(statement + dialect.for_update, *dialect.hash_key(key))
         return _stored_job(rows[0]) if rows else None
 
     async def _set_progress(self, session: Session, letter_id: int, progress: Progress) -> None:

@@ -22,7 +22,7 @@ import pytest
 from consumer.errors import ExitCode, StoreBusyError, StoreError, StoreSchemaError
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, Filter, JobRecord, LettersHeld
-from consumer.store.queries import Session
+from consumer.store.queries import Operators, Session, StoredJob
 from consumer.store.sqlite import database as sqlite_database
 from consumer.store.sqlite import statements as sqlite_statements
 from consumer.store.sqlite.files import FileOwner
@@ -545,10 +545,13 @@ async def test_the_last_row_of_a_key_counts(sqlite_path: Path) -> None:
     assert await ledger.claim("k", 60) == ended(dead=False)
     await ledger.close()
 
-    async def last_id(session: Session) -> object:
-        return await session.locate("k")
+    async def find(session: Session) -> StoredJob | None:
+        return await operators._find_ended(session, "k")
 
-    assert await SqliteDatabase(sqlite_path).run(last_id) == 2
+    operators = Operators(SqliteDatabase(sqlite_path))
+    found = await SqliteDatabase(sqlite_path).run(find)
+    assert found is not None
+    assert not found.dead
 
 
 def test_claims_read_an_index(sqlite_path: Path) -> None:

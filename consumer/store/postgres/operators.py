@@ -16,7 +16,6 @@ from consumer.store_address import PostgresAddress
 
 _CURSOR: Final = re.compile(r"(\d{1,17})-([0-9a-f]{32})", re.ASCII)
 
-_OPEN: Final = "DELETE FROM mns_consumer_job WHERE key_id = $1 AND dead IS NOT NULL"
 # An open key may even run: that run goes on, and earlier failures no longer count.
 _RESET: Final = "UPDATE mns_consumer_job SET failures = 0, starts = 0, started = false, error = NULL WHERE key_id = $1"
 _CLOSE: Final = f"""INSERT INTO mns_consumer_job AS job (key_id, dead, claimed_at, stored_at, {JOB_COLUMNS_SQL})
@@ -28,6 +27,10 @@ WHERE job.dead IS NULL AND (job.held_until IS NULL OR job.held_until <= clock_ti
 """Unless the key has ended or runs: like a claim, it takes over a key whose lease has ended."""
 
 T = TypeVar("T")
+
+
+def _close_values(job: StoredJob) -> Sequence[object]:
+    return (key_id(job.record.key), job.dead, *job_values(job.record))
 
 
 def _parse_cursor(text: str) -> Sequence[object] | None:
@@ -45,7 +48,11 @@ class PostgresDatabase:
         read_time="extract(epoch FROM {})::float8",
         write_time="to_timestamp({}::float8)",
         for_update=" FOR UPDATE",
-        job_id="key_id",
+        hash_key=lambda key: (key_id(key),),
+        has_key="key_id = $1",
+        forget_attempts=_RESET,
+        close=_CLOSE,
+        close_values=_close_values,
         # Several jobs may end in one microsecond: the key decides among them.
         job_order=("stored_at", "key_id"),
         read_cursor="(extract(epoch FROM stored_at) * 1000000)::bigint || '-' || encode(key_id, 'hex')",
@@ -88,16 +95,3 @@ class PostgresSession:
     async def now(self) -> float:
         """See ``Session.now``."""
         return float(await self._connection.fetchval(NOW))
-
-    async def locate(self, key: str) -> object:
-        """See ``Session.locate``."""
-        return key_id(key)
-
-    async def reopen(self, key: str) -> None:
-        """See ``Session.reopen``."""
-        await self.execute(_OPEN, key_id(key))
-        await self.execute(_RESET, key_id(key))
-
-    async def close_again(self, job: StoredJob) -> None:
-        """See ``Session.close_again``."""
-        await self.execute(_CLOSE, key_id(job.record.key), job.dead, *job_values(job.record))

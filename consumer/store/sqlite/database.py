@@ -83,10 +83,9 @@ _MEANINGS: Final = {
 }
 _KEEPS_CONNECTION: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_TOOBIG", "SQLITE_FULL")
 
-INSERT_JOB: Final = (
-    f"INSERT INTO job (key_hash, dead, holder, stored_at, {JOB_COLUMNS_SQL})"  # noqa: S608 - constants only
-    f" VALUES ({','.join('?' * (4 + len(JOB_COLUMNS)))})"
-)
+JOB_ROW_SQL: Final = f"key_hash, dead, holder, stored_at, {JOB_COLUMNS_SQL}"
+JOB_ROW_WIDTH: Final = 4 + len(JOB_COLUMNS)
+INSERT_JOB: Final = f"INSERT INTO job ({JOB_ROW_SQL}) VALUES ({', '.join('?' * JOB_ROW_WIDTH)})"  # noqa: S608 - constants only
 
 
 def key_hash(key: str) -> int:
@@ -95,7 +94,7 @@ def key_hash(key: str) -> int:
 
 
 def job_row(record: JobRecord, *, dead: bool, holder: str, now: float) -> tuple[Any, ...]:
-    """The parameters of ``INSERT_JOB``."""
+    """The values of ``JOB_ROW_SQL``."""
     return (key_hash(record.key), dead, holder, now, *job_values(fit_record(record)))
 
 

@@ -18,16 +18,21 @@ from anyio import CancelScope, to_thread
 
 from consumer.errors import StoreUnsafeError
 from consumer.store.queries import Dialect, Session, StoredJob
-from consumer.store.sqlite.database import INSERT_JOB, connect, explain, job_row, key_hash
+from consumer.store.sqlite.database import JOB_ROW_SQL, JOB_ROW_WIDTH, connect, explain, job_row, key_hash
 from consumer.store.sqlite.files import access_refusal, hard_link_refusal
 
 _CURSOR: Final = re.compile(r"\d{1,18}", re.ASCII)
-_NO_ROW: Final = -1
-_FIND_IDS: Final = "SELECT id FROM job WHERE key_hash = ? AND key = ? ORDER BY id"
-_REMOVE_JOBS: Final = "DELETE FROM job WHERE key_hash = ? AND key = ?"
-_FORGET_ATTEMPTS: Final = "DELETE FROM attempt WHERE key = ?"
+_CLOSE: Final = (
+    f"INSERT INTO job ({JOB_ROW_SQL}) SELECT {', '.join('?' * JOB_ROW_WIDTH)}"  # noqa: S608 - constants only
+    " WHERE NOT EXISTS (SELECT 1 FROM job WHERE key_hash = ?1 AND key = ?5)"
+)
+"""Only the daemon's memory knows whether the key runs. Such a run ends later, and the later row counts."""
 
 T = TypeVar("T")
+
+
+def _close_values(job: StoredJob) -> Sequence[object]:
+    return job_row(job.record, dead=job.dead, holder="", now=time.time())
 
 
 def _parse_cursor(text: str) -> Sequence[object] | None:
@@ -44,7 +49,11 @@ class SqliteDatabase:
         read_time="{}",
         write_time="{}",
         for_update="",
-        job_id="id",
+        hash_key=lambda key: (key_hash(key), key),
+        has_key="key_hash = ?1 AND key = ?2",
+        forget_attempts="DELETE FROM attempt WHERE key = ?2",
+        close=_CLOSE,
+        close_values=_close_values,
         job_order=("id",),
         read_cursor="CAST(id AS TEXT)",
         write_cursor=("{}",),
@@ -100,28 +109,6 @@ class SqliteSession:
     async def now(self) -> float:
         """See ``Session.now``."""
         return time.time()
-
-    async def locate(self, key: str) -> object:
-        """See ``Session.locate``: a row's id; of several rows the last one counts."""
-        rows = await self.fetch(_FIND_IDS, key_hash(key), key)
-        return rows[-1][0] if rows else _NO_ROW
-
-    async def reopen(self, key: str) -> None:
-        """See ``Session.reopen``."""
-        await self.execute(_REMOVE_JOBS, key_hash(key), key)
-        await self.execute(_FORGET_ATTEMPTS, key)
-
-    async def close_again(self, job: StoredJob) -> None:
-        """See ``Session.close_again``.
-
-        Whether the key runs is known to the daemon's memory alone. A run ends later, and the later row counts; so the
-        row has no holder.
-        """
-        key = job.record.key
-        if await self.locate(key) != _NO_ROW:
-            return
-        await self.execute(INSERT_JOB, *job_row(job.record, dead=job.dead, holder="", now=time.time()))
-        await self.execute(_FORGET_ATTEMPTS, key)
 
     def _fetch(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         return self._connection.execute(statement, values).fetchall()
