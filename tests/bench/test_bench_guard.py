@@ -27,8 +27,8 @@ CEILINGS: Final[Mapping[str, float]] = {
     "requests": 0.14,
     # The slower the disk, the fewer: from one for sixteen messages down to one for sixty-four and less.
     "transactions": 0.08,
-    # What was counted: 171 and 274. Up from 152 and 252: what a handler logs names its job (4), one object stands for the
-    # message and is changed by its methods alone (10), a log line passes structlog's processors (2).
+    # What was counted: 171 and 274. Up from 152 and 252: what a handler logs names its job (4), one object stands for
+    # the message and is changed by its methods alone (10), a log line passes structlog's processors (2).
     "own_calls": 178,
     "all_calls": 284,
 }
