@@ -405,6 +405,31 @@ MUTATIONS: Final = (
         rewrite("on_the_way and bool(_)", "on_the_way"),
         ("tests/settings/test_file_safety.py",),
     ),
+    # Settings.
+    Mutation(
+        "The environment overrides the settings file.",
+        "config: load",
+        rewrite("_1 | from_environment(Settings)", "from_environment(Settings) | _1"),
+        ("tests/settings/test_settings_sources.py",),
+    ),
+    Mutation(
+        "A secret file that every user can read is refused.",
+        "settings_sources: _secret",
+        rewrite("content.public and _", "False"),
+        ("tests/settings/test_settings_sources.py",),
+    ),
+    Mutation(
+        "An error in a setting that may hold a secret does not show its value.",
+        "settings_sources: problem_lines",
+        rewrite("_HIDDEN.search(location) or _", "False"),
+        ("tests/settings/test_config.py",),
+    ),
+    Mutation(
+        "A reload is refused if a setting has changed that takes a restart.",
+        "reload: takes_restart",
+        rewrite("not info_of(_).reloadable", "False"),
+        ("tests/engine/test_reload.py",),
+    ),
 )
 
 
