@@ -141,7 +141,7 @@ class Connection(BaseModel):
         None, description="Address of MPS in place of the region's own; default: `endpoint` where that is set."
     )
     access_key_id: Annotated[SecretStr | None, _RELOADABLE] = Field(
-        None, description="AccessKey id; without it the default credentials chain is asked."
+        None, description="AccessKey id; without it the default credentials chain applies."
     )
     access_key_secret: Annotated[SecretStr | None, _RELOADABLE] = Field(None, description="AccessKey secret.")
     security_token: Annotated[SecretStr | None, _RELOADABLE] = Field(
@@ -173,7 +173,7 @@ class Policy(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     unrouted: Annotated[UnroutedPolicy, _RELOADABLE] = Field(
-        UnroutedPolicy.SET_ASIDE, description="What becomes of a message that no handler takes."
+        UnroutedPolicy.SET_ASIDE, description="What happens to a message that no handler takes."
     )
     verify: Annotated[Verify, _RELOADABLE] = Field(
         Verify.RESULTS,
@@ -181,7 +181,7 @@ class Policy(BaseModel):
         "wants a result; `always`: of every IProduction job.",
     )
     trust_inline_result: Annotated[bool, _RELOADABLE] = Field(
-        default=False, description="Use a result that stands in the message itself; MPS is then not asked for it."
+        default=False, description="Use a result that is in the message itself; MPS is then not queried for it."
     )
     job_retention_s: _Seconds = Field(
         14 * _DAY_S,
@@ -202,7 +202,7 @@ class Policy(BaseModel):
     lease_step_s: Annotated[int, _SECONDS] = Field(
         60, ge=10, le=MAX_HIDE_S, description="How long each renewal of the lease hides a message."
     )
-    max_hold_s: _Seconds = Field(MAX_HIDE_S, description="How long the lease of one run is renewed at the most.")
+    max_hold_s: _Seconds = Field(MAX_HIDE_S, description="Longest time for which the lease of one run is renewed.")
     handler_timeout_s: _Seconds = Field(300, description="Time for one run of a handler.")
     cancel_grace_s: Annotated[float, _SECONDS] = Field(
         5,
@@ -267,7 +267,7 @@ class Settings(BaseSettings, Policy, Connection):
         "or of those listed by name.",
     )
     shipped: Annotated[bool, SettingInfo(reloadable=True, flag="--shipped/--no-shipped")] = Field(
-        default=False, description="Use the shipped handlers, which log and keep, for the rest."
+        default=False, description="Use the shipped handlers, which only log, for functions without another handler."
     )
 
     store: Annotated[
@@ -285,10 +285,10 @@ class Settings(BaseSettings, Policy, Connection):
         100, gt=0, le=100, allow_inf_nan=False, description="Calls to MPS for one account; MPS allows 100."
     )
     stop_deadline_s: Annotated[float, SettingInfo(unit="s")] = Field(
-        25, ge=1, le=3600, allow_inf_nan=False, description="Time to end after SIGTERM."
+        25, ge=1, le=3600, allow_inf_nan=False, description="Time to stop after SIGTERM."
     )
 
-    admin: bool = Field(default=True, description="Serve /metrics, /livez and /readyz.")
+    admin: bool = Field(default=True, description="Serve /metrics, /livez, /readyz and /startupz.")
     admin_host: str = Field("127.0.0.1", min_length=1, description="Address that the admin server listens on.")
     admin_port: Annotated[int, SettingInfo(flag="--admin-port", metavar="PORT")] = Field(
         9464, ge=0, le=65_535, description="Port of the admin server; 0 takes a free one."

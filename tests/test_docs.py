@@ -212,7 +212,7 @@ def rights_table() -> Iterator[Row]:
     ],
 )
 def test_table_is_what_the_code_says(heading: str, expected: Sequence[Row]) -> None:
-    """Each table of the README is, cell by cell, what the code says."""
+    """Each table of the documentation is, cell by cell, what the code says."""
     found = rows_of(heading)
     assert found == list(expected), f"under {heading!r} should stand:\n\n{written(expected)}\n"
 
@@ -257,10 +257,23 @@ def test_label_words_name_known_metrics() -> None:
     assert code(OTHER) in section("Metrics")
 
 
+def test_outages_have_the_events_of_the_code() -> None:
+    """The table of outages has the two log events of each circuit breaker, and no other."""
+    engine = (ROOT / "consumer" / "engine").glob("*.py")
+    calls = [
+        [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        for path in engine
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Breaker"
+    ]
+    assert {tuple(cell.strip("`") for cell in row) for row in rows_of("Outages")[1:]} == {tuple(call) for call in calls}
+    assert all(len(call) == 2 for call in calls)
+
+
 def test_lane_settings() -> None:
-    """Every setting that a lane may have of its own is named where lanes are told."""
-    told = section("A queue with settings of its own")
-    assert [name for name in LaneSettings.model_fields if code(name) not in told] == []
+    """Every setting that a lane may have of its own is named where lanes are described."""
+    text = section("A queue with settings of its own")
+    assert [name for name in LaneSettings.model_fields if code(name) not in text] == []
 
 
 # The commands and the examples.

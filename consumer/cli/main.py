@@ -94,9 +94,9 @@ _COMMANDS: Final = (
     ),
 )
 _GROUPS: Final = {
-    "jobs": ("Look after single jobs.", _JOBS),
-    "dead-letters": ("Look after messages that were set aside.", _OPERATE),
-    "queue": ("Look into the queues, and send to them.", _OPERATE),
+    "jobs": ("Show the jobs that have ended, and handle one without its message.", _JOBS),
+    "dead-letters": ("Show, replay, export and purge dead letters.", _OPERATE),
+    "queue": ("Show the queues and their messages, and send one.", _OPERATE),
 }
 _RICH: Final[Mapping[str, Any]] = {
     "rich_markup_mode": "rich",

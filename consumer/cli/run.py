@@ -26,7 +26,7 @@ def run(flags: SettingsFlags) -> None:
     It ends by SIGTERM or Ctrl-C.
 
     A handler is a function in a file of your own: [bold]@handler("Cover")[/] over [bold]async def cover(job: Job)[/].
-    Without any handler it does not start; [bold]--shipped[/] uses those that only log and keep.
+    Without any handler it does not start; [bold]--shipped[/] uses those that only log.
 
     Example: mns-consumer run --handlers ./handlers --notify-url mns://1234.mns.cn-hangzhou.aliyuncs.com/queues/jobs
     """
