@@ -433,8 +433,8 @@ MUTATIONS: Final = (
 )
 
 
-def survives(mutation: Mutation) -> bool:
-    """Whether the tests pass although the guarantee is gone."""
+def verdict(mutation: Mutation) -> str:
+    """``noticed`` where a test fails, ``SURVIVED`` where all pass, ``BROKEN`` where they can't even be collected."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         ignored = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", ".hypothesis")
@@ -449,13 +449,13 @@ def survives(mutation: Mutation) -> bool:
             check=False,
             timeout=_TIMEOUT_S,
         )
-    return ran.returncode == 0
+    return {0: "SURVIVED", 1: "noticed"}.get(ran.returncode, "BROKEN")
 
 
-def _report(mutation: Mutation) -> bool:
-    survived = survives(mutation)
-    print(f"{'SURVIVED' if survived else 'noticed '}  {mutation.guarantee}", flush=True)  # noqa: T201 - a program's output
-    return survived
+def _is_missed(mutation: Mutation) -> bool:
+    found = verdict(mutation)
+    print(f"{found:8}  {mutation.guarantee}", flush=True)  # noqa: T201 - a program's output
+    return found != "noticed"
 
 
 def main() -> int:
@@ -466,7 +466,7 @@ def main() -> int:
     given = parser.parse_args()
     chosen = [one for one in MUTATIONS if not given.words or any(word in one.guarantee for word in given.words)]
     with ThreadPoolExecutor(given.jobs) as pool:
-        return sum(pool.map(_report, chosen))
+        return sum(pool.map(_is_missed, chosen))
 
 
 if __name__ == "__main__":

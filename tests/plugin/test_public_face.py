@@ -75,6 +75,7 @@ def test_a_handler_may_mix_both_names(write: Write) -> None:
     assert held.result.annotation is mns_consumer.functions.CoverResult
 
 
+@pytest.mark.slow
 def test_a_handlers_file_is_typed(tmp_path: Path) -> None:
     """``mypy --strict`` accepts a user's file, knows the models' fields, and finds a misspelt name."""
     path = tmp_path / "films.py"
