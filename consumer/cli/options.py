@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Final, Literal, ParamSpec, get_args, get_origin
+from typing import Annotated, Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, get_args, get_origin
 
 import typer
 
@@ -23,6 +23,7 @@ SETTINGS_PANEL: Final = "Settings"
 _CONFIG: Final = "config"
 _SET: Final = "assignments"
 _Own = ParamSpec("_Own")
+_First = TypeVar("_First")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,13 @@ class SettingsFlags:
 
     flags: Mapping[str, Any]
     config_file: Path | None
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Self:
+        """The values of ``settings_flags``, by name."""
+        config_file, assignments = given.pop(_CONFIG), given.pop(_SET)
+        flags = {name: value for name, value in given.items() if value not in (None, [])}
+        return cls({**parse_assignments(assignments or ()), **flags}, config_file)
 
     def load(self) -> Settings:
         """Read the settings from all places, and mask their secrets from now on.
@@ -76,24 +84,30 @@ def _parse_json(key: str, value: str) -> Any:
 
 def takes_settings(command: Callable[Concatenate[SettingsFlags, _Own], None]) -> Callable[..., None]:
     """Give a command the flags of the settings besides its own; its first argument gets their values."""
+    return with_flags(command, list(settings_flags()), SettingsFlags.of)
+
+
+def with_flags(
+    command: Callable[Concatenate[_First, _Own], None],
+    flags: Sequence[inspect.Parameter],
+    make: Callable[[dict[str, Any]], _First],
+) -> Callable[..., None]:
+    """Give a command flags besides its own; ``make`` turns their values, by name, into its first argument."""
 
     @functools.wraps(command)
-    def with_flags(*own: _Own.args, **values: _Own.kwargs) -> None:
-        given: dict[str, Any] = {each.name: values.pop(each.name) for each in shared}
-        config_file, assignments = given.pop(_CONFIG), given.pop(_SET)
-        flags = {name: value for name, value in given.items() if value not in (None, [])}
-        command(SettingsFlags({**parse_assignments(assignments or ()), **flags}, config_file), *own, **values)
+    def flagged(*own: _Own.args, **values: _Own.kwargs) -> None:
+        command(make({flag.name: values.pop(flag.name) for flag in flags}), *own, **values)
 
-    shared = list(_parameters())
     _, *parameters = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
     # typer makes its options from the signature.
-    with_flags.__dict__["__signature__"] = inspect.Signature([*parameters, *shared])
-    with_flags.__annotations__ = {}
-    return with_flags
+    flagged.__dict__["__signature__"] = inspect.Signature([*parameters, *flags])
+    flagged.__annotations__ = {}
+    return flagged
 
 
-def _parameters() -> Iterator[inspect.Parameter]:
+def settings_flags() -> Iterator[inspect.Parameter]:
+    """The flags of the settings, ``--config`` and ``--set``."""
     for name, field in setting_fields().items():
         info = info_of(field)
         if info.flag is not None:

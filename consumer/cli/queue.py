@@ -159,16 +159,10 @@ def _ask(settings: Settings, lane: QueueSettings, call: Callable[[MnsQueue], Awa
 
 
 def _message_json(message: Peeked) -> dict[str, Any]:
-    return {
-        "message_id": message.message_id,
-        "enqueued_at": time_text(message.enqueued_at),
-        "first_dequeued_at": time_text(message.first_dequeued_at) if message.dequeue_count else None,
-        "dequeue_count": message.dequeue_count,
-        "priority": message.priority,
-        "group_id": message.group_id,
-        **_notification_json(message.body),
-        **body_json(message.body),
-    }
+    first_dequeued_at = message.first_dequeued_at if message.dequeue_count else None
+    times = {"enqueued_at": time_text(message.enqueued_at), "first_dequeued_at": time_text(first_dequeued_at)}
+    same = {name: getattr(message, name) for name in ("message_id", "dequeue_count", "priority", "group_id")}
+    return {**same, **times, **_notification_json(message.body), **body_json(message.body)}
 
 
 def _notification_json(body: bytes) -> dict[str, str | None]:
@@ -176,13 +170,8 @@ def _notification_json(body: bytes) -> dict[str, str | None]:
     read = decode(body)
     if isinstance(read, Undecodable):
         return {"function": None, "kind": None, "job_id": None, "state": None, "undecodable": str(read)}
-    return {
-        "function": read.function,
-        "kind": read.kind.value,
-        "job_id": read.job_id,
-        "state": read.state,
-        "undecodable": None,
-    }
+    shown = {"function": read.function, "kind": read.kind.value, "job_id": read.job_id, "state": read.state}
+    return {**shown, "undecodable": None}
 
 
 def _print_message(message: Peeked) -> None:

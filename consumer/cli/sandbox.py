@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import anyio
 import typer
 from pydantic import ValidationError
 
+from consumer.cli.options import with_flags
 from consumer.errors import ConsumerError, UsageError
 from consumer.sandbox import DlqPolicy, Fault, Sandbox, SandboxSettings
 from consumer.sandbox.authentication import check_actions
@@ -46,56 +47,43 @@ _LISTS: Final[Mapping[str, tuple[str, str, str]]] = {
     "dlq": ("--dlq", "QUEUE=TARGET[:MAX]", "Dead-letter queue of a queue, after MAX receives (16)."),
     "fault": ("--fault", "KIND[:KEY=VALUE,...]", "A fault, as in error:status=503,probability=0.1."),
 }
-_KEYWORD: Final = inspect.Parameter.KEYWORD_ONLY
 
 
-def sandbox(
-    *,
-    envelope: Annotated[str, typer.Option(help="Topic envelope: none, json, xml or simplified.")] = "none",
-    raw: Annotated[bool, typer.Option("--raw", help="Notifications as bare JSON, not base64.")] = False,
-    **values: Any,
-) -> None:
-    """Serve a local MNS and MPS: no account, nothing leaves this machine.
-
-    Alibaba's own SDKs work against it unchanged. Faults can be changed while it runs, over HTTP under /_sandbox.
-    """
-    lists = {name: values.pop(name) or () for name in _LISTS}
-    anyio.run(_serve, _settings(envelope=envelope, notification_encoding="raw" if raw else "base64", **lists, **values))
-
-
-def _signature() -> inspect.Signature:
-    own = [one for one in inspect.signature(sandbox, eval_str=True).parameters.values() if one.kind is _KEYWORD]
-    flags = []
+def _flags() -> Iterator[inspect.Parameter]:
     for name, (flag, metavar, text) in _FIELDS.items():
         field = SandboxSettings.model_fields[name]
-        kind: Any = Annotated[field.annotation, typer.Option(flag, metavar=metavar, help=text)]
-        flags.append(inspect.Parameter(name, _KEYWORD, default=field.default, annotation=kind))
+        yield _parameter(name, field.annotation, field.default, typer.Option(flag, metavar=metavar, help=text))
+    envelope = typer.Option("--envelope", help="Topic envelope: none, json, xml or simplified.")
+    yield _parameter("envelope", str, "none", envelope)
+    yield _parameter(
+        "raw", bool, default=False, option=typer.Option("--raw", help="Notifications as bare JSON, not base64.")
+    )
     for name, (flag, metavar, text) in _LISTS.items():
-        kind = Annotated[list[str] | None, typer.Option(flag, metavar=metavar, help=text)]
-        flags.append(inspect.Parameter(name, _KEYWORD, default=None, annotation=kind))
-    return inspect.Signature([*flags[:5], *own, *flags[5:]])
+        yield _parameter(name, list[str] | None, None, typer.Option(flag, metavar=metavar, help=text))
 
 
-# typer builds the flags from the signature.
-sandbox.__dict__["__signature__"] = _signature()
-sandbox.__annotations__ = {}
+def _parameter(name: str, kind: Any, default: object, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
-def _settings(
-    *, dlq: Sequence[str], fault: Sequence[str], allow: Sequence[str], deny: Sequence[str], **values: Any
-) -> SandboxSettings:
-    """Check the flags.
+def _settings(given: dict[str, Any]) -> SandboxSettings:
+    """Make the settings of the flags' values.
 
     Raises:
         UsageError: With each problem.
     """
+    lists: dict[str, list[str]] = {name: given.pop(name) or [] for name in _LISTS}
+    allow = lists["allow"]
     try:
         return SandboxSettings(
-            dlq_policies=dict(_dlq(text) for text in dlq),
-            faults=tuple(Fault.parse(text) for text in fault),
+            dlq_policies=dict(_dlq(text) for text in lists["dlq"]),
+            faults=tuple(Fault.parse(text) for text in lists["fault"]),
             allowed_actions=_actions("--allow", allow) if allow else None,
-            denied_actions=_actions("--deny", deny),
-            **values,
+            denied_actions=_actions("--deny", lists["deny"]),
+            allowed_hosts=tuple(lists["allowed_hosts"]),
+            fifo_queues=frozenset(lists["fifo_queues"]),
+            notification_encoding="raw" if given.pop("raw") else "base64",
+            **given,
         )
     except ValidationError as error:
         lines = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors())
@@ -118,6 +106,17 @@ def _dlq(text: str) -> tuple[str, DlqPolicy]:
         raise UsageError(f"--dlq {text!r}: expected QUEUE=TARGET or QUEUE=TARGET:MAX, such as jobs=dead:5")
     count = {"max_receive_count": int(most)} if colon else {}
     return queue, DlqPolicy(dead_letter_target_queue=target, **count)
+
+
+def _serve_until_signal(settings: SandboxSettings) -> None:
+    """Serve a local MNS and MPS: no account, nothing leaves this machine.
+
+    Alibaba's own SDKs work against it unchanged. Faults can be changed while it runs, over HTTP under /_sandbox.
+    """
+    anyio.run(_serve, settings)
+
+
+sandbox: Final = with_flags(_serve_until_signal, list(_flags()), _settings)
 
 
 async def _serve(settings: SandboxSettings) -> None:

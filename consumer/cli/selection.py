@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, ParamSpec
 
 import typer
 
-from consumer.cli.options import SettingsFlags, takes_settings
+from consumer.cli.options import SettingsFlags, settings_flags, with_flags
 from consumer.errors import UsageError
 from consumer.notify_url import EXPECTED, NotifyUrl
 from consumer.policy import Reason
@@ -60,6 +59,7 @@ _FLAGS: Final[Mapping[str, Any]] = {
     "ended": Annotated[Ending | None, _which("--ended", "Ended this way.")],
     "everything": Annotated[bool, _which("--all", "All of them, if no other flag chooses.")],
 }
+_DEFAULTS: Final[Mapping[str, Any]] = {"everything": False}
 JOBS: Final = ("function", "since", "job_id", "queue", "ended")
 LETTERS: Final = ("function", "reason", "since", "job_id", "queue", "state")
 
@@ -72,6 +72,14 @@ class Selection:
     wanted: Filter
     ended: Ending | None = None
     everything: bool = False
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Selection:
+        """The values of some of ``_FLAGS`` and of the settings' flags, by name."""
+        own = {name: given.pop(name) for name in _FLAGS if name in given}
+        ended, everything = own.pop("ended", None), own.pop("everything", False)
+        settings = SettingsFlags.of(given).load()
+        return cls(settings, filter_of(settings, **own), ended, everything)
 
     def demand(self, verb: str) -> None:
         """Check that a command which changes records names them in exactly one way.
@@ -86,28 +94,11 @@ class Selection:
             raise UsageError(f"{verb} what? Expected either numbers, or flags such as --reason, or --all, not several")
 
 
-def selects(*flags: str) -> Callable[[Callable[Concatenate[Selection, _Own], None]], Callable[..., None]]:
-    """Give a command the settings' flags and some of ``_FLAGS``; it is called with the ``Selection``."""
-
-    def decorate(command: Callable[Concatenate[Selection, _Own], None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def with_flags(settings_flags: SettingsFlags, *own: _Own.args, **values: _Own.kwargs) -> None:
-            given: dict[str, Any] = {name: values.pop(name) for name in flags}
-            ended, everything = given.pop("ended", None), given.pop("everything", False)
-            settings = settings_flags.load()
-            command(Selection(settings, filter_of(settings, **given), ended, everything), *own, **values)
-
-        first, *own = inspect.signature(command, eval_str=True).parameters.values()
-        kind = inspect.Parameter.KEYWORD_ONLY
-        added = [
-            inspect.Parameter(name, kind, default=False if name == "everything" else None, annotation=_FLAGS[name])
-            for name in flags
-        ]
-        with_flags.__dict__["__signature__"] = inspect.Signature([first, *own, *added])
-        taking: Callable[..., None] = with_flags
-        return takes_settings(taking)
-
-    return decorate
+def selects(*names: str) -> Callable[[Callable[Concatenate[Selection, _Own], None]], Callable[..., None]]:
+    """Give a command the settings' flags and some of ``_FLAGS``; its first argument is the ``Selection``."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    own = [inspect.Parameter(name, kind, default=_DEFAULTS.get(name), annotation=_FLAGS[name]) for name in names]
+    return lambda command: with_flags(command, [*own, *settings_flags()], Selection.of)
 
 
 def filter_of(
