@@ -235,9 +235,7 @@ class Policy(BaseModel):
 class Settings(BaseSettings, Policy, Connection):
     """All settings, from the arguments alone; ``load`` reads them from their places."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, nested_model_default_partial_update=False
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
     notify_url: Annotated[
         _Words, AfterValidator(_check_notify_urls), SettingInfo(flag="--notify-url", metavar="MNS_URL")
