@@ -65,9 +65,8 @@ def submit(
     endpoint: Annotated[str | None, _cloud("Address of MPS in place of the region's own.", "URL")] = None,
     region: Annotated[str | None, _cloud("Region of MPS; default: the NotifyUrl's.", "REGION")] = None,
     access_key_id: Annotated[str | None, _cloud("AccessKey id; default: settings, then the credentials chain.")] = None,
-    access_key_secret: Annotated[
-        str | None, typer.Option(hidden=True)
-    ] = None,  # refused: secret_settings.refuse_secrets
+    # refuse_secrets refuses it, with the safe ways to give it.
+    access_key_secret: Annotated[str | None, typer.Option(hidden=True)] = None,
     config: Annotated[Path | None, _cloud("Settings file, TOML.", "FILE")] = None,
 ) -> None:
     """Submit one job to MPS; prints its JobId.
@@ -163,14 +162,13 @@ def _queue(
         return next(iter(configured.values()))
     if notify_url in configured and endpoint is None and region is None and not own_keys:
         return configured[notify_url]
-    known = endpoint or settings.mps_endpoint or settings.endpoint
-    if notify_url is None and region is None and known is None:
+    regional = None if region is None else f"https://mts.{region}.aliyuncs.com"
+    known = endpoint or settings.mps_endpoint or settings.endpoint or regional
+    if notify_url is None and known is None:
         raise UsageError(
             "no region of MPS is known; expected --region cn-hangzhou, --endpoint URL, --notify-url MNS_URL,"
             " or a queue in the settings"
         )
-    if region is not None:
-        known = endpoint or settings.mps_endpoint or settings.endpoint or f"https://mts.{region}.aliyuncs.com"
     if known is not None and not re.fullmatch(r"https?://[^/\s?#]+/?", known):
         raise UsageError(f"--endpoint {known!r}: expected http://HOST:PORT or https://HOST, without a path")
     # Without a NotifyUrl nothing asks this queue; only MPS's address and the keys are used.
