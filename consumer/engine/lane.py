@@ -240,8 +240,13 @@ class _InFlight:
         lane.deliveries.add(delivery)
         if lane.traces is not None:
             carried = {**message.user_properties, **message.system_properties}
-            self._span = lane.traces.processing(lane.name, message.message_id, carried, delivery.received_span)
-            delivery.traced_by(self._span.__enter__())
+            span = lane.traces.processing(lane.name, message.message_id, carried, delivery.received_span)
+            try:
+                delivery.traced_by(span.__enter__())
+                self._span = span
+            except Exception:
+                # The message is worth more than its span.
+                log.exception("internal error; a message is not traced", queue=lane.name)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
