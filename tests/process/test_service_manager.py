@@ -134,7 +134,8 @@ async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Proces
         async with Sandbox.on_free_port() as unused:
             daemon = Process(unused, tmp_path, f"endpoint={url}", **manager.environ)
         started.append(daemon)
-        assert await manager.pings(3.0) >= 5
+        await manager.hears("WATCHDOG=1", 15)
+        assert await manager.pings(2.0) >= 4
         told = await manager.hears("READY=1", 12)
         assert one("STATUS", told) == f"{QUEUE}: 0 in flight, no poll yet"
         await daemon.told("no answer yet")

@@ -1,0 +1,197 @@
+"""The life of a delivery over days: retries, retention, duplicates, claims of other daemons."""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+import pytest
+
+from consumer.errors import StoreError
+from consumer.plugin.job import Job, Reject, Retry
+from consumer.policy import Reason
+from tests.engine.rig import body, handlers
+from tests.in_memory.ledger import MemoryStore
+from tests.in_memory.queue import MemoryQueue
+from tests.in_memory.rig import Serve
+
+QUEUE = "jobs"
+
+
+async def test_failures_exhaust_a_message(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:
+    """A handler that always fails runs ten times, with growing delays up to the cap, and ends as a dead letter."""
+    attempts: list[int] = []
+
+    async def cover(job: Job) -> None:
+        attempts.append(job.attempt)
+        raise ValueError("no")
+
+    queue.put(body())
+    async with serve(handlers(Cover=cover), retry_base_s=30, retry_cap_s=600) as daemon:
+        await daemon.emptied(6000)
+        assert daemon.count("retries_total", queue=QUEUE, function="Cover", cause="failed") == 9
+    assert attempts == list(range(1, 11))
+    (letter,) = store.dead
+    assert letter.reason is Reason.EXHAUSTED
+    assert "ValueError: no" in (letter.traceback or "")
+    assert letter.body == body()
+    caps = [min(600, 30 * 2**failures) for failures in range(9)]
+    assert len(queue.hidden_for) == 9
+    assert all(1 <= seconds <= cap for seconds, cap in zip(queue.hidden_for, caps, strict=True))
+
+
+async def test_a_retry_comes_when_it_was_asked_for(queue: MemoryQueue, serve: Serve) -> None:
+    """``Retry(after_s=...)`` hides the message for that long, and the next run is the second attempt."""
+    runs: list[tuple[int, float]] = []
+
+    async def cover(job: Job) -> None:
+        runs.append((job.attempt, time.monotonic()))
+        if job.attempt == 1:
+            raise Retry("later", after_s=1000)
+
+    queue.put(body())
+    async with serve(handlers(Cover=cover)) as daemon:
+        await daemon.emptied(1100)
+    (first, began_s), (second, again_s) = runs
+    assert (first, second) == (1, 2)
+    assert 1000 <= again_s - began_s <= 1002
+
+
+async def test_what_would_come_back_too_late_is_set_aside(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:
+    """A message whose retry would come after the queue's retention becomes a dead letter before MNS drops it."""
+    queue.retention_s = 3600
+
+    async def cover(job: Job) -> None:
+        raise Retry("later", after_s=1500)
+
+    queue.put(body())
+    async with serve(handlers(Cover=cover)) as daemon:
+        await daemon.until(lambda: store.dead, 3500)
+        await daemon.emptied(5)
+    assert [letter.reason for letter in store.dead] == [Reason.EXPIRING]
+
+
+async def test_a_day_of_failures_drops_nothing(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:
+    """Fifty jobs whose handler fails for hours are all done when it works again; none is dropped or run once more."""
+    is_broken = True
+    done: list[str] = []
+
+    async def cover(job: Job) -> None:
+        if is_broken:
+            raise Retry("its database is down", after_s=600)
+        done.append(job.job_id)
+
+    for number in range(50):
+        queue.put(body(f"{number:032x}"))
+    async with serve(handlers(Cover=cover), max_failures=1000) as daemon:
+        await anyio.sleep(2 * 3600)
+        assert len(queue.messages) == 50
+        is_broken = False
+        await daemon.emptied(700)
+    assert len(done) == len(set(done)) == 50
+    assert not store.dead
+
+
+async def test_two_messages_of_a_job_are_one_run(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:
+    """A duplicate that comes during the run waits for its end, and is then only deleted."""
+    runs = 0
+
+    async def cover(job: Job) -> None:
+        nonlocal runs
+        runs += 1
+        await anyio.sleep(100)
+
+    queue.put(body())
+    queue.put(body())
+    async with serve(handlers(Cover=cover)) as daemon:
+        await daemon.emptied(400)
+        assert daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="duplicate") == 1
+    assert runs == 1
+    assert len(store.done) == 1
+
+
+async def test_a_fleet_runs_each_job_once(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:
+    """Two daemons on one queue and one store share the work; each of 200 jobs, half of them sent twice, runs once."""
+    runs: list[str] = []
+
+    async def cover(job: Job) -> None:
+        await anyio.sleep(5)
+        runs.append(job.job_id)
+
+    for number in range(200):
+        for _ in range(1 + number % 2):
+            queue.put(body(f"{number:032x}"))
+    async with serve(handlers(Cover=cover)) as one, serve(handlers(Cover=cover)) as other:
+        await one.emptied(900)
+        shares = [daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="done") for daemon in (one, other)]
+    assert len(runs) == len(set(runs)) == 200
+    assert sum(shares) == 200
+    assert min(shares) > 20
+    assert len(store.done) == 200
+
+
+async def test_a_claim_that_was_taken_over_ends_the_run(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:
+    """When another daemon has the claim, the run is cancelled, nothing is written, and the message is left to it."""
+    begun = anyio.Event()
+    cut: list[str] = []
+
+    async def cover(job: Job) -> None:
+        begun.set()
+        try:
+            await anyio.sleep(250)
+        except anyio.get_cancelled_exc_class():
+            cut.append(job.job_id)
+            raise
+
+    queue.put(body())
+    async with serve(handlers(Cover=cover)) as daemon:
+        await begun.wait()
+        ((_, claim),) = store.open_keys.items()
+        claim.holder, claim.held_until = store.ledger(), time.monotonic() + 10_000
+        await daemon.until(lambda: cut, 100)
+        await anyio.sleep(5)
+        assert len(queue.messages) == 1
+        assert not store.ended
+        assert queue.calls["delete"] == 0
+    assert len(cut) == 1
+
+
+async def test_an_end_is_left_to_the_daemon_that_took_over(
+    queue: MemoryQueue, store: MemoryStore, serve: Serve
+) -> None:
+    """A handler that ends after another daemon took the claim over ends nothing: the message stays with that one."""
+    begun = anyio.Event()
+
+    async def cover(job: Job) -> None:
+        begun.set()
+        await anyio.sleep(1)
+        raise Reject("never")
+
+    queue.put(body())
+    async with serve(handlers(Cover=cover)) as daemon:
+        await begun.wait()
+        ((_, claim),) = store.open_keys.items()
+        claim.holder, claim.held_until = store.ledger(), time.monotonic() + 10_000
+        await anyio.sleep(5)
+        assert len(queue.messages) == 1
+        assert not store.dead
+        assert daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="lease_lost") == 1
+
+
+@pytest.mark.parametrize("seconds", [1, 60, 300])
+async def test_the_store_comes_and_goes(queue: MemoryQueue, store: MemoryStore, serve: Serve, seconds: int) -> None:
+    """With a store that is down for a while again and again, each job still runs once and ends as done."""
+    runs: list[str] = []
+
+    async def cover(job: Job) -> None:
+        await anyio.sleep(2)
+        runs.append(job.job_id)
+
+    async with serve(handlers(Cover=cover)) as daemon:
+        for number in range(40):
+            queue.put(body(f"{number:032x}"))
+            store.down = StoreError("gone") if number % 10 in {3, 4, 5} else None
+            await anyio.sleep(seconds)
+        await daemon.emptied(600)
+    assert len(runs) == len(set(runs)) == 40
+    assert len(store.done) == 40
