@@ -54,6 +54,18 @@ def test_help_line_of_each_command(command: Any) -> None:
     assert " ".join(loaded.help.split("\n\n")[0].split()) == command.help
 
 
+def test_every_reading_command_prints_json() -> None:
+    """Each command that reads takes ``--json``; those without it write files, serve, or print what is no record."""
+    commands = [main_module._LazyCommand(command) for command in main_module._COMMANDS]
+    without = {
+        row.name
+        for row, command in zip(main_module._COMMANDS, commands, strict=True)
+        if not any("--json" in parameter.opts for parameter in command.load().params)
+    }
+    serving = {"run", "jobs run", "demo", "sandbox"}
+    assert without == {*serving, "dead-letters export", "dead-letters purge", "docs", "manifests"}
+
+
 def test_no_command_is_a_call_for_help(process: Cli) -> None:
     """Without a command the help is shown, and that is a wrong command line."""
     ran = process()
