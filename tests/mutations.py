@@ -309,7 +309,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "A message that contradicts the ledger is no duplicate.",
-        "engine: _verify_second",
+        "engine: _compare",
         rewrite("not different", "different is not None"),
         ("tests/engine/test_forged.py",),
     ),

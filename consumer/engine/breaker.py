@@ -18,7 +18,6 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
 from typing import Final
 
 import anyio
@@ -44,14 +43,6 @@ def backoff_s(faults: int, cap_s: float = _CAP_S) -> float:
     return ceiling_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
 
-class State(StrEnum):
-    """What a breaker lets through."""
-
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half-open"
-
-
 class Breaker:
     """The breaker of one service, or of one kind of call.
 
@@ -60,7 +51,7 @@ class Breaker:
         closed: The log event of its end, such as ``polling works again``.
         queue: The queue's name, for the log; ``None`` where it serves all queues.
         probe: Tries the service, for ``confirm`` and ``wait_closed``.
-        log_after: Faults in a row before the outage is logged.
+        log_after: Faults in a row, one after the other, before the outage is logged.
         quiet_s: A success ends the logged outage only this long after its last fault, so that single faults among
             successes are one outage in the log.
         always_fast: Whether a fault that only a person can mend is retried as fast as any, since leases end meanwhile.
@@ -92,6 +83,8 @@ class Breaker:
         self._faults = 0
         self._failed_at = -math.inf
         self._succeeded_at = -math.inf
+        self._closed_at = -math.inf
+        """When the last outage ended."""
         self._recovered_at = 0.0
         """The first success since the last fault."""
         self._half_open_until = 0.0
@@ -105,16 +98,9 @@ class Breaker:
         self._began_at = 0.0
         self._outage_faults = 0
         self.fault: ConsumerError | None = None
-        """Why it is open; ``None`` while it is closed."""
+        """Why it is open, as far as a probe or a call has shown; ``None`` while it is closed."""
         self.retry_at = 0.0
         """When the next call may go; 0 while it is closed."""
-
-    @property
-    def state(self) -> State:
-        """What it lets through now."""
-        if self._is_closed.is_set():
-            return State.CLOSED
-        return State.HALF_OPEN if time.monotonic() < self._half_open_until else State.OPEN
 
     @property
     def is_closed(self) -> bool:
@@ -190,7 +176,9 @@ class Breaker:
         if self._logged_kind is None:
             self._outage_faults = 0
         self.fault = None
-        self._is_closed.set()
+        if not self._is_closed.is_set():
+            self._closed_at = time.monotonic()
+            self._is_closed.set()
         if self._is_reported and self._on_change is not None:
             self._on_change(True)  # noqa: FBT003 - the callback's only argument
         self._is_reported = False
@@ -204,13 +192,13 @@ class Breaker:
             self._began_at = now
         self._outage_faults += 1
         kind = error.fault if isinstance(error, CloudError) else type(error).__name__
-        if kind == self._logged_kind or not (urgent or self._outage_faults >= self._log_after):
+        if kind == self._logged_kind or not (urgent or self._faults >= self._log_after):
             return
         if self._suppress_log is None or not self._suppress_log():
             self._logged_kind = kind
             log.warning(self._events[0], **self._fields, error=str(error))
 
-    def suspect(self) -> None:
+    def open_until_probed(self) -> None:
         """Note that a call failed whose caller can't wait for a probe: open until a waiter's probe succeeds."""
         self._open()
 
@@ -225,10 +213,11 @@ class Breaker:
             Whether the service works, so that the fault was the call's own; ``False`` when it is down.
         """
         async with self._probing:
+            # A call that overlapped an outage failed with it, however long it waited here.
+            if not self._is_closed.is_set() or self._closed_at >= asked_at:
+                return False
             if self._succeeded_at > asked_at:
                 return True
-            if not self._is_closed.is_set():
-                return False
             return await self._run_probe(error)
 
     async def wait_closed(self) -> None:

@@ -273,8 +273,7 @@ def _validate(delivery: Delivery, handler: Handler, queue: str, answer: JobStatu
         if isinstance(user_data, Unprocessable):
             return user_data
     job: Job[Any, Any] = Job(
-        # The Type of an unknown message is arbitrary text: it must not pass for a FunctionName.
-        function=Kind.UNKNOWN.value if notification.kind is Kind.UNKNOWN else notification.route,
+        function=notification.name,
         kind=notification.kind.value,
         job_id=notification.job_id or "",
         state=state,
@@ -302,7 +301,7 @@ def _inline_result(notification: Notification, policy: Policy) -> str | None:
 
 
 def _data(notification: Notification, read: JobResult | None) -> tuple[JsonValue, str | None]:
-    """What the result's type is validated against; messages of other kinds are their own result."""
+    """The data that is validated against the result's type; messages of other kinds are their own result."""
     if read is not None:
         return read.data, read.problem
     if notification.kind is not Kind.IPRODUCTION:

@@ -132,7 +132,7 @@ class Delivery:
         stage: How far it has come.
         lease: The state of its lease.
         renew_at: When the lease is due for its next renewal.
-        grace_until: Until when its redelivery is awaited.
+        await_until: Until when its redelivery is awaited.
         key: The ledger key that it claims, from asking on: it is released at the end.
         job_key: Its job's key, where it is the one delivery of that job in flight here.
         is_claimed: Whether the ledger has said that the key is ours: from then on its claim is renewed.
@@ -160,7 +160,7 @@ class Delivery:
     stage: Stage = field(init=False, default=Stage.RECEIVED)
     lease: LeaseState = field(init=False, default=LeaseState.HELD)
     renew_at: float = field(init=False, default=0.0)
-    grace_until: float = field(init=False, default=0.0)
+    await_until: float = field(init=False, default=0.0)
     # asyncio's own: anyio's takes ten times as long to make, for every message.
     lock: ReceiptLock = field(init=False, default_factory=ReceiptLock)
     key: str | None = field(init=False, default=None)
@@ -204,12 +204,12 @@ class Delivery:
         """Note what happened to the lease; returns its new state."""
         self.lease = next_state(self.lease, event, self.stage)
         if self.lease is not LeaseState.AWAITING_REDELIVERY:
-            self.grace_until = 0.0
+            self.await_until = 0.0
         return self.lease
 
     def await_redelivery(self, until: float) -> None:
         """Leave the lease alone until then: the message may come back."""
-        self.grace_until = self.renew_at = until
+        self.await_until = self.renew_at = until
 
     def renew_next(self, at: float) -> None:
         """Plan the next renewal."""
@@ -232,16 +232,16 @@ class Delivery:
         """It asks for the claim of its message in place of its job's."""
         self.key = message_key
 
-    def has_claimed(self, claim: Claimed) -> None:
+    def claim_granted(self, claim: Claimed) -> None:
         """The ledger has granted the claim."""
         self.claim = claim
         self.is_claimed = True
 
-    def is_refused(self) -> None:
+    def claim_refused(self) -> None:
         """The ledger has not granted the claim."""
         self.key = None
 
-    def has_released(self) -> None:
+    def claim_dropped(self) -> None:
         """The claim is given up; a renewal that comes now must not take it for one that was taken over."""
         self.is_claimed = False
 
@@ -331,6 +331,11 @@ class Delivery:
     # What is known of it.
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it is settled."""
+        return self.stage is Stage.CLOSED
+
+    @property
     def is_rejoinable(self) -> bool:
         """Whether a redelivery of its message may go on as this delivery."""
         return self.stage is not Stage.CLOSED and self.interruption is not Interrupted.LEASE_LOST
@@ -362,7 +367,7 @@ class Delivery:
             key=self.key or "",
             queue=queue_identity,
             kind=notification.kind,
-            function=Kind.UNKNOWN.value if notification.kind is Kind.UNKNOWN else notification.route,
+            function=notification.name,
             message_id=self.message.message_id,
             job_id=notification.job_id,
             state=said.state,

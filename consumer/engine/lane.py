@@ -61,7 +61,7 @@ class Lane:
         store: Shared by all lanes.
         letters: The limit of dead letters, shared by all lanes.
         threads: Where plain functions run.
-        suspects: Held by the one message that may be killing the process, shared by all lanes.
+        suspect_lock: Held by the one message that may be killing the process, shared by all lanes.
         retention_s: The age at which the queue drops a message; MNS's default until it has been read.
         mns_base_s: UNIX seconds of MNS's clock minus our monotonic clock, by the last answer; ``None`` before.
         deliveries: Every delivery in flight.
@@ -81,7 +81,7 @@ class Lane:
     deletes: Deletes
     slots: Slots
     threads: Threads
-    suspects: anyio.Lock
+    suspect_lock: anyio.Lock
     metrics: QueueMetrics
     progress: LaneProgress
     traces: Traces | None = None
@@ -93,7 +93,7 @@ class Lane:
     identity: str = field(init=False)
     settler: Settler = field(init=False)
     _by_message: dict[str, Delivery] = field(default_factory=dict)
-    """The first delivery in flight of each message id."""
+    """The newest delivery in flight of each message id."""
     _by_key: dict[str, Delivery] = field(default_factory=dict)
     """The delivery in flight that has asked for each job's key."""
 
@@ -135,13 +135,14 @@ class Lane:
         Returns:
             Whether it was given; then this delivery is over.
         """
-        earlier = self._by_message.setdefault(delivery.message.message_id, delivery)
-        if earlier is not delivery:
+        message_id = delivery.message.message_id
+        if (earlier := self._by_message.get(message_id)) is not None:
             async with earlier.lock:
                 if earlier.is_rejoinable:
                     earlier.redelivered(delivery.receipt)
                     self.leases.keep(earlier)
                     return True
+        self._by_message[message_id] = delivery
         self.leases.keep(delivery)
         return False
 
@@ -177,13 +178,13 @@ class Lane:
             return ClaimedElsewhere(delivery.rules.policy.lease_step_s / 4)
         delivery.asks_for(key)
         try:
-            claim = await self.store.attempt(self.store.ledger.claim, key, self.leases.claim_s(delivery))
+            claim = await self.store.try_write(self.store.ledger.claim, key, self.leases.claim_s(delivery))
         except StoreError as error:
             return Unavailable(error)
         if isinstance(claim, Claimed):
-            delivery.has_claimed(claim)
+            delivery.claim_granted(claim)
             return claim
-        delivery.is_refused()
+        delivery.claim_refused()
         return claim if isinstance(claim, Ended) else ClaimedElsewhere(claim.remaining_s)
 
     def turn(self, handler: Handler, delivery: Delivery) -> AbstractAsyncContextManager[bool]:
@@ -192,7 +193,7 @@ class Lane:
         Yields:
             Whether it is the delivery's turn; ``False`` when enough messages wait for the handler already.
         """
-        suspect = self.suspects if delivery.claim.starts >= SUSPECT_STARTS else None
+        suspect = self.suspect_lock if delivery.claim.starts >= SUSPECT_STARTS else None
         limit = delivery.rules.turns.get(handler.name)
         if suspect is None and limit is None:
             return _ITS_TURN
@@ -277,7 +278,7 @@ class Shared:
     letters: LetterLimit
     metrics: Metrics
     traces: Traces | None = None
-    suspects: anyio.Lock = field(default_factory=anyio.Lock)
+    suspect_lock: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 def make_lane(queue: QueueSettings, clients: Clients, shared: Shared, *, calls: QueueCalls | None = None) -> Lane:
@@ -326,7 +327,7 @@ def make_lane(queue: QueueSettings, clients: Clients, shared: Shared, *, calls: 
         deletes=deletes,
         slots=slots,
         threads=threads,
-        suspects=shared.suspects,
+        suspect_lock=shared.suspect_lock,
         metrics=metrics,
         progress=progress,
         traces=shared.traces,

@@ -39,9 +39,9 @@ log = structlog.stdlib.get_logger(__name__)
 _LOOK_EVERY_S: Final = 0.5
 _TRY_AGAIN_S: Final = 1.0
 _LATE_ANSWER_S: Final = 1.5
-"""An answer that is read this late may have ended the lease before we knew of it."""
+"""This close to its end the lease may have ended before our call arrived."""
 _CLAIM_PATIENCE_S: Final = 2.0
-"""How long a renewal waits for the store: a lease matters more than a claim that no other process can take now."""
+"""How long a renewal waits for the store: the claim outlives the lease, so the lease comes first."""
 CLAIM_MARGIN_S: Final = 10.0
 """A claim outlives the lease by this much, so that a redelivery elsewhere finds it still held."""
 
@@ -174,7 +174,7 @@ class LeaseKeeper:
             if delivery.stage is Stage.CLOSED or delivery not in self._kept:
                 return
             now = time.monotonic()
-            if 0 < delivery.grace_until <= now:
+            if 0 < delivery.await_until <= now:
                 why = "it did not come back within a lease's length after its receipt handle was refused"
                 self._lost(delivery, LeaseEvent.GRACE_OVER, why)
                 return
@@ -185,6 +185,8 @@ class LeaseKeeper:
             if not await self._renew_claim(delivery):
                 # The message belongs to the other process: a call of ours could only take it away again.
                 self._taken_over(delivery)
+            elif delivery.is_closed:
+                return
             elif delivery.lease is LeaseState.ORPHANED:
                 delivery.renew_next(time.monotonic() + self.policy.lease_step_s / 2)
             else:
@@ -225,11 +227,12 @@ class LeaseKeeper:
             try:
                 gone = await self._store.ledger.renew([delivery.key], self.claim_s(delivery))
             except StoreError:
-                self._store.breaker.suspect()
+                self._store.breaker.open_until_probed()
                 self._catch_up_later()
         if patience.cancelled_caught:
             self._catch_up_later()
-        return not gone
+        # While the outcome is persisted its own write finds out: the claim may be gone because that has ended it.
+        return not gone or delivery.stage >= Stage.SETTLING
 
     def _catch_up_later(self) -> None:
         if not self._is_catching_up and self._renewals is not None:
@@ -247,12 +250,12 @@ class LeaseKeeper:
             try:
                 gone = await self._store.ledger.renew(list(claimed), self.policy.lease_step_s + CLAIM_MARGIN_S)
             except StoreError:
-                self._store.breaker.suspect()
+                self._store.breaker.open_until_probed()
                 tries += 1
                 await anyio.sleep(backoff_s(tries))
         self._is_catching_up = False
         for key in gone:
-            # One that has ended meanwhile has released its claim itself.
+            # A delivery that has settled meanwhile has dropped its claim itself.
             delivery = claimed[key]
             if delivery in self._kept and delivery.is_claimed and delivery.stage < Stage.SETTLING:
                 self._taken_over(delivery)
@@ -276,18 +279,16 @@ class LeaseKeeper:
                 log.warning("lease lost; its run is cancelled, its claim is kept until the run has ended", **fields)
                 delivery.interrupt(Interrupted.LEASE_LOST)
             return
-        log.warning("lease lost; its run is cancelled and the message is handled when it is redelivered", **fields)
+        log.warning("lease lost before its handler ran; the message is handled when it is redelivered", **fields)
         self.drop(delivery)
         delivery.interrupt(Interrupted.LEASE_LOST)
 
     def _taken_over(self, delivery: Delivery) -> None:
         self._observe(RenewalResult.LOST)
         self.drop(delivery)
-        if delivery.stage < Stage.SETTLING:
-            log.warning(
-                "another daemon has taken over the claim; the run is cancelled and the message is left to that daemon",
-                queue=self._name,
-                message_id=delivery.message.message_id,
-            )
-        if not delivery.in_thread:
+        fields = {"queue": self._name, "message_id": delivery.message.message_id}
+        if delivery.in_thread:
+            log.warning("another daemon has taken over the claim while a plain function runs", **fields)
+        else:
+            log.warning("another daemon has taken over the claim; the run is cancelled", **fields)
             delivery.interrupt(Interrupted.LEASE_LOST)

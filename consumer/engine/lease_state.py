@@ -3,7 +3,7 @@
     HELD                    the receipt handle is good until its lease ends
     UNCONFIRMED             the answer to a renewal was lost: MNS may have replaced the receipt handle
     AWAITING_REDELIVERY     the handle was refused, which proves nothing: the message may come back to this process
-    ORPHANED                lost, while a handler or the settling goes on: the claim is kept until it ends
+    ORPHANED                lost, while a handler or the settling goes on: the claim is kept until that ends
     LOST                    lost; the run is cancelled and the message is left to its redelivery
     CLOSED                  settled; nothing more is done with the lease
 

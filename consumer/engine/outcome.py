@@ -17,8 +17,8 @@ from consumer.errors import CloudError, text_of
 from consumer.plugin.job import JobFailed, Reject, Retry
 from consumer.policy import CRASH_STARTS, MAX_HIDE_S, MIN_HIDE_S, Reason, RetryPolicy
 
-RETENTION_MARGIN: Final = 0.9
-"""A message counts as lost to MNS's retention after nine tenths of it."""
+RETENTION_SHARE: Final = 0.9
+"""The share of MNS's retention after which a message counts as lost to it."""
 _CLAIMED_CAP_S: Final = 60.0
 _UNAVAILABLE_BASE_S: Final = 5.0
 _UNAVAILABLE_CAP_S: Final = 300.0
@@ -26,7 +26,7 @@ _AFTER_EXIT_S: Final = 5
 """Longer than a process takes from its stop deadline to its end."""
 
 
-# How a run ended. Only Raised and TimedOut, and Unanswered, count as a failure of the job.
+# How a run ended. Raised, TimedOut and Unanswered count as failures.
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Interrupted(StrEnum):
 
     STOPPING = "stopping"
     LEFT_RUNNING = "left running"
-    """By the stop deadline, while its plain function runs on until the process ends."""
+    """By the stop deadline, while its handler runs until the process ends."""
     OVERDUE = "overdue"
     """It waited as long as a message may be held, and no handler was called."""
     LEASE_LOST = "lease lost"
@@ -207,7 +207,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """The lease or the claim is lost: release the claim and leave the message alone."""
+    """The lease or the claim is lost: release what is left of the claim and leave the message alone."""
 
 
 Outcome: TypeAlias = Done | Discard | RetryLater | DeadLetter | Abandon
@@ -231,7 +231,7 @@ def decide(result: RunResult, history: History, policy: RetryPolicy) -> Outcome:
         case Interrupted():
             return _interrupted(result, history)
         case ClaimedElsewhere():
-            # Usually sooner than that claim can end: its holder may finish within a second.
+            # Sooner than that claim ends: its holder may finish at once.
             delay_s = min(result.remaining_s, _CLAIMED_CAP_S)
             return _retry(delay_s, history, None, "another delivery of its job is in flight")
         case Busy():
@@ -267,7 +267,7 @@ def _interrupted(why: Interrupted, history: History) -> Outcome:
         case Interrupted.STOPPING:
             return RetryLater(MIN_HIDE_S, None, "the daemon stops")
         case Interrupted.LEFT_RUNNING:
-            return RetryLater(_AFTER_EXIT_S, None, "the daemon stops; its plain function runs until the process ends")
+            return RetryLater(_AFTER_EXIT_S, None, "the daemon stops; its handler runs until the process ends")
         case Interrupted.OVERDUE:
             return _retry(_backoff_s(history), history, None, "it waited for a turn as long as a message may be held")
 
@@ -275,7 +275,7 @@ def _interrupted(why: Interrupted, history: History) -> Outcome:
 def _not_ready(result: NotReady, history: History) -> RetryLater | DeadLetter:
     if history.age_s >= result.limit_s:
         error = (
-            f"MPS still says {result.state!r} {history.age_s:.0f} s after the notification; "
+            f"MPS still says {result.state!r} {history.age_s:.0f} s after MNS accepted the message; "
             f"waited up to {result.limit_s:g} s"
         )
         return DeadLetter(Reason.RESULT_NOT_READY, error, closes_job=False)
@@ -318,7 +318,7 @@ def _retry(
 ) -> RetryLater | DeadLetter:
     """Hide it, unless MNS would drop it before it is delivered again."""
     whole_s = max(MIN_HIDE_S, min(MAX_HIDE_S, math.ceil(delay_s)))
-    if history.age_s + whole_s >= history.retention_s * RETENTION_MARGIN:
+    if history.age_s + whole_s >= history.retention_s * RETENTION_SHARE:
         expiring = (
             f"the next try in {whole_s} s would come too late: the message is {history.age_s:.0f} s old and its queue "
             f"keeps {history.retention_s:.0f} s; last: {why}"

@@ -20,11 +20,9 @@ from consumer.engine.lane import Lane
 from consumer.engine.outcome import (
     Busy,
     Interrupted,
-    NotReady,
     Raised,
     RunResult,
     Skipped,
-    Unanswered,
     Unavailable,
     Unprocessable,
     crashing,
@@ -33,7 +31,7 @@ from consumer.engine.outcome import (
 from consumer.engine.report import report
 from consumer.errors import StoreError
 from consumer.message.key import ledger_key, verified_key
-from consumer.message.notification import Kind, Undecodable, contradictions
+from consumer.message.notification import Kind, Notification, Undecodable, contradictions
 from consumer.ops.logs import job_context
 from consumer.ops.metrics import SettledAs
 from consumer.plugin.handler import Handler
@@ -44,7 +42,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 async def process(lane: Lane, delivery: Delivery) -> SettledAs | None:
-    """Take one delivery from its receipt to its acknowledgement.
+    """Process one delivery, from its receipt until it is settled.
 
     Returns:
         How it ended; ``None`` when it was a redelivery of a message that is in flight here, which goes on with the new
@@ -66,7 +64,7 @@ async def process(lane: Lane, delivery: Delivery) -> SettledAs | None:
         # Only the stop deadline interrupts this: the outcome is being persisted.
         settled = await lane.settler.settle(delivery, outcome)
         return report(lane, delivery, settled)
-    return None
+    return None  # in_flight has logged a bug
 
 
 async def run(lane: Lane, delivery: Delivery) -> RunResult:
@@ -78,45 +76,39 @@ async def run(lane: Lane, delivery: Delivery) -> RunResult:
     if not isinstance(handler, Handler):
         return handler
     claim = await lane.claim(delivery, ledger_key(lane.identity, notification, delivery.message.message_id))
-    job: Completed | None = None
+    is_contradicting = isinstance(claim, Ended)
     if isinstance(claim, Ended):
-        verified = await _verify_second(lane, delivery, handler, claim)
-        if not isinstance(verified, Completed):
-            return verified
-        job = verified
+        if (ended := _compare(notification, claim)) is not None:
+            return ended
+        # One of the two messages is forged, and MPS knows which. If it is the earlier one, which was not checked, the
+        # true one is handled all the same, once, under a key of its own.
         claim = await lane.claim(delivery, verified_key(lane.identity, notification))
-    if isinstance(claim, Ended):
-        return Skipped.DUPLICATE
-    if not isinstance(claim, Claimed):
+    if not isinstance(claim, Claimed | Ended):
         return claim
-    completed = job or await complete(delivery, handler, lane.queries, lane.name)
+    completed = await complete(delivery, handler, lane.queries, lane.name, always_verify=is_contradicting)
     if not isinstance(completed, Completed):
         return completed
-    # Only after MPS's answer: a forged message must not end the job for what the true one did.
-    if suspect := crashing(claim.starts):
-        return suspect
+    if isinstance(claim, Ended):
+        return Skipped.DUPLICATE
+    # Checked only after MPS has confirmed the message: else a forged message could close the job for crashes that the
+    # true one caused.
+    if crashed := crashing(claim.starts):
+        return crashed
     async with lane.turn(handler, delivery) as is_its_turn:
         if not is_its_turn:
             return Busy(handler.name)
         return await _call(lane, delivery, handler, completed)
 
 
-async def _verify_second(
-    lane: Lane, delivery: Delivery, handler: Handler, ended: Ended
-) -> Completed | Skipped | Unprocessable | NotReady | Unanswered | Unavailable:
-    """A message whose job has ended before: a duplicate, a forgery, or the true one after a forgery.
-
-    Where it contradicts the message that ended the job, one of the two is forged, and MPS knows which. If it is the
-    earlier one, which was not checked, the true one is handled all the same, once, under a key of its own.
-    """
-    notification = delivery.notification
+def _compare(notification: Notification, ended: Ended) -> Skipped | Unprocessable | None:
+    """Compare a message with the one that ended its job; ``None`` where only MPS knows which of them is true."""
     different = contradictions(notification, function=ended.function, state=ended.state, user_data=ended.user_data)
     if not different:
         return Skipped.DUPLICATE
     if notification.kind is not Kind.IPRODUCTION:
         error = f"its job has ended before, by a message that contradicts it: {'; '.join(different)}"
         return Unprocessable(Reason.CONTRADICTED, error)
-    return await complete(delivery, handler, lane.queries, lane.name, always_verify=True)
+    return None
 
 
 async def _call(lane: Lane, delivery: Delivery, handler: Handler, completed: Completed) -> RunResult:
@@ -125,7 +117,7 @@ async def _call(lane: Lane, delivery: Delivery, handler: Handler, completed: Com
     if delivery.message.dequeue_count > 1 and delivery.key is not None:
         # This may be the message that kills the process. If it does, the recorded start shows it.
         try:
-            await lane.store.attempt(lane.store.ledger.start, delivery.key)
+            await lane.store.try_write(lane.store.ledger.start, delivery.key)
         except StoreError as error:
             return Unavailable(error)
     job = completed.job

@@ -32,7 +32,7 @@ _ERROR_STATUSES: Final = {status: str(status) for status in (SettledAs.DEAD, Set
 def report(lane: Lane, delivery: Delivery, outcome: Outcome) -> SettledAs:
     """Log and count how one delivery was settled; returns its status."""
     notification, status = delivery.notification, _status(delivery, outcome)
-    counters = lane.metrics.function(notification.route)
+    counters = lane.metrics.function(notification.name)
     counters.jobs[status].inc()
     if delivery.started_at:
         counters.seconds.observe(delivery.run_s)
@@ -40,7 +40,7 @@ def report(lane: Lane, delivery: Delivery, outcome: Outcome) -> SettledAs:
         "queue": lane.name,
         "job_id": notification.job_id,
         "message_id": delivery.message.message_id,
-        "function": notification.route or None,
+        "function": notification.name or None,
         "attempt": delivery.attempt,
         "outcome": str(status),
         "seconds": round(delivery.run_s, 4),
@@ -50,7 +50,7 @@ def report(lane: Lane, delivery: Delivery, outcome: Outcome) -> SettledAs:
             delivery.span,
             _ERROR_STATUSES.get(status, ""),
             job_id=notification.job_id,
-            function=notification.route or None,
+            function=notification.name or None,
             attempt=delivery.attempt,
             outcome=str(status),
         )
@@ -87,7 +87,7 @@ def _status(delivery: Delivery, outcome: Outcome) -> SettledAs:
         case Abandon():
             return SettledAs.LEASE_LOST
         case RetryLater():
-            released = isinstance(delivery.result, Busy | Interrupted | ClaimedElsewhere)
+            released = isinstance(delivery.result, Busy | Interrupted | ClaimedElsewhere) and not outcome.no_room
             return SettledAs.RELEASED if released else SettledAs.RETRY
 
 

@@ -95,6 +95,8 @@ class Settler:
             case Discard():
                 self._delete(delivery)
             case RetryLater():
+                if outcome.failure is not None and not delivery.is_claimed:
+                    return await self._count_for_message(delivery, outcome)
                 await self._release(delivery, outcome.failure)
                 await self._hide(delivery, outcome.delay_s)
             case DeadLetter():
@@ -106,9 +108,11 @@ class Settler:
 
     async def _set_aside(self, delivery: Delivery, dead: DeadLetter) -> Outcome:
         if not (dead.closes_job and delivery.is_claimed):
-            instead = await self._claim_message(delivery)
-            if instead is not None:
-                return await self.settle(delivery, instead)
+            # Set aside under the message's own key, so that its job stays open; its attempt stays that of the job.
+            claim = await self._claim_message(delivery)
+            if not isinstance(claim, Claimed):
+                return await self.settle(delivery, claim)
+            delivery.claim_granted(delivery.claim)
         letter = self._letter(delivery, dead)
         size_bytes = letter_bytes(fit_letter(letter))
         if not self._letters.take(size_bytes):
@@ -122,8 +126,19 @@ class Settler:
         self._delete(delivery)
         return dead
 
-    async def _claim_message(self, delivery: Delivery) -> Outcome | None:
-        """Claim the message's own key in place of its job's, so that setting it aside leaves the job open.
+    async def _count_for_message(self, delivery: Delivery, retry: RetryLater) -> Outcome:
+        """Count a failure that came before the job was claimed under the message's own key."""
+        claim = await self._claim_message(delivery)
+        if not isinstance(claim, Claimed):
+            return await self.settle(delivery, claim)
+        delivery.claim_granted(claim)
+        counted = (
+            retry if delivery.result is None else decide(delivery.result, delivery.history(), delivery.retry_policy)
+        )
+        return await self.settle(delivery, counted)
+
+    async def _claim_message(self, delivery: Delivery) -> Claimed | Outcome:
+        """Claim the message's own key in place of its job's.
 
         Returns:
             Another outcome where the message was set aside before, or is being set aside elsewhere.
@@ -133,10 +148,8 @@ class Settler:
         delivery.asks_for_itself(key)
         claim = await self._store.persist(self._store.ledger.claim, key, self._leases.claim_s(delivery))
         if isinstance(claim, Claimed):
-            # Its attempt stays that of the job.
-            delivery.has_claimed(delivery.claim)
-            return None
-        delivery.is_refused()
+            return claim
+        delivery.claim_refused()
         ended = Skipped.DUPLICATE if isinstance(claim, Ended) else ClaimedElsewhere(claim.remaining_s)
         return decide(delivery.finish(ended), delivery.history(), delivery.retry_policy)
 
@@ -161,7 +174,7 @@ class Settler:
             await self._store.persist(self._store.ledger.release, delivery.key)
         else:
             await self._store.persist(self._store.ledger.fail, delivery.key, SECRETS.mask(failure))
-        delivery.has_released()
+        delivery.claim_dropped()
 
     async def _hide(self, delivery: Delivery, delay_s: int) -> None:
         async with delivery.lock:

@@ -129,7 +129,7 @@ class StandIn:
         for queue in self._queues:
             leases = queue.lane.leases
             for delivery in leases.kept():
-                is_overdue = now - delivery.received_at >= leases.policy.max_hold_s
+                is_overdue = delivery.stage is Stage.RECEIVED and now - delivery.received_at >= leases.policy.max_hold_s
                 # Infinite where the event loop has begun a renewal.
                 planned_at = 0.0 if delivery.renew_at == math.inf else delivery.renew_at
                 is_due = self._due_at.get(delivery, planned_at) <= now

@@ -71,7 +71,7 @@ class StoreAccess:
         except StoreError as error:
             return await self._retry(write, error, asked_at, math.inf, *args, **kwargs)
 
-    async def attempt(self, write: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def try_write(self, write: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """As ``persist``, but give up after a few tries that fail while the store works.
 
         Raises:
@@ -111,14 +111,16 @@ class StoreAccess:
                     await self.breaker.wait_closed()
                 asked_at = time.monotonic()
                 try:
-                    return await write(*args, **kwargs)
+                    answer = await write(*args, **kwargs)
                 except StoreError as again:
                     error = again
+                    continue
+                if faults and self._failing_writes == 1:
+                    self._one_write.succeeded()
+                return answer
         finally:
             if faults:
                 self._failing_writes -= 1
-                if not self._failing_writes:
-                    self._one_write.succeeded()
 
     async def watch_disk(self) -> None:
         """Log when a call begins to hang in the disk and when it returns, until cancelled."""
@@ -133,5 +135,5 @@ class StoreAccess:
             elif began_at is not None and not stalled_s:
                 log.info("the disk answers the store again", seconds=round(time.monotonic() - began_at, 1))
                 began_at = None
-                if self.is_up:
+                if self.breaker.fault is None:
                     self._observe(True)  # noqa: FBT003 - the callback's only argument

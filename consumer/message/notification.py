@@ -97,6 +97,11 @@ class Notification:
     document: dict[str, JsonValue]
     event_type: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The FunctionName or the kind; never the ``Type`` of an unknown message, which is arbitrary text."""
+        return self.kind.value if self.kind is Kind.UNKNOWN else self.route
+
 
 def decode(body: bytes) -> Notification | Undecodable:
     """Read one body. Total: any bytes give a value.

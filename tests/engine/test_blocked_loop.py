@@ -80,7 +80,7 @@ class Held:
         self.orders = orders
         self.delivery = delivery(message("0", dequeue_count=2, lease_s=10))
         self.delivery.asks_for("k")
-        self.delivery.has_claimed(Claimed())
+        self.delivery.claim_granted(Claimed())
         self.delivery.begin_run(build(plain, Note("Cover", Limits())), Completed(JOB, None, None))
         self.delivery.renew_next(time.monotonic())
         policy = Policy(lease_step_s=10)

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.engine import breaker as module
-from consumer.engine.breaker import Breaker, State, backoff_s
+from consumer.engine.breaker import Breaker, backoff_s
 from consumer.errors import CloudError, ConsumerError, Fault, StoreError
 
 REFUSED = CloudError(Fault.NETWORK, operation="x", target="q", code="c", detail="refused")
@@ -100,6 +100,18 @@ def test_a_single_fault_is_no_news_where_two_are_asked_for(clock: Clock) -> None
     assert events(lines) == ["opened", "closed"]
 
 
+def test_two_calls_that_fail_together_are_one_fault_for_the_log(clock: Clock) -> None:
+    """With ``log_after=2`` calls that fail together are still a single fault."""
+    breaker = Breaker("opened", "closed", log_after=2)
+    asked_at = clock.now
+    clock.now += 1
+    with capture_logs() as lines:
+        breaker.failed(REFUSED, asked_at)
+        breaker.failed(REFUSED, asked_at)
+        breaker.succeeded()
+    assert lines == []
+
+
 def test_single_faults_among_successes_are_one_outage(clock: Clock) -> None:
     """With ``quiet_s`` the end is logged only after that time without a fault; calls go through meanwhile."""
     breaker = Breaker("opened", "closed", quiet_s=5)
@@ -133,18 +145,15 @@ def test_one_probe_at_a_time(clock: Clock) -> None:
     """Open, a call may go after the pause; half-open, no other may; an answer that never comes frees the turn."""
     breaker = Breaker("opened", "closed")
     assert breaker.try_probe()
-    assert str(breaker.state) == State.CLOSED
     pause_s = breaker.failed(REFUSED)
-    assert str(breaker.state) == State.OPEN
     assert not breaker.try_probe()
     clock.now += pause_s
     assert breaker.try_probe()
-    assert str(breaker.state) == State.HALF_OPEN
     assert not breaker.try_probe()
     clock.now += 4
     assert breaker.try_probe()
     breaker.succeeded()
-    assert str(breaker.state) == State.CLOSED
+    assert breaker.is_closed
     assert breaker.wait_s() == 0
 
 
@@ -161,7 +170,7 @@ def test_changes_are_reported_once() -> None:
     """``on_change`` hears of the opening and the closing, each once; a mere suspicion is not reported."""
     heard: list[bool] = []
     breaker = Breaker("opened", "closed", on_change=heard.append)
-    breaker.suspect()
+    breaker.open_until_probed()
     assert not breaker.is_closed
     breaker.succeeded()
     assert heard == []
@@ -216,6 +225,18 @@ async def test_a_success_since_the_call_began_answers_for_the_probe() -> None:
     breaker.succeeded()
     assert await breaker.confirm(REFUSED, asked_at)
     assert service.probes == 0
+
+
+async def test_a_call_that_overlapped_an_outage_failed_with_it() -> None:
+    """A call that began before an outage and is looked at after it did not fail alone, though the service works."""
+    service = Service(is_up=False)
+    breaker = Breaker("opened", "closed", probe=service.probe)
+    asked_at = time.monotonic()
+    assert not await breaker.confirm(REFUSED, time.monotonic())
+    service.is_up = True
+    await breaker.wait_closed()
+    assert not await breaker.confirm(REFUSED, asked_at)
+    assert await breaker.confirm(REFUSED, time.monotonic())
 
 
 async def test_all_that_wait_go_on_when_one_probe_succeeds() -> None:

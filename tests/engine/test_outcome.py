@@ -57,8 +57,8 @@ OLD = History(age_s=345_600 * 0.9)
         pytest.param(
             Interrupted.LEFT_RUNNING,
             OLD,
-            RetryLater(5, None, "the daemon stops; its plain function runs until the process ends"),
-            id="a plain function that a stop leaves running keeps its message hidden until the process is gone",
+            RetryLater(5, None, "the daemon stops; its handler runs until the process ends"),
+            id="a handler that a stop leaves running keeps its message hidden until the process is gone",
         ),
         pytest.param(
             Interrupted.OVERDUE,
@@ -155,7 +155,7 @@ OLD = History(age_s=345_600 * 0.9)
             History(age_s=3600),
             DeadLetter(
                 Reason.RESULT_NOT_READY,
-                "MPS still says 'Analysing' 3600 s after the notification; waited up to 3600 s",
+                "MPS still says 'Analysing' 3600 s after MNS accepted the message; waited up to 3600 s",
                 closes_job=False,
             ),
             id="a result that never comes is set aside",

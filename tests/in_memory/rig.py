@@ -28,6 +28,8 @@ class MemoryMps:
         self.jobs: dict[str, JobStatus] = {}
         self.asked: list[str] = []
         self.faults: list[Fault] = []
+        self.bad: set[str] = set()
+        """Jobs that it fails for."""
 
     def add(self, job_id: str, **fields: Any) -> None:
         """Put a job in."""
@@ -49,8 +51,8 @@ class MemoryMps:
         """See ``Mps.query``."""
         self.asked.append(job_id)
         await anyio.lowlevel.checkpoint()
-        if self.faults:
-            fault = self.faults.pop(0)
+        if self.faults or job_id in self.bad:
+            fault = self.faults.pop(0) if self.faults else Fault.SERVER
             raise CloudError(fault, operation="QueryIProductionJob", target="mps", code="Failing", detail="as wanted")
         if job_id not in self.jobs:
             self.add(job_id, found=False)

@@ -9,11 +9,14 @@ import time
 import anyio
 import pytest
 
+from consumer.cloud.messages import Receipt
+from consumer.engine.outcome import Returned
 from consumer.errors import Fault
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job, Retry
 from consumer.plugin.registry import Registry
-from tests.engine.rig import body, handlers
+from consumer.store.ledger import Claimed
+from tests.engine.rig import body, handlers, message
 from tests.in_memory.clock import Clock
 from tests.in_memory.queue import MemoryQueue
 from tests.in_memory.rig import Daemon, Serve
@@ -224,3 +227,38 @@ async def test_a_lost_lease_keeps_the_claim_until_the_handler_has_cleaned_up(que
         await queue.hide(kept.handle, 20)
         await daemon.emptied()
     assert events == ["begun", "cleaned up", "begun", "cleaned up"]
+
+
+async def test_each_redelivery_joins_the_delivery_that_goes_on(queue: MemoryQueue, serve: Serve) -> None:
+    """A redelivery that could not join a settled delivery goes on itself, and the next one joins it."""
+    async with serve(registry(Runs(1))) as daemon:
+        lane = daemon.app.lanes[0]
+        first, second, third = (lane.receive(message(handle)) for handle in ("1", "2", "3"))
+        assert not await lane.rejoin(first)
+        first.close()
+        assert not await lane.rejoin(second)
+        assert await lane.rejoin(third)
+        assert second.receipt.handle == "3"
+        for delivery in (first, second, third):
+            lane.leases.drop(delivery)
+
+
+async def test_a_claim_that_settling_has_ended_is_not_lost(
+    queue: MemoryQueue, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal that meets a delivery whose claim its own end has just removed reports no loss."""
+
+    async def hide(handle: str, seconds: int) -> Receipt:
+        return Receipt(f"{handle}+", time.monotonic() + seconds)
+
+    monkeypatch.setattr(queue, "hide", hide)
+    async with serve(registry(Runs(1))) as daemon:
+        lane = daemon.app.lanes[0]
+        delivery = lane.receive(message("1"))
+        delivery.asks_for("no such claim")
+        delivery.claim_granted(Claimed())
+        lane.leases.keep(delivery)
+        delivery.finish(Returned())
+        await lane.leases._renew(delivery)
+        lane.leases.drop(delivery)
+        assert renewals(daemon, "lost") == 0

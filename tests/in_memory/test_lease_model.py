@@ -106,7 +106,7 @@ async def play(events: list[Event], end: Outcome) -> tuple[Queue, Delivery, Outc
     )
     received = delivery(message(queue.good or "", lease_s=30))
     received.asks_for(KEY)
-    received.has_claimed(Claimed())
+    received.claim_granted(Claimed())
     await ledger.claim(KEY, 60)
     keeper.keep(received)
     for event in events:

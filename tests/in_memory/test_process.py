@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import time
 
 import anyio
 import pytest
 
+from consumer.engine.delivery import Delivery
+from consumer.engine.lane import Lane
 from consumer.errors import StoreError
 from consumer.plugin.job import Job, Reject, Retry
 from consumer.policy import Reason
@@ -195,3 +198,79 @@ async def test_the_store_comes_and_goes(queue: MemoryQueue, store: MemoryStore, 
         await daemon.emptied(600)
     assert len(runs) == len(set(runs)) == 40
     assert len(store.done) == 40
+
+
+async def test_the_true_message_after_a_forged_one_counts_its_failures(
+    queue: MemoryQueue, store: MemoryStore, serve: Serve
+) -> None:
+    """A job that a forged message has ended runs again for the true one: with its own attempts, to its own end."""
+    attempts: list[int] = []
+
+    async def cover(job: Job) -> None:
+        if job.user_data == "true":
+            attempts.append(job.attempt)
+            raise ValueError("no")
+
+    async with serve(handlers(Cover=cover), max_failures=3) as daemon:
+        daemon.mps.add("a" * 32, user_data="true")
+        queue.put(body(UserData="forged"))
+        await daemon.emptied()
+        queue.put(body(UserData="true"))
+        await daemon.emptied(1000)
+    assert attempts == [1, 2, 3]
+    (letter,) = store.dead
+    assert letter.reason is Reason.EXHAUSTED
+
+
+async def test_a_job_that_mps_fails_for_is_given_up_also_after_a_forged_end(
+    queue: MemoryQueue, store: MemoryStore, serve: Serve
+) -> None:
+    """A true message whose job a forged one has ended counts the failures of MPS, and is set aside in the end."""
+
+    async def cover(job: Job) -> None:
+        """Does nothing."""
+
+    async with serve(handlers(Cover=cover), max_failures=3) as daemon:
+        daemon.mps.bad.add("a" * 32)
+        queue.put(body(UserData="forged"))
+        await daemon.emptied()
+        queue.put(body(UserData="true"))
+        await daemon.emptied(1000)
+    (letter,) = store.dead
+    assert letter.reason is Reason.UNANSWERED
+
+
+async def test_a_bug_before_the_claim_is_given_up_too(
+    queue: MemoryQueue, store: MemoryStore, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An internal error that comes before the job is claimed is counted for its message, which is set aside."""
+
+    async def cover(job: Job) -> None:
+        """Does nothing."""
+
+    async with serve(handlers(Cover=cover), max_failures=3) as daemon:
+
+        def broken(_lane: Lane, _delivery: Delivery) -> object:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(Lane, "route", broken)
+        queue.put(body())
+        await daemon.emptied(1000)
+    (letter,) = store.dead
+    assert letter.reason is Reason.EXHAUSTED
+    assert "a bug" in (letter.traceback or "")
+
+
+async def test_the_type_of_an_unknown_message_is_no_function_name(
+    queue: MemoryQueue, store: MemoryStore, serve: Serve
+) -> None:
+    """A message of an unknown kind that is named like a function counts for no function."""
+
+    async def cover(job: Job) -> None:
+        raise AssertionError
+
+    queue.put(base64.b64encode(b'{"Type": "Cover", "Id": 1}'))
+    async with serve(handlers(Cover=cover)) as daemon:
+        await daemon.emptied()
+        assert daemon.count("dead_letters_total", queue=QUEUE, function="Cover", reason="unrouted") == 0
+    assert len(store.dead) == 1

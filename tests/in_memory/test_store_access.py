@@ -1,8 +1,9 @@
-"""The gate in front of the store: shut while it is down, open when only one write fails."""
+"""Writes while the store works: one that fails is retried by itself."""
 
 from __future__ import annotations
 
 import anyio
+import pytest
 from structlog.testing import capture_logs
 
 from consumer.engine.store_access import StoreAccess
@@ -11,7 +12,7 @@ from tests.in_memory.ledger import MemoryLedger
 
 
 async def test_one_write_that_fails_holds_no_other_back() -> None:
-    """While the store works, a write that fails again and again is told once, and the gate is open for all others."""
+    """While the store works, a write that fails again and again is logged once, and all others go through."""
     ledger = MemoryLedger()
     await ledger.open()
     seen: list[bool] = []
@@ -35,3 +36,18 @@ async def test_one_write_that_fails_holds_no_other_back() -> None:
         "a write fails though the store works; it is retried while its message is held",
         "all writes succeed again",
     ]
+
+
+async def test_a_write_that_is_given_up_is_no_success() -> None:
+    """A write that is given up is logged as failing; only one that succeeds ends that."""
+    ledger = MemoryLedger()
+    await ledger.open()
+    store = StoreAccess(ledger, lambda _: None)
+
+    async def write() -> None:
+        raise StoreError("its row is locked")
+
+    with capture_logs() as lines, anyio.fail_after(60), pytest.raises(StoreError):
+        await store.try_write(write)
+    await ledger.close()
+    assert [line["log_level"] for line in lines] == ["warning"]
