@@ -35,9 +35,8 @@ from anyio import to_thread
 from rich.console import Console
 from rich.text import Text
 
-from consumer.cli.options import SettingsFlags, takes_settings
+from consumer.cli.options import SettingsFlags, missing_queue, takes_settings
 from consumer.cli.output import JsonFlag, print_json
-from consumer.cli.selection import missing_queue
 from consumer.cloud import faults
 from consumer.cloud.clients import Clients, open_clients
 from consumer.cloud.messages import QueueAttributes

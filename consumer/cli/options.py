@@ -1,6 +1,7 @@
-"""The flags of the settings, which most commands take, and the settings that follow from them.
+"""The flags that several commands share: the settings, and which records or queues a command means.
 
-The flags are those of the fields' ``SettingInfo``, and ``--set`` for every other setting.
+The flags of the settings are those of the fields' ``SettingInfo``, and ``--set`` for every other setting. The flags that
+select records are checked here, before the store is asked.
 """
 
 from __future__ import annotations
@@ -8,18 +9,30 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, get_args, get_origin
 
 import typer
 
-from consumer.config import Settings, info_of, load, setting_fields
+from consumer.config import QueueSettings, Settings, info_of, load, setting_fields
 from consumer.errors import SettingsError, UsageError
+from consumer.notify_url import EXPECTED, NotifyUrl
 from consumer.ops.redact import protect_settings
+from consumer.policy import Reason
+from consumer.store.ledger import Filter, LetterState
 
+MOST_ID: Final = 2**63 - 1
+"""The largest number that either engine gives."""
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_AGE: Final = re.compile(r"(\d{1,9})([smhdw])")
+_IDENTITY: Final = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
 SETTINGS_PANEL: Final = "Settings"
+_WHICH: Final = "Which ones"
 _CONFIG: Final = "config"
 _SET: Final = "assignments"
 _Own = ParamSpec("_Own")
@@ -132,3 +145,166 @@ def _kind(annotation: Any) -> Any:
         return list[str]
     kinds = get_args(annotation) or (annotation,)
     return next((kind for kind in (bool, int, Path) if kind in kinds), str)
+
+
+class Ending(StrEnum):
+    """How a job ended."""
+
+    DONE = "done"
+    DEAD = "dead"
+
+
+def _which(name: str, text: str, metavar: str | None = None) -> Any:
+    return typer.Option(name, help=text, metavar=metavar, rich_help_panel=_WHICH)
+
+
+_RECORD_FLAGS: Final[Mapping[str, Any]] = {
+    "ids": Annotated[
+        list[int] | None, typer.Argument(metavar="[ID]...", min=1, max=MOST_ID, help="Numbers, as list shows them.")
+    ],
+    "function": Annotated[str | None, _which("--function", "Of this FunctionName or kind.", "NAME")],
+    "reason": Annotated[Reason | None, _which("--reason", "Set aside for this reason.")],
+    "since": Annotated[str | None, _which("--since", "Stored since: 30m, 2h, 7d, or an ISO time (UTC).", "TIME")],
+    "job_id": Annotated[str | None, _which("--job-id", "Of this JobId or RunId.", "ID")],
+    "queue": Annotated[
+        str | None,
+        _which(
+            "--queue", "Of this queue: ACCOUNT/REGION/NAME, its NotifyUrl, or the name of one in the settings.", "QUEUE"
+        ),
+    ],
+    "state": Annotated[LetterState | None, _which("--state", "In this state of replay.")],
+    "ended": Annotated[Ending | None, _which("--ended", "Ended this way.")],
+    "everything": Annotated[bool, _which("--all", "All of them, if no other flag chooses.")],
+}
+_DEFAULTS: Final[Mapping[str, Any]] = {"everything": False}
+JOBS: Final = ("function", "since", "job_id", "queue", "ended")
+LETTERS: Final = ("function", "reason", "since", "job_id", "queue", "state")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The settings, and the records that a command line selects."""
+
+    settings: Settings
+    wanted: Filter
+    ended: Ending | None = None
+    everything: bool = False
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Selection:
+        """The values of some of ``_RECORD_FLAGS`` and of the settings' flags, by name."""
+        own = {name: given.pop(name) for name in _RECORD_FLAGS if name in given}
+        ended, everything = own.pop("ended", None), own.pop("everything", False)
+        settings = SettingsFlags.of(given).load()
+        return cls(settings, filter_of(settings, **own), ended, everything)
+
+    def demand(self, verb: str) -> None:
+        """Check that a command which changes records names them in exactly one way.
+
+        Raises:
+            UsageError: It names none, or mixes numbers, flags and ``--all``.
+        """
+        ways = [bool(self.wanted.ids), self.wanted != Filter(ids=self.wanted.ids), self.everything]
+        if not any(ways):
+            raise UsageError(f"{verb} what? Expected numbers of dead letters, a flag such as --reason, or --all")
+        if sum(ways) > 1:
+            raise UsageError(f"{verb} what? Expected either numbers, or flags such as --reason, or --all, not several")
+
+
+def selects(*names: str) -> Callable[[Callable[Concatenate[Selection, _Own], None]], Callable[..., None]]:
+    """Give a command the settings' flags and some of ``_RECORD_FLAGS``; its first argument is the ``Selection``."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    own = [inspect.Parameter(name, kind, default=_DEFAULTS.get(name), annotation=_RECORD_FLAGS[name]) for name in names]
+    return lambda command: with_flags(command, [*own, *settings_flags()], Selection.of)
+
+
+def filter_of(
+    settings: Settings,
+    *,
+    ids: Sequence[int] | None = None,
+    queue: str | None = None,
+    since: str | None = None,
+    **equal: Any,
+) -> Filter:
+    """Make a filter of the flags' values.
+
+    Raises:
+        UsageError: A time or a queue is not what is expected, or a text can't be stored.
+    """
+    for name in ("function", "job_id"):
+        _demand_utf8(f"--{name.replace('_', '-')}", equal.get(name))
+    return Filter(
+        ids=tuple(ids or ()),
+        queue=None if queue is None else queue_identity(settings, queue),
+        since=None if since is None else parse_since(since, datetime.now(UTC)),
+        **equal,
+    )
+
+
+def parse_since(text: str, now: datetime) -> float:
+    """Read an age such as ``30s``, ``30m``, ``2h``, ``7d`` or ``2w``, or an ISO time (UTC if it names no zone).
+
+    Returns:
+        UNIX seconds.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    found = _AGE.fullmatch(text.strip())
+    try:
+        if found is not None:
+            return (now - timedelta(seconds=int(found[1]) * _UNITS_S[found[2]])).timestamp()
+        time = datetime.fromisoformat(text.strip())
+        return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"--since {text[:80]!r}: expected an age such as 30m, 2h or 7d, or a time such as 2026-01-31T12:00:00Z"
+        ) from None
+
+
+def queue_identity(settings: Settings, text: str) -> str:
+    """``ACCOUNT/REGION/NAME`` of the queue that a text names; records are stored under it.
+
+    Raises:
+        UsageError: The text is no address, and names none or several of the settings' queues.
+    """
+    _demand_utf8("--queue", text)
+    if text.startswith("mns:"):
+        return NotifyUrl.parse(text).identity
+    return text if _IDENTITY.fullmatch(text) else queue_named(settings, text).url.identity
+
+
+def queue_named(settings: Settings, text: str | None) -> QueueSettings:
+    """One of the settings' queues, by its name, ``ACCOUNT/REGION/NAME`` or NotifyUrl; ``None`` means the only one.
+
+    Raises:
+        UsageError: None matches, or more than one.
+    """
+    lanes = settings.queues()
+    if text is not None and text.startswith("mns:"):
+        text = NotifyUrl.parse(text).identity
+    found = [lane for lane in lanes if text is None or text in (lane.url.queue, lane.url.identity)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(lane.url.identity for lane in lanes) or f"none; say --notify-url {EXPECTED}"
+    if text is None:
+        raise UsageError(f"expected one queue; those in the settings: {known}" + ("; say --queue" if lanes else ""))
+    problem = "names several of the settings' queues" if found else "is none of the settings' queues"
+    raise UsageError(
+        f"queue {text[:200]!r} {problem}: {known}; expected ACCOUNT/REGION/NAME, a NotifyUrl or one's name"
+    )
+
+
+def missing_queue(settings: Settings) -> list[str]:
+    """The problem line for settings that name no queue; empty if they name one."""
+    if settings.queues():
+        return []
+    expected = f"say --notify-url {EXPECTED} or set MNS_CONSUMER_NOTIFY_URL"
+    return [f"notify_url: expected at least one queue, got none; {expected}"]
+
+
+def _demand_utf8(flag: str, text: str | None) -> None:
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{flag} {text!r}: expected UTF-8") from None

@@ -13,9 +13,8 @@ from typing import Annotated, Any, Final, TypeVar
 import anyio
 import typer
 
-from consumer.cli.options import SettingsFlags, takes_settings
+from consumer.cli.options import SettingsFlags, missing_queue, queue_named, takes_settings
 from consumer.cli.output import JsonFlag, body_json, note, one_line, print_fields, print_json, readable_body, time_text
-from consumer.cli.selection import missing_queue, queue_named
 from consumer.cloud.clients import open_clients
 from consumer.cloud.messages import Peeked
 from consumer.cloud.mns import MnsQueue

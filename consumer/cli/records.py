@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 import anyio
 import typer
 
-from consumer.cli.options import SettingsFlags, takes_settings
+from consumer.cli.options import (
+    JOBS,
+    LETTERS,
+    MOST_ID,
+    Ending,
+    Selection,
+    SettingsFlags,
+    filter_of,
+    selects,
+    takes_settings,
+)
 from consumer.cli.output import (
     JsonFlag,
     job_json,
@@ -28,7 +38,6 @@ from consumer.cli.output import (
     readable_body,
     whole_letter_json,
 )
-from consumer.cli.selection import JOBS, LETTERS, MOST_ID, Ending, Selection, filter_of, selects
 from consumer.errors import ConsumerError, ExitCode, UsageError
 from consumer.ops.escape import printable, printable_block
 from consumer.ops.redact import SECRETS

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import anyio
 import typer
 
-from consumer.cli.options import SettingsFlags, takes_settings
-from consumer.cli.selection import missing_queue
+from consumer.cli.options import SettingsFlags, missing_queue, takes_settings
 from consumer.errors import ExitCode, SettingsError
 from consumer.plugin.registry import Registry, Sources, discover
 

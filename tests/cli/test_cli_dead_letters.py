@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from consumer.cli.options import parse_since
 from consumer.cli.output import body_json, one_line, readable_body, time_text
-from consumer.cli.selection import parse_since
 from consumer.errors import UsageError
 from consumer.policy import Reason
 from consumer.store.ledger import Ended, Filter
