@@ -1,7 +1,7 @@
 """The flags that several commands share: the settings, and which records or queues a command means.
 
-The settings' flags are those of the fields' ``SettingInfo``, and ``--set`` for every other setting. The flags of records
-are checked here, before the store is asked.
+The flags of settings are those of the fields' ``SettingInfo``, and ``--set`` for every other setting. The flags of
+records are checked here, before the store is asked.
 """
 
 from __future__ import annotations
