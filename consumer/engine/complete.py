@@ -110,11 +110,11 @@ class JobQueries:
                 if is_about_the_job(error):
                     self._answered()
                     raise
-                if error.fault is Fault.THROTTLED and self._tolerates_throttling():
+                if error.fault is Fault.THROTTLED and self._repeat_throttled():
                     continue
                 if not is_too_long(error) and not await self.breaker.confirm(error, asked_at):
                     continue
-                if is_repeated or is_too_long(error) or not self._may_repeat():
+                if is_repeated or is_too_long(error) or not self._take_repeat():
                     raise UnansweredError(error) from None
                 is_repeated = True
                 await anyio.sleep(_AGAIN_PAUSE_S)
@@ -126,12 +126,13 @@ class JobQueries:
         self._throttles = 0
         self.breaker.succeeded()
 
-    def _tolerates_throttling(self) -> bool:
-        """The limiter has halved its rate, so the query is repeated."""
+    def _repeat_throttled(self) -> bool:
+        """Count a throttled query; whether to repeat it, since the limiter has halved its rate."""
         self._throttles += 1
         return self.breaker.is_closed and self._throttles < _THROTTLES
 
-    def _may_repeat(self) -> bool:
+    def _take_repeat(self) -> bool:
+        """Take the one repetition of this second, if it is free."""
         now = time.monotonic()
         if now < self._again_at:
             return False

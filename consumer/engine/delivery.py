@@ -133,7 +133,7 @@ class Delivery:
         lease: The state of its lease.
         renew_at: When the lease is due for its next renewal.
         await_until: Until when its redelivery is awaited.
-        key: The ledger key that it claims, from asking on: it is released at the end.
+        key: The ledger key whose claim it may hold, from the moment it asks.
         job_key: Its job's key, where it is the one delivery of that job in flight here.
         is_claimed: Whether the ledger has said that the key is ours: from then on its claim is renewed.
         claim: What the ledger knew of the job.
@@ -142,7 +142,7 @@ class Delivery:
         completed: What its handler gets besides the message.
         result: How its run ended.
         interruption: Why its run was interrupted, if it was.
-        in_thread: Whether a plain function runs it, which can't be cancelled.
+        in_thread: Whether its handler is a plain function, in a thread that can't be cancelled.
         cancel_handler: Cancels its async handler while one runs.
         started_at: When the handler was called.
         run_s: How long the handler ran.
@@ -242,7 +242,7 @@ class Delivery:
         self.key = None
 
     def claim_dropped(self) -> None:
-        """The claim is given up; a renewal that comes now must not take it for one that was taken over."""
+        """The claim is dropped, so that a renewal does not report it as lost."""
         self.is_claimed = False
 
     # The run.

@@ -21,7 +21,7 @@ class Stage(IntEnum):
     """How far a delivery has come; it only grows."""
 
     RECEIVED = 0
-    """No handler has been called yet. A stop gives the message back at once."""
+    """No handler has been called yet. A stop releases the message at once."""
     RUNNING = 1
     """Its handler runs. A stop waits for it."""
     SETTLING = 2
