@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def audio_beat_detection(job: Job[AudioBeatDetectionResult]) -> None:
     """Log where the beats are written."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     result = job.result
     log.info("beats detected", job_id=job.job_id, files=len(result.files), first_url=result.first_url)

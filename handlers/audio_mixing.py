@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def audio_mixing(job: Job[AudioMixingResult]) -> None:
     """Log where the mixed audio is."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     result = job.result
     log.info("audio mixed", job_id=job.job_id, files=len(result.files), first_url=result.first_url)

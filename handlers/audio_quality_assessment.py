@@ -12,6 +12,6 @@ log = structlog.get_logger()
 async def audio_quality_assessment(job: Job[AudioQualityAssessmentResult]) -> None:
     """Log the beginning of the assessment."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     log.info("audio quality assessed", job_id=job.job_id, result=job.result.summary(), output=job.output)

@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def caption_extraction(job: Job[CaptionExtractionResult]) -> None:
     """Log the number of subtitle files and where the first one is."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     result = job.result
     log.info("captions extracted", job_id=job.job_id, files=len(result.files), first_url=result.first_url)

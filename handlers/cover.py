@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def cover(job: Job[CoverResult]) -> None:
     """Log the number of stills, and the best one's score, time and URL."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     best = job.result.best
     log.info(

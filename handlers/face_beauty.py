@@ -12,6 +12,6 @@ log = structlog.get_logger()
 async def face_beauty(job: Job[FaceBeautyResult]) -> None:
     """Log the beginning of the result, and where the video is written."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     log.info("faces beautified", job_id=job.job_id, result=job.result.summary(), output=job.output)

@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def image_cartoonize(job: Job[ImageCartoonizeResult]) -> None:
     """Log the number of pictures and where the first one is."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     result = job.result
     log.info("image cartoonized", job_id=job.job_id, files=len(result.files), first_url=result.first_url)

@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def image_delogo(job: Job[ImageDelogoResult]) -> None:
     """Log where the picture without logos is written."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     result = job.result
     log.info(

@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def image_h2v(job: Job[ImageH2VResult]) -> None:
     """Log where the portrait picture is written."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     result = job.result
     log.info(

@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def music_segment_detect(job: Job[MusicSegmentDetectResult]) -> None:
     """Log the number of parts, their length together, and where the first one begins."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     segments = job.result.segments
     log.info(

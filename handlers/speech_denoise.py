@@ -12,6 +12,6 @@ log = structlog.get_logger()
 async def speech_denoise(job: Job[SpeechDenoiseResult]) -> None:
     """Log the beginning of the result, and where the audio is written."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     log.info("speech denoised", job_id=job.job_id, result=job.result.summary(), output=job.output)

@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def video_clip(job: Job[VideoClipResult]) -> None:
     """Log the number of cut videos or places, and where the first video is."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     result = job.result
     log.info(

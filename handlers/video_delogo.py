@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def video_delogo(job: Job[VideoDelogoResult]) -> None:
     """Log where the video without logos is written."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     result = job.result
     log.info(

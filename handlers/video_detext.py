@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def video_detext(job: Job[VideoDetextResult]) -> None:
     """Log where the video without text is written."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     result = job.result
     log.info(

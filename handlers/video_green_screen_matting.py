@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def video_green_screen_matting(job: Job[VideoGreenScreenMattingResult]) -> None:
     """Log where the cut-out video is."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     result = job.result
     log.info("green screen removed", job_id=job.job_id, files=len(result.files), first_url=result.first_url)

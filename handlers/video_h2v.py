@@ -12,7 +12,7 @@ log = structlog.get_logger()
 async def video_h2v(job: Job[VideoH2VResult]) -> None:
     """Log where the portrait video is written."""
     if job.failed:
-        log.warning("job failed; it is only kept", **job.failure)
+        log.warning("job failed; it is only logged", **job.failure)
         return
     result = job.result
     log.info(

@@ -155,7 +155,7 @@ async def test_a_failed_job_is_logged(function: str) -> None:
     lines = await run(function, state="Fail", failed=True, code="InvalidParameter", message="the file is no video")
     assert lines == [
         {
-            "event": "job failed; it is only kept",
+            "event": "job failed; it is only logged",
             "log_level": "warning",
             "function": function,
             "job_id": JOB_ID,
