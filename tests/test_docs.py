@@ -312,6 +312,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", ["consumer/README.md", ".github/CONTRIBUTING.md"])
+def test_named_files_exist(page: str) -> None:
+    """Each file and folder that a page for contributors names is there, seen from the project or from ``consumer``."""
+    names = re.findall(r"`([a-z_./]+(?:\.py|\.md|\.toml|/))`", (ROOT / page).read_text(encoding="utf-8"))
+    assert names
+    assert [name for name in names if not ((ROOT / name).exists() or (ROOT / "consumer" / name).exists())] == []
+
+
 def test_the_readme_is_short() -> None:
     """The README is read in one go, and links to every page."""
     assert len(README.splitlines()) <= MOST_LINES
