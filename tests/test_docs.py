@@ -1,6 +1,6 @@
 """Hold the documentation to the program: every table is made anew from the code, every example is run.
 
-Where a table differs, the failure prints the one that should stand there, ready to be pasted.
+Where a table differs, the failure prints the expected one, ready to be pasted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Row = tuple[str, ...]
 
 
 def section(heading: str) -> str:
-    """What stands under a heading, up to the next chapter."""
+    """The text under a heading, up to the next chapter."""
     match = re.search(rf"^(#+) {re.escape(heading)}$(.*?)(?=^#{{1,2}} |\Z)", TEXT, re.MULTILINE | re.DOTALL)
     assert match, f"no page has a heading {heading!r}"
     return match[2]
@@ -150,8 +150,8 @@ def labels_table() -> Iterator[Row]:
 
 def commands_table() -> Iterator[Row]:
     yield ("Command", "What it does")
-    for name, told in commands(command_line.app, "mns-consumer"):
-        yield (code(name), told)
+    for name, text in commands(command_line.app, "mns-consumer"):
+        yield (code(name), text)
 
 
 def commands(command: Any, name: str) -> Iterator[tuple[str, str]]:
@@ -170,15 +170,15 @@ def exit_codes() -> dict[str, str]:
 
 
 def reasons_table() -> Iterator[Row]:
-    """The reasons with the sentences that stand below them in the code."""
+    """The reasons with the sentences below them in the code."""
     tree = ast.parse(Path(policy.__file__).read_text(encoding="utf-8"))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Reason")
     yield ("Reason", "Why the message was set aside")
-    for member, told in itertools.pairwise(body):
-        if isinstance(member, ast.Assign) and isinstance(told, ast.Expr):
+    for member, sentence in itertools.pairwise(body):
+        if isinstance(member, ast.Assign) and isinstance(sentence, ast.Expr):
             yield (
                 code(ast.literal_eval(member.value)),
-                " ".join(ast.literal_eval(told.value).split()).replace("``", "`"),
+                " ".join(ast.literal_eval(sentence.value).split()).replace("``", "`"),
             )
 
 
@@ -238,7 +238,7 @@ def test_exit_codes() -> None:
 
 
 def test_rights_name_real_commands() -> None:
-    """The commands of the table of rights exist, and each word of ``check --also`` stands beside it."""
+    """The commands of the table of rights exist, and the page names each word of ``check --also``."""
     known = {name for name, _ in commands(command_line.app, "mns-consumer")}
     assert {f"mns-consumer {command}" for command in rights.COMMANDS} <= known
     assert [word for word in rights.ALSO if f"`--also {word}`" not in section("Least rights")] == []
@@ -281,7 +281,7 @@ def test_lane_settings() -> None:
 
 @pytest.mark.parametrize("command", [DEMO, TESTS], ids=["demo", "tests"])
 def test_the_two_commands_stand_as_they_are_run(command: str) -> None:
-    """Both commands stand in the README, each on one line, ready to be copied."""
+    """Both commands are in the README, each on one line, ready to be copied."""
     assert command in README.splitlines()
 
 
@@ -327,13 +327,13 @@ def test_the_readme_is_short() -> None:
 
 
 def test_named_commands_and_flags_exist() -> None:
-    """Every ``mns-consumer`` command in the README is one, and every flag that follows it is its own."""
+    """Every ``mns-consumer`` command of an example exists, and every flag that follows it is its own."""
     known = {name.split(" ", 1)[1] for name, _ in commands(command_line.app, "mns-consumer")}
     text = re.sub(r"\\\n\s*", "", "\n".join(blocks("(?:console|sh)")))
-    said = re.findall(r"mns-consumer ((?:(?:jobs|queue|dead-letters) )?[a-z]+)([^|&\n]*)", text)
-    assert said
+    named = re.findall(r"mns-consumer ((?:(?:jobs|queue|dead-letters) )?[a-z]+)([^|&\n]*)", text)
+    assert named
     root: Any = command_line.app
-    for name, arguments in said:
+    for name, arguments in named:
         assert name in known
         command = root
         for word in name.split():
@@ -354,7 +354,7 @@ def test_settings_file_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def handler_example(folder: Path) -> Registry:
-    """The README's handler file, found as the daemon finds it."""
+    """The documentation's handler file, found as the daemon finds it."""
     (example,) = (block for block in blocks("python") if '@handler("*")' in block)
     folder.mkdir()
     (folder / "films.py").write_text(example, encoding="utf-8")
@@ -362,7 +362,7 @@ def handler_example(folder: Path) -> Registry:
 
 
 async def test_handler_example_handles_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's handler file, unchanged, is found and handles, rejects and delays jobs of a real queue."""
+    """The documentation's handler file, unchanged, handles, rejects and delays jobs of a real queue."""
     monkeypatch.chdir(tmp_path)
     registry = handler_example(tmp_path / "films")
     store = tmp_path / "films.db"
@@ -381,7 +381,7 @@ async def test_handler_example_handles_jobs(tmp_path: Path, monkeypatch: pytest.
             tasks.start_soon(app.serve)
             ids = await submit_examples(settings)
             with anyio.fail_after(12):
-                while not await all_seen(app, str(store), len(ids)):  # noqa: ASYNC110 - the store tells nobody
+                while not await all_seen(app, str(store), len(ids)):  # noqa: ASYNC110 - the store has no event for it
                     await anyio.sleep(0.05)
             app.stop()
     operators = operators_at(str(store))
