@@ -17,8 +17,9 @@ from consumer.errors import Fault, StoreError
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job, Reject
 from consumer.plugin.registry import Registry
+from consumer.store.ledger import JobRecord
 from tests.engine.rig import body, handlers
-from tests.in_memory.ledger import MemoryStore
+from tests.in_memory.ledger import MemoryLedger, MemoryStore
 from tests.in_memory.queue import MemoryQueue
 from tests.in_memory.rig import Serve
 
@@ -226,18 +227,22 @@ async def test_a_daemon_that_is_cancelled_while_the_store_is_down_ends(
 
 
 async def test_an_end_that_is_being_stored_is_not_cut_short(
-    queue: MemoryQueue, store: MemoryStore, serve: Serve
+    queue: MemoryQueue, store: MemoryStore, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even when the whole daemon is cancelled at once, an end whose storing has begun is stored."""
-    ended = anyio.Event()
+    storing = anyio.Event()
+    done = MemoryLedger.done
 
-    async def cover(job: Job) -> None:
-        ended.set()
+    async def slowly(ledger: MemoryLedger, record: JobRecord) -> bool:
+        storing.set()
+        await anyio.sleep(0.3)
+        return await done(ledger, record)
 
+    monkeypatch.setattr(MemoryLedger, "done", slowly)
     queue.put(body())
-    async with serve(handlers(Cover=cover)) as daemon:
-        await ended.wait()
-        store.answer_s = 0.3
+    async with serve(handlers(Cover=nothing)) as daemon:
+        await storing.wait()
+        assert not store.done
         daemon.task.cancel()
         await daemon.ended.wait()
     assert len(store.done) == 1
