@@ -151,9 +151,9 @@ PARTS: Final[Mapping[str, Callable[[Asked], None]]] = {
     "ablation": _ablation,
 }
 LONG: Final = frozenset({"ledger"})
+"""Parts that run only with ``--long`` or by name."""
 BY_NAME: Final = frozenset({"ablation"})
 """Parts that run only by name."""
-"""Parts that run only with ``--long`` or by name."""
 NOT_QUICK: Final = frozenset({"idle"})
 """Parts that can't be made quick, since a long poll lasts 30 s."""
 

@@ -144,9 +144,10 @@ def test_bars_read_what_was_measured() -> None:
 
 
 def test_what_runs_when() -> None:
-    """Long parts run only when asked for, and a quick run leaves out what can't be quick."""
-    everything = list(plan.PARTS)
+    """The ablation runs by name, long parts when asked for, and a quick run leaves out what can't be quick."""
+    everything = [part for part in plan.PARTS if part != "ablation"]
     assert plan.chosen([], quick=False, long=True) == everything
+    assert plan.chosen(["ablation"], quick=False, long=False) == ["ablation"]
     assert set(everything) - set(plan.chosen([], quick=False, long=False)) == {"ledger"}
     assert set(everything) - set(plan.chosen([], quick=True, long=False)) == {"ledger", "idle"}
     assert plan.chosen(["ledger", "idle"], quick=True, long=False) == ["idle", "ledger"]
