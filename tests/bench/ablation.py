@@ -1,8 +1,8 @@
 """What each trick for speed saves: the daemon on SQLite with one trick switched off, beside the daemon as it is.
 
-Each round measures all of them in turn, so that a slow minute of the machine meets every one. The price of a trick is
-the median of the differences of the CPU time a message to the same round's run with everything on; "nothing" switches
-nothing off and shows what the measurement itself varies by.
+Right before each run with a trick off the daemon runs as it is, so that a slow minute of the machine meets both. The
+price of a trick is the median of the ratios of such pairs, less one, times the CPU time a message with everything on.
+"nothing" switches nothing off and shows by how much the measurement itself varies.
 """
 
 from __future__ import annotations
@@ -29,24 +29,35 @@ def measure(stage: Stage, load: Load, rounds: int, book: Book, names: Sequence[s
     """Measure every trick, ``rounds`` times in turn."""
     tricks = [trick.name for trick in TRICKS if not names or trick.name in names]
     for _ in range(rounds):
-        for without in ("", *tricks):
-            run = replace(load, without=without)
-            throughput.measure(stage, SQLITE, run, book)
+        for trick in tricks:
+            for without in ("", trick):
+                run = replace(load, without=without, beside=trick)
+                throughput.measure(stage, SQLITE, run, book)
 
 
 def show(console: Console, book: Book) -> None:
     """Print the table: what a trick saves, and lines for each microsecond."""
-    base = _values(book, Load(0, 0).part)
+    pairs = {
+        trick.name: list(
+            zip(
+                _values(book, Load(0, 0, beside=trick.name).part),
+                _values(book, Load(0, 0, without=trick.name).part),
+                strict=False,
+            )
+        )
+        for trick in TRICKS
+    }
+    base = [on for measured in pairs.values() for on, _ in measured]
     if not base:
         return
-    table = Table(title=f"Ablation: CPU a message, {statistics.median(base):.1f} us with everything on")
+    usual = statistics.median(base)
+    table = Table(title=f"Ablation: CPU a message, {usual:.1f} us with everything on")
     for column in ("trick", "saves, us (least..most)", "lines", "lines a us", "when it is off", "where"):
         table.add_column(column)
     for trick in TRICKS:
-        values = _values(book, Load(0, 0, without=trick.name).part)
-        if len(values) != len(base):
+        saved = [(off / on - 1) * usual for on, off in pairs[trick.name]]
+        if not saved:
             continue
-        saved = [off - on for off, on in zip(values, base, strict=True)]
         median = statistics.median(saved)
         a_us = f"{trick.lines / median:.0f}" if median > 0 and trick.lines else "-"
         span = f"{median:.1f} ({min(saved):.1f}..{max(saved):.1f})"

@@ -34,18 +34,22 @@ class Load:
         seconds: The most that one run takes.
         latency_ms: How much later every request is answered.
         without: The trick that is switched off (``tricks``).
+        beside: The trick whose run comes right after this one.
     """
 
     messages: int
     seconds: float
     latency_ms: float = 0.0
     without: str = ""
+    beside: str = ""
 
     @property
     def part(self) -> str:
         """The part that its figures belong to."""
         if self.without:
             return f"{PART} without {self.without}"
+        if self.beside:
+            return f"{PART} beside {self.beside}"
         return f"{PART} at {self.latency_ms:g} ms" if self.latency_ms else PART
 
 

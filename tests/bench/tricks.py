@@ -149,8 +149,11 @@ def _written_deletes() -> None:
 
 
 def _gathered_commands() -> None:
+    enqueue = SqliteLedger._enqueue
+
     def at_once(self: Any, command: Any) -> None:
-        self._open_writer().put([command])
+        enqueue(self, command)
+        self._flush()
 
     _put(SqliteLedger, "_enqueue", at_once)
 
