@@ -18,7 +18,6 @@ from consumer.cloud.messages import DeleteFailure, Message, Receipt
 from consumer.engine.lease_state import LeaseEvent, LeaseState, Stage, next_state
 from consumer.engine.outcome import History, Interrupted, RunResult, TimedOut
 from consumer.engine.slots import Slot
-from consumer.engine.tasks import new_scope
 from consumer.message.notification import Kind, Notification, Phase, Undecodable, decode
 from consumer.plugin.handler import Handler
 from consumer.policy import RetryPolicy
@@ -270,7 +269,7 @@ class Delivery:
 
     def interruptible(self) -> anyio.CancelScope:
         """A scope for its run, by which ``interrupt`` ends it."""
-        self._scope = new_scope()
+        self._scope = anyio.CancelScope()
         return self._scope
 
     def begin_run(self, handler: Handler, completed: Completed) -> None:

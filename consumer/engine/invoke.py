@@ -47,17 +47,11 @@ class CallLimits:
         timeout_s: Time for one run.
         max_hold_s: The longest time that its message is held.
         grace_s: Time for an async function to end once it is cancelled; after that a warning is logged.
-        timed_out: The result of a run that takes longer.
     """
 
     timeout_s: float
     max_hold_s: float
     grace_s: float = 5.0
-    timed_out: TimedOut = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Make that result once: each run refers to it."""
-        object.__setattr__(self, "timed_out", TimedOut(self.timeout_s))
 
 
 @dataclass(slots=True, eq=False)
@@ -167,7 +161,7 @@ class _TaskRun:
             self._ended.set_result(None)
 
     def _time_out(self) -> None:
-        self._delivery.interrupt(self._limits.timed_out)
+        self._delivery.interrupt(TimedOut(self._limits.timeout_s))
         left_s = max(0.0, self._limits.max_hold_s - self._limits.timeout_s)
         self._hold_timer = self._loop.call_later(left_s, self._end)
 
@@ -250,7 +244,7 @@ async def _in_thread(
         return _stuck("plain function", limits)
     if call.seconds > limits.timeout_s and not isinstance(call.result, Returned):
         # It raised, but late: the limit explains more.
-        return limits.timed_out
+        return TimedOut(limits.timeout_s)
     return call.result
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -118,13 +117,31 @@ class Lane:
         """A delivery of a message that came just now; its slot has been taken already."""
         return Delivery(message, self.rules, Slot(self.slots), self.retention_s, server_offset_s, received_span)
 
-    def in_flight(self, delivery: Delivery) -> _InFlight:
+    @contextmanager
+    def in_flight(self, delivery: Delivery) -> Iterator[None]:
         """Register a delivery and trace it; at the end release its slot.
 
         An exception that reaches this is a bug of this program. It is logged and costs this message some time, not the
         daemon its life: the claim and the lease end by themselves, so the message is neither lost nor deleted.
         """
-        return _InFlight(self, delivery)
+        self.deliveries.add(delivery)
+        try:
+            if self.traces is None:
+                yield
+            else:
+                message = delivery.message
+                carried = {**message.user_properties, **message.system_properties}
+                with self.traces.processing(self.name, message.message_id, carried, delivery.received_span) as span:
+                    delivery.traced_by(span)
+                    yield
+        except Exception:
+            log.exception(
+                "internal error; the message is redelivered when its lease ends",
+                queue=self.name,
+                message_id=delivery.message.message_id,
+            )
+        finally:
+            self.forget(delivery)
 
     async def rejoin(self, delivery: Delivery) -> bool:
         """Give the new receipt to the earlier delivery of the same message, if one is in flight here.
@@ -224,49 +241,6 @@ class Lane:
             del self._by_key[delivery.job_key]
         self.deliveries.discard(delivery)
         delivery.slot.close()
-
-
-class _InFlight:
-    """See ``Lane.in_flight``; a class, since a generator costs twice as much for every message."""
-
-    __slots__ = ("_delivery", "_lane", "_span")
-
-    def __init__(self, lane: Lane, delivery: Delivery) -> None:
-        self._lane = lane
-        self._delivery = delivery
-        self._span: AbstractContextManager[object] | None = None
-
-    def __enter__(self) -> None:
-        lane, delivery, message = self._lane, self._delivery, self._delivery.message
-        lane.deliveries.add(delivery)
-        if lane.traces is not None:
-            carried = {**message.user_properties, **message.system_properties}
-            span = lane.traces.processing(lane.name, message.message_id, carried, delivery.received_span)
-            try:
-                delivery.traced_by(span.__enter__())
-                self._span = span
-            except Exception:
-                # The message is worth more than its span.
-                log.exception("internal error; a message is not traced", queue=lane.name)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        lane, delivery = self._lane, self._delivery
-        try:
-            if self._span is not None:
-                self._span.__exit__(kind, error, trace)
-        finally:
-            lane.forget(delivery)
-        if not isinstance(error, Exception):
-            return False
-        log.error(
-            "internal error; the message is redelivered when its lease ends",
-            queue=lane.name,
-            message_id=delivery.message.message_id,
-            exc_info=error,
-        )
-        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,6 @@ async def process(lane: Lane, delivery: Delivery) -> SettledAs | None:
         # Only the stop deadline interrupts this: the outcome is being persisted.
         settled = await lane.settler.settle(delivery, outcome)
         return report(lane, delivery, settled)
-    return None  # in_flight has logged a bug
 
 
 async def run(lane: Lane, delivery: Delivery) -> RunResult:

@@ -6,7 +6,7 @@ A reload replaces them as a whole; a message keeps those that it started with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -30,20 +30,16 @@ class Rules:
     policy: Policy
     registry: Registry
     turns: Mapping[str, anyio.CapacityLimiter]
-    _limits: dict[str, CallLimits] = field(default_factory=dict)
 
     def limits_of(self, handler: Handler) -> CallLimits:
         """The time limits of one run of a handler."""
-        if found := self._limits.get(handler.name):
-            return found
         own, policy = handler.limits, self.policy
         timeout_s = own.timeout_s or policy.handler_timeout_s
-        made = CallLimits(
+        return CallLimits(
             timeout_s=timeout_s,
             max_hold_s=max(timeout_s, own.max_hold_s or policy.max_hold_s),
             grace_s=policy.cancel_grace_s,
         )
-        return self._limits.setdefault(handler.name, made)
 
     def retry_of(self, handler: Handler | None) -> RetryPolicy:
         """The rules for a handler's failures."""

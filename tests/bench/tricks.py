@@ -7,10 +7,9 @@ the lines that it costs beyond the plain way. ``switch_off`` runs inside the dae
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import importlib.util
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -22,8 +21,7 @@ import structlog
 import consumer.app
 import consumer.daemon
 from consumer.cloud import mns, mns_xml, pool
-from consumer.engine import delivery, lane, poll, report, slots
-from consumer.engine.rules import Rules
+from consumer.engine import delivery, poll, report, slots
 from consumer.message import strict_json
 from consumer.ops import logs
 from consumer.store.sqlite.ledger import SqliteLedger
@@ -95,10 +93,6 @@ def _task_group() -> None:
     _put(consumer.app, "Tasks", _GroupTasks)
 
 
-def _scope_type() -> None:
-    _put(delivery, "new_scope", anyio.CancelScope)
-
-
 def _gc() -> None:
     _put(gc, "freeze", lambda: None)
     _put(gc, "set_threshold", lambda *_: None)
@@ -134,16 +128,6 @@ def _kept_second() -> None:
     _put(logs._log, "now", lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
 
 
-def _kept_limits() -> None:
-    kept = Rules.limits_of
-
-    def each_time(self: Rules, handler: Any) -> Any:
-        self._limits.clear()
-        return kept(self, handler)
-
-    _put(Rules, "limits_of", each_time)
-
-
 def _written_deletes() -> None:
     _put(mns, "OWN_DELETE_ENCODER", value=False)
 
@@ -161,15 +145,6 @@ def _gathered_commands() -> None:
 def _uvloop() -> None:
     found = importlib.util.find_spec
     _put(importlib.util, "find_spec", lambda name, package=None: None if name == "uvloop" else found(name, package))
-
-
-def _in_flight_class() -> None:
-    @contextlib.contextmanager
-    def in_flight(self: Any, one: Any) -> Iterator[None]:
-        with lane._InFlight(self, one):
-            yield
-
-    _put(lane.Lane, "in_flight", in_flight)
 
 
 def _asyncio_lock() -> None:
@@ -197,10 +172,7 @@ def _clean_connection() -> None:
 TRICKS: Final = (
     Trick("nothing", "nothing: what the measurement itself varies by", "", 0, lambda: None),
     Trick("task-group", "each message's task is one of an anyio task group", "engine/tasks.py", 25, _task_group),
-    Trick("scope-type", "anyio.CancelScope() for each message", "engine/tasks.py", 8, _scope_type),
-    Trick("in-flight-class", "a generator context manager for each message", "engine/lane.py", 15, _in_flight_class),
     Trick("asyncio-lock", "anyio's lock for each message beside asyncio's", "engine/delivery.py", 1, _asyncio_lock),
-    Trick("limits", "a handler's limits are made for each run", "engine/rules.py", 4, _kept_limits),
     Trick("early-slots", "a message keeps its slot until it is settled", "engine/slots.py", 20, _early_slots),
     Trick("start-first", "the next poll is asked at once", "engine/poll.py", 4, _start_first),
     Trick("gc", "the collector's defaults", "daemon.py", 6, _gc),
