@@ -152,7 +152,7 @@ class Breaker:
             pause_s = backoff_s(self._faults)
         self.retry_at = now + pause_s
         self.fault = error
-        self._open()
+        self.open_until_probed()
         if not self._is_reported and self._on_change is not None:
             self._on_change(False)  # noqa: FBT003 - the callback's only argument
         self._is_reported = True
@@ -168,24 +168,17 @@ class Breaker:
             seconds = round(self._recovered_at - self._began_at, 1)
             log.info(self._events[1], **self._fields, outage_seconds=seconds, faults=self._outage_faults)
             self._logged_kind = None
-        self._close()
-
-    def _close(self) -> None:
         self._half_open_until = self.retry_at = 0.0
         self._faults = 0
         if self._logged_kind is None:
             self._outage_faults = 0
         self.fault = None
         if not self._is_closed.is_set():
-            self._closed_at = time.monotonic()
+            self._closed_at = now
             self._is_closed.set()
         if self._is_reported and self._on_change is not None:
             self._on_change(True)  # noqa: FBT003 - the callback's only argument
         self._is_reported = False
-
-    def _open(self) -> None:
-        if self._is_closed.is_set():
-            self._is_closed = anyio.Event()
 
     def _log(self, error: ConsumerError, now: float, *, urgent: bool) -> None:
         if not self._outage_faults:
@@ -200,7 +193,8 @@ class Breaker:
 
     def open_until_probed(self) -> None:
         """Note that a call failed whose caller can't wait for a probe: open until a waiter's probe succeeds."""
-        self._open()
+        if self._is_closed.is_set():
+            self._is_closed = anyio.Event()
 
     async def confirm(self, error: ConsumerError, asked_at: float) -> bool:
         """Find out whether a failed call means an outage: probe the service, unless the answer is known.

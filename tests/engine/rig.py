@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -53,8 +54,69 @@ def delivery(received: Message | None = None) -> Delivery:
     return Delivery(received or message(), rules, Slot(Slots(1)), retention_s=345_600)
 
 
+class Runs:
+    """A handler that sleeps, and how often it ran and was cut short."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.begun = self.ended = self.cut = 0
+
+    async def once(self) -> None:
+        """Run."""
+        self.begun += 1
+        try:
+            await anyio.sleep(self.seconds)
+            self.ended += 1
+        except anyio.get_cancelled_exc_class():
+            self.cut += 1
+            raise
+
+
+class Rollback:
+    """A handler with something to roll back.
+
+    Args:
+        rollback_s: How long that takes.
+    """
+
+    def __init__(self, rollback_s: float = 0.3) -> None:
+        self.rollback_s = rollback_s
+        self.begun = anyio.Event()
+        self.cancelled = self.rolled_back = 0
+
+    async def __call__(self, _job: Job) -> None:
+        self.begun.set()
+        try:
+            await asyncio.sleep(240)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            # Cancelled a second time, this would not come to its end.
+            await asyncio.sleep(self.rollback_s)
+            self.rolled_back += 1
+
+
+class Served:
+    """What every daemon of a test can be asked."""
+
+    app: App
+    ended: anyio.Event
+
+    def count(self, name: str, **labels: str) -> float:
+        """One metric's value; 0 where it was never counted."""
+        return self.app.metrics.registry.get_sample_value(f"mns_consumer_{name}", labels) or 0.0
+
+    async def stop(self) -> float:
+        """Stop and return the seconds that it took."""
+        began_at = time.monotonic()
+        self.app.stop()
+        await self.ended.wait()
+        return time.monotonic() - began_at
+
+
 @dataclass
-class Daemon:
+class Daemon(Served):
     """An app that serves one queue of a sandbox.
 
     Args:
@@ -88,17 +150,6 @@ class Daemon:
             return list(await operators.list_letters(Filter(), limit=1000))
         finally:
             await operators.close()
-
-    def count(self, name: str, **labels: str) -> float:
-        """One metric's value; 0 where it was never counted."""
-        return self.app.metrics.registry.get_sample_value(f"mns_consumer_{name}", labels) or 0.0
-
-    async def stop(self) -> float:
-        """Stop and return the seconds that it took."""
-        began_at = time.monotonic()
-        self.app.stop()
-        await self.ended.wait()
-        return time.monotonic() - began_at
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Daemon]]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import anyio
 import pytest
 
 from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job
 from consumer.plugin.registry import Registry
 from consumer.sandbox import Fault, Sandbox
-from tests.engine.rig import Daemon, Serve, body
+from tests.engine.rig import Daemon, Runs, Serve, body
 
 SHORT = "short"
 
@@ -19,26 +18,6 @@ def short(sandbox: Sandbox) -> str:
     """A queue whose messages come back after 3 s; its NotifyUrl."""
     sandbox.account.create(SHORT, {"VisibilityTimeout": "3"})
     return sandbox.notify_url(SHORT)
-
-
-class Runs:
-    """A handler that sleeps, and how often it ran and was cut short."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.begun = 0
-        self.ended = 0
-        self.cut = 0
-
-    async def once(self) -> None:
-        """Run."""
-        self.begun += 1
-        try:
-            await anyio.sleep(self.seconds)
-            self.ended += 1
-        except anyio.get_cancelled_exc_class():
-            self.cut += 1
-            raise
 
 
 def registry(runs: Runs, **limits: int) -> Registry:

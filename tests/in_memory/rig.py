@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import JobStatus, Mps
 from consumer.errors import CloudError, Fault
+from tests.engine.rig import Served
 from tests.in_memory.ledger import MemoryStore
 from tests.in_memory.queue import MemoryQueue
 
@@ -63,7 +63,7 @@ class MemoryMps:
 
 
 @dataclass
-class Daemon:
+class Daemon(Served):
     """An app that serves one queue.
 
     Args:
@@ -89,17 +89,6 @@ class Daemon:
     async def emptied(self, within_s: float = 600.0) -> None:
         """Wait until nothing is left in the queue."""
         await self.until(lambda: not self.queue.messages, within_s)
-
-    def count(self, name: str, **labels: str) -> float:
-        """One metric's value; 0 where it was never counted."""
-        return self.app.metrics.registry.get_sample_value(f"mns_consumer_{name}", labels) or 0.0
-
-    async def stop(self) -> float:
-        """Stop and return the seconds that it took."""
-        began_at = time.monotonic()
-        self.app.stop()
-        await self.ended.wait()
-        return time.monotonic() - began_at
 
 
 @dataclass

@@ -16,7 +16,7 @@ from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job, Retry
 from consumer.plugin.registry import Registry
 from consumer.store.ledger import Claimed
-from tests.engine.rig import body, handlers, message
+from tests.engine.rig import Runs, body, handlers, message
 from tests.in_memory.clock import Clock
 from tests.in_memory.queue import MemoryQueue
 from tests.in_memory.rig import Daemon, Serve
@@ -24,24 +24,6 @@ from tests.in_memory.rig import Daemon, Serve
 QUEUE = "jobs"
 VISIBILITY_S = 30
 STEP_S = 60
-
-
-class Runs:
-    """A handler that sleeps, and how often it ran and was cut short."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.begun = self.ended = self.cut = 0
-
-    async def once(self) -> None:
-        """Run."""
-        self.begun += 1
-        try:
-            await anyio.sleep(self.seconds)
-            self.ended += 1
-        except anyio.get_cancelled_exc_class():
-            self.cut += 1
-            raise
 
 
 def registry(runs: Runs, **limits: int) -> Registry:

@@ -18,7 +18,7 @@ from consumer.plugin.handler import Limits, Note, build
 from consumer.plugin.job import Job, Reject
 from consumer.plugin.registry import Registry
 from consumer.store.ledger import JobRecord
-from tests.engine.rig import body, handlers
+from tests.engine.rig import Rollback, body, handlers
 from tests.in_memory.ledger import MemoryLedger, MemoryStore
 from tests.in_memory.queue import MemoryQueue
 from tests.in_memory.rig import Serve
@@ -28,31 +28,6 @@ QUEUE = "jobs"
 
 async def nothing(job: Job) -> None:
     """Does nothing."""
-
-
-class Rollback:
-    """A handler with something to roll back.
-
-    Args:
-        rollback_s: How long that takes.
-    """
-
-    def __init__(self, rollback_s: float = 0.3) -> None:
-        self.rollback_s = rollback_s
-        self.begun = anyio.Event()
-        self.cancelled = self.rolled_back = 0
-
-    async def __call__(self, _job: Job) -> None:
-        self.begun.set()
-        try:
-            await asyncio.sleep(240)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        finally:
-            # Cancelled a second time, this would not come to its end.
-            await asyncio.sleep(self.rollback_s)
-            self.rolled_back += 1
 
 
 def seconds_hidden(queue: MemoryQueue) -> list[float]:
