@@ -28,6 +28,7 @@ from consumer.ops.metrics import (
     SettledAs,
 )
 from consumer.policy import Reason
+from tests.untraced import untraced
 
 
 def busy(functions: tuple[str, ...] = ("Cover",)) -> Metrics:
@@ -205,7 +206,7 @@ def test_letters_that_wait_stay_visible() -> None:
 
 
 def test_a_message_costs_little() -> None:
-    """All the updates of a typical message take a few microseconds of processor time (bound: 80, for slow machines)."""
+    """All the updates of a typical message take a few microseconds of processor time (bound: 40, for slow machines)."""
     queue = Metrics(["Cover"]).queue("jobs")
 
     def message() -> None:
@@ -217,9 +218,10 @@ def test_a_message_costs_little() -> None:
         queue.in_flight.dec()
         queue.last_success.set_to_current_time()
 
-    best_s = min(timeit.repeat(message, timer=time.process_time, number=2_000, repeat=5)) / 2_000
+    with untraced():
+        best_s = min(timeit.repeat(message, timer=time.process_time, number=2_000, repeat=5)) / 2_000
     print(f"{best_s * 1e6:.2f} us a message")  # noqa: T201  # the figure is wanted in the test's output
-    assert best_s < 80e-6
+    assert best_s < 40e-6
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")

@@ -19,6 +19,7 @@ from consumer.ops import logs
 from consumer.ops.escape import json_escaped
 from consumer.ops.logs import TEXT_LIMIT, processors, render
 from consumer.ops.redact import MASK, MIN_LENGTH, Secrets, protect
+from tests.untraced import untraced
 
 KEY = "LTAI5tQhexample0123456789secret"
 TOKEN = "CAIS/wF1q6Ft5B2yfSjIr5fk+example=="
@@ -173,7 +174,7 @@ def test_longest_first() -> None:
 
 @pytest.mark.parametrize("known", [0, 3, 12])
 def test_cost_of_looking(known: int) -> None:
-    """Looking for a daemon's few secrets takes about a microsecond a line (bound: 50, for slow machines)."""
+    """Looking for a daemon's few secrets takes about a microsecond a line (bound: 20, for slow machines)."""
     secrets = Secrets()
     for number in range(known):
         secrets.protect(f"{TOKEN}{number}")
@@ -182,6 +183,7 @@ def test_cost_of_looking(known: int) -> None:
     def looked() -> None:
         secrets.redact(None, "info", event)
 
-    best_s = min(timeit.repeat(looked, timer=time.process_time, number=2_000, repeat=5)) / 2_000
+    with untraced():
+        best_s = min(timeit.repeat(looked, timer=time.process_time, number=2_000, repeat=5)) / 2_000
     print(f"{known} secrets: {best_s * 1e6:.2f} us")  # noqa: T201  # the figure is wanted in the test's output
-    assert best_s < 50e-6
+    assert best_s < 20e-6
