@@ -136,7 +136,7 @@ async def test_every_query_has_an_answer(tmp_path: Path, prometheus: tuple[Prome
         flags = ("lease_step_s=10", "slots=200", f"admin_port={port}")
         daemon = Process(sandbox, tmp_path, *flags, handlers=HANDLERS)
         try:
-            await daemon.told('"event":"started"')
+            await daemon.logged('"event":"started"')
             await loaded(sandbox, LOAD_S)
             empty = [query for query in queries if not await anyio.to_thread.run_sync(answer, running, query)]
             rules = await anyio.to_thread.run_sync(running.ask, "rules")

@@ -110,14 +110,14 @@ async def test_a_message_s_life_is_told(
         OTEL_SERVICE_NAME="films",
     )
     try:
-        await daemon.told('"event":"started"')
+        await daemon.logged('"event":"started"')
         message = Message(body("1" * 32).decode())
         carried = (("traceparent", f"00-{TRACE_ID}-{SENDER}-01", "STRING"), ("baggage", "tenant=7", "STRING"))
         setattr(message, place, carried)
         sandbox.account.ensure(QUEUE).queue.send(message, sandbox.clock.now_ms())
         sandbox.put(QUEUE, body("2" * 32, "VideoClip").decode())
-        await daemon.told("job done")
-        await daemon.told("message set aside")
+        await daemon.logged("job done")
+        await daemon.logged("message set aside")
         assert await daemon.stop() == 0
     finally:
         daemon.kill()
@@ -212,7 +212,7 @@ async def test_a_receiver_that_is_gone_holds_up_nothing(sandbox: Sandbox, tmp_pa
     )
     try:
         sandbox.put(QUEUE, body().decode())
-        await daemon.told("job done")
+        await daemon.logged("job done")
         with anyio.fail_after(4.5):
             assert await daemon.stop() == 0
     finally:

@@ -33,11 +33,10 @@ class Process:
     """A daemon of its own on one queue.
 
     Args:
-        sandbox: Whose queue.
-        folder: Where its handlers, its ledger and its log are.
-        environ: Variables besides those that every test sets.
+        folder: Holds its handlers, its ledger and its log.
         flags: Settings as ``KEY=VALUE``.
-        handlers: Its handlers' file.
+        handlers: The source of its handlers' file.
+        environ: Variables besides those that every test sets.
     """
 
     def __init__(self, sandbox: Sandbox, folder: Path, *flags: str, handlers: str = HANDLERS, **environ: str) -> None:
@@ -67,7 +66,7 @@ class Process:
                 },
             )
 
-    async def told(self, text: str, within_s: float = 10) -> None:
+    async def logged(self, text: str, within_s: float = 10) -> None:
         """Wait until the log holds a text."""
         with anyio.fail_after(within_s):
             while text not in self.log.read_text():  # noqa: ASYNC110 - another process writes it

@@ -98,14 +98,14 @@ async def test_replicas_do_not_take_over_what_a_blocked_loop_holds(
     (tmp_path / "b").mkdir()
     first = Process(sandbox, tmp_path / "a", *flags, handlers=text)
     started.append(first)
-    await first.told('"event":"started"')
+    await first.logged('"event":"started"')
     for number in range(6):
         sandbox.put(QUEUE, body(f"{number:032x}").decode())
     sandbox.put(QUEUE, body("f" * 32, "VideoClip").decode())
     second = Process(sandbox, tmp_path / "b", *flags, handlers=text)
     started.append(second)
-    await first.told("event loop blocked")
-    await second.told('"event":"started"')
+    await first.logged("event loop blocked")
+    await second.logged('"event":"started"')
     with anyio.fail_after(20):
         while sandbox.messages(QUEUE):  # noqa: ASYNC110 - other processes empty it
             await anyio.sleep(0.05)
@@ -152,15 +152,15 @@ async def test_a_block_is_no_start_of_the_handlers_that_do_not_block(
     text = handlers(tmp_path / "begun", block_s=1.5, cover_s=60)
     daemon = Process(sandbox, tmp_path, f"notify_url={sandbox.notify_url(QUEUE)}", handlers=text)
     started.append(daemon)
-    await daemon.told('"event":"started"')
+    await daemon.logged('"event":"started"')
     await until(lambda jobs: len(jobs) == 4)
-    await daemon.told("event loop blocked")
+    await daemon.logged("event loop blocked")
     await until(lambda jobs: jobs == {"f" * 32})
-    await daemon.told("event loop runs again")
+    await daemon.logged("event loop runs again")
     await until(lambda jobs: jobs == {f"{number:032x}" for number in range(3)})
     # A process that is stopped as a whole is not blocked by anything: nothing is to be read from its stack.
     daemon.process.send_signal(signal.SIGSTOP)
     await anyio.sleep(1)
     daemon.process.send_signal(signal.SIGCONT)
-    await daemon.told("no thread of this process ran meanwhile")
+    await daemon.logged("no thread of this process ran meanwhile")
     assert len(events(daemon, "event loop blocked")) == 1

@@ -21,7 +21,7 @@ async def test_sigterm_ends_an_idle_daemon_at_once(sandbox: Sandbox, tmp_path: P
     """After SIGTERM an idle daemon has ended within 1 s, with exit code 0."""
     daemon = Process(sandbox, tmp_path)
     started.append(daemon)
-    await daemon.told('"event":"started"')
+    await daemon.logged('"event":"started"')
     await anyio.sleep(0.3)
     asked_at = time.monotonic()
     daemon.process.send_signal(signal.SIGTERM)
@@ -37,7 +37,7 @@ async def test_a_thread_that_never_returns_does_not_keep_the_process(
     sandbox.put(QUEUE, body(function="VideoClip").decode())
     daemon = Process(sandbox, tmp_path, "stop_deadline_s=2")
     started.append(daemon)
-    await daemon.told("begun")
+    await daemon.logged("begun")
     asked_at = time.monotonic()
     daemon.process.send_signal(signal.SIGTERM)
     assert await daemon.ended() == 0
@@ -50,9 +50,9 @@ async def test_a_second_signal_ends_the_waiting(sandbox: Sandbox, tmp_path: Path
     sandbox.put(QUEUE, body(function="VideoClip").decode())
     daemon = Process(sandbox, tmp_path, "stop_deadline_s=60")
     started.append(daemon)
-    await daemon.told("begun")
+    await daemon.logged("begun")
     daemon.process.send_signal(signal.SIGTERM)
-    await daemon.told('"event":"stopping"')
+    await daemon.logged('"event":"stopping"')
     asked_at = time.monotonic()
     daemon.process.send_signal(signal.SIGINT)
     assert await daemon.ended() == 0
@@ -63,7 +63,7 @@ async def test_a_second_daemon_on_one_file_refuses(sandbox: Sandbox, tmp_path: P
     """A second daemon on the same SQLite file ends with 75 and one line that names the file."""
     first = Process(sandbox, tmp_path)
     started.append(first)
-    await first.told('"event":"started"')
+    await first.logged('"event":"started"')
     (tmp_path / "second").mkdir()
     second = Process(sandbox, tmp_path / "second", f"store={tmp_path / 'ledger.db'}")
     started.append(second)
@@ -80,7 +80,7 @@ async def test_a_killed_daemon_loses_nothing(sandbox: Sandbox, tmp_path: Path, s
         sandbox.put("brief", body(f"{number:032x}").decode())
     first = Process(sandbox, tmp_path, f"notify_url={sandbox.notify_url('brief')}")
     started.append(first)
-    await first.told("job done")
+    await first.logged("job done")
     first.kill()
     second = Process(sandbox, tmp_path, f"notify_url={sandbox.notify_url('brief')}")
     started.append(second)
@@ -108,7 +108,7 @@ async def test_a_handler_that_shields_itself_does_not_keep_the_process(
     sandbox.put(QUEUE, body().decode())
     daemon = Process(sandbox, tmp_path, "stop_deadline_s=2", handlers=SHIELDED)
     started.append(daemon)
-    await daemon.told("begun")
+    await daemon.logged("begun")
     asked_at = time.monotonic()
     assert await daemon.stop() == 0
     assert time.monotonic() - asked_at < 3.5
@@ -121,7 +121,7 @@ async def test_a_store_that_hangs_does_not_keep_the_process(
     """With its store locked by another process, a stop still ends within its deadline, and nothing is deleted."""
     daemon = Process(sandbox, tmp_path, "stop_deadline_s=2")
     started.append(daemon)
-    await daemon.told('"event":"started"')
+    await daemon.logged('"event":"started"')
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         sandbox.put(QUEUE, body().decode())
@@ -155,9 +155,9 @@ async def test_lines_of_a_handler_name_its_job(sandbox: Sandbox, tmp_path: Path,
     sandbox.put(QUEUE, body(f"{2:032x}", "VideoClip").decode())
     daemon = Process(sandbox, tmp_path, handlers=LOGGING_HANDLERS)
     started.append(daemon)
-    await daemon.told('"event":"seen"')
-    await daemon.told('"event":"seen by logging"')
-    await daemon.told("job done")
+    await daemon.logged('"event":"seen"')
+    await daemon.logged('"event":"seen by logging"')
+    await daemon.logged("job done")
     assert await daemon.stop() == 0
     lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
     done = {line["job_id"]: line for line in lines if line["event"] == "job done"}

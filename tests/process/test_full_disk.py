@@ -63,13 +63,13 @@ async def test_a_disk_that_fills_up_pauses_the_daemon(
     """With no room left messages stay, polls pause, readiness fails; with room again all are handled, each once."""
     daemon = Process(sandbox, tmp_path, f"store={disk / 'ledger.db'}", "wait_s=1")
     started.append(daemon)
-    await daemon.told('"event":"started"')
+    await daemon.logged('"event":"started"')
     sandbox.put(QUEUE, body("0" * 32).decode())
-    await daemon.told("job done")
+    await daemon.logged("job done")
     await anyio.to_thread.run_sync(fill, disk)
     for number in range(1, 200):
         sandbox.put(QUEUE, body(f"{number:032x}", UserData="x" * 1000).decode())
-    await daemon.told("store failed; polling pauses until it works")
+    await daemon.logged("store failed; polling pauses until it works")
     assert "full" in daemon.log.read_text()
     await anyio.sleep(1.5)
     before = sandbox.log.by_operation["BatchReceiveMessage"]

@@ -46,7 +46,7 @@ def memory_of(process: int) -> int:
 async def refuse_threads(sandbox: Sandbox, daemon: Process) -> None:
     """Leave a daemon memory to work with, but none for one more stack."""
     sandbox.put(QUEUE, body("b" * 32).decode())
-    await daemon.told("job done")
+    await daemon.logged("job done")
     process = daemon.process.pid
     size = memory_of(process)
     _, most = resource.prlimit(process, resource.RLIMIT_AS)
@@ -60,9 +60,9 @@ async def test_without_threads_jobs_are_given_back_and_the_daemon_stops(
     """Jobs of plain functions wait, no start stays on record, async ones are handled, a stop keeps its deadline."""
     daemon = Process(sandbox, tmp_path, "stop_deadline_s=2", handlers=HANDLERS)
     started.append(daemon)
-    await daemon.told('"event":"started"')
+    await daemon.logged('"event":"started"')
     sandbox.put(QUEUE, body("f" * 32, "VideoClip").decode())
-    await daemon.told("begun")
+    await daemon.logged("begun")
     await refuse_threads(sandbox, daemon)
     plain = sandbox.put(QUEUE, body("a" * 32, "VideoClip").decode())
     # Handed out often before: so its start is written down.
@@ -78,9 +78,9 @@ async def test_without_threads_jobs_are_given_back_and_the_daemon_stops(
         assert connection.execute("SELECT * FROM attempt WHERE starts > 0").fetchall() == []
         assert connection.execute("SELECT * FROM letter").fetchall() == []
     sandbox.put(QUEUE, body("c" * 32).decode())
-    await daemon.told("c" * 32)
+    await daemon.logged("c" * 32)
     daemon.process.send_signal(signal.SIGHUP)
-    await daemon.told("no thread could be started to read them")
+    await daemon.logged("no thread could be started to read them")
     asked_at = time.monotonic()
     assert await daemon.stop() == 0
     assert time.monotonic() - asked_at < 3.5
@@ -95,7 +95,7 @@ async def test_an_idle_daemon_without_threads_stops_in_order(
     text = HANDLERS if loop == "uvloop" else f"import sys; sys.modules['uvloop'] = None{HANDLERS}"
     daemon = Process(sandbox, tmp_path, handlers=text)
     started.append(daemon)
-    await daemon.told('"event":"started"')
+    await daemon.logged('"event":"started"')
     await refuse_threads(sandbox, daemon)
     assert await daemon.stop() == 0
     assert '"event":"stopped"' in daemon.log.read_text()

@@ -51,7 +51,7 @@ async def test_two_daemons_share_a_pooler_that_restarts(
             return [path.read_text().split() for folder in folders if (path := folder / "runs").exists()]
 
         for daemon in started:
-            await daemon.told('"event":"started"')
+            await daemon.logged('"event":"started"')
         for job_id in ids:
             sandbox.put(QUEUE, body(job_id).decode())
         with anyio.fail_after(20):

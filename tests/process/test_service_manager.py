@@ -122,7 +122,7 @@ async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Proces
     started.append(daemon)
     told = await manager.hears("READY=1")
     assert "connect" in one("STATUS", told)
-    await daemon.told("started, but a queue can't be polled yet")
+    await daemon.logged("started, but a queue can't be polled yet")
     assert await manager.pings(1.2) >= 3
 
 
@@ -138,7 +138,7 @@ async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Proces
         assert await manager.pings(2.0) >= 4
         told = await manager.hears("READY=1", 12)
         assert one("STATUS", told) == f"{QUEUE}: 0 in flight, no poll yet"
-        await daemon.told("no answer yet")
+        await daemon.logged("no answer yet")
         assert await manager.pings(1.2) >= 3
         daemon.kill()
 
@@ -205,11 +205,11 @@ async def test_stuck_threads_ask_for_a_restart(
         **manager.environ,
     )
     started.append(daemon)
-    await daemon.told('"event":"started"')
+    await daemon.logged('"event":"started"')
     sandbox.put(QUEUE, body("1" * 32, "VideoClip").decode())
-    await daemon.told("stuck")
+    await daemon.logged("stuck")
     sandbox.put(QUEUE, body("2" * 32).decode())
-    await daemon.told("job done")
+    await daemon.logged("job done")
     assert await manager.pings(1.2) >= 3
     sandbox.put(QUEUE, body("3" * 32, "VideoClip").decode())
     with anyio.fail_after(8):
@@ -225,14 +225,14 @@ async def test_a_reload_takes_new_handlers_for_what_comes(
     daemon = Process(sandbox, tmp_path, handlers=HANDLERS)
     started.append(daemon)
     sandbox.put(QUEUE, body("1" * 32).decode())
-    await daemon.told("begun by the first")
+    await daemon.logged("begun by the first")
     (tmp_path / "handlers" / "mine.py").write_text(SECOND)
     daemon.process.send_signal(signal.SIGHUP)
-    await daemon.told('"event":"reloaded"')
+    await daemon.logged('"event":"reloaded"')
     sandbox.put(QUEUE, body("2" * 32).decode())
-    await daemon.told("begun by the second")
-    await daemon.told("ended by the first")
-    await daemon.told("ended by the second")
+    await daemon.logged("begun by the second")
+    await daemon.logged("ended by the first")
+    await daemon.logged("ended by the second")
     assert "begun by the first" not in daemon.log.read_text().partition('"event":"reloaded"')[2]
 
 
@@ -242,7 +242,7 @@ async def test_a_wrong_reload_keeps_what_is_there(sandbox: Sandbox, tmp_path: Pa
     settings.write_text("max_failures = 3\n")
     daemon = Process(sandbox, tmp_path, handlers=HANDLERS, MNS_CONSUMER_CONFIG=str(settings))
     started.append(daemon)
-    await daemon.told('"event":"started"')
+    await daemon.logged('"event":"started"')
     for wrong, line in (
         ("max_failures = 0\n", "max_failures"),
         ("slotz = 4\n", "did you mean slots?"),
@@ -250,19 +250,19 @@ async def test_a_wrong_reload_keeps_what_is_there(sandbox: Sandbox, tmp_path: Pa
     ):
         settings.write_text(wrong)
         daemon.process.send_signal(signal.SIGHUP)
-        await daemon.told(line)
+        await daemon.logged(line)
     settings.write_text("max_failures = 3\n")
     mine = tmp_path / "handlers" / "mine.py"
     mine.write_text("def broken(:\n")
     daemon.process.send_signal(signal.SIGHUP)
-    await daemon.told("SyntaxError")
+    await daemon.logged("SyntaxError")
     sandbox.put(QUEUE, body("1" * 32).decode())
-    await daemon.told("ended by the first")
+    await daemon.logged("ended by the first")
     assert daemon.process.poll() is None
     lines = [line for line in daemon.log.read_text().splitlines() if "reload refused" in line]
     assert len(lines) == 4
     mine.write_text(SECOND)
     daemon.process.send_signal(signal.SIGHUP)
-    await daemon.told('"event":"reloaded"')
+    await daemon.logged('"event":"reloaded"')
     sandbox.put(QUEUE, body("2" * 32).decode())
-    await daemon.told("ended by the second")
+    await daemon.logged("ended by the second")

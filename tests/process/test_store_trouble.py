@@ -77,10 +77,10 @@ async def test_a_disk_that_hangs_shows(sandbox: Sandbox, tmp_path: Path, hanging
     environ = {"LD_PRELOAD": str(hanging), "HANG_WHILE": str(hangs)}
     daemon = Process(sandbox, tmp_path, "wait_s=1", handlers=HANDLERS + SOON, **environ)
     started.append(daemon)
-    await daemon.told('"event":"started"')
+    await daemon.logged('"event":"started"')
     hangs.touch()
     sandbox.put(QUEUE, body("0" * 32).decode())
-    await daemon.told("the disk hangs under the store")
+    await daemon.logged("the disk hangs under the store")
     await anyio.sleep(0.7)
     status, told = await asked(daemon, "/readyz")
     assert status == 503
@@ -90,8 +90,8 @@ async def test_a_disk_that_hangs_shows(sandbox: Sandbox, tmp_path: Path, hanging
     assert figure(metrics, "mns_consumer_store_busy_seconds") > 1
     assert figure(metrics, "mns_consumer_store_up") == 0
     hangs.unlink()
-    await daemon.told("the disk answers the store again")
-    await daemon.told('"event":"job done"')
+    await daemon.logged("the disk answers the store again")
+    await daemon.logged('"event":"job done"')
     assert (await asked(daemon, "/readyz"))[0] == 200
     _, metrics = await asked(daemon, "/metrics")
     assert figure(metrics, "mns_consumer_store_busy_seconds") < 0.5
@@ -107,13 +107,13 @@ async def test_a_log_that_is_removed_pauses_the_daemon(
     """One line, no polls and no readiness while the write-ahead log is away; with it back each job is handled once."""
     daemon = Process(sandbox, tmp_path, "wait_s=1")
     started.append(daemon)
-    await daemon.told('"event":"started"')
+    await daemon.logged('"event":"started"')
     sandbox.put(QUEUE, body("0" * 32).decode())
-    await daemon.told('"event":"job done"')
+    await daemon.logged('"event":"job done"')
     wal, away = tmp_path / "ledger.db-wal", tmp_path / "away"
     wal.rename(away)
     sandbox.put(QUEUE, body("1" * 32).decode())
-    await daemon.told("store failed; polling pauses until it works")
+    await daemon.logged("store failed; polling pauses until it works")
     assert "ledger.db-wal was removed while the daemon used it" in daemon.log.read_text()
     assert (await asked(daemon, "/readyz"))[0] == 503
     assert (await asked(daemon, "/livez"))[0] == 200
@@ -123,7 +123,7 @@ async def test_a_log_that_is_removed_pauses_the_daemon(
     assert sandbox.log.by_operation["BatchReceiveMessage"] == polls
     assert not wal.exists()
     away.rename(wal)
-    await daemon.told("store works again")
+    await daemon.logged("store works again")
     with anyio.fail_after(10):
         while sandbox.messages(QUEUE):  # noqa: ASYNC110 - another process empties it
             await anyio.sleep(0.05)
@@ -139,9 +139,9 @@ async def test_a_store_whose_thread_dies_ends_the_daemon(
     """It ends soon, with its reason in the log and a failure's exit code, also while a plain function never returns."""
     daemon = Process(sandbox, tmp_path, "wait_s=1", handlers=HANDLERS + DYING)
     started.append(daemon)
-    await daemon.told('"event":"started"')
+    await daemon.logged('"event":"started"')
     sandbox.put(QUEUE, body("0" * 32, FunctionName="VideoClip").decode())
-    await daemon.told("begun")
+    await daemon.logged("begun")
     sandbox.put(QUEUE, body("1" * 32, FunctionName="Image").decode())
     assert await daemon.ended() == 1
     log = daemon.log.read_text()
