@@ -6,6 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# By this variable a process learns that coverage is to measure it too.
+COVERAGE_OF_PROCESSES = "COVERAGE_PROCESS_CONFIG"
+
 
 @contextmanager
 def untraced() -> Iterator[None]:
