@@ -16,16 +16,15 @@ if TYPE_CHECKING:
     from consumer.functions.families import FilesResult as FilesResult
     from consumer.functions.families import ResultFile as ResultFile
     from consumer.functions.families import ResultModel as ResultModel
+    from consumer.plugin.handler import Job as Job
+    from consumer.plugin.handler import JobFailed as JobFailed
+    from consumer.plugin.handler import Reject as Reject
+    from consumer.plugin.handler import Retry as Retry
     from consumer.plugin.handler import handler as handler
-    from consumer.plugin.job import Job as Job
-    from consumer.plugin.job import JobFailed as JobFailed
-    from consumer.plugin.job import Reject as Reject
-    from consumer.plugin.job import Retry as Retry
 
 _HOMES = {
     "consumer.functions.families": ("AnyResult", "DetailsResult", "FilesResult", "ResultFile", "ResultModel"),
-    "consumer.plugin.handler": ("handler",),
-    "consumer.plugin.job": ("Job", "JobFailed", "Reject", "Retry"),
+    "consumer.plugin.handler": ("Job", "JobFailed", "Reject", "Retry", "handler"),
 }
 
 

@@ -44,8 +44,7 @@ from consumer.ops.admin import AdminServer
 from consumer.ops.metrics import Metrics
 from consumer.ops.redact import SECRETS
 from consumer.ops.traces import open_traces
-from consumer.plugin.loading import forget
-from consumer.plugin.registry import Registry
+from consumer.plugin.registry import Registry, forget
 from consumer.policy import MAX_RETENTION_S
 from consumer.store.ledger import Ledger
 from consumer.store.open import make_ledger

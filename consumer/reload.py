@@ -16,8 +16,7 @@ from consumer.app import App
 from consumer.config import Settings, info_of
 from consumer.errors import ConsumerError, SettingsError, lacks_threads
 from consumer.ops.metrics import ReloadResult
-from consumer.plugin.loading import forget
-from consumer.plugin.registry import Registry
+from consumer.plugin.registry import Registry, forget
 
 log = structlog.stdlib.get_logger(__name__)
 

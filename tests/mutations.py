@@ -395,7 +395,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "A handlers' folder is loaded from source alone.",
-        "plugin: new_package",
+        "plugin: _new_package",
         rewrite("not installed", "False"),
         ("tests/plugin/test_registry_files.py",),
     ),

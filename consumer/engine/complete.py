@@ -31,8 +31,7 @@ from consumer.job_state import ENDED
 from consumer.message.notification import Kind, Notification, Phase, contradictions, read_user_data
 from consumer.message.result import NOT_SAVED, JobResult, read_result
 from consumer.ops.metrics import QueryResult
-from consumer.plugin.handler import Handler, Wanted
-from consumer.plugin.job import NOT_WANTED, Job
+from consumer.plugin.handler import NOT_WANTED, Handler, Job, Wanted
 from consumer.policy import Reason, Verify
 
 PATIENCE_S: Final = 300.0

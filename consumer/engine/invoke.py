@@ -28,8 +28,7 @@ import structlog
 from consumer.engine.delivery import Delivery
 from consumer.engine.outcome import Interrupted, Raised, Returned, TimedOut, Unavailable, Unprocessable
 from consumer.errors import ExitCode, text_of
-from consumer.plugin.handler import Handler
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Handler, Job
 from consumer.policy import Reason
 
 log = structlog.stdlib.get_logger(__name__)

@@ -35,7 +35,7 @@ from consumer.engine.stand_in import LOOK_EVERY_S, OwnLoop, StandIn, WatchedQueu
 from consumer.engine.tasks import Tasks
 from consumer.errors import ConsumerError, StoreError
 from consumer.ops.admin import LAG_LIMIT_S
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job
 from consumer.store.ledger import Ledger
 
 log = structlog.stdlib.get_logger(__name__)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from consumer.errors import CloudError, text_of
-from consumer.plugin.job import JobFailed, Reject, Retry
+from consumer.plugin.handler import JobFailed, Reject, Retry
 from consumer.policy import CRASH_STARTS, MAX_HIDE_S, MIN_HIDE_S, Reason, RetryPolicy
 
 RETENTION_SHARE: Final = 0.9

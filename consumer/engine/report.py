@@ -23,7 +23,7 @@ from consumer.engine.outcome import (
 )
 from consumer.ops.logs import gather
 from consumer.ops.metrics import RetryCause, SettledAs
-from consumer.plugin.job import Retry
+from consumer.plugin.handler import Retry
 
 _ERROR_STATUSES: Final = {status: str(status) for status in (SettledAs.DEAD, SettledAs.RETRY, SettledAs.LEASE_LOST)}
 """What counts as an error in a trace."""

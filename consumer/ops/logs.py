@@ -47,7 +47,7 @@ Event: TypeAlias = MutableMapping[str, Any]
 OWN_LOGGERS: Final = ("consumer", "handlers")
 """The stdlib loggers whose lines pass at the configured level, children included: the program's and its handlers'."""
 _DROP_IN: Final = "_mns_consumer_handlers_"
-"""How ``plugin.loading`` begins the module names of drop-in files, whose loggers pass too (from INFO upwards)."""
+"""How ``plugin.registry`` begins the module names of drop-in files, whose loggers pass too (from INFO upwards)."""
 TEXT_LIMIT: Final = 4_000
 """Characters of one field; a longer text is cut in its middle."""
 EXCEPTION_LIMIT: Final = 12_000

@@ -1,4 +1,4 @@
-"""Find the handlers, at start and at each reload: which function takes which FunctionName.
+"""Find and load the handlers, at start and at each reload: which function takes which FunctionName.
 
 There are four kinds of sources. For the same name a stronger one wins (``Strength``):
 
@@ -10,40 +10,63 @@ There are four kinds of sources. For the same name a stronger one wins (``Streng
 Two handlers of equal strength for one name are refused. A module counts only for the functions that are defined in it,
 not for those that it imports. A handler for ``*`` takes every message that has no other; an entry point's counts only
 if its distribution is named.
+
+Drop-in files are loaded anew by each reload, under private module names: a user's ``cover.py`` hides no other module,
+``from . import _shared`` works between the files of one folder, and the functions of before the reload keep theirs.
+Only their source is loaded, checked as it is read (``file_safety``). Python's own importer would prefer a ``.so`` to a
+``.py`` of the same name, take a ``.pyc`` without source, and believe byte code that claims to be made of the source
+beside it. No byte code is written: it would hide a change within the same second.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import importlib.machinery
+import itertools
+import os
+import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Final
+from types import CodeType, ModuleType
+from typing import Final, TypeAlias, TypeVar
 
 from consumer.errors import HandlersError
-from consumer.file_safety import problems_of_folder
+from consumer.file_safety import problems_of_folder, read
 from consumer.plugin.handler import ANY_NAME, Handler, Strength, build, notes
-from consumer.plugin.loading import files, forget, load_entry_point, load_file, load_module, new_package
 from consumer.version import version
+
+LoadedT = TypeVar("LoadedT")
+Functions: TypeAlias = list[Callable[..., object]]
 
 ENTRY_POINT_GROUP: Final = "mns_consumer.handlers"
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _IN_WHEEL: Final = _PACKAGE / "handlers"
 _SHIPPED_DIR: Final = _IN_WHEEL if _IN_WHEEL.is_dir() else _PACKAGE.parent / "handlers"
 """An editable installation has them beside the package."""
+_PRIVATE: Final = "_mns_consumer_handlers_"
+"""How the private package names begin."""
+_COMPILED: Final = (*importlib.machinery.EXTENSION_SUFFIXES, *importlib.machinery.BYTECODE_SUFFIXES)
+_OURS: Final = tuple(f"{Path(file).resolve().parent}{os.sep}" for file in (__file__, importlib.__file__))
+"""Folders whose frames are left out of a traceback."""
+_numbers: Final = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where to look for handlers.
+    """Where to look for handlers: a folder of drop-in files, import paths, and so on.
 
     Args:
-        directory: A folder of drop-in files.
-        modules: Import paths.
         use_entry_points: Whether installed distributions are asked, or the names of those that are.
-        shipped: Whether the shipped handlers are used.
     """
 
     directory: Path | None = None
@@ -74,18 +97,12 @@ class Registry:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """One file, module or entry point to load.
-
-    Args:
-        strength: For its handlers, as the provider.
-        name: For warnings.
-        may_take_all: Whether its handler for ``*`` counts.
-    """
+    """One file, module or entry point to load. ``may_take_all``: whether its handler for ``*`` counts."""
 
     strength: Strength
     name: str
     provider: str
-    load: Callable[[], list[Callable[..., object]]]
+    load: Callable[[], Functions]
     may_take_all: bool = True
 
 
@@ -152,28 +169,29 @@ def _candidates(sources: Sources, problems: list[str], packages: list[str]) -> I
         problems.extend(f"handlers_dir: {problem}" for problem in unsafe)
         if not unsafe:
             folder = str(sources.directory)
-            paths = files(sources.directory)
-            packages.append(package := new_package(sources.directory))
+            paths = _files(sources.directory)
+            packages.append(package := _new_package(sources.directory))
             if not paths:
                 yield _Candidate(Strength.DIRECTORY, folder, folder, list)
             for path in paths:
-                yield _Candidate(Strength.DIRECTORY, str(path), folder, partial(load_file, path, package))
+                yield _Candidate(Strength.DIRECTORY, str(path), folder, partial(_load_file, path, package))
     for name in sources.modules:
-        yield _Candidate(Strength.IMPORT_PATH, name, f"import path {name}", partial(load_module, name))
+        yield _Candidate(Strength.IMPORT_PATH, name, f"import path {name}", partial(_load_module, name))
     yield from _entry_points(sources.use_entry_points, problems)
     if sources.shipped:
         provider = f"mns-consumer {version()}, shipped"
-        packages.append(package := new_package(_SHIPPED_DIR, installed=True))
-        for path in files(_SHIPPED_DIR):
-            yield _Candidate(Strength.SHIPPED, str(path), provider, partial(load_file, path, package))
+        packages.append(package := _new_package(_SHIPPED_DIR, installed=True))
+        for path in _files(_SHIPPED_DIR):
+            yield _Candidate(Strength.SHIPPED, str(path), provider, partial(_load_file, path, package))
 
 
 def _entry_points(use: bool | Sequence[str], problems: list[str]) -> Iterator[_Candidate]:  # noqa: FBT001 - see Sources
     """The entry points of all distributions, or of those that are named; a name without any is a problem."""
     if use is False:
         return
-    points = entry_points(group=ENTRY_POINT_GROUP)
-    present = {_normal(_distribution(point)) for point in points}
+    # ``dist`` is None only in an entry point that was made by hand.
+    found = [(point, point.dist) for point in entry_points(group=ENTRY_POINT_GROUP) if point.dist is not None]
+    present = {_normal(distribution.name) for _, distribution in found}
     named = None if use is True else {_normal(name): name for name in use}
     problems.extend(
         f"handler_entry_points: no installed distribution {name!r} has entry points {ENTRY_POINT_GROUP!r}; "
@@ -181,19 +199,15 @@ def _entry_points(use: bool | Sequence[str], problems: list[str]) -> Iterator[_C
         for key, name in (named or {}).items()
         if key not in present
     )
-    for point in points:
-        if named is None or _normal(_distribution(point)) in named:
+    for point, distribution in found:
+        if named is None or _normal(distribution.name) in named:
             yield _Candidate(
                 Strength.ENTRY_POINT,
                 f"entry point {point.name} = {point.value}",
-                f"{_distribution(point)} {point.dist.version if point.dist else ''}".strip(),
-                partial(load_entry_point, point),
+                f"{distribution.name} {distribution.version}",
+                partial(_load_entry_point, point),
                 may_take_all=named is not None,
             )
-
-
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else "an unknown distribution"
 
 
 def _normal(name: str) -> str:
@@ -209,3 +223,161 @@ def _unsafe(directory: Path) -> Sequence[str]:
         return problems_of_folder(directory)
     except OSError as error:
         return [f"{directory} can't be read: {error.strerror}"]
+
+
+class _SourceLoader(SourceFileLoader):
+    """Checks and compiles the source each time."""
+
+    def __init__(self, name: str, path: str, folder: Path) -> None:
+        super().__init__(name, path)
+        self._folder = folder
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(read(Path(path), self._folder).data, path)
+        return code
+
+
+class _SourceFinder(MetaPathFinder):
+    """Finds the modules of the private packages in ``folders``, and no others."""
+
+    def __init__(self) -> None:
+        self.folders: dict[str, Path] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, _target: ModuleType | None = None, /
+    ) -> ModuleSpec | None:
+        folder = self.folders.get(fullname.partition(".")[0])
+        if folder is None or path is None:
+            return None
+        stems = [Path(place) / fullname.rpartition(".")[2] for place in path]
+        for stem in stems:
+            for file in (stem / "__init__.py", stem.with_name(f"{stem.name}.py")):
+                if file.is_file():
+                    inside = [str(stem)] if file.name == "__init__.py" else None
+                    loader = _SourceLoader(fullname, str(file), folder)
+                    return spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=inside)
+        _refuse_compiled(fullname, stems)
+        if spaces := [str(stem) for stem in stems if stem.is_dir()]:
+            return _namespace(fullname, spaces)
+        # With None the other importers would be asked, which take compiled files.
+        raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+
+_finder: Final = _SourceFinder()
+
+
+def _refuse_compiled(fullname: str, stems: Iterable[Path]) -> None:
+    for stem in stems:
+        for file in (path.with_name(path.name + suffix) for path in (stem, stem / "__init__") for suffix in _COMPILED):
+            if file.is_file():
+                raise ImportError(
+                    f"{file} is compiled code, which is not loaded from a drop-in folder; expected {stem.name}.py, "
+                    "or a package that is installed beside the daemon",
+                    name=fullname,
+                    path=str(file),
+                )
+
+
+def _namespace(name: str, folders: list[str]) -> ModuleSpec:
+    spec = ModuleSpec(name, loader=None, is_package=True)
+    spec.submodule_search_locations = folders
+    return spec
+
+
+def _files(directory: Path) -> list[Path]:
+    """The modules and packages of a folder; names that begin with ``_`` or ``.`` are for the others to import."""
+    candidates = (
+        path / "__init__.py" if path.is_dir() else path
+        for path in sorted(directory.iterdir())
+        if not path.name.startswith(("_", ".")) and (path.suffix == ".py" or path.is_dir())
+    )
+    return [path for path in candidates if path.is_file()]
+
+
+def _new_package(directory: Path, *, installed: bool = False) -> str:
+    """Make a private package whose modules are the folder's files, to be loaded anew; return its name, for ``forget``.
+
+    ``installed``: the folder came with this program, so that its byte code is as trustworthy as its source.
+    """
+    importlib.invalidate_caches()
+    folder = str(directory.resolve())
+    name = f"{_PRIVATE}{hashlib.sha256(folder.encode()).hexdigest()[:12]}_{next(_numbers)}"
+    sys.modules[name] = module_from_spec(_namespace(name, [folder]))
+    if not installed:
+        if _finder not in sys.meta_path:
+            sys.meta_path.insert(0, _finder)
+        _finder.folders[name] = Path(folder)
+    return name
+
+
+def forget(packages: Iterable[str]) -> None:
+    """Drop private packages from which nothing will be imported any more."""
+    for package in packages:
+        _finder.folders.pop(package, None)
+        for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+            del sys.modules[name]
+
+
+def _load_file(path: Path, package: str) -> Functions:
+    """Load a drop-in file as a module of a private package; ``HandlersError`` where it can't, as for the other two."""
+    stem = path.parent.name if path.name == "__init__.py" else path.stem
+    if not stem.isidentifier():
+        raise HandlersError(f"{path}: {stem!r} can't be a module's name; expected letters, digits and underscores")
+    return _marked(_imported(f"{package}.{stem}", str(path)))
+
+
+def _load_module(name: str) -> Functions:
+    """Load an installed module; of a package, the modules directly inside it as well."""
+    module = _imported(name, f"handler_modules: {name}")
+    inside = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}.")
+    # Names that begin with ``_`` are for the others to import; ``__main__`` is a program.
+    names = [info.name for info in inside if not info.name.rpartition(".")[2].startswith("_")]
+    modules = [module, *(_imported(each, f"handler_modules: {each}") for each in names)]
+    return [function for each in modules for function in _marked(each)]
+
+
+def _load_entry_point(point: EntryPoint) -> Functions:
+    """Load what an entry point names: a module, or one function."""
+    place = f"entry point {point.name} = {point.value}"
+    target = _user_code(point.load, place)
+    if isinstance(target, ModuleType):
+        return _marked(target)
+    if not callable(target) or not notes(target):
+        raise HandlersError(f"{place}: expected a module or a function marked with @handler, got {target!r}")
+    return [target]
+
+
+def _imported(name: str, place: str) -> ModuleType:
+    return _user_code(lambda: importlib.import_module(name), place)
+
+
+def _user_code(load: Callable[[], LoadedT], place: str) -> LoadedT:
+    try:
+        return load()
+    except (Exception, SystemExit) as error:
+        # SystemExit too: a script that ends itself would end the daemon without a word.
+        raise _broken(place, error) from error
+
+
+def _broken(place: str, error: BaseException) -> HandlersError:
+    """One line that names the place, then the traceback from the user's first line on."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(("<", *_OURS))]
+    at = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) and error.filename else ""
+    if not at and own:
+        at = f"{own[-1].filename}:{own[-1].lineno}"
+    text = "".join(traceback.format_exception_only(error)).strip()
+    trace = "".join(traceback.format_list(own)).rstrip()
+    head = f"{place}: can't be loaded: {text.splitlines()[-1]}" + (f" (at {at})" if at else "")
+    return HandlersError("\n".join(part for part in (head, trace, text if "\n" in text else "") if part))
+
+
+def _marked(module: ModuleType) -> Functions:
+    """The functions with a note that are defined in this very module, each once, in their order."""
+    marked = [
+        value
+        for value in vars(module).values()
+        if callable(value) and notes(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+    return list({id(value): value for value in marked}.values())

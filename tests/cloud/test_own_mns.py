@@ -27,7 +27,7 @@ from consumer.cloud.mns import MnsQueue
 from consumer.cloud.pool import open_pool
 from consumer.config import Settings, load
 from consumer.errors import Fault
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job
 from consumer.store.ledger import Filter
 from tests.cloud.own_mns import EXTENDED, FIELDS, OwnMns, Variant
 from tests.engine.rig import handlers

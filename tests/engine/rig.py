@@ -20,8 +20,7 @@ from consumer.config import load
 from consumer.engine.delivery import Delivery
 from consumer.engine.rules import make_rules
 from consumer.engine.slots import Slot, Slots
-from consumer.plugin.handler import Limits, Note, build
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job, Limits, Note, build
 from consumer.plugin.registry import Registry
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Filter

@@ -28,8 +28,7 @@ from consumer.engine.stand_in import OwnLoop, StandIn, WatchedQueue
 from consumer.engine.store_access import StoreAccess
 from consumer.errors import CloudError, Fault
 from consumer.ops.metrics import Metrics
-from consumer.plugin.handler import Limits, Note, build
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job, Limits, Note, build
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Claimed, Ledger
 from tests.engine.rig import QUEUE, Serve, body, delivery, handlers, message

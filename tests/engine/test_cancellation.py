@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import anyio
 
-from consumer.plugin.handler import Limits, Note, build
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job, Limits, Note, build
 from consumer.plugin.registry import Registry
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Rollback, Serve, body

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.engine import upkeep
-from consumer.plugin.job import Job, Reject, Retry
+from consumer.plugin.handler import Job, Reject, Retry
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import anyio
 from structlog.testing import capture_logs
 
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job
 from consumer.sandbox import Fault, Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers
 

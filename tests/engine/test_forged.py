@@ -17,7 +17,7 @@ import pytest
 
 from consumer.cloud.messages import Message, Receipt
 from consumer.engine.process import process
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob
 from consumer.store.ledger import Filter

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from consumer.app import App
-from consumer.plugin.handler import Limits, Note, build
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job, Limits, Note, build
 from consumer.plugin.registry import Registry
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob

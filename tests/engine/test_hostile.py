@@ -19,8 +19,7 @@ import anyio
 import pytest
 from pydantic import AfterValidator, BaseModel, BeforeValidator, field_validator, model_validator
 
-from consumer.plugin.handler import Limits, Note, build
-from consumer.plugin.job import Job, Reject, Retry
+from consumer.plugin.handler import Job, Limits, Note, Reject, Retry, build
 from consumer.plugin.registry import Registry
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob

@@ -14,8 +14,7 @@ from consumer.engine.complete import Completed
 from consumer.engine.delivery import Delivery
 from consumer.engine.invoke import CallLimits, HandlerResult, Threads, invoke
 from consumer.engine.outcome import Raised, Returned, TimedOut, Unprocessable
-from consumer.plugin.handler import Limits, Note, build
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job, Limits, Note, build
 from tests.engine.rig import delivery
 
 JOB: Job = Job(function="Cover", job_id="1", state="Success", failed=False, code=None, message=None, user_data=None)

@@ -16,7 +16,7 @@ from consumer.engine.letter_limit import LetterLimit
 from consumer.engine.store_access import StoreAccess
 from consumer.errors import StoreError
 from consumer.ops.metrics import Metrics
-from consumer.plugin.job import Job, Reject
+from consumer.plugin.handler import Job, Reject
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Claimed, Filter, Ledger, LettersHeld, WaitingLetters

@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.engine.lease_state import Stage
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job
 from consumer.sandbox import Fault, Sandbox
 from tests.certificates import make_certificate, serving
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from consumer.plugin.job import Job, Retry
+from consumer.plugin.handler import Job, Retry
 from consumer.rights import RIGHTS, RUN
 from consumer.sandbox import Fault, Sandbox, SandboxJob
 from tests.engine.rig import QUEUE, Serve, body, handlers

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from consumer.cloud.messages import QueueAttributes
 from consumer.engine import upkeep
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers
 

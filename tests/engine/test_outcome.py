@@ -30,7 +30,7 @@ from consumer.engine.outcome import (
     decide,
 )
 from consumer.errors import CloudError, Fault
-from consumer.plugin.job import JobFailed, Reject, Retry
+from consumer.plugin.handler import JobFailed, Reject, Retry
 from consumer.policy import CRASH_STARTS, MAX_HIDE_S, MIN_HIDE_S, Reason, RetryPolicy
 
 POLICY = RetryPolicy(max_failures=3, base_s=30, cap_s=100)

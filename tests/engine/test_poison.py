@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from consumer.engine.slots import Slot, Slots
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob
 from tests.engine.rig import QUEUE, Serve, body, handlers

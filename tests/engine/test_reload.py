@@ -12,8 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from consumer.config import Settings, info_of
-from consumer.plugin.handler import Limits, Note, build
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job, Limits, Note, build
 from consumer.plugin.registry import Registry, Sources, discover
 from consumer.reload import reload, takes_restart
 from consumer.sandbox import Sandbox

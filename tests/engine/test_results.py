@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 from consumer.app import App
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job
 from consumer.policy import Reason
 from consumer.sandbox import Fault, Sandbox
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers

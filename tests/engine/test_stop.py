@@ -6,8 +6,7 @@ import time
 
 import anyio
 
-from consumer.plugin.handler import Limits, Note, build
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job, Limits, Note, build
 from consumer.plugin.registry import Registry
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers
 from tests.postgres import store_through

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from consumer.ops import redact
-from consumer.plugin.job import Job, Reject
+from consumer.plugin.handler import Job, Reject
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Filter
 from consumer.store.open import make_operators

@@ -9,7 +9,7 @@ from alibabacloud_mts20140618.client import Client
 from alibabacloud_mts20140618.models import QueryIProductionJobRequest, SubmitIProductionJobRequest
 from alibabacloud_tea_openapi.utils_models import Config
 
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Serve, handlers
 

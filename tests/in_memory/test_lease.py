@@ -12,8 +12,7 @@ import pytest
 from consumer.cloud.messages import Receipt
 from consumer.engine.outcome import Returned
 from consumer.errors import Fault
-from consumer.plugin.handler import Limits, Note, build
-from consumer.plugin.job import Job, Retry
+from consumer.plugin.handler import Job, Limits, Note, Retry, build
 from consumer.plugin.registry import Registry
 from consumer.store.ledger import Claimed
 from tests.engine.rig import Runs, body, handlers, message

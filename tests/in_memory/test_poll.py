@@ -10,8 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.errors import Fault, StoreError
-from consumer.plugin.handler import Limits, Note, build
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job, Limits, Note, build
 from consumer.plugin.registry import Registry
 from tests.engine.rig import body, handlers
 from tests.in_memory.ledger import MemoryStore

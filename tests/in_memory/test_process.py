@@ -11,7 +11,7 @@ import pytest
 from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane
 from consumer.errors import StoreError
-from consumer.plugin.job import Job, Reject, Retry
+from consumer.plugin.handler import Job, Reject, Retry
 from consumer.policy import Reason
 from tests.engine.rig import body, handlers
 from tests.in_memory.ledger import MemoryStore

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.errors import Fault
-from consumer.plugin.job import Job
+from consumer.plugin.handler import Job
 from consumer.policy import Reason
 from tests.engine.rig import body, handlers
 from tests.in_memory.queue import MemoryQueue

@@ -14,8 +14,7 @@ from structlog.testing import capture_logs
 
 from consumer.cloud.messages import Batch
 from consumer.errors import Fault, StoreError
-from consumer.plugin.handler import Limits, Note, build
-from consumer.plugin.job import Job, Reject
+from consumer.plugin.handler import Job, Limits, Note, Reject, build
 from consumer.plugin.registry import Registry
 from consumer.store.ledger import JobRecord
 from tests.engine.rig import Rollback, body, handlers

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from consumer.plugin.job import NOT_WANTED, ResultNotWantedError
+from consumer.plugin.handler import NOT_WANTED, ResultNotWantedError
 from mns_consumer import Job, JobFailed, Reject, Retry
 
 

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from consumer.errors import ExitCode, HandlersError
-from consumer.plugin import loading
+from consumer.plugin import registry as registry_module
 from consumer.plugin.handler import Strength
-from consumer.plugin.loading import forget
-from consumer.plugin.registry import Registry, Sources, discover
+from consumer.plugin.registry import Registry, Sources, discover, forget
 
 Write = Callable[[str, str], Path]
 
@@ -374,6 +373,6 @@ def test_a_forgotten_package_is_gone(folder: Path, write: Write) -> None:
     """A package that is forgotten can't be imported from any more."""
     write("mine.py", COVER)
     registry = find(folder)
-    assert set(registry.packages) <= set(loading._finder.folders)
+    assert set(registry.packages) <= set(registry_module._finder.folders)
     forget(registry.packages)
-    assert not set(registry.packages) & set(loading._finder.folders)
+    assert not set(registry.packages) & set(registry_module._finder.folders)

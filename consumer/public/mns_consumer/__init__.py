@@ -8,10 +8,10 @@ async def cover(job: Job[CoverResult]) -> None:
 print(job.result.best)
 """
 
+from consumer.plugin.handler import Job as Job
+from consumer.plugin.handler import JobFailed as JobFailed
+from consumer.plugin.handler import Reject as Reject
+from consumer.plugin.handler import Retry as Retry
 from consumer.plugin.handler import handler as handler
-from consumer.plugin.job import Job as Job
-from consumer.plugin.job import JobFailed as JobFailed
-from consumer.plugin.job import Reject as Reject
-from consumer.plugin.job import Retry as Retry
 
 __all__ = ["Job", "JobFailed", "Reject", "Retry", "handler"]
