@@ -11,11 +11,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from consumer.functions.families import AnyResult as AnyResult
-    from consumer.functions.families import DetailsResult as DetailsResult
-    from consumer.functions.families import FilesResult as FilesResult
-    from consumer.functions.families import ResultFile as ResultFile
-    from consumer.functions.families import ResultModel as ResultModel
+    from consumer.functions.catalogue import AnyResult as AnyResult
+    from consumer.functions.catalogue import DetailsResult as DetailsResult
+    from consumer.functions.catalogue import FilesResult as FilesResult
+    from consumer.functions.catalogue import ResultFile as ResultFile
+    from consumer.functions.catalogue import ResultModel as ResultModel
     from consumer.plugin.handler import Job as Job
     from consumer.plugin.handler import JobFailed as JobFailed
     from consumer.plugin.handler import Reject as Reject
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from consumer.plugin.handler import handler as handler
 
 _HOMES = {
-    "consumer.functions.families": ("AnyResult", "DetailsResult", "FilesResult", "ResultFile", "ResultModel"),
+    "consumer.functions.catalogue": ("AnyResult", "DetailsResult", "FilesResult", "ResultFile", "ResultModel"),
     "consumer.plugin.handler": ("Job", "JobFailed", "Reject", "Retry", "handler"),
 }
 

@@ -2,8 +2,7 @@
 
 from pydantic import Field
 
-from consumer.functions.catalogue import Family, Function, Sample
-from consumer.functions.families import FilesResult, ResultFile
+from consumer.functions.catalogue import Family, FilesResult, Function, ResultFile, Sample
 
 
 class AudioMixingResult(FilesResult):

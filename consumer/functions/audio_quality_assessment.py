@@ -1,7 +1,6 @@
 """AudioQualityAssessment (facts/iproduction.md#audioqualityassessment)."""
 
-from consumer.functions.catalogue import Function, Sample
-from consumer.functions.families import AnyResult
+from consumer.functions.catalogue import AnyResult, Function, Sample
 
 
 class AudioQualityAssessmentResult(AnyResult):

@@ -5,8 +5,7 @@ Source: facts/iproduction.md#captionextraction.
 
 from pydantic import Field
 
-from consumer.functions.catalogue import Family, Function, Sample
-from consumer.functions.families import FilesResult, ResultFile
+from consumer.functions.catalogue import Family, FilesResult, Function, ResultFile, Sample
 
 
 class CaptionExtractionResult(FilesResult):

@@ -1,7 +1,16 @@
-"""List and find the functions.
+"""What a function is, the forms that results share, and how functions are found.
 
 A module's name is its FunctionName in snake case: ``video_h2v`` is ``VideoH2V``, and ``a_s_r`` would be ``ASR``. So the
 names are listed without importing the modules: all 16 together take 25 ms of CPU, to build pydantic models.
+
+A model of your own can extend a form:
+
+    class ImageMattingResult(FilesResult):
+        '''Result of an ImageMatting job.'''
+
+Fields that are not documented are kept, never refused: MPS may add some at any time.
+
+Source: facts/iproduction.md#result-families.
 """
 
 from __future__ import annotations
@@ -9,23 +18,88 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from random import Random
+from typing import Final
 
-if TYPE_CHECKING:
-    from random import Random
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel
 
-    from pydantic import BaseModel, JsonValue
+_MOST_CHARS: Final = 120
 
-_NO_FUNCTIONS: Final = frozenset({"catalogue", "families"})
+
+class ResultModel(BaseModel):
+    """A result, or a part of one.
+
+    A field has MPS's spelling as its alias and takes both: ``start_s: float = Field(alias="start")``.
+    """
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+class ResultFile(ResultModel):
+    """One file of a result. MPS names a key without its bucket; it is completed to a URL before it is validated."""
+
+    url: str = Field(alias="file", min_length=1, description="oss:// URL of the file")
+
+
+class FilesResult(ResultModel):
+    """Family (a) with files. Without ``result`` it is refused; an empty list is accepted.
+
+    A subclass describes its files by declaring the field again.
+    """
+
+    files: list[ResultFile] = Field(alias="result", description="the files, in the order they came")
+
+    @property
+    def first_url(self) -> str | None:
+        """The first file's ``oss://`` URL; ``None`` without files."""
+        return self.files[0].url if self.files else None
+
+    def summary(self) -> str:
+        """One line: the number of files, and the first one's URL."""
+        return f"files: {len(self.files)}, first: {self.first_url or 'none'}"
+
+
+class ResultDetail(ResultModel):
+    """One entry of ``Details``."""
+
+    status: str | None = Field(default=None, alias="Status", description="how it ended, as it came")
+    input: JsonValue = Field(default=None, alias="Input", description="what was read, as it came")
+    output: JsonValue = Field(default=None, alias="Output", description="what was written, as it came")
+
+
+class DetailsResult(ResultModel):
+    """Family (c). It rarely names a file: see the job's Output, whose placeholders MPS does not replace."""
+
+    details: list[ResultDetail] = Field(default_factory=list, alias="Details", description="what was done, often empty")
+
+    @property
+    def written(self) -> str | None:
+        """The first output that the details name, as it came; ``None`` without one."""
+        outputs = (detail.output for detail in self.details)
+        return next((output for output in outputs if isinstance(output, str) and output), None)
+
+    def summary(self) -> str:
+        """One line: the number of details, and the output if they name one."""
+        return f"details: {len(self.details)}, {self.written or 'no file named, see the output of the job'}"
+
+
+class AnyResult(RootModel[JsonValue]):
+    """A result of unknown form: ``root`` is any JSON, as it came; also text that does not parse."""
+
+    def summary(self) -> str:
+        """One line: the beginning as JSON, at most 120 characters."""
+        text = json.dumps(self.root, ensure_ascii=False)
+        return text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}..."
 
 
 class Family(StrEnum):
-    """The form of a result (facts/iproduction.md#result-families)."""
+    """The form of a result."""
 
     OBJECT = "a"
     """``Data`` holds an object with ``result``."""
@@ -46,7 +120,6 @@ class Sample:
     Args:
         input: File name of the input.
         ending: Ending of the files that the job writes.
-        params: JobParams.
         files: Number of files that the result names.
         data: Makes ``Data`` from the keys of these files; not called for ``Family.DETAILS``.
     """
@@ -63,13 +136,10 @@ class Function:
     """What is known of one function.
 
     Args:
-        name: FunctionName.
         title: What the job does, in a few words.
         input: What Input must be.
         output: What is written to Output; ``None`` for nothing.
-        result: Model of the result; it has a method ``summary`` that returns one line.
-        sample: An example.
-        family: Form of the result.
+        result: It has a method ``summary`` that returns one line.
     """
 
     name: str
@@ -85,7 +155,7 @@ class Function:
 def _modules() -> Mapping[str, str]:
     """Each FunctionName with its module's name."""
     inside = (info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return {stem.title().replace("_", ""): stem for stem in inside if stem not in _NO_FUNCTIONS}
+    return {stem.title().replace("_", ""): stem for stem in inside if stem != "catalogue"}
 
 
 def names() -> Sequence[str]:
@@ -125,9 +195,9 @@ def model(name: str) -> object:
     if name[:1].isupper():
         # A model's name usually begins with its FunctionName; that module is imported first.
         likely_first = sorted(_modules(), key=lambda function: not name.startswith(function))
-        for stem in ("families", *(_modules()[function] for function in likely_first)):
+        for stem in ("catalogue", *(_modules()[function] for function in likely_first)):
             module = importlib.import_module(f"{__package__}.{stem}")
             found = vars(module).get(name)
-            if getattr(found, "__module__", None) == module.__name__:
+            if isinstance(found, type) and issubclass(found, BaseModel) and found.__module__ == module.__name__:
                 return found
     raise AttributeError(f"no result model is named {name!r}")

@@ -8,8 +8,7 @@ from random import Random
 
 from pydantic import Field, FiniteFloat, JsonValue, model_validator
 
-from consumer.functions.catalogue import Family, Function, Sample
-from consumer.functions.families import ResultModel
+from consumer.functions.catalogue import Family, Function, ResultModel, Sample
 
 
 class CoverStill(ResultModel):

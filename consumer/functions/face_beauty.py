@@ -1,7 +1,6 @@
 """FaceBeauty (facts/iproduction.md#facebeauty)."""
 
-from consumer.functions.catalogue import Function, Sample
-from consumer.functions.families import AnyResult
+from consumer.functions.catalogue import AnyResult, Function, Sample
 
 
 class FaceBeautyResult(AnyResult):

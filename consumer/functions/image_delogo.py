@@ -1,7 +1,6 @@
 """ImageDelogo (facts/iproduction.md#imagedelogo)."""
 
-from consumer.functions.catalogue import Function, Sample
-from consumer.functions.families import DetailsResult
+from consumer.functions.catalogue import DetailsResult, Function, Sample
 
 
 class ImageDelogoResult(DetailsResult):

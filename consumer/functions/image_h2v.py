@@ -1,7 +1,6 @@
 """ImageH2V (facts/iproduction.md#imageh2v)."""
 
-from consumer.functions.catalogue import Function, Sample
-from consumer.functions.families import DetailsResult
+from consumer.functions.catalogue import DetailsResult, Function, Sample
 
 
 class ImageH2VResult(DetailsResult):

@@ -10,8 +10,7 @@ from random import Random
 
 from pydantic import Field, FiniteFloat, JsonValue
 
-from consumer.functions.catalogue import Family, Function, Sample
-from consumer.functions.families import ResultModel
+from consumer.functions.catalogue import Family, Function, ResultModel, Sample
 
 
 class MusicSegment(ResultModel):

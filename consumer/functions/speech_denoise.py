@@ -1,7 +1,6 @@
 """SpeechDenoise (facts/iproduction.md#speechdenoise)."""
 
-from consumer.functions.catalogue import Function, Sample
-from consumer.functions.families import AnyResult
+from consumer.functions.catalogue import AnyResult, Function, Sample
 
 
 class SpeechDenoiseResult(AnyResult):

@@ -7,8 +7,7 @@ from typing import Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from consumer.functions.catalogue import Family, Function, Sample
-from consumer.functions.families import FilesResult, ResultFile, ResultModel
+from consumer.functions.catalogue import Family, FilesResult, Function, ResultFile, ResultModel, Sample
 
 
 class ClipSpan(ResultModel):

@@ -1,7 +1,6 @@
 """VideoDelogo (facts/iproduction.md#videodelogo)."""
 
-from consumer.functions.catalogue import Function, Sample
-from consumer.functions.families import DetailsResult
+from consumer.functions.catalogue import DetailsResult, Function, Sample
 
 
 class VideoDelogoResult(DetailsResult):

@@ -1,7 +1,6 @@
 """VideoDetext (facts/iproduction.md#videodetext)."""
 
-from consumer.functions.catalogue import Function, Sample
-from consumer.functions.families import DetailsResult
+from consumer.functions.catalogue import DetailsResult, Function, Sample
 
 
 class VideoDetextResult(DetailsResult):

@@ -1,7 +1,6 @@
 """VideoH2V (facts/iproduction.md#videoh2v)."""
 
-from consumer.functions.catalogue import Function, Sample
-from consumer.functions.families import DetailsResult
+from consumer.functions.catalogue import DetailsResult, Function, Sample
 
 
 class VideoH2VResult(DetailsResult):

@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from consumer.functions.audio_mixing import AudioMixingResult as AudioMixingResult
     from consumer.functions.audio_quality_assessment import AudioQualityAssessmentResult as AudioQualityAssessmentResult
     from consumer.functions.caption_extraction import CaptionExtractionResult as CaptionExtractionResult
+    from consumer.functions.catalogue import AnyResult as AnyResult
+    from consumer.functions.catalogue import DetailsResult as DetailsResult
+    from consumer.functions.catalogue import FilesResult as FilesResult
+    from consumer.functions.catalogue import ResultDetail as ResultDetail
+    from consumer.functions.catalogue import ResultFile as ResultFile
+    from consumer.functions.catalogue import ResultModel as ResultModel
     from consumer.functions.cover import CoverResult as CoverResult
     from consumer.functions.cover import CoverStill as CoverStill
     from consumer.functions.face_beauty import FaceBeautyResult as FaceBeautyResult
-    from consumer.functions.families import AnyResult as AnyResult
-    from consumer.functions.families import DetailsResult as DetailsResult
-    from consumer.functions.families import FilesResult as FilesResult
-    from consumer.functions.families import ResultDetail as ResultDetail
-    from consumer.functions.families import ResultFile as ResultFile
-    from consumer.functions.families import ResultModel as ResultModel
     from consumer.functions.image_cartoonize import ImageCartoonizeResult as ImageCartoonizeResult
     from consumer.functions.image_delogo import ImageDelogoResult as ImageDelogoResult
     from consumer.functions.image_h2v import ImageH2VResult as ImageH2VResult
