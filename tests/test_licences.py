@@ -37,11 +37,11 @@ def installed(lock: str) -> dict[str, Distribution]:
 
 def licence_of(package: Distribution) -> str:
     """Its licence, by one of the names above; what it says of itself where it is none of them."""
-    told = cast("Message", package.metadata)
+    metadata = cast("Message", package.metadata)
     said = [
-        *re.split(r" AND | OR ", told.get("License-Expression") or ""),
-        *(line.rpartition(" :: ")[2] for line in told.get_all("Classifier") or () if line.startswith("License ::")),
-        (told.get("License") or "").strip().splitlines()[0] if told.get("License") else "",
+        *re.split(r" AND | OR ", metadata.get("License-Expression") or ""),
+        *(line.rpartition(" :: ")[2] for line in metadata.get_all("Classifier") or () if line.startswith("License ::")),
+        (metadata.get("License") or "").strip().splitlines()[0] if metadata.get("License") else "",
     ]
     for text in filter(None, said):
         for name, spellings in PERMISSIVE.items():

@@ -98,7 +98,7 @@ def test_no_credentials(cli: Cli, queue: str, monkeypatch: pytest.MonkeyPatch) -
     assert "credentials: GetCredentials" in ran.out
 
 
-def test_nobody_there(cli: Cli, keys: str, queue_url: QueueUrl) -> None:
+def test_no_server_there(cli: Cli, keys: str, queue_url: QueueUrl) -> None:
     """An address that does not answer is bad, with where to look."""
     ran = cli("check", "--shipped", "--endpoint", "http://127.0.0.1:9", "--notify-url", queue_url("q"))
     assert ran.code == 1
@@ -195,10 +195,10 @@ async def test_a_store_in_use(tmp_path: Path) -> None:
         pytest.param("folder", 1, "is a directory; name a file in it", id="a directory"),
         pytest.param("socket", 78, "not a regular file", id="a socket"),
         pytest.param("open", 78, "may be written by every user", id="others may write"),
-        pytest.param("everybody/below.db", 78, "may be written by every user", id="others may write to the folder"),
+        pytest.param("writable/below.db", 78, "may be written by every user", id="others may write to the folder"),
         pytest.param("newer", 78, "schema version 99", id="a newer schema"),
         pytest.param("x" * 5000, 1, "can't be looked at", id="too long a name"),
-        pytest.param("postgresql://nobody@127.0.0.1:9/none?connect_timeout=1", 1, "store", id="no server"),
+        pytest.param("postgresql://stranger@127.0.0.1:9/none?connect_timeout=1", 1, "store", id="no server"),
     ],
 )
 def test_a_store_that_run_refuses(
@@ -211,8 +211,8 @@ def test_a_store_that_run_refuses(
     Path("file").write_text("", encoding="utf-8")
     Path("folder").mkdir()
     make_store(Path("open")).chmod(0o666)
-    Path("everybody").mkdir()
-    Path("everybody").chmod(0o777)
+    Path("writable").mkdir()
+    Path("writable").chmod(0o777)
     with sqlite3.connect(make_store(Path("newer"))) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()

@@ -1,4 +1,4 @@
-"""jobs list, jobs show: what the ledger tells of jobs that have ended, on both engines."""
+"""jobs list, jobs show: the ended jobs of the ledger, on both engines."""
 
 from __future__ import annotations
 

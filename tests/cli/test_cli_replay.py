@@ -161,7 +161,7 @@ def test_filters_and_rate(cli: Cli, store: str, place: Place) -> None:
     assert ran.err == "5 replayed\n"
     assert place.bodies() == [f"body {number}" for number in range(5)]
     assert states(store) == ["set_aside"] + ["replayed"] * 5
-    assert "no dead letter matches" in cli("dead-letters", "replay", "--function", "Nobody").err
+    assert "no dead letter matches" in cli("dead-letters", "replay", "--function", "Unheard").err
 
 
 def test_a_queue_of_no_settings(cli: Cli, store: str, place: Place) -> None:

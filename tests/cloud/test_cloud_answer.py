@@ -231,7 +231,7 @@ def test_an_empty_handle_is_a_problem() -> None:
     assert read(entry(ReceiptHandle=b""))[0] == []
 
 
-def test_a_body_against_its_md5_is_delivered_and_told() -> None:
+def test_a_body_against_its_md5_is_delivered_and_logged() -> None:
     """A body that is not what MessageBodyMD5 says is a problem, yet it is not lost."""
     found, (problem,) = read(entry(b"other"))
     assert found[0].body == b"other"

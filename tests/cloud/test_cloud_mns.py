@@ -260,7 +260,7 @@ async def test_a_dead_handle_is_gone(start: Any, mns_reply: Any, code: str) -> N
     assert [failure.handle for failure in await talk.queue.delete(["a", "b"])] == ["b"]
 
 
-async def test_one_error_for_a_whole_batch_tells_nothing_of_its_entries(start: Any, mns_reply: Any) -> None:
+async def test_one_error_for_a_whole_batch_decides_nothing_about_its_entries(start: Any, mns_reply: Any) -> None:
     """A plain MessageNotExist for two handles is raised: neither may be taken for deleted."""
     talk = await start(mns_reply(404, error_xml("MessageNotExist")))
     with pytest.raises(CloudError) as caught:

@@ -239,7 +239,7 @@ async def test_cancelling_passes_through(start: Any) -> None:
     assert talk.observed == []
 
 
-async def test_the_head_is_told_before_the_body(start: Any) -> None:
+async def test_on_answer_is_called_before_the_body_arrives(start: Any) -> None:
     """``on_answer`` is called when the head has come, while the body is still on its way."""
     heads: list[float] = []
 
@@ -286,7 +286,7 @@ async def test_the_servers_clock(start: Any, mns_reply: Any, date: str | int, of
     assert 0 <= batch.elapsed_s < 5
 
 
-def test_a_clock_that_is_not_believed_is_told_once(log_lines: list[dict[str, Any]]) -> None:
+def test_a_clock_that_is_not_believed_is_logged_once(log_lines: list[dict[str, Any]]) -> None:
     """A Date that is years off makes one line, however many answers carry it or alternate with good ones."""
     wall_s, now = time.time(), 50.0
     clock = ServerClock(wall_s, now)
@@ -298,7 +298,7 @@ def test_a_clock_that_is_not_believed_is_told_once(log_lines: list[dict[str, Any
     ]
 
 
-def test_a_clock_that_is_believed_again_is_told_once(
+def test_a_clock_that_is_believed_again_is_logged_once(
     log_lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After ten minutes of good dates the change back is logged."""

@@ -159,7 +159,7 @@ async def test_a_missing_queue(local: Any) -> None:
         pytest.param(Broken(kind="error", status=429), Fault.THROTTLED, id="429"),
     ],
 )
-async def test_each_fault_is_told_and_passes(local: Any, broken: Broken, fault: Fault) -> None:
+async def test_each_fault_is_raised_and_passes(local: Any, broken: Broken, fault: Fault) -> None:
     """A fault of the server becomes ours, the server saw the request once, and the next one works."""
     local.sandbox.put("q", "m")
     local.sandbox.faults.add(broken.model_copy(update={"count": 1}))

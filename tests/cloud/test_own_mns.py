@@ -262,7 +262,7 @@ def test_what_can_not_be_deleted_is_handled_once(seen: Seen) -> None:
     assert (seen.left[NAMES[DEAF.name]], seen.letters[NAMES[DEAF.name]]) == (len(KINDS), 0)
 
 
-def test_what_is_odd_is_told_in_few_lines(seen: Seen) -> None:
+def test_odd_answers_are_logged_in_few_lines(seen: Seen) -> None:
     """A message too many is one line; two thousand broken entries are three and one for the rest."""
     pattern = re.compile(r"(\d) more messages came than the (\d) asked for; they were not read and come back later")
     for problem in seen.problems[NAMES["more than asked for"]]:

@@ -100,9 +100,9 @@ class Machine:
         return done.returncode, (done.stdout + done.stderr).strip()
 
     def systemctl(self, *argv: str) -> str:
-        code, told = self.ask("systemctl", *argv)
-        assert code == 0, told
-        return told
+        code, output = self.ask("systemctl", *argv)
+        assert code == 0, output
+        return output
 
     def shows(self, key: str, unit: str = UNIT) -> str:
         return self.systemctl("show", "--value", "-p", key, unit)
@@ -182,8 +182,8 @@ def leader_of(nspawn: subprocess.Popen[bytes]) -> Machine:
 def test_both_units_start(machine: Machine) -> None:
     """Both are ready once started, with keys from the credentials folder, and serve health and process metrics."""
     begun = time.monotonic()
-    code, told = machine.ask("sh", "-ec", 'sudo() { "$@"; }\n' + readme_commands()[-1])
-    assert code == 0, told
+    code, output = machine.ask("sh", "-ec", 'sudo() { "$@"; }\n' + readme_commands()[-1])
+    assert code == 0, output
     machine.systemctl("start", f"{UNIT}@songs")
     assert time.monotonic() - begun < 15
     for port in (9464, 9465):
@@ -239,8 +239,8 @@ def test_it_stops_in_order(machine: Machine) -> None:
     cli = f"{keys} /opt/mns-consumer/bin/mns-consumer queue"
     for number in range(3):
         text = COVER % f"{number:032x}"
-        code, told = machine.ask("sh", "-c", f"{cli} send --base64 '{text}' {settings}")
-        assert code == 0, told
+        code, output = machine.ask("sh", "-c", f"{cli} send --base64 '{text}' {settings}")
+        assert code == 0, output
     time.sleep(1)
     assert 'mns_consumer_in_flight{queue="jobs"} 3.0' in machine.metrics()
     machine.systemctl("stop", UNIT)

@@ -38,8 +38,8 @@ async def answer(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(60)
     if job_id == "0" * 32:
         return web.json_response({"RequestId": "R", "JobId": job_id})
-    told = {"Code": "Success", "Data": "{}"}
-    fields = {"FunctionName": "Cover", "State": "Success", "Result": json.dumps(told)}
+    result = {"Code": "Success", "Data": "{}"}
+    fields = {"FunctionName": "Cover", "State": "Success", "Result": json.dumps(result)}
     return web.json_response({"RequestId": "R", "JobId": job_id, **fields})
 
 

@@ -199,7 +199,7 @@ class Service:
             raise StoreError("down")
 
 
-async def test_a_call_that_fails_alone_is_told_from_an_outage() -> None:
+async def test_a_call_that_fails_alone_is_no_outage() -> None:
     """A failed call probes the service: if that answers the breaker stays closed and logs nothing."""
     service = Service(is_up=True)
     breaker = Breaker("opened", "closed", probe=service.probe)

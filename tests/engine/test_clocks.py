@@ -70,16 +70,16 @@ async def test_a_step_removes_nothing(
                 sandbox.put(QUEUE, body(job_id).decode())
             await daemon.emptied()
             await anyio.sleep(0.3)
-            told = [str(line.get("error")) for line in lines if line["log_level"] == "warning"]
-            assert len(told) == 1
-            assert "off the clock of MNS" in told[0]
+            warnings = [str(line.get("error")) for line in lines if line["log_level"] == "warning"]
+            assert len(warnings) == 1
+            assert "off the clock of MNS" in warnings[0]
             assert pruned == []
             monkeypatch.setattr(ledger, "now", really)
             await daemon.until(lambda: bool(pruned))
             assert "pruning works again" in [line["event"] for line in lines]
 
 
-async def test_the_store_s_clock_is_told(serve: Serve, store: Mapping[str, str]) -> None:
+async def test_a_store_with_another_clock_is_logged(serve: Serve, store: Mapping[str, str]) -> None:
     """Both stores say what time it is by the clock that their times are written by."""
 
     async def cover(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Deletes that fail: tried while their receipts live, told once, and without them nothing runs again."""
+"""Failing deletes are tried while their receipt handles are valid, logged once, and cause no second run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def nothing(job: Job) -> None:
     """Does nothing."""
 
 
-def told(lines: Sequence[Mapping[str, object]]) -> list[object]:
+def outage_lines(lines: Sequence[Mapping[str, object]]) -> list[object]:
     return [line["event"] for line in lines if line["event"] in {BEGINS, ENDS} and line["log_level"] != "debug"]
 
 
@@ -37,4 +37,4 @@ async def test_deletes_outlast_an_outage(sandbox: Sandbox, serve: Serve) -> None
             await daemon.emptied()
             assert daemon.count("messages_received_total", queue=QUEUE) == 60
     # Its end is logged by the first success that is five seconds after the last fault.
-    assert told(lines) in ([BEGINS], [BEGINS, ENDS])
+    assert outage_lines(lines) in ([BEGINS], [BEGINS, ENDS])

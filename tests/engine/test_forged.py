@@ -108,15 +108,15 @@ TABLE: Final = (
 
 
 @dataclass
-class Book:
+class Runs:
     """What the handlers of a test saw, by job."""
 
-    runs: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
+    by_job: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
 
     def add(self, handler: str, job: Job[Any, Any]) -> None:
         result = None if job.failed or job.input is None else job.result_or_none
         files = [file["file"] for file in result["result"]] if isinstance(result, dict) else None
-        self.runs.setdefault(job.job_id, []).append(
+        self.by_job.setdefault(job.job_id, []).append(
             (handler, job.function, job.state, job.failed, job.user_data, files)
         )
 
@@ -142,19 +142,19 @@ async def test_a_forged_notification_decides_nothing(
     sandbox: Sandbox, serve: Serve, store: Mapping[str, str], *, when: str, wants_result: bool
 ) -> None:
     """The true job's handler runs once with MPS's values, and what was forged is a dead letter that says why."""
-    book = Book()
+    seen = Runs()
 
     async def cover(job: Job[Any]) -> None:
-        book.add("Cover", job)
+        seen.add("Cover", job)
 
     async def clip(job: Job[Any]) -> None:
-        book.add("VideoClip", job)
+        seen.add("VideoClip", job)
 
     async def bare_cover(job: Job) -> None:
-        book.add("Cover", job)
+        seen.add("Cover", job)
 
     async def bare_clip(job: Job) -> None:
-        book.add("VideoClip", job)
+        seen.add("VideoClip", job)
 
     for forgery in TABLE:
         result = RESULT if forgery.state == "Success" else {"Code": "InvalidFile", "Message": "no picture"}
@@ -179,7 +179,7 @@ async def test_a_forged_notification_decides_nothing(
         for each in TABLE
         if when != "without" or each.reason is None
     }
-    assert book.runs == expected
+    assert seen.by_job == expected
 
 
 async def test_a_state_that_is_no_end_ends_nothing(sandbox: Sandbox, serve: Serve) -> None:

@@ -1,4 +1,4 @@
-"""Forged messages that nobody checked came first: the true one is handled all the same."""
+"""A forged message that was handled unverified does not keep the true one from being handled."""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ async def test_progress_of_an_event_is_no_end(sandbox: Sandbox, serve: Serve) ->
     async def event(job: Job) -> None:
         seen.append(job.state)
 
-    def told(status: str) -> bytes:
+    def event_body(status: str) -> bytes:
         return json.dumps({"EventType": "E", "MessageBody": {"JobId": "j", "Status": status}}).encode()
 
     async with serve(handlers(ImsEvent=event)) as daemon:
-        await send(daemon, *(told(status) for status in ("Processing", "Processing", "Success", "Success")))
+        await send(daemon, *(event_body(status) for status in ("Processing", "Processing", "Success", "Success")))
         assert not await daemon.letters()
     assert seen == ["Processing", "Processing", "Success"]

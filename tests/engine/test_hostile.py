@@ -73,13 +73,13 @@ class Case:
     Args:
         function: It.
         end: How its message ends: ``done`` or a dead letter's reason.
-        told: What the dead letter's error holds.
+        error: What the dead letter's error holds.
         limits: The handler's own.
     """
 
     function: Callable[[Job[Any, Any]], object]
     end: str
-    told: str = ""
+    error: str = ""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -193,7 +193,7 @@ async def leaves_a_thread(job: Job) -> None:
 
 async def leaves_a_task(job: Job) -> None:
     async def fails() -> None:
-        raise ValueError("nobody waits for it")
+        raise ValueError("no task awaits it")
 
     task = asyncio.get_running_loop().create_task(fails())
     await asyncio.sleep(0)
@@ -233,7 +233,7 @@ async def cancels_a_scope_of_its_own(job: Job) -> None:
         await anyio.sleep(1)
 
 
-async def cancels_everybody(job: Job) -> None:
+async def cancels_its_task(job: Job) -> None:
     tasks = [task for task in asyncio.all_tasks() if task is asyncio.current_task()]
     for task in tasks:
         task.cancel()
@@ -258,10 +258,10 @@ def raises_from_a_class(job: Job) -> None:
 
 QUICK: Final = Limits(timeout_s=0.2)
 HANDLERS: Final[Mapping[str, Case]] = {
-    **{f"Async{name}": Case(raising(make), EXHAUSTED, told) for name, (make, told) in RAISED.items()},
+    **{f"Async{name}": Case(raising(make), EXHAUSTED, error) for name, (make, error) in RAISED.items()},
     **{
-        f"Plain{name}": Case(raising_in_a_thread(make), EXHAUSTED, told)
-        for name, (make, told) in RAISED.items()
+        f"Plain{name}": Case(raising_in_a_thread(make), EXHAUSTED, error)
+        for name, (make, error) in RAISED.items()
         if name != "CancelledError"
     },
     "PlainCancelledError": Case(raising_in_a_thread(asyncio.CancelledError), EXHAUSTED, "CancelledError"),
@@ -280,7 +280,7 @@ HANDLERS: Final[Mapping[str, Case]] = {
     "ReturnsACoroutine": Case(returns_a_coroutine, EXHAUSTED, "await it"),
     "CancelsItself": Case(cancels_itself, EXHAUSTED, "cancelled"),
     "CancelsAScope": Case(cancels_a_scope_of_its_own, DONE),
-    "CancelsEverybody": Case(cancels_everybody, EXHAUSTED, "cancelled"),
+    "CancelsItsTask": Case(cancels_its_task, EXHAUSTED, "cancelled"),
     "Recurses": Case(recurses, EXHAUSTED, "RecursionError"),
     "ReturnsNonsense": Case(returns_nonsense, DONE),
     "ExitsItsThread": Case(exits_its_thread, EXHAUSTED, "SystemExit: out"),
@@ -399,6 +399,6 @@ async def test_whatever_user_code_does_ends_its_own_run(
     assert {name: str(ends[name].reason) if name in ends else DONE for name in cases} == {
         name: case.end for name, case in cases.items()
     }
-    assert [name for name, case in cases.items() if case.told and case.told not in ends[name].error] == []
+    assert [name for name, case in cases.items() if case.error and case.error not in ends[name].error] == []
     assert [name for name in RAISED if not ends[f"Async{name}"].traceback] == []
     assert len(neighbours) == min(NEIGHBOURS, len(cases))

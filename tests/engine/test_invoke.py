@@ -55,7 +55,7 @@ def hands_a_coroutine_on(job: Job) -> object:
 
 
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "error"),
     [
         pytest.param(hands_a_coroutine_on, "make it `async def`", id="a plain function that returns a coroutine"),
         pytest.param(exits, "SystemExit: 3", id="an async function that exits"),
@@ -63,11 +63,11 @@ def hands_a_coroutine_on(job: Job) -> object:
         pytest.param(cancels_itself, "cancelled", id="one that awaits something cancelled"),
     ],
 )
-async def test_whatever_user_code_does_is_its_own_failure(function: Callable[[Job], object], told: str) -> None:
+async def test_whatever_user_code_does_is_its_own_failure(function: Callable[[Job], object], error: str) -> None:
     """A handler that exits or cancels itself has failed; the daemon lives on."""
     end = await call(function)
     assert isinstance(end, Raised)
-    assert told in str(end.error)
+    assert error in str(end.error)
 
 
 async def test_a_plain_function_that_returns_late_has_still_returned() -> None:
@@ -80,7 +80,7 @@ async def test_a_plain_function_that_returns_late_has_still_returned() -> None:
 
 
 async def test_a_plain_function_that_raises_late_timed_out() -> None:
-    """A plain function past its time limit that then raises is told by the limit."""
+    """A plain function past its time limit that then raises counts as timed out."""
 
     def late(job: Job) -> None:
         time.sleep(0.2)

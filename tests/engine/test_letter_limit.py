@@ -221,7 +221,7 @@ async def test_what_others_store_is_seen_at_the_next_count() -> None:
 
 
 async def test_when_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is counted at times, sooner once a hundredth of a shared limit was stored here, and a fault is told once."""
+    """It is counted at times, sooner once a hundredth of a shared limit was stored here, and a fault is logged once."""
     store = Counted()
     limit = limit_of(store, letters=1000, shared=True)
     with capture_logs() as lines:
@@ -244,7 +244,7 @@ async def test_when_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
             assert limit.held == LettersHeld(10, 0)
             store.broken = False
             with anyio.fail_after(3):
-                while store.asked < 4:  # noqa: ASYNC110 - nobody tells
+                while store.asked < 4:  # noqa: ASYNC110 - the store has no event
                     await anyio.sleep(0.01)
             tasks.cancel_scope.cancel()
     assert [line["event"] for line in lines] == [

@@ -83,7 +83,7 @@ async def test_a_done_job_is_not_run_again_after_a_restart(sandbox: Sandbox, ser
     ("raw", "reason"),
     [
         pytest.param(b"no notification at all", Reason.UNDECODABLE, id="not JSON"),
-        pytest.param(body(function="Unheard"), Reason.UNROUTED, id="a FunctionName that nobody takes"),
+        pytest.param(body(function="Unheard"), Reason.UNROUTED, id="a FunctionName without a handler"),
         pytest.param(body(Type="Transcode"), Reason.UNROUTED, id="another kind of message"),
         pytest.param(body(UserData='{"album": "x"}'), Reason.ILL_TYPED, id="UserData of another shape"),
         pytest.param(body(FAILED_JOB, "Picky", State="Fail", Code="E"), Reason.JOB_FAILED, id="a failed job"),
@@ -118,7 +118,7 @@ async def test_what_can_not_be_handled_is_kept(sandbox: Sandbox, serve: Serve, r
 
 
 async def test_a_failed_handler_runs_again_and_knows_it(sandbox: Sandbox, serve: Serve) -> None:
-    """A failure hides the same message for the time asked; the next run is told that it is the second."""
+    """A failure hides the same message for the time asked; the next run is attempt 2."""
     attempts: list[int] = []
 
     async def cover(job: Job) -> None:
@@ -170,7 +170,7 @@ async def test_intermediate_states_are_deleted_without_a_run(sandbox: Sandbox, s
 
 
 async def test_unrouted_messages_are_dropped_when_the_settings_say_so(sandbox: Sandbox, serve: Serve) -> None:
-    """With ``unrouted = "drop"`` a message that nobody takes is counted and deleted, and no letter is kept."""
+    """With ``unrouted = "drop"`` a message without a handler is counted and deleted, and no letter is kept."""
     sandbox.put(QUEUE, body(function="Unheard").decode())
     async with serve(handlers(Cover=nothing), unrouted="drop") as daemon:
         await daemon.emptied()

@@ -99,8 +99,8 @@ async def recovers(daemon: Daemon, within_s: float) -> None:
     assert daemon.count("jobs_total", queue=QUEUE, function="Slow", outcome="done") == 20
 
 
-def told(lines: Sequence[Mapping[str, object]]) -> list[object]:
-    """What was said above info, and of an end."""
+def outage_lines(lines: Sequence[Mapping[str, object]]) -> list[object]:
+    """The events above info, and the one that ends an outage."""
     return [line["event"] for line in lines if line["log_level"] in LOUD or "outage_seconds" in line]
 
 
@@ -131,7 +131,7 @@ async def test_mns_is_gone(sandbox: Sandbox, serve: Serve, begin: Callable[[Sand
             sandbox.faults.clear()
             assert made <= 3 * OUTAGE_S
             await recovers(daemon, 5.5)
-    assert told(lines) == BOTH_ENDS
+    assert outage_lines(lines) == BOTH_ENDS
     (end,) = [line for line in lines if "outage_seconds" in line]
     assert OUTAGE_S - 3 <= float(end["outage_seconds"]) <= OUTAGE_S + 6
 
@@ -162,11 +162,11 @@ async def test_the_database_is_gone(sandbox: Sandbox, serve: Serve, proxy: TcpPr
             await proxy.accept()
             await recovers(daemon, 5.5)
         await proxy.refuse()
-    assert told(lines) == ["store failed; polling pauses until it works", "store works again"]
+    assert outage_lines(lines) == ["store failed; polling pauses until it works", "store works again"]
 
 
-async def test_an_untrusted_certificate_is_told(secure: Sandbox, serve: Serve) -> None:
-    """A server whose certificate nobody vouches for is not talked to, and the fault names the setting to change."""
+async def test_an_untrusted_certificate_is_a_fault(secure: Sandbox, serve: Serve) -> None:
+    """No request goes to a server with an untrusted certificate, and the fault names the setting to change."""
     async with serve(handlers(Cover=nothing), endpoint=secure.url, notify_url=secure.notify_url(QUEUE)) as daemon:
         await daemon.until(lambda: daemon.app.lanes[0].progress.fault is not None)
         assert "ca_file" in (daemon.app.lanes[0].progress.fault or "")

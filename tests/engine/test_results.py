@@ -60,20 +60,20 @@ async def test_a_wanted_result_is_fetched_and_typed(serve: Serve) -> None:
 
 
 async def test_mps_is_not_asked_when_no_result_is_wanted(sandbox: Sandbox, serve: Serve) -> None:
-    """A handler whose annotation names no result costs no call to MPS, and reading the result tells what to write."""
-    told: list[str] = []
+    """A handler without a result type costs no call to MPS; reading the result raises an error that says so."""
+    errors: list[str] = []
 
     async def clip(job: Job) -> None:
         try:
             _ = job.result
         except Exception as error:  # noqa: BLE001 - the test looks at whatever comes
-            told.append(str(error))
+            errors.append(str(error))
 
     async with serve(handlers(VideoClip=clip)) as daemon:
         await submit(daemon)
-        await daemon.until(lambda: bool(told))
+        await daemon.until(lambda: bool(errors))
         await daemon.emptied()
-    assert "Job[CoverResult]" in told[0]
+    assert "Job[CoverResult]" in errors[0]
     assert sandbox.log.by_operation["QueryIProductionJob"] == 0
 
 
@@ -137,12 +137,12 @@ async def test_an_outage_of_mps_is_waited_for(sandbox: Sandbox, serve: Serve) ->
             assert sandbox.log.by_operation["ChangeMessageVisibility"] == 0
             assert all(check.ok for check in daemon.app.vitals.ready())
     assert attempts == [1] * 60
-    told = [line["event"] for line in lines if line["log_level"] in {"warning", "error"} or "again" in line["event"]]
-    assert told == ["MPS does not answer; results wait until it does", "MPS answers again"]
+    logged = [line["event"] for line in lines if line["log_level"] in {"warning", "error"} or "again" in line["event"]]
+    assert logged == ["MPS does not answer; results wait until it does", "MPS answers again"]
 
 
 async def test_a_refusal_that_is_not_about_the_job_buries_nothing(sandbox: Sandbox, serve: Serve) -> None:
-    """A wrong endpoint's answer sets no message aside: it is an outage, told and waited for."""
+    """A wrong endpoint's answer sets no message aside: it is an outage, which is logged and waited for."""
     seen: list[int] = []
 
     async def clip(job: Job[Any]) -> None:

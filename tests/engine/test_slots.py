@@ -36,7 +36,7 @@ async def test_all_or_none() -> None:
 
 
 async def test_several_wait_and_each_gets_its_own() -> None:
-    """Slots that come back go to whoever waits for no more than there are; nobody gets one twice."""
+    """Released slots go to the polls that wait for them; no slot is given twice."""
     slots = Slots(32)
     taken: list[int] = []
     slots.take_now(32)
@@ -116,8 +116,8 @@ async def test_a_wait_for_a_place_that_is_cancelled_loses_none() -> None:
     assert (slots.free, slots.aside) == (1, 0)
 
 
-def test_only_so_many_stand_aside() -> None:
-    """As many messages as there are slots may wait without one; the next one is told to go."""
+def test_as_many_wait_without_a_slot_as_there_are_slots() -> None:
+    """As many messages as there are slots may wait without one; the next one is refused."""
     slots = Slots(2)
     for expected in (True, True, False):
         slots.take_now(1)

@@ -53,7 +53,7 @@ def test_without_any_thread_there_is_no_executor(monkeypatch: pytest.MonkeyPatch
 
 
 class Unsent:
-    """Stands where what OpenTelemetry is told would be."""
+    """A stand-in for the traces: it counts how often it is closed."""
 
     closed = 0
 

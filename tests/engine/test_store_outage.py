@@ -26,7 +26,7 @@ async def target(proxy: TcpProxy, schema: str) -> AsyncIterator[str]:
 async def test_a_database_that_goes_away_pauses_the_polls(
     sandbox: Sandbox, serve: Serve, proxy: TcpProxy, target: str
 ) -> None:
-    """While the database is gone nothing is polled or lost; two lines tell of it; afterwards each job runs once."""
+    """While the database is gone nothing is polled or lost; two lines are logged; afterwards each job runs once."""
     runs: dict[str, int] = {}
 
     async def cover(job: Job) -> None:
@@ -49,5 +49,5 @@ async def test_a_database_that_goes_away_pauses_the_polls(
             await daemon.emptied(13)
             assert all(check.ok for check in daemon.app.vitals.ready())
     assert runs == {"1" * 32: 1, "2" * 32: 1, "3" * 32: 1}
-    told = [line["event"] for line in lines if line["event"].startswith("store")]
-    assert told == ["store failed; polling pauses until it works", "store works again"]
+    events = [line["event"] for line in lines if line["event"].startswith("store")]
+    assert events == ["store failed; polling pauses until it works", "store works again"]

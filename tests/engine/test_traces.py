@@ -1,4 +1,4 @@
-"""What OpenTelemetry is told, by the exporter over the wire to a receiver that is played here."""
+"""Spans and metrics of OpenTelemetry, as the real exporter sends them to a receiver in the test."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
         pytest.param("system_properties", True, id="system property, trusted"),
     ],
 )
-async def test_a_message_s_life_is_told(
+async def test_a_message_s_life_is_traced(
     *, sandbox: Sandbox, tmp_path: Path, receiver: tuple[Receiver, str], place: str, trusted: bool
 ) -> None:
     """Receive, process and settle are spans that belong together; the sender's is linked to, or a parent if trusted."""
@@ -153,8 +153,8 @@ async def test_a_message_s_life_is_told(
     assert played.metrics["messaging.client.consumed.messages"] == 2
     assert played.metrics["messaging.process.duration"] == 2
     lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
-    told = [line for line in lines if line["event"] in {"at work", "job done"}]
-    assert [(line["trace_id"], line["span_id"]) for line in told] == [(good.trace_id.hex(), good.span_id.hex())] * 2
+    bound = [line for line in lines if line["event"] in {"at work", "job done"}]
+    assert [(line["trace_id"], line["span_id"]) for line in bound] == [(good.trace_id.hex(), good.span_id.hex())] * 2
     (at_work,) = [line for line in lines if line["event"] == "at work"]
     assert at_work["baggage"] == ({"tenant": "7"} if trusted else {})
 
@@ -180,10 +180,10 @@ def test_malformed_ones_are_passed_over(caplog: pytest.LogCaptureFixture, truste
     exporter = InMemorySpanExporter()
     spans = TracerProvider()
     spans.add_span_processor(SimpleSpanProcessor(exporter))
-    told = traces.Traces(spans, MeterProvider(), "1", trusted=trusted)
+    tracing = traces.Traces(spans, MeterProvider(), "1", trusted=trusted)
     caplog.set_level(logging.WARNING)
     for carried in MALFORMED:
-        with told.processing(QUEUE, "M", carried, None):
+        with tracing.processing(QUEUE, "M", carried, None):
             pass
         (span,) = exporter.get_finished_spans()
         exporter.clear()
@@ -191,20 +191,20 @@ def test_malformed_ones_are_passed_over(caplog: pytest.LogCaptureFixture, truste
         assert len(span.links) == (valid and not trusted)
         assert (span.parent is not None) == (valid and trusted)
     assert caplog.records == []
-    told.close(1)
+    tracing.close(1)
 
 
 @pytest.mark.parametrize(("flags", "root", "sampled"), [("00", ALWAYS_ON, True), ("01", ALWAYS_OFF, False)])
 def test_a_sender_does_not_decide_what_is_sampled(flags: str, root: Sampler, sampled: bool) -> None:  # noqa: FBT001
     """Samplers follow a parent as a rule; a sender that is only linked to neither hides a span nor forces one."""
-    told = traces.Traces(TracerProvider(ParentBased(root)), MeterProvider(), "1")
-    with told.processing(QUEUE, "M", {"traceparent": f"00-{TRACE_ID}-{SENDER}-{flags}"}, None) as span:
+    tracing = traces.Traces(TracerProvider(ParentBased(root)), MeterProvider(), "1")
+    with tracing.processing(QUEUE, "M", {"traceparent": f"00-{TRACE_ID}-{SENDER}-{flags}"}, None) as span:
         assert span.is_recording() == sampled
-    told.close(1)
+    tracing.close(1)
 
 
 async def test_a_receiver_that_is_gone_holds_up_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Where nobody takes the traces, messages are handled and the stop keeps its deadline."""
+    """While the receiver is gone, messages are handled and the stop keeps its deadline."""
     daemon = Process(
         *(sandbox, tmp_path, "otel=true", "stop_deadline_s=3"),
         handlers=HANDLERS,

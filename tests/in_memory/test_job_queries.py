@@ -58,7 +58,7 @@ async def test_one_asks_while_it_is_down() -> None:
             for number in range(30):
                 tasks.start_soon(ask, str(number))
             await anyio.sleep(0.1)
-            # Nobody asked within the pause.
+            # No question is sent during the pause.
             assert service.asked == ["first", NO_JOB]
             while service.faults:  # noqa: ASYNC110 - the service is a stand-in without events
                 await anyio.sleep(0.01)
@@ -81,7 +81,7 @@ async def test_the_one_that_asks_may_be_cut_short() -> None:
     assert service.asked == ["cut", NO_JOB, NO_JOB, "other"]
 
 
-async def test_nobody_waits_for_ever() -> None:
+async def test_no_query_waits_for_ever() -> None:
     """After the patience every question fails with the fault, also those that never had their turn."""
     service = Service(*[Fault.SERVER] * 100)
     results = asking(service, patience_s=1)
@@ -101,15 +101,15 @@ async def test_nobody_waits_for_ever() -> None:
     assert len(service.asked) <= 20 + 3
 
 
-@pytest.mark.parametrize(("throttles", "asked", "told"), [(2, 3, 0), (5, 7, 2)])
-async def test_a_throttled_question_is_put_again(throttles: int, asked: int, told: int) -> None:
-    """Being throttled now and then is no outage and no news; nothing but that is one."""
+@pytest.mark.parametrize(("throttles", "asked", "logged"), [(2, 3, 0), (5, 7, 2)])
+async def test_a_throttled_query_is_sent_again(throttles: int, asked: int, logged: int) -> None:
+    """A few throttled answers are not logged; five in a row are an outage, logged at both ends."""
     service = Service(*[Fault.THROTTLED] * throttles)
     results = asking(service)
     with anyio.fail_after(10), capture_logs() as lines:
         assert (await results.query("j")).job_id == "j"
     assert len(service.asked) == asked
-    assert len(lines) == told
+    assert len(lines) == logged
 
 
 async def test_a_refused_id_is_no_outage() -> None:

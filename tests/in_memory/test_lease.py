@@ -1,4 +1,4 @@
-"""Leases: kept from receipt to settle, handed over, told apart when lost."""
+"""Leases: kept from receipt to settle, handed over, distinguished when lost."""
 
 from __future__ import annotations
 

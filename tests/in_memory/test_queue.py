@@ -112,7 +112,7 @@ async def test_a_hide_replaces_the_handle(rig: Rig) -> None:
 
 
 async def test_a_handle_dies_with_its_lease(rig: Rig) -> None:
-    """After the lease's end neither a hide nor a delete works, though nobody has received the message again."""
+    """After the lease's end neither a hide nor a delete works, even before the message is received again."""
     rig.put(b"one")
     (message,) = (await received(rig)).messages
     await rig.pass_time(VISIBILITY_S + 1)

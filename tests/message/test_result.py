@@ -223,7 +223,7 @@ def test_a_file_elsewhere_is_a_problem(name: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "Url"])
-def test_a_file_that_was_not_saved_is_told(name: str) -> None:
+def test_a_file_that_was_not_saved_is_recognised(name: str) -> None:
     """A job that says Success and has written nothing has a text in place of a file."""
     text = "oss fail to save the image in the given bucket"
     raw: JsonValue = {"Code": "Success", "Data": json.dumps([{name: "a.jpg"}, {name: text}])}

@@ -41,7 +41,7 @@ def run(folder: Path, closed: str, *flags: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-"])
 def test_without_stderr_the_daemon_ends_with_a_word_on_stdout(tmp_path: Path, closed: str) -> None:
-    """A daemon whose log nobody could read does not start, and says why on stdout; it has touched nothing."""
+    """A daemon whose log has no stream does not start, prints why on stdout, and touches nothing."""
     assert run(tmp_path, closed) == (
         78,
         "error: stderr is closed, and the log goes there; start with stderr open, as by 2>>FILE\n",
@@ -49,11 +49,11 @@ def test_without_stderr_the_daemon_ends_with_a_word_on_stdout(tmp_path: Path, cl
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_command_line_is_told_on_stdout(tmp_path: Path) -> None:
-    """What would be said on stderr is said there too."""
-    code, told = run(tmp_path, "2>&-", "--nonsense")
+def test_a_wrong_command_line_is_reported_on_stdout(tmp_path: Path) -> None:
+    """An error that would go to stderr is printed on stdout."""
+    code, output = run(tmp_path, "2>&-", "--nonsense")
     assert code == 2
-    assert "No such option: --nonsense" in told
+    assert "No such option: --nonsense" in output
 
 
 def test_without_any_stream_the_system_log_has_the_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,5 +76,5 @@ null = os.stat(os.devnull)
 print([os.path.samestat(os.fstat(number), null) for number in (0, 2)], os.open(sys.argv[1], os.O_CREAT) > 2)
 """
     command = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", sys.executable, "-c", script, str(tmp_path / "file")]
-    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    assert told == "[True, True] True\n"
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert output == "[True, True] True\n"

@@ -1,4 +1,4 @@
-"""What the daemon tells a service manager, whose socket is played here: ready, status, reload, stop, watchdog."""
+"""What the daemon sends to a service manager: ready, status, reload, stop, watchdog. The test owns the socket."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Manager:
         return {"NOTIFY_SOCKET": str(self.path), "WATCHDOG_USEC": str(WATCHDOG_US)}
 
     def listen(self, seconds: float, until: Callable[[str], bool] = lambda _: False) -> str | None:
-        """Hear for so long; ends with the first message that is looked for."""
+        """Collect messages for some seconds, at most until the first one that ``until`` accepts; returns that one."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.socket.settimeout(left)
@@ -135,9 +135,9 @@ async def test_ready_once_a_poll_succeeded(
 ) -> None:
     """It is not ready before its first poll has been answered; it says what it does, and pings."""
     started.append(Process(sandbox, tmp_path, **manager.environ))
-    told = await manager.hears("READY=1")
+    ready = await manager.hears("READY=1")
     assert sandbox.log.by_operation["BatchReceiveMessage"] >= 1
-    assert one("STATUS", told).startswith(f"{QUEUE}: 0 in flight, last poll ")
+    assert one("STATUS", ready).startswith(f"{QUEUE}: 0 in flight, last poll ")
     assert await manager.pings(1.2) >= 3
     await manager.hears("STATUS=")
 
@@ -149,15 +149,15 @@ async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Proces
         url = gone.url
     daemon = Process(gone, tmp_path, f"endpoint={url}", **manager.environ)
     started.append(daemon)
-    told = await manager.hears("READY=1")
-    assert "connect" in one("STATUS", told)
+    ready = await manager.hears("READY=1")
+    assert "connect" in one("STATUS", ready)
     await daemon.logged("started, but a queue can't be polled yet")
     assert await manager.pings(1.2) >= 3
 
 
 async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Process], manager: Manager) -> None:
     """A service that takes connections and never answers delays the start by 10 s; the daemon is alive all the same."""
-    # Nobody accepts, so the system takes connections and keeps what is sent.
+    # Nothing calls accept(): the kernel takes the connections and buffers what is sent.
     with socket.create_server(("127.0.0.1", 0), backlog=64) as hung:
         url = f"http://127.0.0.1:{hung.getsockname()[1]}"
         async with Sandbox.on_free_port() as unused:
@@ -165,8 +165,8 @@ async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Proces
         started.append(daemon)
         await manager.hears("WATCHDOG=1", 15)
         assert await manager.pings(2.0) >= 4
-        told = await manager.hears("READY=1", 12)
-        assert one("STATUS", told) == f"{QUEUE}: 0 in flight, no poll yet"
+        ready = await manager.hears("READY=1", 12)
+        assert one("STATUS", ready) == f"{QUEUE}: 0 in flight, no poll yet"
         await daemon.logged("no answer yet")
         assert await manager.pings(1.2) >= 3
         daemon.kill()
@@ -175,19 +175,19 @@ async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Proces
 async def test_reload_and_stop_come_in_order(
     sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
 ) -> None:
-    """A reload tells when it begins, by the monotonic clock, and when it is over; a stop asks for its deadline."""
+    """A reload is reported at its begin, with the monotonic time, and at its end; a stop asks for its deadline."""
     daemon = Process(sandbox, tmp_path, "stop_deadline_s=7", **manager.environ)
     started.append(daemon)
     await manager.hears("READY=1")
     asked_us = time.monotonic_ns() // 1000
     daemon.process.send_signal(signal.SIGHUP)
-    told = await manager.hears("RELOADING=1")
-    assert asked_us <= int(one("MONOTONIC_USEC", told)) <= time.monotonic_ns() // 1000
+    reloading = await manager.hears("RELOADING=1")
+    assert asked_us <= int(one("MONOTONIC_USEC", reloading)) <= time.monotonic_ns() // 1000
     await manager.hears("READY=1")
     daemon.process.send_signal(signal.SIGTERM)
     await manager.hears("STOPPING=1")
-    told = await manager.hears("EXTEND_TIMEOUT_USEC=")
-    assert int(one("EXTEND_TIMEOUT_USEC", told)) == 12_000_000
+    extension = await manager.hears("EXTEND_TIMEOUT_USEC=")
+    assert int(one("EXTEND_TIMEOUT_USEC", extension)) == 12_000_000
     assert await daemon.ended() == 0
     words = [text.partition("=")[0] for _, text in manager.heard if not text.startswith(("WATCHDOG", "STATUS"))]
     assert words == ["READY", "RELOADING", "READY", "STOPPING", "EXTEND_TIMEOUT_USEC"]
@@ -266,7 +266,7 @@ async def test_a_reload_takes_new_handlers_for_what_comes(
 
 
 async def test_a_wrong_reload_keeps_what_is_there(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
-    """A broken file, a wrong setting and one that takes a restart are each told; the old handlers go on."""
+    """A broken file, a wrong setting and one that takes a restart are each logged; the old handlers stay."""
     settings = tmp_path / "settings.toml"
     settings.write_text("max_failures = 3\n")
     daemon = Process(sandbox, tmp_path, handlers=HANDLERS, MNS_CONSUMER_CONFIG=str(settings))

@@ -82,9 +82,9 @@ async def test_a_disk_that_hangs_shows(sandbox: Sandbox, tmp_path: Path, hanging
     sandbox.put(QUEUE, body("0" * 32).decode())
     await daemon.logged("the disk hangs under the store")
     await anyio.sleep(0.7)
-    status, told = await asked(daemon, "/readyz")
+    status, report = await asked(daemon, "/readyz")
     assert status == 503
-    assert "a write takes 1 s; see the disk" in told
+    assert "a write takes 1 s; see the disk" in report
     assert (await asked(daemon, "/livez"))[0] == 200
     _, metrics = await asked(daemon, "/metrics")
     assert figure(metrics, "mns_consumer_store_busy_seconds") > 1

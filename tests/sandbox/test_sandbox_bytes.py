@@ -156,7 +156,7 @@ QUEUE = "<Queue><{0}>{1}</{0}></Queue>"
             id="InvalidAuthorizationHeader",
         ),
         pytest.param(
-            *("GET", MESSAGES, b"", {"Authorization": "MNS nobody:x"}),
+            *("GET", MESSAGES, b"", {"Authorization": "MNS stranger:x"}),
             "The access Id you provided does not exist.",
             id="InvalidAccessKeyId",
         ),

@@ -126,7 +126,7 @@ async def test_rights_over_http(sandbox: Sandbox, ask: Ask, control: Callable[..
 
 
 @pytest.mark.parametrize("wrong", ["mns:RecieveMessage", "mns:receivemessage", "ReceiveMessage"])
-def test_an_unknown_action_is_told_with_the_nearest(wrong: str) -> None:
+def test_the_error_for_an_unknown_action_names_the_nearest(wrong: str) -> None:
     """A name that is no action is refused, and the nearest one named."""
     with pytest.raises(ValueError, match=f"unknown action '{wrong}'; the nearest is 'mns:ReceiveMessage'"):
         Grants([wrong])

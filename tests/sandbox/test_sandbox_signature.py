@@ -79,7 +79,7 @@ async def test_v4_over_the_wire(with_queue: Sandbox, ask: Ask, texts: Texts) -> 
         pytest.param(
             {"Authorization": "MNS4-HMAC-SHA256 Credential=x"}, (), 400, "InvalidAuthorizationHeader", id="half a V4"
         ),
-        pytest.param({"Authorization": "MNS nobody:x"}, (), 403, "InvalidAccessKeyId", id="an unknown key"),
+        pytest.param({"Authorization": "MNS stranger:x"}, (), 403, "InvalidAccessKeyId", id="an unknown key"),
         pytest.param({"Authorization": "MNS sandbox:x"}, (), 403, "SignatureDoesNotMatch", id="another secret"),
         pytest.param({}, ("Date",), 400, "MissingDateHeader", id="no Date"),
         pytest.param({"Date": "yesterday"}, (), 400, "InvalidDateHeader", id="no date in Date"),
@@ -202,7 +202,7 @@ async def test_the_older_query_signature(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        pytest.param({"AccessKeyId": "nobody"}, (404, "InvalidAccessKeyId.NotFound"), id="an unknown key"),
+        pytest.param({"AccessKeyId": "stranger"}, (404, "InvalidAccessKeyId.NotFound"), id="an unknown key"),
         pytest.param({"secret": "other"}, (400, "SignatureDoesNotMatch"), id="another secret"),
         pytest.param({"Timestamp": "2020-01-01T00:00:00Z"}, (400, "InvalidTimeStamp.Expired"), id="an old date"),
         pytest.param({"Timestamp": "now"}, (400, "InvalidTimeStamp.Format"), id="no date"),
@@ -248,7 +248,7 @@ async def test_mps_sts_token_must_match() -> None:
             MpsVerifier(Keys("sandbox", "sandbox", "t")).verify(Request("GET", "/", {}, b""), parameters, time.time())
 
 
-async def test_a_wrong_mps_signature_is_told_with_the_text_to_sign(ask: Ask) -> None:
+async def test_a_wrong_mps_signature_is_answered_with_the_text_to_sign(ask: Ask) -> None:
     """The error contains the server's string to sign: clients compare it with theirs, and some fail without a colon."""
     parameters = rpc("QueryIProductionJob", JobId="x", secret="other")
     _, _, body = await ask("GET", f"/?{written(parameters)}")

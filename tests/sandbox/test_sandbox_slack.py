@@ -40,7 +40,7 @@ def test_a_hidden_message_can_come_late() -> None:
     assert len(due) > 1
 
 
-def test_a_hidden_message_comes_in_time_unless_told_otherwise() -> None:
+def test_without_slack_a_hidden_message_is_on_time() -> None:
     """Without slack a hidden message is there at its NextVisibleTime."""
     queue, _ = hidden(0, 1)
     assert queue.receive(1, 4999) == []

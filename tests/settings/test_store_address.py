@@ -101,7 +101,7 @@ ODD = {
     "in memory": ":memory:",
     "in memory, by URL": "sqlite:///:memory:",
     "sqlite's own form": "file:hush.db?mode=ro",
-    "nobody's home": "~nobody-of-this-name/hush.db",
+    "home of an unknown user": "~stranger-of-this-name/hush.db",
     "no scheme": "u:hush@h/d",
     "no scheme, slashes": "//u:hush@h/d",
     "one slash": "postgresql:/u:hush@h/d",

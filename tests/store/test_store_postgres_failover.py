@@ -42,7 +42,7 @@ async def set_standby(connection: asyncpg.Connection, name: str) -> None:
                 waits = True
 
 
-async def test_an_end_is_not_told_before_the_standby_has_it(
+async def test_no_end_is_confirmed_before_the_standby_has_it(
     own_target: str, make_record: MakeRecord, make_letter: MakeLetter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the standby is away no end is confirmed, though its row is there since the wait for it was cut short."""

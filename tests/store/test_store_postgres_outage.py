@@ -69,7 +69,7 @@ async def test_a_database_that_goes_away(proxy: TcpProxy, proxied: str, make_rec
 async def test_a_database_that_falls_silent(
     proxy: TcpProxy, proxied: str, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer that doesn't come is waited for so long and no longer, on old connections and on new ones."""
+    """The wait for an answer that never comes ends at its timeout, on old connections and on new ones."""
     for name in ("CONNECT_TIMEOUT_S", "ANSWER_TIMEOUT_S", "_CLOSE_TIMEOUT_S"):
         monkeypatch.setattr(postgres_connection, name, 0.3)
     ledger = PostgresLedger(at(proxied))

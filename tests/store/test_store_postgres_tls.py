@@ -178,7 +178,7 @@ def test_files_that_are_none(options: str, problem: str, tmp_path: Path, monkeyp
         assert "hush" not in str(caught.value)
 
 
-def test_what_the_driver_is_told(tmp_path: Path) -> None:
+def test_which_tls_settings_the_driver_gets(tmp_path: Path) -> None:
     """Local hosts leave it to the driver; off loopback names and certificates are checked, from TLS 1.2 on."""
     assert tls_of(at("postgresql://u@localhost/d")) is None
     assert tls_of(at("postgresql://u@h/d?sslmode=allow")) == "allow"
