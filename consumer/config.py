@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from consumer.errors import SettingsError
 from consumer.notify_url import NotifyUrl, exposure, parse_endpoint
@@ -425,7 +425,7 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
     given = (
         (from_settings_file(path) if path is not None else {})
         | from_secret_files(names)
-        | from_environment(Settings)
+        | from_environment(EnvSettingsSource(Settings)())
         | from_flags(flags)
     )
     unknown = [name for name in given if name not in names]

@@ -1,6 +1,7 @@
 """Run the daemon as a process: logs, the event loop, signals, the service manager, the exit code.
 
-SIGHUP reloads settings and handlers. SIGTERM and SIGINT stop it in order, a second one skips the waiting. The process
+SIGHUP reloads settings and handlers: all of them apply to new messages, or none if one is wrong or takes a restart.
+SIGTERM and SIGINT stop it in order, a second one skips the waiting. The process
 ends even when threads of plain functions never return, when a handler shields itself from cancellation, or when a
 library's thread hangs.
 """
@@ -15,26 +16,30 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeAlias
 
 import anyio
+import anyio.to_thread
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from consumer.app import App
-from consumer.config import Settings
+from consumer.config import Settings, info_of
 from consumer.engine.vitals import status_of
 from consumer.errors import ConsumerError, ExitCode, lacks_threads
 from consumer.ops.logs import configure
+from consumer.ops.metrics import ReloadResult
 from consumer.ops.redact import protect_settings
 from consumer.ops.systemd import Notifier
-from consumer.plugin.registry import Registry, Sources
-from consumer.reload import Read, reload
+from consumer.plugin.registry import Registry, forget
 
 log = structlog.stdlib.get_logger(__name__)
+
+Read: TypeAlias = Callable[[], tuple[Settings, Registry]]
+"""Reads settings and handlers; raises ``ConsumerError`` if one of them is wrong."""
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _GRACE_S: Final = 0.5
@@ -54,16 +59,6 @@ _STOP_MARGIN_S: Final = 5.0
 _SPARE_THREADS: Final = 2
 _GC_AFTER: Final = 5_000
 """New objects before the garbage collector runs; Python's default of 700 is reached by a few messages."""
-
-
-def sources_of(settings: Settings) -> Sources:
-    """Where to look for handlers, by the settings."""
-    return Sources(
-        directory=settings.handlers_dir,
-        modules=settings.handler_modules,
-        use_entry_points=settings.handler_entry_points,
-        shipped=settings.shipped,
-    )
 
 
 def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
@@ -281,6 +276,51 @@ async def _reload(
                 set_up_logs(app.settings, app.registry, app)
             if not app.vitals.stopping:
                 notifier.ready(status_of(app.lanes))
+
+
+async def reload(app: App, read: Read) -> bool:
+    """Reload once. ``read`` runs on a thread, because it imports the user's code.
+
+    Returns:
+        Whether the new settings and handlers apply.
+    """
+    try:
+        settings, registry = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
+    except ConsumerError as error:
+        return _refuse(app, error.problems)
+    except Exception as error:
+        if lacks_threads(error):
+            return _refuse(app, ["no thread could be started to read them; raise the limit of threads, then try again"])
+        log.exception("internal error while reloading")
+        return _refuse(app, [repr(error)])
+    if problems := takes_restart(app.settings, settings):
+        forget(registry.packages)
+        return _refuse(app, problems)
+    changed = _changed(app.settings, settings)
+    app.adopt(settings, registry)
+    app.metrics.reloads[ReloadResult.APPLIED].inc()
+    log.info("reloaded", handlers=list(registry.handlers), changed=changed)
+    return True
+
+
+def takes_restart(before: Settings, after: Settings) -> Sequence[str]:
+    """One line for each changed setting that takes a restart."""
+    changed = [name for name in _changed(before, after) if not info_of(Settings.model_fields[name]).reloadable]
+    if (before.access_key_id is None) != (after.access_key_id is None):
+        # Keys can be replaced by others, not by the default chain.
+        changed.append("access_key_id")
+    return [f"{name}: it has changed, and that takes a restart; reload again once it is as before" for name in changed]
+
+
+def _changed(before: Settings, after: Settings) -> list[str]:
+    return sorted(name for name in Settings.model_fields if getattr(before, name) != getattr(after, name))
+
+
+def _refuse(app: App, problems: Sequence[str]) -> bool:
+    app.metrics.reloads[ReloadResult.REFUSED].inc()
+    for problem in problems:
+        log.error("reload refused; the old settings and handlers are kept", problem=problem)
+    return False
 
 
 def _tune_collector() -> None:

@@ -50,6 +50,11 @@ class ConsumerError(Exception):
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
 
+    @property
+    def problems(self) -> Sequence[str]:
+        """One line for each problem."""
+        return (str(self),)
+
 
 class UsageError(ConsumerError):
     """A command line argument is wrong."""
@@ -68,9 +73,13 @@ class SettingsError(ConsumerError):
 
     exit_code = ExitCode.SETTINGS
 
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems: Sequence[str] = problems
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """The arguments."""
+        return self.args
 
 
 class PortTakenError(ConsumerError):

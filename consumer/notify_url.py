@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from consumer.errors import UsageError
-from consumer.secret_settings import masked
+from consumer.settings_sources import masked
 
 EXPECTED: Final = "mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME"
 

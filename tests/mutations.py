@@ -409,7 +409,7 @@ MUTATIONS: Final = (
     Mutation(
         "The environment overrides the settings file.",
         "config: load",
-        rewrite("_1 | from_environment(Settings)", "from_environment(Settings) | _1"),
+        rewrite("_1 | from_environment(_2)", "from_environment(_2) | _1"),
         ("tests/settings/test_settings_sources.py",),
     ),
     Mutation(
@@ -426,7 +426,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "A reload is refused if a setting has changed that takes a restart.",
-        "reload: takes_restart",
+        "daemon: takes_restart",
         rewrite("not info_of(_).reloadable", "False"),
         ("tests/engine/test_reload.py",),
     ),

@@ -35,19 +35,17 @@ from anyio import to_thread
 from rich.console import Console
 from rich.text import Text
 
-from consumer.cli.options import SettingsFlags, missing_queue, takes_settings
+from consumer.cli.options import SettingsFlags, find_handlers, missing_queue, takes_settings
 from consumer.cli.output import JsonFlag, print_json
 from consumer.cloud import faults
 from consumer.cloud.clients import Clients, open_clients
 from consumer.cloud.messages import QueueAttributes
 from consumer.config import QueueSettings, Settings
-from consumer.daemon import sources_of
 from consumer.errors import CloudError, ConsumerError, ExitCode, Fault, SettingsError, StoreError
 from consumer.functions.catalogue import names, nearest
 from consumer.message.notification import Kind
 from consumer.ops.escape import printable_block
 from consumer.plugin.handler import ANY_NAME
-from consumer.plugin.registry import discover
 from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, ram_policy
 from consumer.store.ledger import Filter
 from consumer.store.open import make_ledger, make_operators, refusal
@@ -226,7 +224,7 @@ async def _findings(flags: SettingsFlags, also: Collection[str]) -> AsyncIterato
 def _handlers(settings: Settings) -> Iterator[Finding]:
     what = "handlers"
     try:
-        registry = discover(sources_of(settings))
+        registry = find_handlers(settings)
     except SettingsError as error:
         for problem in error.problems:
             yield bad(what, problem, code=ExitCode.SETTINGS)

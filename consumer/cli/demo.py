@@ -29,17 +29,16 @@ from rich.table import Table
 from rich.text import Text
 
 from consumer.app import App
+from consumer.cli.options import find_handlers
 from consumer.cli.output import wide_console
 from consumer.cli.submit import typed
 from consumer.cloud.clients import open_clients
 from consumer.config import Settings
-from consumer.daemon import sources_of
 from consumer.errors import ExitCode
 from consumer.functions.catalogue import Function, documented
 from consumer.job_state import JobState
 from consumer.message.notification import decode_user_data
 from consumer.ops.logs import configure
-from consumer.plugin.registry import discover
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Filter
 from consumer.store.open import open_operators
@@ -128,7 +127,7 @@ async def _demo(folder: Path, keep: bool) -> bool:  # noqa: FBT001 - handed on b
             admin=keep,
             admin_port=0,
         )
-        app = App(settings, discover(sources_of(settings)))
+        app = App(settings, find_handlers(settings))
         started = anyio.Event()
         good = False  # a signal may end everything first
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

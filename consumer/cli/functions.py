@@ -9,13 +9,12 @@ from pydantic import BaseModel, RootModel
 from rich.table import Table
 from rich.text import Text
 
-from consumer.cli.options import SettingsFlags, takes_settings
+from consumer.cli.options import SettingsFlags, find_handlers, takes_settings
 from consumer.cli.output import JsonFlag, print_json, wide_console
-from consumer.daemon import sources_of
 from consumer.functions.catalogue import find, names
 from consumer.ops.escape import printable
 from consumer.plugin.handler import Handler, Strength
-from consumer.plugin.registry import Registry, discover
+from consumer.plugin.registry import Registry
 
 _FOUND_IN: Final = {
     Strength.DIRECTORY: "drop-in folder",
@@ -31,7 +30,7 @@ def functions(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
 
     Needs no queue: `mns-consumer functions --shipped` shows what is shipped.
     """
-    registry = discover(sources_of(flags.load()))
+    registry = find_handlers(flags.load())
     rows = [_row(name, registry) for name in _names(registry)]
     if not as_json:
         _print_table(rows)

@@ -17,9 +17,9 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from consumer.errors import ConsumerError, ExitCode, SettingsError
+from consumer.errors import ConsumerError, ExitCode
 from consumer.ops.escape import printable_block
-from consumer.secret_settings import refuse_secrets
+from consumer.settings_sources import refuse_secrets
 from consumer.version import version
 
 _INTERRUPTED: Final = 130
@@ -64,12 +64,12 @@ class _Command(NamedTuple):
 
 
 _COMMANDS: Final = (
-    _Command("run", "run:run", "Take messages from the queues and call the handlers.", _DAEMON),
+    _Command("run", "daemon:run", "Take messages from the queues and call the handlers.", _DAEMON),
     _Command(
         "check", "check:check", "Check whether run would work: settings, handlers, store, queues, rights.", _DAEMON
     ),
     _Command(
-        "health", "health:health", "Ask the daemon that runs here whether it is well; exits with 0 or 1.", _DAEMON
+        "health", "daemon:health", "Ask the daemon that runs here whether it is well; exits with 0 or 1.", _DAEMON
     ),
     _Command("demo", "demo:demo", "Show the whole job on this machine: no account, no settings, a few seconds.", _TRY),
     _Command("sandbox", "sandbox:sandbox", "Serve a local MNS and MPS: no account, nothing leaves this machine.", _TRY),
@@ -79,7 +79,7 @@ _COMMANDS: Final = (
     ),
     _Command("jobs list", "records:list_jobs", "List the jobs that have ended, the latest first."),
     _Command("jobs show", "records:show_job", "Show one job that has ended, UserData and result included."),
-    _Command("jobs run", "run:run_job", "Handle a job whose notification was lost or that had no NotifyUrl."),
+    _Command("jobs run", "daemon:run_job", "Handle a job whose notification was lost or that had no NotifyUrl."),
     _Command("dead-letters list", "records:list_letters", "List dead letters, the latest last."),
     _Command("dead-letters show", "records:show_letter", "Show one dead letter with its error, traceback and body."),
     _Command("dead-letters replay", "records:replay", "Send dead letters to their queues again."),
@@ -88,10 +88,8 @@ _COMMANDS: Final = (
     _Command("queue stats", "queue:stats", "Show how each queue is set up and how many messages it holds."),
     _Command("queue peek", "queue:peek", "Show messages that wait, decoded, without receiving them."),
     _Command("queue send", "queue:send", "Send one message to a queue; prints its MessageId."),
-    _Command("docs", "docs:docs", "Print a page of the documentation, or list the pages.", _OPERATE),
-    _Command(
-        "manifests", "manifests:manifests", "Print a manifest for Kubernetes, KEDA, Prometheus or Grafana.", _OPERATE
-    ),
+    _Command("docs", "pages:docs", "Print a page of the documentation, or list the pages.", _OPERATE),
+    _Command("manifests", "pages:manifests", "Print a manifest for Kubernetes, KEDA, Prometheus or Grafana.", _OPERATE),
 )
 _GROUPS: Final = {
     "jobs": ("Show the jobs that have ended, and handle one without its message.", _JOBS),
@@ -194,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print_errors(errors: Sequence[ConsumerError]) -> int:
     """Print each problem on a line of its own; returns the first error's exit code."""
     for error in errors:
-        for problem in error.problems if isinstance(error, SettingsError) else (str(error),):
+        for problem in error.problems:
             # It may quote foreign text; further lines, such as a traceback's, are indented.
             print(f"error: {printable_block(problem).strip()}", file=sys.stderr)
     return errors[0].exit_code

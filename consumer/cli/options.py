@@ -23,6 +23,7 @@ from consumer.config import QueueSettings, Settings, info_of, load, setting_fiel
 from consumer.errors import SettingsError, UsageError
 from consumer.notify_url import EXPECTED, NotifyUrl
 from consumer.ops.redact import protect_settings
+from consumer.plugin.registry import Registry, Sources, discover
 from consumer.policy import Reason
 from consumer.store.ledger import Filter, LetterState
 
@@ -69,6 +70,17 @@ class SettingsFlags:
             raise
         protect_settings(settings.secrets())
         return settings
+
+
+def find_handlers(settings: Settings) -> Registry:
+    """Find the handlers where the settings say.
+
+    Raises:
+        SettingsError: One line for each problem.
+    """
+    return discover(
+        Sources(settings.handlers_dir, settings.handler_modules, settings.handler_entry_points, settings.shipped)
+    )
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def test_completion_in_bash(tmp_path: Path, words: list[str], found: list[str]) 
 def test_quick_start(flag: str) -> None:
     """Neither the version nor the help loads an HTTP library, an SDK, pydantic, a store or a command."""
     heavy = "aiohttp mns alibabacloud_credentials alibabacloud_tea_openapi pydantic structlog"
-    heavy += " consumer.app consumer.config consumer.store.sqlite.database consumer.cli.run consumer.cli.records"
+    heavy += " consumer.app consumer.config consumer.store.sqlite.database consumer.cli.daemon consumer.cli.records"
     code = (
         f"import sys\nfrom consumer.cli.main import main\nmain([{flag!r}])\n"
         f"print([name for name in {heavy.split()} if name in sys.modules], file=sys.stderr)"

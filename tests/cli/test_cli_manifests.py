@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from consumer.cli.manifests import Manifest, text_of
+from consumer.cli.pages import Manifest, text_of
 from consumer.config import Settings, load
 from consumer.ops.metrics import Metrics
 from consumer.settings_sources import PREFIX

@@ -17,7 +17,7 @@ from typing import Final
 
 import pytest
 
-from consumer.cli.manifests import Manifest, text_of
+from consumer.cli.pages import Manifest, text_of
 from consumer.config import Settings
 from consumer.errors import ExitCode
 

@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from consumer.cli.manifests import Manifest, text_of
+from consumer.cli.pages import Manifest, text_of
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, body
 from tests.process.rig import Process

@@ -12,9 +12,9 @@ import pytest
 from pydantic import SecretStr
 
 from consumer.config import Settings, info_of
+from consumer.daemon import reload, takes_restart
 from consumer.plugin.handler import Job, Limits, Note, build
 from consumer.plugin.registry import Registry, Sources, discover
-from consumer.reload import reload, takes_restart
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
 

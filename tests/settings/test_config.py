@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from consumer.config import LaneSettings, QueueSettings, Settings, info_of, load
 from consumer.errors import SettingsError
 from consumer.policy import RetryPolicy, UnroutedPolicy
-from consumer.secret_settings import SECRETS
+from consumer.settings_sources import SECRETS
 from tests.settings.rig import A, B, Toml, problems
 
 KEYS = {"access_key_id": "LTAI-ID", "access_key_secret": "hunter2"}
