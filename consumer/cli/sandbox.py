@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from consumer.cli.options import with_flags
 from consumer.errors import ConsumerError, UsageError
 from consumer.sandbox import DlqPolicy, Fault, Sandbox, SandboxSettings
-from consumer.sandbox.authentication import check_actions
+from consumer.sandbox.access import check_actions
 
 QUEUE: Final = "jobs"
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})

@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from typing import Final
 
 from consumer.sandbox.protocol import MnsError, queue_not_exist
-from consumer.sandbox.queue import Message, Queue, QueueAttributes, State, check_queue_name
+from consumer.sandbox.queue import Message, Queue, QueueAttributes, check_queue_name
 from consumer.sandbox.settings import DlqPolicy, SandboxSettings
 
 _MOST_QUEUES: Final = 1000  # facts/mns.md#limits
@@ -41,94 +41,62 @@ def _http_date(now_s: int) -> str:
 
 
 class LongPolls:
-    """The long polls that wait on one queue, woken within a millisecond or two.
+    """The long polls that wait on one queue. A change of the queue wakes all of them, the one that waits longest first.
 
     A woken poll checks its own connection and takes its messages in the same step, so nothing is dequeued for a client
-    that has gone. A wake-up that a poll can't use goes to the next one.
+    that has gone.
     """
 
     def __init__(self, queue: Queue, clock: Clock) -> None:
         self._queue = queue
         self._clock = clock
-        self._waiters: dict[asyncio.Future[bool], None] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._is_wake_scheduled = False
+        self._changed = asyncio.Event()
+        self._waiting = 0
         self._is_closed = False
+        queue.on_change = self.wake
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return self._waiting
 
     async def receive(self, limit: int, wait_s: float, is_abandoned: Callable[[], bool]) -> list[Message]:
         """Take 1 to ``limit`` messages, waiting up to ``wait_s`` seconds for the first; none for an abandoned poll.
 
         QueueNotExist is raised when the queue is deleted meanwhile.
         """
-        taken = [] if is_abandoned() else self._queue.receive(limit, self._clock.now_ms())
-        if taken or wait_s <= 0:
-            return taken
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait_s
-        while not taken and loop.time() < deadline and await self._woken(loop, deadline):
+        deadline_s = time.monotonic() + wait_s
+        while not is_abandoned():
+            self._changed.clear()
+            now_ms = self._clock.now_ms()
+            taken = self._queue.receive(limit, now_ms)
+            left_s = deadline_s - time.monotonic()
+            if taken or left_s <= 0:
+                return taken
+            due_ms = self._queue.next_due_ms()
+            if due_ms is not None:
+                left_s = min(left_s, max(due_ms - now_ms, 1) / 1000)
+            await self._wait(left_s)
             if self._is_closed:
                 raise queue_not_exist()
-            if is_abandoned():
-                self.changed()
-                break
-            taken = self._queue.receive(limit, self._clock.now_ms())
-        return taken
+        return []
+
+    def wake(self) -> None:
+        """Let every poll look at the queue in the next turn of the loop."""
+        self._changed.set()
 
     def close(self) -> None:
         """End every poll: the queue is deleted."""
         self._is_closed = True
-        for waiter in self._waiters:
-            _finish(waiter, is_woken=True)
+        self.wake()
 
-    def changed(self) -> None:
-        """Look at the queue in the next turn of the loop, once for all changes until then."""
-        if self._waiters and not self._is_wake_scheduled:
-            self._is_wake_scheduled = True
-            asyncio.get_running_loop().call_soon(self._wake)
-
-    async def _woken(self, loop: asyncio.AbstractEventLoop, deadline: float) -> bool:
-        waiter: asyncio.Future[bool] = loop.create_future()
-        end = loop.call_at(deadline, partial(_finish, waiter, is_woken=False))
-        self._waiters[waiter] = None
-        self._queue.on_change = self.changed
-        self.changed()
-        is_woken = False
+    async def _wait(self, most_s: float) -> None:
+        self._waiting += 1
         try:
-            is_woken = await waiter
+            async with asyncio.timeout(most_s):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
         finally:
-            end.cancel()
-            del self._waiters[waiter]
-            if not self._waiters:
-                self._queue.on_change = None
-                self._cancel_timer()
-            elif not is_woken and waiter.done() and not waiter.cancelled() and waiter.result():
-                # Cancelled after it was woken: the client left at that moment. Another poll gets the wake-up.
-                self.changed()
-        return is_woken
-
-    def _wake(self) -> None:
-        self._is_wake_scheduled = False
-        self._queue.promote(self._clock.now_ms())
-        for waiter, _ in zip(self._waiters, range(self._queue.counts[State.ACTIVE]), strict=False):
-            _finish(waiter, is_woken=True)
-        self._cancel_timer()
-        due_ms = self._queue.next_due_ms()
-        if self._waiters and due_ms is not None:
-            wait_s = max(due_ms - self._clock.now_ms(), 1) / 1000
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self.changed)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-def _finish(waiter: asyncio.Future[bool], *, is_woken: bool) -> None:
-    if not waiter.done():
-        waiter.set_result(is_woken)
+            self._waiting -= 1
 
 
 @dataclass(slots=True)
@@ -237,7 +205,7 @@ class Account:
         """Move the clock (back, when negative) and wake the long polls."""
         self.clock.offset_ms += round(seconds * 1000)
         for mailbox in self._mailboxes.values():
-            mailbox.polls.changed()
+            mailbox.polls.wake()
 
     def _move_dead_letter(self, queue: Queue, message: Message) -> None:
         if queue.dlq is None:

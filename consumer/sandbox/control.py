@@ -32,8 +32,8 @@ from urllib.parse import parse_qsl, unquote
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from consumer.job_state import JobState
+from consumer.sandbox.access import Grants
 from consumer.sandbox.account import Account
-from consumer.sandbox.authentication import Grants
 from consumer.sandbox.faults import Fault, Faults
 from consumer.sandbox.jobs import Jobs, SandboxJob
 from consumer.sandbox.protocol import JSON, MnsError, Request, Response

@@ -10,10 +10,8 @@ import json
 import posixpath
 import random
 import re
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -122,9 +120,8 @@ class SandboxJob(BaseModel):
 
 @dataclass(slots=True)
 class _Pipeline:
-    waiting: deque[SandboxJob] = field(default_factory=deque)
+    slots: asyncio.Semaphore
     queued: int = 0
-    running: int = 0
 
 
 class Jobs:
@@ -146,7 +143,7 @@ class Jobs:
         self._on_end = on_end
         self._jobs: dict[str, SandboxJob] = {}
         self._pipelines: dict[str, _Pipeline] = {}
-        self._timers: set[asyncio.TimerHandle] = set()
+        self._running: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -169,9 +166,11 @@ class Jobs:
         job.state = JobState.QUEUING
         job.submitted_ms = self._clock.now_ms()
         self._keep(job)
-        pipeline = self._pipelines.setdefault(job.pipeline_id, _Pipeline())
+        pipeline = self._pipelines.setdefault(job.pipeline_id, _Pipeline(asyncio.Semaphore(self._concurrency)))
         pipeline.queued += 1
-        self._later(self._length_s(job) * _QUEUING_SHARE, partial(self._wait, pipeline, job))
+        task = asyncio.create_task(self._run(pipeline, job))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     def add(self, job: SandboxJob) -> None:
         """Add a job in its final form; it replaces one that has its id, which then never ends."""
@@ -183,10 +182,9 @@ class Jobs:
             self._on_end(job)
 
     def close(self) -> None:
-        """Stop all timers; jobs keep their states."""
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
+        """Stop all jobs; they keep their states."""
+        for task in self._running:
+            task.cancel()
 
     def _keep(self, job: SandboxJob) -> None:
         self._jobs[job.job_id] = job
@@ -196,35 +194,28 @@ class Jobs:
                 break
             del self._jobs[oldest.job_id]
 
-    def _length_s(self, job: SandboxJob) -> float:
-        return self._job_s if job.orders.job_s is None else job.orders.job_s
-
-    def _wait(self, pipeline: _Pipeline, job: SandboxJob) -> None:
-        pipeline.waiting.append(job)
-        self._start_next(pipeline)
-
-    def _start_next(self, pipeline: _Pipeline) -> None:
-        while pipeline.waiting and pipeline.running < self._concurrency:
-            job = pipeline.waiting.popleft()
+    async def _run(self, pipeline: _Pipeline, job: SandboxJob) -> None:
+        length_s = self._job_s if job.orders.job_s is None else job.orders.job_s
+        await asyncio.sleep(length_s * _QUEUING_SHARE)
+        async with pipeline.slots:
             pipeline.queued -= 1
             job.state = JobState.ANALYSING
-            # A stuck job takes no slot: a few of them would stop every other one.
+            # A stuck job gives its slot back: a few of them would stop every other one.
             if not (job.orders.stuck or self._is_hit("job_stuck", job)):
-                pipeline.running += 1
-                self._later(self._length_s(job) * (1 - _QUEUING_SHARE), partial(self._end, pipeline, job))
+                await asyncio.sleep(length_s * (1 - _QUEUING_SHARE))
+                self._end(job)
 
-    def _end(self, pipeline: _Pipeline, job: SandboxJob) -> None:
-        # A job that was replaced meanwhile sends no notification.
-        if self._jobs.get(job.job_id) is job:
-            fail = job.orders.fail
-            job.state = JobState.FAIL if fail else JobState.SUCCESS
-            job.code, job.message = (fail.code, fail.message) if fail else ("", "")
-            job.result = job.orders.result
-            job.end(self._clock.now_ms())
-            for _ in range(self._notifications(job)):
-                self._on_end(job)
-        pipeline.running -= 1
-        self._start_next(pipeline)
+    def _end(self, job: SandboxJob) -> None:
+        if self._jobs.get(job.job_id) is not job:
+            # It was replaced meanwhile: no notification.
+            return
+        fail = job.orders.fail
+        job.state = JobState.FAIL if fail else JobState.SUCCESS
+        job.code, job.message = (fail.code, fail.message) if fail else ("", "")
+        job.result = job.orders.result
+        job.end(self._clock.now_ms())
+        for _ in range(self._notifications(job)):
+            self._on_end(job)
 
     def _notifications(self, job: SandboxJob) -> int:
         notify = job.orders.notify
@@ -234,14 +225,6 @@ class Jobs:
 
     def _is_hit(self, kind: Kind, job: SandboxJob) -> bool:
         return self._faults.draw(kind, "SubmitIProductionJob", job.notify_queue) is not None
-
-    def _later(self, delay_s: float, act: Callable[[], None]) -> None:
-        def fire() -> None:
-            self._timers.discard(timer)
-            act()
-
-        timer = asyncio.get_running_loop().call_later(delay_s, fire)
-        self._timers.add(timer)
 
 
 def object_keys(job: SandboxJob, count: int, ending: str) -> list[str]:
@@ -273,12 +256,6 @@ def sample_result(job: SandboxJob) -> str:
     return compact({"Code": "Success", "Message": "Successful.", "Data": data})
 
 
-def _has_details(name: str) -> bool:
-    # The printed notifications differ by the family of the result (INF).
-    function = find(name)
-    return function is None or function.family is not Family.OBJECT
-
-
 def compact(value: Any) -> str:
     """Write JSON as the service does: no spaces, Chinese unchanged."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -289,7 +266,9 @@ def notification(job: SandboxJob) -> str:
 
     Source: facts/iproduction.md#notification.
     """
-    has_details = _has_details(job.function)
+    # The printed notifications differ by the family of the result (INF).
+    function = find(job.function)
+    has_details = function is None or function.family is not Family.OBJECT
     success = "success" if has_details else "Successful."
     fields: dict[str, object] = {
         "Code": job.code,

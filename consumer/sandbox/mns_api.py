@@ -8,8 +8,8 @@ from typing import Final
 from urllib.parse import unquote
 
 from consumer.sandbox import mns_xml
+from consumer.sandbox.access import Grants, Keys, verify_mns
 from consumer.sandbox.account import Account, Mailbox
-from consumer.sandbox.authentication import Grants, Keys, verify_mns
 from consumer.sandbox.faults import Faults
 from consumer.sandbox.protocol import UNKNOWN, Call, MnsError, Request, Response, message_not_exist
 from consumer.sandbox.queue import LONGEST_NEW_NAME, Message, Queue, State, check_queue_name, whole_number

@@ -13,7 +13,7 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from consumer.job_state import JobState
-from consumer.sandbox.authentication import Grants, Keys, MpsVerifier
+from consumer.sandbox.access import Grants, Keys, MpsVerifier
 from consumer.sandbox.jobs import MOST_QUEUED, JobOrders, Jobs, SandboxJob, compact
 from consumer.sandbox.mns_xml import escaped
 from consumer.sandbox.protocol import JOB_OPERATIONS, JSON, UNKNOWN, XML, Call, MnsError, MpsError, Request, Response

@@ -12,13 +12,12 @@ from typing import Any, Final, Self
 from aiohttp import web
 
 from consumer.sandbox import control
+from consumer.sandbox.access import Grants, Keys, Origins
 from consumer.sandbox.account import Account, Clock
-from consumer.sandbox.authentication import Grants, Keys
 from consumer.sandbox.faults import Faults, replace_effect, spoil_response
 from consumer.sandbox.jobs import Jobs, SandboxJob, message_body, notification
 from consumer.sandbox.mns_api import MnsApi
 from consumer.sandbox.mps_api import MpsApi
-from consumer.sandbox.origins import Origins
 from consumer.sandbox.protocol import Request, Response
 from consumer.sandbox.queue import Message
 from consumer.sandbox.settings import SandboxSettings

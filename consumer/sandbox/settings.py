@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from consumer.sandbox.authentication import check_actions
+from consumer.sandbox.access import check_actions
 from consumer.sandbox.faults import Fault
 
 NotificationEncoding = Literal["base64", "raw"]

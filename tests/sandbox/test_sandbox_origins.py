@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from consumer.sandbox import Sandbox
-from consumer.sandbox.origins import Origins
+from consumer.sandbox.access import Origins
 
 Reply = tuple[int, dict[str, str], bytes]
 Ask = Callable[..., Awaitable[Reply]]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from consumer.rights import RIGHTS
 from consumer.sandbox import Sandbox, SandboxSettings
-from consumer.sandbox.authentication import ACTIONS, Grants
+from consumer.sandbox.access import ACTIONS, Grants
 from consumer.sandbox.protocol import JOB_OPERATIONS, QUEUE_OPERATIONS
 
 Reply = tuple[int, dict[str, str], bytes]

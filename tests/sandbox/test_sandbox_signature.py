@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from consumer.sandbox import Sandbox
-from consumer.sandbox.authentication import Keys, MpsVerifier, classic_signature, v4_signature, verify_mns
+from consumer.sandbox.access import Keys, MpsVerifier, classic_signature, v4_signature, verify_mns
 from consumer.sandbox.protocol import MnsError, MpsError, Request
 
 Reply = tuple[int, dict[str, str], bytes]
