@@ -22,7 +22,7 @@ import structlog
 
 from consumer.cloud.clients import Clients, given_keys, open_clients, open_queue
 from consumer.cloud.credentials import Keys, StaticCredentials
-from consumer.cloud.limiter import RateLimiter
+from consumer.cloud.mps import RateLimiter
 from consumer.config import QueueSettings, Settings
 from consumer.engine.delivery import Delivery, QueueCalls
 from consumer.engine.lane import Lane, Shared, make_lane
@@ -42,7 +42,7 @@ from consumer.errors import Fault, SettingsError, StoreDiedError, UsageError, la
 from consumer.job_state import ENDED
 from consumer.ops.admin import AdminServer
 from consumer.ops.metrics import Metrics
-from consumer.ops.redact import SECRETS
+from consumer.ops.sanitize import SECRETS
 from consumer.ops.traces import open_traces
 from consumer.plugin.registry import Registry, forget
 from consumer.policy import MAX_RETENTION_S

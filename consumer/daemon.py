@@ -32,7 +32,7 @@ from consumer.engine.vitals import status_of
 from consumer.errors import ConsumerError, ExitCode, lacks_threads
 from consumer.ops.logs import configure
 from consumer.ops.metrics import ReloadResult
-from consumer.ops.redact import protect_settings
+from consumer.ops.sanitize import protect_settings
 from consumer.ops.systemd import Notifier
 from consumer.plugin.registry import Registry, forget
 

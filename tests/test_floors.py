@@ -146,7 +146,7 @@ def breach(module: str, target: str) -> str | None:
         pytest.param("consumer.ops.x", "if TYPE_CHECKING:\n    import consumer.store.open", "sideways", id="for types"),
         pytest.param("consumer.cloud.x", "from ..engine import poll", "up", id="relative"),
         pytest.param("consumer.cloud.x", "import_module('consumer.app')", "up", id="by name"),
-        pytest.param("consumer.policy", "import consumer.message.key", "up", id="from the lowest floor"),
+        pytest.param("consumer.policy", "import consumer.message.notification", "up", id="from the lowest floor"),
         pytest.param("consumer.cloud.x", "from consumer import Job", "up", id="the face from below it"),
         pytest.param("consumer.engine.x", "from mns.account import Account", "SDK", id="an SDK outside cloud"),
         pytest.param("handlers.x", "import alibabacloud_tea_openapi", "SDK", id="an SDK in a handler"),

@@ -24,20 +24,17 @@ import pytest
 
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.faults import cut, describe
-from consumer.cloud.limiter import RateLimiter
 from consumer.cloud.mns import MnsQueue
-from consumer.cloud.mps import Mps
-from consumer.cloud.pool import HttpAnswer, Pool
-from consumer.cloud.server_clock import Arrival, ServerClock, _parsed
+from consumer.cloud.mps import Mps, RateLimiter
+from consumer.cloud.pool import Arrival, HttpAnswer, Pool, ServerClock, _parsed
 from consumer.errors import CloudError
 from consumer.message.envelope import read_text, unwrap
-from consumer.message.key import ledger_key, message_key
-from consumer.message.notification import Notification, decode, decode_user_data
+from consumer.message.notification import Notification, decode, decode_user_data, ledger_key, message_key
 from consumer.message.result import read_result
 from consumer.message.strict_json import Unreadable, parse, parse_container, storable
 from consumer.notify_url import NotifyUrl, NotifyUrlError
 from consumer.ops.logs import processors, render
-from consumer.ops.redact import Secrets
+from consumer.ops.sanitize import Secrets
 from consumer.store import tables
 
 LENGTH: Final = 24_000

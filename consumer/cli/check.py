@@ -44,7 +44,7 @@ from consumer.config import QueueSettings, Settings
 from consumer.errors import CloudError, ConsumerError, ExitCode, Fault, SettingsError, StoreError
 from consumer.functions.catalogue import names, nearest
 from consumer.message.notification import Kind
-from consumer.ops.escape import printable_block
+from consumer.ops.sanitize import printable_block
 from consumer.plugin.handler import ANY_NAME
 from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, ram_policy
 from consumer.store.ledger import Filter

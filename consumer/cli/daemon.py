@@ -17,7 +17,7 @@ import typer
 
 from consumer.cli.options import SettingsFlags, find_handlers, missing_queue, takes_settings
 from consumer.errors import ConsumerError, ExitCode, SettingsError, UsageError
-from consumer.ops.escape import json_text, printable
+from consumer.ops.sanitize import json_text, printable
 from consumer.plugin.registry import Registry
 
 if TYPE_CHECKING:

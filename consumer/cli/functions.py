@@ -12,7 +12,7 @@ from rich.text import Text
 from consumer.cli.options import SettingsFlags, find_handlers, takes_settings
 from consumer.cli.output import JsonFlag, print_json, wide_console
 from consumer.functions.catalogue import find, names
-from consumer.ops.escape import printable
+from consumer.ops.sanitize import printable
 from consumer.plugin.handler import Handler, Strength
 from consumer.plugin.registry import Registry
 

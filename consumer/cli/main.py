@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from consumer.errors import ConsumerError, ExitCode
-from consumer.ops.escape import printable_block
+from consumer.ops.sanitize import printable_block
 from consumer.settings_sources import refuse_secrets
 from consumer.version import version
 

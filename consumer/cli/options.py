@@ -22,7 +22,7 @@ import typer
 from consumer.config import QueueSettings, Settings, info_of, load, setting_fields
 from consumer.errors import SettingsError, UsageError
 from consumer.notify_url import EXPECTED, NotifyUrl
-from consumer.ops.redact import protect_settings
+from consumer.ops.sanitize import protect_settings
 from consumer.plugin.registry import Registry, Sources, discover
 from consumer.policy import Reason
 from consumer.store.ledger import Filter, LetterState

@@ -1,7 +1,7 @@
 """What commands print: JSON lines for programs, tables and plain lines for people.
 
-Texts of messages and services are foreign. Control characters are escaped (``ops.escape``), so that a terminal does not
-obey them and no line break fakes a line of ours. Known secrets are masked, also if they were stored unmasked.
+Texts of messages and services are foreign. Control characters are escaped (``ops.sanitize``), so that a terminal does
+not obey them and no line break fakes a line of ours. Known secrets are masked, also if they were stored unmasked.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from rich.text import Text
 
 from consumer.message.envelope import read_text
 from consumer.message.strict_json import Unreadable
-from consumer.ops.escape import json_text, printable, printable_block
-from consumer.ops.redact import SECRETS
+from consumer.ops.sanitize import SECRETS, json_text, printable, printable_block
 from consumer.store.ledger import JobRecord
 from consumer.store.queries import StoredJob, StoredLetter
 

@@ -21,7 +21,7 @@ from consumer.cloud.mns import MnsQueue
 from consumer.config import QueueSettings, Settings
 from consumer.errors import CloudError, ExitCode, SettingsError, UsageError
 from consumer.message.notification import Undecodable, decode
-from consumer.ops.escape import printable
+from consumer.ops.sanitize import printable
 from consumer.policy import MAX_BATCH
 
 _MOST_READ_BYTES: Final = 1024 * 1024

@@ -39,8 +39,7 @@ from consumer.cli.output import (
     whole_letter_json,
 )
 from consumer.errors import ConsumerError, ExitCode, UsageError
-from consumer.ops.escape import printable, printable_block
-from consumer.ops.redact import SECRETS
+from consumer.ops.sanitize import SECRETS, printable, printable_block
 from consumer.store.ledger import Filter
 from consumer.store.open import open_operators
 from consumer.store.queries import Operators, StoredJob, StoredLetter

@@ -29,7 +29,7 @@ from consumer.job_state import ENDED, JobState
 from consumer.message.notification import decode_user_data
 from consumer.message.result import read_result
 from consumer.notify_url import NotifyUrl
-from consumer.ops.escape import json_text, printable
+from consumer.ops.sanitize import json_text, printable
 
 _LONGEST_SUMMARY: Final = 160
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")

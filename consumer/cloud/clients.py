@@ -10,9 +10,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from consumer.cloud.credentials import CredentialsSource, DefaultChain, Keys, StaticCredentials
-from consumer.cloud.limiter import RateLimiter
 from consumer.cloud.mns import MnsQueue
-from consumer.cloud.mps import Mps
+from consumer.cloud.mps import Mps, RateLimiter
 from consumer.cloud.pool import Observe, Pool, open_pool
 from consumer.config import QueueSettings
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from consumer.cloud.faults import cut
 from consumer.cloud.mns_xml import Entry, entries, local_name, parse
-from consumer.cloud.server_clock import BELIEVED_S, Arrival
+from consumer.cloud.pool import BELIEVED_S, Arrival
 from consumer.policy import MAX_BATCH, MAX_HIDE_S, MAX_RETENTION_S, MAX_WAIT_S, MIN_HIDE_S
 
 _MS: Final = 1000.0

@@ -4,7 +4,8 @@ Both calls wait for the account's limiter first, use the queue's pool, and are s
 request id counts as an answer of MPS. The SDK's own code signs (ACS3-HMAC-SHA256); it is imported on a thread at the
 first call: its module loads requests and cryptography, about 0.15 s more, which a daemon's start need not wait for.
 
-Source: facts/iproduction.md#submit-a-job, facts/iproduction.md#query-a-job, facts/iproduction.md#api-signature.
+Source: facts/iproduction.md#submit-a-job, facts/iproduction.md#query-a-job, facts/iproduction.md#api-signature,
+facts/iproduction.md#job-limits.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from urllib.parse import quote, urlsplit
 
 from consumer.cloud.credentials import CredentialsSource, Keys
 from consumer.cloud.faults import cut, describe, mps_fault
-from consumer.cloud.limiter import RateLimiter
 from consumer.cloud.pool import Exchange, HttpAnswer, Observe, Pool
 from consumer.errors import CloudError, Fault, SettingsError
 
@@ -32,6 +32,12 @@ _ACTION: Final = re.compile(r"[A-Za-z0-9-]{1,40}:[A-Za-z0-9]{1,80}")
 _ALGORITHM: Final = "ACS3-HMAC-SHA256"
 _API_VERSION: Final = "2014-06-18"
 _EMPTY_SHA256: Final = hashlib.sha256().hexdigest()
+
+_KEPT_BACK: Final = 0.03
+_LATE_S: Final = 0.010
+_LOWEST: Final = 1 / 32
+_RISE_S: Final = 120.0
+_HALVING_PAUSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +193,49 @@ class Mps:
             if error.fault is Fault.THROTTLED:
                 self._limiter.throttled()
             raise error
+
+
+class RateLimiter:
+    """Spaces the calls of one account evenly, below its limit; first come, first served.
+
+    One limiter serves all callers of the account, in one event loop. Calls pass one by one, 1/rate seconds apart: a
+    token bucket would pass its whole bucket in the first second and be throttled. Turns are points in time, not pauses,
+    so small delays don't add up; a turn missed by more than 10 ms is lost, so a stalled loop makes no burst afterwards.
+    With the 3 % kept back, no window of one second holds more calls than the limit, and at least 95 of 100 are used.
+
+    When the service throttles all the same (replicas share the limit), the rate is halved, at most once a second
+    however many answers report it, down to a 32nd, and then rises in a straight line: from nothing to the full rate in
+    120 s.
+    """
+
+    def __init__(self, limit_per_s: float = 100.0) -> None:
+        self._full_per_s = limit_per_s * (1 - _KEPT_BACK)
+        self._base_per_s = self._full_per_s
+        self._halved_at = float("-inf")
+        self._next_at = float("-inf")
+        self._first = asyncio.Lock()
+
+    @property
+    def rate_per_s(self) -> float:
+        """The current rate, in calls a second."""
+        risen = (time.monotonic() - self._halved_at) / _RISE_S
+        return min(self._full_per_s, self._base_per_s + risen * self._full_per_s)
+
+    async def wait(self) -> None:
+        """Return when it is the caller's turn; a caller that is cancelled while it waits costs no turn."""
+        async with self._first:
+            if (early_s := self._next_at - time.monotonic()) > 0:
+                await asyncio.sleep(early_s)
+            self._next_at = max(self._next_at, time.monotonic() - _LATE_S) + 1 / self.rate_per_s
+
+    def throttled(self) -> None:
+        """Halve the rate: the service has throttled a call."""
+        now = time.monotonic()
+        # Calls that were under way at the first one may be throttled too: that is counted once.
+        if now - self._halved_at < _HALVING_PAUSE_S:
+            return
+        self._base_per_s = max(self.rate_per_s / 2, self._full_per_s * _LOWEST)
+        self._halved_at = now
 
 
 @dataclass(slots=True)

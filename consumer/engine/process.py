@@ -30,8 +30,7 @@ from consumer.engine.outcome import (
 )
 from consumer.engine.report import report
 from consumer.errors import StoreError
-from consumer.message.key import ledger_key, verified_key
-from consumer.message.notification import Kind, Notification, Undecodable, contradictions
+from consumer.message.notification import Kind, Notification, Undecodable, contradictions, ledger_key, verified_key
 from consumer.ops.logs import job_context
 from consumer.ops.metrics import SettledAs
 from consumer.plugin.handler import Handler

@@ -34,8 +34,8 @@ from consumer.engine.outcome import (
 )
 from consumer.engine.store_access import StoreAccess
 from consumer.errors import CloudError, traceback_of
-from consumer.message.key import message_key
-from consumer.ops.redact import SECRETS
+from consumer.message.notification import message_key
+from consumer.ops.sanitize import SECRETS
 from consumer.ops.traces import Traces
 from consumer.store.ledger import Claimed, DeadLetterRecord, Ended
 from consumer.store.tables import fit_letter, letter_bytes

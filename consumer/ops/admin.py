@@ -26,9 +26,8 @@ import structlog
 from aiohttp import web
 
 from consumer.errors import PortTakenError, SettingsError
-from consumer.ops.escape import json_escaped
 from consumer.ops.metrics import Metrics
-from consumer.ops.redact import SECRETS
+from consumer.ops.sanitize import SECRETS, json_escaped
 
 log = structlog.stdlib.get_logger(__name__)
 

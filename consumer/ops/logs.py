@@ -2,21 +2,28 @@
 
 The lines of structlog's loggers and of the standard library's pass the same processors:
 
-    fields of the context, time, level -> exception's text -> JSON types -> secrets masked -> line -> log_stream
+    fields of the context, time, level -> exception's text -> JSON types -> secrets masked -> line -> stream
 
 Each line is rendered, whatever its fields hold, and bounded in size. Lines of other libraries pass from WARNING
 upwards only, whatever their loggers are set to: below that, SDKs print requests with their Authorization.
+
+Writing never ends the daemon and blocks it for at most ``PATIENCE_MS``. A pipe whose reader is gone, a reader that has
+stopped, a full disk: each costs lines, which are counted, and nothing else. No line is torn: the rest of a line is
+written before the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json as stdlib_json
 import logging
 import os
 import select
+import stat
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextvars import ContextVar, Token
 from datetime import date
@@ -25,7 +32,7 @@ from enum import Enum
 from pathlib import PurePath
 from threading import Lock
 from types import NoneType
-from typing import Any, Final, Literal, TextIO, TypeAlias
+from typing import Any, Final, Literal, Protocol, TextIO, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -37,9 +44,7 @@ from structlog.stdlib import ProcessorFormatter, add_logger_name
 from structlog.typing import Processor
 
 from consumer.errors import SettingsError
-from consumer.ops.escape import json_escaped, printable, printable_block
-from consumer.ops.log_stream import Stream, open_stream
-from consumer.ops.redact import SECRETS, Secrets
+from consumer.ops.sanitize import SECRETS, Secrets, json_escaped, printable, printable_block
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 Event: TypeAlias = MutableMapping[str, Any]
@@ -54,6 +59,10 @@ EXCEPTION_LIMIT: Final = 12_000
 """Characters of one traceback."""
 LINE_LIMIT_BYTES: Final = 65_536
 """Above this each field is cut to its beginning and end."""
+PATIENCE_MS: Final = 100
+"""The longest that a reader which stopped may block the daemon, once each time it stops."""
+_FIRST_FREE: Final = 3
+"""The first file number after those of the standard streams."""
 _SHRUNK_LIMIT: Final = 500
 _ITEMS_LIMIT: Final = 50
 _DEPTH_LIMIT: Final = 3
@@ -353,3 +362,90 @@ class _StdlibHandler(logging.Handler):
 
 def _decode(_logger: object, _level: str, line: Any) -> Any:
     return line.decode()
+
+
+class Stream(Protocol):
+    """Takes finished lines."""
+
+    def write(self, line: bytes) -> bool:
+        """Write one line, its end included; ``False`` when it was dropped. Never raises."""
+
+
+def open_stream(stream: TextIO) -> Stream:
+    """Write straight to the stream's file where it has one, by a file number of its own.
+
+    When a handler closes stderr, its number goes to the next file or socket that is opened; the log must not follow.
+    """
+    try:
+        stream.flush()
+        fd = fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+    except (OSError, ValueError, AttributeError):
+        return TextStream(stream)
+    opened = FileStream(fd)
+    weakref.finalize(opened, os.close, fd).atexit = False
+    return opened
+
+
+class TextStream:
+    """A stream without a file, such as a terminal's live display."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, line: bytes) -> bool:
+        """Write one line; ``False`` when the stream is closed or fails."""
+        try:
+            self._stream.write(line.decode("utf-8", "replace"))
+            self._stream.flush()
+        except (OSError, ValueError):
+            return False
+        return True
+
+
+class FileStream:
+    """A file, a pipe, a socket or a terminal, by a file number that stays the caller's."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = Lock()
+        self._tail = b""
+        self._stalled = False
+        self._poll: select.poll | None = None
+        # A file on disk is always ready. Elsewhere PIPE_BUF bytes fit without blocking once poll() says so (POSIX).
+        # O_NONBLOCK is no way: other processes share the open file.
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            self._poll = select.poll()
+            self._poll.register(fd, select.POLLOUT)
+
+    def write(self, line: bytes) -> bool:
+        """Write one line; ``False`` when it was dropped."""
+        with self._lock:
+            try:
+                self._tail = self._put(self._tail)
+                rest = line if self._tail else self._put(line)
+            except OSError:
+                return False
+            if len(rest) == len(line):
+                return False
+            self._tail = rest
+            return True
+
+    def _put(self, data: bytes) -> bytes:
+        """Write as much as fits without blocking; returns the rest."""
+        if self._poll is None:
+            return data[os.write(self._fd, data) :] if data else data
+        while data and self._writable(self._poll):
+            try:
+                data = data[os.write(self._fd, data[: select.PIPE_BUF]) :]
+            except BlockingIOError:
+                self._stalled = True
+                break
+            except OSError:
+                # The reader is gone, and with it the beginning of the line: the next reader gets whole lines.
+                self._tail = b""
+                raise
+        return data
+
+    def _writable(self, poll: select.poll) -> bool:
+        self._stalled = not (poll.poll(0) or (not self._stalled and poll.poll(PATIENCE_MS)))
+        return not self._stalled

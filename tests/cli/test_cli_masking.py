@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from consumer.ops import redact
+from consumer.ops import sanitize
 from tests.cli.letters_rig import fill, letter, record
 
 Cli = Callable[..., Any]
@@ -23,8 +23,8 @@ BODIES = (PLAIN, base64.b64encode(PLAIN), b"\xff" + SECRET.encode(), b'{"clean":
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key in the settings; what other tests know is not known here."""
-    monkeypatch.setattr(redact.SECRETS, "_fixed", set())
-    monkeypatch.setattr(redact.SECRETS, "_texts", ())
+    monkeypatch.setattr(sanitize.SECRETS, "_fixed", set())
+    monkeypatch.setattr(sanitize.SECRETS, "_texts", ())
     monkeypatch.setenv("MNS_CONSUMER_ACCESS_KEY_ID", "LTAI")
     monkeypatch.setenv("MNS_CONSUMER_ACCESS_KEY_SECRET", SECRET)
 

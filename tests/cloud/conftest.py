@@ -21,9 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from consumer.cloud.credentials import Keys, StaticCredentials
-from consumer.cloud.limiter import RateLimiter
 from consumer.cloud.mns import MnsQueue
-from consumer.cloud.mps import Mps
+from consumer.cloud.mps import Mps, RateLimiter
 from consumer.cloud.pool import Pool, open_pool
 from consumer.sandbox import Sandbox
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from consumer.cloud.faults import cut, describe
 from consumer.cloud.messages import FirstSeenTimes, Message, read_messages, read_peeked
 from consumer.cloud.mns_xml import AnswerError, parse
-from consumer.cloud.server_clock import Arrival
+from consumer.cloud.pool import Arrival
 
 ARRIVAL = Arrival(monotonic=100.0, server_s=1_700_000_000.0)
 HEAD = b'<?xml version="1.0" ?>\n<Messages xmlns="http://mns.aliyuncs.com/doc/v1">'

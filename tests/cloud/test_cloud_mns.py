@@ -19,8 +19,7 @@ from consumer.cloud.clients import open_clients, open_queue
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.faults import mns_fault, mps_fault
 from consumer.cloud.messages import DeleteFailure
-from consumer.cloud.mns import MnsQueue, handles_xml
-from consumer.cloud.mns_signature import MnsSigner, escaped, v4_authorization
+from consumer.cloud.mns import MnsQueue, MnsSigner, escaped, handles_xml, v4_authorization
 from consumer.cloud.pool import open_pool
 from consumer.config import load
 from consumer.errors import CloudError, Fault, SettingsError

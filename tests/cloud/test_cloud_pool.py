@@ -25,8 +25,7 @@ from consumer.cloud import pool as pool_module
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import MpsSigner
-from consumer.cloud.pool import Exchange, Pool, open_pool
-from consumer.cloud.server_clock import ServerClock
+from consumer.cloud.pool import Exchange, Pool, ServerClock, open_pool
 from consumer.errors import CloudError, Fault, SettingsError
 
 EMPTY = b"<Error><Code>MessageNotExist</Code><Message>m</Message><RequestId>r</RequestId><HostId>h</HostId></Error>"

@@ -8,7 +8,7 @@ import pytest
 
 from consumer.cloud import mns, mns_xml
 from consumer.cloud.messages import read_messages
-from consumer.cloud.server_clock import Arrival
+from consumer.cloud.pool import Arrival
 from consumer.message import strict_json
 
 MESSAGES = (

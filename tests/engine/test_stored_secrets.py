@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import asyncpg
 import pytest
 
-from consumer.ops import redact
+from consumer.ops import sanitize
 from consumer.plugin.handler import Job, Reject
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Filter
@@ -22,11 +22,11 @@ SECRET = "swordfish+hunter/2"
 @pytest.fixture(autouse=True)
 def known() -> Iterator[None]:
     """A secret of the process, forgotten afterwards."""
-    kept = vars(redact.SECRETS).copy()
-    vars(redact.SECRETS).update(vars(redact.Secrets()))
-    redact.protect(SECRET)
+    kept = vars(sanitize.SECRETS).copy()
+    vars(sanitize.SECRETS).update(vars(sanitize.Secrets()))
+    sanitize.protect(SECRET)
     yield
-    vars(redact.SECRETS).update(kept)
+    vars(sanitize.SECRETS).update(kept)
 
 
 async def test_no_secret_is_stored(sandbox: Sandbox, serve: Serve, store: Mapping[str, str]) -> None:

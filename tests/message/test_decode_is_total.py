@@ -11,8 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumer.message.key import MAX_KEY_CHARACTERS, ledger_key
-from consumer.message.notification import Notification, Undecodable, decode
+from consumer.message.notification import MAX_KEY_CHARACTERS, Notification, Undecodable, decode, ledger_key
 from consumer.message.result import read_result
 
 BODIES = [path.read_bytes() for path in sorted((Path(__file__).parent / "samples").iterdir())]

@@ -9,8 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from consumer.message.key import MAX_KEY_CHARACTERS, _join, ledger_key, message_key
-from consumer.message.notification import Notification, decode
+from consumer.message.notification import MAX_KEY_CHARACTERS, Notification, _join, decode, ledger_key, message_key
 
 QUEUE = "1234567890123456/cn-hangzhou/media-jobs"
 JOB = {"Type": "IProduction", "FunctionName": "Cover", "JobId": "39f8", "State": "Success"}

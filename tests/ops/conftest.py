@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from consumer.ops import logs, redact
+from consumer.ops import logs, sanitize
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def _own_logging() -> Iterator[None]:
     """Each test begins with no secret known, and leaves logging as it found it."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    secrets = redact.SECRETS
+    secrets = sanitize.SECRETS
     kept = vars(secrets).copy()
-    vars(secrets).update(vars(redact.Secrets()))
+    vars(secrets).update(vars(sanitize.Secrets()))
     show = warnings.showwarning
     yield
     logging.captureWarnings(capture=False)

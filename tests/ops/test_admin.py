@@ -17,7 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.errors import ExitCode, PortTakenError, SettingsError
-from consumer.ops import admin, redact
+from consumer.ops import admin, sanitize
 from consumer.ops.admin import AdminServer, Check
 from consumer.ops.metrics import Metrics, SettledAs
 
@@ -212,7 +212,7 @@ async def test_a_broken_check(server: AdminServer, checks: Answers) -> None:
 
 async def test_no_secret_in_a_check(server: AdminServer, checks: Answers) -> None:
     """A detail that quotes a secret is masked."""
-    redact.protect("a-very-secret-key")
+    sanitize.protect("a-very-secret-key")
     checks.ready_checks = (Check("store", ok=False, detail="can't log in with a-very-secret-key"),)
     assert (await ask(server.port, "/readyz")).found["checks"][0]["detail"] == "can't log in with ***"
 

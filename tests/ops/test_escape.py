@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.ops.escape import json_escaped, printable, printable_block
+from consumer.ops.sanitize import json_escaped, printable, printable_block
 
 HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 ANY_TEXT: Final = st.text(st.characters(exclude_categories=())) | st.text(

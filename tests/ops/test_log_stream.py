@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from consumer.ops import logs
-from consumer.ops.log_stream import PATIENCE_MS, FileStream, TextStream, open_stream
+from consumer.ops.logs import PATIENCE_MS, FileStream, TextStream, open_stream
 
 LINE = b"x" * 999 + b"\n"
 

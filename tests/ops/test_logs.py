@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from consumer.ops import logs
 from consumer.ops.logs import EXCEPTION_LIMIT, LINE_LIMIT_BYTES, TEXT_LIMIT, LogFields, processors, render
 from consumer.ops.metrics import SettledAs
-from consumer.ops.redact import Secrets
+from consumer.ops.sanitize import Secrets
 from tests.untraced import untraced
 
 

@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.ops import logs
-from consumer.ops.escape import json_escaped
 from consumer.ops.logs import TEXT_LIMIT, processors, render
-from consumer.ops.redact import MASK, MIN_LENGTH, Secrets, protect
+from consumer.ops.sanitize import MASK, MIN_LENGTH, Secrets, json_escaped, protect
 from tests.untraced import untraced
 
 KEY = "LTAI5tQhexample0123456789secret"

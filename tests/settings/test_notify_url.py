@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.errors import ExitCode
-from consumer.message.key import message_key
+from consumer.message.notification import message_key
 from consumer.notify_url import _WITHOUT_OWN_MPS, EXPECTED, NotifyUrl, NotifyUrlError
 
 OWN_MPS = (
