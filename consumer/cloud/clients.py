@@ -54,7 +54,6 @@ async def open_clients(
         credentials = DefaultChain(on_keys=on_keys) if keys is None else StaticCredentials(keys)
         mps = Mps(
             endpoint=settings.mps_endpoint,
-            region=settings.url.region,
             credentials=credentials,
             pool=pool,
             limiter=limiter or RateLimiter(),

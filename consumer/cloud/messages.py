@@ -31,7 +31,6 @@ _OLDEST_S: Final = MAX_RETENTION_S + _MAX_DELAY_S
 _MAX_DEQUEUES: Final = MAX_RETENTION_S // MIN_HIDE_S
 """A message that is received again each second of the longest retention."""
 _MIN_PRIORITY, _PRIORITY, _MAX_PRIORITY = 1, 8, 16
-_REMEMBERED: Final = 10_000
 _MIN_RETENTION_S: Final = 60
 _MAX_COUNT: Final = 1 << 53
 _LATEST_S: Final = 1 << 33
@@ -142,34 +141,18 @@ class QueueAttributes:
     dlq_policy: str | None = None
 
 
-class FirstSeenTimes:
-    """When messages that come without any time of their own were first seen, so that they grow older."""
-
-    def __init__(self) -> None:
-        self._times: dict[str, float] = {}
-
-    def __call__(self, message_id: str, now_s: float) -> float:
-        """The time of the first call for this id among the last ten thousand, at most ``now_s``."""
-        first_s = self._times.setdefault(message_id, now_s)
-        if len(self._times) > _REMEMBERED:
-            del self._times[next(iter(self._times))]
-        return min(first_s, now_s)
-
-
-def read_messages(
-    data: bytes, arrival: Arrival, *, limit: int = MAX_BATCH, first_seen: FirstSeenTimes | None = None
-) -> tuple[list[Message], list[str]]:
+def read_messages(data: bytes, arrival: Arrival, *, limit: int = MAX_BATCH) -> tuple[list[Message], list[str]]:
     """The messages in an answer of BatchReceiveMessage, and its problems; raises ``AnswerError`` for another answer.
 
     Messages beyond ``limit`` are not read: no slot is free for them, and they are redelivered when their visibility
-    ends. ``first_seen`` gives the age of a message without EnqueueTime and FirstDequeueTime.
+    ends.
     """
     found: list[Message] = []
     problems: list[str] = []
     read, more = entries(data, limit)
     for entry in read:
         try:
-            content = _content(entry, arrival, 1, first_seen)
+            content = _content(entry, arrival, 1)
             message = Message(receipt=read_receipt(entry.fields, arrival), **content)
         except KeyError as error:
             name = cut(entry.fields.get("MessageId", "unknown"), 40)
@@ -187,7 +170,7 @@ def read_peeked(data: bytes, arrival: Arrival, *, limit: int = MAX_BATCH) -> lis
     found: list[Peeked] = []
     for entry in entries(data, limit)[0]:
         try:
-            found.append(Peeked(**_content(entry, arrival, 0, None)))
+            found.append(Peeked(**_content(entry, arrival, 0)))
         except KeyError:
             continue
     return found
@@ -243,7 +226,7 @@ def _dlq_policy(body: bytes) -> str | None:
     return None
 
 
-def _content(entry: Entry, arrival: Arrival, least_count: int, first_seen: FirstSeenTimes | None) -> dict[str, Any]:
+def _content(entry: Entry, arrival: Arrival, least_count: int) -> dict[str, Any]:
     """The fields that received and peeked messages share."""
     found = entry.fields
     message_id = _filled(found, "MessageId")
@@ -252,9 +235,7 @@ def _content(entry: Entry, arrival: Arrival, least_count: int, first_seen: First
     now_s = arrival.server_s
     sent, received = _time(found.get("EnqueueTime"), now_s), _time(found.get("FirstDequeueTime"), now_s)
     if sent is None:
-        sent = received
-    if sent is None:
-        sent = now_s if first_seen is None else first_seen(message_id, now_s)
+        sent = now_s if received is None else received
     return {
         "message_id": message_id,
         "body": entry.body,

@@ -18,13 +18,12 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final, Literal, TypeAlias
 from urllib.parse import quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from mns.auth import Credentials
+from mns.auth import Credentials, StaticCredentialsProvider
 from mns.mns_client import MNSClient
 from mns.mns_http import RequestInternal
 from mns.mns_request import RequestBase, SendMessageRequest
@@ -35,7 +34,6 @@ from consumer.cloud.faults import cut, describe, mns_fault
 from consumer.cloud.messages import (
     Batch,
     DeleteFailure,
-    FirstSeenTimes,
     Peeked,
     QueueAttributes,
     Receipt,
@@ -46,7 +44,7 @@ from consumer.cloud.messages import (
 )
 from consumer.cloud.mns_xml import AnswerError, fields, has_root, local_name, parse, root_fields
 from consumer.cloud.pool import EMPTY, Exchange, HttpAnswer, Observe, Pool
-from consumer.errors import CloudError, Fault, SettingsError
+from consumer.errors import CloudError, Fault
 from consumer.policy import MAX_BATCH, MAX_HIDE_S, MAX_WAIT_S, MIN_HIDE_S
 
 OWN_DELETE_ENCODER = True  # 6 us a message: bench ablation "deletes"
@@ -56,8 +54,6 @@ _OK, _CREATED, _NO_CONTENT, _REDIRECT, _REFUSED, _THROTTLED, _FAILED = 200, 201,
 _REQUEST_ID: Final = "x-mns-request-id"
 _VERSION: Final = "x-mns-version"
 _NO_MESSAGE: Final = "MessageNotExist"
-_QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,255}")
-"""Older queues may have 256 characters; new ones get 120 at most (facts/mns.md#queue-names)."""
 # 16 bodies of 64 KB, each character of which may be written as six.
 _MESSAGES_BYTES: Final = 8 * 1024 * 1024
 _SHORT_BYTES: Final = 256 * 1024
@@ -82,9 +78,6 @@ class MnsQueue:
         observe: Called for every request; must not raise.
         read_margin_s: How much later than its wait an answer may come.
         region: The region's id, which signature version 4 includes.
-
-    Raises:
-        SettingsError: Endpoint or name are not of that form.
     """
 
     def __init__(
@@ -100,10 +93,6 @@ class MnsQueue:
         region: str = "",
     ) -> None:
         parts = urlsplit(endpoint)
-        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/") or parts.query:
-            raise SettingsError(f"MNS endpoint {endpoint!r}: expected https://HOST or http://HOST:PORT")
-        if not _QUEUE_NAME.fullmatch(queue):
-            raise SettingsError(f"queue name {queue!r}: expected 1-256 letters, digits and hyphens")
         self.name = queue
         self.origin = f"{parts.scheme}://{parts.netloc}"
         self.signer = MnsSigner(parts.netloc, signature=signature, region=region)
@@ -113,7 +102,6 @@ class MnsQueue:
         self.read_margin_s = read_margin_s
         self._path = f"/queues/{queue}"
         self._messages = f"{self._path}/messages"
-        self._first_seen = FirstSeenTimes()
 
     def __repr__(self) -> str:
         return f"MnsQueue({self.origin}{self._path})"
@@ -123,7 +111,7 @@ class MnsQueue:
 
         Args:
             count: 1 to 16.
-            wait_s: The long poll's length, 0 to 30 whole seconds; 0 asks at once, whatever the queue's own.
+            wait_s: The long poll's length, 0 to 30; 0 asks at once, whatever the queue's own.
             on_answer: Called when the answer's head has come: from then on, messages may be received, so a
                 daemon that stops reads on to the end instead of cancelling.
 
@@ -139,9 +127,7 @@ class MnsQueue:
             if call.is_empty(answer):
                 return Batch((), answer.elapsed_s, answer.server_offset_s)
             try:
-                messages, problems = read_messages(
-                    answer.body, answer.arrival, limit=count, first_seen=self._first_seen
-                )
+                messages, problems = read_messages(answer.body, answer.arrival, limit=count)
             except AnswerError as error:
                 raise call.unreadable(answer, str(error)) from None
             return Batch(messages, answer.elapsed_s, answer.server_offset_s, problems)
@@ -441,16 +427,6 @@ def escaped(value: str) -> str:
     return quote(value, safe=_UNTOUCHED)
 
 
-@dataclass(slots=True)
-class _Provider:
-    """A credentials provider, as the SDK expects it, with the keys of the current request."""
-
-    credentials: Credentials
-
-    def get_credentials(self) -> Credentials:
-        return self.credentials
-
-
 class _V4Client(MNSClient):  # type: ignore[misc]  # the SDK has no types
     """The SDK's client, signing as version 4."""
 
@@ -466,7 +442,7 @@ class MnsSigner:
 
     def __init__(self, host: str, *, signature: Signature = "v2", region: str = "") -> None:
         self._keys: Keys | None = None
-        self._provider = _Provider(Credentials("", "", ""))
+        self._provider = StaticCredentialsProvider()
         client = _V4Client if signature == "v4" else MNSClient
         self._client = client(f"http://{host}", credentials_provider=self._provider)
         self._client.region = region

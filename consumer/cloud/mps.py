@@ -24,7 +24,7 @@ from urllib.parse import quote, urlsplit
 from consumer.cloud.credentials import CredentialsSource, Keys
 from consumer.cloud.faults import cut, describe, mps_fault
 from consumer.cloud.pool import Exchange, HttpAnswer, Observe, Pool
-from consumer.errors import CloudError, Fault, SettingsError
+from consumer.errors import CloudError, Fault
 
 _OK, _REDIRECT, _REFUSED, _THROTTLED, _FAILED = 200, 300, 400, 429, 500
 _LIMIT_BYTES: Final = 4 * 1024 * 1024
@@ -84,16 +84,12 @@ class Mps:
         limiter: The account's, shared by all its callers.
         observe: Called for every request; must not raise.
         read_margin_s: The time limit of a call.
-
-    Raises:
-        SettingsError: The endpoint is not of that form.
     """
 
     def __init__(
         self,
         *,
         endpoint: str,
-        region: str,
         credentials: CredentialsSource,
         pool: Pool,
         limiter: RateLimiter,
@@ -101,9 +97,6 @@ class Mps:
         read_margin_s: float = 10.0,
     ) -> None:
         parts = urlsplit(endpoint)
-        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/") or parts.query:
-            raise SettingsError(f"MPS endpoint {endpoint!r}: expected https://HOST or http://HOST:PORT")
-        self.region = region
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.hostname or parts.netloc
         self._credentials = credentials
@@ -114,7 +107,7 @@ class Mps:
         self._signer = MpsSigner(parts.netloc)
 
     def __repr__(self) -> str:
-        return f"Mps({self._origin}, {self.region})"
+        return f"Mps({self._origin})"
 
     async def warm_up(self) -> None:
         """Load the signer now, off the event loop, so that the first call needn't."""

@@ -139,7 +139,6 @@ def _talk(peer: Peer, pool: Pool, margin_s: float) -> Talk:
     )
     mps = Mps(
         endpoint=peer.url,
-        region="cn-x",
         credentials=source,
         pool=pool,
         limiter=limiter,
@@ -251,7 +250,7 @@ async def local() -> AsyncIterator[Local]:
             pool=pool,
             observe=lambda operation, result, _: observed.append((operation, result)),
         )
-        mps = Mps(endpoint=sandbox.url, region="cn-hangzhou", credentials=source, pool=pool, limiter=RateLimiter())
+        mps = Mps(endpoint=sandbox.url, credentials=source, pool=pool, limiter=RateLimiter())
         sandbox.account.ensure("q")
         yield Local(sandbox, queue, mps, observed)
 

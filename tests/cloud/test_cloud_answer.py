@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.cloud.faults import cut, describe
-from consumer.cloud.messages import FirstSeenTimes, Message, read_messages, read_peeked
+from consumer.cloud.messages import Message, read_messages, read_peeked
 from consumer.cloud.mns_xml import AnswerError, parse
 from consumer.cloud.pool import Arrival
 
@@ -129,18 +129,6 @@ def test_a_message_with_nothing_but_what_is_essential() -> None:
     (message,), problems = read_messages(document(b"<Message>" + four + b"</Message>"), ARRIVAL)
     assert (message.enqueued_at, message.first_dequeued_at) == (ARRIVAL.server_s, ARRIVAL.server_s)
     assert (message.dequeue_count, message.priority, problems) == (1, 8, [])
-
-
-def test_a_message_without_any_time_grows_older_all_the_same() -> None:
-    """A message without EnqueueTime and FirstDequeueTime has the age since it was first seen."""
-    seen, timeless = FirstSeenTimes(), entry(EnqueueTime=b"", FirstDequeueTime=b"")
-    later = Arrival(monotonic=200.0, server_s=ARRIVAL.server_s + 100)
-    for arrival in (ARRIVAL, later):
-        (message,), _ = read_messages(document(timeless), arrival, first_seen=seen)
-        assert message.enqueued_at == ARRIVAL.server_s
-    for number in range(10_001):
-        seen(str(number), later.server_s)
-    assert seen("A" * 32, later.server_s) == later.server_s
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,12 @@ from mns.mns_xml_handler import ReceiptHandlesEncoder
 from yarl import URL
 
 from consumer.cloud.clients import open_clients, open_queue
-from consumer.cloud.credentials import Keys, StaticCredentials
+from consumer.cloud.credentials import Keys
 from consumer.cloud.faults import mns_fault, mps_fault
 from consumer.cloud.messages import DeleteFailure
-from consumer.cloud.mns import MnsQueue, MnsSigner, escaped, handles_xml, v4_authorization
-from consumer.cloud.pool import open_pool
+from consumer.cloud.mns import MnsSigner, escaped, handles_xml, v4_authorization
 from consumer.config import load
-from consumer.errors import CloudError, Fault, SettingsError
+from consumer.errors import CloudError, Fault
 from consumer.sandbox import Sandbox
 
 
@@ -393,14 +392,6 @@ async def test_a_queues_attributes_stay_in_their_ranges(
     }[name] == expected
 
 
-async def test_a_queue_of_older_days_has_a_long_name() -> None:
-    """256 characters are a name, 257 are not."""
-    async with open_pool() as pool:
-        MnsQueue(endpoint="http://h", queue="q" * 256, credentials=StaticCredentials(Keys("a", "b")), pool=pool)
-        with pytest.raises(SettingsError, match="1-256"):
-            MnsQueue(endpoint="http://h", queue="q" * 257, credentials=StaticCredentials(Keys("a", "b")), pool=pool)
-
-
 async def test_an_error_for_a_handle_that_was_not_given(start: Any, mns_reply: Any) -> None:
     """When an entry belongs to no handle, no handle of the batch counts as deleted."""
     talk = await start(mns_reply(404, errors_xml(("someone else's", "InternalError"))))
@@ -480,24 +471,6 @@ async def test_what_the_service_would_refuse_is_a_bug_here(start: Any, mns_reply
     with pytest.raises(ValueError, match="must be in"):
         await ask(talk.queue)
     assert talk.peer.asked == []
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "queue"),
-    [
-        ("ftp://h", "q"),
-        ("http://", "q"),
-        ("http://h/path", "q"),
-        ("http://h?x", "q"),
-        ("http://h", "a/b"),
-        ("http://h", ""),
-    ],
-)
-async def test_a_wrong_address_stops_the_start(endpoint: str, queue: str) -> None:
-    """An endpoint or a name of another form is a settings error that says what was expected."""
-    async with open_pool() as pool:
-        with pytest.raises(SettingsError, match="expected"):
-            MnsQueue(endpoint=endpoint, queue=queue, credentials=StaticCredentials(Keys("a", "b")), pool=pool)
 
 
 @pytest.mark.parametrize(

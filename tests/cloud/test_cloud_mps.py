@@ -10,11 +10,9 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.faults import is_about_the_job
-from consumer.cloud.mps import Mps, RateLimiter
-from consumer.cloud.pool import open_pool
-from consumer.errors import CloudError, Fault, SettingsError
+from consumer.cloud.mps import RateLimiter
+from consumer.errors import CloudError, Fault
 
 
 def json_reply(mns_reply: Any, status: int, value: object) -> Any:
@@ -215,19 +213,6 @@ async def test_the_dead_letter_policy_of_a_queue(start: Any, mns_reply: Any, inn
     more = "".join(f"<{name}>1</{name}>" for name in (*numbers, "VisibilityTimeout", "PollingWaitSeconds"))
     talk = await start(mns_reply(200, f"<Queue><QueueName>q</QueueName>{more}{inner}</Queue>".encode()))
     assert (await talk.queue.attributes()).dlq_policy == expected
-
-
-async def test_a_wrong_endpoint_stops_the_start() -> None:
-    """An endpoint of another form is a settings error."""
-    async with open_pool() as pool:
-        with pytest.raises(SettingsError, match="expected https://HOST"):
-            Mps(
-                endpoint="mts.cn-x.aliyuncs.com",
-                region="cn-x",
-                credentials=StaticCredentials(Keys("a", "b")),
-                pool=pool,
-                limiter=RateLimiter(),
-            )
 
 
 async def test_warming_up_loads_the_signer(start: Any, mns_reply: Any) -> None:
