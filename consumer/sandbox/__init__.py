@@ -6,7 +6,8 @@ wrong), ``control`` (all of that over HTTP), ``mns_api`` and ``mps_api`` (the tw
 
 from consumer.sandbox.faults import Fault, Faults
 from consumer.sandbox.jobs import SandboxJob
+from consumer.sandbox.queue import DlqPolicy
 from consumer.sandbox.server import Sandbox
-from consumer.sandbox.settings import DlqPolicy, SandboxSettings
+from consumer.sandbox.settings import SandboxSettings
 
 __all__ = ["DlqPolicy", "Fault", "Faults", "Sandbox", "SandboxJob", "SandboxSettings"]

@@ -10,8 +10,8 @@ from functools import lru_cache, partial
 from typing import Final
 
 from consumer.sandbox.protocol import MnsError, queue_not_exist
-from consumer.sandbox.queue import Message, Queue, QueueAttributes, check_queue_name
-from consumer.sandbox.settings import DlqPolicy, SandboxSettings
+from consumer.sandbox.queue import DlqPolicy, Message, Queue, QueueAttributes, check_queue_name
+from consumer.sandbox.settings import SandboxSettings
 
 _MOST_QUEUES: Final = 1000  # facts/mns.md#limits
 

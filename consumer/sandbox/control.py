@@ -37,8 +37,8 @@ from consumer.sandbox.account import Account
 from consumer.sandbox.faults import Fault, Faults
 from consumer.sandbox.jobs import Jobs, SandboxJob
 from consumer.sandbox.protocol import JSON, MnsError, Request, Response
-from consumer.sandbox.queue import Message, Queue, State, whole_number
-from consumer.sandbox.settings import Actions, DlqPolicy
+from consumer.sandbox.queue import DlqPolicy, Message, Queue, State, whole_number
+from consumer.sandbox.settings import Actions
 
 PREFIX: Final = "/_sandbox"
 

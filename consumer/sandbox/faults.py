@@ -16,6 +16,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from consumer.sandbox.protocol import GROUPS, HTML, Response, operations_named
+from consumer.sandbox.queue import Message, Queue
 
 Kind = Literal[
     "latency",
@@ -221,6 +222,15 @@ class Faults:
                 return rule.fault
         return None
 
+    def spoil_messages(self, queue: Queue, operation: str, taken: Iterable[Message]) -> None:
+        """Draw and do what happens to each message that was just received."""
+        for message in taken:
+            if not message.is_duplicate and self.draw("duplicate", operation, queue.name):
+                queue.duplicate(message)
+            fault = self.draw("revoke", operation, queue.name)
+            if fault is not None:
+                asyncio.get_running_loop().call_later(fault.seconds, _revoke, queue, message, message.handle)
+
     def _is_drawn(self, rule: _Rule, operation: str, queue: str | None) -> bool:
         fault = rule.fault
         if operation not in rule.operations:
@@ -235,6 +245,12 @@ class Faults:
             if rule.left == 0:
                 self._rules.remove(rule)
         return True
+
+
+def _revoke(queue: Queue, message: Message, handle: str | None) -> None:
+    # Renewed, deleted or received again meanwhile: that is another lease.
+    if message.handle == handle:
+        queue.revoke(message)
 
 
 async def replace_effect(

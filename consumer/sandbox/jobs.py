@@ -21,7 +21,7 @@ from consumer.functions.catalogue import Family, find
 from consumer.job_state import ENDED, JobState
 from consumer.sandbox.account import Clock
 from consumer.sandbox.faults import Faults, Kind
-from consumer.sandbox.mns_xml import escaped
+from consumer.sandbox.protocol import escaped
 from consumer.sandbox.settings import SandboxSettings
 
 MOST_QUEUED: Final = 10_000

@@ -1,18 +1,28 @@
-"""MNS's HTTP API: find the operation of a request, check signature and rights, carry it out, render errors."""
+"""MNS's HTTP API: find the operation of a request, check signature and rights, carry it out, write XML and errors.
 
-import asyncio
+Reading XML compares local names: clients send the namespace with a slash at its end, without, or not at all. A doctype
+or entity is refused before the parser sees it; the text is decoded first, so no declared encoding can hide one. What is
+wrong raises MalformedXML or InvalidArgument.
+
+XML is written byte for byte as the service writes it: two-space indent, no final newline, and a namespace without the
+last slash. Two captured responses of the service have the lengths that only this gives (facts/mns.md#answers). Strings
+are concatenated because the bench receives through it.
+"""
+
 import random
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import unquote
+from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import fromstring as parse_xml
 
-from consumer.sandbox import mns_xml
 from consumer.sandbox.access import Grants, Keys, verify_mns
 from consumer.sandbox.account import Account, Mailbox
 from consumer.sandbox.faults import Faults
-from consumer.sandbox.protocol import UNKNOWN, Call, MnsError, Request, Response, message_not_exist
-from consumer.sandbox.queue import LONGEST_NEW_NAME, Message, Queue, State, check_queue_name, whole_number
+from consumer.sandbox.protocol import UNKNOWN, Call, MnsError, Request, Response, escaped, message_not_exist
+from consumer.sandbox.queue import LONGEST_NEW_NAME, Message, Property, Queue, State, check_queue_name, whole_number
 
 # Every spelling that a client of the vendor sends, and its canonical one. The real service knows the case of a query
 # item (a wrongly-cased one is InvalidQueryString: facts/mns.md#what-clients-send) while its clients differ: PHP,
@@ -32,6 +42,16 @@ _QUERY_ITEMS: Final = {
     "visibilityTimeout": "visibilitytimeout",
 }
 _STATUS_CODES: Final = {403: "AccessDenied", 404: "QueueNotExist", 408: "TimeExpired", 429: "TooManyRequests"}
+_MOST_IN_BATCH: Final = 16
+_MOST_PROPERTIES: Final = 64
+
+# The types and names that the service knows (facts/mns.md#message-properties).
+_PROPERTY_TYPES: Final = frozenset({"STRING", "NUMBER", "BOOLEAN", "BINARY"})
+_SYSTEM_PROPERTY_NAMES: Final = frozenset(
+    {"traceparent", "tracestate", "baggage", "DLQMessageType", "DLQSourceArn", "DLQOriginMessageId"}
+)
+
+_DOCTYPE: Final = re.compile(r"<!(?!--|\[CDATA\[)")
 
 
 class MnsApi:
@@ -75,19 +95,17 @@ class MnsApi:
 
     def parse(self, request: Request) -> Call:
         """Find the operation of a request, ``Unknown`` when there is none. Checks nothing yet."""
-        path, _, query_text = request.target.partition("?")
         query: dict[str, str] = {}
         unknown_item = ""
-        if query_text:
-            for part in query_text.split("&"):
-                name, _, value = part.partition("=")
-                known = _QUERY_ITEMS.get(name)
-                if known is None:
-                    unknown_item = unknown_item or unquote(name)
-                else:
-                    # Not unquote_plus: an unescaped receipt handle may contain a plus.
-                    query[known] = unquote(value)
-        parts = [unquote(part) for part in path.split("/") if part]
+        for part in filter(None, request.query.split("&")):
+            name, _, value = part.partition("=")
+            known = _QUERY_ITEMS.get(name)
+            if known is None:
+                unknown_item = unknown_item or unquote(name)
+            else:
+                # Not unquote_plus: an unescaped receipt handle may contain a plus.
+                query[known] = unquote(value)
+        parts = [unquote(part) for part in request.path.split("/") if part]
         operation = _operation(request, parts, query)
         queue = parts[1] if len(parts) > 1 and operation != UNKNOWN else ""
         return Call(operation, queue, query, request, unknown_item)
@@ -98,11 +116,12 @@ class MnsApi:
             if self._keys is not None:
                 verify_mns(call.request, self._keys, time.time())
             self._check(call)
-            if call.operation in self._on_queue:
-                return self._on_queue[call.operation](self._account.get(call.queue), call)
             if call.operation in self._on_account:
                 return self._on_account[call.operation](call)
-            return await self._receive_message(self._account.get(call.queue), call)
+            mailbox = self._account.get(call.queue)
+            if call.operation in self._on_queue:
+                return self._on_queue[call.operation](mailbox, call)
+            return await self._receive_message(mailbox, call)
         except MnsError as error:
             return _error(request_id, call.request, error)
 
@@ -127,7 +146,7 @@ class MnsApi:
 
     def _create_queue(self, call: Call) -> Response:
         check_queue_name(call.queue, LONGEST_NEW_NAME)
-        is_new = self._account.create(call.queue, mns_xml.read_attributes(call.request.body))
+        is_new = self._account.create(call.queue, _attributes(call.request.body))
         return Response(201 if is_new else 204, headers={"Location": _url(call, call.queue)})
 
     def _delete_queue(self, call: Call) -> Response:
@@ -144,17 +163,16 @@ class MnsApi:
             {"QueueURL": _url(call, queue.name)} | (self._meta(queue) if with_meta else {"QueueName": queue.name})
             for queue in page
         ]
-        return Response(200, mns_xml.listing("Queues", "Queue", entries, marker))
+        return Response(200, _listing("Queues", "Queue", entries, marker))
 
     def _set_queue_attributes(self, mailbox: Mailbox, call: Call) -> Response:
         queue = mailbox.queue
-        queue.attributes = queue.attributes.changed(mns_xml.read_attributes(call.request.body))
+        queue.attributes = queue.attributes.changed(_attributes(call.request.body))
         queue.modified_ms = self._account.clock.now_ms()
         return Response(204)
 
-    def _get_queue_attributes(self, mailbox: Mailbox, call: Call) -> Response:
-        del call
-        return Response(200, mns_xml.element("Queue", self._meta(mailbox.queue)))
+    def _get_queue_attributes(self, mailbox: Mailbox, _call: Call) -> Response:
+        return Response(200, _element("Queue", self._meta(mailbox.queue)))
 
     def _meta(self, queue: Queue) -> dict[str, str]:
         queue.sweep(self._account.clock.now_ms())
@@ -172,9 +190,9 @@ class MnsApi:
     # Operations on messages.
 
     def _send_message(self, mailbox: Mailbox, call: Call) -> Response:
-        (message,) = mns_xml.read_messages(call.request.body)
+        (message,) = _sent_messages(call.request.body)
         mailbox.queue.send(message, self._account.clock.now_ms())
-        return Response(201, mns_xml.element("Message", _sent(message)))
+        return Response(201, _element("Message", _sent(message)))
 
     def _batch_send_message(self, mailbox: Mailbox, call: Call) -> Response:
         # One wrong entry refuses the whole batch. Single entries fail only by a fault. The response then has the
@@ -182,29 +200,31 @@ class MnsApi:
         queue, now_ms = mailbox.queue, self._account.clock.now_ms()
         entries: list[dict[str, str]] = []
         status = 201
-        for message in mns_xml.read_messages(call.request.body):
-            fault = self._faults.draw("entry_error", "BatchSendMessage", queue.name)
-            if fault is None:
+        for message in _sent_messages(call.request.body):
+            error = self._entry_error(call)
+            if error is None:
                 entries.append(_sent(queue.send(message, now_ms)))
             else:
-                status = fault.status
-                entries.append({"ErrorCode": fault.code or "InternalError", "ErrorMessage": fault.message})
-        return Response(status, mns_xml.listing("Messages", "Message", entries))
+                status = error.status
+                entries.append({"ErrorCode": error.code, "ErrorMessage": error.message})
+        return Response(status, _listing("Messages", "Message", entries))
+
+    def _entry_error(self, call: Call) -> MnsError | None:
+        fault = self._faults.draw("entry_error", call.operation, call.queue)
+        return None if fault is None else MnsError(fault.code or "InternalError", fault.message, status=fault.status)
 
     async def _receive_message(self, mailbox: Mailbox, call: Call) -> Response:
-        query = call.parameters
-        is_batch = "numofmessages" in query
-        limit = self._account.batch_limit(_batch_size(query)) if is_batch else 1
+        limit = _limit(call)
+        if "numofmessages" in call.parameters:
+            limit = self._account.batch_limit(limit)
         wait_s = mailbox.queue.attributes.polling_wait_s
-        if "waitseconds" in query:
-            wait_s = whole_number("waitseconds", query["waitseconds"], 0, 30, "seconds")
+        if "waitseconds" in call.parameters:
+            wait_s = whole_number("waitseconds", call.parameters["waitseconds"], 0, 30, "seconds")
         taken = await self._poll(mailbox, limit, wait_s, call.request)
-        if not taken:
-            raise message_not_exist()
-        body = mns_xml.messages(taken) if is_batch else mns_xml.message(taken[0])
+        response = _found(call, taken)
         if self._faults:
-            self._spoil(mailbox.queue, call.operation, taken)
-        return Response(200, body)
+            self._faults.spoil_messages(mailbox.queue, call.operation, taken)
+        return response
 
     async def _poll(self, mailbox: Mailbox, limit: int, wait_s: int, request: Request) -> list[Message]:
         account = self._account
@@ -217,22 +237,8 @@ class MnsApi:
         finally:
             account.held_long_polls -= 1 if wait_s else 0
 
-    def _spoil(self, queue: Queue, operation: str, taken: list[Message]) -> None:
-        for message in taken:
-            if not message.is_duplicate and self._faults.draw("duplicate", operation, queue.name):
-                queue.duplicate(message)
-            fault = self._faults.draw("revoke", operation, queue.name)
-            if fault is not None:
-                asyncio.get_running_loop().call_later(fault.seconds, _revoke, queue, message, message.handle)
-
     def _peek_message(self, mailbox: Mailbox, call: Call) -> Response:
-        is_batch = "numofmessages" in call.parameters
-        limit = _batch_size(call.parameters) if is_batch else 1
-        found = mailbox.queue.peek(limit, self._account.clock.now_ms())
-        if not found:
-            raise message_not_exist()
-        body = mns_xml.messages(found, is_peek=True) if is_batch else mns_xml.message(found[0], is_peek=True)
-        return Response(200, body)
+        return _found(call, mailbox.queue.peek(_limit(call), self._account.clock.now_ms()), is_peek=True)
 
     def _delete_message(self, mailbox: Mailbox, call: Call) -> Response:
         mailbox.queue.delete(_handle(call.parameters), self._account.clock.now_ms())
@@ -241,25 +247,22 @@ class MnsApi:
     def _batch_delete_message(self, mailbox: Mailbox, call: Call) -> Response:
         if not call.request.body:
             raise MnsError("MissingReceiptHandle", "ReceiptHandle is required.")
-        queue, now_ms = mailbox.queue, self._account.clock.now_ms()
-        has_faults = bool(self._faults)
+        now_ms = self._account.clock.now_ms()
         failed: list[dict[str, str]] = []
-        for handle in mns_xml.read_handles(call.request.body):
-            fault = self._faults.draw("entry_error", "BatchDeleteMessage", queue.name) if has_faults else None
-            code = message = ""
-            if fault is not None:
-                code, message = fault.code or "InternalError", fault.message
-            else:
+        for entry in _entries(_root(call.request.body, "ReceiptHandles"), "ReceiptHandle"):
+            handle = (entry.text or "").strip()
+            error = self._entry_error(call)
+            if error is None:
                 try:
-                    queue.delete(handle, now_ms)
-                except MnsError as error:
-                    code, message = error.code, error.message
-            if code:
-                failed.append({"ErrorCode": code, "ErrorMessage": message, "ReceiptHandle": handle})
+                    mailbox.queue.delete(handle, now_ms)
+                except MnsError as refusal:
+                    error = refusal
+            if error is not None:
+                failed.append({"ErrorCode": error.code, "ErrorMessage": error.message, "ReceiptHandle": handle})
         if not failed:
             return Response(204)
         # The failed handles only; then the connection is closed. Source: facts/mns.md#batch-delete-message.
-        return Response(404, mns_xml.listing("Errors", "Error", failed), closes=True)
+        return Response(404, _listing("Errors", "Error", failed), closes=True)
 
     def _change_message_visibility(self, mailbox: Mailbox, call: Call) -> Response:
         handle = _handle(call.parameters)
@@ -269,17 +272,7 @@ class MnsApi:
         timeout_s = whole_number("VisibilityTimeout", text, 1, 43_200, "seconds")
         message = mailbox.queue.change_visibility(handle, timeout_s, self._account.clock.now_ms())
         children = {"ReceiptHandle": message.handle or "", "NextVisibleTime": str(message.visible_ms)}
-        return Response(200, mns_xml.element("ChangeVisibility", children))
-
-
-def _error(request_id: str, request: Request, error: MnsError) -> Response:
-    # HostId is http:// and the request's own Host. Source: facts/mns.md#error-answers.
-    host_id = f"http://{request.headers.get('host', '')}"
-    return Response(error.status, mns_xml.error(error.code, error.message, request_id, host_id))
-
-
-def _url(call: Call, queue: str) -> str:
-    return f"{call.request.scheme}://{call.request.headers.get('host', '')}/queues/{queue}"
+        return Response(200, _element("ChangeVisibility", children))
 
 
 def _operation(request: Request, parts: list[str], query: Mapping[str, str]) -> str:
@@ -296,7 +289,7 @@ def _operation(request: Request, parts: list[str], query: Mapping[str, str]) -> 
         case "GET", ["queues", _, "messages"]:
             return f"{batch}{'Peek' if query.get('peekonly', '').lower() == 'true' else 'Receive'}Message"
         case "POST", ["queues", _, "messages"]:
-            return "BatchSendMessage" if mns_xml.is_batch_send(request.body) else "SendMessage"
+            return "BatchSendMessage" if _is_batch(request.body) else "SendMessage"
         case "PUT", ["queues", _, "messages"]:
             return "ChangeMessageVisibility"
         case "DELETE", ["queues", _, "messages"]:
@@ -312,13 +305,8 @@ def _what_is_missing(request: Request) -> str:
     return "The sandbox implements /queues, /queues/NAME and /queues/NAME/messages only."
 
 
-def _sent(message: Message) -> dict[str, str]:
-    children = {"MessageId": message.message_id, "MessageBodyMD5": message.body_md5}
-    return children if message.handle is None else {**children, "ReceiptHandle": message.handle}
-
-
-def _batch_size(query: Mapping[str, str]) -> int:
-    return whole_number("numOfMessages", query["numofmessages"], 1, mns_xml.MOST_IN_BATCH)
+def _limit(call: Call) -> int:
+    return whole_number("numOfMessages", call.parameters.get("numofmessages", "1"), 1, _MOST_IN_BATCH)
 
 
 def _handle(query: Mapping[str, str]) -> str:
@@ -328,7 +316,158 @@ def _handle(query: Mapping[str, str]) -> str:
     return handle
 
 
-def _revoke(queue: Queue, message: Message, handle: str | None) -> None:
-    # Renewed, deleted or received again meanwhile: that is another lease.
-    if message.state == State.INACTIVE and message.handle == handle:
-        queue.revoke(message)
+# Reading XML.
+
+
+def _attributes(body: bytes) -> dict[str, str]:
+    """Read ``<Queue>`` as element name and text; an empty body has none."""
+    return {_local(child): child.text or "" for child in _root(body, "Queue")} if body else {}
+
+
+def _is_batch(body: bytes) -> bool:
+    # By the root and without parsing.
+    return b"<Messages" in body[:256]
+
+
+def _sent_messages(body: bytes) -> list[Message]:
+    """Read ``<Message>``, or ``<Messages>`` of 1 to 16; one wrong entry refuses the whole batch."""
+    if not _is_batch(body):
+        return [_sent_message(_root(body, "Message"))]
+    return [_sent_message(entry) for entry in _entries(_root(body, "Messages"), "Message")]
+
+
+def _entries(root: Element, name: str) -> list[Element]:
+    entries = [child for child in root if _local(child) == name]
+    if not 1 <= len(entries) <= _MOST_IN_BATCH:
+        raise MnsError("InvalidArgument", f"A batch holds 1 to {_MOST_IN_BATCH} entries, not {len(entries)}.")
+    return entries
+
+
+def _root(body: bytes, name: str) -> Element:
+    try:
+        text = body.decode()
+        root = None if _DOCTYPE.search(text) else parse_xml(text)  # noqa: S314 - no doctype, so no entities
+    except (UnicodeDecodeError, ParseError):
+        root = None
+    if root is None or _local(root) != name:
+        raise MnsError("MalformedXML", "The XML you provided was not well-formed.")
+    return root
+
+
+def _local(node: Element) -> str:
+    return node.tag.rpartition("}")[2]
+
+
+def _sent_message(node: Element) -> Message:
+    texts: dict[str, str] = {}
+    properties: dict[str, tuple[Property, ...]] = {}
+    for child in node:
+        name = _local(child)
+        if name in ("UserProperties", "SystemProperties"):
+            properties[name] = tuple(_property(value, name) for value in child)
+            if len(properties[name]) > _MOST_PROPERTIES:
+                raise MnsError("InvalidArgument", f"{name} holds at most {_MOST_PROPERTIES} values.")
+        else:
+            texts[name] = child.text or ""
+    if not texts.get("MessageBody"):
+        raise MnsError("InvalidArgument", "MessageBody is missing or empty.")
+    delay = texts.get("DelaySeconds")
+    return Message(
+        texts["MessageBody"],
+        whole_number("Priority", texts.get("Priority", "8"), 1, 16),
+        None if delay is None else whole_number("DelaySeconds", delay, 0, 604_800, "seconds"),
+        texts.get("MessageGroupId", ""),
+        properties.get("UserProperties", ()),
+        properties.get("SystemProperties", ()),
+    )
+
+
+def _property(node: Element, where: str) -> Property:
+    texts = {_local(child): child.text or "" for child in node}
+    name, kind = texts.get("Name", ""), texts.get("Type", "")
+    if not name or "Value" not in texts or kind not in _PROPERTY_TYPES:
+        raise MnsError("InvalidArgument", f"{where}: every value has Name, Value and a known Type.")
+    if where == "SystemProperties" and name not in _SYSTEM_PROPERTY_NAMES:
+        raise MnsError("InvalidArgument", f"SystemProperties: unknown name '{name[:64]}'.")
+    return name, texts["Value"], kind
+
+
+# Writing XML.
+
+
+def _error(request_id: str, request: Request, error: MnsError) -> Response:
+    # Clients require all four elements. HostId is http:// and the request's own Host (facts/mns.md#error-answers).
+    host_id = f"http://{request.headers.get('host', '')}"
+    children = {"Code": error.code, "Message": error.message, "RequestId": request_id, "HostId": host_id}
+    return Response(error.status, _element("Error", children))
+
+
+def _url(call: Call, queue: str) -> str:
+    return f"{call.request.scheme}://{call.request.headers.get('host', '')}/queues/{queue}"
+
+
+def _sent(message: Message) -> dict[str, str]:
+    children = {"MessageId": message.message_id, "MessageBodyMD5": message.body_md5}
+    return children if message.handle is None else {**children, "ReceiptHandle": message.handle}
+
+
+def _found(call: Call, messages: Sequence[Message], *, is_peek: bool = False) -> Response:
+    if not messages:
+        raise message_not_exist()
+    if "numofmessages" in call.parameters:
+        return Response(200, messages_document(messages, is_peek=is_peek))
+    return Response(200, _document("Message", _message(messages[0], "  ", is_peek=is_peek)))
+
+
+def messages_document(several: Sequence[Message], *, is_peek: bool = False) -> bytes:
+    """Write the body of a batch receive or batch peek."""
+    entries = (f"  <Message>\n{_message(one, '    ', is_peek=is_peek)}  </Message>\n" for one in several)
+    return _document("Messages", "".join(entries))
+
+
+def _element(root: str, children: Mapping[str, str]) -> bytes:
+    return _document(root, _texts(children, "  "))
+
+
+def _listing(root: str, entry: str, entries: Iterable[Mapping[str, str]], marker: str = "") -> bytes:
+    inner = "".join(f"  <{entry}>\n{_texts(children, '    ')}  </{entry}>\n" for children in entries)
+    return _document(root, inner + (_texts({"NextMarker": marker}, "  ") if marker else ""))
+
+
+def _document(root: str, inner: str) -> bytes:
+    return f'<?xml version="1.0" ?>\n<{root} xmlns="http://mns.aliyuncs.com/doc/v1">\n{inner}</{root}>'.encode()
+
+
+def _texts(children: Mapping[str, str], indent: str) -> str:
+    return "".join(f"{indent}<{name}>{escaped(text)}</{name}>\n" for name, text in children.items())
+
+
+def _message(one: Message, indent: str, *, is_peek: bool) -> str:
+    handle = "" if is_peek else f"{indent}<ReceiptHandle>{one.handle}</ReceiptHandle>\n"
+    visible = "" if is_peek else f"{indent}<NextVisibleTime>{one.visible_ms}</NextVisibleTime>\n"
+    # The facts don't say what a peek shows of a message that was never received; clients require a number.
+    first_ms = one.first_dequeue_ms or one.enqueue_ms
+    group = _texts({"MessageGroupId": one.group_id}, indent) if one.group_id else ""
+    return (
+        f"{indent}<MessageId>{one.message_id}</MessageId>\n"
+        f"{indent}<MessageBodyMD5>{one.body_md5}</MessageBodyMD5>\n"
+        f"{indent}<MessageBody>{escaped(one.body)}</MessageBody>\n{handle}"
+        f"{indent}<EnqueueTime>{one.enqueue_ms}</EnqueueTime>\n"
+        f"{indent}<FirstDequeueTime>{first_ms}</FirstDequeueTime>\n{visible}"
+        f"{indent}<DequeueCount>{one.dequeue_count}</DequeueCount>\n"
+        f"{indent}<Priority>{one.priority}</Priority>\n{group}"
+        f"{_properties('SystemProperties', 'SystemPropertyValue', one.system_properties, indent)}"
+        f"{_properties('UserProperties', 'PropertyValue', one.user_properties, indent)}"
+    )
+
+
+def _properties(outer: str, inner: str, properties: tuple[Property, ...], indent: str) -> str:
+    if not properties:
+        return ""
+    values = "".join(
+        f"{indent}  <{inner}>\n"
+        + _texts({"Name": name, "Value": value, "Type": kind}, f"{indent}    ")
+        + f"{indent}  </{inner}>\n"
+        for name, value, kind in properties
+    )
+    return f"{indent}<{outer}>\n{values}{indent}</{outer}>\n"

@@ -15,8 +15,18 @@ from pydantic import ValidationError
 from consumer.job_state import JobState
 from consumer.sandbox.access import Grants, Keys, MpsVerifier
 from consumer.sandbox.jobs import MOST_QUEUED, JobOrders, Jobs, SandboxJob, compact
-from consumer.sandbox.mns_xml import escaped
-from consumer.sandbox.protocol import JOB_OPERATIONS, JSON, UNKNOWN, XML, Call, MnsError, MpsError, Request, Response
+from consumer.sandbox.protocol import (
+    JOB_OPERATIONS,
+    JSON,
+    UNKNOWN,
+    XML,
+    Call,
+    MnsError,
+    MpsError,
+    Request,
+    Response,
+    escaped,
+)
 from consumer.sandbox.queue import check_queue_name
 from consumer.sandbox.settings import SandboxSettings
 

@@ -5,6 +5,7 @@ import select
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from xml.sax.saxutils import escape
 
 from aiohttp import web
 
@@ -109,6 +110,11 @@ def operations_named(names: tuple[str, ...]) -> frozenset[str]:
             raise ValueError(f"unknown operation '{name}'; expected one of {known}")
         chosen |= GROUPS.get(name, {name})
     return frozenset(chosen or every)
+
+
+def escaped(text: str) -> str:
+    """Escape text for an XML element; a carriage return too, which every parser would turn into a line feed."""
+    return escape(text, {"\r": "&#13;"})
 
 
 # None of these is frozen: together that costs 2 us a request.

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import count
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from consumer.sandbox.protocol import MnsError, message_not_exist
-from consumer.sandbox.settings import DlqPolicy
 
 Property = tuple[str, str, str]
 """Name, value and type of a user or system property."""
@@ -96,6 +97,19 @@ class QueueAttributes:
         """The attributes as GetQueueAttributes writes them."""
         texts = {element: str(getattr(self, name)) for element, (name, *_) in _RANGES.items()}
         return {**texts, "LoggingEnabled": str(self.logging_enabled)}
+
+
+class DlqPolicy(BaseModel):
+    """Where a queue's messages go once they were received too often.
+
+    The real service sets it through its control plane only. Source: facts/mns.md#dead-letter-queues.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = True
+    dead_letter_target_queue: Annotated[str, Field(min_length=1)]
+    max_receive_count: Annotated[int, Field(ge=1, le=1000)] = 16
 
 
 class State(IntEnum):

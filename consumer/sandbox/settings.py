@@ -7,23 +7,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from consumer.sandbox.access import check_actions
 from consumer.sandbox.faults import Fault
+from consumer.sandbox.queue import DlqPolicy
 
 NotificationEncoding = Literal["base64", "raw"]
 Envelope = Literal["none", "json", "xml", "simplified"]
 Actions = Annotated[tuple[str, ...], AfterValidator(check_actions)]
-
-
-class DlqPolicy(BaseModel):
-    """Where a queue's messages go once they were received too often.
-
-    The real service sets it through its control plane only. Source: facts/mns.md#dead-letter-queues.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    enabled: bool = True
-    dead_letter_target_queue: Annotated[str, Field(min_length=1)]
-    max_receive_count: Annotated[int, Field(ge=1, le=1000)] = 16
 
 
 class SandboxSettings(BaseModel):

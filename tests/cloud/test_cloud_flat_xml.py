@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.cloud.mns_xml import AnswerError, fields, flat_messages, local_name, parse
-from consumer.sandbox import mns_xml
+from consumer.sandbox.mns_api import messages_document
 from consumer.sandbox.queue import Message
 
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
@@ -48,7 +48,7 @@ def _answers(draw: st.DrawFn) -> bytes:
 @st.composite
 def _spoilt(draw: st.DrawFn) -> bytes:
     """A plain answer with one piece put in, or one cut out."""
-    data = mns_xml.messages([_message("eyJhIjoxfQ=="), _message("")])
+    data = messages_document([_message("eyJhIjoxfQ=="), _message("")])
     at = draw(st.integers(0, len(data)))
     if draw(st.booleans()):
         return data[:at] + draw(_PIECES) + data[at:]
@@ -82,7 +82,7 @@ def test_it_says_what_the_parser_says_or_nothing(data: bytes) -> None:
 def test_the_service_s_usual_answer_is_read_without_the_parser() -> None:
     """Messages with base64 bodies, laid out with white space, are what it is there for."""
     bodies = [b64encode(bytes(range(size))).decode() for size in (0, 1, 200)]
-    data = mns_xml.messages([_message(body) for body in bodies])
+    data = messages_document([_message(body) for body in bodies])
     flat = flat_messages(data)
     assert flat is not None
     assert [entry["MessageBody"] for entry in flat] == bodies

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from consumer.sandbox.protocol import MnsError
-from consumer.sandbox.queue import Message, Queue, QueueAttributes, State
-from consumer.sandbox.settings import DlqPolicy
+from consumer.sandbox.queue import DlqPolicy, Message, Queue, QueueAttributes, State
 
 NOW = 1_700_000_000_000
 
