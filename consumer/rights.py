@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 from consumer.notify_url import NotifyUrl
@@ -28,6 +29,7 @@ ANY: Final = "*"
 class Right:
     """The RAM actions of one call, all needed, and their resource with ``{region}``, ``{account}``, ``{queue}``."""
 
+    name: str
     actions: tuple[str, ...]
     resource: str
 
@@ -38,14 +40,14 @@ class Right:
 
 
 RIGHTS: Final[Mapping[str, Right]] = {
-    "BatchReceiveMessage": Right(("mns:BatchReceiveMessage", "mns:ReceiveMessage"), MESSAGES),
-    "BatchDeleteMessage": Right(("mns:BatchDeleteMessage", "mns:DeleteMessage"), MESSAGES),
-    "ChangeMessageVisibility": Right(("mns:ChangeMessageVisibility",), MESSAGES),
-    "GetQueueAttributes": Right(("mns:GetQueueAttributes",), QUEUE),
-    "QueryIProductionJob": Right(("mts:QueryIProductionJob",), ANY),
-    "BatchPeekMessage": Right(("mns:BatchPeekMessage", "mns:PeekMessage"), MESSAGES),
-    "SendMessage": Right(("mns:SendMessage",), MESSAGES),
-    "SubmitIProductionJob": Right(("mts:SubmitIProductionJob",), ANY),
+    "BatchReceiveMessage": Right("right to receive", ("mns:BatchReceiveMessage", "mns:ReceiveMessage"), MESSAGES),
+    "BatchDeleteMessage": Right("right to delete", ("mns:BatchDeleteMessage", "mns:DeleteMessage"), MESSAGES),
+    "ChangeMessageVisibility": Right("right to hide", ("mns:ChangeMessageVisibility",), MESSAGES),
+    "GetQueueAttributes": Right("right to read attributes", ("mns:GetQueueAttributes",), QUEUE),
+    "QueryIProductionJob": Right("right to query jobs", ("mts:QueryIProductionJob",), ANY),
+    "BatchPeekMessage": Right("right to peek", ("mns:BatchPeekMessage", "mns:PeekMessage"), MESSAGES),
+    "SendMessage": Right("right to send", ("mns:SendMessage",), MESSAGES),
+    "SubmitIProductionJob": Right("right to submit", ("mts:SubmitIProductionJob",), ANY),
 }
 """The calls of this program, by their API names."""
 
@@ -69,13 +71,23 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The calls of each command; ``submit`` queries only with ``--wait``."""
 
-ALSO: Final[Mapping[str, str]] = {
-    "peek": "queue peek",
-    "send": "queue send",
-    "replay": "dead-letters replay",
-    "submit": "submit",
+
+class Also(StrEnum):
+    """The values of ``mns-consumer check --also``: rights beyond those of ``run``."""
+
+    PEEK = "peek"
+    SEND = "send"
+    REPLAY = "replay"
+    SUBMIT = "submit"
+
+
+ALSO: Final[Mapping[Also, str]] = {
+    Also.PEEK: "queue peek",
+    Also.SEND: "queue send",
+    Also.REPLAY: "dead-letters replay",
+    Also.SUBMIT: "submit",
 }
-"""The values of ``mns-consumer check --also``, and the command that each stands for."""
+"""The command that each stands for."""
 
 
 def ram_policy_command(call: str) -> str:

@@ -17,12 +17,11 @@ facts/iproduction.md#api-error-codes.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -44,9 +43,10 @@ from consumer.config import QueueSettings, Settings
 from consumer.errors import CloudError, ConsumerError, ExitCode, Fault, SettingsError, StoreError
 from consumer.functions.catalogue import names, nearest
 from consumer.message.notification import Kind
+from consumer.notify_url import is_loopback
 from consumer.ops.sanitize import printable_block
 from consumer.plugin.handler import ANY_NAME
-from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, ram_policy
+from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, Also, ram_policy
 from consumer.store.ledger import Filter
 from consumer.store.open import make_ledger, make_operators, refusal
 from consumer.store_address import PostgresAddress, SqliteAddress
@@ -59,20 +59,10 @@ NO_FUNCTION: Final = "NoSuchFunction"
 LEAST_VISIBILITY_S: Final = 10
 _LEAST_RETENTION_S: Final = 3600
 
+_NEVER_TRIED: Final = {"BatchReceiveMessage": "take", "SendMessage": "send"}
+"""Calls without a harmless form, and what they would do to a message."""
 _SAME_FOR_ALL: Final = frozenset({Fault.NETWORK, Fault.UNREADABLE, Fault.CLOCK, Fault.MISSING, Fault.CREDENTIALS})
 """Faults that every call to this queue meets, unless only one right is missing."""
-_NAMES: Final = {
-    "BatchReceiveMessage": "right to receive",
-    "BatchDeleteMessage": "right to delete",
-    "ChangeMessageVisibility": "right to hide",
-    "GetQueueAttributes": "right to read attributes",
-    "QueryIProductionJob": "right to query jobs",
-    "BatchPeekMessage": "right to peek",
-    "SendMessage": "right to send",
-    "SubmitIProductionJob": "right to submit",
-}
-
-
 _TO_DO: Final = {
     Fault.NETWORK: "see that this machine reaches the address (proxy, firewall, endpoint of the right network)",
     Fault.UNREADABLE: "see that the endpoint is the service's own and no proxy answers in its place",
@@ -85,7 +75,7 @@ _TO_DO: Final = {
 
 
 class Severity(StrEnum):
-    """How good a finding is; only ``BAD`` changes the exit code."""
+    """How good a finding is."""
 
     GOOD = "ok"
     WARNING = "warn"
@@ -94,14 +84,9 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding of ``check``.
+    """What was checked, what came, and what to do unless it is good.
 
-    Args:
-        severity: How good it is.
-        what: What was checked.
-        text: What came, and what to do unless it is good.
-        queue: ``ACCOUNT/REGION/NAME`` if it is about one queue.
-        code: The exit code that a bad one asks for.
+    ``queue`` is ``ACCOUNT/REGION/NAME``, ``code`` the exit code that a bad one asks for.
     """
 
     severity: Severity
@@ -137,15 +122,6 @@ def bad(what: str, text: str, queue: str | None = None, code: ExitCode = ExitCod
     return Finding(Severity.BAD, what, text, queue, code)
 
 
-class Also(StrEnum):
-    """Rights beyond those of ``run``; the words of ``rights.ALSO``."""
-
-    PEEK = "peek"
-    SEND = "send"
-    REPLAY = "replay"
-    SUBMIT = "submit"
-
-
 @takes_settings
 def check(
     flags: SettingsFlags,
@@ -169,27 +145,19 @@ def check(
     One line for each finding: ok, warn or bad, and what to do. No message is taken from a queue. Takes the flags of
     `run`. Exits with 0 unless a line is bad.
     """
-    words = [word.value for word in also or ()]
-    if as_policy:
-        _print_policy(flags, words)
-        return
-
-    worst = anyio.run(_check, flags, words, as_json)
-    raise typer.Exit(worst)
-
-
-def _print_policy(flags: SettingsFlags, also: Collection[str]) -> None:
+    calls = list(dict.fromkeys([*RUN, *(call for word in also or () for call in COMMANDS[ALSO[word]])]))
+    if not as_policy:
+        raise typer.Exit(anyio.run(_check, flags, calls, as_json))
     settings = flags.load()
     if problems := missing_queue(settings):
         raise SettingsError(*problems)
-    calls = [*RUN, *(call for word in also for call in COMMANDS[ALSO[word]])]
     print(json.dumps(ram_policy([lane.url for lane in settings.queues()], calls), indent=2))
 
 
-async def _check(flags: SettingsFlags, also: Collection[str], as_json: bool) -> ExitCode:  # noqa: FBT001 - handed on by anyio.run
+async def _check(flags: SettingsFlags, calls: Collection[str], as_json: bool) -> ExitCode:  # noqa: FBT001 - handed on by anyio.run
     console = Console(soft_wrap=True, highlight=False)
     worst = ExitCode.OK
-    async for finding in _findings(flags, also):
+    async for finding in _findings(flags, calls):
         if as_json:
             print_json(finding.fields())
         else:
@@ -200,7 +168,7 @@ async def _check(flags: SettingsFlags, also: Collection[str], as_json: bool) -> 
     return worst
 
 
-async def _findings(flags: SettingsFlags, also: Collection[str]) -> AsyncIterator[Finding]:
+async def _findings(flags: SettingsFlags, calls: Collection[str]) -> AsyncIterator[Finding]:
     try:
         settings = flags.load()
     except SettingsError as error:
@@ -214,10 +182,9 @@ async def _findings(flags: SettingsFlags, also: Collection[str]) -> AsyncIterato
         yield good("settings", f"{len(settings.queues())} queue(s), {settings.slots} slots each")
     for finding in _handlers(settings):
         yield finding
-    async for finding in store_findings(settings):
-        yield finding
+    yield await store_finding(settings)
     for lane in settings.queues():
-        async for finding in queue_findings(settings, lane, also):
+        async for finding in queue_findings(settings, lane, calls):
             yield finding
 
 
@@ -239,64 +206,52 @@ def _handlers(settings: Settings) -> Iterator[Finding]:
             yield warning(what, f"{handler.origin}: {name!r} is no documented FunctionName or kind; {hint}")
 
 
-async def store_findings(settings: Settings) -> AsyncIterator[Finding]:
+async def store_finding(settings: Settings) -> Finding:
     """Check whether `run` can open the store. Makes no file, because its owner must be the daemon's user."""
     target = settings.store_address()
     try:
         if isinstance(target, PostgresAddress):
-            yield await _postgres(target)
-            return
+            ledger = make_ledger(target)
+            try:
+                await ledger.open()
+                await ledger.ping()
+            finally:
+                await ledger.close()
+            # Its address may hold a password, so it is not repeated.
+            return good("store", "PostgreSQL answers and takes writes")
         path = target.path.expanduser().resolve()
-        problems = await to_thread.run_sync(lambda: list(_of_file(path)))
-        for problem in problems:
-            yield problem
-        if problems:
-            return
-        if await to_thread.run_sync(path.exists):
-            letters = await make_operators(target).count_letters(Filter())
-            yield good("store", f"{path} is sound, {letters} dead letter(s)")
-        else:
-            yield good("store", f"{path} will be made at the first start")
+        if problem := await to_thread.run_sync(_problem_of_file, path):
+            return problem
+        if not await to_thread.run_sync(path.exists):
+            return good("store", f"{path} will be made at the first start")
+        letters = await make_operators(target).count_letters(Filter())
+        return good("store", f"{path} is sound, {letters} dead letter(s)")
     except ConsumerError as error:
         code = ExitCode.SETTINGS if error.exit_code == ExitCode.SETTINGS else ExitCode.FAILURE
-        yield bad("store", str(error), code=code)
+        return bad("store", str(error), code=code)
 
 
-async def _postgres(target: PostgresAddress) -> Finding:
-    ledger = make_ledger(target)
-    try:
-        await ledger.open()
-        await ledger.ping()
-    finally:
-        await ledger.close()
-    # Its address may hold a password, so it is not repeated.
-    return good("store", "PostgreSQL answers and takes writes")
-
-
-def _of_file(path: Path) -> Iterator[Finding]:
-    """The first problem of the file or its folder that ``run`` would meet, if any."""
-    try:
-        mode = _mode(path)
-        folder = path.parent
-        while (folder_mode := _mode(folder)) is None and folder != folder.parent:
-            folder = folder.parent
-    except StoreError as error:
-        yield bad("store", str(error))
-        return
+def _problem_of_file(path: Path) -> Finding | None:
+    """The first problem of the file or its folder that ``run`` would meet."""
+    mode = _mode(path)
+    folder = path.parent
+    while (folder_mode := _mode(folder)) is None and folder != folder.parent:
+        folder = folder.parent
     if mode is not None and stat.S_ISDIR(mode):
-        yield bad("store", f"{path} is a directory; name a file in it")
-    elif folder_mode is None or not stat.S_ISDIR(folder_mode):
-        yield bad("store", f"{path} can't be made: {folder} is no folder; set store to another path")
-    elif problem := refusal(SqliteAddress(path)):
-        yield bad("store", problem, code=ExitCode.SETTINGS)
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        yield bad(
+        return bad("store", f"{path} is a directory; name a file in it")
+    if folder_mode is None or not stat.S_ISDIR(folder_mode):
+        return bad("store", f"{path} can't be made: {folder} is no folder; set store to another path")
+    if problem := refusal(SqliteAddress(path)):
+        return bad("store", problem, code=ExitCode.SETTINGS)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return bad(
             "store",
             f"{path} can't be used: the folder {folder} can't be written by this user, and the store's lock lies beside"
             " it; set store, or give the right to write there",
         )
-    elif mode is not None and not os.access(path, os.R_OK | os.W_OK):
-        yield bad("store", f"{path} can't be written by this user; give it the right to")
+    if mode is not None and not os.access(path, os.R_OK | os.W_OK):
+        return bad("store", f"{path} can't be written by this user; give it the right to")
+    return None
 
 
 def _mode(path: Path) -> int | None:
@@ -314,8 +269,10 @@ def _mode(path: Path) -> int | None:
         raise StoreError(f"store {path} can't be looked at: {why}; set store, or give this user the right to") from None
 
 
-async def queue_findings(settings: Settings, lane: QueueSettings, also: Collection[str] = ()) -> AsyncIterator[Finding]:
-    """Check one queue, and MPS with its keys. ``also`` are words of ``rights.ALSO``: rights to try beyond ``run``'s."""
+async def queue_findings(
+    settings: Settings, lane: QueueSettings, calls: Collection[str] = RUN
+) -> AsyncIterator[Finding]:
+    """Check one queue, and MPS with its keys; ``calls`` are those whose rights are tried (``rights.RIGHTS``)."""
     queue = lane.url.identity
     for finding in _unencrypted(lane):
         yield finding
@@ -331,12 +288,16 @@ async def queue_findings(settings: Settings, lane: QueueSettings, also: Collecti
             try:
                 attributes = await clients.queue.attributes()
             except CloudError as error:
-                yield _unread(error, queue)
-                reached = faults.lacks_a_right(error.code) or error.fault not in _SAME_FOR_ALL
+                if lacks_right := faults.lacks_a_right(error.code):
+                    without = "without it the daemon works with MNS's default retention of 4 days"
+                    yield warning(RIGHTS["GetQueueAttributes"].name, f"{explained(error)}; {without}", queue)
+                else:
+                    yield bad("queue", explained(error), queue)
+                reached = lacks_right or error.fault not in _SAME_FOR_ALL
             else:
                 for finding in _of_attributes(settings, lane, attributes):
                     yield finding
-            for call in dict.fromkeys([*RUN, *(call for word in also for call in COMMANDS[ALSO[word]])]):
+            for call in calls:
                 if call != "GetQueueAttributes":
                     yield await _right(call, lane, clients, reached=reached)
     except SettingsError as error:
@@ -347,23 +308,9 @@ async def queue_findings(settings: Settings, lane: QueueSettings, also: Collecti
 def _unencrypted(lane: QueueSettings) -> Iterator[Finding]:
     for setting, endpoint in dict.fromkeys((("endpoint", lane.endpoint), ("mps_endpoint", lane.mps_endpoint))):
         parts = urlsplit(endpoint)
-        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             text = f"{endpoint} is not encrypted, so everyone on the path can read and change messages; use https://"
             yield warning(setting, text, lane.url.identity)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _unread(error: CloudError, queue: str) -> Finding:
-    if faults.lacks_a_right(error.code):
-        without = "without it the daemon works with MNS's default retention of 4 days"
-        return warning(_NAMES["GetQueueAttributes"], f"{explained(error)}; {without}", queue)
-    return bad("queue", explained(error), queue)
 
 
 def _of_attributes(settings: Settings, lane: QueueSettings, attributes: QueueAttributes) -> Iterator[Finding]:
@@ -404,68 +351,59 @@ def _retention(settings: Settings, queue: str, seconds: int) -> Finding:
 
 async def _right(call: str, lane: QueueSettings, clients: Clients, *, reached: bool) -> Finding:
     """Try one right, or say why not."""
-    what, queue = _NAMES[call], lane.url.identity
-    needs = " and ".join(RIGHTS[call].actions)
-    is_mps = RIGHTS[call].service == "mts"
-    trial = _TRIALS.get(call)
-    if trial is None:
-        effect = "take" if call == "BatchReceiveMessage" else "send"
-        return warning(what, f"not tried, since that would {effect} a message; it needs {needs}", queue)
+    right, queue = RIGHTS[call], lane.url.identity
+    needs = " and ".join(right.actions)
+    is_mps = right.service == "mts"
+    if call in _NEVER_TRIED:
+        text = f"not tried, since that would {_NEVER_TRIED[call]} a message; it needs {needs}"
+        return warning(right.name, text, queue)
     if not (reached or is_mps):
-        return warning(what, f"not tried, since the queue could not be asked; it needs {needs}", queue)
-    accepted = ""
+        return warning(right.name, f"not tried, since the queue could not be asked; it needs {needs}", queue)
     try:
-        accepted = await trial(clients)
+        problem = await _try(call, clients)
+    except CloudError as error:
+        is_open = call == "SubmitIProductionJob" and not faults.surely_not_sent(error)
+        return bad(right.name, f"{explained(error)}{'; a job may have been made' if is_open else ''}", queue)
+    if problem:
+        return warning(right.name, problem, queue)
+    return good(right.name, f"given, by MPS at {lane.mps_endpoint}" if is_mps else "given", queue)
+
+
+async def _try(call: str, clients: Clients) -> str:
+    """Try a right; returns a warning, or ``""`` where it is given.
+
+    Raises:
+        CloudError: The call was refused, or its answer does not show that the right is there.
+    """
+    try:
+        match call:
+            case "BatchDeleteMessage":
+                await _try_delete(clients)
+            case "ChangeMessageVisibility":
+                await clients.queue.hide(NO_HANDLE, 1)
+            case "QueryIProductionJob":
+                await clients.mps.query(NO_JOB)
+            case "BatchPeekMessage":
+                await clients.queue.peek(1)
+            case "SubmitIProductionJob":
+                submitted = await clients.mps.submit(function=NO_FUNCTION, params="{}")
+                return (
+                    f"given, but MPS accepted the FunctionName {NO_FUNCTION!r}, which no algorithm has: job"
+                    f" {submitted.job_id} was made and may be billed; no message will say that it ended"
+                )
     except CloudError as error:
         if not _is_about_the_object(call, error):
-            is_open = call == "SubmitIProductionJob" and not faults.surely_not_sent(error)
-            return bad(what, f"{explained(error)}{'; a job may have been made' if is_open else ''}", queue)
-    if accepted:
-        return warning(what, accepted, queue)
-    return good(what, f"given, by MPS at {lane.mps_endpoint}" if is_mps else "given", queue)
+            raise
+    return ""
 
 
-async def _try_delete(clients: Clients) -> str:
+async def _try_delete(clients: Clients) -> None:
     for failure in await clients.queue.delete([NO_HANDLE]):
         if not failure.gone:
             operation, fault = "BatchDeleteMessage", faults.mns_fault(failure.code, 500)
             to_do = faults.advice(operation, fault, failure.code)
             detail = f"{failure.detail}{f'; {to_do}' if to_do else ''}"
             raise CloudError(fault, operation=operation, target=clients.queue.name, code=failure.code, detail=detail)
-    return ""
-
-
-async def _try_hide(clients: Clients) -> str:
-    await clients.queue.hide(NO_HANDLE, 1)
-    return ""
-
-
-async def _try_query(clients: Clients) -> str:
-    await clients.mps.query(NO_JOB)
-    return ""
-
-
-async def _try_peek(clients: Clients) -> str:
-    await clients.queue.peek(1)
-    return ""
-
-
-async def _try_submit(clients: Clients) -> str:
-    submitted = await clients.mps.submit(function=NO_FUNCTION, params="{}")
-    return (
-        f"given, but MPS accepted the FunctionName {NO_FUNCTION!r}, which no algorithm has: job {submitted.job_id} was"
-        " made and may be billed; no message will say that it ended"
-    )
-
-
-_TRIALS: Final[Mapping[str, Callable[[Clients], Awaitable[str]]]] = {
-    "BatchDeleteMessage": _try_delete,
-    "ChangeMessageVisibility": _try_hide,
-    "QueryIProductionJob": _try_query,
-    "BatchPeekMessage": _try_peek,
-    "SubmitIProductionJob": _try_submit,
-}
-"""Each returns a warning, or ``""`` if the right is given; it raises ``CloudError`` for a refusal."""
 
 
 def _is_about_the_object(call: str, error: CloudError) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from consumer.cli.check import Finding, Severity, queue_findings, store_findings
+from consumer.cli.check import Finding, Severity, queue_findings, store_finding
 from consumer.config import load
 from tests.stores import ledger_at
 
@@ -153,13 +153,9 @@ def test_a_function_name_that_does_not_exist(cli: Cli, tmp_path: Path, name: str
     assert len(warned) == bool(hint)
 
 
-def look_at_store(target: str) -> list[Finding]:
+def look_at_store(target: str) -> Finding:
     """What check says of a store."""
-
-    async def look() -> list[Finding]:
-        return [finding async for finding in store_findings(load({"store": target}))]
-
-    return anyio.run(look)
+    return anyio.run(store_finding, load({"store": target}))
 
 
 def make_store(path: Path) -> Path:
@@ -181,7 +177,7 @@ async def test_a_store_in_use(tmp_path: Path) -> None:
     await ledger.open()
     try:
         for text in (target, f"sqlite:///{target}", f"sqlite:///{target.replace(' ', '%20')}"):
-            (in_use,) = [finding async for finding in store_findings(load({"store": text}))]
+            in_use = await store_finding(load({"store": text}))
             assert (in_use.severity, in_use.text) == (Severity.GOOD, f"{target} is sound, 0 dead letter(s)")
     finally:
         await ledger.close()
@@ -218,7 +214,7 @@ def test_a_store_that_run_refuses(
     connection.close()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket")
-        (finding,) = look_at_store(store)
+        finding = look_at_store(store)
     assert (finding.severity, finding.code) == (Severity.BAD, code)
     assert printed in finding.text
 
@@ -229,18 +225,18 @@ def test_a_store_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     # Root may write everything, so the system's own answer is replaced.
     allowed = {path: False, tmp_path: True}
     monkeypatch.setattr("consumer.cli.check.os.access", lambda asked, _: allowed[asked])
-    (finding,) = look_at_store(str(path))
+    finding = look_at_store(str(path))
     assert "can't be written by this user" in finding.text
     allowed |= {path: True, tmp_path: False}
-    (finding,) = look_at_store(str(path))
+    finding = look_at_store(str(path))
     assert "the store's lock lies beside it" in finding.text
-    (finding,) = look_at_store(str(tmp_path / "new" / "ledger.db"))
+    finding = look_at_store(str(tmp_path / "new" / "ledger.db"))
     assert finding.severity is Severity.BAD
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     """A missing file is good, and still missing afterwards: its owner must be the daemon's user."""
-    (finding,) = look_at_store(str(tmp_path / "new" / "ledger.db"))
+    finding = look_at_store(str(tmp_path / "new" / "ledger.db"))
     assert (finding.severity, (tmp_path / "new").exists()) == (Severity.GOOD, False)
 
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import pytest
 
-from consumer.cli.check import NO_HANDLE, Also, Severity, _of_attributes
+from consumer.cli.check import NO_HANDLE, Severity, _of_attributes
 from consumer.cloud.messages import QueueAttributes
 from consumer.config import load
 from consumer.notify_url import NotifyUrl
-from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, ram_policy
+from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, Also, ram_policy
 
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
@@ -187,7 +187,7 @@ def test_the_receipt_handle_is_of_the_real_shape() -> None:
 def test_unencrypted_endpoints(cli: Cli, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An address without TLS is a warning, unless it is this machine's own."""
     assert "not encrypted" not in cli("check", "--shipped", "--notify-url", queue).out
-    monkeypatch.setattr("consumer.cli.check._is_loopback", lambda host: host != "127.0.0.1")
+    monkeypatch.setattr("consumer.cli.check.is_loopback", lambda host: host != "127.0.0.1")
     warned = [line for line in lines(cli("check", "--shipped", "--notify-url", queue), "warn") if "encrypted" in line]
     assert [line.partition(":")[0] for line in warned] == ["rights, endpoint", "rights, mps_endpoint"]
 
@@ -229,7 +229,7 @@ def test_the_printed_policy(cli: Cli, queue_url: QueueUrl) -> None:
 
 
 @pytest.mark.parametrize("word", ALSO)
-def test_the_policy_of_other_commands(cli: Cli, queue_url: QueueUrl, word: str) -> None:
+def test_the_policy_of_other_commands(cli: Cli, queue_url: QueueUrl, word: Also) -> None:
     """With --also the policy names what that command needs too, and only that."""
     ran = cli("check", "--policy", "--also", word, "--notify-url", queue_url("films"))
     more = {action for call in COMMANDS[ALSO[word]] for action in RIGHTS[call].actions}
@@ -238,7 +238,7 @@ def test_the_policy_of_other_commands(cli: Cli, queue_url: QueueUrl, word: str) 
 
 def test_every_word_is_a_command() -> None:
     """The words of --also are those of the table and stand for its commands; every call is some command's."""
-    assert [word.value for word in Also] == list(ALSO)
+    assert list(Also) == list(ALSO)
     assert set(ALSO.values()) < set(COMMANDS)
     assert {call for calls in COMMANDS.values() for call in calls} == set(RIGHTS)
 
