@@ -40,9 +40,8 @@ from consumer.cli.output import (
 )
 from consumer.errors import ConsumerError, ExitCode, UsageError
 from consumer.ops.sanitize import SECRETS, printable, printable_block
-from consumer.store.ledger import Filter
 from consumer.store.open import open_operators
-from consumer.store.queries import Operators, StoredJob, StoredLetter
+from consumer.store.queries import StoredJob, StoredLetter
 
 if TYPE_CHECKING:
     from consumer.replay import Candidate, Replayed
@@ -131,9 +130,13 @@ def list_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonF
         async with open_operators(selection.settings.store_address()) as operators:
             count = await operators.count_letters(selection.wanted)
             # Kept without their bodies, which may have 64 KB each.
-            if not limit:
-                return [letter_json(one) async for one in operators.walk_letters(selection.wanted)], count
-            return await _latest_letters(operators, selection.wanted, limit), count
+            shown: list[dict[str, Any]] = []
+            page = min(limit, _PAGE) or _PAGE
+            async for one in operators.walk_letters(selection.wanted, page=page, latest_first=True):
+                shown.append(letter_json(one))
+                if len(shown) == limit:
+                    break
+            return shown[::-1], count
 
     shown, count = anyio.run(look)
     _print_records(shown, _LETTER_COLUMNS, as_json=as_json)
@@ -141,17 +144,6 @@ def list_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonF
         note(_NO_LETTER)
     elif 0 < limit < count:
         note(f"the latest {limit} of {count} are shown; say --limit for more")
-
-
-async def _latest_letters(operators: Operators, wanted: Filter, limit: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    while size := min(_PAGE, limit - len(found)):
-        after = found[-1]["id"] if found else None
-        page = await operators.list_letters(wanted, limit=size, after=after, latest_first=True)
-        found += [letter_json(one) for one in page]
-        if len(page) < size:
-            break
-    return found[::-1]
 
 
 @takes_settings
@@ -215,7 +207,7 @@ def replay(
             if dry_run:
                 queues_of(chosen.letters, settings.queues())
                 for one in chosen.letters:
-                    _print_replay(one, "would_replay", as_json=as_json)
+                    _print_replayed(one, "would_replay", as_json=as_json)
                 note(f"dry run: {len(chosen.letters)} would be replayed")
                 return ExitCode.OK
             counts: Counter[str] = Counter()
@@ -229,7 +221,7 @@ def replay(
                 ca_file=settings.ca_file,
             ):
                 counts[result.outcome.value] += 1
-                _print_replayed(result, as_json=as_json)
+                _print_result(result, as_json=as_json)
             summary = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in counts.items())
             note(summary or "no dead letter matches that could be replayed")
             return ExitCode.OK if counts.keys() <= {"replayed", "handled"} else ExitCode.FAILURE
@@ -320,28 +312,23 @@ def _cell(name: str, value: Any) -> object:
             return value
 
 
-def _print_replay(letter: Candidate, word: str, *, as_json: bool, **more: str | None) -> None:
+def _print_replayed(letter: Candidate, word: str, *, as_json: bool, sent: str = "", **more: str | None) -> None:
     if as_json:
         about = {"function": letter.function, "job_id": letter.job_id, "queue": letter.queue, "reason": letter.reason}
         print_json({"id": letter.id, "outcome": word, **about, **more})
         return
-    text = (
-        f"dead letter {letter.id} ({letter.function}, job {letter.job_id or 'none'}, {letter.reason},"
-        f" queue {letter.queue})"
-    )
-    print(printable(f"{word.replace('_', ' ')}: {text}{''.join(f' {one}' for one in more.values() if one)}"))
+    about_it = f"{letter.function}, job {letter.job_id or 'none'}, {letter.reason}, queue {letter.queue}"
+    print(printable(f"{word.replace('_', ' ')}: dead letter {letter.id} ({about_it}){sent}"))
 
 
-def _print_replayed(result: Replayed, *, as_json: bool) -> None:
-    if as_json:
-        more = {"message_id": result.message_id, "error": result.error}
-        _print_replay(result.letter, result.outcome.value, as_json=True, **more)
-    elif result.error is None:
-        handled = "whose job was done meanwhile: nothing was sent, it is marked as replayed"
-        sent = handled if result.message_id is None else f"as message {result.message_id}"
-        _print_replay(result.letter, result.outcome.value, as_json=False, sent=sent)
-    else:
+def _print_result(result: Replayed, *, as_json: bool) -> None:
+    if result.error is not None and not as_json:
         note(f"error: dead letter {result.letter.id}: {result.error}")
+        return
+    handled = " whose job was done meanwhile: nothing was sent, it is marked as replayed"
+    sent = handled if result.message_id is None else f" as message {result.message_id}"
+    more = {"message_id": result.message_id, "error": result.error}
+    _print_replayed(result.letter, result.outcome.value, as_json=as_json, sent=sent, **more)
 
 
 @contextmanager

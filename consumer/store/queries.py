@@ -200,10 +200,12 @@ class Operators:
         statement = f"{self._select_letters} WHERE {where} ORDER BY id {order} LIMIT {int(limit)}"
         return [_stored_letter(row) for row in await self._fetch(statement, where.values)]
 
-    async def walk_letters(self, wanted: Filter, *, page: int = 100) -> AsyncIterator[StoredLetter]:
+    async def walk_letters(
+        self, wanted: Filter, *, page: int = 100, latest_first: bool = False
+    ) -> AsyncIterator[StoredLetter]:
         """Yield each dead letter that matches, in the order of their numbers; one page is in memory."""
         after: int | None = None
-        while letters := await self.list_letters(wanted, limit=page, after=after):
+        while letters := await self.list_letters(wanted, limit=page, after=after, latest_first=latest_first):
             for stored in letters:
                 yield stored
             after = letters[-1].id
