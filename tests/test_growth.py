@@ -35,7 +35,7 @@ from consumer.message.strict_json import Unreadable, parse, parse_container, sto
 from consumer.notify_url import NotifyUrl, NotifyUrlError
 from consumer.ops.logs import processors, render
 from consumer.ops.sanitize import Secrets
-from consumer.store import tables
+from consumer.store import rows
 
 LENGTH: Final = 24_000
 QUICK_S: Final = 0.003
@@ -122,7 +122,7 @@ def message(text: str) -> None:
     found = decode(raw(text))
     if isinstance(found, Notification):
         ledger_key("1/r/q", found, text)
-        tables.fit(found.message or "")
+        rows.fit(found.message or "")
 
 
 def in_user_data(text: str) -> None:
@@ -185,7 +185,7 @@ READERS: Final[dict[str, tuple[Callable[[str], object], tuple[str, ...]]]] = {
     "user data": (decode_user_data, LAYERED),
     "key": (lambda text: message_key(text, text), ("plain",)),
     "storable": (storable, ("plain",)),
-    "clip": (lambda text: tables.cut(text, 2048), ("plain",)),
+    "clip": (lambda text: rows.cut(text, 2048), ("plain",)),
     "notify url": (notify_url, ("plain",)),
     "date": (date, ("plain",)),
     "cut": (cut, ("plain",)),

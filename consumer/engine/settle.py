@@ -38,7 +38,7 @@ from consumer.message.notification import message_key
 from consumer.ops.sanitize import SECRETS
 from consumer.ops.traces import Traces
 from consumer.store.ledger import Claimed, DeadLetterRecord, Ended
-from consumer.store.tables import fit_letter, letter_bytes
+from consumer.store.rows import fit_letter, letter_bytes
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from consumer.errors import UsageError
 from consumer.store.ledger import DeadLetterRecord, Filter, JobRecord, LetterState
-from consumer.store.tables import JOB_COLUMNS_SQL, LETTER_COLUMNS_SQL, read_letter
+from consumer.store.rows import JOB_COLUMNS_SQL, LETTER_COLUMNS_SQL, read_letter
 
 _PURGE_STEP: Final = 200
 

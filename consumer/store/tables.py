@@ -1,87 +1,197 @@
-"""How records become rows, for both engines: the columns, and text of a size and of characters that both can store."""
+"""Every table of the store, for both engines.
+
+``sqlite/schema.sql`` and ``postgres/schema.sql`` are made from it by ``python -m tests.store.schema``. A daemon makes a
+new store by them and its hot statements by the columns of ``rows``, because SQLAlchemy takes 30 MiB and 0.3 s. A change
+of a table is a new ``rows.SCHEMA_VERSION``.
+
+The engines' jobs differ. SQLite has one owner, which keeps its claims in memory, so that rows are only added at the
+end, and are found by a short hash of their key. PostgreSQL has a row for each key from its first claim on: the row's
+lock decides which holder has it. It is found by a longer hash, which keeps the index a third of its size.
+
+Times are UNIX seconds by the store's clock.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
-from operator import attrgetter
+from enum import StrEnum
 from typing import Any, Final
 
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+from consumer.message.notification import MAX_KEY_CHARACTERS
 from consumer.policy import Reason
-from consumer.store.ledger import DeadLetterRecord, JobRecord, WaitingLetters
+from consumer.store.ledger import LetterState
+from consumer.store.rows import MAX_ERROR_BYTES, MAX_TRACEBACK_BYTES
 
-JOB_COLUMNS: Final = tuple(field.name for field in fields(JobRecord))
-LETTER_COLUMNS: Final = tuple(field.name for field in fields(DeadLetterRecord) if field.name != "job")
-JOB_COLUMNS_SQL: Final = ", ".join(JOB_COLUMNS)
-LETTER_COLUMNS_SQL: Final = ", ".join(LETTER_COLUMNS)
+SQLITE: Final = MetaData()
+POSTGRES: Final = MetaData()
 
-job_values: Final[Callable[[JobRecord], tuple[Any, ...]]] = attrgetter(*JOB_COLUMNS)
-letter_values: Final[Callable[[DeadLetterRecord], tuple[Any, ...]]] = attrgetter(*LETTER_COLUMNS)
-
-MAX_ERROR_BYTES: Final = 2 * 1024
-MAX_TRACEBACK_BYTES: Final = 16 * 1024
-
-_UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
-_CUT: Final = "\n[...]\n"
-_TEXTS: Final = ("queue", "kind", "function", "message_id", "job_id", "state", "code", "message", "user_data", "result")
+_NUMBER: Final = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows by an INTEGER alone
 
 
-def read_letter(row: Sequence[Any]) -> DeadLetterRecord:
-    """The letter in a row of the letters' columns and the job's columns."""
-    values = dict(zip(LETTER_COLUMNS, row, strict=False))
-    job = JobRecord(*row[len(LETTER_COLUMNS) :])
-    return DeadLetterRecord(job=job, **{**values, "reason": Reason(values["reason"])})
+def _key(*, primary: bool = False) -> Column[str]:
+    length = CheckConstraint(f"length(key) <= {MAX_KEY_CHARACTERS}", name="key_length")
+    return Column(
+        "key", Text, length, primary_key=primary, nullable=False, comment="the ledger key of its job, or of its message"
+    )
 
 
-def read_waiting(row: Sequence[Any]) -> WaitingLetters:
-    """The group in a row of its fields."""
-    queue, reason, count, size_bytes, oldest_at = row
-    return WaitingLetters(queue, Reason(reason), count, size_bytes, oldest_at)
+def _record(*, required: bool = True) -> list[Column[Any]]:
+    """The columns of ``JobRecord`` but the key."""
+    may_lack = not required
+    return [
+        Column("queue", Text, nullable=may_lack, comment="account/region/name"),
+        Column("kind", Text, nullable=may_lack, comment="the kind of the notification"),
+        Column("function", Text, nullable=may_lack, comment="FunctionName, or the name of another kind"),
+        Column("message_id", Text, nullable=may_lack, comment="MessageId of MNS"),
+        Column("job_id", Text, comment="JobId or RunId"),
+        Column("state", Text, nullable=may_lack, comment="as received, like code and message"),
+        Column("code", Text),
+        Column("message", Text),
+        Column("user_data", Text, comment="JSON or any text"),
+        Column("result", Text, comment="JSON; null when the handler wanted none"),
+        Column("attempts", BigInteger, nullable=may_lack, comment="runs of the handler"),
+        Column("enqueued_at", Double, nullable=may_lack, comment="when MNS took the message"),
+        Column("started_at", Double, nullable=may_lack, comment="when the last run started"),
+        Column("ended_at", Double, nullable=may_lack),
+    ]
 
 
-def is_fit(text: str) -> bool:
-    """Whether a text can be stored as it is."""
-    # Nearly all text is ASCII without NUL: two scans in C.
-    return (text.isascii() and "\x00" not in text) or not _UNFIT.search(text)
+def _error(name: str = "error", *, required: bool = False) -> Column[str]:
+    limit = CheckConstraint(f"length(error) <= {MAX_ERROR_BYTES}", name="error_length")
+    return Column(name, Text, limit, nullable=not required, comment="one sentence: what was expected, what came")
 
 
-def fit(text: str) -> str:
-    """Replace what can't be stored (NUL, halves of surrogate pairs) by U+FFFD."""
-    return text if is_fit(text) else _UNFIT.sub("\ufffd", text)
+def _counts() -> list[Column[int]]:
+    return [
+        Column("failures", Integer, CheckConstraint("failures >= 0"), server_default=text("0"), nullable=False),
+        Column(
+            "starts",
+            Integer,
+            CheckConstraint("starts >= 0"),
+            server_default=text("0"),
+            nullable=False,
+            comment="recorded starts without an end",
+        ),
+    ]
 
 
-def cut(text: str, limit_bytes: int) -> str:
-    """Keep the start and the end of a text within ``limit_bytes`` of UTF-8, at least 32; the result can be stored."""
-    # A character has at least one byte, so a huge text is cut before it is encoded.
-    raw = fit(text if len(text) <= 2 * limit_bytes else text[:limit_bytes] + text[-limit_bytes:]).encode()
-    if len(raw) <= limit_bytes and len(text) <= 2 * limit_bytes:
-        return raw.decode()
-    room = limit_bytes - len(_CUT)
-    head, tail = raw[: room // 3], raw[-(room - room // 3) :]
-    return f"{head.decode(errors='ignore')}{_CUT}{tail.decode(errors='ignore')}"
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    """The column has one of these values. A new one is a new version of the schema."""
+    return CheckConstraint(f"{column} IN ({', '.join(repr(one.value) for one in values)})", name=f"{column}_known")
 
 
-def fit_record(record: JobRecord) -> JobRecord:
-    """A record whose texts can be stored; the same object when nothing changes."""
-    # One look at all texts: hardly any has to change.
-    if is_fit(
-        f"{record.queue}{record.kind}{record.function}{record.message_id}{record.job_id}{record.state}"
-        f"{record.code}{record.message}{record.user_data}{record.result}"
-    ):
-        return record
-    fitting: dict[str, Any] = {name: fit(text) for name in _TEXTS if (text := getattr(record, name)) is not None}
-    return replace(record, **fitting)
+def _whole_when_ended() -> CheckConstraint:
+    names = ["stored_at", *(column.name for column in _record() if not column.nullable)]
+    whole = " AND ".join(f"{name} IS NOT NULL" for name in names)
+    return CheckConstraint(f"dead IS NULL OR ({whole})", name="whole_when_ended")
 
 
-def fit_letter(letter: DeadLetterRecord) -> DeadLetterRecord:
-    """A letter whose texts can be stored, with its error and traceback cut."""
-    traceback = None if letter.traceback is None else cut(letter.traceback, MAX_TRACEBACK_BYTES)
-    return replace(letter, job=fit_record(letter.job), error=cut(letter.error, MAX_ERROR_BYTES), traceback=traceback)
+def _index(name: str, *columns: Column[Any], where: ColumnElement[bool] | None = None) -> None:
+    """An index, perhaps of some rows alone."""
+    Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
-def letter_bytes(letter: DeadLetterRecord) -> int:
-    """What a letter counts towards the limit, in bytes: its body and its long texts."""
-    job = letter.job
-    texts = (letter.error, letter.traceback, job.message, job.user_data, job.result)
-    return len(letter.body) + sum(len(text.encode(errors="replace")) for text in texts if text)
+def _letters(metadata: MetaData, name: str) -> Table:
+    table = Table(
+        name,
+        metadata,
+        Column("id", _NUMBER, Identity(always=True), primary_key=True, comment="never given to another letter"),
+        Column("replay", Text, _one_of("replay", LetterState), server_default=LetterState.SET_ASIDE, nullable=False),
+        Column("replayed_at", Double, comment="when its last replay was begun or finished"),
+        Column("stored_at", Double, nullable=False),
+        Column("reason", Text, _one_of("reason", Reason), nullable=False),
+        _error(required=True),
+        Column("traceback", Text, CheckConstraint(f"length(traceback) <= {MAX_TRACEBACK_BYTES}")),
+        Column("body", LargeBinary, nullable=False, comment="the raw bytes as MNS returned them"),
+        Column("dequeue_count", BigInteger, nullable=False),
+        Column("first_dequeued_at", Double, nullable=False),
+        Column("bytes", BigInteger, nullable=False, comment="what it counts towards the limit: body and long texts"),
+        _key(),
+        *_record(),
+        CheckConstraint("(replay = 'set_aside') = (replayed_at IS NULL)", name="replayed_at_known"),
+        comment="dead letters",
+        sqlite_autoincrement=True,
+    )
+    column = table.c
+    # SQLite reads an index alone only when it has each column that the query names, ``replay`` too.
+    waiting = (column.queue, column.reason, column.replay, column.stored_at, column.bytes)
+    _index(f"{name}_waiting", *waiting, where=column.replay != LetterState.REPLAYED.value)
+    _index(f"{name}_replayed", column.replayed_at, where=column.replay == LetterState.REPLAYED.value)
+    _index(f"{name}_stored", column.stored_at)
+    _index(f"{name}_reason", column.reason, column.id)
+    _index(f"{name}_job", column.job_id, column.id)
+    return table
+
+
+SQLITE_LETTERS: Final = _letters(SQLITE, "letter")
+SQLITE_JOBS: Final = Table(
+    "job",
+    SQLITE,
+    Column("id", _NUMBER, primary_key=True, comment="rises with time: no index by time is needed"),
+    Column("key_hash", BigInteger, nullable=False, comment="rows.key_hash"),
+    Column("dead", Boolean, nullable=False, comment="ended as a dead letter"),
+    Column("holder", Text, nullable=False, comment="which daemon has ended it"),
+    Column("stored_at", Double, nullable=False),
+    _key(),
+    *_record(),
+    comment="jobs that have ended",
+)
+_index("job_key", SQLITE_JOBS.c.key_hash)
+_index("job_dead", SQLITE_JOBS.c.dead, where=SQLITE_JOBS.c.dead.is_(True))
+SQLITE_ATTEMPTS: Final = Table(
+    "attempt",
+    SQLITE,
+    _key(primary=True),
+    *_counts(),
+    _error(),
+    Column("stored_at", Double, nullable=False),
+    comment="failures and starts of keys that have not ended",
+    sqlite_with_rowid=False,
+)
+_index("attempt_age", SQLITE_ATTEMPTS.c.stored_at)
+Table(
+    "heartbeat",
+    SQLITE,
+    Column("id", Integer, CheckConstraint("id = 1"), primary_key=True),
+    Column("stored_at", Double, nullable=False),
+    comment="what a ping writes",
+)
+
+POSTGRES_LETTERS: Final = _letters(POSTGRES, "mns_consumer_letter")
+POSTGRES_JOBS: Final = Table(
+    "mns_consumer_job",
+    POSTGRES,
+    Column("key_id", LargeBinary, CheckConstraint("length(key_id) = 16"), primary_key=True, comment="rows.key_id"),
+    _key(),
+    Column("holder", Text, comment="which daemon has, or has ended, it"),
+    Column("held_until", Double, comment="when the claim ends unless it is renewed"),
+    Column("claimed_at", Double, nullable=False),
+    Column("started", Boolean, server_default=text("false"), nullable=False, comment="this claim has recorded a start"),
+    *_counts(),
+    _error(),
+    Column("dead", Boolean, comment="null while the key is open, else whether it ended as a dead letter"),
+    Column("stored_at", Double, comment="when it ended"),
+    *_record(required=False),
+    _whole_when_ended(),
+    comment="keys from their first claim on",
+)
+_index("mns_consumer_job_ended", POSTGRES_JOBS.c.stored_at, where=POSTGRES_JOBS.c.dead.is_not(None))
+_index("mns_consumer_job_dead", POSTGRES_JOBS.c.stored_at, where=POSTGRES_JOBS.c.dead.is_(True))
+_index("mns_consumer_job_open", POSTGRES_JOBS.c.claimed_at, where=POSTGRES_JOBS.c.dead.is_(None))
+Table("mns_consumer_schema", POSTGRES, Column("version", Integer, nullable=False), comment="rows.SCHEMA_VERSION")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from consumer.store.rows import JOB_COLUMNS_SQL
 from consumer.store.sqlite.database import connect
-from consumer.store.tables import JOB_COLUMNS_SQL
 from tests.bench.contestants import SQLITE, Stage, started
 from tests.bench.figures import Book
 from tests.bench.messages import user_data

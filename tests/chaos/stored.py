@@ -64,14 +64,12 @@ class Stored:
     letters: Sequence[Letter]
 
 
-_JOBS: Final = "SELECT key, coalesce(job_id, message_id), dead, {at} FROM {job} WHERE dead IS NOT NULL ORDER BY {at}"
-_LETTERS: Final = "SELECT coalesce(job_id, message_id), message_id, reason, body, {at} FROM {letter} ORDER BY id"
-_SQLITE: Final = {"job": "job", "letter": "letter", "at": "stored_at"}
-_POSTGRES: Final = {
-    "job": "mns_consumer_job",
-    "letter": "mns_consumer_letter",
-    "at": "extract(epoch FROM stored_at)::float8",
-}
+_JOBS: Final = (
+    "SELECT key, coalesce(job_id, message_id), dead, stored_at FROM {job} WHERE dead IS NOT NULL ORDER BY stored_at"
+)
+_LETTERS: Final = "SELECT coalesce(job_id, message_id), message_id, reason, body, stored_at FROM {letter} ORDER BY id"
+_SQLITE: Final = {"job": "job", "letter": "letter"}
+_POSTGRES: Final = {"job": "mns_consumer_job", "letter": "mns_consumer_letter"}
 
 
 def _as_it_is(at: float) -> float:

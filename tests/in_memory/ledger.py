@@ -25,7 +25,7 @@ from consumer.store.ledger import (
     WaitingLetters,
 )
 from consumer.store.queries import NEVER_REPLAYED, Begun, Progress, StoredJob, StoredLetter, unknown_letter
-from consumer.store.tables import fit, fit_letter, fit_record, letter_bytes
+from consumer.store.rows import fit, fit_letter, fit_record, letter_bytes
 
 _MOST = 2**63 - 1
 

@@ -21,7 +21,7 @@ from consumer.store.ledger import (
     WaitingLetters,
 )
 from consumer.store.queries import Operators
-from consumer.store.tables import letter_bytes
+from consumer.store.rows import letter_bytes
 from tests.store.records import ended
 
 Make = Callable[..., JobRecord]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from consumer.errors import SettingsError
 from consumer.store.postgres.ledger import PostgresLedger
 from consumer.store.postgres.operators import PostgresDatabase
+from consumer.store.rows import cut, fit
 from consumer.store.sqlite.ledger import SqliteLedger
 from consumer.store.sqlite.operators import SqliteDatabase
-from consumer.store.tables import cut, fit
 from tests.stores import ledger_at, operators_at
 
 

@@ -10,6 +10,7 @@ import pytest
 from consumer.errors import StoreError
 from consumer.store.ledger import Claimed, JobRecord
 from consumer.store.postgres import connection as postgres_connection
+from consumer.store.postgres import database as postgres_database
 from consumer.store.postgres import ledger as postgres_ledger
 from consumer.store.postgres import statements as postgres_statements
 from consumer.store.postgres.ledger import PostgresLedger
@@ -110,7 +111,7 @@ async def test_opening_waits_for_who_changes_the_schema(postgres_target: str) ->
     """A daemon that starts while another brings the schema up to date waits longer than for any other lock."""
     ledger = PostgresLedger(at(postgres_target))
     async with psql(postgres_target) as other, other.transaction():
-        await other.execute("SELECT pg_advisory_xact_lock($1)", postgres_statements._LOCK)
+        await other.execute("SELECT pg_advisory_xact_lock($1)", postgres_database._LOCK)
         opening = asyncio.ensure_future(ledger.open())
         await asyncio.sleep(postgres_connection.LOCK_TIMEOUT_S + 0.3)
         assert not opening.done()

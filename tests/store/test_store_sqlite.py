@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,16 +20,15 @@ import pytest
 
 from consumer.errors import ExitCode, StoreBusyError, StoreError, StoreSchemaError
 from consumer.policy import Reason
-from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, Filter, JobRecord, LettersHeld
+from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, Filter, JobRecord
 from consumer.store.queries import Operators, Session, StoredJob
 from consumer.store.sqlite import database as sqlite_database
 from consumer.store.sqlite import statements as sqlite_statements
 from consumer.store.sqlite.files import FileOwner
 from consumer.store.sqlite.ledger import SqliteLedger
 from consumer.store.sqlite.operators import SqliteDatabase
-from consumer.store.sqlite.statements import COUNT_WAITING, INSERT_LETTER, letter_row
-from consumer.store.tables import letter_bytes
-from tests.store.records import ended, letter, record
+from consumer.store.sqlite.statements import COUNT_WAITING
+from tests.store.records import ended, record
 from tests.stores import operators_at
 
 MakeRecord = Callable[..., JobRecord]
@@ -275,10 +273,34 @@ async def test_a_newer_schema(sqlite_path: Path) -> None:
     with closing(sqlite3.connect(sqlite_path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     before = sqlite_path.read_bytes()
-    with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 5"):
+    with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 6"):
         await ledger.open()
     with pytest.raises(StoreSchemaError, match="99"):
         await operators_at(str(sqlite_path)).count_letters(Filter())
+    assert sqlite_path.read_bytes() == before
+
+
+async def test_a_schema_of_before_the_first_release(sqlite_path: Path) -> None:
+    """A file of an early version is refused with how to save its dead letters, and not touched."""
+    sqlite_path.parent.mkdir(mode=0o700)
+    with closing(sqlite3.connect(sqlite_path)) as connection:
+        connection.executescript("CREATE TABLE job (id INTEGER PRIMARY KEY); PRAGMA user_version = 5")
+    before = sqlite_path.read_bytes()
+    for call in (SqliteLedger(sqlite_path).open, lambda: operators_at(str(sqlite_path)).count_letters(Filter())):
+        with pytest.raises(StoreSchemaError, match=r"version 5, .* export --out FILE\), then move the file"):
+            await call()
+    assert sqlite_path.read_bytes() == before
+
+
+async def test_another_programs_database(sqlite_path: Path) -> None:
+    """A database with tables of another program is refused, and not touched."""
+    sqlite_path.parent.mkdir(mode=0o700)
+    with closing(sqlite3.connect(sqlite_path)) as connection:
+        connection.execute("CREATE TABLE diary (day TEXT)")
+    before = sqlite_path.read_bytes()
+    with pytest.raises(StoreSchemaError, match="is another program's database; name another file") as caught:
+        await SqliteLedger(sqlite_path).open()
+    assert caught.value.exit_code is ExitCode.SETTINGS
     assert sqlite_path.read_bytes() == before
 
 
@@ -413,7 +435,6 @@ def test_a_step_of_pruning_reads_an_index(sqlite_path: Path) -> None:
         for statement, values in statements:
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values))
             assert "SEARCH" in plan
-        assert sqlite_database.key_hash("k") == sqlite_database.key_hash("k") != sqlite_database.key_hash("l")
 
 
 async def test_equal_hashes_do_no_harm(
@@ -500,38 +521,6 @@ def test_read_only_in_plain_words(sqlite_path: Path) -> None:
         text = str(sqlite_database.explain(sqlite_path, caught.value))
     assert text.startswith(f"store {sqlite_path}: it can be read but not written; give")
     assert sqlite_database.spoils_connection(caught.value)
-
-
-async def test_letters_of_an_earlier_version_count(sqlite_path: Path) -> None:
-    """Letters that were stored before their sizes were kept count with the sizes that they have."""
-    sqlite_path.parent.mkdir(mode=0o700)
-    letters = [letter("a", message="\u4f60"), replace(letter("b", user_data=None), traceback=None)]
-    columns = INSERT_LETTER.replace(" bytes,", "").replace("VALUES (?,", "VALUES (")
-    with closing(sqlite3.connect(sqlite_path)) as connection:
-        connection.executescript(f"{sqlite_database.MIGRATIONS[0]}; PRAGMA user_version = 1")
-        for one in letters:
-            state, now, _, *rest = letter_row(one, now=1.0)
-            connection.execute(columns, (state, now, *rest))
-        connection.commit()
-    ledger = SqliteLedger(sqlite_path)
-    await ledger.open()
-    assert LettersHeld.of(await ledger.waiting()) == LettersHeld(2, sum(map(letter_bytes, letters)))
-    await ledger.close()
-
-
-async def test_jobs_of_the_first_version_are_found(sqlite_path: Path) -> None:
-    """Jobs that ended before a migration are found by the daemon and reopened by operators."""
-    sqlite_path.parent.mkdir(mode=0o700)
-    rows = [sqlite_database.job_row(record(f"k{number}"), dead=False, holder="h", now=1.0) for number in range(20)]
-    with closing(sqlite3.connect(sqlite_path)) as connection:
-        connection.executescript(f"{sqlite_database.MIGRATIONS[0]}; PRAGMA user_version = 1")
-        connection.executemany(sqlite_database.INSERT_JOB, rows)
-        connection.commit()
-    ledger = SqliteLedger(sqlite_path)
-    await ledger.open()
-    assert await ledger.claim("new", 60) == Claimed()
-    assert [await ledger.claim(f"k{number}", 60) for number in range(20)] == [ended(dead=False)] * 20
-    await ledger.close()
 
 
 async def test_the_last_row_of_a_key_counts(sqlite_path: Path) -> None:

@@ -42,7 +42,8 @@ from consumer.store.commands import (
 )
 from consumer.store.ledger import Standby
 from consumer.store.postgres.connection import LAZY_COMMIT, LOCK_TIMEOUT_S, PLANS, Link, RefusedError
-from consumer.store.postgres.statements import MIGRATION_SETTINGS, PostgresStatements, is_current, migrate
+from consumer.store.postgres.database import MAKE_SETTINGS, has_tables, make_tables
+from consumer.store.postgres.statements import PostgresStatements
 from consumer.store_address import PostgresAddress
 
 _SETTINGS: Final = {**PLANS, "lock_timeout": str(int(LOCK_TIMEOUT_S * 1000))}
@@ -87,8 +88,8 @@ class PostgresLedger(QueuedLedger):
         if self._loop is not None:
             return
         try:
-            if not await self._ends.run(lambda connection: is_current(connection, self._address)):
-                await self._ends.run(lambda connection: migrate(connection, self._address), settings=MIGRATION_SETTINGS)
+            if not await self._ends.run(lambda connection: has_tables(connection, self._address)):
+                await self._ends.run(lambda connection: make_tables(connection, self._address), settings=MAKE_SETTINGS)
         except BaseException:
             await self._ends.close()
             raise

@@ -9,21 +9,22 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from consumer.store.postgres.connection import Link
-from consumer.store.postgres.statements import NOW, changed_rows, check_schema, key_id
+from consumer.store.postgres.database import check_tables
+from consumer.store.postgres.statements import NOW, NOW_SQL, changed_rows
 from consumer.store.queries import Dialect, Session, StoredJob
-from consumer.store.tables import JOB_COLUMNS, JOB_COLUMNS_SQL, job_values
+from consumer.store.rows import JOB_COLUMNS, JOB_COLUMNS_SQL, job_values, key_id
 from consumer.store_address import PostgresAddress
 
-_CURSOR: Final = re.compile(r"(\d{1,17})-([0-9a-f]{32})", re.ASCII)
+_CURSOR: Final = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-([0-9a-f]{32})", re.ASCII)
 
 # An open key may even run: that run goes on, and earlier failures no longer count.
 _RESET: Final = "UPDATE mns_consumer_job SET failures = 0, starts = 0, started = false, error = NULL WHERE key_id = $1"
 _CLOSE: Final = f"""INSERT INTO mns_consumer_job AS job (key_id, dead, claimed_at, stored_at, {JOB_COLUMNS_SQL})
-VALUES ($1, $2, clock_timestamp(), clock_timestamp(), {", ".join(f"${n}" for n in range(3, 3 + len(JOB_COLUMNS)))})
+VALUES ($1, $2, {NOW_SQL}, {NOW_SQL}, {", ".join(f"${n}" for n in range(3, 3 + len(JOB_COLUMNS)))})
 ON CONFLICT (key_id) DO UPDATE SET dead = excluded.dead, stored_at = excluded.stored_at, holder = NULL,
   held_until = NULL, error = NULL, failures = 0, starts = 0, started = false,
   {", ".join(f"{name} = excluded.{name}" for name in JOB_COLUMNS)}
-WHERE job.dead IS NULL AND (job.held_until IS NULL OR job.held_until <= clock_timestamp())"""  # noqa: S608 - names of columns only
+WHERE job.dead IS NULL AND (job.held_until IS NULL OR job.held_until <= {NOW_SQL})"""  # noqa: S608 - names of columns only
 """Unless the key has ended or runs: like a claim, it takes over a key whose lease has ended."""
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ def _close_values(job: StoredJob) -> Sequence[object]:
 
 def _parse_cursor(text: str) -> Sequence[object] | None:
     found = _CURSOR.fullmatch(text)
-    return None if found is None else [int(found[1]), bytes.fromhex(found[2])]
+    return None if found is None else [float(found[1]), bytes.fromhex(found[2])]
 
 
 class PostgresDatabase:
@@ -45,8 +46,8 @@ class PostgresDatabase:
         jobs="mns_consumer_job",
         letters="mns_consumer_letter",
         mark="$",
-        read_time="extract(epoch FROM {})::float8",
-        write_time="to_timestamp({}::float8)",
+        read_time="{}",
+        write_time="{}::float8",
         for_update=" FOR UPDATE",
         hash_key=lambda key: (key_id(key),),
         has_key="key_id = $1",
@@ -55,8 +56,8 @@ class PostgresDatabase:
         close_values=_close_values,
         # Several jobs may end in one microsecond: the key decides among them.
         job_order=("stored_at", "key_id"),
-        read_cursor="(extract(epoch FROM stored_at) * 1000000)::bigint || '-' || encode(key_id, 'hex')",
-        write_cursor=("timestamptz 'epoch' + {}::bigint * interval '1 microsecond'", "{}"),
+        read_cursor="stored_at || '-' || encode(key_id, 'hex')",
+        write_cursor=("{}::float8", "{}"),
         parse_cursor=_parse_cursor,
     )
 
@@ -68,7 +69,7 @@ class PostgresDatabase:
         """See ``Database.run``."""
 
         async def checked(connection: asyncpg.Connection) -> T:
-            await check_schema(connection, self._link.address)
+            await check_tables(connection, self._link.address)
             return await work(PostgresSession(connection))
 
         return await self._link.run(checked, atomic=atomic)

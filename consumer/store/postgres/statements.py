@@ -1,9 +1,4 @@
-"""The tables in PostgreSQL, and what the commands of a batch do: each kind is one statement, one transaction.
-
-    mns_consumer_job      one row a key, from its first claim on: the row's lock decides which holder has it
-    mns_consumer_letter   dead letters
-
-A key is found by a 128-bit hash, which keeps the index a third of its size.
+"""What the commands of a batch do on PostgreSQL: each kind is one statement, one transaction.
 
 Rows are locked in the order of their keys' hashes, so that the batches of several daemons never deadlock. Times are
 those of the database's clock, so that the daemons' clocks need not agree.
@@ -15,7 +10,6 @@ exists is right.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +18,6 @@ from typing import Any, Final
 
 import asyncpg
 
-from consumer.errors import StoreSchemaError
 from consumer.store.commands import (
     BuryCommand,
     ClaimCommand,
@@ -43,7 +36,7 @@ from consumer.store.commands import (
     only,
 )
 from consumer.store.ledger import ClaimAnswer, Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord
-from consumer.store.tables import (
+from consumer.store.rows import (
     JOB_COLUMNS,
     JOB_COLUMNS_SQL,
     LETTER_COLUMNS,
@@ -53,52 +46,15 @@ from consumer.store.tables import (
     fit_letter,
     fit_record,
     job_values,
+    key_id,
     letter_bytes,
     letter_values,
     read_waiting,
 )
 
-_RECORD: Final = """queue text, kind text, function text, message_id text, job_id text, state text, code text,
-  message text, user_data text, result text, attempts bigint, enqueued_at double precision,
-  started_at double precision, ended_at double precision"""
-
-_V1: Final = f"""
-CREATE TABLE mns_consumer_job (
-  key_id bytea PRIMARY KEY, key text NOT NULL, holder text, held_until timestamptz, claimed_at timestamptz NOT NULL,
-  started boolean NOT NULL DEFAULT false, starts integer NOT NULL DEFAULT 0, failures integer NOT NULL DEFAULT 0,
-  error text, dead boolean, stored_at timestamptz, {_RECORD});
-COMMENT ON COLUMN mns_consumer_job.dead IS 'null while the key is open';
-CREATE INDEX mns_consumer_job_ended ON mns_consumer_job (stored_at) WHERE dead IS NOT NULL;
-CREATE INDEX mns_consumer_job_open ON mns_consumer_job (claimed_at) WHERE dead IS NULL;
-CREATE TABLE mns_consumer_letter (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, replay text NOT NULL DEFAULT 'set_aside', replayed_at timestamptz,
-  stored_at timestamptz NOT NULL, reason text NOT NULL, error text NOT NULL, traceback text, body bytea NOT NULL,
-  dequeue_count bigint NOT NULL, first_dequeued_at double precision NOT NULL, key text NOT NULL, {_RECORD});
-CREATE INDEX mns_consumer_letter_replayed ON mns_consumer_letter (replayed_at) WHERE replay = 'replayed';
-CREATE INDEX mns_consumer_letter_stored ON mns_consumer_letter (stored_at);
-"""
-
-_V2: Final = """
-ALTER TABLE mns_consumer_letter ADD COLUMN bytes bigint NOT NULL DEFAULT 0;
-UPDATE mns_consumer_letter SET bytes = octet_length(body) + octet_length(error) + coalesce(octet_length(traceback), 0)
-  + coalesce(octet_length(message), 0) + coalesce(octet_length(user_data), 0) + coalesce(octet_length(result), 0);
-"""
-
-_V3: Final = """
-DROP INDEX IF EXISTS mns_consumer_letter_held;
-CREATE INDEX mns_consumer_letter_waiting ON mns_consumer_letter (queue, reason, stored_at, bytes)
-  WHERE replay <> 'replayed';
-"""
-
-MIGRATIONS: Final = (_V1, _V2, _V3)  # statements that lead from each schema version to the next
-
-MIGRATION_SETTINGS: Final = {"lock_timeout": "0", "statement_timeout": "0"}
-"""Another daemon may be migrating, and large tables take their time."""
-_MIGRATION_TIMEOUT_S: Final = 3600.0
-_LOCK: Final = 0x6D6E735F636F6E73
-"""The advisory lock of the one daemon that migrates: "mns_cons" in ASCII."""
-
 _UNKNOWN_REMAINING_S: Final = 1.0  # when to retry a key that another holder took while we asked
+
+NOW_SQL: Final = "extract(epoch FROM clock_timestamp())::float8"
 
 _SQL_TYPES: Final = {
     "str": "text",
@@ -139,24 +95,24 @@ _MISSING: Final = """FROM given
 
 CLAIM: Final = f"""WITH {_given({"key": "text", "lease_s": "float8"})}, taken AS (
   INSERT INTO mns_consumer_job AS job (key_id, key, holder, held_until, claimed_at)
-  SELECT key_id, key, $1, clock_timestamp() + make_interval(secs => lease_s), clock_timestamp()
+  SELECT key_id, key, $1, {NOW_SQL} + lease_s, {NOW_SQL}
   FROM given ORDER BY key_id
   ON CONFLICT (key_id) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until,
     claimed_at = excluded.claimed_at, started = false
   WHERE job.dead IS NULL
-    AND (job.held_until IS NULL OR job.held_until <= clock_timestamp() OR job.holder = excluded.holder)
+    AND (job.held_until IS NULL OR job.held_until <= {NOW_SQL} OR job.holder = excluded.holder)
   RETURNING key_id, failures, starts)
 SELECT key_id, taken.failures, taken.starts, job.dead, job.function, job.state, job.user_data,
-  extract(epoch FROM job.held_until - clock_timestamp())::float8 AS remaining_s
+  job.held_until - {NOW_SQL} AS remaining_s
 FROM given LEFT JOIN taken USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
 """A claim of this holder is taken again: the ledger knows its confirmed claims, so this one's answer got lost. What the
 answer says of a row that was not taken may be outdated: it only says when to retry."""
 
 RENEW: Final = f"""WITH {_given({"key": "text", "lease_s": "float8", **_CONFIRMED})}, {_MINE}, renewed AS (
-  UPDATE mns_consumer_job AS job SET held_until = clock_timestamp() + make_interval(secs => given.lease_s)
+  UPDATE mns_consumer_job AS job SET held_until = {NOW_SQL} + given.lease_s
   FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id), inserted AS (
   INSERT INTO mns_consumer_job (key_id, key, holder, held_until, claimed_at)
-  SELECT key_id, key, $1, clock_timestamp() + make_interval(secs => lease_s), clock_timestamp() {_MISSING})
+  SELECT key_id, key, $1, {NOW_SQL} + lease_s, {NOW_SQL} {_MISSING})
 SELECT key_id FROM renewed UNION ALL SELECT key_id FROM inserted"""  # noqa: S608 - see above
 
 START: Final = f"""WITH {_given({})}, {_MINE}, begun AS (
@@ -184,12 +140,12 @@ FROM mine WHERE job.key_id = mine.key_id"""  # noqa: S608 - see above
 def _ended(dead: str) -> str:
     copied = ", ".join(f"{name} = given.{name}" for name in _JOB_TYPES if name != "key")
     return f"""closed AS (
-  UPDATE mns_consumer_job AS job SET dead = {dead}, stored_at = clock_timestamp(), held_until = NULL, error = NULL,
+  UPDATE mns_consumer_job AS job SET dead = {dead}, stored_at = {NOW_SQL}, held_until = NULL, error = NULL,
     failures = 0, starts = 0, started = false, {copied}
   FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id AND mine.dead IS NULL
   RETURNING job.key_id), inserted AS (
   INSERT INTO mns_consumer_job (key_id, holder, claimed_at, dead, stored_at, {JOB_COLUMNS_SQL})
-  SELECT key_id, $1, clock_timestamp(), {dead}, clock_timestamp(), {JOB_COLUMNS_SQL} {_MISSING}), ended AS (
+  SELECT key_id, $1, {NOW_SQL}, {dead}, {NOW_SQL}, {JOB_COLUMNS_SQL} {_MISSING}), ended AS (
   SELECT key_id FROM closed UNION ALL SELECT key_id FROM inserted)"""  # noqa: S608 - see above
 
 
@@ -211,19 +167,22 @@ DONE: Final = f"WITH {_GIVEN_RECORDS}, {_mine_or_ended('false')}, {_ended('false
 _GIVEN_LETTERS: Final = _given({**_JOB_TYPES, **_LETTER_TYPES, **_SIZE, **_CONFIRMED})
 BURY: Final = f"""WITH {_GIVEN_LETTERS}, {_mine_or_ended("true")}, {_ended("true")}, filed AS (
   INSERT INTO mns_consumer_letter (stored_at, {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes)
-  SELECT clock_timestamp(), {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes
+  SELECT {NOW_SQL}, {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes
   FROM given JOIN ended USING (key_id) ORDER BY key_id)
 {_IS_ENDED}"""  # noqa: S608 - see above
 
 
 def _prune_sql(table: str, column: str, time_column: str, condition: str) -> str:
-    """Remove the oldest rows; $1 is the age in seconds, $2 the most rows."""
+    """Remove the oldest rows; $1 is the age in seconds, $2 the most rows.
+
+    By the time at which the statement began: an index finds rows by a time that stays.
+    """
     return f"""DELETE FROM {table} WHERE {column} IN (SELECT {column} FROM {table}
-  WHERE {time_column} <= clock_timestamp() - make_interval(secs => $1) AND {condition}
+  WHERE {time_column} <= extract(epoch FROM statement_timestamp())::float8 - $1 AND {condition}
   ORDER BY {time_column} LIMIT $2 FOR UPDATE SKIP LOCKED)"""  # noqa: S608 - constants only
 
 
-_OPEN_AND_FREE: Final = "dead IS NULL AND (held_until IS NULL OR held_until <= clock_timestamp())"
+_OPEN_AND_FREE: Final = f"dead IS NULL AND (held_until IS NULL OR held_until <= {NOW_SQL})"
 _PRUNE: Final = (
     _prune_sql("mns_consumer_job", "key_id", "stored_at", "dead IS NOT NULL"),
     _prune_sql("mns_consumer_job", "key_id", "claimed_at", _OPEN_AND_FREE),
@@ -231,10 +190,10 @@ _PRUNE: Final = (
 )
 _PRUNE_LETTERS: Final = _prune_sql("mns_consumer_letter", "id", "stored_at", "true")
 
-COUNT_WAITING: Final = """SELECT queue, reason, count(*), sum(bytes)::bigint, extract(epoch FROM min(stored_at))::float8
+COUNT_WAITING: Final = """SELECT queue, reason, count(*), sum(bytes)::bigint, min(stored_at)
 FROM mns_consumer_letter WHERE replay <> 'replayed' GROUP BY queue, reason ORDER BY queue, reason"""
 
-NOW: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
+NOW: Final = f"SELECT {NOW_SQL}"
 
 _PING: Final = "UPDATE mns_consumer_schema SET version = version"
 
@@ -402,77 +361,3 @@ async def _prune(connection: asyncpg.Connection, command: PruneCommand) -> int:
 def changed_rows(status: str) -> int:
     """The number at the end of a status such as ``DELETE 12``."""
     return int(status.rpartition(" ")[2])
-
-
-def key_id(key: str) -> bytes:
-    """A key's hash as the database holds it, 16 bytes."""
-    return hashlib.blake2b(key.encode(), digest_size=16).digest()
-
-
-async def is_current(connection: asyncpg.Connection, address: str) -> bool:
-    """Whether the schema needs no change. Changes nothing and needs no right to; ``address`` is for errors.
-
-    Raises:
-        StoreSchemaError: A newer version of this program made it, or the database can't hold all text.
-    """
-    await _demand_unicode(connection, address)
-    return await _version(connection, address) == len(MIGRATIONS)
-
-
-async def migrate(connection: asyncpg.Connection, address: str) -> None:
-    """Bring the schema up to date, in a transaction that has ``MIGRATION_SETTINGS``.
-
-    Raises:
-        StoreSchemaError: A newer version of this program made it meanwhile.
-    """
-    await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})", timeout=_MIGRATION_TIMEOUT_S)
-    # Several daemons may start at once. A second look for the table would not do: a transaction remembers that a table
-    # is missing, also when another session has made it meanwhile. CREATE does not.
-    await connection.execute("CREATE TABLE IF NOT EXISTS mns_consumer_schema (version integer NOT NULL)")
-    await connection.execute(
-        "INSERT INTO mns_consumer_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT FROM mns_consumer_schema)"
-    )
-    found = await _known_version(connection, address)
-    for number, script in enumerate(MIGRATIONS[found:], start=found + 1):
-        await connection.execute(script, timeout=_MIGRATION_TIMEOUT_S)
-        await connection.execute("UPDATE mns_consumer_schema SET version = $1", number)
-
-
-async def check_schema(connection: asyncpg.Connection, address: str) -> None:
-    """Check that the schema is the one that this program knows.
-
-    Raises:
-        StoreSchemaError: It is another one, or there is none yet.
-    """
-    found = await _version(connection, address)
-    if found < len(MIGRATIONS):
-        raise StoreSchemaError(
-            f"store {address} has schema version {found}, expected {len(MIGRATIONS)};"
-            " run this version's daemon once: it brings the schema up to date"
-        )
-
-
-async def _demand_unicode(connection: asyncpg.Connection, address: str) -> None:
-    # Other encodings refuse the text of some job, or keep bytes that can't be read back (SQL_ASCII).
-    found = await connection.fetchval("SELECT current_setting('server_encoding')")
-    if found != "UTF8":
-        raise StoreSchemaError(
-            f"store {address} has the encoding {found}, expected UTF8;"
-            " name a database that was made by CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
-        )
-
-
-async def _version(connection: asyncpg.Connection, address: str) -> int:
-    if await connection.fetchval("SELECT to_regclass('mns_consumer_schema')") is None:
-        return 0
-    return await _known_version(connection, address)
-
-
-async def _known_version(connection: asyncpg.Connection, address: str) -> int:
-    found = int(await connection.fetchval("SELECT coalesce(max(version), 0) FROM mns_consumer_schema"))
-    if found > len(MIGRATIONS):
-        raise StoreSchemaError(
-            f"store {address} has schema version {found}, this program knows {len(MIGRATIONS)};"
-            " run the newer mns-consumer that made it, or name another database"
-        )
-    return found

@@ -2,15 +2,10 @@
 
 WAL with ``synchronous=FULL``: what was answered is on disk, and operators read while the daemon writes. The file and
 its companions are 0600, since they hold users' data.
-
-    job       ended jobs; rows are only added at the end, and found by a hash of their key
-    attempt   failures and starts of keys that have not ended: a handful of rows
-    letter    dead letters; the index ``letter_waiting`` is what counting them reads
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -20,55 +15,23 @@ from typing import Any, Final
 
 from consumer.errors import StoreError, StoreSchemaError
 from consumer.store.ledger import JobRecord
+from consumer.store.rows import (
+    JOB_COLUMNS,
+    JOB_COLUMNS_SQL,
+    SCHEMA_VERSION,
+    check_version,
+    fit_record,
+    job_values,
+    key_hash,
+)
 from consumer.store.sqlite.files import make_folder, open_file
-from consumer.store.tables import JOB_COLUMNS, JOB_COLUMNS_SQL, fit_record, job_values
 
 BUSY_TIMEOUT_MS: Final = 5_000  # how long a writer waits for another one: operators' writes are short
 _CACHE_KIB: Final = 8 * 1024
 _CHECKPOINT_PAGES: Final = 4_000
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 
-_V1: Final = """
-CREATE TABLE job (
-  id INTEGER PRIMARY KEY, key_hash INTEGER NOT NULL, key TEXT NOT NULL, dead INTEGER NOT NULL,
-  holder TEXT NOT NULL, stored_at REAL NOT NULL, queue TEXT NOT NULL, kind TEXT NOT NULL, function TEXT NOT NULL,
-  message_id TEXT NOT NULL, job_id TEXT, state TEXT NOT NULL, code TEXT, message TEXT, user_data TEXT, result TEXT,
-  attempts INTEGER NOT NULL, enqueued_at REAL NOT NULL, started_at REAL NOT NULL, ended_at REAL NOT NULL);
-CREATE INDEX job_key ON job (key_hash);
-CREATE TABLE attempt (
-  key TEXT PRIMARY KEY, failures INTEGER NOT NULL, starts INTEGER NOT NULL, error TEXT, stored_at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX attempt_age ON attempt (stored_at);
-CREATE TABLE letter (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, replay TEXT NOT NULL, replayed_at REAL, stored_at REAL NOT NULL,
-  reason TEXT NOT NULL, error TEXT NOT NULL, traceback TEXT, body BLOB NOT NULL, dequeue_count INTEGER NOT NULL,
-  first_dequeued_at REAL NOT NULL, key TEXT NOT NULL, queue TEXT NOT NULL, kind TEXT NOT NULL,
-  function TEXT NOT NULL, message_id TEXT NOT NULL, job_id TEXT, state TEXT NOT NULL, code TEXT, message TEXT,
-  user_data TEXT, result TEXT, attempts INTEGER NOT NULL, enqueued_at REAL NOT NULL, started_at REAL NOT NULL,
-  ended_at REAL NOT NULL);
-CREATE INDEX letter_replayed ON letter (replayed_at) WHERE replay = 'replayed';
-CREATE TABLE heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), stored_at REAL NOT NULL);
-"""
-
-_V3: Final = """
-ALTER TABLE letter ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
-UPDATE letter SET bytes = length(body) + length(CAST(error AS BLOB)) + coalesce(length(CAST(traceback AS BLOB)), 0)
-  + coalesce(length(CAST(message AS BLOB)), 0) + coalesce(length(CAST(user_data AS BLOB)), 0)
-  + coalesce(length(CAST(result AS BLOB)), 0);
-"""
-
-# SQLite reads an index alone only when it contains each column that the query names, ``replay`` too.
-_V5: Final = """
-DROP TABLE IF EXISTS job_by_key;
-DROP TABLE IF EXISTS indexed;
-CREATE INDEX IF NOT EXISTS job_key ON job (key_hash);
-DROP INDEX IF EXISTS letter_held;
-CREATE INDEX IF NOT EXISTS letter_waiting
-  ON letter (queue, reason, replay, stored_at, bytes) WHERE replay <> 'replayed';
-"""
-
-MIGRATIONS: Final = (_V1, "", _V3, "", _V5)
-"""Statements that lead from each schema version to the next; two made indexes that version 5 replaces."""
+_SCHEMA: Final = Path(__file__).with_name("schema.sql")
 
 _MEANINGS: Final = {
     "SQLITE_FULL": "the disk is full; free some space",
@@ -86,11 +49,6 @@ _KEEPS_CONNECTION: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_TOOBIG", "SQ
 JOB_ROW_SQL: Final = f"key_hash, dead, holder, stored_at, {JOB_COLUMNS_SQL}"
 JOB_ROW_WIDTH: Final = 4 + len(JOB_COLUMNS)
 INSERT_JOB: Final = f"INSERT INTO job ({JOB_ROW_SQL}) VALUES ({', '.join('?' * JOB_ROW_WIDTH)})"  # noqa: S608 - constants only
-
-
-def key_hash(key: str) -> int:
-    """A key's hash as SQLite's integers hold it: 64 bits, signed. Rows keep the whole key, so equal hashes are safe."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def job_row(record: JobRecord, *, dead: bool, holder: str, now: float) -> tuple[Any, ...]:
@@ -114,7 +72,7 @@ def spoils_connection(error: sqlite3.Error) -> bool:
 
 
 def connect(path: Path, *, create: bool, any_thread: bool = False) -> sqlite3.Connection:
-    """Open the file and bring its schema up to date.
+    """Open the file; an empty one gets its tables.
 
     Args:
         path: The file.
@@ -126,7 +84,7 @@ def connect(path: Path, *, create: bool, any_thread: bool = False) -> sqlite3.Co
         A connection without implicit transactions.
 
     Raises:
-        StoreSchemaError: A newer version of this program wrote the file.
+        StoreSchemaError: Another version of this program, or another program, wrote the file.
         StoreError: Anything else.
     """
     try:
@@ -149,7 +107,7 @@ def connect(path: Path, *, create: bool, any_thread: bool = False) -> sqlite3.Co
         raise explain(path, error) from error
     try:
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        _migrate(connection, path)
+        _make_tables(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
@@ -177,24 +135,27 @@ def writing(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    if _version(connection, path) == len(MIGRATIONS):
+def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
+    if _has_tables(connection, path):
         return
     with writing(connection):
-        # Read again under the lock: another process may have migrated meanwhile.
-        found = _version(connection, path)
-        for number, script in enumerate(MIGRATIONS[found:], start=found + 1):
+        # Looked at again under the lock: another process may have made them meanwhile.
+        if not _has_tables(connection, path):
             # Not executescript(), which commits the transaction first.
-            for statement in filter(str.strip, script.split(";")):
+            for statement in _SCHEMA.read_text(encoding="utf-8").split(";\n"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _version(connection: sqlite3.Connection, path: Path) -> int:
+def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the tables are there; ``False`` for an empty file.
+
+    Raises:
+        StoreSchemaError: They are of another version, or of another program.
+    """
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if found > len(MIGRATIONS):
-        raise StoreSchemaError(
-            f"store {path} has schema version {found}, this program knows {len(MIGRATIONS)};"
-            " run the newer mns-consumer that wrote it, or name another store"
-        )
-    return found
+    if found:
+        check_version(str(path), found, "move the file away")
+    elif connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise StoreSchemaError(f"store {path}: it is another program's database; name another file")
+    return found > 0

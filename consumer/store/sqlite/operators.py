@@ -18,7 +18,8 @@ from anyio import CancelScope, to_thread
 
 from consumer.errors import StoreUnsafeError
 from consumer.store.queries import Dialect, Session, StoredJob
-from consumer.store.sqlite.database import JOB_ROW_SQL, JOB_ROW_WIDTH, connect, explain, job_row, key_hash
+from consumer.store.rows import key_hash
+from consumer.store.sqlite.database import JOB_ROW_SQL, JOB_ROW_WIDTH, connect, explain, job_row
 from consumer.store.sqlite.files import access_refusal, hard_link_refusal
 
 _CURSOR: Final = re.compile(r"\d{1,18}", re.ASCII)

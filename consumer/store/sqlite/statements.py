@@ -35,8 +35,7 @@ from consumer.store.commands import (
     only,
 )
 from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, LetterState
-from consumer.store.sqlite.database import INSERT_JOB, job_row, key_hash, writing
-from consumer.store.tables import (
+from consumer.store.rows import (
     JOB_COLUMNS,
     JOB_COLUMNS_SQL,
     LETTER_COLUMNS,
@@ -45,10 +44,12 @@ from consumer.store.tables import (
     cut,
     fit_letter,
     job_values,
+    key_hash,
     letter_bytes,
     letter_values,
     read_waiting,
 )
+from consumer.store.sqlite.database import INSERT_JOB, job_row, writing
 
 _KEYS_AT_ONCE: Final = 64
 """Keys of one query: few enough that SQLite's module keeps the statements of all lengths prepared."""

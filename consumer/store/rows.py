@@ -1,0 +1,129 @@
+"""How records become rows, for both engines.
+
+The columns, the hashes of keys, and text of a size and of characters that both can store. ``tables`` has the types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from operator import attrgetter
+from typing import Any, Final
+
+from consumer.errors import StoreSchemaError
+from consumer.policy import Reason
+from consumer.store.ledger import DeadLetterRecord, JobRecord, WaitingLetters
+
+SCHEMA_VERSION: Final = 6
+"""Of ``tables``. Versions below are of before the first release."""
+
+JOB_COLUMNS: Final = tuple(field.name for field in fields(JobRecord))
+LETTER_COLUMNS: Final = tuple(field.name for field in fields(DeadLetterRecord) if field.name != "job")
+JOB_COLUMNS_SQL: Final = ", ".join(JOB_COLUMNS)
+LETTER_COLUMNS_SQL: Final = ", ".join(LETTER_COLUMNS)
+
+job_values: Final[Callable[[JobRecord], tuple[Any, ...]]] = attrgetter(*JOB_COLUMNS)
+letter_values: Final[Callable[[DeadLetterRecord], tuple[Any, ...]]] = attrgetter(*LETTER_COLUMNS)
+
+MAX_ERROR_BYTES: Final = 2 * 1024
+MAX_TRACEBACK_BYTES: Final = 16 * 1024
+
+_UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
+_CUT: Final = "\n[...]\n"
+_TEXTS: Final = ("queue", "kind", "function", "message_id", "job_id", "state", "code", "message", "user_data", "result")
+
+
+def key_hash(key: str) -> int:
+    """A key's hash as SQLite's integers hold it: 64 bits, signed. Rows keep the whole key, so equal hashes are safe."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def key_id(key: str) -> bytes:
+    """A key's hash as PostgreSQL holds it: 16 bytes, taken for the key."""
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()
+
+
+def read_letter(row: Sequence[Any]) -> DeadLetterRecord:
+    """The letter in a row of the letters' columns and the job's columns."""
+    values = dict(zip(LETTER_COLUMNS, row, strict=False))
+    job = JobRecord(*row[len(LETTER_COLUMNS) :])
+    return DeadLetterRecord(job=job, **{**values, "reason": Reason(values["reason"])})
+
+
+def read_waiting(row: Sequence[Any]) -> WaitingLetters:
+    """The group in a row of its fields."""
+    queue, reason, count, size_bytes, oldest_at = row
+    return WaitingLetters(queue, Reason(reason), count, size_bytes, oldest_at)
+
+
+def is_fit(text: str) -> bool:
+    """Whether a text can be stored as it is."""
+    # Nearly all text is ASCII without NUL: two scans in C.
+    return (text.isascii() and "\x00" not in text) or not _UNFIT.search(text)
+
+
+def fit(text: str) -> str:
+    """Replace what can't be stored (NUL, halves of surrogate pairs) by U+FFFD."""
+    return text if is_fit(text) else _UNFIT.sub("\ufffd", text)
+
+
+def cut(text: str, limit_bytes: int) -> str:
+    """Keep the start and the end of a text within ``limit_bytes`` of UTF-8, at least 32; the result can be stored."""
+    # A character has at least one byte, so a huge text is cut before it is encoded.
+    raw = fit(text if len(text) <= 2 * limit_bytes else text[:limit_bytes] + text[-limit_bytes:]).encode()
+    if len(raw) <= limit_bytes and len(text) <= 2 * limit_bytes:
+        return raw.decode()
+    room = limit_bytes - len(_CUT)
+    head, tail = raw[: room // 3], raw[-(room - room // 3) :]
+    return f"{head.decode(errors='ignore')}{_CUT}{tail.decode(errors='ignore')}"
+
+
+def fit_record(record: JobRecord) -> JobRecord:
+    """A record whose texts can be stored; the same object when nothing changes."""
+    # One look at all texts: hardly any has to change.
+    if is_fit(
+        f"{record.queue}{record.kind}{record.function}{record.message_id}{record.job_id}{record.state}"
+        f"{record.code}{record.message}{record.user_data}{record.result}"
+    ):
+        return record
+    fitting: dict[str, Any] = {name: fit(text) for name in _TEXTS if (text := getattr(record, name)) is not None}
+    return replace(record, **fitting)
+
+
+def fit_letter(letter: DeadLetterRecord) -> DeadLetterRecord:
+    """A letter whose texts can be stored, with its error and traceback cut."""
+    traceback = None if letter.traceback is None else cut(letter.traceback, MAX_TRACEBACK_BYTES)
+    return replace(letter, job=fit_record(letter.job), error=cut(letter.error, MAX_ERROR_BYTES), traceback=traceback)
+
+
+def letter_bytes(letter: DeadLetterRecord) -> int:
+    """What a letter counts towards the limit, in bytes: its body and its long texts."""
+    job = letter.job
+    texts = (letter.error, letter.traceback, job.message, job.user_data, job.result)
+    return len(letter.body) + sum(len(text.encode(errors="replace")) for text in texts if text)
+
+
+def check_version(store: str, found: int, replace_it: str) -> None:
+    """Check that a store has this program's tables.
+
+    Args:
+        store: Its address.
+        found: The version that it states.
+        replace_it: How to make room for a new store.
+
+    Raises:
+        StoreSchemaError: They are of another version.
+    """
+    if found > SCHEMA_VERSION:
+        raise StoreSchemaError(
+            f"store {store} has schema version {found}, this program knows {SCHEMA_VERSION};"
+            " run the newer mns-consumer that made it, or name another store"
+        )
+    if found < SCHEMA_VERSION:
+        raise StoreSchemaError(
+            f"store {store} has schema version {found}, which was in use before the first release, expected"
+            f" {SCHEMA_VERSION}; save its dead letters by the mns-consumer that made it"
+            f" (mns-consumer dead-letters export --out FILE), then {replace_it} and start again"
+        )
