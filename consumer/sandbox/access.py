@@ -21,8 +21,10 @@ from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import chain
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import parse_qsl, quote, unquote
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from consumer.sandbox.protocol import JOB_OPERATIONS, QUEUE_OPERATIONS, MnsError, MpsError, Request
 
@@ -47,8 +49,6 @@ class Origins:
     def __init__(self, host: str, allowed: Iterable[str], *, scheme: str) -> None:
         self._allowed = tuple(name.lower() for name in (host, *allowed))
         self._scheme = scheme
-        # Nearly every request has the same Host header.
-        self._is_here = lru_cache(maxsize=1000)(self._is_local_or_allowed)
 
     def refusal(self, headers: Mapping[str, str]) -> str | None:
         """Why a request with these headers (names in lower case) is refused; None when it is answered."""
@@ -67,7 +67,7 @@ class Origins:
             return "The sandbox does not answer web pages: the request comes from another site."
         return None
 
-    def _is_local_or_allowed(self, host: str) -> bool:
+    def _is_here(self, host: str) -> bool:
         if not host:
             # HTTP/1.0 may have none; browsers always send it.
             return True
@@ -317,25 +317,6 @@ ACTIONS: Final[Mapping[str, tuple[str, ...]]] = _action_table()
 _KNOWN_ACTIONS: Final = frozenset(chain.from_iterable(ACTIONS.values()))
 
 
-class Grants:
-    """The RAM actions that are granted now: those of ``allow`` (None: all) less those of ``deny``."""
-
-    def __init__(self, allow: Iterable[str] | None = None, deny: Iterable[str] = ()) -> None:
-        self.set(allow, deny)
-
-    def set(self, allow: Iterable[str] | None = None, deny: Iterable[str] = ()) -> None:
-        """Replace what is granted; ValueError for a name that is no action."""
-        self.allow = None if allow is None else tuple(check_actions(tuple(allow)))
-        self.deny = tuple(check_actions(tuple(deny)))
-
-    def missing(self, operation: str) -> str | None:
-        """The first action that an operation lacks; None when it is granted."""
-        for action in ACTIONS[operation]:
-            if action in self.deny or (self.allow is not None and action not in self.allow):
-                return action
-        return None
-
-
 def check_actions(names: Collection[str]) -> Collection[str]:
     """Return the names if each is an action; else ValueError, with the nearest one."""
     for name in names:
@@ -344,3 +325,27 @@ def check_actions(names: Collection[str]) -> Collection[str]:
             near = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.0)
             raise ValueError(f"unknown action '{name}'; the nearest is '{by_folded[near[0]]}'")
     return names
+
+
+Actions = Annotated[tuple[str, ...], AfterValidator(check_actions)]
+
+
+class Grants(BaseModel):
+    """The RAM actions that are granted now: those of ``allow`` (None: all) less those of ``deny``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    allow: Actions | None = None
+    deny: Actions = ()
+
+    def set(self, allow: Iterable[str] | None = None, deny: Iterable[str] = ()) -> None:
+        """Replace what is granted; ValueError for a name that is no action."""
+        given = Grants(allow=allow, deny=deny)
+        self.allow, self.deny = given.allow, given.deny
+
+    def missing(self, operation: str) -> str | None:
+        """The first action that an operation lacks; None when it is granted."""
+        for action in ACTIONS[operation]:
+            if action in self.deny or (self.allow is not None and action not in self.allow):
+                return action
+        return None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
-from functools import lru_cache, partial
+from functools import partial
 from typing import Final
 
 from consumer.sandbox.protocol import MnsError, queue_not_exist
@@ -32,12 +32,7 @@ class Clock:
 
     def date_header(self) -> str:
         """The value of the Date header."""
-        return _http_date(self.now_ms() // 1000)
-
-
-@lru_cache(maxsize=2)
-def _http_date(now_s: int) -> str:
-    return formatdate(now_s, usegmt=True)
+        return formatdate(self.now_ms() // 1000, usegmt=True)
 
 
 class LongPolls:

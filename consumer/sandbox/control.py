@@ -38,7 +38,6 @@ from consumer.sandbox.faults import Fault, Faults
 from consumer.sandbox.jobs import Jobs, SandboxJob
 from consumer.sandbox.protocol import JSON, MnsError, Request, Response
 from consumer.sandbox.queue import DlqPolicy, Message, Queue, State, whole_number
-from consumer.sandbox.settings import Actions
 
 PREFIX: Final = "/_sandbox"
 
@@ -52,11 +51,6 @@ class _Body(BaseModel):
 
 class _Advance(_Body):
     advance_s: Annotated[float, Field(ge=-31_536_000, le=31_536_000)]
-
-
-class _Rights(_Body):
-    allow: Actions | None = None
-    deny: Actions = ()
 
 
 class _Refuse(_Body):
@@ -140,7 +134,7 @@ class Control:
                 faults = [fault.model_dump(exclude_defaults=True) for fault in self._faults.current()]
                 return {"faults": faults, "applied": dict(self._faults.applied)}
             case "rights":
-                return {"allow": self._grants.allow, "deny": self._grants.deny}
+                return self._grants.model_dump()
         return None
 
     def _changed(self, call: str, body: bytes) -> Any:
@@ -156,7 +150,7 @@ class Control:
             case "DELETE faults":
                 self._faults.clear()
             case "PUT rights":
-                rights = _Rights.model_validate_json(body)
+                rights = Grants.model_validate_json(body)
                 self._grants.set(rights.allow, rights.deny)
             case "POST clock":
                 self._account.advance_clock(_Advance.model_validate_json(body).advance_s)

@@ -70,9 +70,8 @@ class MpsApi:
         """The request id."""
         return {"x-acs-request-id": request_id} if request_id else {}
 
-    def new_request_id(self, now_ms: int) -> str:
+    def new_request_id(self, _now_ms: int) -> str:
         """Make a RequestId as the RPC gateway does."""
-        del now_ms
         return str(uuid4()).upper()
 
     def parse(self, request: Request) -> Call:

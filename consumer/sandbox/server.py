@@ -55,7 +55,7 @@ class Sandbox:
         self.clock = Clock()
         self.faults = Faults(settings.faults, seed=settings.seed)
         self.account = Account(settings, self.clock, self._chance)
-        self.grants = Grants(settings.allowed_actions, settings.denied_actions)
+        self.grants = Grants(allow=settings.allowed_actions, deny=settings.denied_actions)
         self.log = control.RequestLog()
         self.jobs = Jobs(
             self.clock,
@@ -104,11 +104,11 @@ class Sandbox:
 
     def messages(self, queue: str) -> list[Message]:
         """The messages that a queue still holds, oldest first; none where there is no such queue."""
-        for mailbox in self.account.all():
-            if mailbox.queue.name == queue:
-                mailbox.queue.sweep(self.clock.now_ms())
-                return list(mailbox.queue)
-        return []
+        held = next((mailbox.queue for mailbox in self.account.all() if mailbox.queue.name == queue), None)
+        if held is None:
+            return []
+        held.sweep(self.clock.now_ms())
+        return list(held)
 
     def add_job(self, job: SandboxJob) -> None:
         """Add a job in its final form, without running it."""

@@ -3,15 +3,14 @@
 import ssl
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from consumer.sandbox.access import check_actions
+from consumer.sandbox.access import Actions
 from consumer.sandbox.faults import Fault
 from consumer.sandbox.queue import DlqPolicy
 
 NotificationEncoding = Literal["base64", "raw"]
 Envelope = Literal["none", "json", "xml", "simplified"]
-Actions = Annotated[tuple[str, ...], AfterValidator(check_actions)]
 
 
 class SandboxSettings(BaseModel):

@@ -129,6 +129,6 @@ async def test_rights_over_http(sandbox: Sandbox, ask: Ask, control: Callable[..
 def test_the_error_for_an_unknown_action_names_the_nearest(wrong: str) -> None:
     """A name that is no action is refused, and the nearest one named."""
     with pytest.raises(ValueError, match=f"unknown action '{wrong}'; the nearest is 'mns:ReceiveMessage'"):
-        Grants([wrong])
+        Grants(allow=[wrong])
     with pytest.raises(ValidationError, match="the nearest is 'mns:ReceiveMessage'"):
         SandboxSettings(denied_actions=(wrong,))
