@@ -1,8 +1,8 @@
-"""What each trick for speed saves: the daemon on SQLite with one trick switched off, beside the daemon as it is.
+"""What each trick for speed saves: the daemon on SQLite with one trick off, and with all tricks on.
 
-Right before each run with a trick off the daemon runs as it is, so that a slow minute of the machine meets both. The
-price of a trick is the median of the ratios of such pairs, less one, times the CPU time a message with everything on.
-"nothing" switches nothing off and shows by how much the measurement itself varies.
+Each run with a trick off follows a run with all tricks on, so that a slow minute of the machine affects both. The
+saving is the median of the ratios of such pairs, less one, times the CPU time a message with all tricks on. The trick
+"nothing" switches nothing off: it shows how much the measurement itself varies.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench import throughput
-from tests.bench.contestants import SQLITE, Stage
-from tests.bench.figures import Book
+from tests.bench.contestants import SQLITE, Rig
+from tests.bench.measurements import Measurements
 from tests.bench.throughput import Load
 from tests.bench.tricks import TRICKS
 
@@ -25,29 +25,29 @@ PART: Final = "ablation"
 _FIGURE: Final = "cpu_us_per_message"
 
 
-def measure(stage: Stage, load: Load, rounds: int, book: Book, names: Sequence[str] = ()) -> None:
+def measure(rig: Rig, load: Load, rounds: int, measurements: Measurements, names: Sequence[str] = ()) -> None:
     """Measure every trick, ``rounds`` times in turn."""
     tricks = [trick.name for trick in TRICKS if not names or trick.name in names]
     for _ in range(rounds):
         for trick in tricks:
             for without in ("", trick):
                 run = replace(load, without=without, beside=trick)
-                throughput.measure(stage, SQLITE, run, book)
+                throughput.measure(rig, SQLITE, run, measurements)
 
 
-def show(console: Console, book: Book) -> None:
-    """Print the table: what a trick saves, and lines for each microsecond."""
+def show(console: Console, measurements: Measurements) -> None:
+    """Print the table: what each trick saves, and its lines for each microsecond."""
     pairs = {
         trick.name: list(
             zip(
-                _values(book, Load(0, 0, beside=trick.name).part),
-                _values(book, Load(0, 0, without=trick.name).part),
+                _values(measurements, Load(0, 0, beside=trick.name).part),
+                _values(measurements, Load(0, 0, without=trick.name).part),
                 strict=False,
             )
         )
         for trick in TRICKS
     }
-    base = [on for measured in pairs.values() for on, _ in measured]
+    base = [on for values in pairs.values() for on, _ in values]
     if not base:
         return
     usual = statistics.median(base)
@@ -65,5 +65,5 @@ def show(console: Console, book: Book) -> None:
     console.print(table)
 
 
-def _values(book: Book, part: str) -> list[float]:
-    return next((one.values for one in book.series() if (one.part, one.figure) == (part, _FIGURE)), [])
+def _values(measurements: Measurements, part: str) -> list[float]:
+    return next((one.values for one in measurements.series() if (one.part, one.figure) == (part, _FIGURE)), [])

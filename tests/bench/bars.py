@@ -1,8 +1,6 @@
-"""What the daemon must reach, and whether it did: one line for each bar.
+"""The bars: what the daemon must reach, and whether it did.
 
-A bar that was not measured, since only some parts were asked for, is neither reached nor missed.
-
-Elsewhere: what was measured (``figures``), how it is shown (``report``).
+A bar whose part did not run is neither reached nor missed.
 """
 
 from __future__ import annotations
@@ -11,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from tests.bench import delivery, idle, ledger, memory, results, starts, throughput
+from tests.bench import delivery, footprint, ledger, results, throughput
 from tests.bench.contestants import POSTGRES, SQLITE
-from tests.bench.figures import Book, Spread
+from tests.bench.measurements import Measurements, Spread
 from tests.bench.throughput import Load
 
 SAMPLE: Final = "sdk_sample"
@@ -24,48 +22,42 @@ MEMORY_MARKS: Final = (100_000, 1_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One thing to reach.
+    """One figure and its limit.
 
     Args:
-        name: Of which figure.
-        least_or_most: Whether the figure must be at least so much, or at most.
-        bar: How much.
-        unit: Of what; ``x`` is a ratio.
-        value: The figure, out of what was measured; ``None`` where it was not.
-        aim: How much would be even better.
+        least_or_most: The direction of the limit.
+        bar: The limit.
+        unit: Of figure and limit; ``x`` is a ratio.
+        value: Computes the figure; ``None`` if it was not measured.
+        aim: A better value, which is not required.
     """
 
     name: str
     least_or_most: Literal["at least", "at most"]
     bar: float
     unit: str
-    value: Callable[[Book], Spread | None]
+    value: Callable[[Measurements], Spread | None]
     aim: float | None = None
 
     def reached(self, value: float) -> bool:
-        """Whether a figure reaches it."""
+        """Whether a value reaches it."""
         return value >= self.bar if self.least_or_most == "at least" else value <= self.bar
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How one bar was met.
-
-    Args:
-        bar: The bar.
-        value: The figure; ``None`` where it was not measured.
-    """
+    """A bar with its measured figure; ``None`` if it was not measured."""
 
     bar: Bar
     value: Spread | None
 
     @property
     def reached(self) -> bool | None:
-        """Whether it was reached; ``None`` where it was not measured."""
+        """Whether it was reached; ``None`` if it was not measured."""
         return None if self.value is None else self.bar.reached(self.value.median)
 
     def as_json(self) -> dict[str, Any]:
-        """As ``bench.json`` has it."""
+        """The form of ``bench.json``."""
         return {
             "figure": self.bar.name,
             "bar": f"{self.bar.least_or_most} {self.bar.bar:g} {self.bar.unit}".rstrip(),
@@ -77,24 +69,24 @@ class Verdict:
         }
 
 
-def _ratio(part: str, contestant: str, to: str, figure: str) -> Callable[[Book], Spread | None]:
-    return lambda book: book.ratio(part, contestant, to, figure)
+def _ratio(part: str, contestant: str, to: str, figure: str) -> Callable[[Measurements], Spread | None]:
+    return lambda measurements: measurements.ratio(part, contestant, to, figure)
 
 
-def _plain(part: str, contestant: str, figure: str) -> Callable[[Book], Spread | None]:
-    return lambda book: book.spread(part, contestant, figure)
+def _plain(part: str, contestant: str, figure: str) -> Callable[[Measurements], Spread | None]:
+    return lambda measurements: measurements.spread(part, contestant, figure)
 
 
-def _worst(part: str, contestant: str, figure: str) -> Callable[[Book], Spread | None]:
-    def worst(book: Book) -> Spread | None:
-        found = book.spread(part, contestant, figure)
+def _worst(part: str, contestant: str, figure: str) -> Callable[[Measurements], Spread | None]:
+    def worst(measurements: Measurements) -> Spread | None:
+        found = measurements.spread(part, contestant, figure)
         return None if found is None else Spread(found.most, found.least, found.most)
 
     return worst
 
 
-def _growth(book: Book) -> Spread | None:
-    before, after = (book.values(memory.PART, SQLITE, memory.figure(mark)) for mark in MEMORY_MARKS)
+def _growth(measurements: Measurements) -> Spread | None:
+    before, after = (measurements.values(footprint.MEMORY, SQLITE, footprint.rss_figure(mark)) for mark in MEMORY_MARKS)
     if before is None or after is None:
         return None
     grown = [late - early for early, late in zip(before, after, strict=True)]
@@ -118,7 +110,7 @@ def _throughput_bars() -> Iterator[Bar]:
 
 def _other_bars() -> Iterator[Bar]:
     for name in (SQLITE, POSTGRES):
-        value = _plain(idle.PART, name, "requests_per_hour")
+        value = _plain(footprint.IDLE, name, "requests_per_hour")
         yield Bar(f"requests an hour idle, {name}", "at most", 125, "", value)
     value = _ratio(delivery.PART, SQLITE, BATCH, "p50_ms")
     yield Bar(f"send to handler start, p50, {SQLITE} to {BATCH}", "at most", 1.5, "x", value)
@@ -127,24 +119,28 @@ def _other_bars() -> Iterator[Bar]:
         "at most",
         5,
         "ms",
-        lambda book: book.difference(delivery.PART, SQLITE, BATCH, "p99_ms"),
+        lambda measurements: measurements.difference(delivery.PART, SQLITE, BATCH, "p99_ms"),
     )
-    yield Bar("RSS after the start", "at most", 110, "MiB", _plain(memory.PART, SQLITE, memory.figure(0)), 80)
+    yield Bar(
+        "RSS after the start", "at most", 110, "MiB", _plain(footprint.MEMORY, SQLITE, footprint.rss_figure(0)), 80
+    )
     yield Bar("RSS from 100,000 to 1,000,000 messages", "at most", 2, "MiB", _growth)
-    yield Bar("start to first poll", "at most", 1.0, "s", _plain(starts.PART, SQLITE, "first_poll_s"), 0.6)
+    yield Bar("start to first poll", "at most", 1.0, "s", _plain(footprint.START, SQLITE, "first_poll_s"), 0.6)
     for scheme in results.SCHEMES:
         part = results.part(scheme)
         yield Bar(f"results over {scheme}", "at least", 95, "a second", _plain(part, SQLITE, "results_per_s"))
-        # Not one, in any round.
+        # None in any round.
         value = _worst(part, SQLITE, "throttling_answers")
         yield Bar(f"Throttling answers over {scheme}", "at most", 0, "", value)
-    value = _ratio(ledger.PART, ledger.figure(ledger.LARGE), ledger.figure(ledger.SMALL), "cpu_us_per_message")
+    value = _ratio(
+        ledger.PART, ledger.contestant_of(ledger.LARGE), ledger.contestant_of(ledger.SMALL), "cpu_us_per_message"
+    )
     yield Bar("CPU a message, 5,000,000 ended jobs to 10,000", "at most", 1.1, "x", value)
 
 
 BARS: Final[Sequence[Bar]] = (*_throughput_bars(), *_other_bars())
 
 
-def judged(book: Book) -> list[Verdict]:
-    """How each bar was met."""
-    return [Verdict(bar, bar.value(book)) for bar in BARS]
+def judged(measurements: Measurements) -> list[Verdict]:
+    """The verdict on each bar."""
+    return [Verdict(bar, bar.value(measurements)) for bar in BARS]

@@ -1,12 +1,10 @@
-"""Who is measured, and how each is started and ended.
+"""What is measured, and how each contestant is started and ended.
 
     sdk_sample, sdk_batch, sdk_threads    a loop on the vendor's SDK (``sdk_loop``)
-    daemon_sqlite, daemon_postgres        mns-consumer as it is run: every setting at its default, leases, metrics and
-                                          the admin server on, one log line a message at info into a file
+    daemon_sqlite, daemon_postgres        mns-consumer with default settings: leases, metrics, the admin server, and
+                                          one log line a message at level info into a file
 
-A daemon on PostgreSQL has a schema of its own; the database's own CPU time is counted nowhere.
-
-Elsewhere: what is measured of them (the parts, such as ``throughput``).
+A daemon on PostgreSQL has a schema of its own. The CPU time of the database server is in no figure.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 
 from tests.bench.process import BenchError, Cores, NotHereError, Process, environment
-from tests.bench.served import Server
+from tests.bench.server import Server
 from tests.postgres import ADDRESS, NoPostgresError, new_schema, store_at
 
 Handler = Literal["nothing", "timed", "result", "ablated"]
@@ -36,20 +34,18 @@ ALL: Final = (*SDK, SQLITE, POSTGRES)
 
 _HERE: Final = Path(__file__).resolve().parent
 _POLLS: Final = {"sdk_threads": 4}
-"""Long polls that stand at the queue while there is nothing to do, where it is not one."""
+"""Long polls of an idle contestant, where it is not one."""
 _READY_S: Final = 30.0
 _LOOK_S: Final = 0.5
 _BAD_LEVELS: Final = frozenset({"warning", "error", "critical"})
 
 
 @dataclass(slots=True)
-class Stage:
-    """Where runs take place: a server, and a fresh queue and folder for each run.
+class Rig:
+    """Makes the runs: each gets an empty queue and an empty folder.
 
     Args:
-        server: The server.
-        cores: Which core is whose.
-        folder: Where every run's folder is made.
+        folder: Holds the folder of every run.
     """
 
     server: Server
@@ -58,35 +54,32 @@ class Stage:
     _runs: int = 0
 
     @contextmanager
-    def place(self, **more: Any) -> Iterator[Place]:
-        """Make what one run needs, an empty queue and an empty folder, and take them away again.
+    def run(self, **more: Any) -> Iterator[Run]:
+        """Make a run's queue and folder, and delete them afterwards.
 
         Args:
-            more: What else is said of the place; see there.
+            more: Further fields of the ``Run``.
         """
         self._runs += 1
         queue = f"bench-{self._runs}"
         self.server.ask("fill", queue=queue, count=0)
         with TemporaryDirectory(dir=self.folder, prefix=f"{queue}-") as made:
             try:
-                yield Place(self.server, self.cores.contestant, queue, Path(made), **more)
+                yield Run(self.server, self.cores.contestant, queue, Path(made), **more)
             finally:
                 self.server.ask("drop", queue=queue)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What one run needs.
+class Run:
+    """What one run of one contestant needs.
 
     Args:
-        server: The server.
-        core: Where the contestant runs.
-        queue: Its queue, used by no other run.
-        folder: Its own, empty folder.
-        handler: What a daemon does with a message.
-        store: The ledger's file; default: a fresh one.
+        core: The contestant's core.
+        handler: The daemon's handler: the file ``handler_NAME.py`` of this folder.
+        store: The ledger's file; default: a new one.
         without: The trick that is switched off (``tricks``); with the handler ``ablated``.
-        may_tell: How lines of a daemon's log begin that are no sign of a spoilt run.
+        expected_events: How the events begin that a daemon may log as warnings or errors.
     """
 
     server: Server
@@ -95,136 +88,130 @@ class Place:
     folder: Path
     handler: Handler = "nothing"
     store: Path | None = None
-    may_tell: tuple[str, ...] = ()
+    expected_events: tuple[str, ...] = ()
     without: str = ""
 
     @property
     def delays(self) -> Path:
-        """Where contestants that are timed write how old each message was, nanoseconds."""
+        """The file into which timed contestants write the delay of each message, nanoseconds."""
         return self.folder / "delays"
 
     @property
     def environ(self) -> dict[str, str]:
-        """The contestant's environment; nothing of the caller's home is of use to it."""
+        """The contestant's environment, with the run's folder as its home."""
         timed = {"BENCH_DELAYS": str(self.delays)} if self.handler == "timed" else {}
         without = {"BENCH_WITHOUT": self.without} if self.without else {}
         return environment(HOME=str(self.folder), **timed, **without)
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A contestant that runs.
-
-    Args:
-        name: Which.
-        process: Its process.
-        place: Where.
-    """
+class Contestant:
+    """A contestant that has been started."""
 
     name: str
     process: Process
-    place: Place
+    run: Run
 
     def wait(self) -> None:
-        """Wait until it stands at its empty queue.
+        """Wait until all its long polls are at its empty queue.
 
         Raises:
-            BenchError: It ended, or does not get there in time.
+            BenchError: It ended, or did not poll within 30 s.
         """
         polls = _POLLS.get(self.name, 1)
         held, end_at_s = 0, time.monotonic() + _READY_S
-        # In short looks: one that has died is told at once.
+        # In short steps, so that the end of the process is noticed at once.
         while held < polls and time.monotonic() < end_at_s:
             self.process.check()
-            held = self.place.server.ask("held", queue=self.place.queue, polls=polls, within_s=_LOOK_S).told["held"]
+            held = self.run.server.ask("held", queue=self.run.queue, polls=polls, within_s=_LOOK_S).answer["held"]
         if held < polls:
-            raise BenchError(f"{self.name} holds {held} of {polls} polls after {_READY_S:g} s:\n{self.process.told()}")
+            raise BenchError(f"{self.name} holds {held} of {polls} polls after {_READY_S:g} s:\n{self.process.log_end}")
 
 
 @contextmanager
-def started(name: str, place: Place) -> Iterator[Running]:
-    """Start a contestant; end it, and see that nothing went wrong in it.
+def started(name: str, run: Run) -> Iterator[Contestant]:
+    """Start a contestant, end it, and check that it had no problem.
 
     Raises:
         NotHereError: What it needs is not on this machine.
-        BenchError: It ended by itself, or told of a problem.
+        BenchError: It ended by itself, or logged a problem.
     """
     if name in SDK:
-        yield from _sdk(name, place)
+        yield from _sdk(name, run)
     elif name == SQLITE:
-        yield from _daemon(name, place, str(place.store or place.folder / "ledger.db"))
+        yield from _daemon(name, run, str(run.store or run.folder / "ledger.db"))
     elif name == POSTGRES:
         try:
             with new_schema() as schema:
-                yield from _daemon(name, place, store_at(ADDRESS, schema))
+                yield from _daemon(name, run, store_at(ADDRESS, schema))
         except NoPostgresError as error:
             raise NotHereError(str(error)) from None
     else:
         raise BenchError(f"no contestant {name!r}; known: {', '.join(ALL)}")
 
 
-def _sdk(name: str, place: Place) -> Iterator[Running]:
+def _sdk(name: str, run: Run) -> Iterator[Contestant]:
     process = Process(
-        [sys.executable, str(_HERE / "sdk_loop.py"), name.removeprefix("sdk_"), place.server.url, place.queue],
-        log=place.folder / "log",
-        core=place.core,
-        environ=place.environ,
+        [sys.executable, str(_HERE / "sdk_loop.py"), name.removeprefix("sdk_"), run.server.url, run.queue],
+        log=run.folder / "log",
+        core=run.core,
+        environ=run.environ,
     )
     try:
-        yield Running(name, process, place)
+        yield Contestant(name, process, run)
         process.check()
     finally:
         process.end()
 
 
-def _daemon(name: str, place: Place, store: str) -> Iterator[Running]:
-    handlers = place.folder / "handlers"
+def _daemon(name: str, run: Run, store: str) -> Iterator[Contestant]:
+    handlers = run.folder / "handlers"
     handlers.mkdir()
-    shutil.copy(_HERE / f"handler_{place.handler}.py", handlers)
+    shutil.copy(_HERE / f"handler_{run.handler}.py", handlers)
     settings = {
-        "notify_url": place.server.notify_url(place.queue),
-        "endpoint": place.server.url,
+        "notify_url": run.server.notify_url(run.queue),
+        "endpoint": run.server.url,
         "handlers_dir": str(handlers),
-        # Two of them may run at once.
+        # Two daemons may run at once.
         "admin_port": "0",
-        **({"ca_file": str(place.server.certificate)} if place.server.certificate else {}),
+        **({"ca_file": str(run.server.certificate)} if run.server.certificate else {}),
     }
     process = Process(
         [
             *(sys.executable, "-m", "consumer", "run"),
             *(part for setting, value in settings.items() for part in ("--set", f"{setting}={value}")),
         ],
-        log=place.folder / "log",
-        core=place.core,
+        log=run.folder / "log",
+        core=run.core,
         environ={
-            **place.environ,
+            **run.environ,
             "MNS_CONSUMER_ACCESS_KEY_ID": "sandbox",
             "MNS_CONSUMER_ACCESS_KEY_SECRET": "sandbox",
             "MNS_CONSUMER_STORE": store,
         },
     )
-    running = Running(name, process, place)
+    contestant = Contestant(name, process, run)
     try:
-        yield running
+        yield contestant
         process.check()
     finally:
         code = process.end()
-    _see_that_all_went_well(running, code)
+    _check_log(contestant, code)
 
 
-def _see_that_all_went_well(running: Running, code: int) -> None:
-    """A message that was set aside, or came back, is no message that was handled: then the figures mean nothing."""
+def _check_log(contestant: Contestant, code: int) -> None:
+    """Raise if the daemon logged a problem: a dead letter or a redelivery would spoil the figures."""
     bad: Counter[str] = Counter()
-    with running.process.log.open() as lines:
+    with contestant.process.log.open() as lines:
         for line in lines:
             try:
-                told = json.loads(line)
+                logged = json.loads(line)
             except ValueError:
                 bad[f"no log line: {line.strip()[:200]}"] += 1
                 continue
-            expected = str(told.get("event")).startswith(running.place.may_tell or ("\0",))
-            if told.get("level") in _BAD_LEVELS and not expected:
-                bad[f"{told.get('level')}: {told.get('event')} {told.get('error', '')}"] += 1
+            expected = str(logged.get("event")).startswith(contestant.run.expected_events or ("\0",))
+            if logged.get("level") in _BAD_LEVELS and not expected:
+                bad[f"{logged.get('level')}: {logged.get('event')} {logged.get('error', '')}"] += 1
     if code != 0 or bad:
         shown = "; ".join(f"{text} ({count} times)" for text, count in bad.most_common(3))
-        raise BenchError(f"{running.name} ended with {code} and told of problems: {shown or 'none'}")
+        raise BenchError(f"{contestant.name} ended with {code} and logged problems: {shown or 'none'}")

@@ -1,13 +1,12 @@
 """Count what a message costs a daemon, without a clock: requests, ledger transactions, Python function calls.
 
-A process of its own, so that neither the counting nor the logs' set-up touches anything else. The daemon runs as in
-life (ledger on SQLite, leases, metrics, the admin server, one log line a message into a file) in the main thread, the
-sandbox in another, whose calls are not counted. Some messages come first, to get everything warm; then a fixed number
-is there at once, and what it takes until they are gone is printed as one line of JSON, for one message each:
-
     python -m tests.bench.counted MESSAGES
 
-Elsewhere: what it may come to (``test_bench_guard``).
+It is a process of its own, because it profiles all its threads and configures the logs. The daemon runs in the main
+thread as in production: ledger on SQLite, leases, metrics, the admin server, one log line a message into a file. The
+sandbox runs in another thread, whose calls are not counted. After some messages to get warm the queue is filled at
+once; the counts until it is empty are printed as one line of JSON, divided by the number of messages.
+``test_bench_guard`` has the ceilings.
 """
 
 from __future__ import annotations
@@ -46,28 +45,28 @@ _LOOK_S: Final = 0.002
 
 
 class Counts:
-    """What is counted of the daemon."""
+    """The counts of the daemon."""
 
     def __init__(self) -> None:
         self._calls: Counter[str] = Counter()
         self._commits = 0
 
     def profile(self, frame: FrameType, event: str, _argument: object) -> None:
-        """Count a function call, or a coroutine that goes on; what ``sys.setprofile`` takes."""
+        """Count a function call, or a coroutine that is resumed: for ``sys.setprofile``."""
         if event == "call":
             self._calls[frame.f_code.co_filename] += 1
 
     def statement(self, text: str) -> None:
-        """Count a commit; what SQLite's trace callback takes."""
+        """Count a commit: for SQLite's trace callback."""
         self._commits += text == "COMMIT"
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Set the counts to 0."""
         self._calls.clear()
         self._commits = 0
 
     def a_message(self, messages: int, requests: Mapping[str, int]) -> dict[str, Any]:
-        """All of it, for one message."""
+        """The counts for one message."""
         calls = dict(self._calls)
         return {
             "requests": {name: count / messages for name, count in requests.items()},
@@ -78,7 +77,7 @@ class Counts:
 
 
 async def _conduct(counts: Counts, messages: int, listens: Future[Sandbox]) -> dict[str, Any]:
-    """The sandbox's thread: serve, let the daemon get warm, then count."""
+    """Serve the sandbox in its thread, let the daemon get warm, then count."""
     async with Sandbox.on_free_port() as sandbox:
         sandbox.account.ensure(_QUEUE)
         listens.set_result(sandbox)
@@ -91,12 +90,12 @@ async def _conduct(counts: Counts, messages: int, listens: Future[Sandbox]) -> d
 
 
 async def _handled(sandbox: Sandbox, messages: int) -> None:
-    """Put messages into the queue and wait until they are gone and the daemon is back in its long poll."""
+    """Put messages into the queue and wait until they are deleted and the daemon is back in its long poll."""
     mailbox = sandbox.account.get(_QUEUE)
     for number in range(messages):
         sandbox.put(_QUEUE, body(number))
     with anyio.fail_after(_MOST_S):
-        while len(mailbox.queue) or not len(mailbox.polls):  # noqa: ASYNC110 - the queue tells nobody
+        while len(mailbox.queue) or not len(mailbox.polls):  # noqa: ASYNC110 - the queue has no event
             await anyio.sleep(_LOOK_S)
 
 
@@ -128,7 +127,7 @@ def _app(sandbox: Sandbox, folder: Path) -> App:
 
 def _tracing(counts: Counts) -> type[sqlite3.Connection]:
     class Traced(sqlite3.Connection):
-        """Tells every statement."""
+        """Counts its statements."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
@@ -138,7 +137,7 @@ def _tracing(counts: Counts) -> type[sqlite3.Connection]:
 
 
 def main(messages: int) -> None:
-    """Count, and print what was counted."""
+    """Count, and print the counts."""
     counts = Counts()
     listens: Future[Sandbox] = Future()
     with (
@@ -149,7 +148,7 @@ def main(messages: int) -> None:
         conducted = beside.submit(lambda: uvloop.run(_conduct(counts, messages, listens)))
         app = _app(listens.result(_MOST_S), Path(made))
         configure("info", json=True, stream=log)
-        # From here on every new thread is counted: the one that writes to the ledger.
+        # Threads that start from here on are counted: the one that writes to the ledger.
         threading.setprofile(counts.profile)
         sqlite3.connect = functools.partial(sqlite3.connect, factory=_tracing(counts))  # type: ignore[assignment]
         uvloop.run(_serve(app, counts, conducted))

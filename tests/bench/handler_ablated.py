@@ -1,4 +1,4 @@
-"""The handler of ablation runs: it switches one trick off while it is loaded, and then does nothing."""
+"""The handler of ablation runs: switches one trick off when it is loaded, and does nothing."""
 
 from __future__ import annotations
 

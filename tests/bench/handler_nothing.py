@@ -1,4 +1,4 @@
-"""The handler of most runs: it does nothing and wants no result. It is copied into the daemon's drop-in folder."""
+"""The handler of most runs: does nothing and wants no result. Copied into the daemon's handlers folder."""
 
 from __future__ import annotations
 

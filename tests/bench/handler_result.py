@@ -1,7 +1,4 @@
-"""The handler of the runs under MPS's limit: it wants a typed result and does nothing with it.
-
-It is copied into the daemon's drop-in folder.
-"""
+"""The handler of the runs under MPS's limit: wants a typed result. Copied into the daemon's handlers folder."""
 
 from __future__ import annotations
 

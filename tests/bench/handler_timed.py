@@ -1,6 +1,6 @@
-"""The handler of the runs that measure delays: it notes how long ago its message was sent.
+"""The handler of the runs that measure delays: writes the time since its message was sent.
 
-It is copied into the daemon's drop-in folder. ``BENCH_DELAYS`` names the file: nanoseconds, a line each.
+It is copied into the daemon's handlers folder. ``BENCH_DELAYS`` names the file: nanoseconds, one line each.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ _out: Final = os.open(os.environ["BENCH_DELAYS"], os.O_WRONLY | os.O_APPEND | os
 
 @handler("*")
 async def timed(job: Job) -> None:
-    """Note the delay."""
+    """Write the delay."""
     now_ns = time.time_ns()
     os.write(_out, f"{now_ns - job.user_data['sent_ns']}\n".encode())

@@ -1,7 +1,4 @@
-"""The messages of every run: notifications as MPS puts them into a queue, base64, with 200 bytes of JSON UserData.
-
-Elsewhere: who puts them into the queue (``server``), who takes them out (``contestants``).
-"""
+"""The messages of every run: notifications as MPS sends them, in base64, with 200 bytes of JSON UserData."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ from consumer.job_state import JobState
 from consumer.sandbox.jobs import SandboxJob, notification
 
 FUNCTIONS: Final = ("Cover", "AudioMixing", "VideoH2V")
-"""The three whose notifications the vendor prints."""
+"""The three for which the vendor documents a notification."""
 USER_DATA_BYTES: Final = 200
 
-_chance: Final = random.Random()  # noqa: S311 - job ids, no secrets; never the same twice, as a ledger would notice
+_random: Final = random.Random()  # noqa: S311 - job ids, no secrets; a seed would repeat them, and the jobs would be duplicates
 
 
 def user_data(film: int, sent_ns: int = 0) -> str:
@@ -24,16 +21,16 @@ def user_data(film: int, sent_ns: int = 0) -> str:
 
     Args:
         film: Any number.
-        sent_ns: When the message was sent, nanoseconds since 1970; 0 where nobody asks.
+        sent_ns: Time of the send, nanoseconds since 1970; 0 where delays are not measured.
     """
     head = f'{{"film": {film}, "sent_ns": {sent_ns}, "note": "'
     return f'{head}{"x" * (USER_DATA_BYTES - len(head) - 2)}"}}'
 
 
 def body(number: int, sent_ns: int = 0) -> str:
-    """The body of one message, about a job that no other message is about."""
+    """The body of one message, about a job of its own."""
     job = SandboxJob(
-        job_id=f"{_chance.getrandbits(128):032x}",
+        job_id=f"{_random.getrandbits(128):032x}",
         function=FUNCTIONS[number % len(FUNCTIONS)],
         params="{}",
         user_data=user_data(number, sent_ns),

@@ -1,10 +1,8 @@
-"""General task queues on Redis with a task that does nothing, for context: what moving a message costs elsewhere.
+"""General task queues on Redis with a task that does nothing, for comparison.
 
-Each is run as its own documentation starts a worker, but as one process of work, and its CPU time is that of the whole
-process tree. Database 9 of a Redis at 127.0.0.1:6379 is used, or what ``TEST_REDIS_URL`` names; each run's keys carry
-a name of its own and only these are deleted. Where the package or the server is missing it is left out, with a line.
-
-Elsewhere: the tasks (``others_task``).
+Each worker is started as its documentation says, with one worker process; its CPU time is that of the whole process
+tree. ``TEST_REDIS_URL`` names the Redis; the default is database 9 at 127.0.0.1:6379. The keys of a run have a name of
+its own, and only these are deleted. A task queue whose package is missing is left out with a note.
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from tests.bench.contestants import Stage
-from tests.bench.figures import Book, in_turn
+from tests.bench.contestants import Rig
+from tests.bench.measurements import Measurements, in_turn
 from tests.bench.others_task import NAME, REDIS
 from tests.bench.process import BenchError, NotHereError, Process, environment, launch
 
@@ -39,74 +37,74 @@ _LOOK_S: Final = 0.002
 _SCAN: Final = 1000
 
 
-def measure(stage: Stage, name: str, tasks: int, book: Book) -> None:
-    """One run of one of them.
+def measure(rig: Rig, name: str, tasks: int, measurements: Measurements) -> None:
+    """Measure one run of one task queue.
 
     Raises:
         NotHereError: The package or Redis is missing.
-        BenchError: It did not get through.
+        BenchError: It failed or took too long.
     """
     if importlib.util.find_spec(WORKERS[name][0]) is None:
         raise NotHereError(f"{name} is not installed (group bench of pyproject.toml)")
     first, last = round(tasks * _WARM_SHARE), tasks - 1
-    with stage.place() as place, _own_keys() as own:
+    with rig.run() as run, _own_keys() as own:
         environ = environment(
-            HOME=str(place.folder), BENCH_NAME=own, BENCH_MARKS=str(place.folder), BENCH_MARKED=f"{first},{last}"
+            HOME=str(run.folder), BENCH_NAME=own, BENCH_MARKS=str(run.folder), BENCH_MARKED=f"{first},{last}"
         )
-        _send(stage, name, tasks, environ)
-        log = place.folder / "log"
-        process = Process([sys.executable, "-m", *WORKERS[name]], log=log, core=place.core, environ=environ)
+        _send(rig, name, tasks, environ)
+        log = run.folder / "log"
+        process = Process([sys.executable, "-m", *WORKERS[name]], log=log, core=run.core, environ=environ)
         try:
-            _wait(process, place.folder / str(first))
+            _wait(process, run.folder / str(first))
             began_at_s, cpu_before_s = time.monotonic(), process.cpu_s
-            _wait(process, place.folder / str(last))
+            _wait(process, run.folder / str(last))
             seconds, cpu_s = time.monotonic() - began_at_s, process.cpu_s - cpu_before_s
         finally:
             process.end()
     counted = last - first
-    book.add(PART, name, messages_per_s=counted / seconds, cpu_us_per_message=1e6 * cpu_s / counted)
+    measurements.add(PART, name, messages_per_s=counted / seconds, cpu_us_per_message=1e6 * cpu_s / counted)
 
 
-def measure_in_turn(stage: Stage, tasks: int, rounds: int, book: Book) -> None:
-    """A B A B ...; one that is not here is left out.
+def measure_in_turn(rig: Rig, tasks: int, rounds: int, measurements: Measurements) -> None:
+    """Measure A B A B ...; a task queue that fails is left out with a note.
 
     Raises:
-        NotHereError: Redis is missing, so all of them are left out.
+        NotHereError: Redis is missing.
     """
     _redis().close()
     for name in in_turn(rounds, *WORKERS):
         try:
-            measure(stage, name, tasks, book)
+            measure(rig, name, tasks, measurements)
         except BenchError as error:
-            # Shown for context only: one of them that does not run here must not cost the others their place.
-            book.note(f"{PART}: {name} left out: {error}")
+            # They are no bar: the others are still worth measuring.
+            measurements.note(f"{PART}: {name} left out: {error}")
 
 
-def _send(stage: Stage, name: str, tasks: int, environ: Mapping[str, str]) -> None:
+def _send(rig: Rig, name: str, tasks: int, environ: Mapping[str, str]) -> None:
     command = [sys.executable, "-m", f"tests.bench.others_{name}", str(tasks)]
-    sender = launch(command, stage.cores.server, environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    sender = launch(command, rig.cores.server, environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        _, told = sender.communicate(timeout=_MOST_S)
+        _, errors = sender.communicate(timeout=_MOST_S)
     finally:
         if sender.poll() is None:
             sender.kill()
             sender.wait()
     if sender.returncode:
-        raise BenchError(f"{name} could not send: {told[-1000:]}")
+        raise BenchError(f"{name} could not send: {errors[-1000:]}")
 
 
 def _wait(process: Process, mark: Path) -> None:
     end_at_s = time.monotonic() + _MOST_S
     while not mark.exists():
         if time.monotonic() > end_at_s:
-            raise BenchError(f"no mark {mark.name} within {_MOST_S:g} s:\n{process.told()}")
+            raise BenchError(f"no mark {mark.name} within {_MOST_S:g} s:\n{process.log_end}")
         process.check()
         time.sleep(_LOOK_S)
 
 
 @contextmanager
 def _own_keys() -> Iterator[str]:
-    """A name that nobody else uses in Redis; all that carries it is deleted at the end."""
+    """A unique name for keys in Redis; all keys with that name are deleted at the end."""
     own = f"{NAME}-{secrets.token_hex(6)}"
     with _redis() as client:
         try:
@@ -117,7 +115,7 @@ def _own_keys() -> Iterator[str]:
 
 
 def _redis() -> Any:
-    """A client of a Redis that answers."""
+    """A client of a Redis that has answered."""
     if importlib.util.find_spec("redis") is None:
         raise NotHereError("the package redis is not installed (group bench of pyproject.toml)")
     redis: Any = importlib.import_module("redis")

@@ -1,7 +1,7 @@
-"""Celery with a task that does nothing, on Redis, acknowledged late, as work is that must not be lost.
+"""Celery with a task that does nothing, on Redis, acknowledged late, so that a crash loses no task.
 
 python -m tests.bench.others_celery COUNT                   send tasks
-python -m celery -A tests.bench.others_celery worker        work on them
+python -m celery -A tests.bench.others_celery worker        run the tasks
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Dramatiq with an actor that does nothing, on Redis.
 
 python -m tests.bench.others_dramatiq COUNT              send tasks
-python -m dramatiq tests.bench.others_dramatiq           work on them
+python -m dramatiq tests.bench.others_dramatiq           run the tasks
 """
 
 from __future__ import annotations

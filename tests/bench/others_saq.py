@@ -1,7 +1,7 @@
 """SAQ with a task that does nothing, on Redis.
 
 python -m tests.bench.others_saq COUNT                 send tasks
-python -m saq tests.bench.others_saq.settings          work on them
+python -m saq tests.bench.others_saq.settings          run the tasks
 """
 
 from __future__ import annotations

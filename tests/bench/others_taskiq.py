@@ -1,7 +1,7 @@
-"""Taskiq with a task that does nothing, on a Redis stream: the broker of its that acknowledges.
+"""Taskiq with a task that does nothing, on a Redis stream, its broker with acknowledgements.
 
 python -m tests.bench.others_taskiq COUNT                       send tasks
-python -m taskiq worker tests.bench.others_taskiq:broker        work on them
+python -m taskiq worker tests.bench.others_taskiq:broker        run the tasks
 """
 
 from __future__ import annotations

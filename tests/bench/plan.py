@@ -1,9 +1,6 @@
-"""Which parts there are and how large each is: by default, with ``--quick``, with ``--long``.
+"""The parts of the benchmark and their sizes: by default, with ``--quick``, with ``--long``.
 
-By default everything takes about a quarter of an hour on two quiet cores, with ``--quick`` less than two minutes. What
-takes long for the sake of one bar runs only with ``--long``.
-
-Elsewhere: each part in the module of its name, the command line (``__main__``).
+On two quiet cores the default takes about a quarter of an hour and ``--quick`` less than two minutes.
 """
 
 from __future__ import annotations
@@ -12,25 +9,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.bench import ablation, delivery, idle, ledger, memory, others, results, starts, throughput
+from tests.bench import ablation, delivery, footprint, ledger, others, results, throughput
 from tests.bench.bars import BATCH, LATENCIES_MS, MEMORY_MARKS, SAMPLE
-from tests.bench.contestants import ALL, POSTGRES, SQLITE, Stage
-from tests.bench.figures import Book, in_turn
+from tests.bench.contestants import ALL, POSTGRES, SQLITE, Rig
+from tests.bench.measurements import Measurements, in_turn
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large a run of the benchmark is.
+    """The sizes of all parts.
 
     Args:
-        messages: In the queue of one run.
+        messages: Number of messages in the queue of one run.
         seconds: The most that one run of a full queue takes.
-        rounds: How often A B A B ... goes round; parts whose runs are long go round less often.
-        delivery_s: For how long messages come one by one.
-        idle_cycles: Idle long polls of 30 s.
-        results_s: For how long results are fetched under MPS's limit.
-        memory_marks: After how many messages memory is looked at.
-        tasks: Of each general task queue.
+        rounds: Runs of each contestant; parts with long runs have fewer.
+        delivery_s: Time during which messages are sent one by one.
+        idle_cycles: Number of idle long polls of 30 s.
+        results_s: Time during which results are fetched at MPS's limit.
+        memory_marks: The numbers of messages after which memory is read.
+        tasks: Number of tasks of each general task queue.
     """
 
     messages: int = 60_000
@@ -49,7 +46,7 @@ class Sizes:
 
     @property
     def few_rounds(self) -> int:
-        """Rounds of parts with very long runs, or of no bar."""
+        """Rounds of parts with very long runs, or without a bar."""
         return max(1, round(self.rounds * 0.4))
 
 
@@ -66,79 +63,81 @@ QUICK: Final = Sizes(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a part is given.
+class Context:
+    """What a part needs.
 
     Args:
-        stage: Where it runs.
-        sizes: How large it is.
-        names: Which contestants take part.
-        book: Takes its figures.
+        names: The contestants that take part.
+        measurements: Gets the figures.
     """
 
-    stage: Stage
+    rig: Rig
     sizes: Sizes
     names: Sequence[str]
-    book: Book
+    measurements: Measurements
 
     def of(self, *names: str) -> list[str]:
-        """Those of these contestants that take part."""
+        """Those of the named contestants that take part."""
         return [name for name in names if name in self.names]
 
 
-def _throughput(asked: Asked) -> None:
-    load = throughput.Load(asked.sizes.messages, asked.sizes.seconds)
-    for name in in_turn(asked.sizes.rounds, *asked.of(*ALL)):
-        throughput.measure(asked.stage, name, load, asked.book)
+def _throughput(context: Context) -> None:
+    load = throughput.Load(context.sizes.messages, context.sizes.seconds)
+    for name in in_turn(context.sizes.rounds, *context.of(*ALL)):
+        throughput.measure(context.rig, name, load, context.measurements)
 
 
-def _latency(asked: Asked) -> None:
+def _latency(context: Context) -> None:
     for latency_ms in LATENCIES_MS:
-        load = throughput.Load(asked.sizes.messages, asked.sizes.seconds, latency_ms)
-        for name in in_turn(asked.sizes.some_rounds, *asked.of(SAMPLE, SQLITE)):
-            throughput.measure(asked.stage, name, load, asked.book)
+        load = throughput.Load(context.sizes.messages, context.sizes.seconds, latency_ms)
+        for name in in_turn(context.sizes.some_rounds, *context.of(SAMPLE, SQLITE)):
+            throughput.measure(context.rig, name, load, context.measurements)
 
 
-def _delivery(asked: Asked) -> None:
-    for name in in_turn(asked.sizes.some_rounds, *asked.of(BATCH, SQLITE)):
-        delivery.measure(asked.stage, name, asked.sizes.delivery_s, asked.book)
+def _delivery(context: Context) -> None:
+    for name in in_turn(context.sizes.some_rounds, *context.of(BATCH, SQLITE)):
+        delivery.measure(context.rig, name, context.sizes.delivery_s, context.measurements)
 
 
-def _memory(asked: Asked) -> None:
-    for name in asked.of(SQLITE):
-        memory.measure(asked.stage, name, asked.sizes.memory_marks, asked.book)
+def _memory(context: Context) -> None:
+    for name in context.of(SQLITE):
+        footprint.measure_memory(context.rig, name, context.sizes.memory_marks, context.measurements)
 
 
-def _starts(asked: Asked) -> None:
-    for name in in_turn(asked.sizes.rounds, *asked.of(BATCH, SQLITE)):
-        starts.measure(asked.stage, name, asked.book)
+def _starts(context: Context) -> None:
+    for name in in_turn(context.sizes.rounds, *context.of(BATCH, SQLITE)):
+        footprint.measure_start(context.rig, name, context.measurements)
 
 
-def _idle(asked: Asked) -> None:
-    if names := asked.of(BATCH, SQLITE, POSTGRES):
-        idle.measure_all(asked.stage, names, asked.sizes.idle_cycles, asked.book)
+def _idle(context: Context) -> None:
+    if names := context.of(BATCH, SQLITE, POSTGRES):
+        footprint.measure_idle(context.rig, names, context.sizes.idle_cycles, context.measurements)
 
 
-def _results(asked: Asked) -> None:
-    results.measure_in_turn(asked.stage, asked.of(SQLITE), asked.sizes.results_s, asked.sizes.few_rounds, asked.book)
+def _results(context: Context) -> None:
+    results.measure_in_turn(
+        context.rig, context.of(SQLITE), context.sizes.results_s, context.sizes.few_rounds, context.measurements
+    )
 
 
-def _others(asked: Asked) -> None:
-    others.measure_in_turn(asked.stage, asked.sizes.tasks, asked.sizes.few_rounds, asked.book)
+def _others(context: Context) -> None:
+    others.measure_in_turn(context.rig, context.sizes.tasks, context.sizes.few_rounds, context.measurements)
 
 
-def _ledger(asked: Asked) -> None:
-    if asked.of(SQLITE):
-        load = ledger.Load(2 * asked.sizes.messages, 15.0)
-        ledger.measure_in_turn(asked.stage, load, asked.sizes.some_rounds, asked.book)
+def _ledger(context: Context) -> None:
+    if context.of(SQLITE):
+        load = ledger.Load(2 * context.sizes.messages, 15.0)
+        ledger.measure_in_turn(context.rig, load, context.sizes.some_rounds, context.measurements)
 
 
-def _ablation(asked: Asked) -> None:
-    if asked.of(SQLITE):
-        ablation.measure(asked.stage, throughput.Load(asked.sizes.messages, 15.0), asked.sizes.rounds, asked.book)
+def _ablation(context: Context) -> None:
+    if context.of(SQLITE):
+        ablation.measure(
+            context.rig, throughput.Load(context.sizes.messages, 15.0), context.sizes.rounds, context.measurements
+        )
 
 
-PARTS: Final[Mapping[str, Callable[[Asked], None]]] = {
+PARTS: Final[Mapping[str, Callable[[Context], None]]] = {
     "throughput": _throughput,
     "latency": _latency,
     "delivery": _delivery,
@@ -155,17 +154,11 @@ LONG: Final = frozenset({"ledger"})
 BY_NAME: Final = frozenset({"ablation"})
 """Parts that run only by name."""
 NOT_QUICK: Final = frozenset({"idle"})
-"""Parts that can't be made quick, since a long poll lasts 30 s."""
+"""Parts that can't be quick, since a long poll lasts 30 s."""
 
 
 def chosen(only: Sequence[str], *, quick: bool, long: bool) -> list[str]:
-    """Which parts run.
-
-    Args:
-        only: Those that were named; none is all that fit the rest.
-        quick: Whether it is to be quick.
-        long: Whether it may be long.
-    """
+    """The parts to run: those named in ``only``, else all but what ``quick`` and ``long`` leave out."""
     if only:
         return [part for part in PARTS if part in only]
     left_out = BY_NAME | (frozenset() if long else LONG) | (NOT_QUICK if quick else frozenset())

@@ -1,10 +1,7 @@
-"""Processes that are pinned to a core, measured from outside and ended by their own ids. Linux only.
+"""Processes that are pinned to a core and measured from outside. Linux only.
 
-CPU time is that of the kernel's clock of the process (``clock_getcpuclockid``): all its threads, user and system, to
-the nanosecond, and nothing of what it did before a measurement began. Where a contestant is several processes, it is
-the sum over all of them.
-
-Elsewhere: which processes there are (``contestants``, ``served``).
+CPU time is read from the kernel's clock of the process (``clock_getcpuclockid``): user and system time of all its
+threads, to the nanosecond. Where a contestant is several processes, it is their sum.
 """
 
 from __future__ import annotations
@@ -17,36 +14,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-"""The checkout: where every process starts, so that it finds the program and these files."""
+"""The checkout, the working directory of every process."""
 _END_S: Final = 30.0
 _KIB: Final = 1024
-_TOLD_BYTES: Final = 3000
-# The kernel's number of the CPU clock of a whole process, from its id.
+_LOG_END: Final = 3000
+# These make the id of a process's CPU clock from its process id.
 _CLOCK_BITS: Final = 3
 _CLOCK_SCHED: Final = 2
-# Puts itself in order and becomes the command: a millisecond.
-_LEASH: Final = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
-_NO_SERVER: Final = "the server ended by itself; what it said stands above"
+# Ends a process when its parent ends. It costs a millisecond, then it becomes the command.
+_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 
 
 class BenchError(Exception):
-    """A run that can't be measured; the text says why."""
+    """A run that can't be measured, and why."""
 
 
 class NotHereError(BenchError):
-    """What a run needs is not on this machine, so it is left out."""
+    """What a run needs is not on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Which core is whose; ``None`` leaves it to the kernel.
+    """The cores to use; ``None`` leaves it to the kernel.
 
     Args:
-        server: The server's, and this program's own.
-        contestant: The one that is measured.
+        server: For the server and the benchmark itself.
+        contestant: For what is measured.
     """
 
     server: int | None
@@ -54,14 +50,14 @@ class Cores:
 
     @classmethod
     def of_this_machine(cls) -> Self:
-        """The first core for the server, the last for who is measured; none at all where there is only one."""
+        """The first core for the server, the last for the contestant; no pinning where there is only one."""
         own = sorted(os.sched_getaffinity(0))
         return cls(own[0], own[-1]) if len(own) > 1 else cls(None, None)
 
 
 @contextmanager
 def pinned(core: int | None) -> Iterator[None]:
-    """Keep this thread on a core for a while; a process that it starts meanwhile stays there for good."""
+    """Keep this thread on a core for a while. Processes that it starts meanwhile stay on that core."""
     before = os.sched_getaffinity(0)
     if core is not None:
         os.sched_setaffinity(0, {core})
@@ -72,7 +68,7 @@ def pinned(core: int | None) -> Iterator[None]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What every process inherits: nothing of the caller's that would set up a daemon, and where the program is."""
+    """The environment of every process: the caller's without the daemon's settings, and the path to the program."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("MNS_CONSUMER_")}
     return {**kept, "PYTHONPATH": str(ROOT), "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true", **more}
 
@@ -80,15 +76,17 @@ def environment(**more: str) -> dict[str, str]:
 def launch(
     command: Sequence[str], core: int | None, environ: Mapping[str, str], **streams: Any
 ) -> subprocess.Popen[str]:
-    """Start a process on a core; it ends when this program does, however that ends."""
+    """Start a process on a core; it ends when the benchmark ends, even by SIGKILL."""
     with pinned(core):
-        # In a group of its own, Ctrl-C reaches this program alone, which then ends the others in order.
-        return subprocess.Popen([*_LEASH, *command], cwd=ROOT, env=dict(environ), text=True, process_group=0, **streams)
+        # In a group of its own: Ctrl-C reaches the benchmark alone, which then ends the others in order.
+        return subprocess.Popen(
+            [*_WITH_PARENT, *command], cwd=ROOT, env=dict(environ), text=True, process_group=0, **streams
+        )
 
 
 def end(process: subprocess.Popen[str], within_s: float = _END_S) -> int:
-    """Ask a process to end, and see that it does; what it started and left behind is ended too."""
-    family = [process.pid, *_below(process.pid)]
+    """End a process: by SIGTERM, after a time by SIGKILL. Processes that it started are ended too."""
+    started = _descendants(process.pid)
     if process.poll() is None:
         process.terminate()
         try:
@@ -96,22 +94,15 @@ def end(process: subprocess.Popen[str], within_s: float = _END_S) -> int:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    for pid in family[1:]:
-        # Those that ended in order are gone; an id is not given to another process so soon.
+    for pid in started:
+        # Most have ended in order. The kernel does not give an id to another process that soon.
         with suppress(ProcessLookupError):
             os.kill(pid, 9)
     return process.returncode
 
 
 class Process:
-    """One that is measured.
-
-    Args:
-        command: What to run.
-        log: Where its output goes.
-        core: Where it runs.
-        environ: Its environment.
-    """
+    """A process that is measured; its output goes to ``log``."""
 
     def __init__(self, command: Sequence[str], *, log: Path, core: int | None, environ: Mapping[str, str]) -> None:
         self.log = log
@@ -121,75 +112,50 @@ class Process:
 
     @property
     def cpu_s(self) -> float:
-        """CPU seconds so far, of all its processes."""
-        return sum(_cpu_s(pid) for pid in [self._process.pid, *_below(self._process.pid)])
+        """CPU seconds so far, with all processes that it started."""
+        return sum(_cpu_s(pid) for pid in [self._process.pid, *_descendants(self._process.pid)])
 
     @property
     def rss_mib(self) -> float:
-        """Memory that is resident now."""
+        """Resident memory."""
         for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) / _KIB
-        raise BenchError(f"process {self._process.pid} tells no VmRSS: it has ended")
+        raise BenchError(f"process {self._process.pid} has no VmRSS: it has ended")
 
     def check(self) -> None:
-        """See that it still runs.
+        """Raise unless it still runs.
 
         Raises:
-            BenchError: It ended though nobody ended it; with the end of its log.
+            BenchError: It ended by itself; with the end of its log.
         """
         code = self._process.poll()
         if code is not None:
-            raise BenchError(f"{self._process.args!r} ended by itself with {code}:\n{self.told()}")
+            raise BenchError(f"{self._process.args!r} ended by itself with {code}:\n{self.log_end}")
 
-    def told(self) -> str:
-        """The end of its log."""
-        return self.log.read_text(errors="replace")[-_TOLD_BYTES:]
+    @property
+    def log_end(self) -> str:
+        """The last characters of its log."""
+        return self.log.read_text(errors="replace")[-_LOG_END:]
 
     def end(self) -> int:
         """End it; returns its exit code."""
         return end(self._process)
 
 
-def read_line(stream: IO[str] | None) -> str:
-    """One line of a process that answers in lines.
-
-    Raises:
-        BenchError: It has ended.
-    """
-    line = stream.readline() if stream is not None else ""
-    if not line:
-        raise BenchError(_NO_SERVER)
-    return line
-
-
-def write_line(stream: IO[str] | None, line: str) -> None:
-    """Ask a process that answers in lines.
-
-    Raises:
-        BenchError: It has ended.
-    """
-    if stream is not None:
-        with suppress(BrokenPipeError):
-            stream.write(f"{line}\n")
-            stream.flush()
-            return
-    raise BenchError(_NO_SERVER)
-
-
 def _cpu_s(pid: int) -> float:
     try:
         return time.clock_gettime((~pid << _CLOCK_BITS) | _CLOCK_SCHED)
     except OSError:
-        # It ended a moment ago.
+        # It has just ended.
         return 0.0
 
 
-def _below(pid: int) -> list[int]:
-    """All processes that this one started, and those that they started."""
+def _descendants(pid: int) -> list[int]:
+    """The processes that a process started, and those that they started."""
     found: list[int] = []
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
-                found += [int(child), *_below(int(child))]
+                found += [int(child), *_descendants(int(child))]
     return found

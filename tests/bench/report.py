@@ -1,7 +1,4 @@
-"""Show what was measured: tables for a person, JSON for a program.
-
-Elsewhere: the chart (``chart``), the figures (``figures``), the bars (``bars``).
-"""
+"""The measurements as tables for a person and as JSON for a program."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from rich.table import Table
 
 from consumer.version import version
 from tests.bench.bars import BATCH, SAMPLE, Verdict
-from tests.bench.figures import Book, Spread
+from tests.bench.measurements import Measurements, Spread
 from tests.bench.process import Cores
 
 _LIBRARIES: Final = (
@@ -44,7 +41,7 @@ _WIDTH: Final = 180
 
 
 def surroundings(cores: Cores, folder: Path) -> dict[str, Any]:
-    """Where it was measured."""
+    """The machine and the versions of the libraries."""
     return {
         "mns_consumer": version(),
         "python": platform.python_version(),
@@ -59,21 +56,21 @@ def surroundings(cores: Cores, folder: Path) -> dict[str, Any]:
     }
 
 
-def as_json(book: Book, verdicts: Sequence[Verdict], where: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything, as ``bench.json`` has it."""
+def as_json(measurements: Measurements, verdicts: Sequence[Verdict], where: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of ``bench.json``."""
     return {
         "surroundings": dict(where),
-        "figures": [series.as_json() for series in book.series()],
+        "figures": [series.as_json() for series in measurements.series()],
         "bars": [verdict.as_json() for verdict in verdicts],
-        "notes": book.notes,
-        "failures": book.failures,
+        "notes": measurements.notes,
+        "failures": measurements.failures,
     }
 
 
-def show(console: Console, book: Book, verdicts: Sequence[Verdict], where: Mapping[str, Any]) -> None:
+def show(console: Console, measurements: Measurements, verdicts: Sequence[Verdict], where: Mapping[str, Any]) -> None:
     """Print the tables."""
     if not console.is_terminal:
-        # A file has no width; rich would break every row at 80.
+        # A file has no width, and rich would break every row at 80.
         console.width = _WIDTH
     load = ", ".join(f"{minutes:.2f}" for minutes in where["load_average"])
     console.print(
@@ -81,20 +78,23 @@ def show(console: Console, book: Book, verdicts: Sequence[Verdict], where: Mappi
         f"{where['cores']['all']} cores, files on {where['file_system']}, load before: {load}",
         highlight=False,
     )
-    for part in book.parts():
-        console.print(_table(book, part))
+    for part in measurements.parts():
+        console.print(_table(measurements, part))
     console.print("Median (least..most) of runs taken in turn. A ratio is that of the medians, its spread that of the")
     console.print(
         "rounds. CPU time is the process's own, from a filled queue to an empty one, user and system; that of"
     )
     console.print("PostgreSQL and Redis is in no figure.")
     console.print(_verdicts(verdicts))
-    for text in (*(f"note: {note}" for note in book.notes), *(f"failed: {failure}" for failure in book.failures)):
+    for text in (
+        *(f"note: {note}" for note in measurements.notes),
+        *(f"failed: {failure}" for failure in measurements.failures),
+    ):
         console.print(text, highlight=False, markup=False)
 
 
-def _table(book: Book, part: str) -> Table:
-    series = list(book.series(part))
+def _table(measurements: Measurements, part: str) -> Table:
+    series = list(measurements.series(part))
     figures = list(dict.fromkeys(one.figure for one in series))
     contestants = list(dict.fromkeys(one.contestant for one in series))
     ratios = [ratio for ratio in _RATIOS if ratio[0] in figures and ratio[1] in contestants]
@@ -105,14 +105,14 @@ def _table(book: Book, part: str) -> Table:
     for *_, heading in ratios:
         table.add_column(heading, justify="right")
     for name in contestants:
-        cells = [_cell(book.spread(part, name, figure), _format(figure)[1]) for figure in figures]
-        cells += [_cell(book.ratio(part, name, to, figure), ".2f") for figure, to, _ in ratios]
+        cells = [_cell(measurements.spread(part, name, figure), _format(figure)[1]) for figure in figures]
+        cells += [_cell(measurements.ratio(part, name, to, figure), ".2f") for figure, to, _ in ratios]
         table.add_row(name, *cells)
     return table
 
 
 def _format(figure: str) -> tuple[str, str]:
-    """A figure's heading, and how its values are written."""
+    """A figure's heading, and the format of its values."""
     if figure.startswith("rss_mib_after_"):
         after = figure.removeprefix("rss_mib_after_")
         return f"RSS after {int(after):,}, MiB" if after.isdecimal() else f"RSS after {after}, MiB", ".1f"
@@ -158,7 +158,7 @@ def _processor() -> str:
 
 
 def _file_system(folder: Path) -> str:
-    """The kind of file system that the ledgers lie on: on one in memory a commit costs nothing."""
+    """The kind of file system below the ledgers: on one in memory a commit costs nothing."""
     best = ("", "unknown")
     for line in Path("/proc/mounts").read_text().splitlines():
         _, mounted_at, kind, *_ = line.split()

@@ -1,21 +1,18 @@
 """Results fetched a second under MPS's limit of 100 queries a second for an account, over http and over https.
 
-The server refuses the 101st query within any second, as MPS does. The handler wants a typed result, so each message
-costs one query: messages a second are results a second.
-
-Elsewhere: the handler (``handler_result``).
+The server refuses the 101st query within any second, as MPS does. The handler (``handler_result``) wants a typed
+result, so each message costs one query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-from tests.bench.contestants import Stage, started
-from tests.bench.figures import Book, in_turn
+from tests.bench.contestants import Rig, started
+from tests.bench.measurements import Measurements, in_turn
 from tests.bench.process import BenchError
-from tests.bench.served import Server
+from tests.bench.server import Server
 from tests.certificates import make_certificate
 
 PART: Final = "results"
@@ -27,27 +24,29 @@ _THROTTLED: Final = "QueryIProductionJob 400"
 
 
 def part(scheme: str) -> str:
-    """The part that a scheme's figures belong to."""
+    """The part of a scheme's figures."""
     return f"{PART} over {scheme}"
 
 
-def measure(stage: Stage, scheme: str, name: str, seconds: float, book: Book) -> None:
-    """One run of one contestant.
+def measure(rig: Rig, scheme: str, name: str, seconds: float, measurements: Measurements) -> None:
+    """Measure one run of one contestant.
 
     Raises:
         BenchError: As ``contestants.started``; or results are missing.
     """
-    server, count = stage.server, round(seconds * LIMIT_PER_S)
-    # That it was throttled is a figure here, no fault of the run.
-    with stage.place(handler="result", may_tell=("MPS ",)) as place, started(name, place) as running:
-        running.wait()
-        before = server.ask("jobs", queue=place.queue, count=count)
-        end = server.ask("emptied", queue=place.queue, within_s=seconds * _TIMES_AS_LONG)
-        running.process.check()
+    server, count = rig.server, round(seconds * LIMIT_PER_S)
+    # Throttling is a figure here. It does not spoil the run.
+    with rig.run(handler="result", expected_events=("MPS ",)) as run, started(name, run) as contestant:
+        contestant.wait()
+        before = server.ask("jobs", queue=run.queue, count=count)
+        end = server.ask("emptied", queue=run.queue, within_s=seconds * _TIMES_AS_LONG)
+        contestant.process.check()
     fetched = end.answers_since(before, _FETCHED)
-    if end.told["left"]:
-        raise BenchError(f"{name} over {scheme}: {end.told['left']} of {count} jobs were left, {fetched} were fetched")
-    book.add(
+    if end.answer["left"]:
+        raise BenchError(
+            f"{name} over {scheme}: {end.answer['left']} of {count} jobs were left, {fetched} were fetched"
+        )
+    measurements.add(
         part(scheme),
         name,
         results_per_s=fetched / (end.at_s - before.at_s),
@@ -55,14 +54,13 @@ def measure(stage: Stage, scheme: str, name: str, seconds: float, book: Book) ->
     )
 
 
-def measure_in_turn(stage: Stage, names: Sequence[str], seconds: float, rounds: int, book: Book) -> None:
-    """A B A B ..., each scheme on a server of its own."""
-    certificate: Path = make_certificate(stage.folder)
-    with Server(stage.cores) as plain, Server(stage.cores, certificate) as secure:
-        stages = {
-            scheme: Stage(server, stage.cores, stage.folder)
-            for scheme, server in zip(SCHEMES, (plain, secure), strict=True)
+def measure_in_turn(rig: Rig, names: Sequence[str], seconds: float, rounds: int, measurements: Measurements) -> None:
+    """Measure A B A B ..., each scheme on a server of its own."""
+    certificate = make_certificate(rig.folder)
+    with Server(rig.cores) as plain, Server(rig.cores, certificate) as secure:
+        rigs = {
+            scheme: Rig(server, rig.cores, rig.folder) for scheme, server in zip(SCHEMES, (plain, secure), strict=True)
         }
-        for scheme in in_turn(rounds, *stages):
+        for scheme in in_turn(rounds, *rigs):
             for name in names:
-                measure(stages[scheme], scheme, name, seconds, book)
+                measure(rigs[scheme], scheme, name, seconds, measurements)

@@ -1,15 +1,16 @@
-"""What a user writes who does not take this program: a loop on aliyun-mns-sdk. Run as a process of its own.
-
-    sample     the vendor's documented loop: receive one by a long poll, decode it, delete it
-    batch      sixteen at a time, decode each, delete them by one call
-    threads    four threads of batch, an Account each, since an Account is not safe to share
-
-Decoding is what a handler of mns-consumer gets as well: base64 by the SDK's own default, then the notification's JSON
-and its UserData's. No logger is given to the SDK: at debug it prints.
+"""A loop on aliyun-mns-sdk: what a user writes without mns-consumer. A program of its own.
 
     python tests/bench/sdk_loop.py MODE ENDPOINT QUEUE
 
-With ``BENCH_DELAYS`` in the environment the time from send to here is written to that file, nanoseconds, a line each.
+    sample     the vendor's documented loop: receive one by a long poll, decode it, delete it
+    batch      receive sixteen, decode each, delete them by one call
+    threads    four threads of batch with an Account each, since an Account is not thread-safe
+
+A message is decoded as far as for a handler of mns-consumer: base64, which the SDK does by default, then the JSON of
+the notification and of its UserData. The SDK gets no logger: at debug it prints.
+
+If ``BENCH_DELAYS`` is set, the time since the send of each message is appended to that file: nanoseconds, one line
+each.
 """
 
 from __future__ import annotations
@@ -79,15 +80,15 @@ def _batch(queue: Any) -> None:
 
 
 def main(mode: str, endpoint: str, name: str) -> None:
-    """Work until killed."""
+    """Run until killed."""
 
     def work(loop: Callable[[Any], None]) -> None:
         try:
-            # An Account of its own: of those that share one, each gets the others' messages.
+            # Threads that share an Account get each other's messages.
             loop(Account(endpoint, "sandbox", "sandbox").get_queue(name))
-        except Exception:  # noqa: BLE001 - told, and the end of it all
+        except Exception:  # noqa: BLE001 - it is printed and ends the process
             traceback.print_exc()
-            # One thread that fails must not leave a slower contestant behind that looks like a whole one.
+            # Without this the other threads would continue and be measured as if they were all.
             os._exit(1)
 
     loop = _sample if mode == "sample" else _batch

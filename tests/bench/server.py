@@ -1,11 +1,10 @@
-"""The server that every contestant talks to, as a process of its own: the sandbox, filled and asked over a pipe.
+"""The server of every run: the sandbox in a process of its own, controlled over a pipe.
 
-One line of JSON in, one line of JSON out, in order. ``{"do": NAME, ...}`` names one of the methods of ``Desk``; the
-first line out says where the server listens. It ends when its standard input does, so it never outlives who asks.
+``Server`` is the benchmark's end of the pipe, ``Commands`` the other one. One line of JSON is a request
+``{"do": NAME, ...}``, which names a method of ``Commands``; one line is its answer, in order. The first line out has
+the addresses. The process ends when its standard input does, so it never outlives the benchmark.
 
     python -m tests.bench.server [CERTIFICATE]      with a certificate it speaks https
-
-Elsewhere: the other end of the pipe (``served``), the messages (``messages``).
 """
 
 from __future__ import annotations
@@ -13,12 +12,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import uvloop
 
@@ -26,15 +28,109 @@ from consumer.sandbox import Fault, Sandbox, SandboxSettings
 from consumer.sandbox.jobs import SandboxJob
 from consumer.sandbox.protocol import GROUPS
 from tests.bench.messages import body, user_data
+from tests.bench.process import BenchError, Cores, end, environment, launch
 from tests.certificates import serving
 
+FULL_SHARE: Final = 0.9
+"""A server that is busy for more of the time may be the limit of a run."""
 _LOOK_S: Final = 0.005
-"""How often it is looked whether the queue is empty: short beside a run, cheap beside its requests."""
+"""Interval of the check for an empty queue: short beside a run, cheap beside its requests."""
 _LINE_BYTES: Final = 64 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The server at one moment.
+
+    Args:
+        at_s: On the monotonic clock, which all processes of a machine share.
+        cpu_s: CPU time of its process.
+        requests: Number of requests by operation.
+        answers: Number of answers by operation and HTTP status, such as ``QueryIProductionJob 200``.
+        answer: What the command returned.
+    """
+
+    at_s: float
+    cpu_s: float
+    requests: dict[str, int]
+    answers: dict[str, int]
+    answer: dict[str, Any]
+
+    def requests_since(self, before: Snapshot) -> int:
+        """Number of requests in between."""
+        return sum(self.requests.values()) - sum(before.requests.values())
+
+    def answers_since(self, before: Snapshot, kind: str) -> int:
+        """Number of answers of one kind in between."""
+        return self.answers.get(kind, 0) - before.answers.get(kind, 0)
+
+    def share_since(self, before: Snapshot) -> float:
+        """Share of its core that it used in between, 0 to 1."""
+        return (self.cpu_s - before.cpu_s) / max(self.at_s - before.at_s, 1e-9)
+
+
+class Server:
+    """A server in a process of its own.
+
+    Args:
+        certificate: For https; without one it speaks http.
+
+    Attributes:
+        url: Its endpoint.
+    """
+
+    def __init__(self, cores: Cores, certificate: Path | None = None) -> None:
+        self.certificate = certificate
+        command = [sys.executable, "-m", "tests.bench.server", *([str(certificate)] if certificate else [])]
+        self._process = launch(
+            command, cores.server, environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None
+        )
+        greeting = self._read()
+        self.url: str = greeting["url"]
+        self._queues: str = greeting["queues"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        end(self._process)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                # A request that a dead server did not read is still in the buffer.
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+    def notify_url(self, queue: str) -> str:
+        """The NotifyUrl of one of its queues."""
+        return f"{self._queues}{queue}"
+
+    def ask(self, do: str, **more: Any) -> Snapshot:
+        """Run one command; each is a method of ``Commands``.
+
+        Raises:
+            BenchError: The command failed, or the server has ended.
+        """
+        if self._process.stdin is not None:
+            # The answer of a server that has ended is no line.
+            with suppress(BrokenPipeError):
+                self._process.stdin.write(f"{json.dumps({'do': do, **more})}\n")
+                self._process.stdin.flush()
+        answer = self._read()
+        if "error" in answer:
+            raise BenchError(f"the server could not {do}: {answer['error']}")
+        at_s, cpu_s, requests, answers = (answer.pop(name) for name in ("at_s", "cpu_s", "requests", "answers"))
+        return Snapshot(at_s, cpu_s, requests, answers, answer)
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line:
+            raise BenchError("the server ended by itself; its last words are above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
 class Requests(Counter[str]):
-    """The sandbox's count of requests, which also notes when a receive came."""
+    """The sandbox's count of requests, with the time of the next receive."""
 
     receive_at_s: float | None = None
 
@@ -44,27 +140,21 @@ class Requests(Counter[str]):
             self.receive_at_s = time.monotonic()
 
 
-class Desk:
-    """What can be asked. Every answer is a snapshot of the server, with what was asked for beside it.
-
-    Times named ``at_s`` are on the monotonic clock, which all processes of a machine share.
-
-    Args:
-        sandbox: The server.
-    """
+class Commands:
+    """The commands: each method ``do_NAME`` returns fields of its answer, beside those of a snapshot."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._requests = Requests()
         sandbox.log.by_operation = self._requests
 
-    async def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Do one thing; what goes wrong is an answer too."""
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run one command; an error is an answer too."""
         try:
-            told = await getattr(self, f"do_{asked.pop('do')}")(**asked)
+            answer = await getattr(self, f"do_{request.pop('do')}")(**request)
         except Exception as error:  # noqa: BLE001 - it is raised again at the other end of the pipe
             return {"error": repr(error)}
-        return {**self._snapshot(), **told}
+        return {**self._snapshot(), **answer}
 
     def _snapshot(self) -> dict[str, Any]:
         return {
@@ -75,38 +165,38 @@ class Desk:
         }
 
     async def do_look(self) -> dict[str, Any]:
-        """Nothing but the snapshot."""
+        """Only the snapshot."""
         return {}
 
     async def do_fill(self, queue: str, count: int) -> dict[str, Any]:
-        """Put messages into a queue, made if missing, at once: a poll that waits is answered only afterwards."""
+        """Put messages into a queue, which is made if missing; a waiting poll is answered when all are there."""
         self._sandbox.account.ensure(queue)
         for number in range(count):
             self._sandbox.put(queue, body(number))
-        # What waits here is no garbage: looking through it again and again would cost the server time.
+        # The messages stay: without this each collection would look at all of them again.
         gc.collect()
         gc.freeze()
         return {}
 
     async def do_put(self, queue: str, text: str) -> dict[str, Any]:
-        """Put one message with this very body into a queue."""
+        """Put one message with this body into a queue."""
         self._sandbox.put(queue, text)
         return {}
 
     async def do_emptied(self, queue: str, within_s: float) -> dict[str, Any]:
-        """Wait until a queue holds nothing; tells what is ``left`` when the time is over."""
+        """Wait until a queue is empty; ``left`` is the number of its messages at the end of the wait."""
         left = self._sandbox.account.ensure(queue).queue
         await self._until(lambda: not left, within_s)
         return {"left": len(left)}
 
     async def do_held(self, queue: str, polls: int, within_s: float) -> dict[str, Any]:
-        """Wait until that many long polls stand at a queue at once; tells how many are ``held``."""
+        """Wait until a queue has that many long polls at once; ``held`` is their number at the end of the wait."""
         waiting = self._sandbox.account.ensure(queue).polls
         await self._until(lambda: len(waiting) >= polls, within_s)
         return {"held": len(waiting)}
 
     async def do_send(self, queue: str, per_s: float, count: int) -> dict[str, Any]:
-        """Send messages one by one at a steady pace, each with the time in its UserData."""
+        """Send messages one by one at a steady rate, each with the time in its UserData."""
         began_at = time.monotonic()
         for number in range(count):
             await asyncio.sleep(max(0.0, began_at + number / per_s - time.monotonic()))
@@ -114,7 +204,7 @@ class Desk:
         return {}
 
     async def do_jobs(self, queue: str, count: int) -> dict[str, Any]:
-        """Let jobs end at once, whose notifications go to a queue and whose results can be asked for."""
+        """Submit jobs that end at once; their notifications go to a queue, their results can be queried."""
         for number in range(count):
             job = SandboxJob(
                 job_id=f"{time.time_ns():020d}{number:012d}",
@@ -131,28 +221,28 @@ class Desk:
         return {}
 
     async def do_latency(self, seconds: float) -> dict[str, Any]:
-        """Answer every request so much later; 0 answers at once again."""
+        """Delay every answer by that time; 0 ends it."""
         self._sandbox.faults.set([Fault(kind="latency", seconds=seconds)] if seconds else [])
         return {}
 
     async def do_listen(self) -> dict[str, Any]:
-        """Note the next receive's time."""
+        """Record the time of the next receive."""
         self._requests.receive_at_s = None
         return {}
 
     async def do_heard(self, within_s: float) -> dict[str, Any]:
-        """Wait for the first receive since ``listen``; tells when it came, ``None`` when none did."""
+        """Wait for the first receive since ``listen``; ``receive_at_s`` is its time, ``None`` if there was none."""
         await self._until(lambda: self._requests.receive_at_s is not None, within_s)
         return {"receive_at_s": self._requests.receive_at_s}
 
     async def do_drop(self, queue: str) -> dict[str, Any]:
-        """Delete a queue and what it still holds."""
+        """Delete a queue with its messages."""
         self._sandbox.account.delete(queue)
         return {}
 
     async def _until(self, holds: Callable[[], bool], within_s: float) -> None:
         end_at = time.monotonic() + within_s
-        while not holds() and time.monotonic() < end_at:  # noqa: ASYNC110 - the queue tells nobody
+        while not holds() and time.monotonic() < end_at:  # noqa: ASYNC110 - the queue has no event
             await asyncio.sleep(_LOOK_S)
 
 
@@ -166,13 +256,13 @@ async def _serve(certificate: Path | None) -> None:
     lines = asyncio.StreamReader(limit=_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     async with Sandbox(settings) as sandbox:
-        desk = Desk(sandbox)
-        _tell({"url": sandbox.url, "queues": sandbox.notify_url("")})
+        commands = Commands(sandbox)
+        _write({"url": sandbox.url, "queues": sandbox.notify_url("")})
         while line := await lines.readline():
-            _tell(await desk.answer(json.loads(line)))
+            _write(await commands.answer(json.loads(line)))
 
 
-def _tell(answer: dict[str, Any]) -> None:
+def _write(answer: dict[str, Any]) -> None:
     sys.stdout.write(f"{json.dumps(answer)}\n")
     sys.stdout.flush()
 

@@ -1,9 +1,7 @@
-"""What a message may cost, counted without a clock: it fails when a message takes more calls than it did.
+"""A message takes no more requests, ledger transactions and Python calls than it did, counted without a clock.
 
-The ceilings are what was counted when they were set, and a few percent for how batches happen to fall. Who makes the
-hot path cheaper lowers them; who has to raise one says why in the same commit.
-
-Elsewhere: what is counted, and how (``counted``); the same in time (``python -m tests.bench``).
+The ceilings are the counts at the time when they were set, plus a few percent for the sizes of batches. A change that
+makes the hot path cheaper lowers them; a change that raises one says why in its commit.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from tests.bench.process import ROOT, environment
 
 MESSAGES: Final = 480
 ATTEMPTS: Final = 3
-"""Batches fall otherwise on a machine that stalls; a message that costs more costs it in every attempt."""
+"""On a stalled machine batches are smaller. A message that costs more does so in every attempt."""
 
 CEILINGS: Final[Mapping[str, float]] = {
     # Thirty receives and thirty deletes of sixteen make 0.125; a few receives find less.

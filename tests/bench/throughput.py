@@ -1,10 +1,8 @@
-"""Messages a second, CPU time and requests a message, of contestants that find a full queue.
+"""Messages a second, and CPU time and requests a message, with a full queue.
 
-A contestant is started at an empty queue, handles a few messages to get warm and waits in its long poll; then the
-queue is filled at once. From there until the queue is empty, or the time is over, everything is counted: so neither
-the start of an interpreter nor an idle poll is part of a figure.
-
-Elsewhere: the contestants (``contestants``), the bars (``bars``).
+A contestant starts at an empty queue, handles some messages to get warm and waits in its long poll. Then the queue is
+filled. The figures count from there until the queue is empty or the time is over, so neither the start of the
+interpreter nor an idle poll is included.
 """
 
 from __future__ import annotations
@@ -14,27 +12,27 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from tests.bench.contestants import Place, Stage, started
-from tests.bench.figures import Book
-from tests.bench.served import FULL_SHARE
+from tests.bench.contestants import Rig, Run, started
+from tests.bench.measurements import Measurements
+from tests.bench.server import FULL_SHARE
 
 PART: Final = "throughput"
 _WARM: Final = 500
 _WARM_S: Final = 20.0
 _SETTLE_S: Final = 0.5
-"""What a start still has to do in the background once it polls."""
+"""A daemon that already polls still starts some background work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much there is to do.
+    """What a run has to handle.
 
     Args:
-        messages: In the queue; whoever is slow does not get through them all.
+        messages: Put into the queue at once; a slow contestant does not handle them all.
         seconds: The most that one run takes.
-        latency_ms: How much later every request is answered.
+        latency_ms: Delay of every answer.
         without: The trick that is switched off (``tricks``).
-        beside: The trick whose run comes right after this one.
+        beside: The trick whose run follows this one.
     """
 
     messages: int
@@ -45,7 +43,7 @@ class Load:
 
     @property
     def part(self) -> str:
-        """The part that its figures belong to."""
+        """The part of its figures."""
         if self.without:
             return f"{PART} without {self.without}"
         if self.beside:
@@ -53,35 +51,35 @@ class Load:
         return f"{PART} at {self.latency_ms:g} ms" if self.latency_ms else PART
 
 
-def _placed(stage: Stage, load: Load) -> AbstractContextManager[Place]:
-    return stage.place(handler="ablated", without=load.without) if load.without else stage.place()
+def _run(rig: Rig, load: Load) -> AbstractContextManager[Run]:
+    return rig.run(handler="ablated", without=load.without) if load.without else rig.run()
 
 
-def measure(stage: Stage, name: str, load: Load, book: Book) -> None:
-    """One run of one contestant.
+def measure(rig: Rig, name: str, load: Load, measurements: Measurements) -> None:
+    """Measure one run of one contestant.
 
     Raises:
         BenchError: As ``contestants.started``.
     """
-    server = stage.server
-    with _placed(stage, load) as place, started(name, place) as running:
-        running.wait()
+    server = rig.server
+    with _run(rig, load) as run, started(name, run) as contestant:
+        contestant.wait()
         time.sleep(_SETTLE_S)
-        rss_mib = running.process.rss_mib
-        server.ask("fill", queue=place.queue, count=_WARM)
-        server.ask("emptied", queue=place.queue, within_s=_WARM_S)
-        running.wait()
+        rss_mib = contestant.process.rss_mib
+        server.ask("fill", queue=run.queue, count=_WARM)
+        server.ask("emptied", queue=run.queue, within_s=_WARM_S)
+        contestant.wait()
         server.ask("latency", seconds=load.latency_ms / 1000)
         try:
-            cpu_before_s = running.process.cpu_s
-            filled = server.ask("fill", queue=place.queue, count=load.messages)
-            end = server.ask("emptied", queue=place.queue, within_s=load.seconds)
-            cpu_s = running.process.cpu_s - cpu_before_s
+            cpu_before_s = contestant.process.cpu_s
+            filled = server.ask("fill", queue=run.queue, count=load.messages)
+            end = server.ask("emptied", queue=run.queue, within_s=load.seconds)
+            cpu_s = contestant.process.cpu_s - cpu_before_s
         finally:
             server.ask("latency", seconds=0)
-    messages = load.messages - end.told["left"]
+    messages = load.messages - end.answer["left"]
     share = end.share_since(filled)
-    book.add(
+    measurements.add(
         load.part,
         name,
         messages_per_s=messages / (end.at_s - filled.at_s),
@@ -91,4 +89,4 @@ def measure(stage: Stage, name: str, load: Load, book: Book) -> None:
         rss_start_mib=rss_mib,
     )
     if share > FULL_SHARE:
-        book.note(f"{load.part}: the server was busy for {share:.0%} with {name}: it may have been the limit")
+        measurements.note(f"{load.part}: the server was busy for {share:.0%} with {name}: it may have been the limit")

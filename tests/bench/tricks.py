@@ -1,7 +1,6 @@
-"""The tricks for speed in the hot path, and how to switch each off: the ablation's table.
+"""The tricks for speed in the hot path, and how to switch each off.
 
-A trick is whatever the code does only because it is faster. Each has a name, the file where its price is written, and
-the lines that it costs beyond the plain way. ``switch_off`` runs inside the daemon, before it starts.
+A trick is code that is there only because it is faster. ``switch_off`` runs inside the daemon, before it starts.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ class Trick:
     """One trick.
 
     Args:
-        name: As in the comment beside it: ``bench ablation "NAME"``.
-        what: What is done instead when it is off.
-        where: Its file.
+        name: As in the comment at its place in the code: ``bench ablation "NAME"``.
+        what: What the daemon does while it is off.
+        where: The file with the trick and that comment.
         lines: Lines that it costs beyond the plain way, about.
         off: Switches it off.
     """

@@ -1,9 +1,7 @@
-"""What was measured: one series of values for each part, contestant and figure; medians, spreads and ratios of them.
+"""The measured values: a series for each part, contestant and figure, with medians, spreads and ratios.
 
-Every figure is measured in turn (A B A B ...), so the n-th value of A and the n-th of B come from the same minute. A
+Contestants are measured in turn (A B A B ...), so the n-th value of A and the n-th of B come from the same minute. A
 ratio is that of the two medians; its spread is that of the ratios of such pairs.
-
-Elsewhere: what is measured (the parts), what has to be reached (``bars``), how it is shown (``report``).
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ def in_turn(rounds: int, *names: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A median with the least and the most that were seen."""
+    """A median with the least and the greatest value."""
 
     median: float
     least: float
@@ -31,13 +29,13 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of some values, at least one."""
+        """The spread of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass(slots=True)
 class Series:
-    """All values of one figure of one contestant in one part, in the order of the rounds."""
+    """The values of one figure of one contestant in one part, in the order of the rounds."""
 
     part: str
     contestant: str
@@ -46,11 +44,11 @@ class Series:
 
     @property
     def spread(self) -> Spread:
-        """Median, least and most."""
+        """Median, least and greatest value."""
         return Spread.of(self.values)
 
     def as_json(self) -> dict[str, Any]:
-        """As ``bench.json`` has it."""
+        """The form of ``bench.json``."""
         spread = self.spread
         return {
             "part": self.part,
@@ -63,59 +61,59 @@ class Series:
         }
 
 
-class Book:
-    """All that was measured in one run of the benchmark.
+class Measurements:
+    """All values of one run of the benchmark.
 
     Args:
-        tell: Gets a line for each run that was measured.
+        progress: Is called with a line for each run that was measured.
 
     Attributes:
-        notes: What a reader must know besides: what was left out and why, when the server was the limit.
-        failures: What could not be measured though it was asked for.
+        notes: What a reader must know: what was left out and why, and whether the server was the limit.
+        failures: What was asked for and could not be measured.
     """
 
-    def __init__(self, tell: Callable[[str], object] = lambda _: None) -> None:
+    def __init__(self, progress: Callable[[str], object] = lambda _: None) -> None:
         self.notes: list[str] = []
         self.failures: list[str] = []
-        self._tell = tell
+        self._progress = progress
         self._series: dict[tuple[str, str, str], Series] = {}
 
     def add(self, part: str, contestant: str, **figures: float) -> None:
-        """Write down what one run came to."""
+        """Add the figures of one run."""
         for figure, value in figures.items():
             key = (part, contestant, figure)
             self._series.setdefault(key, Series(*key)).values.append(value)
-        self._tell(f"{part}: {contestant} {' '.join(f'{figure}={value:.4g}' for figure, value in figures.items())}")
+        self._progress(f"{part}: {contestant} {' '.join(f'{figure}={value:.4g}' for figure, value in figures.items())}")
 
     def note(self, text: str) -> None:
-        """Write down what a reader must know, once."""
+        """Add a note, unless it is there."""
         if text not in self.notes:
             self.notes.append(text)
 
     def series(self, part: str | None = None) -> Iterator[Series]:
-        """Every series, or those of one part, in the order in which they were first written."""
+        """All series, or those of one part, in the order in which they began."""
         return (one for one in self._series.values() if part in {None, one.part})
 
     def parts(self) -> list[str]:
-        """The parts that were measured."""
+        """The measured parts."""
         return list(dict.fromkeys(one.part for one in self._series.values()))
 
     def spread(self, part: str, contestant: str, figure: str) -> Spread | None:
-        """One figure; ``None`` where it was not measured."""
+        """One figure; ``None`` if it was not measured."""
         values = self.values(part, contestant, figure)
         return None if values is None else Spread.of(values)
 
     def values(self, part: str, contestant: str, figure: str) -> Sequence[float] | None:
-        """All values of one figure, in the order of the rounds; ``None`` where it was not measured."""
+        """The values of one figure, in the order of the rounds; ``None`` if it was not measured."""
         found = self._series.get((part, contestant, figure))
         return None if found is None else found.values
 
     def ratio(self, part: str, contestant: str, to: str, figure: str) -> Spread | None:
-        """One contestant's figure in units of another's; ``None`` where one of them was not measured."""
+        """One contestant's figure divided by another's; ``None`` if one was not measured."""
         return _paired(self.values(part, contestant, figure), self.values(part, to, figure), operator.truediv)
 
     def difference(self, part: str, contestant: str, to: str, figure: str) -> Spread | None:
-        """One contestant's figure less another's; ``None`` where one of them was not measured."""
+        """One contestant's figure less another's; ``None`` if one was not measured."""
         return _paired(self.values(part, contestant, figure), self.values(part, to, figure), operator.sub)
 
 
