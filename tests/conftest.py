@@ -1,11 +1,19 @@
-"""The processes that tests start find this checkout's packages, also where an older installation does not name them."""
+"""What every test needs: paths for the processes that it starts, and patience with a slow machine."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
+# The processes that tests start find this checkout's packages, also where an older installation does not name them.
 _ROOT = Path(__file__).resolve().parents[1]
 _PATHS = (str(_ROOT), str(_ROOT / "consumer" / "public"))
 
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (*_PATHS, os.environ.get("PYTHONPATH"))))
+
+# How long an example takes says how busy the machine is. In CI hypothesis has a profile of its own that says so too.
+if "CI" not in os.environ:
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")

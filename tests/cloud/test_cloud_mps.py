@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -13,6 +14,7 @@ import pytest
 from consumer.cloud.faults import is_about_the_job
 from consumer.cloud.mps import RateLimiter
 from consumer.errors import CloudError, Fault
+from tests.in_memory.clock import Clock
 
 
 def json_reply(mns_reply: Any, status: int, value: object) -> Any:
@@ -219,32 +221,51 @@ async def test_warming_up_loads_the_signer(start: Any, mns_reply: Any) -> None:
     """After warming up the signer is there, and doing it again costs nothing."""
     talk = await start(json_reply(mns_reply, 200, {"RequestId": "R", "JobId": "j"}))
     await talk.mps.warm_up()
-    began = time.monotonic()
-    await talk.mps.warm_up()
-    assert time.monotonic() - began < 0.01
+    took_s = []
+    for _ in range(5):
+        began = time.monotonic()
+        await talk.mps.warm_up()
+        took_s.append(time.monotonic() - began)
+    assert min(took_s) < 0.01
 
 
-async def calls(limiter: RateLimiter, number: int) -> list[float]:
-    """Let that many concurrent callers through; give the times at which they went."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that the test moves, for ``on_clock``."""
+    made = Clock()
+    made.install(monkeypatch)
+    return made
+
+
+@pytest.fixture
+def on_clock(clock: Clock) -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Run a coroutine by that clock."""
+    with asyncio.Runner(loop_factory=clock.make_loop) as runner:
+        yield runner.run
+
+
+async def calls(limiter: RateLimiter, number: int, clock: Clock) -> list[float]:
+    """Let that many concurrent callers through, each of which works for 2 ms; give the times at which they went."""
     times: list[float] = []
 
     async def one() -> None:
         await limiter.wait()
         times.append(time.monotonic())
+        clock.now_s += 0.002
 
     await asyncio.gather(*(one() for _ in range(number)))
     return times
 
 
-@pytest.mark.alone
-async def test_the_pace_is_even_below_the_limit_and_near_it() -> None:
+def test_the_pace_is_even_below_the_limit_and_near_it(clock: Clock, on_clock: Callable[..., Any]) -> None:
     """At 100 a second, no window of a second has more than 100, and at least 95 a second go through."""
-    times = await calls(RateLimiter(100), 300)
+    times = on_clock(calls(RateLimiter(100), 300, clock))
     assert max(sum(1 for t in times if start <= t < start + 1) for start in times) <= 100
     assert 299 / (times[-1] - times[0]) >= 95
 
 
-async def test_callers_go_in_the_order_in_which_they_asked() -> None:
+@pytest.mark.usefixtures("clock")
+def test_callers_go_in_the_order_in_which_they_asked(on_clock: Callable[..., Any]) -> None:
     """First come, first served, also past a caller that is cancelled while it waits, which costs no turn."""
     limiter = RateLimiter(50)
     order: list[int] = []
@@ -253,25 +274,31 @@ async def test_callers_go_in_the_order_in_which_they_asked() -> None:
         await limiter.wait()
         order.append(number)
 
-    tasks = [asyncio.create_task(one(number)) for number in range(30)]
-    await asyncio.sleep(0)
+    async def thirty() -> None:
+        tasks = [asyncio.create_task(one(number)) for number in range(30)]
+        await asyncio.sleep(0)
+        for number in range(5, 25):
+            tasks[number].cancel()
+        await asyncio.wait(tasks)
+
     began = time.monotonic()
-    for number in range(5, 25):
-        tasks[number].cancel()
-    await asyncio.wait(tasks)
+    on_clock(thirty())
     assert order == [*range(5), *range(25, 30)]
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 0.2
 
 
-async def test_a_stalled_loop_makes_no_burst() -> None:
+def test_a_stalled_loop_makes_no_burst(clock: Clock, on_clock: Callable[..., Any]) -> None:
     """Turns missed while the loop stood still are lost, not made good at once."""
-    limiter = RateLimiter(100)
-    task = asyncio.create_task(calls(limiter, 40))
-    await asyncio.sleep(0.05)
-    time.sleep(0.2)  # noqa: ASYNC251 - the loop is meant to stand still
-    resumed = time.monotonic()
-    times = await task
-    assert sum(1 for t in times if resumed <= t < resumed + 0.1) <= 13
+
+    async def stalled() -> tuple[float, list[float]]:
+        task = asyncio.create_task(calls(RateLimiter(100), 40, clock))
+        await asyncio.sleep(0.05)
+        clock.now_s += 0.2
+        resumed = time.monotonic()
+        return resumed, await task
+
+    resumed, times = on_clock(stalled())
+    assert sum(1 for t in times if resumed <= t < resumed + 0.1) <= 11
 
 
 async def test_throttling_halves_once_and_heals(monkeypatch: pytest.MonkeyPatch) -> None:

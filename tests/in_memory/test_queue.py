@@ -164,9 +164,9 @@ async def test_a_long_poll_ends_with_the_first_message(rig: Rig) -> None:
             await anyio.sleep(0.5)
             assert answered == []
             rig.put(b"one")
-    assert time.monotonic() - began_s < 1
+    assert time.monotonic() - began_s < 4
     assert (len(answers[0].messages), answered) == (1, [True])
-    assert 0.4 < answers[0].elapsed_s < 1
+    assert 0.4 < answers[0].elapsed_s < 4
 
 
 async def test_a_long_poll_sees_a_message_come_back(rig: Rig) -> None:

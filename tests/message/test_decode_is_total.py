@@ -151,9 +151,9 @@ def test_any_fields(pairs: list[tuple[str, object]]) -> None:
 @pytest.mark.parametrize("encoded", [False, True], ids=["raw", "base64"])
 def test_hostile_bodies_of_64_kb(*, body: bytes, encoded: bool) -> None:
     """The largest bodies that MNS carries give a value in well under a second, however they are made."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     check(base64.b64encode(body) if encoded else body)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_many_bodies_in_one_process_leave_nothing_behind() -> None:

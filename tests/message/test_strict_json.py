@@ -148,10 +148,10 @@ def test_a_full_stack_is_a_refusal() -> None:
 )
 def test_hostile_texts_take_linear_time(text: str) -> None:
     """64 KB made to slow a parser down is refused in well under a second."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(Unreadable):
         parse_container(text)
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 @pytest.mark.parametrize(

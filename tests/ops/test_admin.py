@@ -447,17 +447,20 @@ async def test_stops(checks: Answers, metrics: Metrics) -> None:
     """After its end nothing listens, no silent client has delayed it, and it can start again."""
     server = AdminServer("127.0.0.1", 0, metrics=metrics, checks=checks)
     assert server.port == 0
-    for _ in range(2):
+    took_s = []
+    for _ in range(3):
         async with server:
             port = server.port
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             await asyncio.sleep(0.05)
             began = time.monotonic()
-        assert time.monotonic() - began < 0.5
+        took_s.append(time.monotonic() - began)
         assert await reader.read() == b""
         writer.close()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
+    # A client that delays it costs half a second each time; a pause of the machine comes once.
+    assert min(took_s) < 0.5
     await server.__aexit__(None, None, None)
 
 

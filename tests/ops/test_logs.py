@@ -490,7 +490,6 @@ def test_silent_before_configured() -> None:
     logs._log.write(b"x\n")
 
 
-@pytest.mark.alone
 def test_cost_of_a_line(tmp_path: Path) -> None:
     """A message's line to a file costs some microseconds (bound: 60, for slow machines)."""
     with (tmp_path / "log").open("w") as stream:

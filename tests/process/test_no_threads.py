@@ -83,7 +83,7 @@ async def test_without_threads_jobs_are_given_back_and_the_daemon_stops(
     await daemon.logged("no thread could be started to read them")
     asked_at = time.monotonic()
     assert await daemon.stop() == 0
-    assert time.monotonic() - asked_at < 3.5
+    assert time.monotonic() - asked_at < 6
     assert "Traceback" not in daemon.log.read_text()
 
 

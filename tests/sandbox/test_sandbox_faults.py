@@ -54,7 +54,7 @@ async def test_429_is_held_as_the_service_does(sandbox: Sandbox, ask: Ask) -> No
     sandbox.faults.add(fault("error", status=429))
     began_s = time.monotonic()
     await ask("GET", BATCH)
-    assert 0.5 <= time.monotonic() - began_s < 0.9
+    assert 0.5 <= time.monotonic() - began_s < 3
 
 
 async def test_latency_adds_up_and_lets_the_request_go_on(sandbox: Sandbox, ask: Ask) -> None:
@@ -64,7 +64,7 @@ async def test_latency_adds_up_and_lets_the_request_go_on(sandbox: Sandbox, ask:
         sandbox.faults.add(fault("latency", seconds=0.03, jitter_s=0.01))
     began_s = time.monotonic()
     assert (await ask("GET", BATCH))[0] == 200
-    assert 0.06 <= time.monotonic() - began_s < 0.5
+    assert 0.06 <= time.monotonic() - began_s < 3
 
 
 @pytest.mark.parametrize(("status", "kind"), [(502, "html"), (200, "html"), (302, "redirect")])
@@ -90,7 +90,7 @@ async def test_dropped_and_hung_connections(
 ) -> None:
     """A connection is closed without a byte, at once or after hanging, before or after the message is taken."""
     sandbox.put("q", "x")
-    sandbox.faults.add(fault(f"{way}_after" if has_effect else way, seconds=0.05))
+    sandbox.faults.add(fault(f"{way}_after" if has_effect else way, seconds=0.05 if way == "hang" else 30))
     began_s = time.monotonic()
     # Either end of the stream: a reset instead of an end is the kernel's choice.
     try:
@@ -98,7 +98,8 @@ async def test_dropped_and_hung_connections(
     except ConnectionResetError:
         answer = b""
     assert answer == b""
-    assert (time.monotonic() - began_s >= 0.05) == (way == "hang")
+    took_s = time.monotonic() - began_s
+    assert took_s >= 0.05 if way == "hang" else took_s < 10
     assert sandbox.messages("q")[0].state == (State.INACTIVE if has_effect else State.ACTIVE)
 
 
@@ -123,7 +124,7 @@ async def test_early_empty(sandbox: Sandbox, ask: Ask, texts: Texts) -> None:
     began_s = time.monotonic()
     status, _, body = await ask("GET", f"{BATCH}&waitseconds=30")
     assert (status, texts(body, "Code")) == (404, ["MessageNotExist"])
-    assert time.monotonic() - began_s < 0.3
+    assert time.monotonic() - began_s < 10
     assert (await ask("GET", "/queues/q"))[0] == 200
     assert sandbox.faults.applied["early_empty"] == 1
 

@@ -306,7 +306,6 @@ async def test_any_account_and_region_in_a_notify_url(sandbox: Sandbox, url: str
     assert len(notifications(sandbox, "other")) == 1
 
 
-@pytest.mark.alone
 async def test_more_than_100_a_second_are_throttled(sandbox: Sandbox) -> None:
     """Of 120 queries in under a second 100 pass; submits have a limit of their own."""
 

@@ -15,8 +15,8 @@ Ask = Callable[..., Coroutine[Any, Any, Reply]]
 Texts = Callable[[bytes, str], list[str]]
 WriteSigned = Callable[..., bytes]
 
-# A machine shared with other work: the promise is milliseconds, the limit leaves room for a busy moment.
-SOON_S = 0.25
+# The promise is milliseconds. What breaks it waits for the end of the poll, 10 s; a busy machine may pause in between.
+SOON_S = 3
 
 
 async def polling(sandbox: Sandbox, count: int = 1) -> None:
@@ -92,7 +92,7 @@ async def test_an_empty_poll_lasts_as_asked(sandbox: Sandbox, ask: Ask) -> None:
     explicit_s, by_default_s, none_s = await asyncio.gather(*map(waited_s, ("?waitseconds=1", "", "?waitseconds=0")))
     assert 1 <= explicit_s < 1 + SOON_S
     assert 1 <= by_default_s < 1 + SOON_S
-    assert none_s < SOON_S
+    assert none_s < 1
 
 
 async def test_polls_share_what_comes(sandbox: Sandbox, ask: Ask, texts: Texts) -> None:
@@ -195,13 +195,13 @@ async def test_too_many_long_polls_are_answered_at_once(ask: Ask, write_signed: 
 
 
 async def test_a_sandbox_stops_at_once_with_polls_held(write_signed: WriteSigned) -> None:
-    """Leaving the block ends held polls and hung requests within a second."""
+    """Leaving the block ends held polls and hung requests at once."""
     async with Sandbox.on_free_port() as sandbox:
         sandbox.account.ensure("q")
         reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port)
         writer.write(write_signed("GET", "/queues/q/messages?waitseconds=30"))
         await polling(sandbox)
         began_s = time.monotonic()
-    assert time.monotonic() - began_s < 1
+    assert time.monotonic() - began_s < SOON_S
     assert await reader.read() == b""
     writer.close()
