@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-
-import anyio
-import pytest
 
 from consumer.engine.slots import Slot, Slots
 from consumer.plugin.handler import Job
@@ -16,8 +12,6 @@ from tests.engine.rig import QUEUE, Serve, body, handlers
 
 GOOD = 400
 """Good messages, and as many poisoned ones among them."""
-BUSY = 130
-"""The same where throughput is measured: more than seven rounds of the slots."""
 
 POISONED: list[tuple[Reason, Callable[[int], bytes]]] = [
     (Reason.UNDECODABLE, lambda number: f"no notification {{ {number}".encode()),
@@ -55,42 +49,6 @@ async def test_half_poison_is_set_aside_byte_for_byte(sandbox: Sandbox, serve: S
         assert daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="done") == GOOD
         letters = await daemon.letters()
     assert sorted((letter.letter.reason, letter.letter.body) for letter in letters) == sorted(sent)
-
-
-async def throughput(sandbox: Sandbox, serve: Serve, *, poisoned: bool, run: int) -> float:
-    """Good jobs a second, but for the first and the last tenth, with their handlers' slots full.
-
-    The slots are few, so that they are the limit and not the processor.
-    """
-    ended: list[float] = []
-
-    async def busy(job: Job) -> None:
-        await anyio.sleep(0.2)
-        ended.append(time.monotonic())
-
-    for number in range(BUSY):
-        sandbox.put(QUEUE, body(f"{run:02x}{number:030x}", "Busy").decode())
-        if poisoned:
-            sandbox.put(QUEUE, POISONED[number % len(POISONED)][1](run * BUSY + number).decode())
-    async with serve(handlers(Busy=busy, Typed=typed, Picky=picky), slots=16) as daemon:
-        await daemon.emptied(20)
-    spared = BUSY // 10
-    return (BUSY - 2 * spared) / (ended[-spared] - ended[spared])
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.alone
-async def test_poison_does_not_slow_the_good(sandbox: Sandbox, serve: Serve) -> None:
-    """With as much poison as good, the good jobs' throughput is at least nine tenths of what it is without.
-
-    One pair of runs in three has to show it: a pause of the machine falls on one of them.
-    """
-    ratios: list[float] = []
-    while max(ratios, default=0) < 0.9:
-        assert len(ratios) < 3, ratios
-        alone = await throughput(sandbox, serve, poisoned=False, run=2 * len(ratios))
-        among = await throughput(sandbox, serve, poisoned=True, run=2 * len(ratios) + 1)
-        ratios.append(among / alone)
 
 
 def test_places_on_their_way_out_are_limited() -> None:
