@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from itertools import chain
 from typing import Annotated, Final
 from urllib.parse import parse_qsl, quote, unquote
@@ -115,7 +114,9 @@ def verify_mns(request: Request, keys: Keys, now_s: float) -> None:
     expected: list[str] = []
     if scheme == "MNS":
         access_key_id, _, signature = rest.partition(":")
-        expected = [classic_signature(request, keys.access_key_secret, date) for date in _dates_to_sign(headers)]
+        # x-mns-date stands "in place" of Date: whether the signed text then has it or an empty line is left open.
+        dates = [headers["date"]] if "date" in headers else [headers["x-mns-date"], ""]
+        expected = [classic_signature(request, keys.access_key_secret, date) for date in dates]
     elif scheme == _V4 and (parts := _V4_PARTS.fullmatch(rest)) is not None:
         access_key_id, day, region, signature = parts.groups()
         expected = [v4_signature(request, keys.access_key_secret, signed_at_s, day, region)]
@@ -135,10 +136,7 @@ def verify_mns(request: Request, keys: Keys, now_s: float) -> None:
 
 
 def classic_signature(request: Request, secret: str, date: str) -> str:
-    """Calculate the signature of ``Authorization: MNS``.
-
-    Source: facts/mns.md#signature-version-2.
-    """
+    """Calculate the signature of ``Authorization: MNS`` (facts/mns.md#signature-version-2)."""
     headers = request.headers
     own = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers) if name.startswith("x-mns-"))
     digest, kind = headers.get("content-md5", ""), headers.get("content-type", "")
@@ -147,10 +145,7 @@ def classic_signature(request: Request, secret: str, date: str) -> str:
 
 
 def v4_signature(request: Request, secret: str, signed_at_s: float, day: str, region: str) -> str:
-    """Calculate the signature of ``Authorization: MNS4-HMAC-SHA256``.
-
-    Source: facts/mns.md#signature-version-4.
-    """
+    """Calculate the signature of ``Authorization: MNS4-HMAC-SHA256`` (facts/mns.md#signature-version-4)."""
     headers = request.headers
     items = [part.partition("=") for part in request.query.split("&") if part]
     # Not unquote_plus: an unescaped receipt handle may contain a plus. An empty value is signed as the bare key.
@@ -172,32 +167,18 @@ def _quoted(text: str) -> str:
     return quote(text, safe="~")
 
 
-def _dates_to_sign(headers: Mapping[str, str]) -> tuple[str, ...]:
-    date, own = headers.get("date"), headers.get("x-mns-date")
-    if date is not None or own is None:
-        return (date or "",)
-    # "In its place" leaves open whether the Date line of the text is x-mns-date or empty: either is accepted.
-    return (own, "")
-
-
 def _signed_at_s(headers: Mapping[str, str]) -> float:
     date = headers.get("x-mns-date") or headers.get("date")
     if not date:
         raise MnsError("MissingDateHeader", "Date header is required.")
-    signed_at_s = _parsed_date_s(date)
-    if signed_at_s is None:
-        raise MnsError("InvalidDateHeader", "The Date header format is invalid.")
-    return signed_at_s
-
-
-@lru_cache(maxsize=64)
-def _parsed_date_s(date: str) -> float | None:
     try:
         parsed = parsedate_to_datetime(date)
-        # RFC 1123 GMT: no other zone, and not none.
-        return parsed.timestamp() if parsed.utcoffset() == timedelta(0) else None
     except (ValueError, OverflowError):
-        return None
+        parsed = None
+    # RFC 1123 GMT: no other zone, and not none.
+    if parsed is None or parsed.utcoffset() != timedelta(0):
+        raise MnsError("InvalidDateHeader", "The Date header format is invalid.")
+    return parsed.timestamp()
 
 
 def _check_digest(headers: Mapping[str, str], body: bytes) -> None:

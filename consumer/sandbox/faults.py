@@ -161,9 +161,6 @@ class Plan:
         return "latency" if self.latency_s else ""
 
 
-_NOTHING: Final = Plan()
-
-
 class Faults:
     """The current rules. ``applied`` counts hits by kind since the start and is never reset."""
 
@@ -172,9 +169,6 @@ class Faults:
         self._chance = random.Random(seed)  # noqa: S311 - chance that a test can repeat, no secret
         self._rules: list[_Rule] = []
         self.set(faults)
-
-    def __bool__(self) -> bool:
-        return bool(self._rules)
 
     def set(self, faults: Iterable[Fault]) -> None:
         """Replace all rules."""
@@ -198,8 +192,6 @@ class Faults:
 
     def plan(self, operation: str, queue: str | None) -> Plan:
         """Draw what goes wrong with a request."""
-        if not self._rules:
-            return _NOTHING
         latency_s = 0.0
         before: Fault | None = None
         after: Fault | None = None
@@ -256,7 +248,7 @@ def _revoke(queue: Queue, message: Message, handle: str | None) -> None:
 async def replace_effect(
     request: web.BaseRequest, fault: Fault, error: Callable[[int, str | None, str], Response]
 ) -> Response | None:
-    """Do what a fault puts in place of the effect. None: the connection was dropped.
+    """Do what a fault puts in place of the effect; None where the connection was dropped.
 
     ``error`` renders an error of the service from its status, code (None: one that fits) and text.
     """

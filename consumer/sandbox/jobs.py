@@ -262,10 +262,7 @@ def compact(value: Any) -> str:
 
 
 def notification(job: SandboxJob) -> str:
-    """Write the notification of a job as JSON: keys in alphabetical order, no result, no times.
-
-    Source: facts/iproduction.md#notification.
-    """
+    """Write a notification: keys in alphabetical order, no result, no times (facts/iproduction.md#notification)."""
     # The printed notifications differ by the family of the result (INF).
     function = find(job.function)
     has_details = function is None or function.family is not Family.OBJECT

@@ -222,8 +222,7 @@ class MnsApi:
             wait_s = whole_number("waitseconds", call.parameters["waitseconds"], 0, 30, "seconds")
         taken = await self._poll(mailbox, limit, wait_s, call.request)
         response = _found(call, taken)
-        if self._faults:
-            self._faults.spoil_messages(mailbox.queue, call.operation, taken)
+        self._faults.spoil_messages(mailbox.queue, call.operation, taken)
         return response
 
     async def _poll(self, mailbox: Mailbox, limit: int, wait_s: int, request: Request) -> list[Message]:

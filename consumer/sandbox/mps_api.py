@@ -124,17 +124,15 @@ class MpsApi:
         action = self._grants.missing(operation)
         if action is None:
             return
-        text = "User not authorized to operate on the specified resource."
-        if self._has_plain_denials:
-            raise MpsError("Forbidden.RAM", text)
-        detail = {
-            "AuthAction": action,
-            "AuthPrincipalType": "SubUser",
-            "NoPermissionType": "ExplicitDeny" if action in self._grants.deny else "ImplicitDeny",
-            "PolicyType": "AccountLevelIdentityBasedPolicy",
-        }
-        error = MpsError("Forbidden.RAM", text, status=403)
-        error.detail = detail
+        error = MpsError("Forbidden.RAM", "User not authorized to operate on the specified resource.")
+        if not self._has_plain_denials:
+            error.status = 403
+            error.detail = {
+                "AuthAction": action,
+                "AuthPrincipalType": "SubUser",
+                "NoPermissionType": "ExplicitDeny" if action in self._grants.deny else "ImplicitDeny",
+                "PolicyType": "AccountLevelIdentityBasedPolicy",
+            }
         raise error
 
     def _submit(self, parameters: Mapping[str, str], request_id: str) -> dict[str, str]:

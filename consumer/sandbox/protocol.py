@@ -157,13 +157,7 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """An HTTP response.
-
-    Attributes:
-        content_type: Also sent with an empty body; "" leaves the header out.
-        headers: Sent after all others.
-        closes: Close the connection afterwards.
-    """
+    """An HTTP response. ``content_type`` is sent with an empty body too, unless it is ""; ``headers`` come last."""
 
     status: int
     body: bytes = b""
@@ -174,21 +168,17 @@ class Response:
     def to_web(
         self, date: str, *, keep_alive: bool, server: str = "sandbox", headers: Mapping[str, str] = _NO_HEADERS
     ) -> web.Response:
-        """Make the response of aiohttp, with its headers in the order of the real service.
-
-        A 204 has a Content-Type and no Content-Length. Source: facts/mns.md#answers.
-        """
-        body, status = self.body, self.status
+        """Make the response of aiohttp, with its headers in the order of the real service (facts/mns.md#answers)."""
         closes = self.closes or not keep_alive
         sent = {"Server": server, "Date": date}
         if self.content_type:
             sent["Content-Type"] = self.content_type
-        if status != _NO_CONTENT:
-            sent["Content-Length"] = str(len(body))
+        if self.status != _NO_CONTENT:
+            sent["Content-Length"] = str(len(self.body))
         sent["Connection"] = "close" if closes else "keep-alive"
         sent.update(headers)
         sent.update(self.headers)
-        response = web.Response(status=status, body=body or None, headers=sent)
+        response = web.Response(status=self.status, body=self.body or None, headers=sent)
         if closes:
             # The header alone leaves the connection open.
             response.force_close()

@@ -100,10 +100,7 @@ class QueueAttributes:
 
 
 class DlqPolicy(BaseModel):
-    """Where a queue's messages go once they were received too often.
-
-    The real service sets it through its control plane only. Source: facts/mns.md#dead-letter-queues.
-    """
+    """Where a queue's messages go once they were received too often (facts/mns.md#dead-letter-queues)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -72,7 +72,6 @@ class Sandbox:
         self._control = control.Control(self.account, self.jobs, self.faults, self.grants, self.log)
         self._scheme = "http" if settings.tls is None else "https"
         self._origins = Origins(settings.host, settings.allowed_hosts, scheme=self._scheme)
-        self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
         self._port = settings.port
         self._relisten: asyncio.Task[None] | None = None
@@ -125,7 +124,7 @@ class Sandbox:
         queue.enqueue(Message(body, group_id=job.function if queue.fifo else ""), now_ms)
 
     async def __aenter__(self) -> Self:
-        server = web.Server(
+        self._server = web.Server(
             self._handle,
             request_factory=_bounded_request,
             handler_cancellation=True,
@@ -136,7 +135,7 @@ class Sandbox:
             max_headers=_MOST_HEADERS,
             auto_decompress=False,
         )
-        self._runner = web.ServerRunner(server, shutdown_timeout=_STOP_S)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=_STOP_S)
         await self._runner.setup()
         try:
             await self._listen()
@@ -152,8 +151,7 @@ class Sandbox:
             self._relisten.cancel()
         self.jobs.close()
         self._drop_connections()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._runner.cleanup()
 
     async def refuse_connections(self, seconds: float) -> None:
         """Drop every connection and refuse new ones for that long, then listen again on the same port."""
@@ -174,8 +172,6 @@ class Sandbox:
         await self._listen()
 
     async def _listen(self) -> None:
-        if self._runner is None:
-            raise RuntimeError("the sandbox is not started; use 'async with Sandbox(...)'")
         site = web.TCPSite(
             self._runner, self.settings.host, self._port, ssl_context=self.settings.tls, reuse_address=True
         )
@@ -184,8 +180,7 @@ class Sandbox:
         self._port = self._runner.addresses[0][1]
 
     def _drop_connections(self) -> None:
-        server = None if self._runner is None else self._runner.server
-        for connection in server.connections if server is not None else ():
+        for connection in self._server.connections:
             if connection.transport is not None:
                 connection.transport.abort()
 

@@ -22,13 +22,10 @@ class SandboxSettings(BaseModel):
         access_key_id: The only AccessKey that is accepted.
         security_token: When set, every request must carry it, as with STS credentials.
         verify_signatures: False only to measure a client without the cost of the check.
-        account: Account id in ``notify_url`` and in a notification's topic envelope.
-        region: Region of the same.
+        account: Account id in ``notify_url`` and in a notification's topic envelope, as the region.
         job_s: Seconds from a job's submission to its end when its pipeline is free; a fifth is Queuing.
         pipeline_concurrency: Jobs of one pipeline that are Analysing at once.
         mps_calls_per_s: Submits, and queries, per second before Throttling.User; 0 is no limit.
-        notification_encoding: How a message carries a notification.
-        envelope: The topic envelope around a notification.
         allowed_actions: The RAM actions that are granted; None grants all.
         denied_actions: RAM actions that are not granted, even if allowed.
         plain_denials: MPS refuses a missing right with 400 and no AccessDeniedDetail, not with 403 and the detail.
@@ -37,9 +34,7 @@ class SandboxSettings(BaseModel):
         small_batches: A batch receive may bring fewer messages than it asks for and the queue has.
         lenient_handles: Replaced and expired receipt handles keep working while their message exists.
         max_long_polls: Long polls held at once; one more is answered at once as empty. None is no limit.
-        dlq_policies: Dead-letter policies by queue name.
         fifo_queues: Queues that keep order within a MessageGroupId.
-        faults: The faults at the start.
         seed: Of the faults' chance. Ids never repeat, as a ledger outlives a sandbox.
         tls: Serve https with this context.
     """

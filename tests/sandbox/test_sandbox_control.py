@@ -152,12 +152,6 @@ async def test_the_python_api() -> None:
         assert again.port == sandbox.port
 
 
-async def test_a_sandbox_that_was_not_started_can_not_listen() -> None:
-    """Listening without the context manager raises an error that names it."""
-    with pytest.raises(RuntimeError, match="async with"):
-        await Sandbox()._listen()
-
-
 def test_settings_are_checked_and_keep_their_secrets() -> None:
     """Wrong settings are refused by name, and no secret shows in a repr."""
     with pytest.raises(ValidationError, match="job_s"):
