@@ -38,7 +38,7 @@ from consumer.engine.tasks import Tasks
 from consumer.engine.upkeep import prune, watch_attributes
 from consumer.engine.vitals import Vitals
 from consumer.engine.without_message import NoQueue, message_of
-from consumer.errors import Fault, SettingsError, StoreDiedError, UsageError, lacks_threads
+from consumer.errors import Fault, StoreDiedError, UsageError, lacks_threads
 from consumer.job_state import ENDED
 from consumer.ops.admin import AdminServer
 from consumer.ops.metrics import Metrics
@@ -56,25 +56,19 @@ _FAULTS: Final = frozenset(Fault)
 
 
 class App:
-    """One run of the daemon.
+    """One run of the daemon, for at least one queue.
 
     Raises:
-        SettingsError: No queue is named, or the store's setting names none.
+        SettingsError: The store's driver is missing, or one of its files can't be used.
     """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
-        queues = settings.queues()
-        if not queues:
-            raise SettingsError(
-                "notify_url: expected at least one queue, as in "
-                "--notify-url mns://ACCOUNT.mns.REGION.aliyuncs.com/queues/NAME, got none"
-            )
         self.settings = settings
         self.rules = make_rules(settings.policy(), registry)
         self.metrics = Metrics(registry.handlers, version=version())
         self.admin_port: int | None = None
         self.lanes: list[Lane] = []
-        self._queues = queues
+        self._queues = settings.queues()
         self._ledger: Ledger = make_ledger(settings.store_address())
         self._store = StoreAccess(self._ledger, self.metrics.store_up.set)
         self.metrics.store_busy_seconds.set_function(self._ledger.busy_s)
@@ -101,9 +95,7 @@ class App:
     def adopt(self, settings: Settings, registry: Registry) -> None:
         """Use other settings and handlers for new messages; messages in flight keep theirs.
 
-        Args:
-            settings: As before, except for those that a reload may change.
-            registry: The handlers.
+        The settings differ only in those that a reload may change.
         """
         policy = settings.policy()
         self.settings = settings
@@ -128,10 +120,7 @@ class App:
         self.vitals.stopping = True
 
     async def serve(self, *, started: anyio.Event | None = None) -> None:
-        """Handle messages until stopped.
-
-        Args:
-            started: Set once every queue is being polled.
+        """Handle messages until stopped; ``started`` is set once every queue is being polled.
 
         Raises:
             SettingsError: A setting turns out wrong: the admin server's address, the certificates.
@@ -171,9 +160,7 @@ class App:
     async def run_job(self, job_id: str, queue: str | None = None) -> str:
         """Handle one job that has no message: query MPS for it, then process it like a delivery.
 
-        Args:
-            job_id: Which job.
-            queue: The queue that it counts for; needed where several are set.
+        It counts for the queue of this name, which is needed where several are set.
 
         Returns:
             How it was settled (``ops.metrics.SettledAs``).

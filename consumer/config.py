@@ -62,11 +62,8 @@ _NO: Final = frozenset({"false", "no", "off", "0"})
 class SettingInfo:
     """What a setting's field does not say of itself.
 
-    Args:
-        unit: The unit of its value; empty for words and counts.
-        reloadable: Whether a reload changes it; else it takes a restart.
-        flag: Its flag on the command line; ``None`` leaves it to ``--set``.
-        metavar: The placeholder for the flag's value in the help; ``None`` shows its choices or its type.
+    A setting that is not ``reloadable`` takes a restart. One without a ``flag`` is given by ``--set``. ``metavar``
+    stands for the flag's value in the help, which else shows the choices or the type.
     """
 
     unit: str = ""
@@ -412,9 +409,7 @@ class QueueSettings:
 def load(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
     """Read the settings. Strongest first: flags, environment, secret files, settings file, default.
 
-    Args:
-        flags: The command line's values, by setting.
-        config_file: The settings file; default: the one that ``MNS_CONSUMER_CONFIG`` names, else none.
+    Without ``config_file`` the settings file is the one that ``MNS_CONSUMER_CONFIG`` names, if any.
 
     Raises:
         SettingsError: One line for each unknown name and each bad value.

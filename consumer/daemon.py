@@ -29,10 +29,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from consumer.app import App
 from consumer.config import Settings, info_of
 from consumer.engine.vitals import status_of
-from consumer.errors import ConsumerError, ExitCode, lacks_threads
+from consumer.errors import ConsumerError, ExitCode, flattened, lacks_threads
 from consumer.ops.logs import configure
 from consumer.ops.metrics import ReloadResult
-from consumer.ops.sanitize import protect_settings
 from consumer.ops.systemd import Notifier
 from consumer.plugin.registry import Registry, forget
 
@@ -61,8 +60,9 @@ _GC_AFTER: Final = 5_000
 """New objects before the garbage collector runs; Python's default of 700 is reached by a few messages."""
 
 
-def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
-    """Configure logging by the settings, with all their secrets masked, and log the handlers."""
+def set_up_logs(app: App) -> None:
+    """Configure logging by the app's settings, and log its handlers."""
+    settings, registry = app.settings, app.registry
     configure(
         settings.log_level,
         json=None if settings.log_format == "auto" else settings.log_format == "json",
@@ -70,7 +70,6 @@ def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
         own=sorted({handler.function.__module__ for handler in registry.handlers.values()}),
         on_drop=app.metrics.log_lines_dropped.inc,
     )
-    protect_settings(settings.secrets())
     for name, handler in registry.handlers.items():
         log.info("handler registered", function=name, origin=handler.origin, provider=handler.provider)
     for skipped in registry.skipped:
@@ -79,29 +78,22 @@ def set_up_logs(settings: Settings, registry: Registry, app: App) -> None:
         log.warning("no handler found in a place that should hold some", place=place)
 
 
-def run(settings: Settings, registry: Registry, read: Read) -> ExitCode:
-    """Run until a signal stops it.
-
-    Args:
-        settings: The settings.
-        registry: The handlers.
-        read: Reads both again, for a reload.
-
-    Returns:
-        ``ExitCode.OK`` after an orderly stop.
+def run(settings: Settings, registry: Registry, read: Read) -> None:
+    """Run until a signal stops it; ``read`` reads settings and handlers again, for a reload.
 
     Raises:
         ConsumerError: It could not start; its exit code shows the kind of fault.
     """
     app = App(settings, registry)
-    set_up_logs(settings, registry, app)
+    set_up_logs(app)
     ended = threading.Event()
     # uvloop does not install everywhere; asyncio's own loop does the same, only slower.
     options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     try:
         anyio.run(_serve, app, read, ended, backend_options=options)
     except BaseExceptionGroup as group:
-        first = _single(group)
+        # Where there are several, the first is the cause.
+        first = next(flattened(group))
         if lacks_threads(first):
             raise ConsumerError(_NO_THREAD) from group
         raise first from group
@@ -111,7 +103,6 @@ def run(settings: Settings, registry: Registry, read: Read) -> ExitCode:
         # The event loop joins its executor's threads by starting another one; after the end that does not matter.
         if not ended.is_set():
             raise ConsumerError(_NO_THREAD) from error
-    return ExitCode.OK
 
 
 async def _serve(app: App, read: Read, ended: threading.Event) -> None:
@@ -161,9 +152,8 @@ def _exit(code: ExitCode = ExitCode.OK) -> NoReturn:
 class SpareThreads(ThreadPoolExecutor):
     """The event loop's threads, two of them started at once; never refuses work because no further thread starts.
 
-    asyncio resolves host names on such a thread, and handlers use them by ``asyncio.to_thread``. Where the machine or
-    the container has no thread left, asyncio's own executor refuses what it can't start a thread for. Here it waits for
-    one of the threads that are there.
+    asyncio resolves host names on them, and handlers use them by ``asyncio.to_thread``. Where no thread is left,
+    asyncio's own executor refuses work; here it waits for one of the threads that are there.
 
     Raises:
         RuntimeError: Not even the first threads can be started.
@@ -189,10 +179,7 @@ class SpareThreads(ThreadPoolExecutor):
 
 
 class _Deadline:
-    """Ends the process after the stop deadline, whatever hangs.
-
-    Its thread is started with the daemon, since no thread may be left when a stop comes.
-    """
+    """Ends the process after the stop deadline, whatever hangs; its thread starts early, as none may be left later."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -273,7 +260,7 @@ async def _reload(
         async for _ in asked:
             notifier.reloading()
             if await reload(app, read):
-                set_up_logs(app.settings, app.registry, app)
+                set_up_logs(app)
             if not app.vitals.stopping:
                 notifier.ready(status_of(app.lanes))
 
@@ -335,9 +322,3 @@ async def _watchdog(app: App, notifier: Notifier, interval_s: float) -> None:
         if all(check.ok for check in app.vitals.live()):
             notifier.watchdog()
         await anyio.sleep(interval_s)
-
-
-def _single(group: BaseExceptionGroup) -> BaseException:
-    """The error inside nested groups; where there are several, the first is the cause."""
-    first = group.exceptions[0]
-    return _single(first) if isinstance(first, BaseExceptionGroup) else first

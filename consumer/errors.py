@@ -7,10 +7,12 @@ and what to do. A fault of a message is not an exception but a value with a reas
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+T = TypeVar("T", bound=BaseException)
 
 
 def text_of(error: BaseException) -> str:
@@ -27,6 +29,15 @@ def traceback_of(error: BaseException) -> str:
         return "".join(traceback.format_exception(error))
     except BaseException as second:  # noqa: BLE001 - as above
         return f"{type(error).__name__}: its traceback can't be shown: {type(second).__name__}"
+
+
+def flattened(group: BaseExceptionGroup[T]) -> Iterator[T]:
+    """The errors inside nested groups, in their order."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from flattened(error)
+        else:
+            yield error
 
 
 def lacks_threads(error: BaseException) -> bool:
@@ -78,7 +89,7 @@ class SettingsError(ConsumerError):
 
     @property
     def problems(self) -> Sequence[str]:
-        """The arguments."""
+        """The lines."""
         return self.args
 
 
@@ -155,16 +166,14 @@ _RETRYABLE = frozenset({Fault.NETWORK, Fault.UNREADABLE, Fault.SERVER, Fault.THR
 
 @dataclass(eq=False, kw_only=True)
 class CloudError(ConsumerError):
-    """A call to MNS or MPS failed.
+    """A call to MNS or MPS failed; ``fault`` decides the reaction.
 
     Args:
-        fault: Decides the reaction.
         operation: The API's name of the call, such as ``BatchReceiveMessage``.
         target: The queue's name; for MPS the endpoint's host.
         code: The service's error code, or one of ours if none came (``ReadTimeout``, ``NotMns``).
         detail: What was expected, what came and what to do; never a secret or a whole body.
-        status: The HTTP status; ``None`` without an answer.
-        request_id: The service's id of the call, for its support; ``None`` if none came.
+        request_id: The service's id of the call, for its support.
     """
 
     fault: Fault = field(kw_only=False)

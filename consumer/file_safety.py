@@ -54,11 +54,8 @@ class Content:
 def read(path: Path, folder: Path | None = None) -> Content:
     """Read a file after checking that it is safe; the open file is checked, so it can't be replaced in between.
 
-    A pipe of this process's user, such as ``/dev/fd/63`` of the shell's ``<(...)``, counts as safe.
-
-    Args:
-        path: The file.
-        folder: The folder that may be a read-only mount; default: the file's own.
+    Its ``folder``, by default the file's own, may be a read-only mount. A pipe of this process's user, such as
+    ``/dev/fd/63`` of the shell's ``<(...)``, counts as safe.
 
     Raises:
         UnsafeFileError: It is not safe, or not a file.
@@ -117,11 +114,7 @@ def problems_of_folder(folder: Path) -> Sequence[str]:
 
 
 class _Checker:
-    """Checks paths and collects one problem for each unsafe file or folder.
-
-    Args:
-        mounted: Paths that may be read-only mounts.
-    """
+    """Checks paths and collects one problem for each unsafe file or folder; ``mounted`` may be read-only mounts."""
 
     def __init__(self, *mounted: Path) -> None:
         self.checked = 0
@@ -130,11 +123,7 @@ class _Checker:
         self._owners = {0, os.geteuid()}
 
     def check(self, path: Path, opened: os.stat_result | None = None) -> bool:
-        """Check a path from ``/`` on.
-
-        Args:
-            path: The file or folder.
-            opened: The open file, which the path must still lead to.
+        """Check a path from ``/`` on, which must still lead to the ``opened`` file.
 
         Returns:
             Whether every user of the machine can read it.
@@ -192,7 +181,14 @@ class _Checker:
 
     @functools.cached_property
     def _mounts(self) -> Mapping[Path, bool]:
-        return _mounts()
+        """Every mount point of this process, and whether it is read-only; empty where there is no ``/proc``."""
+        try:
+            lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError:
+            return {}
+        # proc(5): id, parent, device, root, mount point, options; blanks are octal escapes.
+        fields = [line.split(" ") for line in lines]
+        return {Path(_unescaped(each[4])): "ro" in each[5].split(",") for each in fields}
 
 
 def _steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -219,17 +215,6 @@ def _steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         target = step.readlink()
         here = Path("/") if target.is_absolute() else here
         todo.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
-
-
-def _mounts() -> Mapping[Path, bool]:
-    """Every mount point of this process, and whether it is read-only; empty where there is no ``/proc``."""
-    try:
-        lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return {}
-    # proc(5): id, parent, device, root, mount point, options; blanks are octal escapes.
-    fields = [line.split(" ") for line in lines]
-    return {Path(_unescaped(each[4])): "ro" in each[5].split(",") for each in fields}
 
 
 def _unescaped(text: str) -> str:

@@ -43,14 +43,7 @@ class NotifyUrlError(UsageError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class NotifyUrl:
-    """A queue's address.
-
-    Args:
-        account: The account's id, such as ``1234567890123456``.
-        region: The region's id, such as ``cn-hangzhou``.
-        network: Which of the region's endpoints: ``""`` (public), ``"-internal"`` or ``"-internal-vpc"``.
-        queue: The queue's name.
-    """
+    """A queue's address; ``network`` is ``""`` (public), ``"-internal"`` or ``"-internal-vpc"``."""
 
     account: str
     region: str
@@ -72,12 +65,7 @@ class NotifyUrl:
             address, mark, _ = masked(text).partition("?")
             shown = f"{address}?..." if mark else address
             raise NotifyUrlError(f"NotifyUrl {shown!r} is not an MNS queue address; expected {EXPECTED}")
-        return cls(
-            account=match["account"],
-            region=match["region"],
-            network=match["network"] or "",
-            queue=match["queue"],
-        )
+        return cls(match["account"], match["region"], match["network"] or "", match["queue"])
 
     @property
     def endpoint(self) -> str:

@@ -65,13 +65,7 @@ class UnroutedPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how soon a failed handler runs again.
-
-    Args:
-        max_failures: Failures of the handler after which the message is set aside.
-        base_s: Upper end of the first delay, in seconds.
-        cap_s: Upper end of every later delay, in seconds.
-    """
+    """How often and how soon a failed handler runs again; a handler may override the settings' values."""
 
     max_failures: int = 10
     base_s: float = 30.0

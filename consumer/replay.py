@@ -139,16 +139,10 @@ async def replay_letters(
     group_id: str | None = None,
     ca_file: Path | None = None,
 ) -> AsyncIterator[Replayed]:
-    """Replay letters one by one; yields each result at once.
+    """Replay letters one by one, at most ``rate`` a second; yields each result at once.
 
-    Args:
-        operators: The store.
-        letters: As ``choose`` gave them.
-        lanes: All queues of the settings.
-        force: Replay letters that were replayed before, or whose job was done since they were perhaps sent.
-        rate: At most this many a second; ``None`` is no limit.
-        group_id: MessageGroupId, for FIFO queues.
-        ca_file: The setting.
+    ``lanes`` are all queues of the settings. ``force`` replays letters that were replayed before, or whose job was done
+    since they were perhaps sent. ``group_id`` is the MessageGroupId for FIFO queues.
 
     Raises:
         UsageError: A letter's queue is not in the settings; nothing was begun.

@@ -152,11 +152,7 @@ def problem_lines(
 ) -> Sequence[str]:
     """The lines for one of pydantic's errors: setting, place, what was expected, what came if it can't be a secret.
 
-    Args:
-        detail: The error.
-        given: All settings that were given.
-        names: The names of all settings.
-        lane_names: The names of a lane's settings.
+    ``names`` are those of all settings, ``lane_names`` those of a lane's.
     """
     location = ".".join(str(part) for part in detail["loc"])
     top = str(detail["loc"][0]) if detail["loc"] else ""

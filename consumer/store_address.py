@@ -104,36 +104,28 @@ class SqliteAddress:
 
 @dataclass(frozen=True, slots=True)
 class PostgresAddress:
-    """A database that several daemons may share. Neither ``str`` nor ``repr`` shows a password.
-
-    Args:
-        hosts: Host names, IP addresses or socket folders with their ports, tried in turn. Empty: the driver looks for a
-            local socket, then at localhost.
-        port: The port for an empty ``hosts``.
-        password: ``None``: the driver takes ``PGPASSWORD`` or the password file.
-        sslmode: As written; ``tls_mode`` is the effective one.
-        tls: ``sslrootcert``, ``sslcert``, ``sslkey``, ``sslcrl`` and the protocol versions, as written.
-        sslpassword: The key file's password.
-        direct_tls: TLS from the first byte (``sslnegotiation=direct``).
-        connect_timeout_s: For one attempt; ``None``: the program's default.
-        driver: Other options of the driver.
-        server_settings: Settings of the server's session, such as ``search_path``.
-        secrets: Every spelling of a password in the text, for masking.
-    """
+    """A database that several daemons may share. Neither ``str`` nor ``repr`` shows a password."""
 
     hosts: tuple[tuple[str, int], ...]
+    """Tried in turn. Empty: the driver looks for a local socket, then at localhost."""
     port: int
+    """The port for an empty ``hosts``."""
     database: str
     user: str
     password: str | None = field(default=None, repr=False)
+    """``None``: the driver takes ``PGPASSWORD`` or the password file."""
     sslmode: SslMode | None = None
+    """As written; ``tls_mode`` is the effective one."""
     tls: Mapping[str, str] = field(default_factory=dict)
     sslpassword: str | None = field(default=None, repr=False)
     direct_tls: bool = False
     connect_timeout_s: int | None = None
     driver: Mapping[str, str] = field(default_factory=dict)
+    """Other options of the driver."""
     server_settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the server's session, such as ``search_path``."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    """Every spelling of a password in the text, for masking."""
     is_shared: ClassVar[bool] = True
 
     @property

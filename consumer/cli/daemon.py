@@ -65,7 +65,7 @@ def run(flags: SettingsFlags) -> None:
     def read() -> tuple[Settings, Registry]:
         return _read(flags)
 
-    raise typer.Exit(daemon.run(*read(), read))
+    daemon.run(*read(), read)
 
 
 @takes_settings
@@ -84,9 +84,8 @@ def run_job(
     from consumer.app import App  # noqa: PLC0415 - as in run
     from consumer.daemon import set_up_logs  # noqa: PLC0415 - as in run
 
-    settings, registry = _read(flags)
-    app = App(settings, registry)
-    set_up_logs(settings, registry, app)
+    app = App(*_read(flags))
+    set_up_logs(app)
     outcome = anyio.run(app.run_job, job_id, queue)
     print(outcome)
     raise typer.Exit(ExitCode.OK if outcome in _HANDLED else ExitCode.FAILURE)

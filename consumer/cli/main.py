@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from consumer.errors import ConsumerError, ExitCode
+from consumer.errors import ConsumerError, ExitCode, flattened
 from consumer.ops.sanitize import printable_block
 from consumer.settings_sources import refuse_secrets
 from consumer.version import version
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ours, rest = group.split(ConsumerError)
         if ours is None or rest is not None:
             raise
-        return _print_errors(_flat(ours))
+        return _print_errors(list(flattened(ours)))
     except KeyboardInterrupt:
         return _INTERRUPTED
     return ExitCode.OK
@@ -196,13 +196,6 @@ def _print_errors(errors: Sequence[ConsumerError]) -> int:
             # It may quote foreign text; further lines, such as a traceback's, are indented.
             print(f"error: {printable_block(problem).strip()}", file=sys.stderr)
     return errors[0].exit_code
-
-
-def _flat(group: BaseExceptionGroup[ConsumerError]) -> list[ConsumerError]:
-    found: list[ConsumerError] = []
-    for error in group.exceptions:
-        found.extend(_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return found
 
 
 class SystemLog(io.TextIOBase):

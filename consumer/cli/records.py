@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO, TypeVar
 
 import anyio
 import typer
@@ -38,14 +39,16 @@ from consumer.cli.output import (
     readable_body,
     whole_letter_json,
 )
+from consumer.config import Settings
 from consumer.errors import ConsumerError, ExitCode, UsageError
 from consumer.ops.sanitize import SECRETS, printable, printable_block
 from consumer.store.open import open_operators
-from consumer.store.queries import StoredJob, StoredLetter
+from consumer.store.queries import Operators, StoredJob, StoredLetter
 
 if TYPE_CHECKING:
     from consumer.replay import Candidate, Replayed
 
+_T = TypeVar("_T")
 _PAGE: Final = 200
 _JOB_COLUMNS: Final = ("stored_at", "ended", "function", "job_id", "queue", "state", "code", "attempts", "user_data")
 _LETTER_COLUMNS: Final = ("id", "stored_at", "state", "reason", "function", "job_id", "queue", "attempts", "error")
@@ -56,6 +59,16 @@ LimitFlag = Annotated[int, typer.Option("--limit", min=0, help="The latest N; 0 
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
+def _ask(settings: Settings, call: Callable[[Operators], Awaitable[_T]]) -> _T:
+    """Make one call to the store."""
+
+    async def ask() -> _T:
+        async with open_operators(settings.store_address()) as operators:
+            return await call(operators)
+
+    return anyio.run(ask)
+
+
 @selects(*JOBS)
 def list_jobs(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonFlag = False) -> None:
     """List the jobs that have ended, the latest first.
@@ -64,19 +77,18 @@ def list_jobs(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonFlag
     """
     dead = None if selection.ended is None else selection.ended is Ending.DEAD
 
-    async def look() -> list[StoredJob]:
+    async def look(operators: Operators) -> list[StoredJob]:
         found: list[StoredJob] = []
-        async with open_operators(selection.settings.store_address()) as operators:
-            # One job more than asked for shows whether there are more.
-            while size := min(_PAGE, limit + 1 - len(found)) if limit else _PAGE:
-                after = found[-1].cursor if found else None
-                page = await operators.list_jobs(selection.wanted, limit=size, dead=dead, after=after)
-                found += page
-                if len(page) < size:
-                    break
+        # One job more than asked for shows whether there are more.
+        while size := min(_PAGE, limit + 1 - len(found)) if limit else _PAGE:
+            after = found[-1].cursor if found else None
+            page = await operators.list_jobs(selection.wanted, limit=size, dead=dead, after=after)
+            found += page
+            if len(page) < size:
+                break
         return found
 
-    found = anyio.run(look)
+    found = _ask(selection.settings, look)
     shown = found[:limit] if limit else found
     _print_records([job_json(stored) for stored in shown], _JOB_COLUMNS, as_json=as_json)
     if not found:
@@ -95,11 +107,10 @@ def show_job(
     """Show one job that has ended, UserData and result included."""
     wanted = filter_of(selection.settings, job_id=job_id, queue=selection.wanted.queue)
 
-    async def look() -> tuple[Sequence[StoredJob], Sequence[StoredLetter]]:
-        async with open_operators(selection.settings.store_address()) as operators:
-            return await operators.list_jobs(wanted, limit=_PAGE), await operators.list_letters(wanted, limit=_PAGE)
+    async def look(operators: Operators) -> tuple[Sequence[StoredJob], Sequence[StoredLetter]]:
+        return await operators.list_jobs(wanted, limit=_PAGE), await operators.list_letters(wanted, limit=_PAGE)
 
-    jobs, letters = anyio.run(look)
+    jobs, letters = _ask(selection.settings, look)
     if not jobs and not letters:
         raise UsageError(
             f"the ledger knows no job {job_id!r} that has ended; expected a JobId of 'mns-consumer jobs list'"
@@ -126,19 +137,17 @@ def show_job(
 def list_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonFlag = False) -> None:
     """List dead letters, the latest last."""
 
-    async def look() -> tuple[list[dict[str, Any]], int]:
-        async with open_operators(selection.settings.store_address()) as operators:
-            count = await operators.count_letters(selection.wanted)
-            # Kept without their bodies, which may have 64 KB each.
-            shown: list[dict[str, Any]] = []
-            page = min(limit, _PAGE) or _PAGE
-            async for one in operators.walk_letters(selection.wanted, page=page, latest_first=True):
-                shown.append(letter_json(one))
-                if len(shown) == limit:
-                    break
-            return shown[::-1], count
+    async def look(operators: Operators) -> tuple[list[dict[str, Any]], int]:
+        count = await operators.count_letters(selection.wanted)
+        # Kept without their bodies, which may have 64 KB each.
+        shown: list[dict[str, Any]] = []
+        async for one in operators.walk_letters(selection.wanted, page=min(limit, _PAGE) or _PAGE, latest_first=True):
+            shown.append(letter_json(one))
+            if len(shown) == limit:
+                break
+        return shown[::-1], count
 
-    shown, count = anyio.run(look)
+    shown, count = _ask(selection.settings, look)
     _print_records(shown, _LETTER_COLUMNS, as_json=as_json)
     if not count:
         note(_NO_LETTER)
@@ -154,13 +163,7 @@ def show_letter(
     as_json: JsonFlag = False,
 ) -> None:
     """Show one dead letter with its error, traceback and body."""
-    settings = flags.load()
-
-    async def look() -> StoredLetter:
-        async with open_operators(settings.store_address()) as operators:
-            return await operators.get_letter(letter_id)
-
-    stored = anyio.run(look)
+    stored = _ask(flags.load(), lambda operators: operators.get_letter(letter_id))
     if as_json:
         print_json(whole_letter_json(stored))
         return
@@ -194,39 +197,33 @@ def replay(
     selection.demand("replay")
     settings = selection.settings
 
-    async def send() -> int:
-        async with open_operators(settings.store_address()) as operators:
-            chosen = await choose(operators, selection.wanted, force=force)
-            if chosen.replayed:
-                note(f"{chosen.replayed} left alone that were replayed before; say --force to send them once more")
-            if chosen.unknown:
-                note(
-                    f"{chosen.unknown} left alone whose replay was interrupted: they may have been sent;"
-                    " say --state replaying for them"
-                )
-            if dry_run:
-                queues_of(chosen.letters, settings.queues())
-                for one in chosen.letters:
-                    _print_replayed(one, "would_replay", as_json=as_json)
-                note(f"dry run: {len(chosen.letters)} would be replayed")
-                return ExitCode.OK
-            counts: Counter[str] = Counter()
-            async for result in replay_letters(
-                operators,
-                chosen.letters,
-                settings.queues(),
-                force=force,
-                rate=rate,
-                group_id=group_id,
-                ca_file=settings.ca_file,
-            ):
-                counts[result.outcome.value] += 1
-                _print_result(result, as_json=as_json)
-            summary = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in counts.items())
-            note(summary or "no dead letter matches that could be replayed")
-            return ExitCode.OK if counts.keys() <= {"replayed", "handled"} else ExitCode.FAILURE
+    async def send(operators: Operators) -> int:
+        chosen = await choose(operators, selection.wanted, force=force)
+        if chosen.replayed:
+            note(f"{chosen.replayed} left alone that were replayed before; say --force to send them once more")
+        if chosen.unknown:
+            note(
+                f"{chosen.unknown} left alone whose replay was interrupted: they may have been sent;"
+                " say --state replaying for them"
+            )
+        if dry_run:
+            queues_of(chosen.letters, settings.queues())
+            for one in chosen.letters:
+                _print_replayed(one, "would_replay", as_json=as_json)
+            note(f"dry run: {len(chosen.letters)} would be replayed")
+            return ExitCode.OK
+        counts: Counter[str] = Counter()
+        lanes, ca_file = settings.queues(), settings.ca_file
+        async for result in replay_letters(
+            operators, chosen.letters, lanes, force=force, rate=rate, group_id=group_id, ca_file=ca_file
+        ):
+            counts[result.outcome.value] += 1
+            _print_result(result, as_json=as_json)
+        summary = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in counts.items())
+        note(summary or "no dead letter matches that could be replayed")
+        return ExitCode.OK if counts.keys() <= {"replayed", "handled"} else ExitCode.FAILURE
 
-    raise typer.Exit(anyio.run(send))
+    raise typer.Exit(_ask(settings, send))
 
 
 @selects("ids", *LETTERS)
@@ -247,23 +244,19 @@ def export(
     if ids:
         selection.demand("export")
 
-    async def write(file: TextIO | None) -> int:
+    async def write(operators: Operators) -> int:
         count = 0
-        async with open_operators(selection.settings.store_address()) as operators:
-            for letter_id in dict.fromkeys(ids):
-                print_json(whole_letter_json(await operators.get_letter(letter_id), exact=True), file)
+        for letter_id in dict.fromkeys(ids):
+            print_json(whole_letter_json(await operators.get_letter(letter_id), exact=True), file)
+            count += 1
+        if not ids:
+            async for stored in operators.walk_letters(wanted):
+                print_json(whole_letter_json(stored, exact=True), file)
                 count += 1
-            if not ids:
-                async for stored in operators.walk_letters(wanted):
-                    print_json(whole_letter_json(stored, exact=True), file)
-                    count += 1
         return count
 
-    if out is None:
-        count = anyio.run(write, None)
-    else:
-        with _new_file(out) as file:
-            count = anyio.run(write, file)
+    with nullcontext(sys.stdout) if out is None else _new_file(out) as file:
+        count = _ask(selection.settings, write)
     note(f"{count} exported{'' if out is None else f' to {out}'}")
 
 
@@ -277,19 +270,18 @@ def purge(
     """Remove dead letters for good; their jobs stay ended."""
     selection.demand("purge")
 
-    async def remove() -> None:
-        async with open_operators(selection.settings.store_address()) as operators:
-            for letter_id in selection.wanted.ids:
-                await operators.get_letter(letter_id)
-            if dry_run:
-                note(f"dry run: {await operators.count_letters(selection.wanted)} would be purged")
-                return
-            if not yes:
-                count = await operators.count_letters(selection.wanted)
-                raise UsageError(f"purge: {count} would be gone for good; say --yes, or --dry-run; nothing was purged")
+    async def remove(operators: Operators) -> None:
+        for letter_id in selection.wanted.ids:
+            await operators.get_letter(letter_id)
+        if yes and not dry_run:
             note(f"{await operators.purge(selection.wanted)} purged")
+            return
+        count = await operators.count_letters(selection.wanted)
+        if not dry_run:
+            raise UsageError(f"purge: {count} would be gone for good; say --yes, or --dry-run; nothing was purged")
+        note(f"dry run: {count} would be purged")
 
-    anyio.run(remove)
+    _ask(selection.settings, remove)
 
 
 def _print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:

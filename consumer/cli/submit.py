@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -28,7 +28,7 @@ from consumer.functions.catalogue import find, names, nearest
 from consumer.job_state import ENDED, JobState
 from consumer.message.notification import decode_user_data
 from consumer.message.result import read_result
-from consumer.notify_url import NotifyUrl
+from consumer.notify_url import NotifyUrl, parse_endpoint
 from consumer.ops.sanitize import json_text, printable
 
 _LONGEST_SUMMARY: Final = 160
@@ -83,32 +83,30 @@ def submit(
     settings = load({name: value for name, value in keys.items() if value is not None}, config)
     queue = _queue(settings, notify_url, endpoint, region, own_keys=any(keys.values()))
 
-    async def send(mps: Mps) -> Submitted:
-        return await mps.submit(
-            function=function,
-            params=params,
-            input=input_url,
-            output=output_url,
-            user_data=user_data,
-            notify_url=notify_url,
-            pipeline_id=pipeline_id,
-            model_id=model_id,
-            schedule_params=schedule_params,
-        )
-
-    code = anyio.run(_submit, queue, settings.ca_file, send, wait_seconds if wait else None, as_json)
+    request = {
+        "function": function,
+        "params": params,
+        "input": input_url,
+        "output": output_url,
+        "user_data": user_data,
+        "notify_url": notify_url,
+        "pipeline_id": pipeline_id,
+        "model_id": model_id,
+        "schedule_params": schedule_params,
+    }
+    code = anyio.run(_submit, queue, settings.ca_file, request, wait_seconds if wait else None, as_json)
     raise typer.Exit(code)
 
 
 async def _submit(
     queue: QueueSettings,
     ca_file: Path | None,
-    send: Callable[[Mps], Awaitable[Submitted]],
+    request: Mapping[str, Any],
     wait_s: float | None,
     as_json: bool,  # noqa: FBT001 - handed on by anyio.run
 ) -> ExitCode:
     async with open_clients(queue, ca_file=ca_file) as clients:
-        submitted = await _send_once(clients.mps, send)
+        submitted = await _send_once(clients.mps, request)
         job_id = submitted.job_id
         if not as_json:
             print(printable(job_id), flush=True)
@@ -169,15 +167,17 @@ def _queue(
             "no region of MPS is known; expected --region cn-hangzhou, --endpoint URL, --notify-url MNS_URL,"
             " or a queue in the settings"
         )
-    if known is not None and not re.fullmatch(r"https?://[^/\s?#]+/?", known):
-        raise UsageError(f"--endpoint {known!r}: expected http://HOST:PORT or https://HOST, without a path")
+    try:
+        mps_endpoint = known and parse_endpoint(known)
+    except ValueError as error:
+        raise UsageError(f"--endpoint {known!r}: {error}") from None
     # Without a NotifyUrl nothing asks this queue; only MPS's address and the keys are used.
     place = notify_url or f"mns://none.mns.{region or 'none'}.aliyuncs.com/queues/none"
-    own = LaneSettings.model_construct(notify_url=place, mps_endpoint=known and known.rstrip("/"))
+    own = LaneSettings.model_construct(notify_url=place, mps_endpoint=mps_endpoint)
     return QueueSettings(settings=own, of=settings)
 
 
-async def _send_once(mps: Mps, send: Callable[[Mps], Awaitable[Submitted]]) -> Submitted:
+async def _send_once(mps: Mps, request: Mapping[str, Any]) -> Submitted:
     """Submit the job once.
 
     Raises:
@@ -185,7 +185,7 @@ async def _send_once(mps: Mps, send: Callable[[Mps], Awaitable[Submitted]]) -> S
         CloudError: The job certainly does not exist.
     """
     try:
-        return await send(mps)
+        return await mps.submit(**request)
     except CloudError as error:
         if surely_not_sent(error):
             raise

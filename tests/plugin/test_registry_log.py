@@ -24,10 +24,10 @@ async def cover(job: Job) -> None:
 def test_each_handlers_origin_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each handler is logged with its origin and provider, each one that is not used as a warning."""
     monkeypatch.setattr(daemon, "configure", lambda *_, **__: None)
-    app = cast("App", SimpleNamespace(metrics=SimpleNamespace(log_lines_dropped=SimpleNamespace(inc=None))))
+    metrics = SimpleNamespace(log_lines_dropped=SimpleNamespace(inc=None))
     registry = Registry({"Cover": build(cover, notes(cover)[0], provider="films 1.2")}, skipped=["one for '*'"])
     with capture_logs() as found:
-        daemon.set_up_logs(load({}), registry, app)
+        daemon.set_up_logs(cast("App", SimpleNamespace(settings=load({}), registry=registry, metrics=metrics)))
     lines: list[Any] = [{**line, "origin": line.get("origin", "").rpartition("/")[2]} for line in found]
     assert lines == [
         {
