@@ -378,7 +378,7 @@ MUTATIONS: Final = (
     Mutation(
         "Check calls a denied delete bad.",
         "cli: _right",
-        rewrite("bad(what, _, queue)", "good(what, '', queue)"),
+        rewrite("bad(right.name, _, queue)", "good(right.name, '', queue)"),
         ("tests/cli/test_cli_check_rights.py",),
     ),
     Mutation(
