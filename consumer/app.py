@@ -25,17 +25,12 @@ from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mps import RateLimiter
 from consumer.config import QueueSettings, Settings
 from consumer.engine.delivery import Delivery, QueueCalls
-from consumer.engine.lane import Lane, Shared, make_lane
-from consumer.engine.letter_limit import LetterLimit
-from consumer.engine.loop_watch import LoopWatch
+from consumer.engine.lane import Lane, Shared, make_rules, watch_attributes
+from consumer.engine.loop_watch import ANSWER_S, LoopWatch
 from consumer.engine.poll import Poller
 from consumer.engine.process import process
-from consumer.engine.rules import make_rules
-from consumer.engine.stand_in import ANSWER_S, WatchedQueue
-from consumer.engine.stop import HURRY_S, Stop
-from consumer.engine.store_access import StoreAccess
-from consumer.engine.tasks import Tasks
-from consumer.engine.upkeep import prune, watch_attributes
+from consumer.engine.stop import HURRY_S, Stop, Tasks
+from consumer.engine.store_access import LetterLimit, StoreAccess, prune
 from consumer.engine.vitals import Vitals
 from consumer.engine.without_message import NoQueue, message_of
 from consumer.errors import Fault, StoreDiedError, UsageError, lacks_threads
@@ -77,7 +72,7 @@ class App:
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
         self._shared_store = settings.store_address().is_shared
         self._letters = LetterLimit(self._store, self.rules.policy, self.metrics, shared=self._shared_store)
-        self._watch = LoopWatch(self._ledger, self.metrics.loop_blocked)
+        self._watch = LoopWatch(self.lanes, self._ledger, self.metrics.loop_blocked)
         self.vitals = Vitals(self.lanes, self._store, self._letters, len(registry.handlers))
         self._shared = Shared(
             rules=self.rules,
@@ -136,9 +131,8 @@ class App:
                 await stack.enter_async_context(admin)
                 self.admin_port = admin.port
             for queue in self._queues:
-                lane = make_lane(queue, await self._clients(stack, queue), self._shared)
-                self.lanes.append(lane)
-                self._watch.queues.append(WatchedQueue(lane, self._second_client(queue, lane)))
+                clients = await self._clients(stack, queue)
+                self.lanes.append(Lane(queue, clients, self._shared, open_calls=self._second_client(queue, clients)))
             async with anyio.create_task_group() as background:
                 await background.start(self._watch.run)
                 background.start_soon(self._store.watch_disk)
@@ -182,9 +176,9 @@ class App:
                 raise UsageError(f"job {job_id!r}: MPS says that it is not an intelligent production job")
             if answer.state not in ENDED:
                 raise UsageError(f"job {job_id!r} is {answer.state!r}: expected one that has ended; try again later")
-            lane = make_lane(named[0], clients, self._shared, calls=NoQueue())
+            lane = Lane(named[0], clients, self._shared, calls=NoQueue())
+            self.lanes.append(lane)
             async with anyio.create_task_group() as background:
-                self._watch.queues.append(WatchedQueue(lane))
                 await background.start(self._watch.run)
                 background.start_soon(self._watch_store)
                 background.start_soon(lane.leases.run)
@@ -236,12 +230,14 @@ class App:
         )
         return await stack.enter_async_context(clients)
 
-    def _second_client(self, queue: QueueSettings, lane: Lane) -> Callable[[], AbstractAsyncContextManager[QueueCalls]]:
+    def _second_client(
+        self, queue: QueueSettings, clients: Clients
+    ) -> Callable[[], AbstractAsyncContextManager[QueueCalls]]:
         """Opens a client of one queue in another thread's event loop."""
         return partial(
             open_queue,
             queue,
-            lane.credentials,
+            clients.credentials,
             ca_file=self.settings.ca_file,
             observe=self._observe_call,
             read_margin_s=ANSWER_S,

@@ -44,20 +44,20 @@ MUTATIONS: Final = (
     # Nothing is deleted before it is safe.
     Mutation(
         "A job is stored as done before its message is deleted.",
-        "engine: Settler.settle",
-        swap("self._store.ledger.done", "self._delete(_)"),
+        "engine: settle",
+        swap("lane.store.ledger.done", "_delete(_, _)"),
         ("tests/in_memory/test_stop.py",),
     ),
     Mutation(
         "A dead letter is stored before its message is deleted.",
-        "engine: Settler._set_aside",
-        swap("self._store.ledger.bury", "self._delete(_)"),
+        "engine: _set_aside",
+        swap("lane.store.ledger.bury", "_delete(_, _)"),
         ("tests/in_memory/test_stop.py",),
     ),
     Mutation(
         "A dead letter beyond the limit is not stored; its message stays.",
-        "engine: Settler._set_aside",
-        rewrite("not self._letters.take(_1)", "self._letters.take(_1) is None"),
+        "engine: _set_aside",
+        rewrite("not lane.letters.take(_1)", "lane.letters.take(_1) is None"),
         ("tests/engine/test_letter_limit.py",),
     ),
     Mutation(
@@ -68,7 +68,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "A message that is set aside for itself alone leaves its job open.",
-        "engine: Settler._set_aside",
+        "engine: _set_aside",
         rewrite("dead.closes_job and _1", "_1"),
         ("tests/engine/test_forged.py",),
     ),
@@ -328,7 +328,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "No secret is stored in a failure's error.",
-        "engine: Settler._release",
+        "engine: _release",
         rewrite("SECRETS.mask(_1)", "_1"),
         ("tests/engine/test_stored_secrets.py",),
     ),

@@ -13,11 +13,12 @@ in the queue and work resumes when MPS does; after five minutes it is given back
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import anyio
+from prometheus_client import Counter
 from pydantic import JsonValue, ValidationError
 
 from consumer.cloud import faults
@@ -73,15 +74,15 @@ class JobQueries:
     Args:
         query: Asks MPS for one job (``Mps.query``).
         name: The queue's name, for the log.
-        count: Counts what each query brought.
+        counters: Count what each query brought.
         patience_s: How long a query waits for an outage to end.
     """
 
     def __init__(
-        self, query: Query, name: str, *, count: Callable[[QueryResult], None], patience_s: float = PATIENCE_S
+        self, query: Query, name: str, counters: Mapping[str, Counter], *, patience_s: float = PATIENCE_S
     ) -> None:
         self._query = query
-        self.count = count
+        self.counters = counters
         self._patience_s = patience_s
         self.breaker = Breaker(
             "MPS does not answer; results wait until it does", "MPS answers again", queue=name, probe=self._probe
@@ -105,7 +106,7 @@ class JobQueries:
             try:
                 answer = await self._query(job_id)
             except CloudError as error:
-                self.count(QueryResult.FAILED)
+                self.counters[QueryResult.FAILED].inc()
                 if is_about_the_job(error):
                     self._answered()
                     raise
@@ -230,13 +231,13 @@ async def _ask(
             return Unprocessable(Reason.UNANSWERED, f"MPS's answer for job {job_id!r} is too long: {unanswered}")
         return Unanswered(unanswered.error)
     if not answer.found:
-        queries.count(QueryResult.UNKNOWN)
+        queries.counters[QueryResult.UNKNOWN].inc()
         error_text = f"MPS answers that job {job_id!r} is not an intelligent production job"
         return Unprocessable(Reason.NOT_IPRODUCTION, error_text)
     if answer.state not in ENDED:
-        queries.count(QueryResult.NOT_READY)
+        queries.counters[QueryResult.NOT_READY].inc()
         return NotReady(answer.state or "none", wait_limit_s)
-    queries.count(QueryResult.ENDED)
+    queries.counters[QueryResult.ENDED].inc()
     return answer
 
 

@@ -20,9 +20,8 @@ from consumer.cloud.faults import lacks_a_right
 from consumer.cloud.messages import DeleteFailure
 from consumer.engine.breaker import Breaker
 from consumer.engine.delivery import Delivery, QueueCalls
-from consumer.engine.tasks import Tasks
 from consumer.errors import CloudError, ConsumerError, Fault
-from consumer.ops.metrics import DeleteResult
+from consumer.ops.metrics import DeleteResult, QueueMetrics
 from consumer.ops.traces import Traces
 from consumer.policy import MAX_BATCH
 
@@ -40,29 +39,27 @@ class Deletes:
 
     Args:
         queue: The queue's client.
-        name: The queue's name, for the log.
-        observe: Called with a result and the number of messages.
+        metrics: The queue's.
         suppress_log: Whether the queue's own outage is already logged.
         traces: Where spans go, if anywhere.
     """
 
     def __init__(
         self,
-        *,
         queue: QueueCalls,
-        name: str,
-        observe: Callable[[DeleteResult, int], None],
+        metrics: QueueMetrics,
+        *,
         suppress_log: Callable[[], bool] | None = None,
         traces: Traces | None = None,
     ) -> None:
         self._queue = queue
-        self._name = name
-        self._observe = observe
+        self._name = metrics.name
+        self._results = metrics.deletes
         self._traces = traces
         self._breaker = Breaker(
             "deletes fail; the outcomes are persisted, so redeliveries will only be deleted",
             "deletes work again",
-            queue=name,
+            queue=self._name,
             log_after=2,
             quiet_s=_QUIET_S,
             always_fast=True,
@@ -71,7 +68,7 @@ class Deletes:
         self._refusals = Breaker(
             "MNS refuses to delete messages; their outcomes are persisted, so redeliveries will only be deleted",
             "MNS deletes all messages again",
-            queue=name,
+            queue=self._name,
             quiet_s=_QUIET_S,
         )
         self._waiting: list[Delivery] = []
@@ -106,8 +103,7 @@ class Deletes:
 
     async def run(self) -> None:
         """Delete what comes, until cancelled."""
-        calls = Tasks()
-        try:
+        async with anyio.create_task_group() as calls:
             while True:
                 await self._added.wait()
                 if len(self._waiting) < MAX_BATCH and not self._flushing.is_set():
@@ -125,10 +121,7 @@ class Deletes:
                     self._room.release()
                     continue
                 self._in_calls += len(batch)
-                calls.begin(self._delete(batch))
-        finally:
-            with anyio.CancelScope(shield=True):
-                await calls.end(0)
+                calls.start_soon(self._delete, batch)
 
     async def flush(self) -> None:
         """Return when nothing is pending; the caller sets the deadline."""
@@ -194,8 +187,8 @@ class Deletes:
         """Count what an answer says of each handle; returns those worth another try."""
         gone = sum(failure.gone for failure in failures)
         refused = [failure for failure in failures if not failure.gone]
-        self._observe(DeleteResult.DELETED, len(by_handle) - len(failures))
-        self._observe(DeleteResult.GONE, gone)
+        self._results[DeleteResult.DELETED].inc(len(by_handle) - len(failures))
+        self._results[DeleteResult.GONE].inc(gone)
         if not refused:
             self._refusals.succeeded()
             return []
@@ -223,6 +216,6 @@ class Deletes:
 
     def _give_up(self, deliveries: Sequence[Delivery], error: ConsumerError) -> None:
         if deliveries:
-            self._observe(DeleteResult.FAILED, len(deliveries))
+            self._results[DeleteResult.FAILED].inc(len(deliveries))
             ids = [delivery.message.message_id for delivery in deliveries]
             log.debug("delete given up", queue=self._name, message_ids=ids, error=str(error))

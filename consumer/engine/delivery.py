@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from consumer.engine.complete import Completed
-    from consumer.engine.rules import Rules
+    from consumer.engine.lane import Rules
 
 _UNCLAIMED: Final = Claimed()
 _UNREAD: Final = Notification(

@@ -1,42 +1,37 @@
-"""One queue's parts, put together, and what a delivery asks of them: its slot, its handler, its claim, its turn."""
+"""One queue's parts, and what a delivery asks of them: its slot, its handler, its claim, its turn."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import structlog
 
 from consumer.cloud.clients import Clients
-from consumer.cloud.credentials import CredentialsSource
 from consumer.cloud.messages import Message
-from consumer.cloud.mns import MnsQueue
-from consumer.cloud.mps import Mps
-from consumer.config import QueueSettings
+from consumer.config import Policy, QueueSettings
+from consumer.engine.breaker import Breaker
 from consumer.engine.complete import JobQueries
 from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery, QueueCalls
-from consumer.engine.invoke import Threads
+from consumer.engine.invoke import CallLimits, Threads
 from consumer.engine.lease import LeaseKeeper, Visibility
 from consumer.engine.lease_state import Stage
-from consumer.engine.letter_limit import LetterLimit
 from consumer.engine.outcome import ClaimedElsewhere, Interrupted, Skipped, Unavailable, Unprocessable
-from consumer.engine.rules import Rules
-from consumer.engine.settle import Settler
 from consumer.engine.slots import Slot, Slots
-from consumer.engine.store_access import StoreAccess
+from consumer.engine.store_access import LetterLimit, StoreAccess
 from consumer.engine.vitals import LaneProgress
-from consumer.errors import StoreError
+from consumer.errors import CloudError, Fault, StoreError
 from consumer.message.notification import Kind, Phase
-from consumer.notify_url import NotifyUrl
-from consumer.ops.metrics import DeleteResult, Metrics, QueryResult, QueueMetrics, RenewalResult
+from consumer.ops.metrics import Metrics
 from consumer.ops.traces import Traces
 from consumer.plugin.handler import ANY_NAME, Handler
-from consumer.policy import SUSPECT_STARTS, Reason, UnroutedPolicy
+from consumer.plugin.registry import Registry
+from consumer.policy import SUSPECT_STARTS, Reason, RetryPolicy, UnroutedPolicy
 from consumer.store.ledger import Claimed, Ended
 
 if TYPE_CHECKING:
@@ -45,71 +40,124 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 _POLL_MARGIN_S: Final = 30.0
+_RETENTION_S: Final = 345_600.0
+"""MNS's default: the age at which a queue drops a message, until its attributes have been read."""
+_ATTRIBUTES_EVERY_S: Final = 3600.0
+_ATTRIBUTES_AGAIN_S: Final = 30.0
 _ITS_TURN: Final = contextlib.nullcontext(enter_result=True)
 _NO_LIMIT: Final = contextlib.nullcontext()
 
 
 @dataclass(slots=True, eq=False)
+class Rules:
+    """The policy and the handlers that hold for a message, to its end; a reload replaces them for new messages.
+
+    Args:
+        turns: The limiter of each handler that limits its runs at once, by name.
+    """
+
+    policy: Policy
+    registry: Registry
+    turns: Mapping[str, anyio.CapacityLimiter]
+
+    def limits_of(self, handler: Handler) -> CallLimits:
+        """The time limits of one run of a handler."""
+        own, policy = handler.limits, self.policy
+        timeout_s = own.timeout_s or policy.handler_timeout_s
+        return CallLimits(
+            timeout_s=timeout_s,
+            max_hold_s=max(timeout_s, own.max_hold_s or policy.max_hold_s),
+            grace_s=policy.cancel_grace_s,
+        )
+
+    def retry_of(self, handler: Handler | None) -> RetryPolicy:
+        """The rules for a handler's failures."""
+        if handler is None or handler.limits.max_failures is None:
+            return self.policy.retry
+        return replace(self.policy.retry, max_failures=handler.limits.max_failures)
+
+
+def make_rules(policy: Policy, registry: Registry, before: Rules | None = None) -> Rules:
+    """Make the rules; a handler that ``before`` had too keeps its limiter, which counts its old runs."""
+    turns = {}
+    for name, handler in registry.handlers.items():
+        if (most := handler.limits.concurrency) is not None:
+            turn = before.turns.get(name) if before else None
+            turns[name] = turn or anyio.CapacityLimiter(most)
+            turns[name].total_tokens = most
+    return Rules(policy, registry, turns)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all lanes of one daemon share; ``suspect_lock`` is held by the one message that may kill the process."""
+
+    rules: Rules
+    store: StoreAccess
+    letters: LetterLimit
+    metrics: Metrics
+    traces: Traces | None = None
+    suspect_lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+
 class Lane:
     """One queue's parts.
 
     Args:
-        url: Which queue.
-        rules: The settings and handlers for new messages; replaced by a reload.
-        credentials: Whose keys both clients use.
-        store: Shared by all lanes.
-        letters: The limit of dead letters, shared by all lanes.
-        threads: Where plain functions run.
-        suspect_lock: Held by the one message that may be killing the process, shared by all lanes.
-        retention_s: The age at which the queue drops a message; MNS's default until it has been read.
-        mns_base_s: UNIX seconds of MNS's clock minus our monotonic clock, by the last answer; ``None`` before.
-        deliveries: Every delivery in flight.
-        stopping: Whether no handler may be called any more.
+        queue: Which queue.
+        clients: Its clients.
+        shared: What all lanes share.
+        calls: Hides and deletes messages in place of the queue's client.
+        open_calls: Opens one more client of the queue, in another event loop; ``None`` where there are no leases.
     """
 
-    url: NotifyUrl
-    rules: Rules
-    queue: MnsQueue
-    mps: Mps
-    credentials: CredentialsSource
-    queries: JobQueries
-    store: StoreAccess
-    letters: LetterLimit
-    visibility: Visibility
-    leases: LeaseKeeper
-    deletes: Deletes
-    slots: Slots
-    threads: Threads
-    suspect_lock: anyio.Lock
-    metrics: QueueMetrics
-    progress: LaneProgress
-    traces: Traces | None = None
-    retention_s: float = 345_600.0
-    mns_base_s: float | None = None
-    deliveries: set[Delivery] = field(default_factory=set)
-    stopping: bool = False
-    name: str = field(init=False)
-    identity: str = field(init=False)
-    settler: Settler = field(init=False)
-    _by_message: dict[str, Delivery] = field(default_factory=dict)
-    """The newest delivery in flight of each message id."""
-    _by_key: dict[str, Delivery] = field(default_factory=dict)
-    """The delivery in flight that has asked for each job's key."""
+    def __init__(
+        self,
+        queue: QueueSettings,
+        clients: Clients,
+        shared: Shared,
+        *,
+        calls: QueueCalls | None = None,
+        open_calls: Callable[[], AbstractAsyncContextManager[QueueCalls]] | None = None,
+    ) -> None:
+        calls = calls or clients.queue
+        self.name = name = queue.url.queue
+        self.identity = queue.url.identity
+        self.rules = shared.rules
+        """Those for new messages; replaced by a reload."""
+        self.queue = clients.queue
+        self.mps = clients.mps
+        self.credentials = clients.credentials
+        self.open_calls = open_calls
+        self.store = shared.store
+        self.letters = shared.letters
+        self.traces = shared.traces
+        self.suspect_lock = shared.suspect_lock
+        self.metrics = metrics = shared.metrics.queue(name)
+        self.progress = LaneProgress(name, poll_limit_s=shared.rules.policy.wait_s + _POLL_MARGIN_S)
+        self.queries = JobQueries(clients.mps.query, name, shared.metrics.result_queries)
+        self.visibility = Visibility(calls, name, suppress_log=self._polling_fails)
+        self.leases = LeaseKeeper(self.visibility, shared.store, shared.rules.policy, metrics)
+        self.deletes = Deletes(calls, metrics, suppress_log=self._polling_fails, traces=shared.traces)
+        self.slots = Slots(queue.slots)
+        self.threads = Threads(slots=queue.slots)
+        self.retention_s = _RETENTION_S
+        self.mns_base_s: float | None = None
+        """UNIX seconds of MNS's clock minus our monotonic clock, by the last answer."""
+        self.deliveries: set[Delivery] = set()
+        """Every delivery in flight."""
+        self.stopping = False
+        """Whether no handler may be called any more."""
+        self._by_message: dict[str, Delivery] = {}
+        """The newest delivery in flight of each message id."""
+        self._by_key: dict[str, Delivery] = {}
+        """The delivery in flight that has asked for each job's key."""
+        metrics.slots.set(queue.slots)
+        metrics.stuck.set_function(lambda: self.threads.left_behind)
+        metrics.in_flight.set_function(lambda: len(self.deliveries))
 
-    def __post_init__(self) -> None:
-        """Compute once what every message asks for."""
-        self.name = self.url.queue
-        self.identity = self.url.identity
-        self.settler = Settler(
-            name=self.name,
-            identity=self.identity,
-            store=self.store,
-            visibility=self.visibility,
-            deletes=self.deletes,
-            leases=self.leases,
-            letters=self.letters,
-            traces=self.traces,
-        )
+    def _polling_fails(self) -> bool:
+        return self.progress.fault is not None
 
     def receive(
         self, message: Message, server_offset_s: float = 0.0, received_span: SpanContext | None = None
@@ -243,68 +291,36 @@ class Lane:
         delivery.slot.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What all lanes of one daemon share."""
-
-    rules: Rules
-    store: StoreAccess
-    letters: LetterLimit
-    metrics: Metrics
-    traces: Traces | None = None
-    suspect_lock: anyio.Lock = field(default_factory=anyio.Lock)
-
-
-def make_lane(queue: QueueSettings, clients: Clients, shared: Shared, *, calls: QueueCalls | None = None) -> Lane:
-    """Put one queue's parts together.
-
-    Args:
-        queue: Which queue.
-        clients: Its clients.
-        shared: What all lanes share.
-        calls: Hides and deletes messages in place of the queue's client.
-    """
-    calls = calls or clients.queue
-    name, policy, metrics = queue.url.queue, shared.rules.policy, shared.metrics.queue(queue.url.queue)
-    progress = LaneProgress(name, poll_limit_s=policy.wait_s + _POLL_MARGIN_S)
-
-    def polling_fails() -> bool:
-        return progress.fault is not None
-
-    def count_renewal(result: RenewalResult) -> None:
-        metrics.renewals[result].inc()
-
-    def count_deletes(result: DeleteResult, messages: int) -> None:
-        metrics.deletes[result].inc(messages)
-
-    def count_query(result: QueryResult) -> None:
-        shared.metrics.result_queries[result].inc()
-
-    deletes = Deletes(queue=calls, name=name, observe=count_deletes, suppress_log=polling_fails, traces=shared.traces)
-    visibility = Visibility(calls, name, suppress_log=polling_fails)
-    leases = LeaseKeeper(visibility=visibility, name=name, store=shared.store, policy=policy, observe=count_renewal)
-    slots = Slots(queue.slots)
-    metrics.slots.set(slots.total)
-    threads = Threads(slots=queue.slots)
-    metrics.stuck.set_function(lambda: threads.left_behind)
-    lane = Lane(
-        url=queue.url,
-        rules=shared.rules,
-        queue=clients.queue,
-        mps=clients.mps,
-        credentials=clients.credentials,
-        queries=JobQueries(clients.mps.query, name, count=count_query),
-        store=shared.store,
-        letters=shared.letters,
-        visibility=visibility,
-        leases=leases,
-        deletes=deletes,
-        slots=slots,
-        threads=threads,
-        suspect_lock=shared.suspect_lock,
-        metrics=metrics,
-        progress=progress,
-        traces=shared.traces,
+async def watch_attributes(lane: Lane) -> None:
+    """Read a queue's retention every hour; without the right to, MNS's default stands. Warn of its DlqPolicy."""
+    breaker = Breaker(
+        "queue attributes can't be read; MNS's default retention is assumed",
+        "queue attributes can be read again",
+        queue=lane.name,
+        # A fault that polling meets too is logged there.
+        suppress_log=lambda: not lane.progress.ready(),
     )
-    metrics.in_flight.set_function(lambda: len(lane.deliveries))
-    return lane
+    policy: str | None = None
+    while True:
+        pause_s = _ATTRIBUTES_EVERY_S
+        try:
+            found = await lane.queue.attributes()
+        except CloudError as error:
+            # A right that is missing for this call alone is missing for long; other faults pass.
+            if error.fault is Fault.CREDENTIALS and lane.progress.ready():
+                breaker.failed(error)
+            else:
+                pause_s = _ATTRIBUTES_AGAIN_S
+        else:
+            breaker.succeeded()
+            lane.retention_s = found.retention_s
+            if found.dlq_policy not in {None, policy}:
+                log.warning(
+                    "the queue has a dead-letter policy of its own; it moves away messages that were received too "
+                    "often, also those that wait for a retry or were released by a stop, and they are not handled here "
+                    "again",
+                    queue=lane.name,
+                    policy=found.dlq_policy,
+                )
+            policy = found.dlq_policy
+        await anyio.sleep(pause_s)

@@ -32,7 +32,7 @@ from consumer.engine.lease_state import LeaseEvent, LeaseState, Stage
 from consumer.engine.outcome import Interrupted
 from consumer.engine.store_access import StoreAccess
 from consumer.errors import CloudError, Fault, StoreError
-from consumer.ops.metrics import RenewalResult
+from consumer.ops.metrics import QueueMetrics, RenewalResult
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -92,27 +92,18 @@ class LeaseKeeper:
 
     Args:
         visibility: Hides messages.
-        name: The queue's name, for the log.
         store: Where the claims are.
         policy: How long each renewal hides a message, and how long a lease is renewed at the most.
-        observe: Called with the result of each renewal.
+        metrics: The queue's.
     """
 
-    def __init__(
-        self,
-        *,
-        visibility: Visibility,
-        name: str,
-        store: StoreAccess,
-        policy: Policy,
-        observe: Callable[[RenewalResult], None],
-    ) -> None:
+    def __init__(self, visibility: Visibility, store: StoreAccess, policy: Policy, metrics: QueueMetrics) -> None:
         self._visibility = visibility
         self._breaker = visibility.breaker
-        self._name = name
+        self._name = metrics.name
         self._store = store
         self.policy = policy
-        self._observe = observe
+        self._results = metrics.renewals
         self._kept: set[Delivery] = set()
         self._changed = asyncio.Event()
         self._look_at = math.inf
@@ -198,7 +189,7 @@ class LeaseKeeper:
         except CloudError as error:
             self._refused(delivery, error)
         else:
-            self._observe(RenewalResult.RENEWED)
+            self._results[RenewalResult.RENEWED].inc()
         if self._breaker.is_closed:
             # Renewals that waited for this answer are due at once.
             self._changed.set()
@@ -209,7 +200,7 @@ class LeaseKeeper:
         if error.fault is not Fault.GONE:
             delivery.lease_event(LeaseEvent.ANSWER_LOST)
             delivery.renew_next(now + (min(_TRY_AGAIN_S, max(0.1, left_s / 4)) if left_s > 0 else _TRY_AGAIN_S))
-            self._observe(RenewalResult.FAILED)
+            self._results[RenewalResult.FAILED].inc()
             return
         event = LeaseEvent.REFUSED_NEAR_END if left_s <= _LATE_ANSWER_S else LeaseEvent.REFUSED
         self._lost(delivery, event, str(error))
@@ -266,9 +257,9 @@ class LeaseKeeper:
         now = time.monotonic()
         if state is LeaseState.AWAITING_REDELIVERY:
             delivery.await_redelivery(now + self.policy.lease_step_s)
-            self._observe(RenewalResult.FAILED)
+            self._results[RenewalResult.FAILED].inc()
             return
-        self._observe(RenewalResult.LOST)
+        self._results[RenewalResult.LOST].inc()
         fields = {"queue": self._name, "message_id": delivery.message.message_id, "why": why}
         if state is LeaseState.ORPHANED:
             delivery.renew_next(now)
@@ -284,7 +275,7 @@ class LeaseKeeper:
         delivery.interrupt(Interrupted.LEASE_LOST)
 
     def _taken_over(self, delivery: Delivery) -> None:
-        self._observe(RenewalResult.LOST)
+        self._results[RenewalResult.LOST].inc()
         self.drop(delivery)
         fields = {"queue": self._name, "message_id": delivery.message.message_id}
         if delivery.in_thread:

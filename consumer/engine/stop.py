@@ -12,10 +12,11 @@ A second request skips the waiting, never the flush.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -33,6 +34,8 @@ HURRY_S: Final = 1.5
 _SETTLE_RESERVE_S: Final = 1.0
 _FLUSH_RESERVE_S: Final = 0.5
 _LOOK_S: Final = 0.02
+_LAST_S: Final = 0.5
+"""How long a task has to end once it is cancelled."""
 
 
 class Stop:
@@ -143,3 +146,33 @@ class Stop:
         for delivery in self._in_flight():
             if delivery.stage <= up_to:
                 delivery.interrupt(Interrupted.LEFT_RUNNING if delivery.in_thread else Interrupted.STOPPING)
+
+
+class Tasks:
+    """Plain asyncio tasks in great numbers, all of which end together.
+
+    A task of a task group costs 18 us more (bench ablation "task-group"), and there is one for every message. What a
+    group guarantees is here too: nothing outlives ``end``, which first gives the tasks some time, then cancels them,
+    and does not wait for ever for a handler that ignores its cancellation.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    def begin(self, work: Coroutine[Any, Any, object]) -> None:
+        """Start one; it must handle its own exceptions."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def end(self, within_s: float) -> None:
+        """Return when all have ended, or have been cancelled after ``within_s`` seconds."""
+        if self._tasks and within_s > 0:
+            await asyncio.wait(self._tasks, timeout=within_s)
+        if not self._tasks:
+            return
+        for task in self._tasks:
+            task.cancel("the stop deadline has come")
+        _, stubborn = await asyncio.wait(self._tasks, timeout=_LAST_S)
+        if stubborn:
+            log.warning("handlers that can't be cancelled are left behind", handlers=len(stubborn))

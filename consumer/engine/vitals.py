@@ -16,8 +16,7 @@ from consumer.ops.admin import Check
 
 if TYPE_CHECKING:
     from consumer.engine.lane import Lane
-    from consumer.engine.letter_limit import LetterLimit
-    from consumer.engine.store_access import StoreAccess
+    from consumer.engine.store_access import LetterLimit, StoreAccess
 
 
 class Wait(StrEnum):

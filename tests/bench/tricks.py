@@ -20,7 +20,7 @@ import structlog
 import consumer.app
 import consumer.daemon
 from consumer.cloud import mns, mns_xml, pool
-from consumer.engine import delivery, poll, report, slots
+from consumer.engine import delivery, poll, process, slots
 from consumer.message import strict_json
 from consumer.ops import logs
 from consumer.store.sqlite.ledger import SqliteLedger
@@ -115,12 +115,12 @@ def _gathered_lines() -> None:
 
 
 def _direct_line() -> None:
-    log = structlog.get_logger("consumer.engine.report")
+    log = structlog.get_logger("consumer.engine.process")
 
     def by_structlog(level: str, **event: object) -> None:
         getattr(log, level)(event.pop("event"), **event)
 
-    _put(report, "gather", by_structlog)
+    _put(process, "gather", by_structlog)
 
 
 def _kept_second() -> None:
@@ -170,7 +170,7 @@ def _clean_connection() -> None:
 
 TRICKS: Final = (
     Trick("nothing", "nothing: what the measurement itself varies by", "", 0, lambda: None),
-    Trick("task-group", "each message's task is one of an anyio task group", "engine/tasks.py", 25, _task_group),
+    Trick("task-group", "each message's task is one of an anyio task group", "engine/stop.py", 25, _task_group),
     Trick("asyncio-lock", "anyio's lock for each message beside asyncio's", "engine/delivery.py", 1, _asyncio_lock),
     Trick("early-slots", "a message keeps its slot until it is settled", "engine/slots.py", 20, _early_slots),
     Trick("start-first", "the next poll is asked at once", "engine/poll.py", 4, _start_first),

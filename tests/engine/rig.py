@@ -18,7 +18,7 @@ from consumer.app import App
 from consumer.cloud.messages import Message, Receipt
 from consumer.config import load
 from consumer.engine.delivery import Delivery
-from consumer.engine.rules import make_rules
+from consumer.engine.lane import make_rules
 from consumer.engine.slots import Slot, Slots
 from consumer.plugin.handler import Job, Limits, Note, build
 from consumer.plugin.registry import Registry

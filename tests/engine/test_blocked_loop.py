@@ -23,8 +23,7 @@ from consumer.engine.complete import Completed
 from consumer.engine.invoke import Threads
 from consumer.engine.lane import Lane
 from consumer.engine.lease import LeaseKeeper, Visibility
-from consumer.engine.loop_watch import Blocker, LoopWatch, find_blocker
-from consumer.engine.stand_in import OwnLoop, StandIn, WatchedQueue
+from consumer.engine.loop_watch import Blocker, LoopWatch, OwnLoop, StandIn, find_blocker
 from consumer.engine.store_access import StoreAccess
 from consumer.errors import CloudError, Fault
 from consumer.ops.metrics import Metrics
@@ -83,27 +82,23 @@ class Held:
         self.delivery.begin_run(build(plain, Note("Cover", Limits())), Completed(JOB, None, None))
         self.delivery.renew_next(time.monotonic())
         policy = Policy(lease_step_s=10)
-        self.keeper = LeaseKeeper(
-            visibility=Visibility(orders, "q"),
-            name="q",
-            store=StoreAccess(ledger, lambda _: None),
-            policy=policy,
-            observe=lambda _: None,
-        )
+        metrics = Metrics().queue("q")
+        self.keeper = LeaseKeeper(Visibility(orders, "q"), StoreAccess(ledger, lambda _: None), policy, metrics)
         self.keeper.keep(self.delivery)
-        parts = SimpleNamespace(
-            leases=self.keeper,
-            deliveries={self.delivery},
-            metrics=Metrics().queue("q"),
-            threads=Threads(slots=1),
-        )
-        self.lane = cast("Lane", parts)
 
         @asynccontextmanager
         async def open_orders() -> AsyncIterator[Orders]:
             yield orders
 
-        self.queue = WatchedQueue(self.lane, open_orders)
+        parts = SimpleNamespace(
+            identity="account/region/q",
+            leases=self.keeper,
+            deliveries={self.delivery},
+            metrics=metrics,
+            threads=Threads(slots=1),
+            open_calls=open_orders,
+        )
+        self.lane = cast("Lane", parts)
         self.over = threading.Event()
 
     def block(self, seconds: float) -> None:
@@ -114,7 +109,7 @@ class Held:
     def stand_in(self, ledger: Ledger) -> threading.Thread:
         """Stand in for the loop that runs here, until ``over``."""
         loop = asyncio.get_running_loop()
-        standing = StandIn([self.queue], ledger, loop, self.over.is_set, None)
+        standing = StandIn([self.lane], ledger, loop, self.over.is_set, None)
 
         def run() -> None:
             with asyncio.Runner(loop_factory=OwnLoop) as runner:

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from consumer.engine import upkeep
+from consumer.engine import store_access
 from consumer.plugin.handler import Job, Reject, Retry
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers
@@ -50,7 +50,7 @@ async def test_a_step_removes_nothing(
         if job.job_id == "bad":
             raise Reject("no")
 
-    monkeypatch.setattr(upkeep, "_PRUNE_EVERY_S", 0.05)
+    monkeypatch.setattr(store_access, "_PRUNE_EVERY_S", 0.05)
     with capture_logs() as lines:
         async with serve(handlers(Cover=cover), **store) as daemon:
             ledger: Any = daemon.app.lanes[0].store.ledger

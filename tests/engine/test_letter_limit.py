@@ -11,9 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.config import Policy
-from consumer.engine import letter_limit
-from consumer.engine.letter_limit import LetterLimit
-from consumer.engine.store_access import StoreAccess
+from consumer.engine import store_access
+from consumer.engine.store_access import LetterLimit, StoreAccess
 from consumer.errors import StoreError
 from consumer.ops.metrics import Metrics
 from consumer.plugin.handler import Job, Reject
@@ -78,7 +77,7 @@ async def test_polling_pauses_at_the_limit(
     sandbox: Sandbox, serve: Serve, store: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the limit messages stay in the queue, good ones too; once letters are purged all are handled, each once."""
-    monkeypatch.setattr(letter_limit, "_COUNT_AT_LIMIT_EVERY_S", 0.1)
+    monkeypatch.setattr(store_access, "_COUNT_AT_LIMIT_EVERY_S", 0.1)
     runs: list[str] = []
 
     async def cover(job: Job) -> None:
@@ -120,8 +119,8 @@ async def test_what_is_in_flight_at_the_limit_is_given_back(
     sandbox: Sandbox, serve: Serve, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of ten that would be set aside at once, those that there is room for are; the others stay, for later."""
-    monkeypatch.setattr(letter_limit, "_HIDE_S", (1, 1))
-    monkeypatch.setattr(letter_limit, "_COUNT_AT_LIMIT_EVERY_S", 0.1)
+    monkeypatch.setattr(store_access, "_HIDE_S", (1, 1))
+    monkeypatch.setattr(store_access, "_COUNT_AT_LIMIT_EVERY_S", 0.1)
     begun, refuse = 0, anyio.Event()
 
     async def cover(job: Job) -> None:
@@ -236,7 +235,7 @@ async def test_when_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
             assert store.asked == 1
             assert limit.held == LettersHeld(0, 0)
             store.broken = True
-            monkeypatch.setattr(letter_limit, "_COUNT_EVERY_S", 0.01)
+            monkeypatch.setattr(store_access, "_COUNT_EVERY_S", 0.01)
             for _ in range(10):
                 store_one(limit)
             await anyio.sleep(0.02)

@@ -318,7 +318,7 @@ async def test_a_crashing_message_is_set_aside_after_five_starts(sandbox: Sandbo
     sandbox.put(QUEUE, body().decode())
     async with serve(handlers(Cover=cover)) as daemon:
         await daemon.emptied()
-    key = f"{daemon.app.lanes[0].url.identity}|IProduction|{'b' * 32}"
+    key = f"{daemon.app.lanes[0].identity}|IProduction|{'b' * 32}"
     for _ in range(5):
         ledger = ledger_at(str(daemon.store))
         await ledger.open()

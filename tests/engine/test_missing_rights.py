@@ -58,7 +58,7 @@ async def test_a_missing_action_is_named(
     sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     """Within seconds one log line names every action that the refused call needs."""
-    monkeypatch.setattr("consumer.engine.upkeep._ATTRIBUTES_AGAIN_S", 0.2)
+    monkeypatch.setattr("consumer.engine.lane._ATTRIBUTES_AGAIN_S", 0.2)
     (call,) = [call for call in RUN if action in RIGHTS[call].actions]
     sandbox.grants.set(other for other in NEEDED if other != action)
     function = {"QueryIProductionJob": "Asks", "ChangeMessageVisibility": "Fails"}.get(call, "Cover")

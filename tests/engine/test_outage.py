@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.cloud.messages import QueueAttributes
-from consumer.engine import upkeep
+from consumer.engine import lane
 from consumer.plugin.handler import Job
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers
@@ -34,7 +34,7 @@ async def test_a_dead_letter_policy_of_the_queue_is_warned_of(
     sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A queue that moves messages away by itself is one warning in the log, however often it is read."""
-    monkeypatch.setattr(upkeep, "_ATTRIBUTES_EVERY_S", 0.05)
+    monkeypatch.setattr(lane, "_ATTRIBUTES_EVERY_S", 0.05)
     with capture_logs() as lines:
         async with serve(handlers(Cover=nothing)) as daemon:
             queue: Any = daemon.app.lanes[0].queue

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from consumer.cloud.mps import JobStatus
 from consumer.engine.complete import NO_JOB, JobQueries, UnansweredError
 from consumer.errors import CloudError, Fault
+from consumer.ops.metrics import Metrics
 
 
 class Service:
@@ -38,7 +39,7 @@ class Service:
 
 
 def asking(service: Service, patience_s: float = 30) -> JobQueries:
-    return JobQueries(service.query, "q", count=lambda _: None, patience_s=patience_s)
+    return JobQueries(service.query, "q", Metrics().result_queries, patience_s=patience_s)
 
 
 async def test_one_asks_while_it_is_down() -> None:

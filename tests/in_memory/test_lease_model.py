@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from enum import Enum
+from types import SimpleNamespace
+from typing import cast
 
 import anyio
 import pytest
@@ -20,12 +22,12 @@ from consumer.cloud.messages import DeleteFailure, Receipt
 from consumer.config import Policy
 from consumer.engine.deletes import Deletes
 from consumer.engine.delivery import Delivery
+from consumer.engine.lane import Lane
 from consumer.engine.lease import LeaseKeeper, Visibility
 from consumer.engine.lease_state import Stage
-from consumer.engine.letter_limit import LetterLimit
 from consumer.engine.outcome import Abandon, Done, Interrupted, Outcome, RetryLater
-from consumer.engine.settle import Settler
-from consumer.engine.store_access import StoreAccess
+from consumer.engine.settle import settle
+from consumer.engine.store_access import LetterLimit, StoreAccess
 from consumer.errors import CloudError, Fault
 from consumer.ops.metrics import Metrics
 from consumer.store.ledger import Claimed
@@ -91,11 +93,12 @@ async def play(events: list[Event], end: Outcome) -> tuple[Queue, Delivery, Outc
     queue, ledger = Queue(), MemoryLedger()
     await ledger.open()
     store = StoreAccess(ledger, lambda _: None)
-    deletes = Deletes(queue=queue, name="q", observe=lambda *_: None)
+    metrics = Metrics()
+    deletes = Deletes(queue, metrics.queue("q"))
     visibility = Visibility(queue, "q")
-    keeper = LeaseKeeper(visibility=visibility, name="q", store=store, policy=Policy(), observe=lambda _: None)
-    letters = LetterLimit(store, Policy(), Metrics(), shared=False)
-    settler = Settler(
+    keeper = LeaseKeeper(visibility, store, Policy(), metrics.queue("q"))
+    letters = LetterLimit(store, Policy(), metrics, shared=False)
+    parts = SimpleNamespace(
         name="q",
         identity="account/region/queue",
         store=store,
@@ -103,7 +106,9 @@ async def play(events: list[Event], end: Outcome) -> tuple[Queue, Delivery, Outc
         deletes=deletes,
         leases=keeper,
         letters=letters,
+        traces=None,
     )
+    lane = cast("Lane", parts)
     received = delivery(message(queue.good or "", lease_s=30))
     received.asks_for(KEY)
     received.claim_granted(Claimed())
@@ -123,7 +128,7 @@ async def play(events: list[Event], end: Outcome) -> tuple[Queue, Delivery, Outc
         tasks.start_soon(deletes.run)
         received.finish(None)
         lost = received.interruption is Interrupted.LEASE_LOST
-        outcome = await settler.settle(received, Abandon() if lost else end)
+        outcome = await settle(lane, received, Abandon() if lost else end)
         keeper.drop(received)
         await deletes.flush()
         tasks.cancel_scope.cancel()

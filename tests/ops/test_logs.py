@@ -494,7 +494,7 @@ def test_cost_of_a_line(tmp_path: Path) -> None:
     """A message's line to a file costs some microseconds (bound: 60, for slow machines)."""
     with (tmp_path / "log").open("w") as stream:
         logs.configure(stream=stream)
-        log = structlog.stdlib.get_logger("consumer.engine.report")
+        log = structlog.stdlib.get_logger("consumer.engine.process")
         values = {
             "queue": "jobs", "job_id": "88c6ca184c0e47098a5b665e2a126797", "function": "Cover", "attempt": 1,
             "message_id": "5F290C926D472878-2-14D9529A8FA-200000001", "outcome": "done", "seconds": 0.0123,

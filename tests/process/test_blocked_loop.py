@@ -27,14 +27,14 @@ from pathlib import Path
 import anyio
 from mns_consumer import Job, handler
 from consumer.config import Settings
-from consumer.engine import lease, loop_watch, stand_in
+from consumer.engine import lease, loop_watch
 
 # Leases and claims so short that a block of seconds outlives them, and a block noticed before that.
 loop_watch.BEAT_S, loop_watch.LAG_LIMIT_S = 0.1, 0.3
 policy_of = Settings.policy
 Settings.policy = lambda settings: policy_of(settings).model_copy(update={"lease_step_s": 2, "max_hold_s": 600})
 lease.CLAIM_MARGIN_S = 0.5
-stand_in.TAKE_STARTS_BACK_S = 0.3
+loop_watch.TAKE_STARTS_BACK_S = 0.3
 
 async def begin(job):
     with Path(BEGUN).open("a") as file:
