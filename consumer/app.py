@@ -11,7 +11,7 @@ The stop ends within ``stop_deadline_s``; a second stop() skips the waiting, nev
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Final
@@ -265,9 +265,11 @@ class App:
     async def _poll(self, deliveries: Tasks, started: anyio.Event | None) -> None:
         """Poll until a stop is requested and every receive has ended."""
 
-        def start(lane: Lane, delivery: Delivery) -> None:
-            deliveries.begin(process(lane, delivery))
-            self._watch.wake()
+        def start(lane: Lane, received: Sequence[Delivery]) -> None:
+            for delivery in received:
+                deliveries.begin(process(lane, delivery))
+            if received:
+                self._watch.wake()
 
         async with anyio.create_task_group() as limit:
             async with anyio.create_task_group() as polls:

@@ -245,12 +245,11 @@ def _validate(delivery: Delivery, handler: Handler, queue: str, answer: JobStatu
     """Make the job of MPS's answer, or of the message alone where MPS was not asked."""
     notification = delivery.notification
     if answer is None:
-        state, text, source, output = (
-            notification.state,
-            _inline_result(notification, delivery.rules.policy),
-            None,
-            None,
-        )
+        # A job's own result is believed where the settings say so; other kinds have no other one.
+        is_job, is_unknown = notification.kind is Kind.IPRODUCTION, notification.kind is Kind.UNKNOWN
+        is_believed = not is_unknown and (not is_job or delivery.rules.policy.trust_inline_result)
+        text = notification.result_text if is_believed else None
+        state, source, output = notification.state, None, None
         user_data_text, decoded = notification.user_data_text, notification.user_data
     else:
         state, text, source, output = answer.state or "", answer.result, answer.input, answer.output
@@ -275,7 +274,7 @@ def _validate(delivery: Delivery, handler: Handler, queue: str, answer: JobStatu
             return user_data
     job: Job[Any, Any] = Job(
         function=notification.name,
-        kind=notification.kind.value,
+        kind=str(notification.kind),
         job_id=notification.job_id or "",
         state=state,
         failed=failed,
@@ -291,14 +290,6 @@ def _validate(delivery: Delivery, handler: Handler, queue: str, answer: JobStatu
         result_or_none=NOT_WANTED if handler.result is None else result,
     )
     return Completed(job, text, user_data_text)
-
-
-def _inline_result(notification: Notification, policy: Policy) -> str | None:
-    """The result that came with the message, where it is believed; other kinds have no other one."""
-    is_job = notification.kind is Kind.IPRODUCTION
-    if notification.kind is Kind.UNKNOWN:
-        return None
-    return notification.result_text if policy.trust_inline_result or not is_job else None
 
 
 def _data(notification: Notification, read: JobResult | None) -> tuple[JsonValue, str | None]:

@@ -95,7 +95,8 @@ class Deletes:
         return self.failing and self.pending >= _MANY
 
     def add(self, delivery: Delivery) -> None:
-        """Delete this one soon; its outcome is persisted."""
+        """Close this one, whose outcome is persisted, and delete its message soon."""
+        delivery.close()
         self._waiting.append(delivery)
         self._added.set()
         if len(self._waiting) >= MAX_BATCH:

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -73,9 +73,9 @@ class Threads:
         self.limiter = anyio.CapacityLimiter(self.slots)
 
 
-async def invoke(
+def invoke(
     handler: Handler, job: Job[Any, Any], limits: CallLimits, threads: Threads, delivery: Delivery
-) -> HandlerResult:
+) -> Awaitable[HandlerResult]:
     """Call a handler with a job.
 
     Args:
@@ -90,30 +90,16 @@ async def invoke(
         thread or task then runs on by itself.
     """
     if handler.is_async:
-        function = cast("Callable[[Job[Any, Any]], Awaitable[object]]", handler.function)
-        return await _TaskRun(function, job, limits, threads, delivery).wait()
-    return await _in_thread(handler.function, job, limits, threads)
+        return _TaskRun(handler.function, job, limits, threads, delivery).wait()
+    return _in_thread(handler.function, job, limits, threads)
 
 
 class _TaskRun:
     """One call of an async function, in a task of its own; arguments as for ``invoke``."""
 
-    __slots__ = (
-        "_delivery",
-        "_ended",
-        "_grace_timer",
-        "_hold_timer",
-        "_is_cancelled",
-        "_is_logged",
-        "_limits",
-        "_loop",
-        "_task",
-        "_threads",
-    )
-
     def __init__(
         self,
-        function: Callable[[Job[Any, Any]], Awaitable[object]],
+        function: Callable[[Job[Any, Any]], Any],
         job: Job[Any, Any],
         limits: CallLimits,
         threads: Threads,
@@ -205,7 +191,7 @@ def _stack_of(task: asyncio.Task[Any]) -> str:
     return "".join(traceback.StackSummary.extract(iter(frames)).format())
 
 
-async def _guarded(function: Callable[[Job[Any, Any]], Awaitable[object]], job: Job[Any, Any]) -> Returned | Raised:
+async def _guarded(function: Callable[[Job[Any, Any]], Any], job: Job[Any, Any]) -> Returned | Raised:
     process = os.getpid()
     try:
         returned = await function(job)

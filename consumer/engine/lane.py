@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -31,7 +31,7 @@ from consumer.ops.metrics import Metrics
 from consumer.ops.traces import Traces
 from consumer.plugin.handler import ANY_NAME, Handler
 from consumer.plugin.registry import Registry
-from consumer.policy import SUSPECT_STARTS, Reason, RetryPolicy, UnroutedPolicy
+from consumer.policy import SUSPECT_STARTS, Reason, UnroutedPolicy
 from consumer.store.ledger import Claimed, Ended
 
 if TYPE_CHECKING:
@@ -53,39 +53,29 @@ class Rules:
     """The policy and the handlers that hold for a message, to its end; a reload replaces them for new messages.
 
     Args:
-        turns: The limiter of each handler that limits its runs at once, by name.
+        limits: The time limits of each handler, by its name.
+        turns: The limiter of each handler that limits its runs at once, by its name.
     """
 
     policy: Policy
     registry: Registry
+    limits: Mapping[str, CallLimits]
     turns: Mapping[str, anyio.CapacityLimiter]
-
-    def limits_of(self, handler: Handler) -> CallLimits:
-        """The time limits of one run of a handler."""
-        own, policy = handler.limits, self.policy
-        timeout_s = own.timeout_s or policy.handler_timeout_s
-        return CallLimits(
-            timeout_s=timeout_s,
-            max_hold_s=max(timeout_s, own.max_hold_s or policy.max_hold_s),
-            grace_s=policy.cancel_grace_s,
-        )
-
-    def retry_of(self, handler: Handler | None) -> RetryPolicy:
-        """The rules for a handler's failures."""
-        if handler is None or handler.limits.max_failures is None:
-            return self.policy.retry
-        return replace(self.policy.retry, max_failures=handler.limits.max_failures)
 
 
 def make_rules(policy: Policy, registry: Registry, before: Rules | None = None) -> Rules:
     """Make the rules; a handler that ``before`` had too keeps its limiter, which counts its old runs."""
-    turns = {}
+    limits, turns = {}, {}
     for name, handler in registry.handlers.items():
-        if (most := handler.limits.concurrency) is not None:
+        own = handler.limits
+        timeout_s = own.timeout_s or policy.handler_timeout_s
+        max_hold_s = max(timeout_s, own.max_hold_s or policy.max_hold_s)
+        limits[name] = CallLimits(timeout_s, max_hold_s, policy.cancel_grace_s)
+        if own.concurrency is not None:
             turn = before.turns.get(name) if before else None
-            turns[name] = turn or anyio.CapacityLimiter(most)
-            turns[name].total_tokens = most
-    return Rules(policy, registry, turns)
+            turns[name] = turn or anyio.CapacityLimiter(own.concurrency)
+            turns[name].total_tokens = own.concurrency
+    return Rules(policy, registry, limits, turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +134,8 @@ class Lane:
         self.retention_s = _RETENTION_S
         self.mns_base_s: float | None = None
         """UNIX seconds of MNS's clock minus our monotonic clock, by the last answer."""
+        self.last_success_at = 0.0
+        """When a job was last done, in UNIX seconds."""
         self.deliveries: set[Delivery] = set()
         """Every delivery in flight."""
         self.stopping = False
@@ -155,6 +147,7 @@ class Lane:
         metrics.slots.set(queue.slots)
         metrics.stuck.set_function(lambda: self.threads.left_behind)
         metrics.in_flight.set_function(lambda: len(self.deliveries))
+        metrics.last_success.set_function(lambda: self.last_success_at)
 
     def _polling_fails(self) -> bool:
         return self.progress.fault is not None

@@ -210,6 +210,8 @@ class Abandon:
     """The lease or the claim is lost: release what is left of the claim and leave the message alone."""
 
 
+_DONE: Final = Done()
+
 Outcome: TypeAlias = Done | Discard | RetryLater | DeadLetter | Abandon
 
 
@@ -225,7 +227,7 @@ def decide(result: RunResult, history: History, policy: RetryPolicy) -> Outcome:
     """
     match result:
         case Returned():
-            return Done()
+            return _DONE
         case Skipped():
             return Discard(result)
         case Interrupted():

@@ -12,7 +12,7 @@ paced and logged by the queue's circuit breaker.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,10 +61,10 @@ class Poller:
 
     Args:
         lane: The queue's parts.
-        start: Processes a delivery in a task of its own, which gives its slot back.
+        start: Processes each delivery in a task of its own, which gives its slot back.
     """
 
-    def __init__(self, lane: Lane, start: Callable[[Lane, Delivery], None]) -> None:
+    def __init__(self, lane: Lane, start: Callable[[Lane, Sequence[Delivery]], None]) -> None:
         self._lane = lane
         self._start = start
         self._breaker = Breaker("polling failed; retrying until it works", "polling works again", queue=lane.name)
@@ -177,7 +177,7 @@ class Poller:
             else:
                 # The leading poll logs an outage; a joining one is not missed for a while.
                 self._failed_joins += 1
-                self._join_at = time.monotonic() + backoff_s(self._failed_joins, cap_s=_SHED_CAP_S)
+                self._join_at = time.monotonic() + backoff_s(self._failed_joins)
             return None
         finally:
             self._receives.discard(receive)
@@ -187,8 +187,7 @@ class Poller:
         self._note(batch, wait_s, is_leading=is_leading)
         traces, count = lane.traces, len(batch.messages)
         span = traces.received(lane.name, count, batch.elapsed_s) if traces is not None and count else None
-        for message in batch.messages:
-            self._start(lane, lane.receive(message, batch.server_offset_s, span))
+        self._start(lane, [lane.receive(message, batch.server_offset_s, span) for message in batch.messages])
         return batch
 
     def _note(self, batch: Batch, wait_s: int, *, is_leading: bool) -> None:

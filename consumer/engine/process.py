@@ -11,6 +11,8 @@ report              one log line, the counters
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Final
 
 import structlog
@@ -20,7 +22,6 @@ from consumer.engine.delivery import Delivery
 from consumer.engine.invoke import invoke
 from consumer.engine.lane import Lane
 from consumer.engine.outcome import (
-    Abandon,
     Busy,
     ClaimedElsewhere,
     DeadLetter,
@@ -43,7 +44,7 @@ from consumer.engine.outcome import (
 from consumer.engine.settle import settle
 from consumer.errors import StoreError
 from consumer.message.notification import Kind, Notification, Undecodable, contradictions, ledger_key, verified_key
-from consumer.ops.logs import gather, job_context
+from consumer.ops.logs import LogLevel, gather, log_job
 from consumer.ops.metrics import RetryCause, SettledAs
 from consumer.plugin.handler import Handler, Retry
 from consumer.policy import Reason
@@ -51,7 +52,7 @@ from consumer.store.ledger import Claimed, Ended
 
 log = structlog.stdlib.get_logger(__name__)
 
-_ERROR_STATUSES: Final = {status: str(status) for status in (SettledAs.DEAD, SettledAs.RETRY, SettledAs.LEASE_LOST)}
+_ERROR_STATUSES: Final = frozenset({SettledAs.DEAD, SettledAs.RETRY, SettledAs.LEASE_LOST})
 """What counts as an error in a trace."""
 
 
@@ -66,9 +67,12 @@ async def process(lane: Lane, delivery: Delivery) -> SettledAs | None:
         if await lane.rejoin(delivery):
             return None
         result: RunResult | None = None
+        delivery.interruptible()
         try:
-            with delivery.interruptible():
-                result = await run(lane, delivery)
+            result = await run(lane, delivery)
+        except asyncio.CancelledError:
+            if not delivery.was_interrupted():
+                raise
         except Exception as error:
             # A bug of this program counts like a failure of the handler: so it ends as a dead letter with its
             # traceback, and not in silence when the queue drops the message.
@@ -134,81 +138,65 @@ async def _call(lane: Lane, delivery: Delivery, handler: Handler, completed: Com
         except StoreError as error:
             return Unavailable(error)
     job = completed.job
-    context = job_context(job.function, job.job_id, message_id=job.message_id, queue=job.queue, attempt=job.attempt)
+    log_job(job.function, job.job_id, message_id=job.message_id, queue=job.queue, attempt=job.attempt)
     delivery.begin_run(handler, completed)
     try:
-        with context:
-            return await invoke(handler, job, delivery.rules.limits_of(handler), lane.threads, delivery)
+        return await invoke(handler, job, delivery.rules.limits[handler.name], lane.threads, delivery)
     finally:
         delivery.end_run()
 
 
 def report(lane: Lane, delivery: Delivery, outcome: Outcome) -> SettledAs:
     """Log and count how one delivery was settled; returns its status."""
-    notification, status = delivery.notification, _status(delivery, outcome)
-    counters = lane.metrics.function(notification.name)
+    name = delivery.notification.name
+    counters = lane.metrics.function(name)
+    level: LogLevel = "info"
+    details: dict[str, object] = {}
+    match outcome:
+        case Done():
+            status, event = SettledAs.DONE, "job done"
+            lane.last_success_at = time.time()
+        case Discard():
+            status, event = SettledAs(outcome.why.value), "message deleted without a run"
+        case DeadLetter():
+            status, level, event = SettledAs.DEAD, "error", "message set aside"
+            details = {"reason": str(outcome.reason), "error": outcome.error}
+            counters.dead_letters[outcome.reason].inc()
+        case RetryLater() if (cause := _cause(delivery, outcome)) is not None:
+            status, level, event = SettledAs.RETRY, "warning", "job retried later"
+            details = {"delay_seconds": outcome.delay_s, "error": outcome.why}
+            counters.retries[cause].inc()
+        case RetryLater():
+            status, event = SettledAs.RELEASED, "message released"
+            details = {"delay_seconds": outcome.delay_s, "why": outcome.why}
+        case _:  # Abandon()
+            status, level = SettledAs.LEASE_LOST, "warning"
+            event = "lease or claim lost; the job is handled when its message is redelivered"
     counters.jobs[status].inc()
     if delivery.started_at:
         counters.seconds.observe(delivery.run_s)
-    fields = {
-        "queue": lane.name,
-        "job_id": notification.job_id,
-        "message_id": delivery.message.message_id,
-        "function": notification.name or None,
+    if isinstance(outcome, Done | Discard | DeadLetter):
+        lane.metrics.settled_seconds.observe(delivery.age_s())
+    common = {
+        "job_id": delivery.notification.job_id,
+        "function": name or None,
         "attempt": delivery.attempt,
         "outcome": str(status),
-        "seconds": round(delivery.run_s, 4),
     }
     if lane.traces is not None and delivery.span is not None:
-        lane.traces.ended(
-            delivery.span,
-            _ERROR_STATUSES.get(status, ""),
-            job_id=notification.job_id,
-            function=notification.name or None,
-            attempt=delivery.attempt,
-            outcome=str(status),
-        )
-    match outcome:
-        case Done():
-            lane.metrics.last_success.set_to_current_time()
-            lane.metrics.settled_seconds.observe(delivery.age_s())
-            gather("info", event="job done", **fields)
-        case Discard():
-            lane.metrics.settled_seconds.observe(delivery.age_s())
-            gather("info", event="message deleted without a run", **fields)
-        case DeadLetter():
-            lane.metrics.settled_seconds.observe(delivery.age_s())
-            counters.dead_letters[outcome.reason].inc()
-            gather("error", event="message set aside", **fields, reason=str(outcome.reason), error=outcome.error)
-        case RetryLater() if status is SettledAs.RETRY:
-            counters.retries[_cause(delivery, outcome)].inc()
-            gather("warning", event="job retried later", **fields, delay_seconds=outcome.delay_s, error=outcome.why)
-        case RetryLater():
-            gather("info", event="message released", **fields, delay_seconds=outcome.delay_s, why=outcome.why)
-        case Abandon():
-            gather("warning", event="lease or claim lost; the job is handled when its message is redelivered", **fields)
+        lane.traces.ended(delivery.span, str(status) if status in _ERROR_STATUSES else "", **common)
+    more = {"message_id": delivery.message.message_id, "seconds": round(delivery.run_s, 4), **details}
+    gather(level, event=event, queue=lane.name, **common, **more)
     return status
 
 
-def _status(delivery: Delivery, outcome: Outcome) -> SettledAs:
-    match outcome:
-        case Done():
-            return SettledAs.DONE
-        case Discard():
-            return SettledAs(outcome.why.value)
-        case DeadLetter():
-            return SettledAs.DEAD
-        case Abandon():
-            return SettledAs.LEASE_LOST
-        case RetryLater():
-            released = isinstance(delivery.result, Busy | Interrupted | ClaimedElsewhere) and not outcome.no_room
-            return SettledAs.RELEASED if released else SettledAs.RETRY
-
-
-def _cause(delivery: Delivery, outcome: RetryLater) -> RetryCause:
+def _cause(delivery: Delivery, outcome: RetryLater) -> RetryCause | None:
+    """Why it is retried; ``None`` where it is only released."""
     if outcome.no_room:
         return RetryCause.NO_ROOM
     match delivery.result:
+        case Busy() | Interrupted() | ClaimedElsewhere():
+            return None
         case Raised(error=Retry()):
             return RetryCause.ASKED
         case Raised():

@@ -53,9 +53,9 @@ async def settle(lane: Lane, delivery: Delivery, outcome: Outcome) -> Outcome:
         case Done():
             if not await lane.store.persist(lane.store.ledger.done, delivery.record(lane.identity)):
                 return _taken_over(lane, delivery)
-            _delete(lane, delivery)
+            lane.deletes.add(delivery)
         case Discard():
-            _delete(lane, delivery)
+            lane.deletes.add(delivery)
         case RetryLater():
             if outcome.failure is not None and not delivery.is_claimed:
                 return await _count_for_message(lane, delivery, outcome)
@@ -86,7 +86,7 @@ async def _set_aside(lane: Lane, delivery: Delivery, dead: DeadLetter) -> Outcom
             return _taken_over(lane, delivery)
     finally:
         lane.letters.settled(size_bytes)
-    _delete(lane, delivery)
+    lane.deletes.add(delivery)
     return dead
 
 
@@ -115,11 +115,6 @@ async def _claim_message(lane: Lane, delivery: Delivery) -> Claimed | Outcome:
     delivery.claim_refused()
     ended = Skipped.DUPLICATE if isinstance(claim, Ended) else ClaimedElsewhere(claim.remaining_s)
     return decide(delivery.finish(ended), delivery.history(), delivery.retry_policy)
-
-
-def _delete(lane: Lane, delivery: Delivery) -> None:
-    delivery.close()
-    lane.deletes.add(delivery)
 
 
 def _taken_over(lane: Lane, delivery: Delivery) -> Abandon:

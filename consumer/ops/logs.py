@@ -89,9 +89,10 @@ class LogFields:
         _context.reset(self._token)
 
 
-def job_context(function: str, job_id: str, *, message_id: str, queue: str, attempt: int) -> LogFields:
-    """Put the job's fields on each line that its handler logs, by structlog or by the standard library."""
-    return LogFields(function=function, job_id=job_id, message_id=message_id, queue=queue, attempt=attempt)
+def log_job(function: str, job_id: str, *, message_id: str, queue: str, attempt: int) -> None:
+    """Put a job's fields on each line that this task logs from now on, and the tasks and threads that it starts."""
+    job = {"function": function, "job_id": job_id, "message_id": message_id, "queue": queue, "attempt": attempt}
+    _context.set({**_context.get(), **job})
 
 
 def configure(

@@ -92,6 +92,16 @@ def _task_group() -> None:
     _put(consumer.app, "Tasks", _GroupTasks)
 
 
+def _cancel_scope() -> None:
+    run = process.run
+
+    async def scoped(*arguments: Any) -> Any:
+        with anyio.CancelScope():
+            return await run(*arguments)
+
+    _put(process, "run", scoped)
+
+
 def _gc() -> None:
     _put(gc, "freeze", lambda: None)
     _put(gc, "set_threshold", lambda *_: None)
@@ -171,6 +181,7 @@ def _clean_connection() -> None:
 TRICKS: Final = (
     Trick("nothing", "nothing: what the measurement itself varies by", "", 0, lambda: None),
     Trick("task-group", "each message's task is one of an anyio task group", "engine/stop.py", 25, _task_group),
+    Trick("cancel-scope", "a cancel scope of anyio around each run", "engine/delivery.py", 8, _cancel_scope),
     Trick("asyncio-lock", "anyio's lock for each message beside asyncio's", "engine/delivery.py", 1, _asyncio_lock),
     Trick("early-slots", "a message keeps its slot until it is settled", "engine/slots.py", 20, _early_slots),
     Trick("start-first", "the next poll is asked at once", "engine/poll.py", 4, _start_first),

@@ -164,8 +164,12 @@ def test_fields_of_a_job() -> None:
             logging.getLogger("handlers.cover").info("bound by logging")
 
     job = {"function": "Cover", "job_id": "j1", "message_id": "m1", "queue": "jobs", "attempt": 2}
-    with logs.job_context("Cover", "j1", message_id="m1", queue="jobs", attempt=2):
-        anyio.run(anyio.to_thread.run_sync, handler)
+
+    async def run() -> None:
+        logs.log_job("Cover", "j1", message_id="m1", queue="jobs", attempt=2)
+        await anyio.to_thread.run_sync(handler)
+
+    anyio.run(run)
     seen, by_logging, bound, bound_by_logging = read(stream)
     assert seen.items() >= {**job, "event": "seen", "level": "info", "film": 7}.items()
     assert by_logging.items() >= {**job, "event": "seen by logging", "logger": "handlers.cover"}.items()
