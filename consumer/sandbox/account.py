@@ -36,7 +36,7 @@ class Clock:
 
 
 class LongPolls:
-    """The long polls that wait on one queue. A change of the queue wakes all of them, the one that waits longest first.
+    """The long polls that wait on one queue. A change of the queue wakes one of them, and a poll that ends the next.
 
     A woken poll checks its own connection and takes its messages in the same step, so nothing is dequeued for a client
     that has gone.
@@ -45,13 +45,12 @@ class LongPolls:
     def __init__(self, queue: Queue, clock: Clock) -> None:
         self._queue = queue
         self._clock = clock
-        self._changed = asyncio.Event()
-        self._waiting = 0
+        self._waiting: list[asyncio.Event] = []
         self._is_closed = False
         queue.on_change = self.wake
 
     def __len__(self) -> int:
-        return self._waiting
+        return len(self._waiting)
 
     async def receive(self, limit: int, wait_s: float, is_abandoned: Callable[[], bool]) -> list[Message]:
         """Take 1 to ``limit`` messages, waiting up to ``wait_s`` seconds for the first; none for an abandoned poll.
@@ -59,39 +58,46 @@ class LongPolls:
         QueueNotExist is raised when the queue is deleted meanwhile.
         """
         deadline_s = time.monotonic() + wait_s
-        while not is_abandoned():
-            self._changed.clear()
-            now_ms = self._clock.now_ms()
-            taken = self._queue.receive(limit, now_ms)
-            left_s = deadline_s - time.monotonic()
-            if taken or left_s <= 0:
-                return taken
-            due_ms = self._queue.next_due_ms()
-            if due_ms is not None:
-                left_s = min(left_s, max(due_ms - now_ms, 1) / 1000)
-            await self._wait(left_s)
-            if self._is_closed:
-                raise queue_not_exist()
-        return []
+        try:
+            while not is_abandoned():
+                now_ms = self._clock.now_ms()
+                taken = self._queue.receive(limit, now_ms)
+                left_s = deadline_s - time.monotonic()
+                if taken or left_s <= 0:
+                    return taken
+                due_ms = self._queue.next_due_ms()
+                if due_ms is not None:
+                    left_s = min(left_s, max(due_ms - now_ms, 1) / 1000)
+                await self._wait(left_s)
+                if self._is_closed:
+                    raise queue_not_exist()
+            return []
+        finally:
+            # The next one takes what this poll left, or waits for what it waited for.
+            self.wake()
 
     def wake(self) -> None:
-        """Let every poll look at the queue in the next turn of the loop."""
-        self._changed.set()
+        """Let one poll look at the queue in the next turn of the loop."""
+        for waiter in self._waiting:
+            if not waiter.is_set():
+                waiter.set()
+                return
 
     def close(self) -> None:
         """End every poll: the queue is deleted."""
         self._is_closed = True
-        self.wake()
+        for waiter in self._waiting:
+            waiter.set()
 
     async def _wait(self, most_s: float) -> None:
-        self._waiting += 1
+        waiter = asyncio.Event()
+        timer = asyncio.get_running_loop().call_later(most_s, waiter.set)
+        self._waiting.append(waiter)
         try:
-            async with asyncio.timeout(most_s):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+            await waiter.wait()
         finally:
-            self._waiting -= 1
+            timer.cancel()
+            self._waiting.remove(waiter)
 
 
 @dataclass(slots=True)

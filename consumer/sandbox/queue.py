@@ -355,11 +355,12 @@ class Queue:
     def _hide_until(self, message: Message, due_ms: int, state: State, late_ms: int = 0) -> None:
         self._move(message, state)
         message.visible_ms = due_ms
-        heapq.heappush(self._timers, (due_ms + late_ms, message.seq, message.version, message))
+        entry = (due_ms + late_ms, message.seq, message.version, message)
+        heapq.heappush(self._timers, entry)
         if len(self._timers) > 2 * len(self._messages) + _MOST_STALE:
             self._timers = [entry for entry in self._timers if entry[2] == entry[3].version]
             heapq.heapify(self._timers)
-        if self.on_change is not None:
+        if self.on_change is not None and self._timers[0] is entry:
             self.on_change()
 
     def _pop_active(self, now_ms: int) -> Message | None:
