@@ -364,8 +364,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "Keys are renewed without a new thread.",
-        "cloud: _SearchThread.submit",
-        rewrite("not counts.threads", "counts.threads"),
+        "cloud: _SearchThreads.submit",
+        rewrite("not self._threads", "self._threads"),
         ("tests/cloud/test_cloud_credentials.py",),
     ),
     # The command line and handlers' files.

@@ -1,8 +1,8 @@
 """Find the keys that sign requests: those of the settings, or the vendor's default chain.
 
-The chain is searched on a thread of its own, never on the event loop, one search at a time and with a deadline. Each of
-its parts renews its keys at least minutes before they expire, so its keys are used for a minute before it is asked
-again. Where a renewal fails, the current keys remain in use: the service itself will say whether they still work.
+The chain is searched on a thread, never on the event loop, one search at a time and with a deadline. Each of its parts
+renews its keys at least minutes before they expire, so its keys are used for a minute before it is asked again. Where a
+renewal fails, the current keys remain in use: the service itself will say whether they still work.
 
 The chain is made of the vendor's public parts: its ready-made class starts a scheduler's thread on each ``refresh``,
 and forgets which part failed for which reason. Loading the SDK takes 0.35 s, so the first search loads it.
@@ -21,15 +21,17 @@ import re
 import sys
 import threading
 import time
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from types import ModuleType
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
+
+import anyio
 
 from consumer.cloud.faults import cut
 from consumer.errors import CloudError, Fault
@@ -129,7 +131,6 @@ class DefaultChain:
         self._ask_at = float("-inf")
         self._search: Future[Keys] | None = None
         self._chain = Chain()
-        self._thread = _SearchThread()
 
     def __repr__(self) -> str:
         return "DefaultChain()"
@@ -146,15 +147,15 @@ class DefaultChain:
             search = self._search or self._begin()
             self._search = None if search.done() else search
             wait_s = self._deadline_s if self._keys is None or self._refused else _RENEWAL_WAIT_S
-        # Not wait_for: a search that takes too long goes on, and serves the next caller.
-        await asyncio.wait([_end_of(search)], timeout=wait_s)
-        if search.done() and not search.exception():
-            return search.result()
+        # The search itself can't be cancelled: one that takes too long serves the next caller.
+        with suppress(NothingFoundError), anyio.move_on_after(wait_s):
+            return await asyncio.wrap_future(search)
         if self._keys is not None:
             return self._keys
-        if not search.done():
+        problem = search.exception() if search.done() else None
+        if problem is None:
             raise _failure("SearchTimeout", f"no keys within {self._deadline_s:g} s; {_TO_DO}")
-        raise _failure("NoCredentials", f"{search.exception()}; {_TO_DO}")
+        raise _failure("NoCredentials", f"{problem}; {_TO_DO}")
 
     async def refresh(self, *, denied: bool = False) -> None:
         """Search again with new parts, unless the keys were found just now.
@@ -180,41 +181,33 @@ class DefaultChain:
     def _begin(self) -> Future[Keys]:
         """Start a search on its thread; it has failed already where no thread can be started."""
         search: Future[Keys] = Future()
-        # No caller can cancel it for the others.
         search.set_running_or_notify_cancel()
-        chain = self._chain
-
-        def run() -> None:
-            found: Keys | NothingFoundError
-            try:
-                found = chain.search()
-            except NothingFoundError as error:
-                found = error
-            except Exception as error:  # noqa: BLE001 - any exception of the vendor's code ends this search only
-                found = NothingFoundError(f"{type(error).__name__} in the chain")
-            self._finish(search, found)
-
         try:
-            self._thread.submit(run)
+            _threads.submit(partial(self._run, search, self._chain))
         except RuntimeError as error:
             self._ask_at = time.monotonic() + _RETRY_S
             search.set_exception(NothingFoundError(f"no thread could be started to search for them: {error}"))
         return search
 
-    def _finish(self, search: Future[Keys], found: Keys | NothingFoundError) -> None:
-        """Keep the keys; runs on the searching thread."""
+    def _run(self, search: Future[Keys], chain: Chain) -> None:
+        """Search, and keep the keys that were found."""
+        found: Keys | NothingFoundError
+        try:
+            found = chain.search()
+        except NothingFoundError as error:
+            found = error
+        except Exception as error:  # noqa: BLE001 - any exception of the vendor's code ends this search only
+            found = NothingFoundError(f"{type(error).__name__} in the chain")
         if isinstance(found, Keys) and self._on_keys is not None:
             self._on_keys(found)
         now = time.monotonic()
         with self._lock:
-            current = self._search is search
-            if current:
+            if self._search is search:
                 self._search = None
-            if current and isinstance(found, Keys):
-                self._keys, self._found_at, self._ask_at = found, now, now + _USED_FOR_S
-                self._refused = False
-            elif current:
                 self._ask_at = now + _RETRY_S
+                if isinstance(found, Keys):
+                    self._keys, self._found_at, self._ask_at = found, now, now + _USED_FOR_S
+                    self._refused = False
         if isinstance(found, Keys):
             search.set_result(found)
         else:
@@ -225,48 +218,37 @@ class NothingFoundError(Exception):
     """No part of the chain had keys; the text names each with its reason."""
 
 
-@dataclass(slots=True)
-class Part:
-    """One part of the chain: its name, and how to make it."""
-
-    name: str
-    make: Callable[[], Any]
-
-
 class Chain:
     """The chain's parts, kept from search to search: each caches its keys and knows when they expire."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._parts: Sequence[Part] | None = None
+        self._parts: Mapping[str, Callable[[], Any]] = {}
         self._made: dict[str, Any] = {}
-        self._last: str | None = None
+        self._last = ""
 
     def search(self) -> Keys:
         """Ask each part in turn, beginning with the one that had keys last time; blocks, so it runs on a thread."""
-        with self._lock:
-            if self._parts is None:
-                self._parts = default_parts()
-            tried: list[str] = []
-            for part in sorted(self._parts, key=lambda part: part.name != self._last):
-                try:
-                    provider = self._made.get(part.name) or self._made.setdefault(part.name, part.make())
-                    found = provider.get_credentials()
-                    access_key_id, secret = found.get_access_key_id(), found.get_access_key_secret()
-                    if not access_key_id or not secret:
-                        raise ValueError("gave no AccessKey")  # noqa: TRY301 - a part's failure like any other
-                    # The SDK of MNS breaks on None in place of a token (facts/mns.md#aliyun-mns-sdk).
-                    keys = Keys(access_key_id, secret, found.get_security_token() or "")
-                except Exception as error:  # noqa: BLE001 - parts raise anything; the next one is asked
-                    tried.append(f"{part.name}: {_scrubbed(error)}")
-                    continue
-                self._last = part.name
-                return keys
-            raise NothingFoundError(f"tried {'; '.join(tried)}")
+        self._parts = self._parts or default_parts()
+        tried: list[str] = []
+        for name in sorted(self._parts, key=lambda name: name != self._last):
+            try:
+                provider = self._made.get(name) or self._made.setdefault(name, self._parts[name]())
+                found = provider.get_credentials()
+                access_key_id, secret = found.get_access_key_id(), found.get_access_key_secret()
+                if not access_key_id or not secret:
+                    raise ValueError("gave no AccessKey")  # noqa: TRY301 - a part's failure like any other
+                # The SDK of MNS breaks on None in place of a token (facts/mns.md#aliyun-mns-sdk).
+                keys = Keys(access_key_id, secret, found.get_security_token() or "")
+            except Exception as error:  # noqa: BLE001 - parts raise anything; the next one is asked
+                tried.append(f"{name}: {_scrubbed(error)}")
+                continue
+            self._last = name
+            return keys
+        raise NothingFoundError(f"tried {'; '.join(tried)}")
 
 
-def default_parts() -> Sequence[Part]:
-    """The parts of the vendor's default chain in its order; reads the environment, as its import does.
+def default_parts() -> Mapping[str, Callable[[], Any]]:
+    """How to make each part of the vendor's default chain, in its order; its import reads the environment.
 
     Source: facts/mns.md#alibabacloud-credentials.
     """
@@ -278,16 +260,16 @@ def default_parts() -> Sequence[Part]:
     finally:
         _silence(log, level, handlers)
     go_direct()
-    parts = [Part("environment", provider.EnvironmentVariableCredentialsProvider)]
+    parts: dict[str, Callable[[], Any]] = {"environment": provider.EnvironmentVariableCredentialsProvider}
     if auth_util.enable_oidc_credential:
-        parts.append(Part("OIDC", provider.OIDCRoleArnCredentialsProvider))
-    parts.append(Part("aliyun CLI's configuration", provider.CLIProfileCredentialsProvider))
-    parts.append(Part("credentials file", provider.ProfileCredentialsProvider))
+        parts["OIDC"] = provider.OIDCRoleArnCredentialsProvider
+    parts["aliyun CLI's configuration"] = provider.CLIProfileCredentialsProvider
+    parts["credentials file"] = provider.ProfileCredentialsProvider
     if auth_util.environment_ecs_metadata_disabled.lower() != "true":
         # Without its own updates, which start a scheduler's thread: the chain asks once a minute.
-        parts.append(Part("ECS role", lambda: provider.EcsRamRoleCredentialsProvider(async_update_enabled=False)))
+        parts["ECS role"] = partial(provider.EcsRamRoleCredentialsProvider, async_update_enabled=False)
     if auth_util.environment_credentials_uri:
-        parts.append(Part("credentials URI", provider.URLCredentialsProvider))
+        parts["credentials URI"] = provider.URLCredentialsProvider
     return parts
 
 
@@ -369,77 +351,44 @@ def _send_direct(request: Any, options: Any) -> Any:
     return response
 
 
-class _SearchThread:
-    """Runs searches one after the other on a daemon thread that is kept, and ends with its owner.
+class _SearchThreads:
+    """Daemon threads that search, one search at a time each, kept for the searches of all chains.
 
     A process may be unable to start a thread when keys are about to expire. A search that hangs must not delay the next
-    one: that gets a second thread where one can be started, and waits for the first where not.
+    one: that gets a further thread where one can be started, and waits where not.
     """
 
     def __init__(self) -> None:
-        self._searches: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._counts = _Counts()
-        weakref.finalize(self, self._searches.put, None).atexit = False
+        self._lock = threading.Lock()
+        self._searches: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._unended = 0
+        self._threads = 0
 
     def submit(self, search: Callable[[], None]) -> None:
         """Run a search soon; it must not raise.
 
         Raises:
-            RuntimeError: It would be the first, and no thread can be started.
+            RuntimeError: There is no thread yet, and none can be started.
         """
-        counts = self._counts
-        with counts.lock:
-            counts.searches += 1
-            if counts.searches > counts.threads:
+        with self._lock:
+            if self._unended >= self._threads:
                 try:
-                    threading.Thread(target=_work, args=(self._searches, counts), name=THREAD, daemon=True).start()
+                    threading.Thread(target=self._work, name=THREAD, daemon=True).start()
+                    self._threads += 1
                 except RuntimeError:
-                    if not counts.threads:
-                        counts.searches -= 1
+                    if not self._threads:
                         raise
-                else:
-                    counts.threads += 1
+            self._unended += 1
         self._searches.put(search)
 
-
-class _Counts:
-    """Searches that have not ended, and threads; apart from the owner, so that no thread keeps the owner alive."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.searches = 0
-        self.threads = 0
+    def _work(self) -> None:
+        while True:
+            self._searches.get()()
+            with self._lock:
+                self._unended -= 1
 
 
-def _work(searches: SimpleQueue[Callable[[], None] | None], counts: _Counts) -> None:
-    while (search := searches.get()) is not None:
-        search()
-        del search
-        with counts.lock:
-            counts.searches -= 1
-            if counts.threads > 1 and counts.searches < counts.threads:
-                counts.threads -= 1
-                return
-    # For the other thread, if there are two.
-    searches.put(None)
-
-
-def _end_of(search: Future[Keys]) -> asyncio.Future[None]:
-    """Done in this event loop as soon as the search is."""
-    loop = asyncio.get_running_loop()
-    end: asyncio.Future[None] = loop.create_future()
-
-    def finish() -> None:
-        if not end.done():
-            end.set_result(None)
-
-    def wake(_search: Future[Keys]) -> None:
-        # The loop may have been closed meanwhile, with all that waited in it.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(finish)
-
-    search.add_done_callback(wake)
-    return end
+_threads: Final = _SearchThreads()
 
 
 def _failure(code: str, detail: str) -> CloudError:
