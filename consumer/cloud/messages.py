@@ -16,7 +16,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from consumer.cloud.faults import cut
 from consumer.cloud.mns_xml import Entry, entries, local_name, parse
@@ -35,6 +35,7 @@ _MIN_RETENTION_S: Final = 60
 _MAX_COUNT: Final = 1 << 53
 _LATEST_S: Final = 1 << 33
 """The year 2242: a date that can be shown."""
+_Default = TypeVar("_Default", int, None)
 
 
 @dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
@@ -51,13 +52,12 @@ class Peeked:
     """A message as peeking shows it, without a receipt.
 
     Args:
-        message_id: 32 hex digits; the same over redeliveries.
+        message_id: The same over redeliveries.
         body: As transmitted; base64 is not decoded here.
         dequeue_count: Receipts so far, this one included.
         priority: 1 (first) to 16.
         group_id: MessageGroupId of a FIFO queue.
-        user_properties: Name to value, without types.
-        system_properties: Likewise, such as ``traceparent``.
+        system_properties: Such as ``traceparent``.
     """
 
     message_id: str
@@ -71,7 +71,7 @@ class Peeked:
     system_properties: Mapping[str, str]
 
 
-@dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
+@dataclass(slots=True)  # likewise
 class Message(Peeked):
     """A received message, with the receipt of this delivery."""
 
@@ -103,7 +103,6 @@ class DeleteFailure:
     """One handle that a batch delete did not delete.
 
     Args:
-        code: The service's error code.
         gone: The lease is lost, or the message was deleted already.
         retryable: Deleting the same handle again may succeed.
         detail: The service's own words, cut.
@@ -124,7 +123,6 @@ class QueueAttributes:
         active_messages: Waiting; the service withdraws the three counts: ``None`` when missing.
         inactive_messages: Received and not yet deleted.
         delayed_messages: Not yet visible for the first time.
-        dlq_policy: The queue's own dead-letter policy as text.
     """
 
     name: str
@@ -208,9 +206,9 @@ def read_attributes(found: Mapping[str, str], body: bytes) -> QueueAttributes:
         polling_wait_s=_number(found, "PollingWaitSeconds", 0, MAX_WAIT_S),
         delay_s=_number(found, "DelaySeconds", 0, _MAX_DELAY_S),
         max_message_bytes=_number(found, "MaximumMessageSize", 0, _MAX_COUNT),
-        active_messages=_count(found.get("ActiveMessages")),
-        inactive_messages=_count(found.get("InactiveMessages")),
-        delayed_messages=_count(found.get("DelayMessages")),
+        active_messages=_within(found.get("ActiveMessages"), 0, _MAX_COUNT, None),
+        inactive_messages=_within(found.get("InactiveMessages"), 0, _MAX_COUNT, None),
+        delayed_messages=_within(found.get("DelayMessages"), 0, _MAX_COUNT, None),
         created_at=_number(found, "CreateTime", 0, _LATEST_S),
         modified_at=_number(found, "LastModifyTime", 0, _LATEST_S),
         dlq_policy=_dlq_policy(body),
@@ -284,7 +282,7 @@ def _whole(text: str | None) -> int | None:
     return None if found is None else int(found[1])
 
 
-def _within(text: str | None, low: int, high: int, default: int) -> int:
+def _within(text: str | None, low: int, high: int, default: _Default) -> int | _Default:
     """A whole number, moved into its range; the default where it is missing or no number."""
     number = _whole(text)
     return default if number is None else max(low, min(high, number))
@@ -301,8 +299,3 @@ def _number(found: Mapping[str, str], name: str, low: int, high: int) -> int:
     if number is None:
         raise ValueError(f"{name} is {cut(found[name], 40)!r}")
     return max(low, min(high, number))
-
-
-def _count(text: str | None) -> int | None:
-    number = _whole(text)
-    return None if number is None else max(0, min(_MAX_COUNT, number))

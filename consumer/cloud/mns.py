@@ -160,8 +160,7 @@ class MnsQueue:
         resource = f"{self._messages}?ReceiptHandle={escaped(handle)}&VisibilityTimeout={seconds}"
         async with _MnsCall(self, "ChangeMessageVisibility") as call:
             answer = await call.send("PUT", resource)
-            call.expect(answer, _OK, "ChangeVisibility")
-            found = call.fields(answer, "ChangeVisibility")
+            found = call.fields(answer, _OK, "ChangeVisibility")
             # The new time counts from the call, so it can't be later; it is the best guess without a valid time.
             known_s = max(0.0, seconds - answer.elapsed_s - 1.0)
             try:
@@ -197,8 +196,7 @@ class MnsQueue:
             # XML turns a bare carriage return into a line feed.
             data: bytes = MessageEncoder.encode(request).replace(b"\r", b"&#13;")
             answer = await call.send("POST", self._messages, data)
-            call.expect(answer, _CREATED, "Message")
-            message_id = call.fields(answer, "Message").get("MessageId")
+            message_id = call.fields(answer, _CREATED, "Message").get("MessageId")
             if not message_id:
                 raise call.unreadable(answer, "expected a MessageId, none came")
             return message_id
@@ -224,8 +222,7 @@ class MnsQueue:
         """
         async with _MnsCall(self, "GetQueueAttributes") as call:
             answer = await call.send("GET", self._path)
-            call.expect(answer, _OK, "Queue")
-            found = call.fields(answer, "Queue")
+            found = call.fields(answer, _OK, "Queue")
             try:
                 return read_attributes(found, answer.body)
             except (KeyError, ValueError) as error:
@@ -319,8 +316,9 @@ class _MnsCall(Exchange):
         """The error for an answer that is not one of MNS's."""
         return self.failure(Fault.UNREADABLE, "NotMns", detail, status=answer.status, request_id=_request_id(answer))
 
-    def fields(self, answer: HttpAnswer, root: str) -> dict[str, str]:
-        """The fields of an answer whose root must be ``root``; raises ``unreadable`` for another."""
+    def fields(self, answer: HttpAnswer, status: int, root: str) -> dict[str, str]:
+        """The fields of a success; raises as ``expect``, and ``unreadable`` for another root."""
+        self.expect(answer, status, root)
         try:
             return root_fields(answer.body, root)
         except AnswerError as error:
