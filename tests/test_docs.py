@@ -137,13 +137,13 @@ def allowed(field: FieldInfo) -> str:
 
 def metrics_table() -> Iterator[Row]:
     yield ("Metric", "Type", "Labels", "Help")
-    for info in Metrics().catalogue():
+    for info in Metrics().catalogue:
         yield (code(info.name), info.type, listed(info.labels), info.help)
 
 
 def labels_table() -> Iterator[Row]:
     yield ("Metric and label", "Words")
-    for info in Metrics().catalogue():
+    for info in Metrics().catalogue:
         if info.values:
             yield (f"{code(info.name)} {code(info.labels[-1])}", listed(info.values))
 
@@ -248,7 +248,7 @@ def test_label_words_name_known_metrics() -> None:
     """Each row of label values names a metric and a label of the catalogue; every label of fixed words has a row."""
     fixed = {
         (info.name, label)
-        for info in Metrics().catalogue()
+        for info in Metrics().catalogue
         for label in info.labels
         if label not in {"queue", "function", "operation", "version", "python"}
     }

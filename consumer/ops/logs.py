@@ -32,7 +32,7 @@ from enum import Enum
 from pathlib import PurePath
 from threading import Lock
 from types import NoneType
-from typing import Any, Final, Literal, Protocol, TextIO, TypeAlias
+from typing import Any, Final, Literal, TextIO, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -278,7 +278,7 @@ class _Log:
         self.level = logging.INFO
         self.own: tuple[str, ...] = ()
         self.processors = processors(SECRETS, terminal=False)
-        self.stream: Stream | None = None
+        self.stream: FileStream | TextStream | None = None
         self.on_drop: Callable[[int], object] | None = None
         self._second = (0, "")
         self._lost = 0
@@ -365,14 +365,7 @@ def _decode(_logger: object, _level: str, line: Any) -> Any:
     return line.decode()
 
 
-class Stream(Protocol):
-    """Takes finished lines."""
-
-    def write(self, line: bytes) -> bool:
-        """Write one line, its end included; ``False`` when it was dropped. Never raises."""
-
-
-def open_stream(stream: TextIO) -> Stream:
+def open_stream(stream: TextIO) -> FileStream | TextStream:
     """Write straight to the stream's file where it has one, by a file number of its own.
 
     When a handler closes stderr, its number goes to the next file or socket that is opened; the log must not follow.
@@ -394,7 +387,7 @@ class TextStream:
         self._stream = stream
 
     def write(self, line: bytes) -> bool:
-        """Write one line; ``False`` when the stream is closed or fails."""
+        """Write finished lines; ``False`` when the stream is closed or fails."""
         try:
             self._stream.write(line.decode("utf-8", "replace"))
             self._stream.flush()
@@ -419,7 +412,7 @@ class FileStream:
             self._poll.register(fd, select.POLLOUT)
 
     def write(self, line: bytes) -> bool:
-        """Write one line; ``False`` when it was dropped."""
+        """Write finished lines; ``False`` when they were dropped. Never raises."""
         with self._lock:
             try:
                 self._tail = self._put(self._tail)

@@ -186,7 +186,8 @@ class Metrics:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
         self.registry = CollectorRegistry()
         self.functions: frozenset[str] = frozenset()
-        self._catalogue: list[MetricInfo] = []
+        self.catalogue: list[MetricInfo] = []
+        """Every metric of the program's own, in the order of the documentation's table."""
         self._queues: dict[str, QueueMetrics] = {}
         self._letter_groups: tuple[tuple[str, str], ...] = ()
         self._api: dict[str, tuple[Children, Histogram]] = {}
@@ -258,7 +259,7 @@ class Metrics:
     def _define(self, kind: str, name: str, text: str, labels: Sequence[str], **fixed: Iterable[str]) -> MetricInfo:
         values = tuple(str(value) for value in next(iter(fixed.values()), ()))
         info = MetricInfo(PREFIX + name, kind, text, (*labels, *fixed), values)
-        self._catalogue.append(info)
+        self.catalogue.append(info)
         return info
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -304,11 +305,9 @@ class Metrics:
         self.loop_blocked_seconds.inc(seconds)
 
     def set_letters_waiting(self, groups: Iterable[tuple[str, str, int, float]]) -> None:
-        """Replace what is known of the dead letters in the store.
+        """Replace what is known of the dead letters in the store: queue, reason, number, UNIX time of the oldest.
 
-        Args:
-            groups: Queue name, reason, number of letters, and the UNIX time of the oldest. A group that was there
-                before and is missing now counts 0.
+        A group that was there before and is missing now counts 0.
         """
         waiting = dict.fromkeys(self._letter_groups, 0)
         oldest: dict[str, float] = {}
@@ -322,10 +321,6 @@ class Metrics:
         self._oldest_letter.clear()
         for queue, oldest_at in oldest.items():
             self._oldest_letter.labels(queue).set(oldest_at)
-
-    def catalogue(self) -> Sequence[MetricInfo]:
-        """Every metric of the program's own, in the order of the documentation's table."""
-        return tuple(self._catalogue)
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """All metrics and their content type, in OpenMetrics where ``accept`` asks for it: about 5 us a line."""

@@ -153,12 +153,7 @@ def _spellings(secret: str) -> Iterator[str]:
 
 
 SECRETS: Final = Secrets()
-"""The one set of this process."""
-
-
-def protect(secret: str, *, slot: str | None = None) -> bool:
-    """Mask a value in each log line and admin answer of this process; see ``Secrets.protect``."""
-    return SECRETS.protect(secret, slot=slot)
+"""The one set of this process, masked in each of its log lines and admin answers."""
 
 
 def protect_settings(secrets: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from consumer.settings_sources import PREFIX
 from consumer.store_address import parse_store_address
 
 Cli = Callable[..., Any]
-CATALOGUE: Final = {info.name: info for info in Metrics().catalogue()}
+CATALOGUE: Final = {info.name: info for info in Metrics().catalogue}
 SERIES: Final = {
     **{name: {*info.labels} for name, info in CATALOGUE.items() if info.type != "histogram"},
     **{

@@ -24,7 +24,7 @@ def known() -> Iterator[None]:
     """A secret of the process, forgotten afterwards."""
     kept = vars(sanitize.SECRETS).copy()
     vars(sanitize.SECRETS).update(vars(sanitize.Secrets()))
-    sanitize.protect(SECRET)
+    sanitize.SECRETS.protect(SECRET)
     yield
     vars(sanitize.SECRETS).update(kept)
 

@@ -212,7 +212,7 @@ async def test_a_broken_check(server: AdminServer, checks: Answers) -> None:
 
 async def test_no_secret_in_a_check(server: AdminServer, checks: Answers) -> None:
     """A detail that quotes a secret is masked."""
-    sanitize.protect("a-very-secret-key")
+    sanitize.SECRETS.protect("a-very-secret-key")
     checks.ready_checks = (Check("store", ok=False, detail="can't log in with a-very-secret-key"),)
     assert (await ask(server.port, "/readyz")).found["checks"][0]["detail"] == "can't log in with ***"
 

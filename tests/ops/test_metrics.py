@@ -146,7 +146,7 @@ def test_catalogue_is_what_is_scraped() -> None:
     body, content_type = metrics.render()
     assert content_type.startswith("text/plain; version=0.0.4")
     scraped = {family.name: family for family in parse_classic(body.decode()) if family.name.startswith(PREFIX)}
-    listed = {info.name.removesuffix("_total"): info for info in metrics.catalogue()}
+    listed = {info.name.removesuffix("_total"): info for info in metrics.catalogue}
     assert scraped.keys() == listed.keys()
     for name, info in listed.items():
         family = scraped[name]
@@ -157,7 +157,7 @@ def test_catalogue_is_what_is_scraped() -> None:
 
 def test_conventions() -> None:
     """Counters end in _total and nothing else does; every metric has a help sentence."""
-    for info in Metrics().catalogue():
+    for info in Metrics().catalogue:
         assert info.name.endswith("_total") == (info.type == "counter")
         assert info.help.endswith(".")
         assert re.fullmatch(r"mns_consumer_[a-z_]+", info.name)

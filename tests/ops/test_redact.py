@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from consumer.ops import logs
 from consumer.ops.logs import TEXT_LIMIT, processors, render
-from consumer.ops.sanitize import MASK, MIN_LENGTH, Secrets, json_escaped, protect
+from consumer.ops.sanitize import MASK, MIN_LENGTH, SECRETS, Secrets, json_escaped
 from tests.untraced import untraced
 
 KEY = "LTAI5tQhexample0123456789secret"
@@ -129,8 +129,8 @@ def test_all_loggers() -> None:
     """Secrets are masked for both kinds of loggers, tracebacks included, from when they are known."""
     stream = io.StringIO()
     logs.configure(stream=stream)
-    protect(KEY)
-    protect(TOKEN, slot="lane.token")
+    SECRETS.protect(KEY)
+    SECRETS.protect(TOKEN, slot="lane.token")
     structlog.get_logger().info("called", authorization=f"MNS x:{KEY}")
     logging.getLogger("credentials").error("token %s", TOKEN)
     try:
