@@ -31,7 +31,7 @@ from consumer.errors import CloudError
 from consumer.message.envelope import read_text, unwrap
 from consumer.message.notification import Notification, decode, decode_user_data, ledger_key, message_key
 from consumer.message.result import read_result
-from consumer.message.strict_json import Unreadable, parse, parse_container, storable
+from consumer.message.strict_json import Undecodable, parse, parse_container, storable
 from consumer.notify_url import NotifyUrl, NotifyUrlError
 from consumer.ops.logs import processors, render
 from consumer.ops.sanitize import Secrets
@@ -199,7 +199,7 @@ READERS: Final[dict[str, tuple[Callable[[str], object], tuple[str, ...]]]] = {
 def seconds(read: Callable[[str], object], text: str) -> float:
     """The time of one reading, whatever it says."""
     began_s = time.process_time()
-    with contextlib.suppress(Unreadable, NotifyUrlError):
+    with contextlib.suppress(Undecodable, NotifyUrlError):
         read(text)
     return time.process_time() - began_s
 

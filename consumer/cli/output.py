@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumer.message.envelope import read_text
-from consumer.message.strict_json import Unreadable
+from consumer.message.strict_json import Undecodable
 from consumer.ops.sanitize import SECRETS, json_text, printable, printable_block
 from consumer.store.ledger import JobRecord
 from consumer.store.queries import StoredJob, StoredLetter
@@ -144,7 +144,7 @@ def body_json(body: bytes, *, exact: bool = False) -> dict[str, Any]:
         text = None
     try:
         decoded: str | None = read_text(body)[0]
-    except Unreadable:
+    except Undecodable:
         decoded = None
     shown_text, shown_decoded = (one and SECRETS.mask(one) for one in (text, decoded))
     readable = body.decode("utf-8", "replace")

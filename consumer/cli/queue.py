@@ -20,7 +20,8 @@ from consumer.cloud.messages import Peeked
 from consumer.cloud.mns import MnsQueue
 from consumer.config import QueueSettings, Settings
 from consumer.errors import CloudError, ExitCode, SettingsError, UsageError
-from consumer.message.notification import Undecodable, decode
+from consumer.message.notification import decode
+from consumer.message.strict_json import Undecodable
 from consumer.ops.sanitize import printable
 from consumer.policy import MAX_BATCH
 

@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from consumer.cloud.credentials import CredentialsSource, DefaultChain, Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import Mps, RateLimiter
@@ -29,7 +27,12 @@ def given_keys(settings: QueueSettings) -> Keys | None:
     """The keys in the settings of a queue."""
     if settings.access_key_id is None or settings.access_key_secret is None:
         return None
-    return Keys(_plain(settings.access_key_id), _plain(settings.access_key_secret), _plain(settings.security_token))
+    token = settings.security_token
+    return Keys(
+        settings.access_key_id.get_secret_value(),
+        settings.access_key_secret.get_secret_value(),
+        "" if token is None else token.get_secret_value(),
+    )
 
 
 @asynccontextmanager
@@ -93,7 +96,3 @@ def _queue(
         signature=settings.signature,
         region=settings.url.region,
     )
-
-
-def _plain(secret: SecretStr | None) -> str:
-    return "" if secret is None else secret.get_secret_value()

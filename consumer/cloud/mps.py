@@ -45,12 +45,8 @@ class JobStatus:
     """MPS's answer about one job; ``None`` stands for a field that did not come.
 
     Args:
-        job_id: As it was asked for.
         output: The output's URL template, placeholders unreplaced.
-        params: JobParams, JSON text.
-        pipeline_id: The MPS queue that it ran in.
         result: JSON text as it came; an object is written as text again.
-        request_id: MPS's id of this call.
         found: ``False`` when only RequestId and JobId came: no intelligent production job.
     """
 
@@ -59,28 +55,23 @@ class JobStatus:
     state: str | None
     input: str | None
     output: str | None
-    params: str | None
-    pipeline_id: str | None
     result: str | None
     user_data: str | None
-    request_id: str
     found: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job that MPS accepted; ``result`` as in ``JobStatus``."""
+    """A job that MPS accepted."""
 
     job_id: str
     request_id: str
-    result: str | None
 
 
 class Mps:
     """MPS in one region, for one account.
 
     Args:
-        endpoint: ``https://mts.REGION.aliyuncs.com``, or ``http://HOST:PORT`` of a local server.
         limiter: The account's, shared by all its callers.
         observe: Called for every request; must not raise.
         read_margin_s: The time limit of a call.
@@ -123,11 +114,8 @@ class Mps:
             state=state,
             input=_text(found, "Input"),
             output=_text(found, "Output"),
-            params=_text(found, "JobParams"),
-            pipeline_id=_text(found, "PipelineId"),
             result=_text(found, "Result"),
             user_data=_text(found, "UserData"),
-            request_id=str(found["RequestId"]),
             found=bool(function or state),
         )
 
@@ -167,7 +155,7 @@ class Mps:
             given["ScheduleParams"] = None
         query = {name: value for name, value in given.items() if value is not None}
         found = await self._ask("SubmitIProductionJob", query, needed="JobId")
-        return Submitted(str(found["JobId"]), str(found["RequestId"]), _text(found, "Result"))
+        return Submitted(str(found["JobId"]), str(found["RequestId"]))
 
     async def _ask(self, action: str, query: Mapping[str, str], needed: str = "RequestId") -> Mapping[str, Any]:
         await self._limiter.wait()

@@ -16,7 +16,8 @@ from consumer.cloud.messages import DeleteFailure, Message, Receipt
 from consumer.engine.lease_state import LeaseEvent, LeaseState, Stage, next_state
 from consumer.engine.outcome import History, Interrupted, RunResult, TimedOut
 from consumer.engine.slots import Slot
-from consumer.message.notification import Kind, Notification, Phase, Undecodable, decode
+from consumer.message.notification import Kind, Notification, Phase, decode
+from consumer.message.strict_json import Undecodable
 from consumer.plugin.handler import Handler
 from consumer.policy import RetryPolicy
 from consumer.store.ledger import Claimed, JobRecord

@@ -43,7 +43,8 @@ from consumer.engine.outcome import (
 )
 from consumer.engine.settle import settle
 from consumer.errors import StoreError
-from consumer.message.notification import Kind, Notification, Undecodable, contradictions, ledger_key, verified_key
+from consumer.message.notification import Kind, Notification, contradictions, ledger_key, verified_key
+from consumer.message.strict_json import Undecodable
 from consumer.ops.logs import LogLevel, gather, log_job
 from consumer.ops.metrics import RetryCause, SettledAs
 from consumer.plugin.handler import Handler, Retry

@@ -20,7 +20,7 @@ from xml.parsers import expat
 
 from pydantic import JsonValue
 
-from consumer.message.strict_json import Unreadable, agree, name_of, parse, shown
+from consumer.message.strict_json import Undecodable, agree, name_of, parse, shown
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """JobId and RunId: a handler may build a file's name or a query from one (facts/iproduction.md#submit-a-job)."""
@@ -39,7 +39,7 @@ def unwrap(body: bytes) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
     Source: facts/iproduction.md#topic-envelopes, facts/mns.md#base64, facts/mns.md#message-ids-and-md5.
 
     Raises:
-        Unreadable: Names the layer at which it stopped; layers inside an envelope begin with ``envelope.``.
+        Undecodable: Names the layer at which it stopped; layers inside an envelope begin with ``envelope.``.
     """
     fields, document = _read(body)
     if not _is_envelope(fields):
@@ -47,14 +47,14 @@ def unwrap(body: bytes) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
     message = fields.get("message")
     if not isinstance(message, str):
         came = name_of(message) if "message" in fields else "none"
-        raise Unreadable("envelope", f"expected the notification as text in Message, came {came}")
+        raise Undecodable("envelope", f"expected the notification as text in Message, came {came}")
     _check_md5(message, text_of(fields, "messagemd5"))
     try:
         fields, document = _read(message.encode())
-    except Unreadable as fault:
+    except Undecodable as fault:
         raise fault.within("envelope.") from None
     if _is_envelope(fields):
-        raise Unreadable("envelope", "expected a notification in Message, came another envelope")
+        raise Undecodable("envelope", "expected a notification in Message, came another envelope")
     return fields, document
 
 
@@ -62,14 +62,14 @@ def read_text(body: bytes) -> tuple[str, str]:
     """A body's text, and a note on how it was read, for the reason should the text not be a message.
 
     Raises:
-        Unreadable: Layer ``body``: empty, or not UTF-8.
+        Undecodable: Layer ``body``: empty, or not UTF-8.
     """
     decoded = _from_base64(body)
     if not decoded:
         return _from_utf8(body), ""
     try:
         return _from_utf8(decoded), " (in the text that the base64 holds)"
-    except Unreadable as fault:
+    except Undecodable as fault:
         # Words such as "null" or "abcd" are base64 by chance: the text itself explains more.
         return body.decode("ascii"), f" (it is also valid base64, in which: {fault.reason})"
 
@@ -80,7 +80,7 @@ def fold(document: dict[str, JsonValue]) -> tuple[dict[str, JsonValue], dict[str
     MPS's older kinds send ``jobId``, ``JobId``, or both. Source: facts/iproduction.md#other-messages-in-the-queue.
 
     Raises:
-        Unreadable: Layer ``keys``: two spellings of one key with different values.
+        Undecodable: Layer ``keys``: two spellings of one key with different values.
     """
     folded = {key.lower(): value for key, value in document.items()}
     if len(folded) == len(document):
@@ -89,7 +89,7 @@ def fold(document: dict[str, JsonValue]) -> tuple[dict[str, JsonValue], dict[str
     for key, value in document.items():
         earlier = first.setdefault(key.lower(), key)
         if earlier is not key and not agree(document[earlier], value):
-            raise Unreadable("keys", f"{shown(earlier)} and {shown(key)} are one key with different values")
+            raise Undecodable("keys", f"{shown(earlier)} and {shown(key)} are one key with different values")
     return folded, {key: document[key] for key in first.values()}
 
 
@@ -97,13 +97,13 @@ def text_of(fields: dict[str, JsonValue], key: str) -> str | None:
     """A folded field that must be text; a number becomes its digits. ``None`` when missing, ``null`` or empty.
 
     Raises:
-        Unreadable: Layer ``keys``: it is something else.
+        Undecodable: Layer ``keys``: it is something else.
     """
     value = fields.get(key)
     if value is None or isinstance(value, str):
         return value or None
     if isinstance(value, bool | dict | list):
-        raise Unreadable("keys", f"expected text as {key} (in any case), came {name_of(value)}")
+        raise Undecodable("keys", f"expected text as {key} (in any case), came {name_of(value)}")
     return str(value)
 
 
@@ -111,15 +111,15 @@ def name_in(fields: dict[str, JsonValue], key: str, allowed: re.Pattern[str]) ->
     """A folded field that must be a name, ``JOB_ID`` or ``FUNCTION_NAME``. ``None`` when missing, ``null`` or empty.
 
     Raises:
-        Unreadable: Layer ``keys``: it is no string (a number neither), or has other characters or another length.
+        Undecodable: Layer ``keys``: it is no string (a number neither), or has other characters or another length.
     """
     value = fields.get(key)
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise Unreadable("keys", f"expected a string as {key} (in any case), came {name_of(value)}")
+        raise Undecodable("keys", f"expected a string as {key} (in any case), came {name_of(value)}")
     if not allowed.fullmatch(value):
-        raise Unreadable("keys", f"expected {allowed.pattern} as {key} (in any case), came {shown(value)}")
+        raise Undecodable("keys", f"expected {allowed.pattern} as {key} (in any case), came {shown(value)}")
     return value
 
 
@@ -143,9 +143,9 @@ def _from_utf8(data: bytes) -> str:
         utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         hint = "; it begins like UTF-16" if utf16 else ""
         reason = f"expected UTF-8, came byte 0x{data[fault.start]:02x}{hint}"
-        raise Unreadable("body", reason, fault.start) from None
+        raise Undecodable("body", reason, fault.start) from None
     if not text or text.isspace():
-        raise Unreadable("body", "expected a notification, came an empty body")
+        raise Undecodable("body", "expected a notification, came an empty body")
     return text.removeprefix("\ufeff")
 
 
@@ -153,10 +153,10 @@ def _read(body: bytes) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
     text, note = read_text(body)
     try:
         document = _read_xml(text) if text.lstrip().startswith("<") else parse(text)
-    except Unreadable as fault:
+    except Undecodable as fault:
         raise fault.within("", note) from None
     if not isinstance(document, dict):
-        raise Unreadable("json", f"expected a JSON object, came {name_of(document)}", 0)
+        raise Undecodable("json", f"expected a JSON object, came {name_of(document)}", 0)
     return fold(document)
 
 
@@ -173,7 +173,7 @@ def _check_md5(message: str, expected: str | None) -> None:
     for candidate in (carried, carried.replace(b"\n", b"\r\n")):
         if hashlib.md5(candidate, usedforsecurity=False).hexdigest().upper() == expected.upper():
             return
-    raise Unreadable("envelope", f"MessageMD5 is {shown(expected)}, which is not the MD5 of Message: it was changed")
+    raise Undecodable("envelope", f"MessageMD5 is {shown(expected)}, which is not the MD5 of Message: it was changed")
 
 
 def _read_xml(text: str) -> dict[str, JsonValue]:
@@ -184,9 +184,9 @@ def _read_xml(text: str) -> dict[str, JsonValue]:
         reader.parser.Parse(text, True)  # noqa: FBT003 - expat takes "this is all" by position only
     except expat.ExpatError as fault:
         reason = f"not XML: {expat.ErrorString(fault.code)}"
-        raise Unreadable("xml", reason, reader.parser.ErrorByteIndex) from None
+        raise Undecodable("xml", reason, reader.parser.ErrorByteIndex) from None
     if not reader.fields.keys() >= {"TopicName", "Message"}:
-        raise Unreadable(
+        raise Undecodable(
             "envelope", f"expected TopicName and Message in <{_ROOT}>, came {shown(', '.join(reader.fields))}"
         )
     return dict(reader.fields)
@@ -223,5 +223,5 @@ class _NotificationXml:
                 raise self._fault(f"the element {shown(name)} comes twice with different values")
         self._path.pop()
 
-    def _fault(self, reason: str) -> Unreadable:
-        return Unreadable("xml", reason, self.parser.CurrentByteIndex)
+    def _fault(self, reason: str) -> Undecodable:
+        return Undecodable("xml", reason, self.parser.CurrentByteIndex)

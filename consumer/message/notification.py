@@ -33,7 +33,7 @@ from pydantic import JsonValue
 
 from consumer.job_state import JobState
 from consumer.message.envelope import FUNCTION_NAME, JOB_ID, fold, name_in, text_of, unwrap
-from consumer.message.strict_json import Unreadable, agree, parse_container, shown, text_or_json
+from consumer.message.strict_json import Undecodable, agree, parse_container, shown, text_or_json
 
 MAX_QUEUE_CHARACTERS: Final = 364
 """Enough for the longest queue: 64 of account, 40 of region, 256 of name."""
@@ -70,25 +70,6 @@ class Phase(StrEnum):
     """A known state that is no end: logged, counted, deleted; no handler runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Undecodable:
-    """Why a body could not be read.
-
-    Args:
-        layer: As in ``Unreadable``.
-        reason: One sentence: what was expected and what came; text from outside in it is cut.
-        position: Offset within that layer, in bytes (``body``, ``xml``) or characters; ``None`` where it has none.
-    """
-
-    layer: str
-    reason: str
-    position: int | None = None
-
-    def __str__(self) -> str:
-        at = "" if self.position is None else f" at {self.position}"
-        return f"{self.layer}{at}: {self.reason}"
-
-
 @dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
 class Notification:
     """One decoded message of MPS or a sister service.
@@ -99,12 +80,10 @@ class Notification:
         function: The FunctionName; ``None`` for other kinds.
         job_id: JobId, or RunId of a workflow.
         state: As it came; ``""`` where the kind has none.
-        message: The service's wording.
         user_data_text: UserData as it came; ``None`` when missing, empty or ``null``.
         user_data: UserData decoded: a JSON object or array, else the text itself.
         result_text: A Result or Data in the message itself: rare, and anyone who may send to the queue can write it.
         document: The whole message as JSON, keys as they came (first of two spellings).
-        event_type: The EventType of an event.
     """
 
     kind: Kind
@@ -135,8 +114,8 @@ def decode(body: bytes) -> Notification | Undecodable:
     try:
         fields, document = unwrap(body)
         return _notification(fields, document)
-    except Unreadable as fault:
-        return Undecodable(fault.layer, fault.reason, fault.position)
+    except Undecodable as fault:
+        return fault.with_traceback(None)
 
 
 def decode_user_data(text: str | None) -> JsonValue:
@@ -152,7 +131,7 @@ def decode_user_data(text: str | None) -> JsonValue:
         return text
     try:
         return parse_container(trimmed)
-    except Unreadable:
+    except Undecodable:
         return text
 
 
@@ -234,7 +213,7 @@ def _notification(fields: dict[str, JsonValue], document: dict[str, JsonValue]) 
     if kind is Kind.IPRODUCTION:
         function = name_in(fields, "functionname", FUNCTION_NAME)
         if function is None or job_id is None:
-            raise Unreadable(
+            raise Undecodable(
                 "keys", f"expected {'JobId' if function else 'FunctionName'} in an IProduction message, came none"
             )
     if kind is Kind.MEDIA_WORKFLOW:
@@ -292,7 +271,7 @@ def _event_fields(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
     if isinstance(body, str):
         try:
             body = parse_container(body)
-        except Unreadable:
+        except Undecodable:
             return fields  # the sister service's own text; the handler finds it in the document
     return fold(body)[0] | fields if isinstance(body, dict) else fields
 
@@ -314,7 +293,7 @@ def _phase(kind: Kind, state: str, type_text: str) -> Phase:
             return Phase.SUCCEEDED  # it is only sent with its result, and has no state
         came = shown(state) if state else "none"
         known = ", ".join(word.capitalize() for word in _PHASES if word != "succes")
-        raise Unreadable("state", f"expected one of {known} as State of this {kind.value} message, came {came}")
+        raise Undecodable("state", f"expected one of {known} as State of this {kind.value} message, came {came}")
     return phase
 
 

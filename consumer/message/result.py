@@ -22,7 +22,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from consumer.message.strict_json import Unreadable, parse, parse_container, shown, storable, text_or_json
+from consumer.message.strict_json import Undecodable, parse, parse_container, shown, storable, text_or_json
 
 # Bounded as buckets and regions are: the match is put before every file's key.
 _OUTPUT = re.compile(r"oss://[^/\s]{1,63}\.oss-[a-z0-9-]{1,40}\.aliyuncs\.com(?=/|$)")
@@ -61,13 +61,13 @@ def read_result(raw: JsonValue, output: str | None) -> JobResult:
     """
     try:
         text = storable(text_or_json(raw) or "")
-    except Unreadable as fault:
+    except Undecodable as fault:
         return JobResult(None, None, None, "", f"Result: {fault.reason}")
     if not text.strip():
         return JobResult(None, None, None, text, "Result: expected a JSON object, came nothing")
     try:
         document = parse_container(text)
-    except Unreadable as fault:
+    except Undecodable as fault:
         return JobResult(None, None, text, text, _problem("Result", fault))
     read = JobResult(None, None, document, text, None) if isinstance(document, list) else _read_document(document, text)
     for file in _files(read.data):
@@ -99,17 +99,16 @@ def _decode_data(data: str) -> tuple[JsonValue, str | None]:
     """Data's object or array; a JSON scalar stays the text; any other text too, with its reason."""
     try:
         return parse_container(data), None
-    except Unreadable as fault:
+    except Undecodable as fault:
         try:
             parse(data)
-        except Unreadable:
+        except Undecodable:
             return data, _problem("Data", fault)
         return data, None
 
 
-def _problem(layer: str, fault: Unreadable) -> str:
-    at = "" if fault.position is None else f" at {fault.position}"
-    return f"{layer}{at}: {fault.reason}"
+def _problem(layer: str, fault: Undecodable) -> str:
+    return str(Undecodable(layer, fault.reason, fault.position))
 
 
 def _files(value: JsonValue) -> Iterator[str]:

@@ -33,13 +33,13 @@ _NAMES: Final = {type(None): "null", bool: "a boolean", str: "a string", dict: "
 _SHOWN_CHARACTERS = 40
 
 
-class Unreadable(ValueError):  # noqa: N818 - it never leaves this package; "Error" is kept for what does
-    """One layer of a message is not what it should be; public functions catch it and return a value.
+class Undecodable(ValueError):  # noqa: N818 - functions that others call return it; "Error" is kept for what is raised
+    """One layer of a message is not what it should be.
 
     Args:
         layer: ``body``, ``json``, ``xml``, ``envelope``, ``keys`` or ``state``; inside a topic's envelope with
             ``envelope.`` before it.
-        reason: One sentence: what was expected and what came.
+        reason: One sentence: what was expected and what came; text from outside in it is cut.
         position: Offset within that layer, in bytes (``body``, ``xml``) or characters.
     """
 
@@ -49,9 +49,13 @@ class Unreadable(ValueError):  # noqa: N818 - it never leaves this package; "Err
         self.reason = reason
         self.position = position
 
-    def within(self, outer: str, note: str = "") -> Unreadable:
+    def __str__(self) -> str:
+        at = "" if self.position is None else f" at {self.position}"
+        return f"{self.layer}{at}: {self.reason}"
+
+    def within(self, outer: str, note: str = "") -> Undecodable:
         """The same fault, named from one layer further out."""
-        return Unreadable(f"{outer}{self.layer}", f"{self.reason}{note}", self.position)
+        return Undecodable(f"{outer}{self.layer}", f"{self.reason}{note}", self.position)
 
 
 def shown(text: str) -> str:
@@ -83,19 +87,19 @@ def parse_container(text: str) -> dict[str, JsonValue] | list[JsonValue]:
         value = parse(text)
         if isinstance(value, str):
             value = parse(value)
-    except Unreadable:
+    except Undecodable:
         if '\\"' not in text:
             raise
         try:
             inner = parse(f'"{text}"')
             value = parse(inner) if isinstance(inner, str) else None
-        except Unreadable:
+        except Undecodable:
             value = None
         if value is None:
             raise
     if isinstance(value, _CONTAINERS):
         return value
-    raise Unreadable("json", f"expected a JSON object or array, came {name_of(value)}", 0)
+    raise Undecodable("json", f"expected a JSON object or array, came {name_of(value)}", 0)
 
 
 def dump(value: JsonValue) -> str:
@@ -103,7 +107,7 @@ def dump(value: JsonValue) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError) as fault:
-        raise Unreadable("json", f"the value can't be written as JSON: {fault}") from fault
+        raise Undecodable("json", f"the value can't be written as JSON: {fault}") from fault
 
 
 def text_or_json(value: JsonValue) -> str | None:
@@ -157,13 +161,13 @@ def _parse_carefully(text: str) -> JsonValue:
         value: JsonValue = _DECODER.decode(text)
     except json.JSONDecodeError as fault:
         came = shown(text[fault.pos]) if fault.pos < len(text) else "the end"
-        raise Unreadable("json", f"not JSON: {fault.msg[:1].lower()}{fault.msg[1:]}, came {came}", fault.pos) from None
-    except Unreadable:
+        raise Undecodable("json", f"not JSON: {fault.msg[:1].lower()}{fault.msg[1:]}, came {came}", fault.pos) from None
+    except Undecodable:
         raise
     except ValueError as fault:  # an integer longer than Python reads
-        raise Unreadable("json", f"a number can't be read: {fault}") from None
+        raise Undecodable("json", f"a number can't be read: {fault}") from None
     except RecursionError:  # the caller's own stack was nearly full
-        raise Unreadable("json", "nested too deeply to be read") from None
+        raise Undecodable("json", "nested too deeply to be read") from None
     _refuse_unstorable(value)
     return value
 
@@ -177,7 +181,7 @@ def _refuse_depth(text: str) -> None:
         if mark in "[{":
             depth += 1
             if depth > MAX_DEPTH:
-                raise Unreadable("json", f"expected at most {MAX_DEPTH} levels of nesting", match.start())
+                raise Undecodable("json", f"expected at most {MAX_DEPTH} levels of nesting", match.start())
         elif mark in "]}":
             depth -= 1
 
@@ -186,13 +190,13 @@ def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     found: dict[str, JsonValue] = {}
     for key, value in pairs:
         if key in found and not agree(found[key], value):
-            raise Unreadable("json", f"the key {shown(key)} comes twice with different values")
+            raise Undecodable("json", f"the key {shown(key)} comes twice with different values")
         found.setdefault(key, value)
     return found
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise Unreadable("json", f"{name} is no JSON number")
+    raise Undecodable("json", f"{name} is no JSON number")
 
 
 def _refuse_unstorable(value: JsonValue) -> None:
@@ -206,11 +210,11 @@ def _refuse_unstorable(value: JsonValue) -> None:
             waiting.extend(item)
         elif isinstance(item, str):
             if "\0" in item:
-                raise Unreadable("json", f"the string {shown(item)} holds U+0000, which no store keeps")
+                raise Undecodable("json", f"the string {shown(item)} holds U+0000, which no store keeps")
             if not item.isascii() and storable(item) != item:
-                raise Unreadable("json", f"the string {shown(item)} holds a lone surrogate")
+                raise Undecodable("json", f"the string {shown(item)} holds a lone surrogate")
         elif isinstance(item, float) and not math.isfinite(item):
-            raise Unreadable("json", "a number is beyond the range of a 64-bit float")
+            raise Undecodable("json", "a number is beyond the range of a 64-bit float")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)

@@ -62,7 +62,7 @@ class Check:
 
 
 class Checks(Protocol):
-    """What a supervisor asks. Each answer comes from memory, within microseconds."""
+    """What a supervisor asks; each answer comes from memory."""
 
     def live(self) -> Sequence[Check]:
         """Whether the daemon makes progress; if not, only a restart helps."""
@@ -78,12 +78,8 @@ class AdminServer:
     """Serves while it is entered.
 
     Args:
-        host: A name, IPv4 or IPv6.
         port: 0 takes a free one.
-        metrics: What ``/metrics`` answers.
-        checks: What the health paths answer.
         allowed_hosts: As ``names`` of ``is_allowed_host``, besides ``host``.
-        connection_s: The longest that a connection may last.
     """
 
     def __init__(

@@ -38,11 +38,8 @@ class MemoryMps:
             "state": "Success",
             "input": None,
             "output": None,
-            "params": None,
-            "pipeline_id": None,
             "result": None,
             "user_data": None,
-            "request_id": "r",
             "found": True,
         }
         self.jobs[job_id] = JobStatus(job_id, **(values | fields))

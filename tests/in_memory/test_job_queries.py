@@ -35,7 +35,7 @@ class Service:
             fault = self.faults.pop(0) if self.faults else Fault.SERVER
             code = "InvalidParameter.JobId" if fault is Fault.REQUEST else "c"
             raise CloudError(fault, operation="Query", target="mps", code=code, detail="d")
-        return JobStatus(job_id, "Cover", "Success", None, None, None, None, None, None, "r", found=True)
+        return JobStatus(job_id, "Cover", "Success", None, None, None, None, found=True)
 
 
 def asking(service: Service, patience_s: float = 30) -> JobQueries:

