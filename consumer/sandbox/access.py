@@ -283,16 +283,15 @@ def _check_timestamp(date: str, now_s: float) -> None:
         raise MpsError("InvalidTimeStamp.Expired", f"The date is more than {_WINDOW_S} s off the server's.")
 
 
-def _action_table() -> dict[str, tuple[str, ...]]:
-    # Three batch calls have an action of their own, and may need the single one too. Source: facts/mns.md#rights.
-    table: dict[str, tuple[str, ...]] = {name: (f"mns:{name}",) for name in QUEUE_OPERATIONS}
-    table |= {name: (f"mts:{name}",) for name in JOB_OPERATIONS}
-    for single in ("ReceiveMessage", "PeekMessage", "DeleteMessage"):
-        table[f"Batch{single}"] += (f"mns:{single}",)
-    return table
-
-
-ACTIONS: Final[Mapping[str, tuple[str, ...]]] = _action_table()
+# Three batch calls have an action of their own, and may need the single one too. Source: facts/mns.md#rights.
+ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    **{name: (f"mns:{name}",) for name in QUEUE_OPERATIONS},
+    **{name: (f"mts:{name}",) for name in JOB_OPERATIONS},
+    **{
+        f"Batch{name}": (f"mns:Batch{name}", f"mns:{name}")
+        for name in ("ReceiveMessage", "PeekMessage", "DeleteMessage")
+    },
+}
 """Operation to the RAM actions that it needs, all of them."""
 
 _KNOWN_ACTIONS: Final = frozenset(chain.from_iterable(ACTIONS.values()))

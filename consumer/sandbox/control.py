@@ -70,23 +70,20 @@ class RequestLog:
     """What was asked and how it was answered.
 
     ``by_operation`` counts requests as they arrive, ``by_status`` responses by operation and HTTP status; status 0 is
-    none: the connection was dropped, or the client had gone.
+    none: the connection was dropped, or the client had gone. ``latest`` holds the latest responses, oldest first.
     """
 
     def __init__(self) -> None:
         self.by_operation: Counter[str] = Counter()
         self.by_status: Counter[tuple[str, int]] = Counter()
-        self._latest: deque[tuple[int, str, str | None, int, str]] = deque(maxlen=2000)
+        self.latest: deque[dict[str, Any]] = deque(maxlen=2000)
 
     def add(self, now_ms: int, operation: str, queue: str | None, status: int, fault: str) -> None:
         """Note one response; ``fault`` is the kind that replaced or spoilt it, "" when none did."""
         self.by_status[operation, status] += 1
-        self._latest.append((now_ms, operation, queue, status, fault))
-
-    def latest(self) -> list[dict[str, Any]]:
-        """The latest responses, oldest first; times are milliseconds since 1970."""
-        names = ("time_ms", "operation", "queue", "status", "fault")
-        return [dict(zip(names, entry, strict=True)) for entry in self._latest]
+        self.latest.append(
+            {"time_ms": now_ms, "operation": operation, "queue": queue, "status": status, "fault": fault}
+        )
 
 
 class Control:
@@ -127,7 +124,7 @@ class Control:
             case "state":
                 return self._state()
             case "requests":
-                return self._log.latest()
+                return list(self._log.latest)
             case "jobs":
                 return [_shown_job(job) for job in self._jobs.all()]
             case "faults":
@@ -259,8 +256,8 @@ def _json(body: Any, status: int = 200) -> Response:
 
 
 def _shown_job(job: SandboxJob) -> dict[str, Any]:
-    names = ("job_id", "function", "state", "notify_queue", "user_data", "submitted_ms", "ended_ms")
-    return {name: getattr(job, name) for name in names}
+    names = {"job_id", "function", "state", "notify_queue", "user_data", "submitted_ms", "ended_ms"}
+    return job.model_dump(include=names)
 
 
 def _shown_message(message: Message) -> dict[str, Any]:

@@ -190,16 +190,12 @@ class RateLimit:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._now = time.monotonic
-        self._calls: deque[float] = deque()
+        self._calls: deque[float] = deque(maxlen=limit)
 
     def admits(self) -> bool:
         """Count a call, unless the limit is reached."""
-        if not self._limit:
-            return True
         now_s = self._now()
-        while self._calls and now_s - self._calls[0] >= 1:
-            self._calls.popleft()
-        if len(self._calls) >= self._limit:
+        if self._limit and len(self._calls) == self._limit and now_s - self._calls[0] < 1:
             return False
         self._calls.append(now_s)
         return True
