@@ -1,11 +1,9 @@
-"""A chaos run by hand: so many seconds of trouble on one store, then the verdict.
+"""A chaos run by hand: some seconds of faults on one store, then the verdict.
 
     python -m tests.chaos --seconds 600 --store sqlite --seed 7 --faults clock,freeze,bad_jobs
 
-It talks to loopback alone, starts at most one daemon every two seconds, and ends by itself: with 0 when nothing is
-wrong, with 1 otherwise. PostgreSQL is expected at ``TEST_POSTGRES_URL``.
-
-Elsewhere: what a run is made of (``plan``), what counts as wrong (``book``).
+It uses loopback only and starts at most one daemon every two seconds. It ends with 0 if no rule of ``verdict`` is
+violated, else with 1. PostgreSQL is expected at ``TEST_POSTGRES_URL``.
 """
 
 from __future__ import annotations
@@ -16,11 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.chaos.plan import Plan, fight, wrong_beside_the_book
-from tests.chaos.traffic import Edge
+from tests.chaos.campaign import Plan, carry_out
+from tests.chaos.traffic import Extra
 
 _LONGEST_S: Final = 3600.0
-_USABLE: Final = {"sqlite": frozenset(Edge) - {Edge.POOLER}, "postgres": frozenset(Edge) - {Edge.FILES}}
+_USABLE: Final = {"sqlite": frozenset(Extra) - {Extra.POOLER}, "postgres": frozenset(Extra) - {Extra.FILES}}
 
 
 def _seconds(text: str) -> float:
@@ -30,35 +28,37 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _edges(text: str) -> frozenset[Edge]:
-    return frozenset(Edge(name) for name in text.split(",") if name not in {"", "none"})
+def _extras(text: str) -> frozenset[Extra]:
+    return frozenset(Extra(name) for name in text.split(",") if name not in {"", "none"})
 
 
 def main() -> int:
-    """Read the command line, run, and print the figures and what is wrong."""
+    """Read the command line, run, and print the figures and the violations."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=_seconds, default=60.0, help="of trouble; peace comes on top")
+    parser.add_argument(
+        "--seconds", type=_seconds, default=60.0, help="with faults; the time until the queue is empty comes on top"
+    )
     parser.add_argument("--store", choices=list(_USABLE), default="sqlite")
     parser.add_argument("--seed", type=int, default=20260117)
     parser.add_argument(
         "--faults",
-        type=_edges,
+        type=_extras,
         default=frozenset(),
-        help=f"beyond the sandbox's own, joined by commas: {', '.join(Edge)} (files on SQLite, pooler on PostgreSQL)",
+        help=f"besides the sandbox's, joined by commas: {', '.join(Extra)} (files on SQLite, pooler on PostgreSQL)",
     )
-    parser.add_argument("--folder", type=Path, help="for logs, journal and store; a new one under the system's")
+    parser.add_argument("--folder", type=Path, help="for logs, journal and store; default: a new temporary folder")
     chosen = parser.parse_args()
-    if unfit := chosen.faults - _USABLE[chosen.store]:
-        parser.error(f"{', '.join(sorted(unfit))}: not on {chosen.store}")
+    if not_here := chosen.faults - _USABLE[chosen.store]:
+        parser.error(f"{', '.join(sorted(not_here))}: not on {chosen.store}")
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     is_postgres = chosen.store == "postgres"
-    plan = Plan(fleet=4 if is_postgres else 1, https=is_postgres, postgres=is_postgres, edges=chosen.faults)
+    plan = Plan(fleet=4 if is_postgres else 1, https=is_postgres, postgres=is_postgres, extras=chosen.faults)
     print(f"{chosen.store}, {chosen.seconds:g} s, in {folder}", flush=True)  # noqa: T201 - the command's answer
-    fought = fight(plan, folder, seconds=chosen.seconds, seed=chosen.seed)
-    fought.verdict.wrong += wrong_beside_the_book(fought)
-    print(fought.campaign.figures(fought.verdict, fought.faults))  # noqa: T201 - the command's answer
-    return 1 if fought.verdict.wrong else 0
+    finished = carry_out(plan, folder, seconds=chosen.seconds, seed=chosen.seed)
+    finished.verdict.wrong += finished.wrong_overall()
+    print(finished.figures)  # noqa: T201 - the command's answer
+    return 1 if finished.verdict.wrong else 0
 
 
 if __name__ == "__main__":

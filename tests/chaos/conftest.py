@@ -1,4 +1,4 @@
-"""What the runs with several daemons need: a sandbox whose keys are found nowhere else, and a store for a fleet."""
+"""A sandbox with unique keys, and a PostgreSQL store."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from tests.certificates import serving
 
 
 def sandbox_settings(certificate: Path | None = None) -> SandboxSettings:
-    """A sandbox whose keys are found nowhere else, so that a search for them means something.
-
-    Args:
-        certificate: For https; without one it speaks http.
-    """
+    """Settings with unique keys, so that a search for leaked secrets finds nothing else; https with a certificate."""
     return SandboxSettings(
         port=0,
         tls=None if certificate is None else serving(certificate),
@@ -39,5 +35,5 @@ def postgres_store() -> Iterator[str]:
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(sandbox_settings()) as running:
-        yield running
+    async with Sandbox(sandbox_settings()) as started:
+        yield started

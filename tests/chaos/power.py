@@ -1,14 +1,12 @@
-"""Take the power from a daemon's disk, again and again, and compare all that came of it. As root, on Linux.
+"""Cut the power of a daemon's disk repeatedly, and judge the result. As root, on Linux.
 
     python -m tests.chaos.power --losses 12 --seed 1 --type ext4
 
-The store lies in a file system of its own: an image in a loop device, mounted in a mount namespace of this command's
-own, so nothing of it is seen outside and nothing stays. A loss shuts that file system down without its journal
-flushed (what ``xfs_io -x -c "shutdown"`` does, on ext4 and XFS alike) and kills the daemon in the same moment: of what
-was not synced nothing is left. Then it is mounted again, which replays the journal, and the next daemon starts.
-What such a loss can't take is what a disk itself had in its cache: an image has none.
-
-Elsewhere: sending, waiting and judging (``kills``), losses at an exact write without root (``preloaded/kill.c``).
+The store is in a file system of its own: an image in a loop device, mounted in a private mount namespace, so that
+nothing is visible outside and nothing remains. A loss shuts the file system down without a flush of its journal (as
+``xfs_io -x -c "shutdown"`` does, on ext4 and XFS alike) and kills the daemon at the same time: nothing is left of what
+was not synced. Mounting it again replays the journal, and the next daemon starts. The cache of a real disk is not
+tested: an image has none. ``kills`` has losses at an exact write, which need no root.
 """
 
 from __future__ import annotations
@@ -32,10 +30,10 @@ import anyio
 import anyio.to_thread
 
 from consumer.sandbox import Sandbox
-from tests.chaos.book import Verdict
 from tests.chaos.conftest import sandbox_settings
-from tests.chaos.daemons import Nest
-from tests.chaos.kills import Siege
+from tests.chaos.daemons import Launcher
+from tests.chaos.kills import KillCampaign
+from tests.chaos.verdict import Verdict
 
 _SHUT_DOWN: Final = 0x8004587D
 """``EXT4_IOC_SHUTDOWN`` and ``XFS_IOC_GOINGDOWN``: ``_IOR('X', 125, __u32)``."""
@@ -54,43 +52,43 @@ class Disk:
 
     Args:
         image: Its file.
-        place: Where it is mounted.
+        mount_point: Its folder.
         kind: ``ext4`` or ``xfs``.
     """
 
     image: Path
-    place: Path
+    mount_point: Path
     kind: str
 
     def make(self) -> None:
-        """Make an empty file system, not mounted yet."""
-        self.place.mkdir()
+        """Make an empty file system and its mount point."""
+        self.mount_point.mkdir()
         self.image.touch()
         os.truncate(self.image, _IMAGE_BYTES)
         subprocess.run([f"mkfs.{self.kind}", "-q", str(self.image)], check=True)
 
     def mount(self) -> None:
         """Mount it; its journal is replayed."""
-        subprocess.run(["mount", "-t", self.kind, "-o", "loop", str(self.image), str(self.place)], check=True)
+        subprocess.run(["mount", "-t", self.kind, "-o", "loop", str(self.image), str(self.mount_point)], check=True)
 
     def unmount(self) -> None:
-        """Unmount it; what was shut down before writes nothing more."""
-        subprocess.run(["umount", str(self.place)], check=True)
+        """Unmount it; after ``cut`` this writes nothing."""
+        subprocess.run(["umount", str(self.mount_point)], check=True)
 
     def cut(self) -> None:
-        """Shut it down at once: nothing reaches the image from now on."""
-        handle = os.open(self.place, os.O_RDONLY)
+        """Shut it down at once: from now on nothing is written to the image."""
+        handle = os.open(self.mount_point, os.O_RDONLY)
         try:
             fcntl.ioctl(handle, _SHUT_DOWN, struct.pack("I", _WITHOUT_FLUSH))
         finally:
             os.close(handle)
 
     def check(self) -> None:
-        """Fail unless a loss takes what was not synced, and leaves what was."""
-        synced, unsynced = self.place / "synced", self.place / "unsynced"
+        """Fail unless a power loss undoes what was not synced, and keeps the rest."""
+        synced, unsynced = self.mount_point / "synced", self.mount_point / "unsynced"
         for path in (synced, unsynced):
             path.write_bytes(b"before")
-        for path in (synced, self.place):
+        for path in (synced, self.mount_point):
             handle = os.open(path, os.O_RDONLY)
             os.fsync(handle)
             os.close(handle)
@@ -100,7 +98,7 @@ class Disk:
         self.mount()
         assert synced.read_bytes() == b"before", "what was synced is gone"
         left = unsynced.read_bytes() if unsynced.exists() else b""
-        assert left != b"later" * 1000, "what was not synced is still there: this loss takes nothing"
+        assert left != b"later" * 1000, "what was not synced is still there: this power loss undoes nothing"
 
 
 @contextmanager
@@ -116,42 +114,42 @@ def mounted(folder: Path, kind: str) -> Iterator[Disk]:
         disk.unmount()
 
 
-def lose(losses: int, folder: Path, disk: Disk, seed: int) -> tuple[Siege, Verdict]:
-    """Carry it out with an event loop of its own.
+def cut_power(losses: int, folder: Path, disk: Disk, seed: int) -> tuple[KillCampaign, Verdict]:
+    """Cut the power under one daemon after the other, in an event loop of its own.
 
     Args:
-        losses: How often.
-        folder: For logs and journal, which keep their power.
-        disk: Where the store lies.
-        seed: Of what is sent, and of the moments.
+        losses: Number of power losses.
+        folder: For logs and journal, on a disk that stays.
+        disk: For the store.
+        seed: Of the choice of messages, and of the moments.
     """
 
-    async def go() -> tuple[Siege, Verdict]:
-        dice = random.Random(seed)  # noqa: S311 - chance that can be repeated, no secret
+    async def go() -> tuple[KillCampaign, Verdict]:
+        rng = random.Random(seed)  # noqa: S311 - a repeatable choice, no secret
         async with Sandbox(sandbox_settings()) as sandbox:
-            with Nest(sandbox, folder, str(disk.place / "store" / "ledger.db")) as nest:
-                siege = Siege(nest, seed)
+            with Launcher(sandbox, folder, str(disk.mount_point / "store" / "ledger.db")) as launcher:
+                campaign = KillCampaign(launcher, seed)
 
-                async def deal() -> None:
+                async def kill_daemons() -> None:
                     for _ in range(losses):
-                        daemon = nest.start()
+                        daemon = launcher.start()
                         await daemon.serving()
-                        await anyio.sleep(dice.uniform(*_ALIVE_S))
+                        await anyio.sleep(rng.uniform(*_ALIVE_S))
                         daemon.check()
                         disk.cut()
                         await daemon.kill()
                         await anyio.to_thread.run_sync(disk.unmount)
                         await anyio.to_thread.run_sync(disk.mount)
-                        siege.met["power losses"] += 1
-                        await siege.bury(daemon, killed=True)
+                        campaign.reached["power losses"] += 1
+                        await campaign.record_death(daemon, killed=True)
 
-                return siege, await siege.run(deal)
+                return campaign, await campaign.run(kill_daemons)
 
     return anyio.run(go)
 
 
 def main() -> int:
-    """Read the command line, run in a mount namespace, and print the figures and what is wrong."""
+    """Read the command line, run in a mount namespace, and print the figures and the violations."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.power")
     parser.add_argument("--losses", type=int, default=12, choices=range(1, _MOST_LOSSES + 1), metavar="N")
     parser.add_argument("--seed", type=int, default=20260117)
@@ -165,8 +163,8 @@ def main() -> int:
         return subprocess.run([*inside, *sys.argv[1:]], env={**os.environ, _INSIDE: "1"}, check=False).returncode
     folder = Path(tempfile.mkdtemp(prefix="chaos-power-"))
     with mounted(folder, chosen.type) as disk:
-        siege, verdict = lose(chosen.losses, folder, disk, chosen.seed)
-    print(f"{chosen.type}, in {folder}\n{siege.figures(verdict)}")  # noqa: T201 - the command's answer
+        campaign, verdict = cut_power(chosen.losses, folder, disk, chosen.seed)
+    print(f"{chosen.type}, in {folder}\n{campaign.figures(verdict)}")  # noqa: T201 - the command's answer
     return 1 if verdict.wrong else 0
 
 

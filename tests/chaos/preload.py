@@ -1,6 +1,6 @@
-"""Libraries of C that are preloaded into a daemon: a wall clock that steps, and a kill at the N-th write or sync.
+"""C libraries that are preloaded into a daemon: a wall clock that steps, and a kill at the N-th write or sync.
 
-They are compiled by ``gcc`` when a run needs them. Only Linux has what they rest on.
+``gcc`` compiles them when a run needs them. Linux only.
 """
 
 from __future__ import annotations
@@ -16,18 +16,13 @@ from pathlib import Path
 from typing import Final
 
 TRUE_CLOCK_VARIABLE: Final = "CHAOS_TRUE_CLOCK"
-"""The environment's name of the clock id that a stepped process asks for the time as it is."""
+"""The environment variable with the clock id that gives the true time in a process whose clock is stepped."""
 _TRUE_CLOCK: Final = 4242
 _SOURCES: Final = Path(__file__).with_name("preloaded")
 
 
 def compiled(name: str, folder: Path) -> Path:
-    """Compile one library.
-
-    Args:
-        name: Its source is ``preloaded/NAME.c``.
-        folder: Where the library goes.
-    """
+    """Compile ``preloaded/NAME.c``; the library goes to the folder."""
     library = folder / f"{name}.so"
     command = ["gcc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(library), str(_SOURCES / f"{name}.c")]
     subprocess.run([*command, "-ldl", "-lpthread"], check=True)
@@ -39,12 +34,12 @@ class Clock:
     """The wall clock of the daemons that are started with its environment.
 
     Args:
-        folder: Where its file and its library go.
-        since: The offset from each moment on: UNIX seconds as they are, and seconds.
+        folder: For its file and its library.
+        steps: True time and offset of each step, in seconds.
     """
 
     folder: Path
-    since: list[tuple[float, float]] = field(default_factory=list)
+    steps: list[tuple[float, float]] = field(default_factory=list)
     _library: Path = field(init=False)
     _file: Path = field(init=False)
 
@@ -55,7 +50,7 @@ class Clock:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What a process is started with to live by this clock."""
+        """The environment of a process that uses this clock."""
         return {
             "LD_PRELOAD": str(self._library),
             "CHAOS_CLOCK": str(self._file),
@@ -63,20 +58,20 @@ class Clock:
         }
 
     def step(self, offset_s: float) -> None:
-        """Set the clock so far ahead of the true one; 0 sets it right."""
+        """Set the clock ahead of the true one by an offset; 0 corrects it."""
         with self._file.open("r+b") as file, mmap(file.fileno(), 8) as page:
             page[:8] = struct.pack("=q", int(offset_s * 1e9))
-        self.since.append((time.time(), offset_s))
+        self.steps.append((time.time(), offset_s))
 
     def true(self, at: float) -> float:
-        """The true time of what was written down as ``at`` by this clock.
+        """The true time of a record that has the time ``at`` of this clock.
 
-        Offsets differ by more than a run takes, so at most one of them puts ``at`` into the time when it was in force.
+        Offsets differ by more than a run takes, so at most one of them fits the time in which it was in force.
         """
-        steps = [(0.0, 0.0), *self.since, (time.time() + 1.0, 0.0)]
-        # The newest first: the time before all steps is endless, and what was written an hour back lies in it as well.
+        steps = [(0.0, 0.0), *self.steps, (time.time() + 1.0, 0.0)]
+        # The newest first: the time before all steps has no begin, and a record of an hour ago fits it as well.
         for (since, offset_s), (until, _) in reversed(list(itertools.pairwise(steps))):
-            # A moment's tolerance: the step and its note are not one instant.
+            # With a tolerance: the step and the record of it are not simultaneous.
             if since - 0.5 <= at - offset_s <= until + 0.5:
                 return at - offset_s
         return at
@@ -87,10 +82,10 @@ class KillPoint:
     """Where a process kills itself.
 
     Args:
-        call: ``sync``, ``wal`` or ``database``: what is counted.
-        number: At which of them, from 1.
+        call: The calls that are counted: ``sync``, ``wal`` or ``database``.
+        number: The number of the call, from 1.
         how: ``before``, ``after`` or ``torn``; ``lost`` and ``mixed`` undo all or some of what was not synced.
-        seed: Of what ``mixed`` keeps.
+        seed: Of the choice of ``mixed``.
     """
 
     call: str
@@ -102,7 +97,7 @@ class KillPoint:
         return f"{self.how} {self.call} {self.number}"
 
     def environment(self, library: Path, database: Path) -> Mapping[str, str]:
-        """What a process is started with to die there."""
+        """The environment of a process that kills itself there."""
         return {
             "LD_PRELOAD": str(library),
             "CHAOS_KILL_PATH": str(database.resolve()),

@@ -1,7 +1,4 @@
-"""The store of a chaos run: where the daemons find it, where the book reads it, and how it fails for a while.
-
-Elsewhere: when it fails (``trouble``), reading it (``stored``).
-"""
+"""The store of a chaos run: its address, how it fails for a while, and its content for the verdict."""
 
 from __future__ import annotations
 
@@ -12,11 +9,12 @@ import shutil
 import socket
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import anyio
@@ -27,7 +25,7 @@ from tests.postgres import ADDRESS, store_at, store_through
 from tests.tcp_proxy import TcpProxy, in_front_of
 
 _LOCKED_S: Final = 5.5
-"""Half a second longer than the daemon waits for a lock."""
+"""Half a second more than the daemon waits for a lock."""
 _GONE_S: Final = (0.3, 1.5)
 
 
@@ -35,29 +33,29 @@ class StoreUnderTest(Protocol):
     """A store that can be made to fail."""
 
     secret: str
-    """The address's password; empty where it has none."""
-    every: int
-    """In every so many rounds of trouble it fails once."""
+    """The address's password; empty if there is none."""
+    rounds_a_failure: int
+    """It fails once in that many rounds of faults."""
 
     @property
     def address(self) -> str:
-        """Where daemons find it."""
+        """The address for the daemons."""
 
     @property
-    def book(self) -> str:
-        """Where the book reads it, whatever happens to the other one."""
+    def direct_address(self) -> str:
+        """The address for the verdict, which works while the other one fails."""
 
-    def failing(self, dice: random.Random) -> AbstractAsyncContextManager[None]:
-        """Out of reach within the block, and some time longer than it takes to enter it."""
+    def failing(self, rng: random.Random) -> AbstractAsyncContextManager[None]:
+        """Make it unavailable until the end of the block; entering the block takes a while."""
 
 
 @dataclass(slots=True)
 class SqliteFile:
-    """A file; it fails by another process that keeps it locked for longer than the daemon waits."""
+    """A file. It fails because another connection locks it for longer than the daemon waits."""
 
     path: Path
     secret: str = ""
-    every: int = 2
+    rounds_a_failure: int = 2
 
     @property
     def address(self) -> str:
@@ -65,12 +63,12 @@ class SqliteFile:
         return str(self.path)
 
     @property
-    def book(self) -> str:
+    def direct_address(self) -> str:
         """See ``StoreUnderTest``."""
         return str(self.path)
 
     @asynccontextmanager
-    async def failing(self, dice: random.Random) -> AsyncIterator[None]:  # noqa: ARG002 - the other one's is drawn
+    async def failing(self, rng: random.Random) -> AsyncIterator[None]:  # noqa: ARG002 - the time is fixed here
         """See ``StoreUnderTest``."""
         with closing(sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)) as other:
             await anyio.to_thread.run_sync(other.execute, "BEGIN IMMEDIATE")
@@ -81,34 +79,34 @@ class SqliteFile:
 
 @dataclass(slots=True)
 class PostgresSchema:
-    """A schema behind a proxy; it fails by connections that are cut and refused."""
+    """A schema behind a proxy. It fails because connections are cut and refused."""
 
     proxy: TcpProxy
     schema: str
-    # The server trusts everybody on this machine: any password lets in, and is looked for in all output.
+    # The server trusts local users, so any password works. The run looks for it in all output.
     secret: str
-    every: int = 1
+    rounds_a_failure: int = 1
     pooled: bool = False
 
     @property
     def address(self) -> str:
         """See ``StoreUnderTest``."""
         if self.pooled:
-            # PgBouncer takes no search_path: its role has that of its own.
+            # PgBouncer accepts no search_path: the role has its own.
             database = urlsplit(ADDRESS).path.strip("/")
             return f"postgresql://{self.schema}:{self.secret}@127.0.0.1:{self.proxy.port}/{database}"
         return store_through(self.proxy, self.schema, self.secret)
 
     @property
-    def book(self) -> str:
+    def direct_address(self) -> str:
         """See ``StoreUnderTest``."""
         return store_at(ADDRESS, self.schema)
 
     @asynccontextmanager
-    async def failing(self, dice: random.Random) -> AsyncIterator[None]:
+    async def failing(self, rng: random.Random) -> AsyncIterator[None]:
         """See ``StoreUnderTest``."""
         await self.proxy.refuse()
-        await anyio.sleep(dice.uniform(*_GONE_S))
+        await anyio.sleep(rng.uniform(*_GONE_S))
         yield
         await self.proxy.accept()
 
@@ -122,10 +120,10 @@ async def postgres_behind_proxy(schema: str) -> AsyncIterator[PostgresSchema]:
 
 @asynccontextmanager
 async def postgres_behind_pooler(schema: str, folder: Path) -> AsyncIterator[PostgresSchema]:
-    """A schema behind PgBouncer in transaction mode, and that behind a proxy.
+    """A schema behind PgBouncer in transaction mode, which is behind a proxy.
 
     Args:
-        schema: The schema; a role of the same name is made for it.
+        schema: The schema; a role of the same name is created for it.
         folder: For PgBouncer's settings and log.
     """
     async with _role(schema), _pgbouncer(schema, folder) as port, TcpProxy("127.0.0.1", port) as proxy:
@@ -134,7 +132,7 @@ async def postgres_behind_pooler(schema: str, folder: Path) -> AsyncIterator[Pos
 
 @asynccontextmanager
 async def _role(schema: str) -> AsyncIterator[None]:
-    """A role that finds a schema without being told."""
+    """A role whose search_path is a schema."""
     connection = await asyncpg.connect(ADDRESS, timeout=5)
     try:
         password = urlsplit(ADDRESS).password
@@ -151,7 +149,7 @@ async def _role(schema: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _pgbouncer(role: str, folder: Path) -> AsyncIterator[int]:
-    """PgBouncer with few connections, each handed out for one transaction; its port."""
+    """PgBouncer with few connections, each assigned for one transaction; yields its port."""
     with tempfile.TemporaryDirectory(prefix="chaos-pgbouncer-") as home, (folder / "pgbouncer.log").open("wb") as log:
         port, settings = _pgbouncer_settings(role, Path(home))
         process = await anyio.open_process([_pgbouncer_path(), str(settings)], stdout=log, stderr=log)
@@ -164,11 +162,11 @@ async def _pgbouncer(role: str, folder: Path) -> AsyncIterator[int]:
 
 
 def _pgbouncer_settings(role: str, home: Path) -> tuple[int, Path]:
-    """Write PgBouncer's settings; the port that they name, and their file."""
+    """Write PgBouncer's settings; returns the port in them, and their file."""
     parts = urlsplit(ADDRESS)
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = int(taken.getsockname()[1])
-    # As root it becomes another user, who must be able to read it.
+    # PgBouncer started as root becomes another user, who must be able to read the file.
     home.chmod(0o755)
     settings = home / "pgbouncer.ini"
     password = f" password={parts.password}" if parts.password else ""
@@ -197,3 +195,95 @@ async def _listening(port: int) -> None:
             else:
                 await stream.aclose()
                 return
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The stored end of a job.
+
+    Args:
+        dead: Whether it is a dead letter.
+        at: UNIX seconds.
+    """
+
+    dead: bool
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A stored dead letter.
+
+    Args:
+        job: The job's id, or the message's if there is none.
+        message_id: The message's id.
+        reason: Its reason.
+        body: The raw bytes of the message.
+        at: UNIX seconds.
+    """
+
+    job: str
+    message_id: str
+    reason: str
+    body: bytes
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The content of a store at one moment; the dead letters are in the order in which they were stored."""
+
+    ended: Mapping[str, Ended]
+    letters: Sequence[Letter]
+
+
+_JOBS: Final = (
+    "SELECT key, coalesce(job_id, message_id), dead, stored_at FROM {job} WHERE dead IS NOT NULL ORDER BY stored_at"
+)
+_LETTERS: Final = "SELECT coalesce(job_id, message_id), message_id, reason, body, stored_at FROM {letter} ORDER BY id"
+_SQLITE: Final = {"job": "job", "letter": "letter"}
+_POSTGRES: Final = {"job": "mns_consumer_job", "letter": "mns_consumer_letter"}
+
+
+async def read_store(store: str, true: Callable[[float], float] = float) -> Stored:
+    """Read a store by SQL of our own, so that the verdict does not depend on the daemon's code.
+
+    Args:
+        store: The path of a file that no daemon has open, or the address of a PostgreSQL database.
+        true: Computes the true time from the time in a file, if the daemon's clock was stepped; PostgreSQL uses the
+            clock of its server.
+    """
+    if "://" not in store:
+        return await anyio.to_thread.run_sync(_read_file, Path(store), true)
+    connection = await asyncpg.connect(store, timeout=5)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            return _stored(
+                await connection.fetch(_JOBS.format(**_POSTGRES)), await connection.fetch(_LETTERS.format(**_POSTGRES))
+            )
+    finally:
+        await connection.close()
+
+
+def _read_file(path: Path, true: Callable[[float], float]) -> Stored:
+    # A copy: opening the file itself would recover it after a kill, which the next daemon must do.
+    with tempfile.TemporaryDirectory() as folder:
+        for each in (path, path.with_name(path.name + "-wal")):
+            if each.exists():
+                shutil.copy(each, folder)
+        with closing(sqlite3.connect(Path(folder) / path.name)) as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'letter'").fetchone():
+                # Its daemon was killed before it had created the tables.
+                return Stored({}, [])
+            jobs = [(*rest, true(at)) for *rest, at in connection.execute(_JOBS.format(**_SQLITE))]
+            letters = [(*rest, true(at)) for *rest, at in connection.execute(_LETTERS.format(**_SQLITE))]
+            return _stored(sorted(jobs, key=itemgetter(-1)), letters)
+
+
+def _stored(jobs: Sequence[Any], letters: Sequence[Any]) -> Stored:
+    assert len({key for key, *_ in jobs}) == len(jobs), "a key has ended twice in the store"
+    # Several messages of one job may be dead letters: the last one counts.
+    ended = {job: Ended(bool(dead), at) for _, job, dead, at in jobs}
+    return Stored(
+        ended, [Letter(job, message_id, reason, bytes(body), at) for job, message_id, reason, body, at in letters]
+    )

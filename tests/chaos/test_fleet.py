@@ -11,10 +11,10 @@ import pytest
 
 from consumer.sandbox import Fault, Sandbox
 from consumer.sandbox.queue import State
-from tests.chaos.book import Evidence, find, read_journal
-from tests.chaos.daemons import QUEUE, Nest
-from tests.chaos.stored import read_store
+from tests.chaos.daemons import QUEUE, Launcher
+from tests.chaos.stores import read_store
 from tests.chaos.traffic import Sender, Watch
+from tests.chaos.verdict import Evidence, judge, read_journal
 
 _DAEMONS: Final = 4
 _JOBS: Final = 250
@@ -28,12 +28,12 @@ async def _until_ended(store: str, jobs: int, within_s: float) -> None:
 
 
 async def _until_empty(sandbox: Sandbox, within_s: float) -> None:
-    """Wait until the second deliveries are gone too; what waits for a claim that has ended need not wait longer."""
+    """Wait until every message was delivered twice and deleted; hidden messages are made visible."""
     queue = sandbox.account.get(QUEUE).queue
     with anyio.fail_after(within_s):
         while not all(message.dequeue_count for message in sandbox.messages(QUEUE)):  # noqa: ASYNC110 - daemons do that
             await anyio.sleep(0.1)
-        # Every message has come twice by now; from here on each further delivery would bring one more.
+        # Every message has been delivered twice; with the fault each further delivery would add one.
         sandbox.faults.clear()
         while messages := sandbox.messages(QUEUE):
             for message in messages:
@@ -49,36 +49,36 @@ async def test_no_handler_runs_twice_when_every_message_comes_twice(
     """With every message delivered twice among four daemons, each job's handler runs exactly once."""
     sandbox.account.create(QUEUE, {"VisibilityTimeout": "3"})
     watch = Watch()
-    watch.stand(sandbox)
-    with Nest(sandbox, tmp_path, postgres_store) as nest:
-        await _handle_all(nest, watch)
-    runs = read_journal(nest.journal.read_text().splitlines())
+    watch.attach(sandbox)
+    with Launcher(sandbox, tmp_path, postgres_store) as launcher:
+        await _handle_all(launcher, watch)
+    runs = read_journal(launcher.journal.read_text().splitlines())
     by_daemon = Counter(run.pid for run in runs)
     deliveries = len(watch.deleted)
-    told = f"{_JOBS} jobs, {len(watch.came)} messages, {deliveries} deliveries, runs by daemon {dict(by_daemon)}"
-    print(f"\n{told}")  # noqa: T201 - the run's figures are what it is for
-    verdict = find(Evidence(watch, runs, deaths={}, leases_lost={}, stored=await read_store(postgres_store)))
-    assert not verdict.wrong, "\n".join([told, *verdict.wrong])
-    assert Counter(run.job for run in runs) == Counter(dict.fromkeys(watch.asked, 1)), told
-    assert deliveries >= 2 * len(watch.came), told
+    figures = f"{_JOBS} jobs, {len(watch.arrivals)} messages, {deliveries} deliveries, runs by daemon {dict(by_daemon)}"
+    print(f"\n{figures}")  # noqa: T201 - the figures are the result
+    verdict = judge(Evidence(watch, runs, deaths={}, leases_lost={}, stored=await read_store(postgres_store)))
+    assert not verdict.wrong, "\n".join([figures, *verdict.wrong])
+    assert Counter(run.job for run in runs) == Counter(dict.fromkeys(watch.acts, 1)), figures
+    assert deliveries >= 2 * len(watch.arrivals), figures
     assert sandbox.faults.applied["notification_twice"] > 0
-    assert len(by_daemon) == _DAEMONS, told
+    assert len(by_daemon) == _DAEMONS, figures
 
 
-async def _handle_all(nest: Nest, watch: Watch) -> None:
-    """Start the daemons, send everything, and stop them when nothing is left."""
-    sandbox = nest.sandbox
-    daemons = [nest.start() for _ in range(_DAEMONS)]
+async def _handle_all(launcher: Launcher, watch: Watch) -> None:
+    """Start the daemons, send all jobs, and stop the daemons when no message is left."""
+    sandbox = launcher.sandbox
+    daemons = [launcher.start() for _ in range(_DAEMONS)]
     for daemon in daemons:
         await daemon.serving()
-    # Beside the second delivery of every message, a second message of every fourth job.
+    # A second delivery of every message, and a second message of every fourth job.
     sandbox.faults.add(Fault(kind="duplicate"))
     sandbox.faults.add(Fault(kind="notification_twice", probability=0.25))
     sender = Sender(sandbox, watch, seed=4)
     for number in range(_JOBS):
         sender.send("slow" if number < _SLOW_JOBS else ("quick", "typed", "plain")[number % 3])
         await anyio.sleep(0.004)
-    await _until_ended(nest.store, _JOBS, 25)
+    await _until_ended(launcher.store, _JOBS, 25)
     await _until_empty(sandbox, 15)
     async with anyio.create_task_group() as stops:
         for daemon in daemons:

@@ -1,4 +1,4 @@
-"""A daemon on SQLite that is killed at its N-th sync or write loses nothing and repeats nothing but what was cut."""
+"""A daemon on SQLite that is killed at its N-th sync or write loses no job, and repeats only runs that were cut."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.book import Verdict
-from tests.chaos.kills import Siege, kill_at
+from tests.chaos.kills import KillCampaign, kill_at
 from tests.chaos.preload import KillPoint
+from tests.chaos.verdict import Verdict
 
 POINTS = (
     KillPoint("sync", 2, "before"),
@@ -22,24 +22,24 @@ POINTS = (
     KillPoint("database", 3, "lost"),
     KillPoint("database", 2, "torn"),
 )
-"""Of a file that is being made, of commits, and of writing back the WAL, with and without a power loss."""
+"""At the creation of the file, at commits and at checkpoints, with and without a power loss."""
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD and /proc are Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD and /proc need Linux")
 @pytest.mark.timeout(120)
-def test_no_deletion_is_missing_from_the_ledger_after_kills_amid_writes(tmp_path: Path) -> None:
-    """Eight daemons die amid writes, on two files at once: no end is lost, every repeat is a killed daemon's."""
+def test_kills_during_writes_lose_no_end(tmp_path: Path) -> None:
+    """Eight daemons die during writes, on two files: no end is lost, and every repeat is caused by a kill."""
 
-    def siege(number: int) -> tuple[Siege, Verdict]:
+    def killed(number: int) -> tuple[KillCampaign, Verdict]:
         folder = tmp_path / str(number)
         folder.mkdir()
         return kill_at(POINTS[number::2], folder, seed=number)
 
-    # Most of the time is waiting.
+    # Most of the time they wait.
     with ThreadPoolExecutor(2) as threads:
-        sieges = list(threads.map(siege, range(2)))
-    for besieged, verdict in sieges:
-        figures = besieged.figures(verdict)
-        print(f"\n{figures}")  # noqa: T201 - the run's figures are what it is for
+        campaigns = list(threads.map(killed, range(2)))
+    for campaign, verdict in campaigns:
+        figures = campaign.figures(verdict)
+        print(f"\n{figures}")  # noqa: T201 - the figures are the result
         assert not verdict.wrong, figures
-        assert besieged.missed == [], figures
+        assert campaign.missed == [], figures

@@ -1,4 +1,4 @@
-"""The libraries that chaos runs preload do what they say, to a process of their own."""
+"""The C libraries that chaos runs preload work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.chaos.preload import Clock, KillPoint, compiled
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD and /proc are Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD and /proc need Linux")
 
 _CLOCKS = """
 import os, sys, time
@@ -36,8 +36,8 @@ for number in range(20):
 """
 
 
-def test_a_step_moves_the_wall_clock_alone(tmp_path: Path) -> None:
-    """A process's wall clock goes ahead and back as told while it runs; its monotonic clock is the machine's."""
+def test_a_step_moves_only_the_wall_clock(tmp_path: Path) -> None:
+    """Steps move the wall clock of a running process ahead and back; its monotonic clock is the machine's."""
     clock = Clock(tmp_path)
     command = [sys.executable, "-c", _CLOCKS]
     with subprocess.Popen(
@@ -59,17 +59,17 @@ STEPS = ((100, 3600), (200, 0), (300, -3600), (400, 0))
 """When a clock steps and to which offset, both in seconds."""
 
 
-def test_what_a_stepped_clock_wrote_down_is_set_right(tmp_path: Path) -> None:
-    """The true time of a note is found for each offset that was in force, and for a note from before all steps."""
+def test_the_true_time_of_a_record_is_found(tmp_path: Path) -> None:
+    """It is found for each offset that was in force, and for a record from before all steps."""
     clock = Clock(tmp_path)
     began_at = time.time() - 500
-    clock.since = [(began_at + after_s, offset_s) for after_s, offset_s in STEPS]
+    clock.steps = [(began_at + after_s, offset_s) for after_s, offset_s in STEPS]
     for after_s, offset_s in ((50, 0), (150, 3600), (250, 0), (350, -3600), (450, 0)):
         assert clock.true(began_at + after_s + offset_s) == pytest.approx(began_at + after_s)
 
 
 def committed(folder: Path, point: KillPoint, synchronous: str) -> tuple[list[int], list[int]]:
-    """The commits that a process had answered when it died at a point, and those that its file holds."""
+    """The commits that a process had reported when it died at a point, and those in its file."""
     database = folder / "kept.db"
     process = subprocess.run(
         [sys.executable, "-c", _COMMITS, str(database), synchronous],
@@ -87,14 +87,14 @@ def committed(folder: Path, point: KillPoint, synchronous: str) -> tuple[list[in
 
 @pytest.mark.parametrize("how", ["before", "after", "torn", "lost", "mixed"])
 def test_a_kill_leaves_each_commit_that_was_synced(tmp_path: Path, how: str) -> None:
-    """Whatever a kill at a write takes with it: what SQLite had answered under FULL is there, in order and whole."""
-    answered, kept = committed(tmp_path, KillPoint("wal", 20, how, seed=3), "FULL")
-    assert 0 < len(answered) < 20
-    assert kept[: len(answered)] == answered
-    assert len(kept) <= len(answered) + 1
+    """After any kill at a write every commit that SQLite reported under FULL is there, in order."""
+    reported, kept = committed(tmp_path, KillPoint("wal", 20, how, seed=3), "FULL")
+    assert 0 < len(reported) < 20
+    assert kept[: len(reported)] == reported
+    assert len(kept) <= len(reported) + 1
 
 
-def test_a_power_loss_takes_what_was_not_synced(tmp_path: Path) -> None:
-    """Where nothing is synced at a commit, a simulated power loss takes commits that were answered."""
-    answered, kept = committed(tmp_path, KillPoint("wal", 20, "lost"), "NORMAL")
-    assert len(kept) < len(answered)
+def test_a_power_loss_undoes_what_was_not_synced(tmp_path: Path) -> None:
+    """If commits are not synced, a simulated power loss undoes commits that were reported."""
+    reported, kept = committed(tmp_path, KillPoint("wal", 20, "lost"), "NORMAL")
+    assert len(kept) < len(reported)

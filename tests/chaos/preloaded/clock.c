@@ -1,6 +1,6 @@
-/* Shifts the wall clock of one process by an offset that another process writes; monotonic clocks stay as they are.
+/* Shifts the wall clock of one process by an offset that another process writes. Monotonic clocks are not shifted.
  *
- * CHAOS_CLOCK names a file of eight bytes: the offset in nanoseconds. The clock id 4242 is the wall clock as it is.
+ * CHAOS_CLOCK names a file of eight bytes: the offset in nanoseconds. Clock id 4242 is the true wall clock.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -1,4 +1,4 @@
-/* Kills its own process at the N-th write or sync of one SQLite database, and may take what was not synced with it.
+/* Kills its own process at the N-th write or sync of one SQLite database, and may undo what was not synced.
  *
  * CHAOS_KILL_PATH  the database; its WAL is that name with "-wal"
  * CHAOS_KILL_CALL  sync (fdatasync and fsync of both), wal (writes to the WAL), database (writes to the database)
@@ -8,9 +8,9 @@
  *                  torn    half of the write is made, and of a sync nothing
  *                  lost    a power loss: everything since the last sync of each file is undone
  *                  mixed   a power loss: each write since the last sync is kept or undone by chance
- * CHAOS_KILL_SEED  of that chance
+ * CHAOS_KILL_SEED  seed of that chance
  *
- * A write counts as one unit of what a power loss keeps or undoes. Names of files (created, removed) are not undone.
+ * A power loss keeps or undoes whole writes. The creation and removal of files is not undone.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -149,7 +149,7 @@ static void die(void) {
     for (;;) pause();
 }
 
-/* Whether this call is the one; counts it. */
+/* Counts a call; whether it is the N-th one. */
 static int is_due(const char *name) { return due && !strcmp(name, call_name) && ++seen == due; }
 
 static ssize_t written(int fd, const void *bytes, size_t length, off_t at, int positioned) {

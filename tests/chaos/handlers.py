@@ -1,13 +1,12 @@
-"""The handlers' file that the daemons of a chaos run load: it writes down what it does, and does what it is told.
+"""The handlers that the daemons of a chaos run load. They do what the job's UserData orders, and write a journal.
 
-One line for each start and each end of a run goes straight to a file that all daemons share (one ``write`` to a file
-opened for appending is never torn), so the driver's book does not rest on anything that the daemon says of itself:
+The journal is one file for all daemons, so that the verdict does not depend on what a daemon logs. It has a line for
+each begin and each end of a run; one ``write`` to a file that is opened for appending is never torn:
 
     TIME PID begin|end|raise|cut JOB
 
-The time is the machine's, also where the process lives by a clock that was stepped.
-
-Elsewhere: what the jobs are told to do (``traffic``), reading the lines (``book``).
+The time is the machine's, also in a process whose clock is stepped. ``traffic`` sends the jobs, ``verdict`` reads the
+journal.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Final
 from tests.chaos.preload import TRUE_CLOCK_VARIABLE
 
 JOURNAL_VARIABLE: Final = "CHAOS_JOURNAL"
-"""The environment's name of the journal's path."""
+"""The environment variable with the path of the journal."""
 
 TEXT: Final = f"""
 import asyncio
@@ -35,44 +34,44 @@ TRUE_CLOCK = int(os.environ.get("{TRUE_CLOCK_VARIABLE}", time.CLOCK_REALTIME))
 JOURNAL = os.open(os.environ["{JOURNAL_VARIABLE}"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
-class Wish(BaseModel):
+class Order(BaseModel):
     model_config = ConfigDict(strict=True)
     act: str
     seconds: float
 
 
-def note(word: str, job: Job) -> None:
-    os.write(JOURNAL, f"{{time.clock_gettime(TRUE_CLOCK):.6f}} {{os.getpid()}} {{word}} {{job.job_id}}\\n".encode())
+def write(what: str, job: Job) -> None:
+    os.write(JOURNAL, f"{{time.clock_gettime(TRUE_CLOCK):.6f}} {{os.getpid()}} {{what}} {{job.job_id}}\\n".encode())
 
 
 @contextmanager
-def noted(job: Job) -> Iterator[None]:
-    note("begin", job)
+def journalled(job: Job) -> Iterator[None]:
+    write("begin", job)
     try:
         yield
     except Exception:
-        note("raise", job)
+        write("raise", job)
         raise
     except BaseException:
-        note("cut", job)
+        write("cut", job)
         raise
-    note("end", job)
+    write("end", job)
 
 
 def obey(act: str, attempt: int) -> None:
     if act == "hopeless" or (act in {{"fails_once", "fails_late"}} and attempt == 1):
-        raise ValueError("as told")
+        raise ValueError("as ordered")
     if act == "asks_again" and attempt == 1:
-        raise Retry("as told", after_s=1)
+        raise Retry("as ordered", after_s=1)
     if act == "rejects":
-        raise Reject("as told")
+        raise Reject("as ordered")
 
 
 @handler("VideoClip")
 async def video_clip(job: Job) -> None:
-    with noted(job):
+    with journalled(job):
         if job.user_data["act"] == "blocks":
-            # As a handler does that calls subprocess.run: the whole event loop waits.
+            # This blocks the event loop, as a call of subprocess.run does.
             time.sleep(job.user_data["seconds"])
         else:
             await asyncio.sleep(job.user_data["seconds"])
@@ -81,16 +80,16 @@ async def video_clip(job: Job) -> None:
 
 @handler("ImageH2V")
 def image_h2v(job: Job) -> None:
-    with noted(job):
+    with journalled(job):
         time.sleep(job.user_data["seconds"])
         obey(job.user_data["act"], job.attempt)
 
 
 @handler("Cover")
-async def cover(job: Job[CoverResult, Wish]) -> None:
+async def cover(job: Job[CoverResult, Order]) -> None:
     if job.failed:
         job.result
-    with noted(job):
+    with journalled(job):
         assert job.result.stills
         await asyncio.sleep(job.user_data.seconds)
 """
