@@ -103,7 +103,7 @@ class Served:
     ended: anyio.Event
 
     def count(self, name: str, **labels: str) -> float:
-        """One metric's value; 0 where it was never counted."""
+        """The value of one metric; 0 if it was never counted."""
         return self.app.metrics.registry.get_sample_value(f"mns_consumer_{name}", labels) or 0.0
 
     async def stop(self) -> float:
@@ -133,13 +133,13 @@ class Daemon(Served):
     task: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     async def until(self, holds: Callable[[], bool], within_s: float = 10.0) -> None:
-        """Wait until something holds; fails when it does not in time."""
+        """Wait until a condition holds; fail if it does not in time."""
         with anyio.fail_after(within_s):
             while not holds():  # noqa: ASYNC110 - what is waited for is another process's or task's affair
                 await anyio.sleep(0.01)
 
     async def emptied(self, within_s: float = 10.0) -> None:
-        """Wait until nothing is left in the queue."""
+        """Wait until the queue is empty."""
         await self.until(lambda: not self.sandbox.messages(QUEUE), within_s)
 
     async def letters(self) -> list[StoredLetter]:

@@ -1,4 +1,4 @@
-"""Jobs that MPS fails for: their neighbours don't notice, and they end as dead letters."""
+"""Jobs that MPS fails for end as dead letters, and do not slow other jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS: Final = ("500", "html", "long", "hang")
 
 
 async def answer(request: web.Request) -> web.StreamResponse:
-    """MPS as far as one query goes: the job's id says how it fails."""
+    """MPS's answer to one query: the job's id decides how it fails."""
     job_id = request.query["JobId"]
     kind = job_id.partition("-")[0]
     if kind == "500":
@@ -91,7 +91,7 @@ async def test_bad_jobs_do_not_slow_the_good(sandbox: Sandbox, serve: Serve, mps
 
 @pytest.mark.parametrize("kind", ["500", "html", "long"])
 async def test_a_bad_job_ends_as_a_dead_letter(sandbox: Sandbox, serve: Serve, mps: str, kind: str) -> None:
-    """A job that MPS keeps failing for is given back, counted, and set aside in the end; its job stays open."""
+    """A message whose job MPS keeps failing for is released, counted, and set aside in the end; the job stays open."""
 
     async def cover(job: Job[Any]) -> None:
         raise AssertionError(job.job_id)
@@ -109,7 +109,7 @@ async def test_a_bad_job_ends_as_a_dead_letter(sandbox: Sandbox, serve: Serve, m
 
 
 async def test_eight_bad_jobs_in_eight_slots_stop_nothing(sandbox: Sandbox, serve: Serve, mps: str) -> None:
-    """Where bad jobs come first and fill all slots, they are given back and the good are handled."""
+    """Bad jobs that fill all slots are released, and the good jobs are handled."""
     done: list[str] = []
 
     async def cover(job: Job[Any]) -> None:

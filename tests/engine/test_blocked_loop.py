@@ -1,4 +1,4 @@
-"""What stands in for a blocked event loop: who is named, what is renewed, and that the newest receipt is never lost."""
+"""The stand-in for a blocked event loop names the handler, renews leases, and never loses the newest receipt handle."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Held:
         self.over = threading.Event()
 
     def block(self, seconds: float) -> None:
-        """Block the event loop for a while; then it is over."""
+        """Block the event loop for a while."""
         time.sleep(seconds)
         self.over.set()
 
@@ -129,8 +129,8 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     await made.close()
 
 
-async def test_a_renewal_of_the_other_thread_is_what_the_loop_goes_on_with(ledger: Ledger) -> None:
-    """What another thread renewed while the loop was blocked is renewed and settled by its newest handle afterwards."""
+async def test_the_loop_uses_the_handle_of_the_stand_in(ledger: Ledger) -> None:
+    """After a renewal by the stand-in the loop renews and settles with the newest handle."""
     held = Held(ledger, Orders())
     thread = held.stand_in(ledger)
     held.block(0.15)
@@ -144,7 +144,7 @@ async def test_a_renewal_of_the_other_thread_is_what_the_loop_goes_on_with(ledge
 
 
 async def test_a_loop_that_wakes_amid_a_renewal_waits_for_its_handle(ledger: Ledger) -> None:
-    """A renewal that is under way when the loop runs again is waited for; its handle is not lost."""
+    """If the loop runs again during a renewal, it waits for the answer, so the handle is not lost."""
     held = Held(ledger, Orders(answers_after_s=0.3))
     thread = held.stand_in(ledger)
     held.block(0.15)
@@ -172,7 +172,7 @@ async def test_an_order_of_the_loop_itself_is_left_alone(ledger: Ledger) -> None
 
 
 async def test_a_second_block_before_the_handle_was_taken_over_uses_it(ledger: Ledger) -> None:
-    """A loop that is blocked again before it could take a handle over loses nothing: the thread goes on with it."""
+    """If the loop is blocked again before it took the handle over, the stand-in uses that handle."""
     held = Held(ledger, Orders())
     for number in (1, 2):
         held.over.clear()
@@ -185,8 +185,8 @@ async def test_a_second_block_before_the_handle_was_taken_over_uses_it(ledger: L
     assert held.orders.refused == []
 
 
-async def test_who_waits_for_a_loan_may_be_cancelled(ledger: Ledger) -> None:
-    """A task that is cancelled while it waits for the other thread's answer leaves the lock free."""
+async def test_a_task_that_waits_for_the_stand_in_may_be_cancelled(ledger: Ledger) -> None:
+    """A task that is cancelled while it waits for the stand-in's answer leaves the lock free."""
     held = Held(ledger, Orders(answers_after_s=0.3))
     thread = held.stand_in(ledger)
     held.block(0.15)
@@ -200,7 +200,7 @@ async def test_who_waits_for_a_loan_may_be_cancelled(ledger: Ledger) -> None:
 
 
 async def look(serve: Serve, sandbox: Sandbox, handler: Callable[..., object], user_data: str = "") -> Blocker:
-    """What is found of a handler that waits in the hands of the loop for ``RELEASE``."""
+    """What the watch finds for a handler that waits for ``RELEASE``."""
     found: list[Blocker] = []
     main = threading.get_ident()
     sandbox.put(QUEUE, body("d" * 32, UserData=user_data).decode())
@@ -259,7 +259,7 @@ class Slow(BaseModel):
 
 
 async def test_the_job_of_a_blocking_validator_is_named(sandbox: Sandbox, serve: Serve) -> None:
-    """What blocks before the handler is called is named by its job too."""
+    """A validator that blocks before the handler is called is named with its job."""
 
     async def cover(job: Job[None, Slow]) -> None:
         pass
@@ -272,7 +272,7 @@ async def test_the_job_of_a_blocking_validator_is_named(sandbox: Sandbox, serve:
 async def test_a_handler_that_blocks_in_a_task_of_its_own_is_found_where_it_is_the_only_one(
     sandbox: Sandbox, serve: Serve
 ) -> None:
-    """A child task's stack names no job; where one handler runs, its message is the one."""
+    """A child task's stack names no job; if only one handler runs, its job is named."""
 
     async def child() -> None:
         block()
@@ -287,7 +287,7 @@ async def test_a_handler_that_blocks_in_a_task_of_its_own_is_found_where_it_is_t
 
 
 async def test_an_idle_daemon_has_no_heartbeat(sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watch beats while a message is held, and is still when none is."""
+    """The watch beats only while a message is in flight."""
     monkeypatch.setattr(loop_watch, "BEAT_S", 0.05)
 
     async def cover(job: Job) -> None:

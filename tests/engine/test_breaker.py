@@ -1,4 +1,4 @@
-"""The circuit breaker: closed, open, half-open; one probe at a time; two log lines an outage. The clock is moved."""
+"""The circuit breaker: closed, open, half-open; one probe at a time; two log lines an outage. Tests move the clock."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_pauses_double_up_to_four_seconds() -> None:
     assert all(2 <= backoff_s(faults) <= 4 for faults in range(4, 50))
 
 
-def test_what_a_person_must_mend_is_retried_slowly(clock: Clock) -> None:
-    """A fault that does not pass by itself is retried every 5 s for two minutes, then every 60 s."""
+def test_a_fault_that_a_person_must_fix_is_retried_slowly(clock: Clock) -> None:
+    """A fault that a person must fix is retried every 5 s for two minutes, then every 60 s."""
     breaker = Breaker("opened", "closed")
     assert breaker.failed(WRONG_KEYS) == 5
     clock.now += 119
@@ -77,7 +77,7 @@ def test_an_outage_is_two_lines(clock: Clock) -> None:
 
 
 def test_a_fault_of_another_kind_is_one_more_line(clock: Clock) -> None:
-    """Wrong keys after a refused connection are news; the same fault again is not."""
+    """Wrong keys after a refused connection are logged; the same fault again is not."""
     breaker = Breaker("opened", "closed")
     with capture_logs() as lines:
         for error in (REFUSED, WRONG_KEYS, WRONG_KEYS):
@@ -85,7 +85,7 @@ def test_a_fault_of_another_kind_is_one_more_line(clock: Clock) -> None:
     assert events(lines) == ["opened", "opened"]
 
 
-def test_a_single_fault_is_no_news_where_two_are_asked_for(clock: Clock) -> None:
+def test_a_single_fault_is_not_logged_with_log_after_two(clock: Clock) -> None:
     """With ``log_after=2`` one fault before a success logs nothing, unless it is urgent."""
     breaker = Breaker("opened", "closed", log_after=2)
     with capture_logs() as lines:
@@ -167,7 +167,7 @@ def test_calls_that_fail_together_are_one_fault(clock: Clock) -> None:
 
 
 def test_changes_are_reported_once() -> None:
-    """``on_change`` hears of the opening and the closing, each once; a mere suspicion is not reported."""
+    """``on_change`` is called once for the opening and once for the closing, and not for a suspicion."""
     heard: list[bool] = []
     breaker = Breaker("opened", "closed", on_change=heard.append)
     breaker.open_until_probed()
@@ -217,7 +217,7 @@ async def test_a_call_that_fails_alone_is_no_outage() -> None:
 
 
 async def test_a_success_since_the_call_began_answers_for_the_probe() -> None:
-    """Where another call has succeeded since, the service works and is not probed."""
+    """If another call has succeeded since, the service works and is not probed."""
     service = Service(is_up=False)
     breaker = Breaker("opened", "closed", probe=service.probe)
     asked_at = time.monotonic()
@@ -228,7 +228,7 @@ async def test_a_success_since_the_call_began_answers_for_the_probe() -> None:
 
 
 async def test_a_call_that_overlapped_an_outage_failed_with_it() -> None:
-    """A call that began before an outage and is looked at after it did not fail alone, though the service works."""
+    """A call that began before an outage counts as failed by it, also after the outage."""
     service = Service(is_up=False)
     breaker = Breaker("opened", "closed", probe=service.probe)
     asked_at = time.monotonic()
@@ -239,8 +239,8 @@ async def test_a_call_that_overlapped_an_outage_failed_with_it() -> None:
     assert await breaker.confirm(REFUSED, time.monotonic())
 
 
-async def test_all_that_wait_go_on_when_one_probe_succeeds() -> None:
-    """While it is open the waiters probe one at a time, and all go on after the first success."""
+async def test_all_waiters_continue_when_one_probe_succeeds() -> None:
+    """While it is open the waiters probe one at a time, and all continue after the first success."""
     service = Service(is_up=False)
     breaker = Breaker("opened", "closed", probe=service.probe)
     breaker.failed(StoreError("down"))
@@ -256,7 +256,7 @@ async def test_all_that_wait_go_on_when_one_probe_succeeds() -> None:
 
 
 async def test_a_success_from_elsewhere_ends_the_waiting_at_once() -> None:
-    """A waiter does not sit out its pause when another call has succeeded."""
+    """A success of another call ends a waiter's pause."""
     breaker = Breaker("opened", "closed", probe=Service(is_up=False).probe)
     for _ in range(10):
         breaker.failed(ConsumerError("down"))

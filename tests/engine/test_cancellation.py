@@ -1,4 +1,4 @@
-"""Cancellation as handlers expect it: once, with time to clean up, and never for ever."""
+"""A handler is cancelled once and has a bounded time to clean up."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_a_time_limit_lets_the_handler_clean_up(sandbox: Sandbox, serve: S
 
 
 async def test_a_hurried_stop_still_lets_the_handler_clean_up(sandbox: Sandbox, serve: Serve) -> None:
-    """Asked twice, the stop cancels at once, whatever poll is under way, and a short clean-up still completes."""
+    """A second signal cancels at once, also during a poll, and a short clean-up still completes."""
     work = Rollback(rollback_s=0.1)
     sandbox.put(QUEUE, body().decode())
     async with serve(registry(work)) as daemon:

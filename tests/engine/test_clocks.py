@@ -1,4 +1,4 @@
-"""Steps of the wall clock: they decide nothing and remove nothing."""
+"""A step of the wall clock changes no outcome and removes no record."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ STEP_S = 91 * 86_400.0
 
 
 @pytest.mark.parametrize("step_s", [STEP_S, -STEP_S])
-async def test_a_step_decides_no_end(
+async def test_a_step_changes_no_outcome(
     sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch, step_s: float
 ) -> None:
-    """A message whose handler fails just after the clock has jumped by months is tried again, not set aside as old."""
+    """A message whose handler fails after the clock jumped by months is tried again, not set aside as expiring."""
     runs: list[int] = []
     jumped = SimpleNamespace(time=lambda: time.time() + step_s, monotonic=time.monotonic)
 
@@ -44,7 +44,7 @@ async def test_a_step_decides_no_end(
 async def test_a_step_removes_nothing(
     sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch, store: Mapping[str, str]
 ) -> None:
-    """While the store's clock is months off MNS's, ended jobs and dead letters stay; one log line says why."""
+    """While the store's clock is months off MNS's, no ended job or dead letter is pruned; one log line says why."""
 
     async def cover(job: Job) -> None:
         if job.job_id == "bad":
@@ -80,7 +80,7 @@ async def test_a_step_removes_nothing(
 
 
 async def test_a_store_with_another_clock_is_logged(serve: Serve, store: Mapping[str, str]) -> None:
-    """Both stores say what time it is by the clock that their times are written by."""
+    """Both stores return the time of the clock with which they write."""
 
     async def cover(job: Job) -> None:
         """Never called."""

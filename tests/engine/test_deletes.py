@@ -24,7 +24,7 @@ def outage_lines(lines: Sequence[Mapping[str, object]]) -> list[object]:
 
 
 async def test_deletes_outlast_an_outage(sandbox: Sandbox, serve: Serve) -> None:
-    """While deletes are answered by 503 few are made; afterwards the same handles delete. One line logs the start."""
+    """While deletes are answered by 503 few are sent; afterwards the same handles work. One line logs the start."""
     sandbox.faults.add(Fault(kind="error", status=503, operations=("delete",)))
     for number in range(60):
         sandbox.put(QUEUE, body(f"{number:032x}").decode())

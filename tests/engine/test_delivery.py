@@ -1,4 +1,4 @@
-"""A delivery is changed by its own methods only."""
+"""Only a delivery's own methods change it."""
 
 from __future__ import annotations
 

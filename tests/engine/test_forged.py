@@ -1,4 +1,4 @@
-"""Notifications that were forged: none decides how a job ends, and each leaves a trace.
+"""Forged notifications decide no job's end, and each leaves a trace.
 
 Each row of the table is sent before the true notification of its job, after it, and without it, to both stores, with
 handlers that want a result and, under ``verify = "always"``, with handlers that want none.
@@ -122,7 +122,7 @@ class Runs:
 
 
 def true_run(forgery: Forgery, *, wants_result: bool) -> tuple[Any, ...]:
-    """What the handler must see of a job: MPS's values, whatever the notification said."""
+    """What the handler must see of a job: MPS's values, not the notification's."""
     failed = forgery.state == "Fail"
     files = ["true.jpg"] if wants_result and not failed else None
     return ("Cover", "Cover", forgery.state, failed, {"album": 7}, files)
@@ -141,7 +141,7 @@ async def letters_of(daemon: Daemon, store: Mapping[str, str]) -> list[StoredLet
 async def test_a_forged_notification_decides_nothing(
     sandbox: Sandbox, serve: Serve, store: Mapping[str, str], *, when: str, wants_result: bool
 ) -> None:
-    """The true job's handler runs once with MPS's values, and what was forged is a dead letter that says why."""
+    """The true job's handler runs once with MPS's values, and the forgery is a dead letter that says why."""
     seen = Runs()
 
     async def cover(job: Job[Any]) -> None:
@@ -199,7 +199,7 @@ async def test_a_state_that_is_no_end_ends_nothing(sandbox: Sandbox, serve: Serv
 
 
 async def test_a_failure_is_asked_about_for_every_handler(sandbox: Sandbox, serve: Serve) -> None:
-    """A forged failure is set aside by default too; a handler that wants no result sees a true one in MPS's words."""
+    """A forged failure is set aside by default too; a handler without a result gets a true failure with MPS's text."""
     seen: list[tuple[str, bool, str | None]] = []
 
     async def cover(job: Job) -> None:
@@ -217,7 +217,7 @@ async def test_a_failure_is_asked_about_for_every_handler(sandbox: Sandbox, serv
 
 
 async def test_an_early_notification_ends_nothing(sandbox: Sandbox, serve: Serve) -> None:
-    """A forged success of a job that goes on is set aside once the wait is over; the true one is still handled."""
+    """A forged success of a running job is set aside after the wait; the true one is still handled."""
     runs: list[str] = []
 
     async def cover(job: Job[Any]) -> None:
@@ -238,7 +238,7 @@ async def test_an_early_notification_ends_nothing(sandbox: Sandbox, serve: Serve
 
 
 async def test_a_message_is_set_aside_once(sandbox: Sandbox, serve: Serve) -> None:
-    """A message that is delivered again after it was set aside, its job still open, leaves no second letter."""
+    """A message that is delivered again after it was set aside leaves no second letter, though its job is open."""
 
     async def cover(job: Job[Any]) -> None:
         raise AssertionError(job.job_id)
@@ -257,7 +257,7 @@ async def test_a_message_is_set_aside_once(sandbox: Sandbox, serve: Serve) -> No
 
 
 async def test_an_inline_result_is_used_only_where_it_is_trusted(sandbox: Sandbox, serve: Serve) -> None:
-    """With ``trust_inline_result`` the message's own result is used, and MPS is not asked."""
+    """With ``trust_inline_result`` the message's own result is used, and MPS is not queried."""
     files: list[str] = []
 
     async def cover(job: Job[Any]) -> None:

@@ -52,7 +52,7 @@ async def test_a_handler_that_checks_nothing_steals_no_job(
 
 
 async def test_forged_user_data_hides_no_true_one(sandbox: Sandbox, serve: Serve) -> None:
-    """Where the same handler ran unchecked with forged UserData, it runs once more with MPS's, and then no more."""
+    """A handler that ran unchecked with forged UserData runs once more with MPS's UserData, and then no more."""
     runs: list[object] = []
 
     async def cover(job: Job) -> None:
@@ -98,7 +98,7 @@ async def test_a_stuck_handler_ends_its_job(sandbox: Sandbox, serve: Serve) -> N
 
 @pytest.mark.parametrize("type_", ["Cover", "../../pwned", "-rf"])
 async def test_an_unknown_type_passes_for_no_function(sandbox: Sandbox, serve: Serve, type_: str) -> None:
-    """The Type of an unknown message is no FunctionName, and its result is not believed."""
+    """The Type of an unknown message is not used as FunctionName, and its result is not used."""
     seen: list[tuple[str, str, object]] = []
 
     async def rest(job: Job[Any]) -> None:
@@ -127,7 +127,7 @@ async def test_the_code_of_a_checked_job_is_mps_s(sandbox: Sandbox, serve: Serve
 
 
 async def test_progress_of_an_event_is_no_end(sandbox: Sandbox, serve: Serve) -> None:
-    """Events of one job that are no end are handled each by itself, and the end that follows them too."""
+    """Each event of one job that is no end is handled, and the end that follows too."""
     seen: list[str] = []
 
     async def event(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Handlers and validators of every kind of badness: each ends as written, and its neighbours don't notice.
+"""Hostile handlers and validators: each ends as in the table, and other messages are handled as usual.
 
 Whatever user code raises or does is a counted end of that one run.
 """
@@ -368,7 +368,7 @@ async def ends_of(store: str) -> list[StoredLetter]:
 async def test_whatever_user_code_does_ends_its_own_run(
     sandbox: Sandbox, serve: Serve, store: Mapping[str, str]
 ) -> None:
-    """Each hostile handler and validator ends as written, and the messages among them are all handled."""
+    """Each hostile handler and validator ends as in the table, and all messages between them are handled."""
     neighbours: list[str] = []
 
     async def cover(job: Job) -> None:

@@ -90,7 +90,7 @@ async def test_a_plain_function_that_raises_late_timed_out() -> None:
 
 
 async def test_stuck_threads_are_counted_until_they_end() -> None:
-    """A thread left behind is counted, and one that ends is no longer counted."""
+    """A thread that continues after its time limit is counted until it ends."""
     threads = Threads(slots=1)
     release = False
 

@@ -31,7 +31,7 @@ async def empty(daemon: Daemon, within_s: float = 12) -> None:
 
 
 async def test_a_handler_longer_than_the_visibility_runs_once(sandbox: Sandbox, serve: Serve, short: str) -> None:
-    """A handler that takes longer than the queue's visibility timeout keeps its message and runs once."""
+    """A handler that runs longer than the queue's visibility timeout keeps its message and runs once."""
     runs = Runs(5)
     sandbox.put(SHORT, body().decode())
     async with serve(registry(runs), notify_url=short, lease_step_s=10) as daemon:
@@ -43,7 +43,7 @@ async def test_a_handler_longer_than_the_visibility_runs_once(sandbox: Sandbox, 
 async def test_a_message_that_comes_back_while_it_runs_is_not_run_again(
     sandbox: Sandbox, serve: Serve, short: str
 ) -> None:
-    """The same message delivered again during its run hands its receipt over and runs no second time."""
+    """A redelivery during the run hands its receipt handle over and causes no second run."""
     runs = Runs(1)
     sandbox.put(SHORT, body().decode())
     sandbox.faults.add(Fault(kind="duplicate", count=1))

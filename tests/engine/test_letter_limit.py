@@ -1,4 +1,4 @@
-"""The limit of dead letters: polling pauses, nothing is deleted, and it goes on by itself once there is room."""
+"""The limit of dead letters: polling pauses, nothing is deleted, and polling continues when there is room."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def unready(daemon: Daemon) -> Mapping[str, str]:
 
 
 async def purge(daemon: Daemon) -> None:
-    """Throw the dead letters away, as an operator does from another process."""
+    """Purge the dead letters, as an operator does from another process."""
     operators = make_operators(daemon.app.settings.store_address())
     await operators.purge(Filter())
     await operators.close()
@@ -156,7 +156,7 @@ def keys(daemon: Daemon) -> list[str]:
 
 
 async def test_a_store_that_is_full_at_the_start(sandbox: Sandbox, serve: Serve) -> None:
-    """A daemon that starts on a full store asks for no message and says why, until a reload raises the limit."""
+    """A daemon that starts on a full store does not poll and logs why, until a reload raises the limit."""
 
     async def cover(job: Job) -> None:
         raise Reject("bad")
@@ -186,7 +186,7 @@ def test_own_letters_count_at_once() -> None:
 
 
 async def test_what_is_being_stored_counts() -> None:
-    """Room that was taken stays taken while the store counts without it, and is counted once when it is stored."""
+    """Reserved room stays reserved while the store's count lacks it, and is counted once when it is stored."""
     store = Counted()
     limit = limit_of(store, letters=2)
     assert limit.take(5)

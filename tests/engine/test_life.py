@@ -93,7 +93,7 @@ async def test_a_done_job_is_not_run_again_after_a_restart(sandbox: Sandbox, ser
     ],
 )
 async def test_what_can_not_be_handled_is_kept(sandbox: Sandbox, serve: Serve, raw: bytes, reason: Reason) -> None:
-    """Whatever can't be handled becomes a dead letter with its reason and its very bytes, then is deleted."""
+    """A message that can't be handled becomes a dead letter with its reason and raw bytes, and is deleted."""
 
     async def cover(job: Job[None, Album]) -> None:
         assert job.user_data.album
@@ -134,7 +134,7 @@ async def test_a_failed_handler_runs_again_and_knows_it(sandbox: Sandbox, serve:
 
 
 async def test_what_would_come_back_too_late_is_set_aside(sandbox: Sandbox, serve: Serve) -> None:
-    """Near the end of the queue's retention, read from the queue, a failed message is kept instead of hidden."""
+    """Near the end of the queue's retention a failed message becomes a dead letter instead of being hidden."""
 
     async def broken(job: Job) -> None:
         raise Retry("later", after_s=8)

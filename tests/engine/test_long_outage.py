@@ -1,4 +1,4 @@
-"""Every kind of outage: no hot loop, one line at its start and one with its length, over soon after its cause.
+"""Every kind of outage: no hot loop, one line at its start and one with its length, and a prompt recovery.
 
 Each lasts ``OUTAGE_SECONDS`` (4 by default; 30 for the long run), with messages waiting in the queue and handlers at
 work when it begins.
@@ -73,7 +73,7 @@ def calls(daemon: Daemon) -> int:
 
 
 async def outage(daemon: Daemon, begin: Callable[[], Awaitable[None]]) -> int:
-    """Let an outage last, begun amid work; returns the calls that were made in it, but for its first second."""
+    """Let an outage last while jobs run; returns the calls that were made in it, without its first second."""
     sandbox = daemon.sandbox
     await daemon.until(lambda: all(check.ok for check in daemon.app.vitals.ready()))
     for number in range(20):
@@ -89,7 +89,7 @@ async def outage(daemon: Daemon, begin: Callable[[], Awaitable[None]]) -> int:
 
 
 async def recovers(daemon: Daemon, within_s: float) -> None:
-    """A message that comes after the outage is handled in time, and so are all of before."""
+    """A message that is sent after the outage is handled in time, and so are all earlier ones."""
     daemon.sandbox.put(QUEUE, body("f" * 32).decode())
     began_at = time.monotonic()
     await daemon.until(lambda: daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="done") >= 1, 60)
@@ -137,7 +137,7 @@ async def test_mns_is_gone(sandbox: Sandbox, serve: Serve, begin: Callable[[Sand
 
 
 async def test_sockets_hang_over_https(secure: Sandbox, serve: Serve, certificate: Path) -> None:
-    """Sockets that never answer, over https too, cost their read deadline; then work goes on within 5 s."""
+    """A socket that never answers, over https too, costs its read deadline; messages are handled within 5 s after."""
     async with serve(
         handlers(Cover=nothing, Slow=slow),
         endpoint=secure.url,
@@ -152,7 +152,7 @@ async def test_sockets_hang_over_https(secure: Sandbox, serve: Serve, certificat
 
 
 async def test_the_database_is_gone(sandbox: Sandbox, serve: Serve, proxy: TcpProxy, schema: str) -> None:
-    """While the database is gone nothing is asked of the queue; within 5 s of its return work goes on, once for all."""
+    """While the database is gone there is no poll; within 5 s of its return each message is handled once."""
     with capture_logs() as lines:
         async with serve(handlers(Cover=nothing, Slow=slow), store=store_through(proxy, schema)) as daemon:
             before = sandbox.log.by_operation["BatchReceiveMessage"]

@@ -1,4 +1,4 @@
-"""A right that the keys lack is named in the log of the daemon, whichever call needs it."""
+"""A right that the keys lack is named in the log, for each call that needs one."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_a_missing_action_is_named(
 
 
 async def test_a_denied_renewal_is_logged_once(sandbox: Sandbox, serve: Serve) -> None:
-    """A lease that can't be renewed for want of a right is one line with the action, and one when it works again."""
+    """A lease that can't be renewed for lack of a right is one line with the action, and one when it works again."""
     sandbox.faults.add(Fault(kind="error", operations=("hide",), status=403, code="AccessDenied", count=2))
     queue = sandbox.account.get(QUEUE).queue
     queue.attributes = queue.attributes.changed({"VisibilityTimeout": "3"})

@@ -1,4 +1,4 @@
-"""Every rule of what becomes of an ended run, by name, then what holds for all of them."""
+"""Every rule of ``decide``, by name, then what holds for all of them."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_expiring_ends_a_job_only_when_its_handler_ran(*, result: RunResult, fai
 
 
 def test_many_starts_without_an_end_are_crashing() -> None:
-    """After five starts without an end the message is taken for the one that kills the process, not before."""
+    """After five starts without an end, and not before, the message counts as the one that kills the process."""
     assert crashing(CRASH_STARTS - 1) is None
     dead = crashing(CRASH_STARTS)
     assert dead is not None
@@ -229,7 +229,7 @@ HISTORIES = st.builds(
 
 @given(RESULTS, HISTORIES)
 def test_every_delay_is_one_that_mns_takes(result: RunResult, history: History) -> None:
-    """Whatever ends however, a delay is whole seconds from 1 to 43200."""
+    """For every result and history a delay is whole seconds from 1 to 43200."""
     outcome = decide(result, history, POLICY)
     if isinstance(outcome, RetryLater):
         assert isinstance(outcome.delay_s, int)
@@ -238,7 +238,7 @@ def test_every_delay_is_one_that_mns_takes(result: RunResult, history: History) 
 
 @given(RESULTS, HISTORIES)
 def test_only_a_return_is_done(result: RunResult, history: History) -> None:
-    """No end but the handler's own return counts the job as done."""
+    """Only the handler's return counts the job as done."""
     assert isinstance(decide(result, history, POLICY), Done) == isinstance(result, Returned)
 
 

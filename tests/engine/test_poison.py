@@ -1,4 +1,4 @@
-"""Poison among the good: set aside whole, and never in the way."""
+"""Poison is set aside whole, and takes no slot from good messages."""
 
 from __future__ import annotations
 

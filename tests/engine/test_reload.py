@@ -1,4 +1,4 @@
-"""What a reload takes into a daemon that runs, and what it leaves alone."""
+"""What a reload changes in a running daemon, and what it does not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def nothing(job: Job) -> None:
 
 
 async def test_a_handler_s_own_limit_holds_across_a_reload(sandbox: Sandbox, serve: Serve) -> None:
-    """One at a time stays one at a time while the old function still runs and the new one waits for its turn."""
+    """With concurrency 1 the new function waits for its turn until the old one has ended."""
     running, most, go_on = 0, 0, anyio.Event()
 
     async def old(job: Job) -> None:
@@ -91,7 +91,7 @@ async def test_rules_change_for_what_comes(sandbox: Sandbox, serve: Serve) -> No
 
 
 async def test_what_takes_a_restart_is_refused_whole(serve: Serve) -> None:
-    """A change of the queue's slots is refused by its name, and the handlers that came with it are not taken."""
+    """A change of the queue's slots is refused by name, and the new handlers are not taken either."""
     async with serve(handlers(Cover=nothing)) as daemon:
         before = daemon.app.registry
         settings = changed(daemon.app.settings, slots=3, max_failures=2)
@@ -102,7 +102,7 @@ async def test_what_takes_a_restart_is_refused_whole(serve: Serve) -> None:
 
 
 async def test_a_fault_of_our_own_ends_no_daemon(sandbox: Sandbox, serve: Serve) -> None:
-    """Whatever reading raises, the old handlers go on."""
+    """Any error of the reload leaves the old handlers in place."""
 
     def broken() -> tuple[Settings, Registry]:
         raise ZeroDivisionError
@@ -132,8 +132,8 @@ def test_what_takes_a_restart(name: str) -> None:
     assert "a-secret" not in line
 
 
-def test_files_are_loaded_afresh_and_those_of_before_stay_for_who_runs(tmp_path: Path) -> None:
-    """Each look at a folder reads what its files say now; a broken one leaves no module behind."""
+def test_files_are_loaded_anew_and_old_ones_stay_for_running_handlers(tmp_path: Path) -> None:
+    """Each load of a folder reads its files anew; a broken file leaves no module behind."""
     mine = tmp_path / "mine.py"
     head = "from mns_consumer import Job, handler\n\n@handler('Cover')\n"
     text = head + "async def cover(job: Job) -> str:\n    return {!r}\n"
@@ -154,7 +154,7 @@ def test_files_are_loaded_afresh_and_those_of_before_stay_for_who_runs(tmp_path:
 
 
 async def test_modules_of_two_reloads_ago_are_forgotten(serve: Serve, tmp_path: Path) -> None:
-    """What a reload replaced stays until the next one, for what runs of it; what was refused goes at once."""
+    """Replaced modules stay until the next reload, for the handlers that still run; refused ones go at once."""
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "mine.py").write_text("from mns_consumer import handler\n\n@handler('Cover')\nasync def f(job): ...\n")

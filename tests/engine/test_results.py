@@ -78,7 +78,7 @@ async def test_mps_is_not_asked_when_no_result_is_wanted(sandbox: Sandbox, serve
 
 
 async def test_a_result_that_does_not_fit_is_set_aside(serve: Serve) -> None:
-    """A result of another shape than the handler's model is a dead letter that names the place."""
+    """A result that does not fit the handler's model is a dead letter that names the place."""
 
     async def clip(job: Job[list[int]]) -> None:
         assert job.result
@@ -108,7 +108,7 @@ async def test_a_failed_job_reaches_a_handler_that_looks(serve: Serve) -> None:
 
 
 async def test_an_outage_of_mps_is_waited_for(sandbox: Sandbox, serve: Serve) -> None:
-    """While MPS refuses, few questions are put and nothing moves in the queue; then each is the first attempt."""
+    """While MPS refuses, few queries are sent and no message is hidden or deleted; then each run is attempt 1."""
     attempts: list[int] = []
 
     async def clip(job: Job[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Free slots: taken before messages are asked for, by several polls at once."""
+"""Slots are taken before messages are received, by several polls at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def _soon(holds: Callable[[], bool]) -> None:
 
 
 async def test_all_or_none() -> None:
-    """Who wants sixteen slots and doesn't get them in time takes none."""
+    """A poll that wants sixteen slots and doesn't get them in time takes none."""
     slots = Slots(20)
     slots.take_now(10)
     assert not await slots.take_all(16, 0.01)
@@ -55,8 +55,8 @@ async def test_several_wait_and_each_gets_its_own() -> None:
     assert slots.free == 0
 
 
-async def test_lingering_ends_early_for_places_that_come_back_unused() -> None:
-    """Messages that no handler took have waited already: the next are asked for at once."""
+async def test_lingering_ends_early_for_unused_slots() -> None:
+    """Slots that come back unused end the wait for more: the next poll begins at once."""
     slots = Slots(16)
     slots.take_now(16)
     slot = Slot(slots)
@@ -69,7 +69,7 @@ async def test_lingering_ends_early_for_places_that_come_back_unused() -> None:
     assert slots.taken == 16
 
 
-async def test_who_stood_aside_comes_before_new_messages() -> None:
+async def test_a_message_that_gave_its_slot_up_comes_before_new_ones() -> None:
     """A slot that gets free goes to the message whose turn has come, not to a poll that waited longer."""
     slots = Slots(1)
     assert slots.take_now(1) == 1
@@ -100,8 +100,8 @@ async def test_who_stood_aside_comes_before_new_messages() -> None:
     assert order == ["back", "poll"]
 
 
-async def test_a_wait_for_a_place_that_is_cancelled_loses_none() -> None:
-    """A message that gives up while it waits for its slot, also at the very moment, leaves all slots to others."""
+async def test_a_cancelled_wait_for_a_slot_loses_none() -> None:
+    """A message that is cancelled while it waits for its slot, also when it just got it, loses no slot."""
     slots = Slots(1)
     slots.take_now(1)
     slot = Slot(slots)

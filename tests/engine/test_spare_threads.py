@@ -1,4 +1,4 @@
-"""The event loop's executor: threads that are there beforehand, and no work refused for want of more."""
+"""The event loop's executor has its threads from the start, and refuses no work if no thread can be started."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refuse_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_work_is_done_when_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More work than threads waits for those that are there; each piece is done once, and none is refused."""
+    """Work beyond the number of threads waits; each piece is done once, and none is refused."""
 
     async def all_of_them() -> list[int]:
         asyncio.get_running_loop().set_default_executor(spare)
@@ -46,7 +46,7 @@ def test_work_is_done_when_no_thread_can_be_started(monkeypatch: pytest.MonkeyPa
 
 
 def test_without_any_thread_there_is_no_executor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where not even the first thread can be started, nothing is accepted that would never be done."""
+    """If not even the first thread can be started, the executor is not made."""
     refuse_threads(monkeypatch)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         SpareThreads()
@@ -64,7 +64,7 @@ class Unsent:
 
 
 async def test_traces_are_sent_when_no_thread_can_be_started(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the end of a stop what is left of traces is sent on the event loop where no thread can be had for it."""
+    """At the end of a stop the remaining traces are sent on the event loop if no thread can be started."""
     unsent = Unsent()
     async with serve(handlers()) as daemon:
         app = daemon.app

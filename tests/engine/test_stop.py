@@ -57,7 +57,7 @@ async def test_what_has_not_started_is_given_back(sandbox: Sandbox, serve: Serve
 
 
 async def test_a_second_stop_skips_the_waiting(sandbox: Sandbox, serve: Serve) -> None:
-    """Asked twice, the daemon ends within 2 s though a handler runs; what had ended is still deleted."""
+    """After a second signal the daemon ends within 2 s though a handler runs; done messages are still deleted."""
     begun = anyio.Event()
 
     async def slow(job: Job) -> None:

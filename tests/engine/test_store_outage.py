@@ -1,4 +1,4 @@
-"""The store is gone for a while: messages stay in their queue, polling pauses, and it recovers by itself."""
+"""While the store is gone messages stay in their queue and polling pauses; both recover without a restart."""
 
 from __future__ import annotations
 

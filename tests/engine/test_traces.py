@@ -176,7 +176,7 @@ MALFORMED = [
 
 @pytest.mark.parametrize("trusted", [False, True])
 def test_malformed_ones_are_passed_over(caplog: pytest.LogCaptureFixture, trusted: bool) -> None:  # noqa: FBT001
-    """What is no traceparent, tracestate or baggage makes neither a link, nor an error, nor a line in the log."""
+    """A malformed traceparent, tracestate or baggage causes no link, no error and no log line."""
     exporter = InMemorySpanExporter()
     spans = TracerProvider()
     spans.add_span_processor(SimpleSpanProcessor(exporter))
@@ -196,7 +196,7 @@ def test_malformed_ones_are_passed_over(caplog: pytest.LogCaptureFixture, truste
 
 @pytest.mark.parametrize(("flags", "root", "sampled"), [("00", ALWAYS_ON, True), ("01", ALWAYS_OFF, False)])
 def test_a_sender_does_not_decide_what_is_sampled(flags: str, root: Sampler, sampled: bool) -> None:  # noqa: FBT001
-    """Samplers follow a parent as a rule; a sender that is only linked to neither hides a span nor forces one."""
+    """A sender that is only linked decides nothing about sampling, unlike a parent."""
     tracing = traces.Traces(TracerProvider(ParentBased(root)), MeterProvider(), "1")
     with tracing.processing(QUEUE, "M", {"traceparent": f"00-{TRACE_ID}-{SENDER}-{flags}"}, None) as span:
         assert span.is_recording() == sampled
@@ -220,7 +220,7 @@ async def test_a_receiver_that_is_gone_holds_up_nothing(sandbox: Sandbox, tmp_pa
 
 
 def test_without_the_extra_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switched on where OpenTelemetry is not installed, it says what to install."""
+    """With ``otel`` on and OpenTelemetry not installed, one line says what to install."""
     for name in ("opentelemetry.exporter.otlp.proto.http.metric_exporter", "opentelemetry.sdk.trace"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The whole way with the vendor's own client: it submits, the daemon handles."""
+"""The vendor's own client submits a job, and the daemon handles it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A clock that moves only when every task waits for it: hours pass in milliseconds, and always the same way.
+"""A clock that moves only when every task waits for it: hours pass in milliseconds, and repeatably.
 
 ``Clock.install`` replaces the functions of ``time`` and ``anyio.to_thread`` that depend on time. ``make_loop`` makes an
-event loop that lives by the same clock. Sockets and threads live in real time: what a socket of this process has sent
-arrives before the clock moves on, and while a worker thread of ``anyio.to_thread`` works the clock stands still.
+event loop on the same clock. Sockets and threads use real time: bytes that a socket of this process has sent arrive
+before the clock moves, and while a worker thread of ``anyio.to_thread`` works the clock does not move.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class _Selector(selectors.BaseSelector):
-    """Waits for nothing: where the loop would wait for its next timer, the clock jumps to it."""
+    """It never waits: where the loop would wait for its next timer, the clock jumps to it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

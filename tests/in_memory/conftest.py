@@ -1,4 +1,4 @@
-"""Everything in this folder lives by a clock that moves only when all tasks wait."""
+"""The tests of this folder use a clock that moves only when all tasks wait."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """An MNS queue in memory: the part of ``cloud.mns.MnsQueue`` that the engine uses, without sockets.
 
-It keeps MNS's rules (visibility, receipt handles that the next one kills, long polls, retention) on the clock of
-``time``, and fails as a test wants. ``test_queue.py`` holds it and the real client against one suite.
+It has MNS's rules (visibility, replaced receipt handles, long polls, retention) on the clock of ``time``, and fails as
+a test orders. ``test_queue.py`` holds it and the real client against one suite.
 """
 
 from __future__ import annotations
@@ -124,12 +124,12 @@ class MemoryQueue:
             self.fail(verb, fault, times=math.inf, code=code, seconds=seconds)
 
     def mend(self) -> None:
-        """Let nothing fail any more."""
+        """End all failures."""
         self._failing.clear()
 
     @property
     def messages(self) -> list[Kept]:
-        """What it holds, visible or not, oldest first."""
+        """All messages, visible or not, the oldest first."""
         now = time.monotonic()
         self._kept = [kept for kept in self._kept if now - kept.sent_at < self.retention_s]
         return list(self._kept)

@@ -22,7 +22,7 @@ from tests.in_memory.queue import MemoryQueue
 
 
 class MemoryMps:
-    """Answers with the jobs that a test put in, and fails as it wants."""
+    """Answers with the jobs that a test added, and fails as it orders."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, JobStatus] = {}
@@ -76,7 +76,7 @@ class Daemon(Served):
     task: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     async def until(self, holds: Callable[[], object], within_s: float = 600.0) -> None:
-        """Wait until something holds; fails when it does not in time."""
+        """Wait until a condition holds; fail if it does not in time."""
         look_s = 0.01
         with anyio.fail_after(within_s):
             while not holds():
@@ -84,7 +84,7 @@ class Daemon(Served):
                 look_s = min(1.0, look_s * 1.05)
 
     async def emptied(self, within_s: float = 600.0) -> None:
-        """Wait until nothing is left in the queue."""
+        """Wait until the queue is empty."""
         await self.until(lambda: not self.queue.messages, within_s)
 
 

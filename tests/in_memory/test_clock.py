@@ -37,7 +37,7 @@ async def test_deadlines_and_wall_time_follow() -> None:
 
 
 async def test_what_was_sent_arrives_before_the_clock_moves() -> None:
-    """A server and a client of this process speak in no time."""
+    """A server and a client of this process exchange bytes before the clock moves."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(await reader.readline())

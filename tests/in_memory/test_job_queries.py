@@ -1,4 +1,4 @@
-"""Questions to MPS that fail: an outage is waited for, one job's fault is that job's; with answers as a test wants."""
+"""Failing queries to MPS: an outage is waited for, the fault of one job is that job's. A test orders the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from consumer.ops.metrics import Metrics
 
 
 class Service:
-    """Answers with the next fault of a list, and well when there is none; never well for some jobs."""
+    """Answers with the next fault of a list, then successfully; some jobs always fail."""
 
     def __init__(self, *faults: Fault, bad: Collection[str] = ()) -> None:
         self.faults = list(faults)
@@ -42,8 +42,8 @@ def asking(service: Service, patience_s: float = 30) -> JobQueries:
     return JobQueries(service.query, "q", Metrics().result_queries, patience_s=patience_s)
 
 
-async def test_one_asks_while_it_is_down() -> None:
-    """Once MPS has failed for no job too, one probe is sent at a time; all questions are answered in the end."""
+async def test_one_probes_while_mps_is_down() -> None:
+    """Once a query without a job has failed too, one probe is sent at a time; all queries are answered in the end."""
     service = Service(*[Fault.SERVER] * 5)
     results = asking(service)
     answers: list[str] = []
@@ -68,8 +68,8 @@ async def test_one_asks_while_it_is_down() -> None:
     assert results.breaker.fault is None
 
 
-async def test_the_one_that_asks_may_be_cut_short() -> None:
-    """When the one whose turn it is gets cancelled, the next one asks; the pause is kept."""
+async def test_the_probing_task_may_be_cancelled() -> None:
+    """If the task that probes is cancelled, the next one probes; the pause is kept."""
     service = Service(Fault.NETWORK, Fault.NETWORK)
     results = asking(service)
     with anyio.fail_after(5):
@@ -83,7 +83,7 @@ async def test_the_one_that_asks_may_be_cut_short() -> None:
 
 
 async def test_no_query_waits_for_ever() -> None:
-    """After the patience every question fails with the fault, also those that never had their turn."""
+    """After the patience every query fails with the fault, also those that were never sent."""
     service = Service(*[Fault.SERVER] * 100)
     results = asking(service, patience_s=1)
     failed: list[Fault] = []
@@ -114,7 +114,7 @@ async def test_a_throttled_query_is_sent_again(throttles: int, asked: int, logge
 
 
 async def test_a_refused_id_is_no_outage() -> None:
-    """MPS that refuses an id has answered: the fault is that question's own, and ends an outage."""
+    """A refused id is an answer: the fault is that query's own, and the outage is over."""
     service = Service(Fault.SERVER, Fault.SERVER, Fault.REQUEST, Fault.REQUEST)
     results = asking(service)
     with anyio.fail_after(5), pytest.raises(CloudError) as raised:
@@ -124,7 +124,7 @@ async def test_a_refused_id_is_no_outage() -> None:
 
 
 async def test_one_job_s_fault_is_that_job_s() -> None:
-    """A job that MPS fails for while it answers others is unanswered, and no outage is logged."""
+    """A job that MPS fails for while it answers others is ``Unanswered``, and no outage is logged."""
     service = Service(bad={"bad"})
     results = asking(service)
     with anyio.fail_after(5), capture_logs() as lines:
@@ -137,8 +137,8 @@ async def test_one_job_s_fault_is_that_job_s() -> None:
     assert results.breaker.fault is None
 
 
-async def test_a_blip_is_put_again() -> None:
-    """A question that failed alone is put once more at once, and then answered; not so where many do."""
+async def test_a_query_that_failed_alone_is_sent_again() -> None:
+    """A query that failed alone is sent again at once; if many fail, they are not."""
     service = Service(Fault.SERVER)
     results = asking(service)
     with anyio.fail_after(5):
@@ -149,7 +149,7 @@ async def test_a_blip_is_put_again() -> None:
 
 
 async def test_many_bad_jobs_cost_few_questions() -> None:
-    """Of many bad jobs that are asked about at once, each costs about one question while good ones are answered."""
+    """Of many bad jobs that are queried at once, each costs about one query while good ones are answered."""
     bad = {f"bad{number}" for number in range(50)}
     service = Service(bad=bad)
     results = asking(service)

@@ -37,7 +37,7 @@ def renewals(daemon: Daemon, result: str) -> float:
 
 
 async def test_a_handler_longer_than_the_visibility_runs_once(queue: MemoryQueue, serve: Serve) -> None:
-    """A handler that takes longer than the queue's visibility timeout keeps its message and runs once."""
+    """A handler that runs longer than the queue's visibility timeout keeps its message and runs once."""
     runs = Runs(1200)
     queue.put(body())
     async with serve(registry(runs)) as daemon:
@@ -49,7 +49,7 @@ async def test_a_handler_longer_than_the_visibility_runs_once(queue: MemoryQueue
 
 
 async def test_a_message_that_waits_for_a_busy_handler_is_kept(queue: MemoryQueue, serve: Serve) -> None:
-    """Messages that wait longer than the visibility timeout for a busy handler's turn run once each."""
+    """Messages that wait longer than the visibility timeout for a busy handler run once each."""
     runs = Runs(2 * VISIBILITY_S)
     for number in range(5):
         queue.put(body(f"{number:032x}"))
@@ -59,7 +59,7 @@ async def test_a_message_that_waits_for_a_busy_handler_is_kept(queue: MemoryQueu
 
 
 async def test_a_renewal_whose_answer_got_lost_is_tried_again(queue: MemoryQueue, serve: Serve) -> None:
-    """A renewal that had its effect but no answer costs no second run: the message is taken back when it returns."""
+    """A renewal whose answer got lost costs no second run: the redelivery is joined to the delivery."""
     runs = Runs(300)
     queue.put(body())
     queue.fail("hide", Fault.NETWORK, after=True)
@@ -82,7 +82,7 @@ async def test_renewals_that_fail_for_a_while_lose_nothing(queue: MemoryQueue, s
 
 
 async def test_a_lease_known_lost_cancels_and_the_redelivery_runs(queue: MemoryQueue, serve: Serve) -> None:
-    """A receipt that is refused though it should be good cuts the run short, deletes nothing, and it runs again."""
+    """If a valid receipt handle is refused, the run is cancelled, nothing is deleted, and the handler runs again."""
     runs = Runs(20)
     queue.put(body())
     queue.fail("hide", Fault.GONE)
@@ -100,7 +100,7 @@ async def test_a_lease_known_lost_cancels_and_the_redelivery_runs(queue: MemoryQ
 async def test_a_plain_function_keeps_its_claim_when_its_lease_is_lost(
     queue: MemoryQueue, serve: Serve, clock: Clock, *, fails: bool
 ) -> None:
-    """A thread can't be cut short: its job stays claimed until it ends, and its message is taken back with it."""
+    """A thread can't be cancelled: its job stays claimed until it ends, and its redelivery is joined to it."""
     begun: list[int] = []
     at_once = most_at_once = 0
     loop = asyncio.get_running_loop()
@@ -128,7 +128,7 @@ async def test_a_plain_function_keeps_its_claim_when_its_lease_is_lost(
 
 
 async def test_nothing_waits_longer_than_it_may_be_held(queue: MemoryQueue, serve: Serve) -> None:
-    """A message that waits for its turn as long as a message may be held is given back, without a failure."""
+    """A message that waits for its turn for ``max_hold_s`` is released, without a failure."""
     runs = Runs(150)
     async with serve(registry(runs, concurrency=1), max_hold_s=200, handler_timeout_s=200) as daemon:
         for number in range(3):
@@ -141,7 +141,7 @@ async def test_nothing_waits_longer_than_it_may_be_held(queue: MemoryQueue, serv
 
 
 async def test_renewals_ask_one_by_one_while_they_fail(queue: MemoryQueue, serve: Serve) -> None:
-    """With renewals answered by 503 many held messages make few calls, and all leases are kept afterwards."""
+    """While renewals are answered by 503 many messages in flight cause few calls; afterwards all leases are kept."""
     runs = Runs(60)
     for number in range(48):
         queue.put(body(f"{number:032x}"))
@@ -160,7 +160,7 @@ async def test_renewals_ask_one_by_one_while_they_fail(queue: MemoryQueue, serve
 
 
 async def test_a_message_that_comes_back_while_it_runs_is_not_run_again(queue: MemoryQueue, serve: Serve) -> None:
-    """The same message delivered again during its run hands its receipt over and runs no second time."""
+    """A redelivery during the run hands its receipt handle over and causes no second run."""
     runs = Runs(50)
     kept = queue.put(body())
     async with serve(registry(runs)) as daemon:
@@ -177,7 +177,7 @@ async def test_a_message_that_comes_back_while_it_runs_is_not_run_again(queue: M
 
 
 async def test_full_slots_of_long_handlers_repeat_nothing(queue: MemoryQueue, serve: Serve) -> None:
-    """200 messages whose handlers take ten times the visibility timeout, all slots full: each runs once."""
+    """200 messages whose handlers take ten times the visibility timeout, in as many slots: each runs once."""
     runs = Runs(10 * VISIBILITY_S)
     for number in range(200):
         queue.put(body(f"{number:032x}"))
@@ -211,7 +211,7 @@ async def test_a_lost_lease_keeps_the_claim_until_the_handler_has_cleaned_up(que
 
 
 async def test_each_redelivery_joins_the_delivery_that_goes_on(queue: MemoryQueue, serve: Serve) -> None:
-    """A redelivery that could not join a settled delivery goes on itself, and the next one joins it."""
+    """A redelivery that could not join a settled delivery is a delivery of its own, and the next one joins it."""
     async with serve(registry(Runs(1))) as daemon:
         lane = daemon.app.lanes[0]
         first, second, third = (lane.receive(message(handle)) for handle in ("1", "2", "3"))

@@ -1,7 +1,7 @@
-"""Renew, redeliver, lose, hide and delete in any order: a model of one message, as MNS keeps it.
+"""Renew, redeliver, lose, hide and delete in any order, against a model of one message of MNS.
 
-The queue here is a model: only so can every order of events, and every answer that got lost, be played through.
-What the model says of receipts is MNS's rule: each is good until it is replaced or has expired
+The queue is a model, so that every order of events and every lost answer can be tried. Its rule for receipt handles is
+MNS's: each is valid until it is replaced or has expired
 (facts/mns.md#receipt-handles).
 """
 
@@ -39,7 +39,7 @@ KEY = "account/region/queue|IProduction|1"
 
 
 class Event(Enum):
-    """What may happen to a message that is held."""
+    """An event of a message in flight."""
 
     RENEW = "renew"
     RENEW_UNANSWERED = "the renewal has its effect, its answer gets lost"
@@ -89,7 +89,7 @@ class Queue:
 
 
 async def play(events: list[Event], end: Outcome) -> tuple[Queue, Delivery, Outcome, bool]:
-    """Play events on a held message, then settle it; returns what became of it, and whether the key is free again."""
+    """Apply events to a message in flight, then settle it; returns its end, and whether the key is free again."""
     queue, ledger = Queue(), MemoryLedger()
     await ledger.open()
     store = StoreAccess(ledger, lambda _: None)
@@ -133,7 +133,7 @@ async def play(events: list[Event], end: Outcome) -> tuple[Queue, Delivery, Outc
         await deletes.flush()
         tasks.cancel_scope.cancel()
     used = len(queue.used)
-    # Whatever is due now must find that nothing is to be renewed any more.
+    # A renewal that is due now must find that there is nothing to renew.
     await keeper._renew(received)
     assert len(queue.used) == used
     free = type(await ledger.claim(KEY, 1)).__name__ == "Claimed"
@@ -151,11 +151,11 @@ def played(events: list[Event], end: Outcome) -> tuple[Queue, Delivery, Outcome,
 
 @settings(max_examples=120, deadline=None)
 @given(st.lists(st.sampled_from(Event), max_size=8), st.sampled_from([Done(), RetryLater(30, None, "later")]))
-def test_whatever_happens_nothing_is_deleted_that_is_not_ours(events: list[Event], end: Outcome) -> None:
+def test_only_our_own_messages_are_deleted(events: list[Event], end: Outcome) -> None:
     """In any order of events: a delete only after done, only by the newest receipt; a lost lease orders nothing."""
     queue, received, outcome, free = played(events, end)
     assert received.stage is Stage.CLOSED
-    # Receipts are used in the order in which they were learnt: never an older one after a newer one.
+    # Receipt handles are used in the order of their arrival: never an older one after a newer one.
     numbers = [int(handle.partition("-")[2]) for handle in queue.used]
     assert numbers == sorted(numbers)
     if queue.deleted:
@@ -172,7 +172,7 @@ def test_whatever_happens_nothing_is_deleted_that_is_not_ours(events: list[Event
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([Event.RENEW, Event.RENEW_REFUSED, Event.REDELIVERED]), max_size=8))
 def test_without_losses_the_end_always_reaches_the_message(events: list[Event]) -> None:
-    """As long as no answer and no lease is lost, a done message is deleted at once."""
+    """If no answer and no lease is lost, a done message is deleted at once."""
     queue, _, outcome, _ = played(events, Done())
     assert outcome == Done()
     assert queue.deleted

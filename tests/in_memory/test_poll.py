@@ -54,7 +54,7 @@ async def test_an_idle_queue_costs_a_request_every_30_s(queue: MemoryQueue, serv
 
 
 async def test_shed_polls_lower_their_number(queue: MemoryQueue, serve: Serve) -> None:
-    """Empty answers that come at once lead to growing pauses instead of a hot loop, and are counted."""
+    """Immediate empty answers lead to growing pauses instead of a hot loop, and are counted."""
     queue.sheds = True
     async with serve(handlers(Cover=nothing)) as daemon:
         await anyio.sleep(600)
@@ -113,7 +113,7 @@ async def test_a_limited_handler_leaves_the_slots_to_others(queue: MemoryQueue, 
 
 @pytest.mark.parametrize("slots", [1, 8])
 async def test_all_messages_of_a_limited_handler_are_handled(queue: MemoryQueue, serve: Serve, slots: int) -> None:
-    """Those that stood aside take a slot again, one after the other, each once."""
+    """Messages that gave up their slot take one again, one after the other, each once."""
     seen: list[str] = []
 
     async def cover(job: Job) -> None:
@@ -147,7 +147,7 @@ def all_fail(fault: Fault, *, after: bool = False, seconds: float = 0.0) -> Call
     ],
 )
 async def test_mns_is_gone(queue: MemoryQueue, serve: Serve, begin: Callable[[MemoryQueue], None]) -> None:
-    """In ten minutes without MNS few calls are made and two lines logged; 5 s after its return work goes on, once."""
+    """In ten minutes without MNS few calls are made and two lines logged; 5 s after its return all is handled."""
     with capture_logs() as lines:
         async with serve(handlers(Cover=nothing, Slow=slow)) as daemon:
             fill(queue, range(20), "Slow")
@@ -173,7 +173,7 @@ async def test_mns_is_gone(queue: MemoryQueue, serve: Serve, begin: Callable[[Me
 
 
 @pytest.mark.parametrize("fault", [Fault.CREDENTIALS, Fault.MISSING])
-async def test_what_only_a_person_can_mend_is_tried_slowly(queue: MemoryQueue, serve: Serve, fault: Fault) -> None:
+async def test_a_fault_that_a_person_must_fix_is_retried_slowly(queue: MemoryQueue, serve: Serve, fault: Fault) -> None:
     """With wrong keys or a missing queue polls come every 5 s for two minutes, then every minute."""
     async with serve(handlers(Cover=nothing)) as daemon:
         queue.fail("receive", fault, times=math.inf)
@@ -191,7 +191,7 @@ async def test_what_only_a_person_can_mend_is_tried_slowly(queue: MemoryQueue, s
 
 
 async def test_the_store_is_gone(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:
-    """While the store is down nothing is asked of the queue; within 5 s of its return work goes on, once for all."""
+    """While the store is down there is no poll; within 5 s of its return each message is handled once."""
     with capture_logs() as lines:
         async with serve(handlers(Cover=nothing, Slow=slow)) as daemon:
             fill(queue, range(20), "Slow")
@@ -215,7 +215,7 @@ async def test_the_store_is_gone(queue: MemoryQueue, store: MemoryStore, serve: 
 
 
 async def test_deletes_outlast_an_outage(queue: MemoryQueue, serve: Serve) -> None:
-    """While deletes are answered by 503 few are made; afterwards the same handles delete. One outage is logged."""
+    """While deletes are answered by 503 few are sent; afterwards the same handles work. One outage is logged."""
     queue.visibility_s = 120
     queue.fail("delete", times=math.inf)
     fill(queue, range(60))
@@ -234,7 +234,7 @@ async def test_deletes_outlast_an_outage(queue: MemoryQueue, serve: Serve) -> No
 
 
 async def test_refused_deletes_are_logged_once(queue: MemoryQueue, serve: Serve) -> None:
-    """Deletes that MNS refuses for good are one line at the start and one, with its length, at the end."""
+    """Deletes that MNS keeps refusing are one line at the start and one, with the length, at the end."""
     queue.fail("delete", Fault.CREDENTIALS, times=math.inf, code="AccessDenied")
     with capture_logs() as lines:
         async with serve(handlers(Cover=nothing)) as daemon:
@@ -253,7 +253,7 @@ async def test_refused_deletes_are_logged_once(queue: MemoryQueue, serve: Serve)
 
 
 async def test_many_that_can_not_be_deleted_hold_the_polls_back(queue: MemoryQueue, serve: Serve) -> None:
-    """While deletes fail and many wait for it, no more is taken from the queue; afterwards all is handled once."""
+    """While many deletes wait, no message is received; afterwards all are handled once."""
     queue.visibility_s = 3600
     queue.fail("delete", times=math.inf)
     fill(queue, range(900))
@@ -274,7 +274,7 @@ async def test_many_that_can_not_be_deleted_hold_the_polls_back(queue: MemoryQue
 async def test_a_failing_clean_up_stops_no_message(
     queue: MemoryQueue, store: MemoryStore, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When old records can't be removed, that is logged once, and messages are handled as ever."""
+    """If pruning fails, that is logged once, and messages are handled as usual."""
     tries = 0
 
     async def broken(**_: object) -> int:

@@ -75,7 +75,7 @@ async def test_what_would_come_back_too_late_is_set_aside(queue: MemoryQueue, st
 
 
 async def test_a_day_of_failures_drops_nothing(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:
-    """Fifty jobs whose handler fails for hours are all done when it works again; none is dropped or run once more."""
+    """Fifty jobs whose handler fails for hours are all done once it works again; none is dropped or repeated."""
     is_broken = True
     done: list[str] = []
 
@@ -96,7 +96,7 @@ async def test_a_day_of_failures_drops_nothing(queue: MemoryQueue, store: Memory
 
 
 async def test_two_messages_of_a_job_are_one_run(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:
-    """A duplicate that comes during the run waits for its end, and is then only deleted."""
+    """A duplicate that arrives during the run waits for its end, and is then only deleted."""
     runs = 0
 
     async def cover(job: Job) -> None:
@@ -134,7 +134,7 @@ async def test_a_fleet_runs_each_job_once(queue: MemoryQueue, store: MemoryStore
 
 
 async def test_a_claim_that_was_taken_over_ends_the_run(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:
-    """When another daemon has the claim, the run is cancelled, nothing is written, and the message is left to it."""
+    """When another daemon has the claim, the run is cancelled, nothing is stored, and the message stays."""
     begun = anyio.Event()
     cut: list[str] = []
 
@@ -162,7 +162,7 @@ async def test_a_claim_that_was_taken_over_ends_the_run(queue: MemoryQueue, stor
 async def test_an_end_is_left_to_the_daemon_that_took_over(
     queue: MemoryQueue, store: MemoryStore, serve: Serve
 ) -> None:
-    """A handler that ends after another daemon took the claim over ends nothing: the message stays with that one."""
+    """A handler that ends after another daemon took the claim over settles nothing: the message is that daemon's."""
     begun = anyio.Event()
 
     async def cover(job: Job) -> None:
@@ -183,7 +183,7 @@ async def test_an_end_is_left_to_the_daemon_that_took_over(
 
 @pytest.mark.parametrize("seconds", [1, 60, 300])
 async def test_the_store_comes_and_goes(queue: MemoryQueue, store: MemoryStore, serve: Serve, seconds: int) -> None:
-    """With a store that is down for a while again and again, each job still runs once and ends as done."""
+    """With repeated short outages of the store each job still runs once and ends as done."""
     runs: list[str] = []
 
     async def cover(job: Job) -> None:
@@ -264,7 +264,7 @@ async def test_a_bug_before_the_claim_is_given_up_too(
 async def test_the_type_of_an_unknown_message_is_no_function_name(
     queue: MemoryQueue, store: MemoryStore, serve: Serve
 ) -> None:
-    """A message of an unknown kind that is named like a function counts for no function."""
+    """A message of an unknown Type that has a function's name is not counted for that function."""
 
     async def cover(job: Job) -> None:
         raise AssertionError

@@ -1,4 +1,4 @@
-"""What the engine counts on in a queue: one suite, in memory and on the real client over sockets to the sandbox."""
+"""What the engine needs of a queue: one suite for the queue in memory, and for the real client with the sandbox."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VISIBILITY_S = 10
 
 @dataclass
 class Rig:
-    """A queue, and what a test does to it from outside."""
+    """A queue, and what a test does to it."""
 
     queue: MemoryQueue | MnsQueue
     put: Callable[[bytes], object]
@@ -84,7 +84,7 @@ async def test_a_batch_is_no_larger_than_asked(rig: Rig) -> None:
 
 
 async def test_a_hidden_message_comes_back(rig: Rig) -> None:
-    """When its visibility ends a message is handed out again: same id, a new handle, one more dequeue."""
+    """When its visibility timeout ends a message is received again: same id, a new handle, one more dequeue."""
     rig.put(b"one")
     (first,) = (await received(rig)).messages
     await rig.pass_time(VISIBILITY_S + 1)
@@ -96,7 +96,7 @@ async def test_a_hidden_message_comes_back(rig: Rig) -> None:
 
 
 async def test_a_hide_replaces_the_handle(rig: Rig) -> None:
-    """The handle of before is dead for hiding and deleting; the new one lasts as long as asked for."""
+    """The previous handle no longer hides or deletes; the new one is valid for the time asked for."""
     rig.put(b"one")
     (message,) = (await received(rig)).messages
     renewed = await rig.queue.hide(message.receipt.handle, 60)
@@ -125,7 +125,7 @@ async def test_a_handle_dies_with_its_lease(rig: Rig) -> None:
 
 
 async def test_a_delete_says_what_was_left(rig: Rig) -> None:
-    """Of many handles the dead ones are named, and all others are gone for good."""
+    """Of many handles the invalid ones are named, and the messages of the others are deleted."""
     rig.put(b"one")
     rig.put(b"two")
     one, two = (await received(rig)).messages
@@ -170,7 +170,7 @@ async def test_a_long_poll_ends_with_the_first_message(rig: Rig) -> None:
 
 
 async def test_a_long_poll_sees_a_message_come_back(rig: Rig) -> None:
-    """A message whose visibility ends during a long poll is handed out by it."""
+    """A message whose visibility timeout ends during a long poll is received by it."""
     rig.put(b"one")
     (message,) = (await received(rig)).messages
     await rig.queue.hide(message.receipt.handle, 2)
@@ -188,7 +188,7 @@ async def test_a_cancelled_poll_takes_nothing(rig: Rig) -> None:
 
 
 async def test_attributes(rig: Rig) -> None:
-    """A queue says for how long it hides and keeps messages, and how many it holds."""
+    """A queue's attributes have its visibility timeout, its retention and its number of messages."""
     rig.put(b"one")
     rig.put(b"two")
     await received(rig, 1)
@@ -210,7 +210,7 @@ async def test_a_call_that_fails_has_no_effect(rig: Rig, verb: Verb) -> None:
 
 
 async def test_a_lost_answer_has_its_effect(rig: Rig) -> None:
-    """When only the answer is lost, what was asked for has happened: hidden, deleted, received."""
+    """If only the answer is lost, the call had its effect: hidden, deleted, received."""
     for body in (b"one", b"two", b"three"):
         rig.put(body)
     one, two = (await received(rig, 2)).messages

@@ -1,4 +1,4 @@
-"""What a handler gets besides the message: results of MPS, waited for while MPS does not answer."""
+"""Results of MPS are waited for while MPS does not answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mps(around: Surroundings) -> MemoryMps:
 
 @pytest.mark.parametrize("fault", [Fault.SERVER, Fault.THROTTLED, Fault.NETWORK, Fault.CREDENTIALS])
 async def test_an_outage_of_mps_is_waited_for(queue: MemoryQueue, mps: MemoryMps, serve: Serve, fault: Fault) -> None:
-    """While MPS refuses, few questions are put and nothing moves in the queue; then each is the first attempt."""
+    """While MPS refuses, few queries are sent and no message is hidden or deleted; then each run is attempt 1."""
     attempts: list[int] = []
 
     async def clip(job: Job[Any]) -> None:
@@ -58,7 +58,7 @@ async def test_an_outage_of_mps_is_waited_for(queue: MemoryQueue, mps: MemoryMps
 
 
 async def test_what_needs_no_result_passes_by(queue: MemoryQueue, mps: MemoryMps, serve: Serve) -> None:
-    """While MPS is down, a handler that wants no result goes on as long as there are slots; a stop waits for none."""
+    """While MPS is down, handlers without a result run as long as there are slots; a stop does not wait for MPS."""
     seen: list[str] = []
 
     async def clip(job: Job[Any]) -> None:
@@ -83,7 +83,7 @@ async def test_what_needs_no_result_passes_by(queue: MemoryQueue, mps: MemoryMps
 async def test_an_outage_longer_than_patience_counts_no_failure(
     queue: MemoryQueue, mps: MemoryMps, serve: Serve
 ) -> None:
-    """Messages go back to their queue now and then, none fails, and each ends as a first attempt."""
+    """Messages are released from time to time, none fails, and each is handled as attempt 1."""
     attempts: list[int] = []
 
     async def clip(job: Job[Any]) -> None:
@@ -125,7 +125,7 @@ async def test_a_result_that_is_not_ready(queue: MemoryQueue, mps: MemoryMps, se
 
 
 async def test_one_job_that_mps_fails_for_is_no_outage(queue: MemoryQueue, mps: MemoryMps, serve: Serve) -> None:
-    """A job that MPS fails for while it answers others holds up no other, and ends as a dead letter after its tries."""
+    """A job that MPS fails for while it answers others delays no other, and ends as a dead letter."""
     seen: list[str] = []
 
     async def clip(job: Job[Any]) -> None:

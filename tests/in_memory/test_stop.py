@@ -30,12 +30,12 @@ async def nothing(job: Job) -> None:
 
 
 def seconds_hidden(queue: MemoryQueue) -> list[float]:
-    """For how long each message is still hidden."""
+    """The time for which each message is still hidden."""
     return [round(kept.visible_at - time.monotonic(), 3) for kept in queue.messages]
 
 
 async def test_an_idle_daemon_stops_within_a_second(serve: Serve) -> None:
-    """With nothing in flight a stop takes half a second for the poll that is under way, and no more."""
+    """With nothing in flight a stop takes at most half a second, for the current poll."""
     async with serve(handlers(Cover=nothing)) as daemon:
         await anyio.sleep(0.2)
         assert await daemon.stop() <= 0.6
@@ -84,7 +84,7 @@ async def test_what_has_not_started_is_given_back(queue: MemoryQueue, serve: Ser
 
 
 async def test_a_handler_is_cut_at_the_deadline_and_given_back(queue: MemoryQueue, serve: Serve) -> None:
-    """A handler that outlasts the deadline is cancelled, counts no failure, and its message comes back soon."""
+    """A handler that outlasts the deadline is cancelled without a failure, and its message is visible again soon."""
     begun = anyio.Event()
 
     async def cover(job: Job) -> None:
@@ -101,7 +101,7 @@ async def test_a_handler_is_cut_at_the_deadline_and_given_back(queue: MemoryQueu
 
 
 async def test_a_second_stop_skips_the_waiting(queue: MemoryQueue, serve: Serve) -> None:
-    """Asked twice, the daemon ends within 2 s though a handler runs; what had ended is still deleted."""
+    """After a second signal the daemon ends within 2 s though a handler runs; done messages are still deleted."""
     begun = anyio.Event()
 
     async def slow(job: Job) -> None:
@@ -121,7 +121,7 @@ async def test_a_second_stop_skips_the_waiting(queue: MemoryQueue, serve: Serve)
 
 
 async def test_a_stop_while_the_queue_is_down_ends_in_time(queue: MemoryQueue, serve: Serve) -> None:
-    """With MNS answering nothing, a stop still ends within its deadline."""
+    """While MNS does not answer, a stop still ends within its deadline."""
     async with serve(handlers(Cover=nothing), stop_deadline_s=10) as daemon:
         queue.fail_all(seconds=3600)
         queue.put(body())
@@ -181,7 +181,7 @@ async def test_a_stop_while_the_store_is_down_ends_in_time(
 async def test_a_daemon_that_is_cancelled_while_the_store_is_down_ends(
     queue: MemoryQueue, store: MemoryStore, serve: Serve
 ) -> None:
-    """Cancelled from outside with an end that can't be stored, the daemon gives up after a moment."""
+    """A daemon that is cancelled with an end that can't be stored gives up after a moment."""
     begun, finish = anyio.Event(), anyio.Event()
 
     async def cover(job: Job) -> None:
@@ -223,7 +223,7 @@ async def test_an_end_that_is_being_stored_is_not_cut_short(
 
 
 async def test_a_stop_tries_its_deletes_until_the_deadline(queue: MemoryQueue, serve: Serve) -> None:
-    """A stop while deletes fail tries on; one that works before the deadline deletes, and the stop ends with it."""
+    """A stop tries failing deletes again; it ends when one succeeds before the deadline."""
     queue.fail("delete", times=math.inf)
     queue.put(body())
     async with serve(handlers(Cover=nothing), stop_deadline_s=30) as daemon:
@@ -299,7 +299,7 @@ async def test_a_stop_lets_the_handler_clean_up(queue: MemoryQueue, serve: Serve
 
 
 async def test_a_hurried_stop_still_lets_the_handler_clean_up(queue: MemoryQueue, serve: Serve) -> None:
-    """Asked twice, the stop cancels at once, whatever poll is under way, and a short clean-up still completes."""
+    """A second signal cancels at once, also during a poll, and a short clean-up still completes."""
     rollback = Rollback(0.1)
     queue.put(body())
     async with serve(handlers(Cover=rollback.__call__)) as daemon:
@@ -310,8 +310,8 @@ async def test_a_hurried_stop_still_lets_the_handler_clean_up(queue: MemoryQueue
     assert (rollback.cancelled, rollback.rolled_back) == (1, 1)
 
 
-async def test_who_ignores_its_cancellation_holds_up_no_stop(queue: MemoryQueue, serve: Serve) -> None:
-    """A handler that goes on all the same is logged with its stack, and its message comes back."""
+async def test_a_handler_that_ignores_its_cancellation_delays_no_stop(queue: MemoryQueue, serve: Serve) -> None:
+    """A handler that ignores its cancellation is logged with its stack, and its message is visible again."""
     begun = anyio.Event()
 
     async def cover(job: Job) -> None:
@@ -337,7 +337,7 @@ async def test_who_ignores_its_cancellation_holds_up_no_stop(queue: MemoryQueue,
 
 
 async def test_a_network_that_loses_answers_at_the_stop_loses_no_message(queue: MemoryQueue, serve: Serve) -> None:
-    """A give-back whose answer is lost does not hold the stop; the message stays in its queue."""
+    """A release whose answer is lost does not delay the stop; the message stays in its queue."""
     begun = anyio.Event()
 
     async def cover(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Writes while the store works: one that fails is retried by itself."""
+"""While the store works, a single write that fails is retried alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.in_memory.ledger import MemoryLedger
 
 
 async def test_one_write_that_fails_holds_no_other_back() -> None:
-    """While the store works, a write that fails again and again is logged once, and all others go through."""
+    """While the store works, a write that fails repeatedly is logged once, and all others succeed."""
     ledger = MemoryLedger()
     await ledger.open()
     seen: list[bool] = []
