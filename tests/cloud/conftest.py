@@ -1,4 +1,4 @@
-"""A peer with a test's answers on a real socket, the clients on it, and a certificate authority."""
+"""A server with the answers of a test on a real socket, clients of it, and a certificate authority."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
 
 @dataclass
 class Asked:
-    """One request as it came over the wire."""
+    """One request as it was received."""
 
     line: str
     headers: dict[str, str]
@@ -153,7 +153,7 @@ Start = Callable[..., Awaitable[Talk]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Start a peer that answers with given bytes, one after the other, the last one for ever."""
+    """Start a peer that answers with given bytes, one after the other; the last one is repeated."""
     opened = AsyncExitStack()
 
     async def begin(

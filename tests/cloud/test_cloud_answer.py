@@ -47,7 +47,7 @@ def read(*entries: bytes) -> tuple[Sequence[Message], Sequence[str]]:
 
 
 def test_a_message_has_every_field() -> None:
-    """A documented message is read whole, its lease counted from the answer's arrival, 1 s early."""
+    """Every field of a documented message is read; its lease counts from the answer's arrival and ends 1 s early."""
     properties = (
         b"<MessageGroupId>g</MessageGroupId>"
         b"<SystemProperties><SystemPropertyValue><Name>traceparent</Name><Value>00-1</Value><Type>STRING</Type>"
@@ -81,14 +81,14 @@ def test_a_message_has_every_field() -> None:
     ],
 )
 def test_an_odd_body_is_delivered_and_fails_no_other(body: bytes, expected: bytes) -> None:
-    """Whatever the body, it arrives byte for byte, between two neighbours that arrive too."""
+    """Any body is delivered byte for byte, and so are the messages before and after it."""
     found, _ = read(entry(), entry(body), entry())
     assert [message.body for message in found] == [b"hello", expected, b"hello"]
 
 
 @pytest.mark.parametrize("name", ["MessageId", "MessageBody", "ReceiptHandle", "NextVisibleTime"])
 def test_an_entry_that_lacks_what_is_essential_is_skipped_with_a_word(name: str) -> None:
-    """A broken entry is named among the problems, and its neighbour is delivered."""
+    """A broken entry is one of the problems, and the next entry is delivered."""
     found, (problem,) = read(entry(leave_out=name), entry())
     assert len(found) == 1
     assert name in problem
@@ -108,7 +108,7 @@ def test_an_entry_that_lacks_what_is_essential_is_skipped_with_a_word(name: str)
 def test_what_is_not_essential_has_a_default(
     name: str, read: Callable[[Message], float], default: float, value: bytes | None
 ) -> None:
-    """Without one of them, or with something that is no number in it, a message is handled with the default."""
+    """If one of them is absent or no number, its default is used."""
     written = entry(leave_out=name) if value is None else changed(name, value)
     (message,), problems = read_messages(document(written), ARRIVAL)
     assert read(message) == default
@@ -156,7 +156,7 @@ def test_a_message_with_nothing_but_what_is_essential() -> None:
 def test_a_number_that_can_not_be_true_is_not_believed(
     name: str, read: Callable[[Message], float], value: bytes, expected: float
 ) -> None:
-    """Counts and leases end at the documented limits; a time that no message can have counts as missing."""
+    """Counts and leases are cut at the documented limits; a time that no message can have counts as absent."""
     (message,), problems = read_messages(document(changed(name, value)), ARRIVAL)
     assert read(message) == expected
     assert problems == []
@@ -171,7 +171,7 @@ def test_a_lease_that_is_no_time_has_ended(value: bytes) -> None:
 
 
 def test_more_messages_than_asked_for_are_cut_off_in_one_line() -> None:
-    """What no slot is free for is not read, however it is written; one problem says how many those are."""
+    """Messages beyond the number asked for are not read; one problem has their number."""
     for odd in (b"hello", b"<![CDATA[a]]>", b"\x0b"):
         found, problems = read_messages(document(*[entry(odd, MessageBodyMD5=b"")] * 40), ARRIVAL, limit=3)
         assert len(found) == 3
@@ -180,7 +180,7 @@ def test_more_messages_than_asked_for_are_cut_off_in_one_line() -> None:
 
 
 def test_a_crowd_of_broken_entries_makes_few_lines() -> None:
-    """Two hundred thousand entries that are none give a line for each that was asked for, and one for the rest."""
+    """Two hundred thousand broken entries give one line for each message asked for, and one for the rest."""
     found, problems = read_messages(b"<Messages>" + b"<a/>" * 200_000 + b"</Messages>", ARRIVAL, limit=16)
     assert (len(found), len(problems)) == (0, 17)
     assert problems[-1].startswith("199984 more messages")
@@ -208,7 +208,7 @@ def test_a_crowd_of_broken_entries_makes_few_lines() -> None:
     ],
 )
 def test_a_body_in_cdata_is_text(body: bytes, expected: bytes) -> None:
-    """A CDATA section is taken as it is, also where the body makes the answer no XML, and forges nothing."""
+    """A CDATA section is read literally, also if the body makes the answer invalid XML, and can't forge fields."""
     found, _ = read(entry(), entry(body), entry())
     assert [message.body for message in found] == [b"hello", expected, b"hello"]
     assert {(message.message_id, message.receipt.handle) for message in found} == {("A" * 32, "1-H==")}
@@ -260,7 +260,7 @@ def test_peeked_messages_need_no_receipt() -> None:
     ],
 )
 def test_what_is_no_answer_is_refused(data: bytes) -> None:
-    """Anything but a plain ``<Messages>`` is an error that says what was expected."""
+    """An answer that is no plain ``<Messages>`` is an error that says what was expected."""
     with pytest.raises(AnswerError, match="expected"):
         read_messages(data, ARRIVAL)
 

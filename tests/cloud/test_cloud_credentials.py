@@ -1,4 +1,4 @@
-"""Where keys come from, and that they never show."""
+"""The sources of keys; keys are never logged or printed."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ print(len(log.handlers), log.level == logging.ERROR, repr(stream.getvalue()))
 
 
 def test_given_keys_never_import_the_chain(tmp_path: Path) -> None:
-    """With keys in the settings, neither the chain nor MPS's signer is imported before it is needed."""
+    """With keys in the settings, the chain and MPS's signer are imported only when they are needed."""
     code = """
 import asyncio, sys
 import consumer.cloud.mns, consumer.cloud.mps
@@ -130,7 +130,7 @@ print([name for name in sys.modules if name.startswith(("alibabacloud", "Tea", "
 
 
 def test_a_uri_that_quotes_its_keys(tmp_path: Path) -> None:
-    """A part that quotes a whole answer, keys included, or its URI's token, is cut before it shows."""
+    """A provider's error that quotes keys, or the token of its URI, is cut before it is shown."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -154,7 +154,7 @@ def test_a_uri_that_quotes_its_keys(tmp_path: Path) -> None:
 
 
 class Vendor:
-    """Stands where a part of the vendor's chain would be: what it gives is set by the test."""
+    """In place of a provider of the vendor's chain; the test sets what it returns."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -214,7 +214,7 @@ async def test_keys_are_kept_for_a_while(vendor: Vendor, monkeypatch: pytest.Mon
 
 
 async def test_a_failed_renewal_keeps_the_current_keys(vendor: Vendor) -> None:
-    """When the part fails later on, the old keys go on being used, and it isn't asked at once again."""
+    """When the provider fails later, the old keys stay in use, and it isn't asked again at once."""
     chain = DefaultChain()
     await chain.keys()
     chain._ask_at = 0.0
@@ -240,7 +240,7 @@ async def test_a_slow_renewal_delays_no_request(vendor: Vendor, monkeypatch: pyt
 
 
 async def test_a_first_search_has_a_deadline(vendor: Vendor) -> None:
-    """A first search that hangs is an error after its deadline; the loop turns on, and the search serves the next."""
+    """A hanging first search is an error after its deadline; the loop continues, and the next call gets its result."""
     vendor.blocks.clear()
     chain = DefaultChain(deadline_s=0.1)
     with pytest.raises(CloudError, match=r"no keys within 0\.1 s") as caught:
@@ -266,7 +266,7 @@ async def test_refreshing_forgets(vendor: Vendor) -> None:
 
 
 async def test_a_search_of_before_a_refresh_is_not_kept(vendor: Vendor) -> None:
-    """A search that was under way when the keys were refused does not bring the refused keys back."""
+    """A search that began before the keys were refused does not bring the refused keys back."""
     chain = DefaultChain()
     vendor.blocks.clear()
     old = asyncio.create_task(chain.keys())
@@ -280,7 +280,7 @@ async def test_a_search_of_before_a_refresh_is_not_kept(vendor: Vendor) -> None:
 
 
 async def test_refused_keys_stay_until_others_are_found(vendor: Vendor) -> None:
-    """When the search for other keys fails, the refused ones are used on: perhaps they lack but one right."""
+    """When the search for other keys fails, the refused keys stay in use: perhaps they only lack a right."""
     chain = DefaultChain()
     await chain.keys()
     chain._found_at -= 60
@@ -293,7 +293,7 @@ async def test_refused_keys_stay_until_others_are_found(vendor: Vendor) -> None:
 
 
 async def test_a_right_that_is_missing_is_no_reason_to_search_for_ever(vendor: Vendor) -> None:
-    """Keys that lack a right are searched for once in ten minutes, however often the service says so."""
+    """Other keys are searched for at most once in ten minutes when the service reports a missing right."""
     chain = DefaultChain()
     await chain.keys()
     for _ in range(5):
@@ -315,7 +315,7 @@ async def test_a_part_without_keys_is_named(vendor: Vendor, gives: Any) -> None:
 
 
 async def test_a_broken_sdk_is_an_error_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else goes wrong in the search ends it, with the kind of error and nothing of its text."""
+    """Any other error ends the search; its kind is shown and its text is not."""
 
     def broken() -> Any:
         raise ImportError("hush")
@@ -327,7 +327,7 @@ async def test_a_broken_sdk_is_an_error_not_a_hang(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_search_that_outlives_its_loop_ends_quietly(vendor: Vendor) -> None:
-    """A loop that closes while a search hangs is left alone by its thread."""
+    """The thread of a hanging search does nothing to a loop that has closed meanwhile."""
     vendor.blocks.clear()
     chain = DefaultChain(deadline_s=0.05)
 
@@ -344,7 +344,7 @@ def test_a_search_that_outlives_its_loop_ends_quietly(vendor: Vendor) -> None:
 
 
 class NoThreads:
-    """Stands where ``threading.Thread.start`` would be, from ``run_out`` on: no thread can be started."""
+    """In place of ``threading.Thread.start``: after ``run_out`` no thread can be started."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -359,7 +359,7 @@ class NoThreads:
 
 
 async def test_keys_are_renewed_without_a_new_thread(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread of the first search does all later ones, so that keys are renewed when no thread can be started."""
+    """The thread of the first search does all later ones, so keys are renewed when no thread can be started."""
     chain = DefaultChain()
     await chain.keys()
     NoThreads(monkeypatch).run_out()
@@ -371,7 +371,7 @@ async def test_keys_are_renewed_without_a_new_thread(vendor: Vendor, monkeypatch
 async def test_a_refused_key_is_replaced_while_a_search_hangs_and_no_thread_is_left(
     vendor: Vendor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new search waits for the thread of one that hangs where it can't have a thread of its own."""
+    """If no thread can be started, a new search waits for the thread of the one that hangs."""
     chain = DefaultChain()
     await chain.keys()
     NoThreads(monkeypatch).run_out()
@@ -387,7 +387,7 @@ async def test_a_refused_key_is_replaced_while_a_search_hangs_and_no_thread_is_l
 
 
 async def test_a_first_search_without_a_thread_is_tried_again(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no thread can be had for the first search, the error says so, and the next call searches again."""
+    """If no thread can be started for the first search, the error says so, and the next call searches again."""
     chain = DefaultChain()
     with monkeypatch.context() as inner:
         NoThreads(inner).run_out()
@@ -434,7 +434,7 @@ async def test_nothing_secret_shows(start: Any, mns_reply: Any, caplog: pytest.L
 
 
 async def test_refused_keys_are_forgotten(start: Any, mns_reply: Any) -> None:
-    """When the service refuses the keys, their source refreshes once; when it refuses anything else, it doesn't."""
+    """When the service refuses the keys they are refreshed once; other refusals refresh nothing."""
 
     class Source(StaticCredentials):
         refreshed = 0

@@ -1,4 +1,4 @@
-"""The default chain and the environment's proxies: what carries keys in the clear never passes one."""
+"""The default chain and the environment's proxies: keys in the clear never pass a proxy."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def ask(home: Path, proxy: Server, **env: str) -> tuple[str, list[str]]:
 
 
 def test_a_credentials_uri_is_asked_directly(tmp_path: Path, proxy: Server, local: Server) -> None:
-    """Keys of a server on this machine come from it alone, whatever proxy the environment names."""
+    """Keys of a server on this machine are requested directly, with any proxy in the environment."""
     found, _ = ask(tmp_path, proxy, ALIBABA_CLOUD_CREDENTIALS_URI=f"{local.url}/keys?token=t")
     assert found == "STS.id"
     assert local.asked == ["GET /keys?token=t"]
@@ -125,7 +125,7 @@ def test_the_metadata_server_is_asked_directly(tmp_path: Path, proxy: Server) ->
 
 
 def test_so_is_a_metadata_server_that_a_profile_names(tmp_path: Path, proxy: Server) -> None:
-    """A role in the aliyun CLI's configuration goes the same way, though it is not the chain's own part."""
+    """A role in the aliyun CLI's configuration is requested directly too."""
     folder = tmp_path / ".aliyun"
     folder.mkdir()
     profile = {"name": "p", "mode": "EcsRamRole", "ram_role_name": "role"}

@@ -1,4 +1,4 @@
-"""The cheap reader of plain answers never says anything else than the XML parser does."""
+"""The fast reader of plain answers gives the same values as the XML parser, or none."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def _by_the_parser(data: bytes) -> list[dict[str, str]] | None:
 @example(b"<Messages><Message><X>a</X>\x0b</Message></Messages>")
 @example(b"<Messages><Message><X>]]></X></Message></Messages>")
 def test_it_says_what_the_parser_says_or_nothing(data: bytes) -> None:
-    """Whatever comes, it is read as the parser reads it, or left to the parser."""
+    """Any answer is read as the parser reads it, or left to the parser."""
     flat = flat_messages(data)
     assert flat is None or flat == _by_the_parser(data)
 
 
 def test_the_service_s_usual_answer_is_read_without_the_parser() -> None:
-    """Messages with base64 bodies, laid out with white space, are what it is there for."""
+    """Messages with base64 bodies and white space between the fields are read without the parser."""
     bodies = [b64encode(bytes(range(size))).decode() for size in (0, 1, 200)]
     data = messages_document([_message(body) for body in bodies])
     flat = flat_messages(data)

@@ -1,4 +1,4 @@
-"""The verbs of a queue: what they send, what counts as success, what each refusal asks for."""
+"""The operations of a queue: what they send, what counts as success, and the fault of each refusal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ VERBS = [
 
 
 def test_the_signature_is_the_documented_one() -> None:
-    """The vendor's printed example comes out of the SDK's signer as we use it."""
+    """The SDK's signer, as we use it, gives the signature of the vendor's example."""
     signer = MnsSigner("host")
     headers = {"date": "Thu, 09 Jul 2015 03:01:34 GMT", "x-mns-version": "2015-06-06"}
     signer.headers(Keys("id", "TestAccessSecret"), "GET", "/MyQueue", None)
@@ -64,7 +64,7 @@ def test_the_signature_is_the_documented_one() -> None:
 
 
 def test_keys_are_taken_anew_for_each_request() -> None:
-    """New keys sign the very next request, and a token goes along only where there is one."""
+    """New keys sign the next request, and a token is sent only if there is one."""
     signer = MnsSigner("host:1")
     lasting = signer.headers(Keys("first", "s"), "GET", "/queues/q", None)
     sts = signer.headers(Keys("second", "s", "token"), "PUT", "/queues/q", b"<a/>")
@@ -202,7 +202,7 @@ async def test_what_a_receive_sends(start: Any, mns_reply: Any) -> None:
 async def test_what_is_not_the_services_answer_is_never_success(
     start: Any, mns_reply: Any, verb: Any, answer: tuple[int, bytes], headers: dict[str, Any]
 ) -> None:
-    """Anything but the documented success is an error, and nothing is asked a second time."""
+    """Anything but the documented success is an error, and no request is repeated."""
     talk = await start(mns_reply(*answer, **headers))
     with pytest.raises(CloudError, match=r"expected|missing") as caught:
         await verb(talk.queue)
@@ -233,7 +233,7 @@ async def test_what_is_not_the_services_answer_is_never_success(
 async def test_each_refusal_has_its_fault(
     start: Any, mns_reply: Any, verb: Any, answer: tuple[int, bytes, str | None], expected: tuple[Fault, str]
 ) -> None:
-    """The service's code decides the fault; operation, queue, status and request id go along."""
+    """The service's code decides the fault, which has operation, queue, status and request id."""
     status, body, request_id = answer
     talk = await start(mns_reply(status, body, request_id=request_id))
     with pytest.raises(CloudError) as caught:
@@ -259,7 +259,7 @@ async def test_a_dead_handle_is_gone(start: Any, mns_reply: Any, code: str) -> N
 
 
 async def test_one_error_for_a_whole_batch_decides_nothing_about_its_entries(start: Any, mns_reply: Any) -> None:
-    """A plain MessageNotExist for two handles is raised: neither may be taken for deleted."""
+    """A MessageNotExist for a batch of two is raised: neither message counts as deleted."""
     talk = await start(mns_reply(404, error_xml("MessageNotExist")))
     with pytest.raises(CloudError) as caught:
         await talk.queue.delete(["a", "b"])
@@ -348,7 +348,7 @@ async def test_a_204_without_a_request_id_is_known_by_the_version(start: Any, mn
 async def test_a_renewed_lease_lasts_as_long_as_was_asked_for(
     start: Any, mns_reply: Any, visible_ms: str, low_s: float, high_s: float
 ) -> None:
-    """A NextVisibleTime that can't be true neither ends the lease, so that renewals spin, nor stretches it."""
+    """A NextVisibleTime that can't be true neither ends the lease nor extends it."""
     answer = f"<ChangeVisibility><ReceiptHandle>n</ReceiptHandle><NextVisibleTime>{visible_ms}</NextVisibleTime>"
     talk = await start(mns_reply(200, f"{answer}</ChangeVisibility>".encode()))
     receipt = await talk.queue.hide("h", 60)
@@ -381,7 +381,7 @@ QUEUE = {
 async def test_a_queues_attributes_stay_in_their_ranges(
     start: Any, mns_reply: Any, name: str, value: str, expected: int | None
 ) -> None:
-    """What no queue can be set to is moved to the nearest that one can."""
+    """A value out of range is replaced by the nearest limit."""
     body = "".join(f"<{key}>{text}</{key}>" for key, text in (QUEUE | {name: value}).items())
     talk = await start(mns_reply(200, f"<Queue>{body}</Queue>".encode()))
     found = await talk.queue.attributes()
@@ -401,7 +401,7 @@ async def test_an_error_for_a_handle_that_was_not_given(start: Any, mns_reply: A
 
 
 async def test_a_delete_sends_the_sdks_xml(start: Any, mns_reply: Any) -> None:
-    """All handles go in one request, escaped, and 204 means that all went."""
+    """All handles are sent in one request, escaped, and 204 means that all are deleted."""
     talk = await start(mns_reply(204))
     assert await talk.queue.delete(["a<", "b"]) == ()
     (asked,) = talk.peer.asked
@@ -424,7 +424,7 @@ async def test_odd_handles_go_into_the_url(start: Any, mns_reply: Any) -> None:
 
 
 async def test_a_batch_with_a_broken_entry(start: Any, mns_reply: Any) -> None:
-    """A broken entry becomes a problem of its batch, not the batch's end."""
+    """A broken entry is a problem of its batch; the other entries are read."""
     body = b"<Messages><Message><MessageId>M</MessageId></Message></Messages>"
     talk = await start(mns_reply(200, body))
     batch = await talk.queue.receive(16, 0)

@@ -1,4 +1,4 @@
-"""Rules of ``decode`` by name: keys, states, UserData, results that came along, and what is refused."""
+"""Rules of ``decode`` by name: keys, states, UserData, inline results, and what is refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_job_s_message_in_full() -> None:
 
 @pytest.mark.parametrize("spell", [str.lower, str.upper, str.title], ids=["lower", "upper", "title"])
 def test_keys_in_any_case(spell: object) -> None:
-    """The case of the keys makes no difference to what is read; the document keeps it."""
+    """Keys are read in any case; the document keeps their case."""
     assert callable(spell)
     document = {spell(key): value for key, value in JOB.items()}
     found = read(document)
@@ -142,7 +142,7 @@ def test_a_job_s_message_must_name_function_job_and_state(missing: str, how: str
 @pytest.mark.parametrize("wrong", [True, [], {"a": 1}], ids=["boolean", "array", "object"])
 @pytest.mark.parametrize("key", ["FunctionName", "JobId", "State"])
 def test_text_fields_are_text(key: str, wrong: JsonValue) -> None:
-    """A container or a boolean where text belongs is refused, not printed into a key."""
+    """A container or a boolean in place of text is refused."""
     assert refused({**JOB, key: wrong}).layer == "keys"
 
 
@@ -232,14 +232,14 @@ def test_user_data_of_any_type(given: JsonValue, text: str | None, decoded: Json
 
 @pytest.mark.parametrize(("given", "text"), [(7, "7"), ({"a": 1}, '{"a":1}'), ("", ""), (None, None)])
 def test_wording_of_any_type(given: JsonValue, text: str | None) -> None:
-    """Code and Message are only handed on, so whatever came is kept."""
+    """Code and Message are only passed on, so any type is kept."""
     found = read({**JOB, "Code": given, "Message": given})
     assert (found.code, found.message) == (text, text)
 
 
 @pytest.mark.parametrize("scalar", [None, True, 7, "x", [JOB]], ids=["null", "boolean", "number", "string", "array"])
 def test_only_an_object_is_a_message(scalar: JsonValue) -> None:
-    """JSON that is no object is set aside, and the reason says what it is."""
+    """JSON that is no object is undecodable, and the error names its type."""
     assert refused(scalar).reason.startswith("expected a JSON object, came")
 
 

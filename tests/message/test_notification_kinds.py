@@ -1,4 +1,4 @@
-"""Which kind each message is, what its state means there, and what an unknown one becomes."""
+"""The kind of each message, and the meaning of its state; an unknown one is no intermediate state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What JSON is here: the fast reading and the careful one are one language, stricter than the usual."""
+"""Strict JSON: the fast reader and the careful one accept the same language."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def outcome(reading: Callable[[str], JsonValue], text: str) -> tuple[str, int | 
 @example("[1e999]")
 @example("1" * 4301)
 def test_both_readings_agree(text: str) -> None:
-    """The fast reading takes nothing that the careful one refuses, and gives the same value."""
+    """The fast reader accepts nothing that the careful one refuses, and gives the same value."""
     careful, fast = (outcome(reading, text) for reading in (strict_json._parse_carefully, parse))
     assert fast == careful
 
@@ -235,7 +235,7 @@ def test_storable_text_can_be_stored(text: str) -> None:
 
 
 def test_reasons_stay_short() -> None:
-    """Text from outside is cut in a reason and can't break its line."""
+    """Foreign text in an error is cut and has no line break."""
     assert shown("a\n") == "'a\\n'"
     assert shown("x" * 50) == f"'{'x' * 40}' (and 10 more characters)"
     assert len(shown("\0" * 65_536)) < 250

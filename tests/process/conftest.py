@@ -1,4 +1,4 @@
-"""A sandbox for daemons that are processes of their own, and the end of those that a test leaves behind."""
+"""A sandbox for daemon processes; those that a test leaves behind are killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A handler that blocks the event loop of a daemon of its own: the jobs of all the others stay that daemon's."""
+"""A handler that blocks the event loop: the other jobs of that daemon keep their leases and claims."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def database() -> Iterator[str]:
 async def test_replicas_do_not_take_over_what_a_blocked_loop_holds(
     sandbox: Sandbox, tmp_path: Path, started: list[Process], database: str
 ) -> None:
-    """While a handler blocks its loop for longer than leases and claims last, the other daemon begins no job of its."""
+    """While a handler blocks the loop for longer than leases and claims last, another daemon takes over no job."""
     sandbox.account.create(QUEUE, {"VisibilityTimeout": "2"})
     begun = tmp_path / "begun"
     text = handlers(begun, block_s=4, cover_s=0.5)
@@ -135,7 +135,7 @@ def starts(path: Path) -> list[str]:
 async def test_a_block_is_no_start_of_the_handlers_that_do_not_block(
     sandbox: Sandbox, tmp_path: Path, started: list[Process]
 ) -> None:
-    """While one handler blocks the loop, only its own start is on record; the others' are again when the loop runs."""
+    """While one handler blocks the loop only its start is on record; the others' are restored when the loop runs."""
     sandbox.account.create(QUEUE, {"VisibilityTimeout": "30"})
     for number in range(3):
         # Handed out before: so its start is written down.

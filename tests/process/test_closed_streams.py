@@ -21,7 +21,7 @@ ENVIRON = {
 
 
 def run(folder: Path, closed: str, *flags: str) -> tuple[int, str]:
-    """The exit code of a daemon that is started with streams closed, and what it says on stdout."""
+    """The exit code and stdout of a daemon that is started with closed streams."""
     command = [
         "sh",
         "-c",
@@ -57,7 +57,7 @@ def test_a_wrong_command_line_is_reported_on_stdout(tmp_path: Path) -> None:
 
 
 def test_without_any_stream_the_system_log_has_the_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With stdout closed too it ends by its exit code, and the line goes to the system's log."""
+    """With stdout closed too the exit code is the same, and the line goes to the system's log."""
     assert run(tmp_path, "<&- >&- 2>&-") == (78, "")
     sent: list[str] = []
     monkeypatch.setattr("syslog.syslog", lambda _level, text: sent.append(text))
@@ -66,7 +66,7 @@ def test_without_any_stream_the_system_log_has_the_word(tmp_path: Path, monkeypa
 
 
 def test_a_closed_stream_is_no_place_for_the_store(tmp_path: Path) -> None:
-    """Numbers below 3 that are free lead nowhere, so that no file of ours gets what a library writes to stderr."""
+    """Free descriptors below 3 are opened on /dev/null, so that nothing written to stderr reaches one of our files."""
     script = """
 import os, sys
 from consumer.cli.main import replace_closed_streams

@@ -1,4 +1,4 @@
-"""A message whose handler takes the process down, again and again, and its neighbours."""
+"""A message whose handler kills the process every time, and the messages beside it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def show(sandbox: Sandbox) -> None:
 async def test_the_message_that_kills_is_set_aside_and_its_neighbours_end_done(
     sandbox: Sandbox, tmp_path: Path, started: list[Process]
 ) -> None:
-    """Started again and again, the daemon sets the killer aside after five recorded starts; all others are done."""
+    """A daemon that is restarted sets the message aside after five recorded starts; all others are done."""
     sandbox.account.create("crash", {"VisibilityTimeout": "30"})
     for number in range(NEIGHBOURS):
         sandbox.put("crash", body(f"{number:032x}").decode())

@@ -82,7 +82,7 @@ async def test_a_second_daemon_on_one_file_refuses(sandbox: Sandbox, tmp_path: P
 
 
 async def test_a_killed_daemon_loses_nothing(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
-    """What a killed daemon had not ended is handled by the next one on the same file."""
+    """Jobs that a killed daemon had not ended are handled by the next one on the same file."""
     sandbox.account.create("brief", {"VisibilityTimeout": "2"})
     for number in range(50):
         sandbox.put("brief", body(f"{number:032x}").decode())

@@ -1,4 +1,4 @@
-"""A disk that fills up under a daemon, and one that can't be written from the start: real ones, in memory."""
+"""A disk that fills up while a daemon runs, and one that is read-only from the start: real ones, in memory."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def status(daemon: Process, path: str) -> int:
 async def test_a_disk_that_fills_up_pauses_the_daemon(
     sandbox: Sandbox, tmp_path: Path, disk: Path, started: list[Process]
 ) -> None:
-    """With no room left messages stay, polls pause, readiness fails; with room again all are handled, each once."""
+    """While the disk is full messages stay, polls pause, readiness fails; afterwards each job is handled once."""
     daemon = Process(sandbox, tmp_path, f"store={disk / 'ledger.db'}", "wait_s=1")
     started.append(daemon)
     await daemon.logged('"event":"started"')

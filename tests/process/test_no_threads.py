@@ -1,4 +1,4 @@
-"""A daemon whose process can start no further thread: nothing is set aside for that, and it reloads and stops."""
+"""A daemon whose process can start no further thread sets no message aside for it, and reloads and stops."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def refuse_threads(sandbox: Sandbox, daemon: Process) -> None:
 async def test_without_threads_jobs_are_given_back_and_the_daemon_stops(
     sandbox: Sandbox, tmp_path: Path, started: list[Process]
 ) -> None:
-    """Jobs of plain functions wait, no start stays on record, async ones are handled, a stop keeps its deadline."""
+    """Jobs of plain functions wait, none keeps a start on record, async ones are handled, a stop keeps its deadline."""
     daemon = Process(sandbox, tmp_path, "stop_deadline_s=2", handlers=HANDLERS)
     started.append(daemon)
     await daemon.logged('"event":"started"')
@@ -91,7 +91,7 @@ async def test_without_threads_jobs_are_given_back_and_the_daemon_stops(
 async def test_an_idle_daemon_without_threads_stops_in_order(
     sandbox: Sandbox, tmp_path: Path, started: list[Process], loop: str
 ) -> None:
-    """A stop that needs nothing from any thread ends with exit code 0, its last line said."""
+    """A stop that needs no thread ends with exit code 0 and logs its last line."""
     text = HANDLERS if loop == "uvloop" else f"import sys; sys.modules['uvloop'] = None{HANDLERS}"
     daemon = Process(sandbox, tmp_path, handlers=text)
     started.append(daemon)

@@ -75,7 +75,7 @@ async def test_two_daemons_share_a_pooler_that_restarts(
 async def test_statement_pooling_ends_the_start(
     sandbox: Sandbox, tmp_path: Path, started: list[Process], schema: str
 ) -> None:
-    """Behind a pooler that takes transactions apart the daemon ends with 78 and one line that says what to do."""
+    """Behind a pooler that pools statements the daemon ends with 78 and one line that says what to do."""
     with pooler("statement") as running:
         started.append(Process(sandbox, tmp_path, f"store={running.store(schema)}"))
         assert await started[0].ended() == 78

@@ -58,7 +58,7 @@ class Manager:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a service is started with."""
+        """The environment of the service."""
         return {"NOTIFY_SOCKET": str(self.path), "WATCHDOG_USEC": str(WATCHDOG_US)}
 
     def listen(self, seconds: float, until: Callable[[str], bool] = lambda _: False) -> str | None:
@@ -82,7 +82,7 @@ class Manager:
         return found
 
     async def pings(self, seconds: float) -> int:
-        """How many pings come in the seconds to come."""
+        """The number of pings within the next seconds."""
         before = len(self.heard)
         await anyio.to_thread.run_sync(self.listen, seconds)
         return sum(text == "WATCHDOG=1" for _, text in self.heard[before:])
@@ -101,7 +101,7 @@ def one(field: str, message: str) -> str:
 
 
 async def import_s() -> float:
-    """How long Python takes now to start and to import libraries that the daemon needs: 0.4 s on a quiet machine."""
+    """Time in which Python starts and imports libraries of the daemon now: 0.4 s on a quiet machine."""
     begun_s = time.monotonic()
     await anyio.run_process([sys.executable, "-c", "import aiohttp, anyio, pydantic, structlog"])
     return time.monotonic() - begun_s
@@ -111,7 +111,7 @@ async def import_s() -> float:
 async def test_ready_within_two_seconds(
     sandbox: Sandbox, tmp_path: Path, started: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On an idle queue one start of three is ready within 2 s, or within five times what imports take just then."""
+    """On an idle queue one start of three is ready within 2 s, or within five times the imports' time."""
     monkeypatch.delenv(COVERAGE_OF_PROCESSES, raising=False)
     took_s = []
     for number in range(3):
@@ -133,7 +133,7 @@ async def test_ready_within_two_seconds(
 async def test_ready_once_a_poll_succeeded(
     sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
 ) -> None:
-    """It is not ready before its first poll has been answered; it says what it does, and pings."""
+    """It is not ready before its first poll has been answered; then it sends a status and pings."""
     started.append(Process(sandbox, tmp_path, **manager.environ))
     ready = await manager.hears("READY=1")
     assert sandbox.log.by_operation["BatchReceiveMessage"] >= 1
@@ -143,7 +143,7 @@ async def test_ready_once_a_poll_succeeded(
 
 
 async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Process], manager: Manager) -> None:
-    """With nothing there to poll it is ready all the same, says why it does nothing, and goes on pinging."""
+    """With no queue to poll it is ready, sends the reason as its status, and keeps pinging."""
     async with Sandbox.on_free_port() as gone:
         gone.account.ensure(QUEUE)
         url = gone.url
@@ -156,7 +156,7 @@ async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Proces
 
 
 async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Process], manager: Manager) -> None:
-    """A service that takes connections and never answers delays the start by 10 s; the daemon is alive all the same."""
+    """A service that accepts connections and never answers delays the start by 10 s; the daemon pings meanwhile."""
     # Nothing calls accept(): the kernel takes the connections and buffers what is sent.
     with socket.create_server(("127.0.0.1", 0), backlog=64) as hung:
         url = f"http://127.0.0.1:{hung.getsockname()[1]}"
@@ -196,7 +196,7 @@ async def test_reload_and_stop_come_in_order(
 async def test_a_blocked_loop_is_not_pinged_for(
     sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
 ) -> None:
-    """While a handler blocks the event loop no ping comes; once it lets go they come again."""
+    """While a handler blocks the event loop no ping is sent; afterwards pings are sent again."""
     started.append(Process(sandbox, tmp_path, handlers=HANDLERS, **manager.environ))
     await manager.hears("READY=1")
     sandbox.put(QUEUE, body(function="VideoClip").decode())
@@ -225,7 +225,7 @@ async def test_full_slots_are_pinged_for(
 async def test_stuck_threads_ask_for_a_restart(
     sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
 ) -> None:
-    """Stuck threads are replaced, so work goes on, up to the limit; then the watchdog is no longer pinged."""
+    """Stuck threads are replaced, so jobs are handled, up to the limit; then the watchdog is no longer pinged."""
     daemon = Process(
         sandbox,
         tmp_path,
@@ -250,7 +250,7 @@ async def test_stuck_threads_ask_for_a_restart(
 async def test_a_reload_takes_new_handlers_for_what_comes(
     sandbox: Sandbox, tmp_path: Path, started: list[Process]
 ) -> None:
-    """What runs ends by the old file, what comes after the reload runs by the new one."""
+    """Running handlers end by the old file; messages received after the reload are handled by the new one."""
     daemon = Process(sandbox, tmp_path, handlers=HANDLERS)
     started.append(daemon)
     sandbox.put(QUEUE, body("1" * 32).decode())

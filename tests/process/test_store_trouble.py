@@ -1,4 +1,4 @@
-"""A daemon whose disk hangs, whose store's files go away under it, or whose store's thread dies."""
+"""A daemon whose disk hangs, whose store's files are moved away, or whose store's thread dies."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def figure(metrics: str, name: str) -> float:
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> Path:
-    """A library under which nothing gets to the disk for as long as a file is there."""
+    """A library that blocks every write to the disk while a certain file exists."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler")
@@ -72,7 +72,7 @@ def hanging(tmp_path: Path) -> Path:
 
 
 async def test_a_disk_that_hangs_shows(sandbox: Sandbox, tmp_path: Path, hanging: Path, started: list[Process]) -> None:
-    """While a write doesn't return the daemon is alive and not ready, the metric grows, and the log has two lines."""
+    """While a write doesn't return the daemon is alive and not ready, the metric grows; two lines are logged."""
     hangs = tmp_path / "hangs"
     environ = {"LD_PRELOAD": str(hanging), "HANG_WHILE": str(hangs)}
     daemon = Process(sandbox, tmp_path, "wait_s=1", handlers=HANDLERS + SOON, **environ)
@@ -136,7 +136,7 @@ async def test_a_log_that_is_removed_pauses_the_daemon(
 async def test_a_store_whose_thread_dies_ends_the_daemon(
     sandbox: Sandbox, tmp_path: Path, started: list[Process]
 ) -> None:
-    """It ends soon, with its reason in the log and a failure's exit code, also while a plain function never returns."""
+    """It ends soon, with the reason in the log and exit code 1, also while a plain function never returns."""
     daemon = Process(sandbox, tmp_path, "wait_s=1", handlers=HANDLERS + DYING)
     started.append(daemon)
     await daemon.logged('"event":"started"')
