@@ -107,7 +107,7 @@ async def operators(target: str, memory: MemoryStore) -> AsyncIterator[Operators
 
 @pytest.fixture
 async def successor(target: str, ledger: Ledger, make_holder: Callable[[], Ledger]) -> AsyncIterator[Holder]:
-    """Another holder on the same store, after the first: on SQLite that one must end, for it owns the file."""
+    """Another holder on the same store, after the first. On SQLite the first must end, since it owns the file."""
     async with AsyncExitStack() as stack:
 
         async def make() -> Ledger:
@@ -129,7 +129,7 @@ async def proxy(postgres_target: str) -> AsyncIterator[TcpProxy]:
 
 @pytest.fixture
 def proxied(proxy: TcpProxy, postgres_target: str) -> str:
-    """The store's address through the proxy, with a password that must show nowhere."""
+    """The store's address through the proxy, with a password that must not be shown anywhere."""
     return through(proxy, postgres_target, "hush%40hush")
 
 

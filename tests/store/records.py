@@ -1,4 +1,4 @@
-"""What the tests of the store write into it, and what a claim of it says afterwards."""
+"""The records that the tests of the store write, and the answers of claims afterwards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from consumer.store.ledger import DeadLetterRecord, Ended, JobRecord
 
 
 def record(key: str, **fields: object) -> JobRecord:
-    """A record with everything filled in, so that a column that goes astray shows."""
+    """A record with a value in every field, so that swapped columns are noticed."""
     values: dict[str, object] = {
         "queue": "1234/cn-hangzhou/done",
         "kind": "IProduction",
@@ -30,7 +30,7 @@ def record(key: str, **fields: object) -> JobRecord:
 def letter(
     key: str, *, body: bytes = b"\x00\xff raw", reason: Reason = Reason.REJECTED, **job: object
 ) -> DeadLetterRecord:
-    """A dead letter with everything filled in."""
+    """A dead letter with a value in every field."""
     return DeadLetterRecord(
         job=record(key, **job),
         reason=reason,
@@ -43,6 +43,6 @@ def letter(
 
 
 def ended(*, dead: bool, key: str = "k") -> Ended:
-    """What a claim says of a key that was closed with such a record."""
+    """A claim's answer for a key that was closed with such a record."""
     made = record(key)
     return Ended(dead, made.function, made.state, made.user_data)

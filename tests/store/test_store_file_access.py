@@ -1,4 +1,4 @@
-"""Files and folders of the store are for their owner alone, and those that others may write are refused."""
+"""Files and folders of the store are their owner's alone, and those that others may write are refused."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def test_what_others_may_only_read_is_not(tmp_path: Path, mode: int) -> No
 
 
 async def test_links_to_the_store_are_followed(tmp_path: Path) -> None:
-    """The folder that counts is the one that the file lies in, not the one of a link to it."""
+    """The folder of the file counts, not the folder of a link to it."""
     path = tmp_path / "folder" / "store.db"
     await use(path)
     (tmp_path / "link.db").symlink_to(path)
@@ -175,7 +175,7 @@ def test_a_private_group_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     "make", [link, lambda path: os.link(path.parent / "precious", path)], ids=["link", "hard link"]
 )
 def test_the_lock_is_written_through_no_link(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """A link in the lock's place is refused when the lock itself is opened, and what it leads to stays as it is."""
+    """A link in place of the lock is refused when the lock is opened, and its target is not changed."""
     for name in ("precious", "elsewhere"):
         (tmp_path / name).write_text("precious", encoding="ascii")
     make(tmp_path / "store.db.lock")
@@ -185,7 +185,7 @@ def test_the_lock_is_written_through_no_link(tmp_path: Path, make: Callable[[Pat
 
 
 def test_a_lock_made_under_a_narrow_umask(tmp_path: Path) -> None:
-    """The lock is 0600 also where the umask leaves nothing, so that the daemon may open it again."""
+    """The lock is 0600 under any umask, so that the daemon may open it again."""
     before = os.umask(0o777)
     try:
         owner = FileOwner(tmp_path / "store.db")

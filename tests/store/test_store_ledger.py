@@ -43,7 +43,7 @@ async def test_a_new_key_is_ours(ledger: Ledger) -> None:
 
 
 async def test_a_claim_is_one(ledger: Ledger) -> None:
-    """A claimed key is elsewhere for every caller, until about the end of its lease."""
+    """A claimed key is ``ClaimedElsewhere`` for every caller, until about the end of its lease."""
     await ledger.claim("k", 60)
     answer = await ledger.claim("k", 60)
     assert isinstance(answer, Elsewhere)
@@ -114,7 +114,7 @@ async def test_a_repeated_end(ledger: Ledger, operators: Operators, make_record:
 async def test_not_ours(
     ledger: Ledger, successor: Successor, operators: Operators, make_record: Make, make_letter: MakeLetter
 ) -> None:
-    """What another holder has claimed can't be ended, failed, started, released or renewed."""
+    """A key that another holder has claimed can't be ended, failed, started, released or renewed."""
     await ledger.claim("k", 0.05)
     await ledger.start("k")
     await anyio.sleep(0.1)
@@ -146,7 +146,7 @@ async def _outcome(call: Awaitable[None]) -> StoreError | None:
 
 
 async def test_take_over_by_a_successor(ledger: Ledger, successor: Successor, make_record: Make) -> None:
-    """A holder that comes after takes over what was running, and its end counts."""
+    """The next holder takes over the running keys, and its end counts."""
     await ledger.claim("k", 0.05)
     await anyio.sleep(0.1)
     other = await successor()
@@ -199,7 +199,7 @@ async def test_a_failure_ends_its_start(ledger: Ledger) -> None:
 
 
 async def test_renewing_keeps(ledger: Ledger) -> None:
-    """Renewed claims last longer; keys that were never ours are named, empty is fine."""
+    """Renewed claims last longer; keys that were never ours are returned; no keys are no error."""
     await ledger.claim("k", 0.2)
     assert list(await ledger.renew(["k", "other"], 60)) == ["other"]
     assert list(await ledger.renew([], 60)) == []
@@ -229,7 +229,7 @@ async def test_a_late_holder_still_ends(ledger: Ledger, make_record: Make) -> No
 
 
 async def test_cancelled_calls_run_their_course(ledger: Ledger, make_record: Make) -> None:
-    """A caller that is cancelled takes nothing back and harms no neighbour of its batch."""
+    """The call of a cancelled caller still takes effect, and so do the other calls of its batch."""
     await ledger.claim("gone", 60)
     await ledger.claim("stays", 60)
     async with anyio.create_task_group() as tasks:
@@ -312,7 +312,7 @@ async def test_one_bad_value_harms_no_neighbour(ledger: Ledger, make_record: Mak
 
 
 async def test_pruning(ledger: Ledger, operators: Operators, make_record: Make, make_letter: MakeLetter) -> None:
-    """Old jobs go in steps of the given size, young ones stay, letters by an age of their own."""
+    """Old jobs are pruned in steps of the given size, young ones stay; letters have an age of their own."""
     for number in range(5):
         await ledger.claim(f"k{number}", 60)
         await ledger.done(make_record(f"k{number}"))
@@ -332,7 +332,7 @@ async def test_pruning(ledger: Ledger, operators: Operators, make_record: Make, 
 
 
 async def test_pruning_takes_no_running_claim(ledger: Ledger, make_record: Make) -> None:
-    """However old, what still runs is not forgotten."""
+    """A key that is claimed is not pruned, however old it is."""
     await ledger.claim("k", 60)
     await ledger.start("k")
     await anyio.sleep(0.02)
@@ -400,13 +400,13 @@ async def test_waiting_letters_are_grouped(ledger: Ledger, operators: Operators,
 
 
 async def test_ping(ledger: Ledger) -> None:
-    """A healthy store says so, as often as it is asked."""
+    """The ping of a healthy store succeeds every time."""
     await ledger.ping()
     await asyncio.gather(*(ledger.ping() for _ in range(5)))
 
 
 async def test_closed(ledger: Ledger, make_holder: Callable[[], Ledger]) -> None:
-    """A store that is not open says so; opening and closing twice are fine."""
+    """A call to a store that is not open is an error; opening and closing twice are not."""
     await ledger.open()
     await ledger.close()
     await ledger.close()

@@ -1,4 +1,4 @@
-"""A model of the ledger, and any order of calls by two holders against it, on both engines."""
+"""Any order of calls by two holders gives the answers of a model of the ledger, on both engines."""
 
 import asyncio
 import os
@@ -175,7 +175,7 @@ class LedgerModel(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("target", ["sqlite", "postgres"], indirect=True)
 def test_any_order(target: str) -> None:
-    """Whatever two holders call in whatever order, every answer is the model's."""
+    """Every answer to any calls of two holders in any order is the model's."""
     machine: Any = type("Machine", (LedgerModel,), {"target": target})
     examples = int(os.environ.get("HYPOTHESIS_EXAMPLES", "25"))
     run_state_machine_as_test(

@@ -1,4 +1,4 @@
-"""Which store a setting means, and what text fits into one."""
+"""The store that a setting means, and the texts that a store takes."""
 
 import importlib.util
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.text(st.characters(), max_size=400), st.integers(32, 300))
 def test_cutting(text: str, limit_bytes: int) -> None:
-    """Whatever comes in, what comes out can be stored, is short enough, and keeps both ends of what was cut."""
+    """The result for any text can be stored, is short enough, and keeps both ends of what was cut."""
     kept = cut(text, limit_bytes)
     raw = kept.encode()
     assert len(raw) <= limit_bytes

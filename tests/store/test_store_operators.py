@@ -1,4 +1,4 @@
-"""What every engine must do for operators, while a daemon owns the store."""
+"""The operators' queries on every engine, while a daemon owns the store."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,7 +21,7 @@ MakeLetter = Callable[..., DeadLetterRecord]
 
 @pytest.fixture
 async def five(ledger: Ledger, make_letter: MakeLetter) -> list[DeadLetterRecord]:
-    """Five letters that differ in what a filter asks for."""
+    """Five letters that differ in the fields that a filter has."""
     letters = [
         make_letter("a", reason=Reason.REJECTED),
         make_letter("b", reason=Reason.UNROUTED, function="VideoH2V"),
@@ -64,7 +64,7 @@ async def test_filters(operators: Operators, five: list[DeadLetterRecord], wante
 async def test_pages_of_letters(
     operators: Operators, five: list[DeadLetterRecord], *, latest_first: bool, keys: list[str]
 ) -> None:
-    """Each page begins after the last letter of the page before, also when that one is gone by then."""
+    """Each page begins after the last letter of the page before, also if that letter is gone."""
     after, pages = None, []
     while page := await operators.list_letters(Filter(), limit=2, after=after, latest_first=latest_first):
         pages.append("".join(stored.letter.job.key for stored in page))
@@ -125,7 +125,7 @@ async def test_pages_of_jobs(
 
 
 async def test_jobs_of_one_moment(ledger: Ledger, operators: Operators, make_record: MakeRecord) -> None:
-    """Jobs that end side by side, perhaps in one tick of the clock, are on one page each."""
+    """Jobs that end at the same time are each on one page."""
     keys = [f"k{number}" for number in range(40)]
     await asyncio.gather(*(ledger.claim(key, 60) for key in keys))
     await asyncio.gather(*(ledger.done(make_record(key)) for key in keys))
@@ -167,7 +167,7 @@ async def test_replay(ledger: Ledger, operators: Operators, make_letter: MakeLet
 
 
 async def test_a_replay_that_broke_off(ledger: Ledger, operators: Operators, five: list[DeadLetterRecord]) -> None:
-    """A letter whose replay never finished shows so, and is begun again without force."""
+    """A letter whose replay never finished is listed as such, and can be replayed without force."""
     await operators.begin_replay(2)
     (cut_off,) = await operators.list_letters(Filter(state=LetterState.REPLAYING), limit=9)
     assert cut_off.id == 2
@@ -253,7 +253,7 @@ async def test_called_off_while_it_runs(
 async def test_handled_meanwhile(
     ledger: Ledger, operators: Operators, five: list[DeadLetterRecord], make_record: MakeRecord
 ) -> None:
-    """A letter that was perhaps sent is not begun again once its job was done: it was sent, and is marked so."""
+    """A letter that was perhaps sent is not replayed again if its job is done: it is marked as replayed."""
     await operators.begin_replay(1)
     await ledger.claim("a", 60)
     await ledger.done(make_record("a"))

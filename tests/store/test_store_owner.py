@@ -1,4 +1,4 @@
-"""One daemon on a file under each of its names, and only as long as its files are the ones that it opened."""
+"""One daemon owns a file under all its names, as long as its files are those that it opened."""
 
 # ruff: noqa: ASYNC221, ASYNC240 - a test waits for its own small files and processes
 
@@ -104,7 +104,7 @@ async def end(ledger: SqliteLedger, key: str) -> None:
 
 
 def tries(path: Path) -> str:
-    """The error of another process that opens a store."""
+    """The error of another process that opens the store."""
     return subprocess.run([sys.executable, "-c", TRY, path], capture_output=True, text=True, check=True).stdout
 
 
@@ -187,7 +187,7 @@ async def test_a_lock_that_is_removed_where_it_is_the_only_one(
 
 
 async def test_a_file_system_that_mixes_both_kinds_of_locks(sqlite_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the second lock would keep SQLite out it is given up, with a word, and the store works."""
+    """Where the second lock would block SQLite it is given up with a log line, and the store works."""
 
     def refuse(*_: object) -> None:
         raise BlockingIOError
@@ -214,7 +214,7 @@ async def test_a_file_system_that_mixes_both_kinds_of_locks(sqlite_path: Path, m
 async def test_nothing_is_written_without_each_of_the_files(
     owned: SqliteLedger, sqlite_path: Path, name: str, *, replaced: bool
 ) -> None:
-    """A file that is gone fails every call and is not made again; with the same file back the calls go through."""
+    """While a file is gone every call fails and no new file is made; with the same file back calls succeed."""
     file, away = sqlite_path.with_name(name), sqlite_path.with_name("away")
     file.rename(away)
     if replaced:
@@ -279,7 +279,7 @@ async def test_a_file_that_is_cut_off_in_the_middle_of_a_call(
 
 
 async def test_what_other_processes_may_do_is_no_trouble(owned: SqliteLedger, sqlite_path: Path) -> None:
-    """A log that another process empties, and a database that it makes smaller, are as good as before."""
+    """A log that another process empties, and a database that it shrinks, are no errors."""
     for number in range(200):
         await end(owned, f"some {number}")
     script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None).execute(sys.argv[2]).fetchall()"
@@ -330,7 +330,7 @@ assert asyncio.run(operators.list_jobs(Filter(), limit=9))
 
 
 async def test_a_log_that_was_removed_is_saved_by_an_orderly_stop(owned: SqliteLedger, sqlite_path: Path) -> None:
-    """What was in it is still open, and is folded back into the database when the store is closed."""
+    """Its content is still open, and is written back into the database when the store is closed."""
     sqlite_path.with_name("store.db-wal").unlink()
     with pytest.raises(StoreError, match=r"store\.db-wal was removed"):
         await owned.ping()
@@ -351,7 +351,7 @@ async def test_a_log_that_others_put_in_place_is_left_to_them(owned: SqliteLedge
 
 @pytest.mark.parametrize("name", ["store.db", "store.db-wal", "store.db-shm"])
 async def test_files_that_were_cut_off_are_left_as_they_are(owned: SqliteLedger, sqlite_path: Path, name: str) -> None:
-    """The end of the daemon folds nothing back into a store that is not whole: what is left may be mended."""
+    """The end of the daemon writes nothing back into a damaged store: the rest may be repairable."""
     os.truncate(sqlite_path.with_name(name), 0)
     files = [sqlite_path.with_name(f"store.db{ending}") for ending in ("", "-wal")]
     before = [file.read_bytes() for file in files]

@@ -27,7 +27,7 @@ MakeLetter = Callable[..., DeadLetterRecord]
 async def test_one_of_many_runs_each_key(
     ledgers: list[PostgresLedger], make_record: MakeRecord, make_letter: MakeLetter
 ) -> None:
-    """Daemons that race for the same keys in different orders each get some, no key twice, none hangs."""
+    """Of daemons that race for the same keys each gets some, no key is claimed twice, and none hangs."""
     keys = [f"k{number}" for number in range(300)]
     runs: list[tuple[int, str]] = []
 
@@ -49,7 +49,7 @@ async def test_one_of_many_runs_each_key(
 
 
 async def test_two_holders(ledgers: list[PostgresLedger], make_record: MakeRecord, make_letter: MakeLetter) -> None:
-    """A claim keeps others out until it ends; then its first holder has lost it for good."""
+    """A claim excludes others until it ends; after another claim its first holder has lost it."""
     first, second = ledgers[:2]
     assert await first.claim("k", 0.3) == Claimed()
     answer = await second.claim("k", 60)
@@ -160,7 +160,7 @@ async def test_ends_are_durable(postgres_target: str, make_record: MakeRecord, s
 
 
 async def test_a_refused_call_harms_nothing(ledgers: list[PostgresLedger], make_record: MakeRecord) -> None:
-    """When the server refuses, the caller hears why, and the connection is used again."""
+    """If the server refuses a call, the caller gets the reason, and the connection is used again."""
     first = ledgers[0]
     address = first._lanes[0].link
     await first.claim("k", 60)
@@ -191,7 +191,7 @@ async def test_look_ups_read_an_index(ledgers: list[PostgresLedger], name: str) 
 
 
 async def test_counting_letters_reads_their_index(ledgers: list[PostgresLedger]) -> None:
-    """Its table is not read from end to end: that is where the bodies are."""
+    """The table, which has the bodies, is not read as a whole."""
     link = ledgers[0]._lanes[2].link
     plan = await link.run(lambda connection: connection.fetch(f"EXPLAIN {postgres_statements.COUNT_WAITING}"))
     text = "\n".join(row[0] for row in plan)

@@ -116,7 +116,7 @@ async def test_an_end_of_many_forgotten_claims(
 
 
 async def test_a_crash_of_a_real_server(make_record: MakeRecord, make_letter: MakeLetter) -> None:
-    """After a crash ends are there and claims are not; who has a claim renews or ends it all the same."""
+    """After a crash ends are there and claims are not; the holder of a claim still renews or ends it."""
     with server_folder() as folder:
         with run_server(folder, wal_writer_delay="10s", autovacuum="off") as port:
             address = at(f"postgresql://postgres@127.0.0.1:{port}/postgres")

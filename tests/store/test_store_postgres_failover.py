@@ -1,4 +1,4 @@
-"""What is promised of a database with a synchronous standby, which may be promoted at any moment."""
+"""With a synchronous standby, which may be promoted at any moment, no confirmed end is lost."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ async def test_a_connection_that_died_of_idleness(proxy: TcpProxy, proxied: str,
 
 
 async def test_a_database_that_goes_away(proxy: TcpProxy, proxied: str, make_record: MakeRecord) -> None:
-    """While it is gone each call says so at once, in one line without the password; when back, all goes on."""
+    """While it is gone each call fails at once, in one line without the password; afterwards calls succeed."""
     ledger = PostgresLedger(at(proxied))
     operators = make_operators(at(proxied))
     await ledger.open()
@@ -110,7 +110,7 @@ async def test_closing_while_a_call_is_under_way(proxy: TcpProxy, proxied: str, 
 
 
 async def test_a_cancelled_operator(proxy: TcpProxy, proxied: str) -> None:
-    """An operator's command that is cancelled in the middle of an answer leaves a link that still works."""
+    """An operator's command that is cancelled during an answer leaves a connection that still works."""
     ledger = PostgresLedger(at(proxied))
     await ledger.open()
     await ledger.close()
@@ -128,7 +128,7 @@ async def test_a_cancelled_operator(proxy: TcpProxy, proxied: str) -> None:
 async def test_a_claim_whose_answer_got_lost(
     proxy: TcpProxy, proxied: str, postgres_target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A claim that went through unheard may be claimed again by its own holder, at once, and by no other."""
+    """A claim whose answer got lost may be claimed again at once by its own holder, and by no other."""
     ledger, other = PostgresLedger(at(proxied)), PostgresLedger(at(postgres_target))
     await ledger.open()
     await other.open()
@@ -187,7 +187,7 @@ async def test_what_the_driver_raises_is_named(postgres_target: str, error: Exce
 
 
 async def test_a_connection_that_was_closed_beneath_a_call_is_a_lost_one(postgres_target: str) -> None:
-    """What asyncpg says of a connection that is gone is named for what it is."""
+    """asyncpg's errors for a lost connection become a lost connection."""
     link = postgres_connection.Link(at(postgres_target), {})
 
     async def closes(connection: asyncpg.Connection) -> object:

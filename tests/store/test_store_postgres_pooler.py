@@ -147,7 +147,7 @@ async def test_a_refused_value_behind_a_pooler_harms_nothing(
 async def test_a_daemon_that_stops_in_a_transaction_keeps_no_locks(
     pooled: list[PostgresLedger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that says nothing in the middle of a transaction loses it, so that others get its rows and session."""
+    """A silent process in a transaction loses that transaction, so that others get its rows and session."""
     first, second = pooled[:2]
     await first.claim("k", 0.01)
     monkeypatch.setattr(postgres_connection, "IDLE_TIMEOUT_S", 0.3)

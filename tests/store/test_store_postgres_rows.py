@@ -1,4 +1,4 @@
-"""A row that is locked or refused, and calls about one key that meet: what one call meets is no other's trouble."""
+"""A row that is locked or refused fails one call only; calls about one key keep their order."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

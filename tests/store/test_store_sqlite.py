@@ -51,7 +51,7 @@ def record(key, **more):
 
 @pytest.fixture
 def child(sqlite_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a process that has a ledger on the test's file; whatever is left of it is killed."""
+    """Start a process that has a ledger on the test's file; it is killed at the end."""
     started: list[subprocess.Popen[str]] = []
 
     def start(script: str) -> subprocess.Popen[str]:
@@ -144,7 +144,7 @@ asyncio.run(main())
 
 
 def test_a_full_disk(child: Callable[..., subprocess.Popen[str]]) -> None:
-    """A disk that is full fails every write in plain words; once there is room the same object goes on."""
+    """While the disk is full every write fails with a clear error; afterwards the same object works."""
     process = child("""
 async def main():
     await ledger.open()
@@ -226,7 +226,7 @@ async def test_no_database(sqlite_path: Path) -> None:
 
 
 async def test_damaged_while_it_is_used(sqlite_path: Path, make_record: MakeRecord) -> None:
-    """Damage ends in an error for those who ask, not in a dead thread; a restored file is used again."""
+    """Damage is an error of each call and ends no thread; a restored file is used again."""
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
     await ledger.close()
@@ -245,7 +245,7 @@ async def test_damaged_while_it_is_used(sqlite_path: Path, make_record: MakeReco
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
 async def test_removed_while_it_is_used(sqlite_path: Path, make_record: MakeRecord, *, replaced: bool) -> None:
-    """No end is confirmed that went into a removed file; with the same file back all goes on."""
+    """No end in a removed file is confirmed; with the same file back calls succeed."""
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
     await ledger.claim("k", 60)
@@ -455,7 +455,7 @@ async def test_equal_hashes_do_no_harm(
 
 
 def test_a_process_that_forgets_to_close(child: Callable[..., subprocess.Popen[str]]) -> None:
-    """A loop that ends and a process that exits without closing the store hang nowhere."""
+    """A loop or a process that ends without closing the store does not hang."""
     process = child("""
 async def main():
     await ledger.open()
@@ -469,7 +469,7 @@ print("over")
 
 
 async def test_opening_that_is_cancelled(sqlite_path: Path) -> None:
-    """Who stops waiting for the store to open leaves no owner and no thread behind."""
+    """A cancelled open leaves no owner and no thread behind."""
     ledger = SqliteLedger(sqlite_path)
     opening = asyncio.ensure_future(ledger.open())
     await asyncio.sleep(0)

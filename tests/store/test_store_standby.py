@@ -12,7 +12,7 @@ Successor = Callable[[], Awaitable[Ledger]]
 
 
 def in_another_thread(ledger: Ledger, work: Callable[[Standby], Awaitable[object]]) -> object:
-    """What the work returns; the event loop of the test stands still meanwhile."""
+    """The result of some work in a thread; the event loop of the test is blocked meanwhile."""
     answers: list[object] = []
 
     async def run() -> None:
