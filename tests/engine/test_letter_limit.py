@@ -118,7 +118,7 @@ async def test_polling_pauses_at_the_limit(
 async def test_what_is_in_flight_at_the_limit_is_given_back(
     sandbox: Sandbox, serve: Serve, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of ten that would be set aside at once, those that there is room for are; the others stay, for later."""
+    """Of ten messages to set aside at once, as many are as there is room; the others stay in the queue."""
     monkeypatch.setattr(store_access, "_HIDE_S", (1, 1))
     monkeypatch.setattr(store_access, "_COUNT_AT_LIMIT_EVERY_S", 0.1)
     begun, refuse = 0, anyio.Event()

@@ -33,7 +33,7 @@ async def test_joining_polls_empty_a_full_queue(sandbox: Sandbox, serve: Serve) 
 async def test_a_dead_letter_policy_of_the_queue_is_warned_of(
     sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A queue that moves messages away by itself is one warning in the log, however often it is read."""
+    """A queue with a dead-letter policy of its own is one warning in the log, however often it is read."""
     monkeypatch.setattr(lane, "_ATTRIBUTES_EVERY_S", 0.05)
     with capture_logs() as lines:
         async with serve(handlers(Cover=nothing)) as daemon:

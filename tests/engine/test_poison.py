@@ -51,7 +51,7 @@ async def test_half_poison_is_set_aside_byte_for_byte(sandbox: Sandbox, serve: S
     assert sorted((letter.letter.reason, letter.letter.body) for letter in letters) == sorted(sent)
 
 
-def test_places_on_their_way_out_are_limited() -> None:
+def test_messages_that_settle_without_a_slot_are_limited() -> None:
     """Messages that are being settled leave their slots to others, but no more of them than there are slots."""
     slots = Slots(2)
     assert slots.take_now(9) == 2

@@ -187,7 +187,7 @@ async def test_what_the_driver_raises_is_named(postgres_target: str, error: Exce
 
 
 async def test_a_connection_that_was_closed_beneath_a_call_is_a_lost_one(postgres_target: str) -> None:
-    """asyncpg's errors for a lost connection become a lost connection."""
+    """Asyncpg's errors for a lost connection become a lost connection."""
     link = postgres_connection.Link(at(postgres_target), {})
 
     async def closes(connection: asyncpg.Connection) -> object:
