@@ -1,4 +1,4 @@
-"""An MNS of one queue for tests, written from the facts: it shares no code with the daemon or the sandbox.
+"""An MNS of one queue for tests, written from the facts alone. It shares no code with the daemon or the sandbox.
 
 Everything in which one MNS may differ from another - headers, statuses, XML, receipt handles, numbers - is a field of
 ``Variant``. The default is the service as the facts describe it.
