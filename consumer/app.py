@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
-from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -33,7 +32,7 @@ from consumer.engine.stop import HURRY_S, Stop, Tasks
 from consumer.engine.store_access import LetterLimit, StoreAccess, prune
 from consumer.engine.vitals import Vitals
 from consumer.engine.without_message import NoQueue, message_of
-from consumer.errors import Fault, StoreDiedError, UsageError, lacks_threads
+from consumer.errors import StoreDiedError, UsageError, lacks_threads
 from consumer.job_state import ENDED
 from consumer.ops.admin import AdminServer
 from consumer.ops.metrics import Metrics
@@ -46,8 +45,6 @@ from consumer.store.open import make_ledger
 from consumer.version import version
 
 log = structlog.stdlib.get_logger(__name__)
-
-_FAULTS: Final = frozenset(Fault)
 
 
 class App:
@@ -226,7 +223,7 @@ class App:
         account = f"{queue.url.account}/{queue.url.region}"
         limiter = self._limiters.setdefault(account, RateLimiter(self.settings.mps_rate))
         clients = open_clients(
-            queue, ca_file=self.settings.ca_file, limiter=limiter, observe=self._observe_call, on_keys=_mask
+            queue, ca_file=self.settings.ca_file, limiter=limiter, observe=self.metrics.api_call, on_keys=_mask
         )
         return await stack.enter_async_context(clients)
 
@@ -239,12 +236,9 @@ class App:
             queue,
             clients.credentials,
             ca_file=self.settings.ca_file,
-            observe=self._observe_call,
+            observe=self.metrics.api_call,
             read_margin_s=ANSWER_S,
         )
-
-    def _observe_call(self, operation: str, result: str, seconds: float) -> None:
-        self.metrics.api_call(operation, Fault(result) if result in _FAULTS else None, seconds)
 
     async def _work(self, started: anyio.Event | None) -> None:
         """Poll and handle, then drain; returns when every delivery is settled or the deadline is over."""

@@ -43,7 +43,7 @@ from consumer.cloud.messages import (
     read_receipt,
 )
 from consumer.cloud.mns_xml import AnswerError, fields, has_root, local_name, parse, root_fields
-from consumer.cloud.pool import EMPTY, Exchange, HttpAnswer, Observe, Pool
+from consumer.cloud.pool import Exchange, HttpAnswer, Observe, Pool
 from consumer.errors import CloudError, Fault
 from consumer.policy import MAX_BATCH, MAX_HIDE_S, MAX_WAIT_S, MIN_HIDE_S
 
@@ -75,7 +75,6 @@ class MnsQueue:
 
     Args:
         endpoint: ``https://ACCOUNT.mns.REGION.aliyuncs.com``, or ``http://HOST:PORT`` of a local server.
-        observe: Called for every request; must not raise.
         read_margin_s: How much later than its wait an answer may come.
         region: The region's id, which signature version 4 includes.
     """
@@ -278,7 +277,6 @@ class _MnsCall(Exchange):
     def is_empty(self, answer: HttpAnswer) -> bool:
         """Whether the queue has no message; raises as ``expect`` for an answer that is no list of messages either."""
         if self.error(answer).get("Code") == _NO_MESSAGE:
-            self.result = EMPTY
             return True
         self.expect(answer, _OK, "Messages")
         return False

@@ -73,7 +73,6 @@ class Mps:
 
     Args:
         limiter: The account's, shared by all its callers.
-        observe: Called for every request; must not raise.
         read_margin_s: The time limit of a call.
     """
 

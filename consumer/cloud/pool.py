@@ -52,16 +52,14 @@ BELIEVED_S: Final = 900.0
 _COARSE_S: Final = 1.5
 _QUIET_S: Final = 600.0
 _LONGEST_DATE: Final = 64
-OK: Final = "ok"
-EMPTY: Final = "empty"
 
 # No Accept-Encoding of aiohttp's own: a compressed answer could unpack to any size.
 _OURS_ONLY: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _PROBE: Final = b"HTTP/1.1 299 -\r\nContent-Length: 0\r\n\r\n"
 _PROBE_STATUS: Final = 299
 
-Observe = Callable[[str, str, float], None]
-"""Called once for each request that ended: the API's name, ``ok``, ``empty`` or the ``Fault``'s word, seconds."""
+Observe = Callable[[str, Fault | None, float], None]
+"""Called once for each request that ended: the API's name, what failed, seconds; it must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +96,12 @@ class Exchange:
     the service refused are refreshed.
     """
 
-    __slots__ = ("_began", "_observe", "credentials", "operation", "result", "target")
+    __slots__ = ("_began", "_observe", "credentials", "operation", "target")
 
     def __init__(self, operation: str, target: str, credentials: CredentialsSource, observe: Observe | None) -> None:
         self.operation = operation
         self.target = target
         self.credentials = credentials
-        self.result = OK
         self._observe = observe
         self._began = 0.0
 
@@ -118,8 +115,8 @@ class Exchange:
         if error is not None and not isinstance(error, CloudError):
             return
         if self._observe is not None:
-            result = self.result if error is None else error.fault.value
-            self._observe(self.operation, result, time.monotonic() - self._began)
+            fault = None if error is None else error.fault
+            self._observe(self.operation, fault, time.monotonic() - self._began)
         # With a status it is the service that refused; without one there were no keys to refuse.
         if error is not None and error.fault is Fault.CREDENTIALS and error.status is not None:
             await self.credentials.refresh(denied=lacks_a_right(error.code))

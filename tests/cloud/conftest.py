@@ -24,6 +24,7 @@ from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import Mps, RateLimiter
 from consumer.cloud.pool import Pool, open_pool
+from consumer.errors import Fault
 from consumer.sandbox import Sandbox
 
 SECRET = "hush-hush-secret"
@@ -130,9 +131,9 @@ def _talk(peer: Peer, pool: Pool, margin_s: float) -> Talk:
     source = StaticCredentials(Keys("hush-hush-id", SECRET, TOKEN))
     limiter = RateLimiter()
 
-    def observe(operation: str, result: str, seconds: float) -> None:
+    def observe(operation: str, fault: Fault | None, seconds: float) -> None:
         assert seconds >= 0
-        observed.append((operation, result))
+        observed.append((operation, fault or "ok"))
 
     queue = MnsQueue(
         endpoint=peer.url, queue="q", credentials=source, pool=pool, observe=observe, read_margin_s=margin_s
@@ -248,7 +249,7 @@ async def local() -> AsyncIterator[Local]:
             queue="q",
             credentials=source,
             pool=pool,
-            observe=lambda operation, result, _: observed.append((operation, result)),
+            observe=lambda operation, fault, _: observed.append((operation, fault or "ok")),
         )
         mps = Mps(endpoint=sandbox.url, credentials=source, pool=pool, limiter=RateLimiter())
         sandbox.account.ensure("q")

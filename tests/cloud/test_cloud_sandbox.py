@@ -58,7 +58,7 @@ async def test_an_empty_queue(local: Any) -> None:
     assert (batch.messages, batch.server_offset_s) == ((), 0.0)
     assert 0.9 < batch.elapsed_s < 3
     assert await local.queue.peek(16) == ()
-    assert local.observed[-1] == ("BatchPeekMessage", "empty")
+    assert local.observed[-1] == ("BatchPeekMessage", "ok")
 
 
 async def test_a_long_poll_wakes(local: Any) -> None:
