@@ -19,7 +19,7 @@ if [ ! -e "$venv/ready" ] || [ tests/constraints.txt -nt "$venv/ready" ] || [ .b
 fi
 if [ "${1:-}" = --quick ]; then
     shift
-    exec "$venv/bin/python" -m pytest -m "not alone and not slow" --numprocesses 2 --dist loadfile "$@" \
+    exec "$venv/bin/python" -m pytest -m "not alone and not slow" --numprocesses 2 --dist worksteal "$@" \
         tests/test_*.py tests/{functions,handlers,in_memory,message,ops,plugin,settings} \
         tests/engine/test_{breaker,invoke,lease_state,outcome,slots}.py \
         tests/store/test_store_ledger.py -k 'not postgres and not pooled'
@@ -28,12 +28,12 @@ fi
 if [ $# -gt 0 ]; then
     "$venv/bin/coverage" run -m pytest "$@"
 else
-    # Most tests wait more than they work, so several files run side by side; what measures time comes after them.
-    # In the order of their names: by default files of few tests come last, and those are the ones that take long.
+    # Most tests wait more than they work, so several run side by side; what measures time comes after them.
+    # By `worksteal` neighbours share a worker and their fixtures, and a worker that a hung test ended is replaced;
+    # `loadfile` would give the same file to the next worker, until none is left.
     # A test that fails in that crowd is run once more by itself: what lacked only a processor passes there.
-    # One that hangs there ends its worker and can't be run again, so the limit is wider than usual.
     status=0
-    "$venv/bin/coverage" run -m pytest --cache-clear -m "not alone" --numprocesses 4 --dist loadfile --no-loadscope-reorder --timeout 60 || status=$?
+    "$venv/bin/coverage" run -m pytest --cache-clear -m "not alone" --numprocesses 4 --dist worksteal --timeout 60 || status=$?
     if [ "$status" = 1 ]; then
         echo 'tests failed side by side: they run once more, one after another, and must pass' >&2
         "$venv/bin/coverage" run -m pytest -m "not alone" --last-failed --last-failed-no-failures none
