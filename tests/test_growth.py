@@ -36,6 +36,7 @@ from consumer.notify_url import NotifyUrl, NotifyUrlError
 from consumer.ops.logs import processors, render
 from consumer.ops.sanitize import Secrets
 from consumer.store import rows
+from tests.untraced import untraced
 
 LENGTH: Final = 24_000
 QUICK_S: Final = 0.003
@@ -216,11 +217,12 @@ def growth(read: Callable[[str], object], text: Callable[[int], str]) -> float:
 
 
 @pytest.fixture(autouse=True)
-def _no_collections() -> Iterator[None]:
-    """The collector's passes take longer the more there is: that would be measured in place of a reader."""
+def _readers_alone() -> Iterator[None]:
+    """No collector, whose passes take longer the more there is, and no tracer: a reader alone is measured."""
     gc.collect()
     gc.disable()
-    yield
+    with untraced():
+        yield
     gc.enable()
 
 
