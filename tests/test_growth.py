@@ -99,7 +99,7 @@ MPS: Final = Mps(endpoint="http://h", credentials=SOURCE, pool=cast("Pool", POOL
 SECRETS: Final = Secrets()
 SECRETS.protect("hush-hush-secret")
 SECRETS.protect("'\\\"%&<> ")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 CLOCK: Final = ServerClock(1_700_000_000.0, 0.0)
 
 

@@ -23,7 +23,10 @@ from tests.bench.server import Server
 BATCH: Final = "sdk_batch"
 UNPINNED: Final = Cores(None, None)
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU clocks of processes and cores are Linux's")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="CPU clocks of processes and cores are Linux's"),
+    pytest.mark.timeout(60),
+]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The pace of polls: fewer when they are shed, more while messages flow, growing pauses after faults."""
+"""What a queue says of itself."""
 
 from __future__ import annotations
 
@@ -13,21 +13,11 @@ from consumer.cloud.messages import QueueAttributes
 from consumer.engine import lane
 from consumer.plugin.handler import Job
 from consumer.sandbox import Sandbox
-from tests.engine.rig import QUEUE, Serve, body, handlers
+from tests.engine.rig import Serve, handlers
 
 
 async def nothing(job: Job) -> None:
     """Does nothing."""
-
-
-async def test_joining_polls_empty_a_full_queue(sandbox: Sandbox, serve: Serve) -> None:
-    """While answers come full, more polls join; all messages are handled in full batches."""
-    for number in range(320):
-        sandbox.put(QUEUE, body(f"{number:032x}").decode())
-    async with serve(handlers(Cover=nothing)) as daemon:
-        await daemon.emptied()
-        assert daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="done") == 320
-        assert sandbox.log.by_operation["BatchReceiveMessage"] <= 320 / 16 + 8
 
 
 async def test_a_dead_letter_policy_of_the_queue_is_warned_of(

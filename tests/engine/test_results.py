@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,40 +104,6 @@ async def test_a_failed_job_reaches_a_handler_that_looks(serve: Serve) -> None:
         await daemon.emptied()
         assert not await daemon.letters()
     assert seen == [(True, "InvalidFile", "no video")]
-
-
-async def test_an_outage_of_mps_is_waited_for(sandbox: Sandbox, serve: Serve) -> None:
-    """While MPS refuses, few queries are sent and no message is hidden or deleted; then each run is attempt 1."""
-    attempts: list[int] = []
-
-    async def clip(job: Job[Any]) -> None:
-        attempts.append(job.attempt)
-
-    async def bare(job: Job) -> None:
-        attempts.append(0)
-
-    with capture_logs() as lines:
-        async with serve(handlers(VideoClip=clip, Cover=bare), slots=16) as daemon:
-            for _ in range(60):
-                await submit(daemon)
-            sandbox.faults.add(Fault(kind="error", status=429, operations=("query",)))
-            await daemon.until(lambda: daemon.app.lanes[0].slots.free == 0)
-            await anyio.sleep(1)
-            before = sandbox.log.by_operation["QueryIProductionJob"]
-            await anyio.sleep(3)
-            assert sandbox.log.by_operation["QueryIProductionJob"] - before <= 4
-            assert not all(check.ok for check in daemon.app.vitals.ready())
-            assert all(check.ok for check in daemon.app.vitals.live())
-            sandbox.faults.clear()
-            over_at = time.monotonic()
-            await daemon.emptied()
-            assert time.monotonic() - over_at < 5.5
-            assert daemon.count("retries_total", queue=QUEUE, function="VideoClip", cause="unavailable") == 0
-            assert sandbox.log.by_operation["ChangeMessageVisibility"] == 0
-            assert all(check.ok for check in daemon.app.vitals.ready())
-    assert attempts == [1] * 60
-    logged = [line["event"] for line in lines if line["log_level"] in {"warning", "error"} or "again" in line["event"]]
-    assert logged == ["MPS does not answer; results wait until it does", "MPS answers again"]
 
 
 async def test_a_refusal_that_is_not_about_the_job_buries_nothing(sandbox: Sandbox, serve: Serve) -> None:

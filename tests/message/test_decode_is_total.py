@@ -47,7 +47,7 @@ def test_random_bytes(body: bytes) -> None:
 
 
 @given(st.sampled_from(BODIES), st.data())
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_mutated_samples(body: bytes, data: st.DataObject) -> None:
     """Samples that were cut, overwritten or doubled somewhere give a value, whichever way they are carried."""
     for _ in range(data.draw(st.integers(1, 4))):
@@ -114,7 +114,7 @@ FIELD_VALUES = st.recursive(
 
 
 @given(st.lists(st.tuples(KEYS, FIELD_VALUES), max_size=12))
-@settings(max_examples=300)
+@settings(max_examples=100)
 @example([("EventType", "x"), ("MessageBody", {"JobId": True})])
 @example([("MediaWorkflowExecution", {"RunId": "a", "runid": "b"})])
 def test_any_fields(pairs: list[tuple[str, object]]) -> None:

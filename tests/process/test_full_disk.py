@@ -71,9 +71,9 @@ async def test_a_disk_that_fills_up_pauses_the_daemon(
         sandbox.put(QUEUE, body(f"{number:032x}", UserData="x" * 1000).decode())
     await daemon.logged("store failed; polling pauses until it works")
     assert "full" in daemon.log.read_text()
-    await anyio.sleep(1.5)
+    await anyio.sleep(1.2)
     before = sandbox.log.by_operation["BatchReceiveMessage"]
-    await anyio.sleep(2)
+    await anyio.sleep(1.2)
     assert sandbox.log.by_operation["BatchReceiveMessage"] == before
     assert await anyio.to_thread.run_sync(status, daemon, "/readyz") == 503
     assert await anyio.to_thread.run_sync(status, daemon, "/livez") == 200

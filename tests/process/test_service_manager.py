@@ -43,6 +43,11 @@ async def waits(job: Job) -> None:
 SECOND = HANDLERS.replace("the first", "the second")
 
 
+def sooner(name: str, seconds: float) -> str:
+    """Handlers of a daemon that waits for a shorter time than usual: ``name`` is one of its constants."""
+    return f"{PLAIN_HANDLERS}\nfrom consumer import daemon\ndaemon.{name} = {seconds}\n"
+
+
 class Manager:
     """The service manager's end of the socket.
 
@@ -134,7 +139,7 @@ async def test_ready_once_a_poll_succeeded(
     sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
 ) -> None:
     """It is not ready before its first poll has been answered; then it sends a status and pings."""
-    started.append(Process(sandbox, tmp_path, **manager.environ))
+    started.append(Process(sandbox, tmp_path, handlers=sooner("_STATUS_EVERY_S", 1), **manager.environ))
     ready = await manager.hears("READY=1")
     assert sandbox.log.by_operation["BatchReceiveMessage"] >= 1
     assert one("STATUS", ready).startswith(f"{QUEUE}: 0 in flight, last poll ")
@@ -156,12 +161,13 @@ async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Proces
 
 
 async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Process], manager: Manager) -> None:
-    """A service that accepts connections and never answers delays the start by 10 s; the daemon pings meanwhile."""
+    """A service that accepts connections and never answers delays the start; the daemon pings meanwhile."""
     # Nothing calls accept(): the kernel takes the connections and buffers what is sent.
     with socket.create_server(("127.0.0.1", 0), backlog=64) as hung:
         url = f"http://127.0.0.1:{hung.getsockname()[1]}"
         async with Sandbox.on_free_port() as unused:
-            daemon = Process(unused, tmp_path, f"endpoint={url}", **manager.environ)
+            handlers = sooner("_FIRST_POLLS_S", 4)
+            daemon = Process(unused, tmp_path, f"endpoint={url}", handlers=handlers, **manager.environ)
         started.append(daemon)
         await manager.hears("WATCHDOG=1", 15)
         assert await manager.pings(2.0) >= 4
