@@ -1,9 +1,8 @@
 """Run the daemon as a process: logs, the event loop, signals, the service manager, the exit code.
 
 SIGHUP reloads settings and handlers: all of them apply to new messages, or none if one is wrong or takes a restart.
-SIGTERM and SIGINT stop it in order, a second one skips the waiting. The process
-ends even when threads of plain functions never return, when a handler shields itself from cancellation, or when a
-library's thread hangs.
+SIGTERM and SIGINT stop it in order, a second one skips the waiting. The process ends even when threads of plain
+functions never return, when a handler shields itself from cancellation, or when a library's thread hangs.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from typing import Final, NoReturn, TypeAlias
 import anyio
 import anyio.to_thread
 import structlog
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from consumer.app import App
 from consumer.config import Settings, info_of
@@ -90,7 +88,7 @@ def run(settings: Settings, registry: Registry, read: Read) -> None:
     # uvloop does not install everywhere; asyncio's own loop does the same, only slower.
     options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     try:
-        anyio.run(_serve, app, read, ended, backend_options=options)
+        anyio.run(_Process(app, read, ended).serve, backend_options=options)
     except BaseExceptionGroup as group:
         # Where there are several, the first is the cause.
         first = next(flattened(group))
@@ -103,34 +101,6 @@ def run(settings: Settings, registry: Registry, read: Read) -> None:
         # The event loop joins its executor's threads by starting another one; after the end that does not matter.
         if not ended.is_set():
             raise ConsumerError(_NO_THREAD) from error
-
-
-async def _serve(app: App, read: Read, ended: threading.Event) -> None:
-    notifier = Notifier()
-    started = anyio.Event()
-    deadline = _Deadline(app)
-    await _start_threads()
-    async with anyio.create_task_group() as beside:
-        with anyio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP) as signals:
-            reloads, asked = anyio.create_memory_object_stream[None](1)
-            beside.start_soon(_handle_signals, app, notifier, deadline, signals, reloads)
-            beside.start_soon(_report_ready, app, started, notifier)
-            beside.start_soon(_reload, app, started, notifier, read, asked)
-            if notifier.watchdog_interval_s is not None:
-                beside.start_soon(_watchdog, app, notifier, notifier.watchdog_interval_s)
-            try:
-                await app.serve(started=started)
-            except BaseException:
-                if app.vitals.serving:
-                    deadline.end_soon(ExitCode.FAILURE)
-                raise
-            app.stopping.at = min(app.stopping.at, time.monotonic() + _EXIT_S)
-            beside.cancel_scope.cancel("stopped")
-    if left_behind := sum(lane.threads.left_behind for lane in app.lanes):
-        # Threads can't be ended, and the interpreter would wait for them for ever; everything settled is on disk.
-        log.warning("ending with handlers still running", handlers=left_behind)
-        _exit()
-    ended.set()
 
 
 async def _start_threads() -> None:
@@ -205,64 +175,95 @@ class _Deadline:
         _exit(self._code)
 
 
-async def _handle_signals(
-    app: App,
-    notifier: Notifier,
-    deadline: _Deadline,
-    signals: AsyncIterator[signal.Signals],
-    reloads: MemoryObjectSendStream[None],
-) -> None:
-    # A closed terminal sends the same signal as a reload.
-    stops = {*_STOP_SIGNALS, signal.SIGHUP} if sys.stdin is not None and sys.stdin.isatty() else _STOP_SIGNALS
-    async with reloads:
+class _Process:
+    """The daemon with what is around it: signals, reloads, the service manager. ``ended`` is set at its orderly end."""
+
+    def __init__(self, app: App, read: Read, ended: threading.Event) -> None:
+        self._app = app
+        self._read = read
+        self._ended = ended
+        self._notifier = Notifier()
+        self._started = anyio.Event()
+        self._reload_asked = anyio.Event()
+        self._deadline = _Deadline(app)
+
+    async def serve(self) -> None:
+        """Serve until a signal stops the daemon."""
+        app = self._app
+        await _start_threads()
+        async with anyio.create_task_group() as beside:
+            with anyio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP) as signals:
+                beside.start_soon(self._handle_signals, signals)
+                beside.start_soon(self._report_ready)
+                beside.start_soon(self._reload)
+                if self._notifier.watchdog_interval_s is not None:
+                    beside.start_soon(self._watchdog, self._notifier.watchdog_interval_s)
+                try:
+                    await app.serve(started=self._started)
+                except BaseException:
+                    if app.vitals.serving:
+                        self._deadline.end_soon(ExitCode.FAILURE)
+                    raise
+                app.stopping.at = min(app.stopping.at, time.monotonic() + _EXIT_S)
+                beside.cancel_scope.cancel("stopped")
+        if left_behind := sum(lane.threads.left_behind for lane in app.lanes):
+            # Threads can't be ended, and the interpreter would wait for them for ever; everything settled is on disk.
+            log.warning("ending with handlers still running", handlers=left_behind)
+            _exit()
+        self._ended.set()
+
+    async def _handle_signals(self, signals: AsyncIterator[signal.Signals]) -> None:
+        app = self._app
+        # A closed terminal sends the same signal as a reload.
+        stops = {*_STOP_SIGNALS, signal.SIGHUP} if sys.stdin is not None and sys.stdin.isatty() else _STOP_SIGNALS
         async for received in signals:
             log.info("signal received", signal=received.name)
             first = not app.vitals.stopping
             if received in stops:
-                _stop(app, notifier, first=first)
-                deadline.begin()
+                if first:
+                    self._notifier.stopping("stopping: handlers get their time")
+                    self._notifier.extend_timeout(app.settings.stop_deadline_s + _STOP_MARGIN_S)
+                app.stop()
+                self._deadline.begin()
             elif first:
-                # A reload that waits already reads what is there now.
-                with suppress(anyio.WouldBlock):
-                    reloads.send_nowait(None)
+                self._reload_asked.set()
 
-
-def _stop(app: App, notifier: Notifier, *, first: bool) -> None:
-    if first:
-        notifier.stopping("stopping: handlers get their time")
-        notifier.extend_timeout(app.settings.stop_deadline_s + _STOP_MARGIN_S)
-    app.stop()
-
-
-async def _report_ready(app: App, started: anyio.Event, notifier: Notifier) -> None:
-    """Report ready once every queue has answered or 10 s have passed, then the status every 5 s."""
-    await started.wait()
-    with anyio.move_on_after(_FIRST_POLLS_S):
-        while not all(lane.progress.polled_at for lane in app.lanes):  # noqa: ASYNC110 - once, and for a moment
-            await anyio.sleep(_LOOK_S)
-    _tune_collector()
-    for lane in app.lanes:
-        if not lane.progress.ready():
-            fault = lane.progress.fault or "no answer yet"
-            log.warning("started, but a queue can't be polled yet", queue=lane.name, error=fault)
-    notifier.ready(status_of(app.lanes))
-    while notifier.active:
-        await anyio.sleep(_STATUS_EVERY_S)
-        if not app.vitals.stopping:
-            notifier.status(status_of(app.lanes))
-
-
-async def _reload(
-    app: App, started: anyio.Event, notifier: Notifier, read: Read, asked: MemoryObjectReceiveStream[None]
-) -> None:
-    async with asked:
-        await started.wait()
-        async for _ in asked:
-            notifier.reloading()
-            if await reload(app, read):
-                set_up_logs(app)
+    async def _report_ready(self) -> None:
+        """Report ready once every queue has answered or 10 s have passed, then the status every 5 s."""
+        app = self._app
+        await self._started.wait()
+        with anyio.move_on_after(_FIRST_POLLS_S):
+            while not all(lane.progress.polled_at for lane in app.lanes):  # noqa: ASYNC110 - once, and for a moment
+                await anyio.sleep(_LOOK_S)
+        _tune_collector()
+        for lane in app.lanes:
+            if not lane.progress.ready():
+                fault = lane.progress.fault or "no answer yet"
+                log.warning("started, but a queue can't be polled yet", queue=lane.name, error=fault)
+        self._notifier.ready(status_of(app.lanes))
+        while self._notifier.active:
+            await anyio.sleep(_STATUS_EVERY_S)
             if not app.vitals.stopping:
-                notifier.ready(status_of(app.lanes))
+                self._notifier.status(status_of(app.lanes))
+
+    async def _reload(self) -> None:
+        await self._started.wait()
+        while True:
+            await self._reload_asked.wait()
+            # A signal that comes from here on reloads once more.
+            self._reload_asked = anyio.Event()
+            self._notifier.reloading()
+            if await reload(self._app, self._read):
+                set_up_logs(self._app)
+            if not self._app.vitals.stopping:
+                self._notifier.ready(status_of(self._app.lanes))
+
+    async def _watchdog(self, interval_s: float) -> None:
+        """Ping while the daemon makes progress; a manager that gets no ping restarts it."""
+        while True:
+            if all(check.ok for check in self._app.vitals.live()):
+                self._notifier.watchdog()
+            await anyio.sleep(interval_s)
 
 
 async def reload(app: App, read: Read) -> bool:
@@ -314,11 +315,3 @@ def _tune_collector() -> None:
     """Make the garbage collector skip what was made at the start, and run less often: bench ablation "gc"."""
     gc.freeze()
     gc.set_threshold(_GC_AFTER, *gc.get_threshold()[1:])
-
-
-async def _watchdog(app: App, notifier: Notifier, interval_s: float) -> None:
-    """Ping while the daemon makes progress; a manager that gets no ping restarts it."""
-    while True:
-        if all(check.ok for check in app.vitals.live()):
-            notifier.watchdog()
-        await anyio.sleep(interval_s)
