@@ -13,7 +13,9 @@ _PATHS = (str(_ROOT), str(_ROOT / "consumer" / "public"))
 
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (*_PATHS, os.environ.get("PYTHONPATH"))))
 
-# How long an example takes says how busy the machine is. In CI hypothesis has a profile of its own that says so too.
-if "CI" not in os.environ:
-    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("patient")
+# How long an example takes says how busy the machine is. The parent is the profile that hypothesis has loaded: in CI
+# it has one that draws the same examples each time.
+settings.register_profile(
+    "tests", settings(), max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")

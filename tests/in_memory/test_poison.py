@@ -15,7 +15,7 @@ from tests.in_memory.ledger import MemoryLedger
 from tests.in_memory.queue import MemoryQueue
 from tests.in_memory.rig import Serve, Surroundings
 
-BUSY = 640
+BUSY = 320
 """Good messages, and as many poisoned ones among them."""
 SETTLE_S = 0.05
 """How long a dead letter takes: a quarter of a good job's handler."""
