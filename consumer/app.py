@@ -62,7 +62,8 @@ class App:
         self.lanes: list[Lane] = []
         self._queues = settings.queues()
         self._ledger: Ledger = make_ledger(settings.store_address())
-        self._store = StoreAccess(self._ledger, self.metrics.store_up.set)
+        self._store = StoreAccess(self._ledger)
+        self.metrics.store_up.set_function(lambda: self._store.works)
         self.metrics.store_busy_seconds.set_function(self._ledger.busy_s)
         self._retired: Registry | None = None
         self._limiters: dict[str, RateLimiter] = {}
@@ -188,7 +189,6 @@ class App:
     async def _open_store(self, stack: AsyncExitStack) -> None:
         await self._ledger.open()
         stack.push_async_callback(self._close_store)
-        self.metrics.store_up.set(1)
         await self._letters.count()
 
     async def _watch_store(self) -> None:

@@ -37,9 +37,9 @@ Probe = Callable[[], Awaitable[None]]
 """Tries the service; raises ``ConsumerError`` while it fails."""
 
 
-def backoff_s(faults: int, cap_s: float = _CAP_S) -> float:
-    """The pause after this many faults in a row, from 1: doubled up to the cap, with 50 % jitter."""
-    ceiling_s = min(cap_s, _BASE_S * 2.0 ** min(faults - 1, 10))
+def backoff_s(faults: int) -> float:
+    """The pause after this many faults in a row, from 1: doubled up to 4 s, with 50 % jitter."""
+    ceiling_s = min(_CAP_S, _BASE_S * 2.0 ** min(faults - 1, 10))
     return ceiling_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
 
@@ -56,7 +56,6 @@ class Breaker:
             successes are one outage in the log.
         always_fast: Whether a fault that only a person can mend is retried as fast as any, since leases end meanwhile.
         suppress_log: Whether a wider outage is already logged, which explains this one.
-        on_change: Called with ``True`` when it closes and ``False`` when it opens.
     """
 
     def __init__(
@@ -70,7 +69,6 @@ class Breaker:
         quiet_s: float = 0.0,
         always_fast: bool = False,
         suppress_log: Callable[[], bool] | None = None,
-        on_change: Callable[[bool], None] | None = None,
     ) -> None:
         self._events = opened, closed
         self._fields = {} if queue is None else {"queue": queue}
@@ -79,7 +77,6 @@ class Breaker:
         self._quiet_s = quiet_s
         self._always_fast = always_fast
         self._suppress_log = suppress_log
-        self._on_change = on_change
         self._faults = 0
         self._failed_at = -math.inf
         self._succeeded_at = -math.inf
@@ -91,8 +88,6 @@ class Breaker:
         self._probing = anyio.Lock()
         self._is_closed = anyio.Event()
         self._is_closed.set()
-        self._is_reported = False
-        """Whether ``on_change`` has heard of this outage."""
         self._logged_kind: str | None = None
         """The kind of the last fault that was logged; ``None`` while no outage is logged."""
         self._began_at = 0.0
@@ -130,15 +125,10 @@ class Breaker:
         return max(0.0, max(self.retry_at, self._half_open_until) - time.monotonic())
 
     def failed(self, error: ConsumerError, asked_at: float = math.inf, *, urgent: bool = False) -> float:
-        """Note a fault; opens it.
+        """Note a fault; opens it, and returns the seconds until the next call may go.
 
-        Args:
-            error: What failed.
-            asked_at: When the call began. Calls that were under way together fail together: that is one fault.
-            urgent: Log it at once, whatever ``log_after`` says.
-
-        Returns:
-            Seconds until the next call may go.
+        Calls that were under way together fail together: that is one fault, by the time at which each began
+        (``asked_at``). An ``urgent`` fault is logged at once, whatever ``log_after`` says.
         """
         now = time.monotonic()
         if asked_at >= self._failed_at:
@@ -153,9 +143,6 @@ class Breaker:
         self.retry_at = now + pause_s
         self.fault = error
         self.open_until_probed()
-        if not self._is_reported and self._on_change is not None:
-            self._on_change(False)  # noqa: FBT003 - the callback's only argument
-        self._is_reported = True
         return pause_s
 
     def succeeded(self) -> None:
@@ -176,9 +163,6 @@ class Breaker:
         if not self._is_closed.is_set():
             self._closed_at = now
             self._is_closed.set()
-        if self._is_reported and self._on_change is not None:
-            self._on_change(True)  # noqa: FBT003 - the callback's only argument
-        self._is_reported = False
 
     def _log(self, error: ConsumerError, now: float, *, urgent: bool) -> None:
         if not self._outage_faults:
@@ -199,9 +183,7 @@ class Breaker:
     async def confirm(self, error: ConsumerError, asked_at: float) -> bool:
         """Find out whether a failed call means an outage: probe the service, unless the answer is known.
 
-        Args:
-            error: What the call raised. It is logged for the outage: it says more than the probe's own failure.
-            asked_at: When the call began.
+        The call's error is logged for the outage: it says more than the probe's own failure.
 
         Returns:
             Whether the service works, so that the fault was the call's own; ``False`` when it is down.

@@ -69,14 +69,7 @@ def is_too_long(error: CloudError) -> bool:
 
 
 class JobQueries:
-    """The queries of one queue's jobs, behind one circuit breaker.
-
-    Args:
-        query: Asks MPS for one job (``Mps.query``).
-        name: The queue's name, for the log.
-        counters: Count what each query brought.
-        patience_s: How long a query waits for an outage to end.
-    """
+    """The queries of one queue's jobs, behind one circuit breaker; each waits ``patience_s`` for an outage to end."""
 
     def __init__(
         self, query: Query, name: str, counters: Mapping[str, Counter], *, patience_s: float = PATIENCE_S
@@ -160,13 +153,7 @@ class JobQueries:
 
 @dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
 class Completed:
-    """A job that its handler can be called with, and the texts that the ledger keeps.
-
-    Args:
-        job: What the handler gets.
-        result_text: The result as it came.
-        user_data_text: UserData as it came.
-    """
+    """A job that its handler can be called with, and the texts as they came, which the ledger keeps."""
 
     job: Job[Any, Any]
     result_text: str | None
@@ -176,17 +163,9 @@ class Completed:
 async def complete(
     delivery: Delivery, handler: Handler, queries: JobQueries, queue: str, *, always_verify: bool = False
 ) -> Completed | Unprocessable | NotReady | Unanswered | Unavailable:
-    """Get what a handler wants besides the message.
+    """Get what a handler wants besides the message: the job, or why it can't be called.
 
-    Args:
-        delivery: The message.
-        handler: What it wants.
-        queries: Asks MPS.
-        queue: The queue's name.
-        always_verify: Ask MPS whatever the policy says.
-
-    Returns:
-        The job, or why the handler can't be called.
+    ``always_verify`` asks MPS whatever the policy says.
     """
     notification, policy = delivery.notification, delivery.rules.policy
     answer: JobStatus | None = None

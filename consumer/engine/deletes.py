@@ -35,14 +35,7 @@ _MANY: Final = 256
 
 
 class Deletes:
-    """The deletes of one queue.
-
-    Args:
-        queue: The queue's client.
-        metrics: The queue's.
-        suppress_log: Whether the queue's own outage is already logged.
-        traces: Where spans go, if anywhere.
-    """
+    """The deletes of one queue; ``suppress_log`` says whether the queue's own outage is already logged."""
 
     def __init__(
         self,

@@ -120,15 +120,10 @@ class Delivery:
     """A message in flight. Times are seconds on the monotonic clock; 0 is never.
 
     Args:
-        message: As received.
-        rules: The settings and handlers that hold for it, to its end.
-        slot: Its slot.
         retention_s: The age at which its queue drops it.
         server_offset_s: MNS's clock minus ours at the receipt, in seconds.
         received_span: The span of the receive that brought it, with traces on.
-        receipt: The newest receipt.
-        stage: How far it has come.
-        lease: The state of its lease.
+        receipt: The newest one.
         renew_at: When the lease is due for its next renewal.
         await_until: Until when its redelivery is awaited.
         key: The ledger key whose claim it may hold, from the moment it asks.
@@ -136,15 +131,11 @@ class Delivery:
         is_claimed: Whether the ledger has said that the key is ours: from then on its claim is renewed.
         claim: What the ledger knew of the job.
         notification: What it says; an empty one until it is decoded, or when it can't be.
-        handler: Which handler takes it.
-        completed: What its handler gets besides the message.
-        result: How its run ended.
         interruption: Why its run was interrupted, if it was.
         in_thread: Whether its handler is a plain function, in a thread that can't be cancelled.
         cancel_handler: Cancels its async handler while one runs.
         started_at: When the handler was called.
-        run_s: How long the handler ran.
-        span: The span of its processing, with traces on.
+        run_s: How long it ran.
     """
 
     message: Message

@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
@@ -42,10 +42,7 @@ HandlerResult = Returned | Raised | TimedOut | Unprocessable | Unavailable | Int
 class CallLimits:
     """The limits of one handler, in seconds: its own, or the settings'.
 
-    Args:
-        timeout_s: Time for one run.
-        max_hold_s: The longest time that its message is held.
-        grace_s: Time for an async function to end once it is cancelled; after that a warning is logged.
+    After ``grace_s`` a warning is logged of an async function that still runs though it was cancelled.
     """
 
     timeout_s: float
@@ -53,37 +50,22 @@ class CallLimits:
     grace_s: float = 5.0
 
 
-@dataclass(slots=True, eq=False)
 class Threads:
     """The worker threads of plain functions, and the handlers that were left behind.
 
     A stuck handler gives its slot back, so it is replaced. How many are left behind is counted (``stuck_limit``).
-
-    Args:
-        slots: Plain functions at once.
-        left_behind: Threads and tasks that still run though nothing waits for them.
     """
 
-    slots: int
-    left_behind: int = 0
-    limiter: anyio.CapacityLimiter = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Allow as many threads as there are slots."""
-        self.limiter = anyio.CapacityLimiter(self.slots)
+    def __init__(self, slots: int) -> None:
+        self.limiter = anyio.CapacityLimiter(slots)
+        self.left_behind = 0
+        """Threads and tasks that still run though nothing waits for them."""
 
 
 def invoke(
     handler: Handler, job: Job[Any, Any], limits: CallLimits, threads: Threads, delivery: Delivery
 ) -> Awaitable[HandlerResult]:
-    """Call a handler with a job.
-
-    Args:
-        handler: Which one.
-        job: What it gets.
-        limits: Its time.
-        threads: Where plain functions run, and where stuck handlers are counted.
-        delivery: Whose run it is: interrupting it cancels the handler.
+    """Call a handler with a job; interrupting its delivery cancels an async function.
 
     Returns:
         The result; the delivery's interruption where the handler ended because of it. Cancellation passes through; the

@@ -94,9 +94,6 @@ class Lane:
     """One queue's parts.
 
     Args:
-        queue: Which queue.
-        clients: Its clients.
-        shared: What all lanes share.
         calls: Hides and deletes messages in place of the queue's client.
         open_calls: Opens one more client of the queue, in another event loop; ``None`` where there are no leases.
     """
@@ -124,7 +121,7 @@ class Lane:
         self.traces = shared.traces
         self.suspect_lock = shared.suspect_lock
         self.metrics = metrics = shared.metrics.queue(name)
-        self.progress = LaneProgress(name, poll_limit_s=shared.rules.policy.wait_s + _POLL_MARGIN_S)
+        self.progress = LaneProgress(poll_limit_s=shared.rules.policy.wait_s + _POLL_MARGIN_S)
         self.queries = JobQueries(clients.mps.query, name, shared.metrics.result_queries)
         self.visibility = Visibility(calls, name, suppress_log=self._polling_fails)
         self.leases = LeaseKeeper(self.visibility, shared.store, shared.rules.policy, metrics)

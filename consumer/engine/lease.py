@@ -51,12 +51,7 @@ class Visibility:
 
     Renewals, retries and releases all hide a message. Without it leases run out while handlers run, and retries come
     back at the wrong time: nothing is lost, but much is done twice. So its outage has two log lines of its own and
-    fails the readiness check, unless the whole queue is out of reach, which polling logs.
-
-    Args:
-        queue: The queue's client.
-        name: The queue's name, for the log.
-        suppress_log: Whether the queue's own outage is already logged.
+    fails the readiness check, unless the whole queue is out of reach, which polling logs (``suppress_log``).
     """
 
     def __init__(self, queue: QueueCalls, name: str, *, suppress_log: Callable[[], bool] | None = None) -> None:
@@ -88,14 +83,7 @@ class Visibility:
 
 
 class LeaseKeeper:
-    """Renews the leases of one queue's messages.
-
-    Args:
-        visibility: Hides messages.
-        store: Where the claims are.
-        policy: How long each renewal hides a message, and how long a lease is renewed at the most.
-        metrics: The queue's.
-    """
+    """Renews the leases of one queue's messages."""
 
     def __init__(self, visibility: Visibility, store: StoreAccess, policy: Policy, metrics: QueueMetrics) -> None:
         self._visibility = visibility

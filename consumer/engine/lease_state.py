@@ -80,11 +80,8 @@ _NEXT: Final = {
 def next_state(state: LeaseState, event: LeaseEvent, stage: Stage) -> LeaseState:
     """The state after an event.
 
-    Args:
-        state: The state before.
-        event: What happened.
-        stage: How far the delivery is. Once its handler runs, a lost lease is ORPHANED: the claim must outlive the
-            run. Once its outcome is being persisted there is nothing to wait for either.
+    Once the handler runs, a lost lease is ORPHANED: the claim must outlive the run. Once the outcome is being persisted
+    there is nothing to wait for either.
     """
     if state in _FINAL:
         return state

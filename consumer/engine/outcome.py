@@ -58,15 +58,10 @@ class Unprocessable:
 
 @dataclass(frozen=True, slots=True)
 class NotReady:
-    """MPS says that the job still runs.
-
-    Args:
-        state: The state that it gave.
-        limit_s: How long that is accepted, in seconds since MNS accepted the message.
-    """
+    """MPS says that the job still runs."""
 
     state: str
-    limit_s: float
+    limit_s: float  # how long that is accepted, in seconds since MNS accepted the message
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +80,9 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedElsewhere:
-    """Another process runs this job, or another message of the same job is in flight here.
+    """Another process runs this job, or another message of the same job is in flight here."""
 
-    Args:
-        remaining_s: Seconds until that claim ends.
-    """
-
-    remaining_s: float
+    remaining_s: float  # until that claim ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,22 +128,14 @@ RunResult: TypeAlias = (
 
 @dataclass(slots=True)  # not frozen: that costs 0.1 us a field, for every message
 class History:
-    """What the decision depends on besides the result.
+    """What the decision depends on besides the result."""
 
-    Args:
-        failures: Failures of the handler before this run.
-        dequeue_count: How often MNS delivered the message. It paces retries and never counts as failures: stops,
-            releases and outages increase it too.
-        age_s: Seconds since MNS accepted the message, by MNS's clock.
-        retention_s: The age at which MNS drops it silently.
-        jitter: A random number from [0, 1).
-    """
-
-    failures: int = 0
+    failures: int = 0  # of the handler, before this run
     dequeue_count: int = 1
-    age_s: float = 0.0
-    retention_s: float = 345_600.0
-    jitter: float = 0.5
+    """How often MNS delivered it. It paces retries and is no failure: stops, releases and outages increase it too."""
+    age_s: float = 0.0  # since MNS accepted the message, by MNS's clock
+    retention_s: float = 345_600.0  # the age at which MNS drops it silently
+    jitter: float = 0.5  # a random number from [0, 1)
 
 
 # What happens to the message.
@@ -172,36 +155,25 @@ class Discard:
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """Hide the message, so that it is delivered again.
+    """Hide the message, so that it is delivered again."""
 
-    Args:
-        delay_s: Whole seconds in [1, 43200].
-        failure: The handler's failure to count, as one sentence; ``None`` when it is not the handler's.
-        why: One sentence for the log.
-        no_room: Whether it is a dead letter that the store has no room for.
-    """
-
-    delay_s: int
-    failure: str | None
-    why: str
-    no_room: bool = False
+    delay_s: int  # in [1, 43200]
+    failure: str | None  # the handler's, to be counted, as one sentence; None when it is not the handler's
+    why: str  # one sentence for the log
+    no_room: bool = False  # whether it is a dead letter that the store has no room for
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """Store the message as a dead letter, then delete it.
 
-    Args:
-        reason: Why, as a label.
-        error: Why, as a sentence.
-        cause: The exception whose traceback is kept.
-        closes_job: Whether the job ends with it. A run of the handler ends the job. A fault of the message alone ends
-            that message only, since another message may report the same job correctly.
+    Its job ends with it (``closes_job``) after a run of the handler. A fault of the message alone ends that message
+    only, since another message may report the same job correctly.
     """
 
     reason: Reason
-    error: str
-    cause: Exception | None = None
+    error: str  # why, as a sentence
+    cause: Exception | None = None  # its traceback is kept
     closes_job: bool = True
 
 
@@ -216,12 +188,7 @@ Outcome: TypeAlias = Done | Discard | RetryLater | DeadLetter | Abandon
 
 
 def decide(result: RunResult, history: History, policy: RetryPolicy) -> Outcome:
-    """Turn the result of one run into an outcome.
-
-    Args:
-        result: How the run ended.
-        history: What came before it.
-        policy: The limits and delays of its handler.
+    """Turn the result of one run into an outcome, by the limits and delays of its handler.
 
     Source: facts/mns.md#change-message-visibility, facts/mns.md#limits.
     """

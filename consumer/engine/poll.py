@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import anyio
@@ -36,33 +35,25 @@ _LAST_CHANCE_S: Final = 0.5
 _EARLY: Final = 0.5
 _SHED_PAUSE_S: Final = 1.0
 _SHED_CAP_S: Final = 30.0
+_JOIN_AGAIN_S: Final = 4.0
 _LOOK_S: Final = 5.0
 _CROWDED_S: Final = 0.5
 
 
-@dataclass(slots=True, eq=False)
 class _Receive:
-    """One receive under way.
+    """One receive under way, which ``scope`` cancels."""
 
-    Args:
-        scope: Cancels it.
-        has_begun: Whether its answer has begun: from then on messages may be ours.
-    """
-
-    scope: anyio.CancelScope
-    has_begun: bool = False
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.has_begun = False
+        """Whether its answer has begun: from then on messages may be ours."""
 
     def begin(self) -> None:
         self.has_begun = True
 
 
 class Poller:
-    """The polls of one queue.
-
-    Args:
-        lane: The queue's parts.
-        start: Processes each delivery in a task of its own, which gives its slot back.
-    """
+    """The polls of one queue; ``start`` processes each delivery in a task of its own, which gives its slot back."""
 
     def __init__(self, lane: Lane, start: Callable[[Lane, Sequence[Delivery]], None]) -> None:
         self._lane = lane
@@ -73,7 +64,6 @@ class Poller:
         self._most_joined = lane.rules.policy.max_polls - 1
         self._sheds = 0
         self._unreadable = 0
-        self._failed_joins = 0
         self._join_at = 0.0
         self._stopped = anyio.Event()
         self._waiting = anyio.CancelScope()
@@ -106,8 +96,7 @@ class Poller:
     async def stop(self, hurried: anyio.Event) -> None:
         """Poll no more; a receive under way gets half a second, one whose answer has begun is read to its end.
 
-        Args:
-            hurried: Set when that half second is better left to the handlers.
+        When ``hurried`` is set, that half second is better left to the handlers.
         """
         self._stopped.set()
         self._waiting.cancel("stopping")
@@ -161,7 +150,7 @@ class Poller:
     async def _receive(self, asked: int, wait_s: int, *, is_leading: bool) -> Batch | None:
         """One receive; ``None`` when it failed (after its pause) or was cancelled by a stop."""
         lane = self._lane
-        receive = _Receive(anyio.CancelScope())
+        receive = _Receive()
         self._receives.add(receive)
         used = 0
         try:
@@ -176,8 +165,7 @@ class Poller:
                 await self._pause(self._breaker.failed(error))
             else:
                 # The leading poll logs an outage; a joining one is not missed for a while.
-                self._failed_joins += 1
-                self._join_at = time.monotonic() + backoff_s(self._failed_joins)
+                self._join_at = time.monotonic() + _JOIN_AGAIN_S
             return None
         finally:
             self._receives.discard(receive)
@@ -194,8 +182,6 @@ class Poller:
         lane = self._lane
         if is_leading:
             self._breaker.succeeded()
-        else:
-            self._failed_joins = 0
         lane.progress.polled()
         lane.mns_base_s = time.time() + batch.server_offset_s - time.monotonic()
         lane.metrics.last_poll.set_to_current_time()

@@ -52,15 +52,10 @@ class Slots:
         await self._wait_for(1)
 
     async def take(self, most: int, linger_s: float) -> int:
-        """Take free slots.
+        """Take free slots, and return how many: 1 to ``most``.
 
-        Args:
-            most: How many are useful.
-            linger_s: How long to wait for ``most`` of them once one is free: fuller batches cost fewer requests, but
-                one slow job must not idle the other slots. Slots that came back unused have waited already.
-
-        Returns:
-            How many were taken, 1 to ``most``.
+        Once one is free, it waits up to ``linger_s`` for ``most`` of them: fuller batches cost fewer requests, but one
+        slow job must not idle the other slots. Slots that came back unused have waited already.
         """
         while True:
             await self._wait_for(1)
@@ -88,12 +83,7 @@ class Slots:
         return taken
 
     def give_back(self, count: int, *, unused: bool = False) -> None:
-        """Free ``count`` slots.
-
-        Args:
-            count: How many.
-            unused: Whether no handler ran in them: then the next messages are asked for at once.
-        """
+        """Free slots; ``unused`` when no handler ran in them: then the next messages are asked for at once."""
         while count and self._returning:
             waiter = self._returning.popleft()
             if not waiter.done():

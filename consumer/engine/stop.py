@@ -39,12 +39,7 @@ _LAST_S: Final = 0.5
 
 
 class Stop:
-    """The stop of one daemon.
-
-    Args:
-        lanes: Its queues; filled while it starts.
-        deadline_s: How long it may take, in seconds.
-    """
+    """The stop of one daemon within ``deadline_s`` seconds; its lanes are filled in while it starts."""
 
     def __init__(self, lanes: Sequence[Lane], deadline_s: float) -> None:
         self._lanes = lanes

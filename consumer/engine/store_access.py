@@ -18,7 +18,8 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 import anyio
 import structlog
@@ -33,8 +34,8 @@ from consumer.store.ledger import Ledger, LettersHeld
 if TYPE_CHECKING:
     from consumer.engine.lane import Lane
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -57,19 +58,11 @@ _PRUNE_PAUSE_S: Final = 0.05
 
 
 class StoreAccess:
-    """The ledger and its circuit breaker; one for all queues.
+    """The ledger and its circuit breaker; one for all queues."""
 
-    Args:
-        ledger: The store.
-        observe: Called with whether the store works, when that changes.
-    """
-
-    def __init__(self, ledger: Ledger, observe: Callable[[bool], None]) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self._observe = observe
-        self.breaker = Breaker(
-            "store failed; polling pauses until it works", "store works again", probe=ledger.ping, on_change=observe
-        )
+        self.breaker = Breaker("store failed; polling pauses until it works", "store works again", probe=ledger.ping)
         self._one_write = Breaker(
             "a write fails though the store works; it is retried while its message is held",
             "all writes succeed again",
@@ -87,15 +80,20 @@ class StoreAccess:
         seconds = self.ledger.busy_s()
         return seconds if seconds >= STALL_S else 0.0
 
-    async def persist(self, write: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    @property
+    def works(self) -> bool:
+        """Whether neither a call nor a probe has failed since the last success, and no call hangs in the disk."""
+        return self.breaker.fault is None and not self.stalled_s
+
+    async def persist(self, write: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
         """Write until it succeeds or is cancelled; every write is idempotent."""
         asked_at = time.monotonic()
         try:
-            return await write(*args, **kwargs)
+            return await write(*arguments)
         except StoreError as error:
-            return await self._retry(write, error, asked_at, math.inf, *args, **kwargs)
+            return await self._retry(partial(write, *arguments), error, asked_at, math.inf)
 
-    async def try_write(self, write: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def try_write(self, write: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
         """As ``persist``, but give up after a few tries that fail while the store works.
 
         Raises:
@@ -103,19 +101,12 @@ class StoreAccess:
         """
         asked_at = time.monotonic()
         try:
-            return await write(*args, **kwargs)
+            return await write(*arguments)
         except StoreError as error:
-            return await self._retry(write, error, asked_at, _MOST_TRIES, *args, **kwargs)
+            return await self._retry(partial(write, *arguments), error, asked_at, _MOST_TRIES)
 
     async def _retry(
-        self,
-        write: Callable[P, Awaitable[T]],
-        error: StoreError,
-        asked_at: float,
-        most_tries: float,
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
+        self, write: Callable[[], Awaitable[T]], error: StoreError, asked_at: float, most_tries: float
     ) -> T:
         """Retry a write that failed with ``error``."""
         faults = 0
@@ -135,7 +126,7 @@ class StoreAccess:
                     await self.breaker.wait_closed()
                 asked_at = time.monotonic()
                 try:
-                    answer = await write(*args, **kwargs)
+                    answer = await write()
                 except StoreError as again:
                     error = again
                     continue
@@ -154,24 +145,14 @@ class StoreAccess:
             stalled_s = self.stalled_s
             if stalled_s and began_at is None:
                 began_at = time.monotonic() - stalled_s
-                self._observe(False)  # noqa: FBT003 - the callback's only argument
                 log.warning("the disk hangs under the store; messages wait for it", seconds=round(stalled_s, 1))
             elif began_at is not None and not stalled_s:
                 log.info("the disk answers the store again", seconds=round(time.monotonic() - began_at, 1))
                 began_at = None
-                if self.breaker.fault is None:
-                    self._observe(True)  # noqa: FBT003 - the callback's only argument
 
 
 class LetterLimit:
-    """The limit of one store; one for all queues.
-
-    Args:
-        store: The store.
-        policy: How many dead letters the store may hold, and how many bytes.
-        metrics: Where both are shown.
-        shared: Whether other processes store letters there.
-    """
+    """The limit of one store, for all queues; ``shared`` where other processes store letters there."""
 
     def __init__(self, store: StoreAccess, policy: Policy, metrics: Metrics, *, shared: bool) -> None:
         self._store = store
@@ -298,12 +279,8 @@ async def prune(store: StoreAccess, lanes: Sequence[Lane], least_s: float) -> No
     """Remove old records in small steps; never sooner than twice the longest retention of the queues.
 
     Ages are measured by the store's clock. If that clock has jumped, everything would be old at once, so nothing is
-    removed unless it agrees with MNS's.
-
-    Args:
-        store: The store.
-        lanes: The queues.
-        least_s: The shortest time for which a record is kept, in seconds, whatever the settings and queues say.
+    removed unless it agrees with MNS's. A record is kept for at least ``least_s``, whatever the settings and queues
+    say.
     """
     breaker = Breaker("old records can't be pruned; retried every minute", "pruning works again")
     while True:

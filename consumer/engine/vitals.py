@@ -31,15 +31,9 @@ class Wait(StrEnum):
 
 @dataclass(slots=True)
 class LaneProgress:
-    """The marks of one queue. Times are on the monotonic clock; 0 means never.
+    """The marks of one queue. Times are on the monotonic clock; 0 means never."""
 
-    Args:
-        queue: The queue's name.
-        poll_limit_s: The longest time between the ends of two polls.
-    """
-
-    queue: str
-    poll_limit_s: float
+    poll_limit_s: float  # the longest time between the ends of two polls
     began_at: float = field(init=False)
     polled_at: float = 0.0
     succeeded_at: float = 0.0
@@ -83,14 +77,7 @@ class LaneProgress:
 
 
 class Vitals:
-    """The checks of one daemon.
-
-    Args:
-        lanes: Its queues; filled while it starts.
-        store: Its store.
-        letters: Its store's limit of dead letters.
-        handlers: How many handlers are registered.
-    """
+    """The checks of one daemon; its lanes are filled in while it starts."""
 
     def __init__(self, lanes: Sequence[Lane], store: StoreAccess, letters: LetterLimit, handlers: int) -> None:
         self._lanes = lanes
@@ -111,22 +98,8 @@ class Vitals:
 
     def ready(self) -> Sequence[Check]:
         """Whether messages can be handled."""
-        polls = [Check(f"polling {lane.name}", lane.progress.ready(), _doing(lane)) for lane in self._lanes]
-        results = [
-            Check(f"results for {lane.name}", lane.queries.breaker.is_closed, _asking(lane)) for lane in self._lanes
-        ]
-        deletes = [
-            Check(f"deletes of {lane.name}", not lane.deletes.failing, f"{lane.deletes.pending} pending")
-            for lane in self._lanes
-        ]
-        hides = [
-            Check(f"hides of {lane.name}", not lane.visibility.breaker.is_logged, _hiding(lane)) for lane in self._lanes
-        ]
         return [
-            *polls,
-            *results,
-            *deletes,
-            *hides,
+            *(check for lane in self._lanes for check in _checks(lane)),
             self._store(),
             Check("dead letters", not self._letters.is_full, self._letters_held()),
             Check("handlers", self.handlers > 0, f"{self.handlers} registered"),
@@ -166,13 +139,15 @@ def status_of(lanes: Sequence[Lane]) -> str:
     )
 
 
-def _asking(lane: Lane) -> str:
-    return "MPS answers" if lane.queries.breaker.is_closed else f"waiting for MPS: {lane.queries.breaker.fault}"
-
-
-def _hiding(lane: Lane) -> str:
+def _checks(lane: Lane) -> Sequence[Check]:
+    queries, hides = lane.queries.breaker, lane.visibility.breaker
+    answers = "MPS answers" if queries.is_closed else f"waiting for MPS: {queries.fault}"
+    hiding = "failing; leases run out while handlers run" if hides.is_logged else "messages can be hidden"
     return (
-        "failing; leases run out while handlers run" if lane.visibility.breaker.is_logged else "messages can be hidden"
+        Check(f"polling {lane.name}", lane.progress.ready(), _doing(lane)),
+        Check(f"results for {lane.name}", queries.is_closed, answers),
+        Check(f"deletes of {lane.name}", not lane.deletes.failing, f"{lane.deletes.pending} pending"),
+        Check(f"hides of {lane.name}", not hides.is_logged, hiding),
     )
 
 

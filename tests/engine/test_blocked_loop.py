@@ -83,7 +83,7 @@ class Held:
         self.delivery.renew_next(time.monotonic())
         policy = Policy(lease_step_s=10)
         metrics = Metrics().queue("q")
-        self.keeper = LeaseKeeper(Visibility(orders, "q"), StoreAccess(ledger, lambda _: None), policy, metrics)
+        self.keeper = LeaseKeeper(Visibility(orders, "q"), StoreAccess(ledger), policy, metrics)
         self.keeper.keep(self.delivery)
 
         @asynccontextmanager

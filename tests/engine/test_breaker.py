@@ -166,18 +166,16 @@ def test_calls_that_fail_together_are_one_fault(clock: Clock) -> None:
     assert max(pauses) <= 0.5
 
 
-def test_changes_are_reported_once() -> None:
-    """``on_change`` is called once for the opening and once for the closing, and not for a suspicion."""
-    heard: list[bool] = []
-    breaker = Breaker("opened", "closed", on_change=heard.append)
+def test_a_suspicion_is_no_fault() -> None:
+    """A breaker that is open until a probe names no fault; one that has seen a call fail does, until it closes."""
+    breaker = Breaker("opened", "closed")
     breaker.open_until_probed()
+    faults = [breaker.fault]
     assert not breaker.is_closed
-    breaker.succeeded()
-    assert heard == []
     breaker.failed(REFUSED)
-    breaker.failed(REFUSED)
+    faults.append(breaker.fault)
     breaker.succeeded()
-    assert heard == [False, True]
+    assert [*faults, breaker.fault] == [None, REFUSED, None]
 
 
 class Service:

@@ -52,7 +52,7 @@ def limits(letters: int, size_bytes: int) -> Policy:
 
 
 def limit_of(store: Counted, letters: int = 10, size_bytes: int = 1000, *, shared: bool = False) -> LetterLimit:
-    access = StoreAccess(cast("Ledger", store), lambda _: None)
+    access = StoreAccess(cast("Ledger", store))
     return LetterLimit(access, limits(letters, size_bytes), Metrics(), shared=shared)
 
 

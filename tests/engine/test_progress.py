@@ -14,7 +14,7 @@ LIMIT_S = 10.0
 @pytest.fixture
 def lane() -> LaneProgress:
     """A lane that has just started."""
-    return LaneProgress(queue="q", poll_limit_s=LIMIT_S)
+    return LaneProgress(poll_limit_s=LIMIT_S)
 
 
 def test_a_queue_is_alive_until_its_first_poll_is_overdue(lane: LaneProgress) -> None:

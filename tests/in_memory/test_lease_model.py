@@ -92,7 +92,7 @@ async def play(events: list[Event], end: Outcome) -> tuple[Queue, Delivery, Outc
     """Apply events to a message in flight, then settle it; returns its end, and whether the key is free again."""
     queue, ledger = Queue(), MemoryLedger()
     await ledger.open()
-    store = StoreAccess(ledger, lambda _: None)
+    store = StoreAccess(ledger)
     metrics = Metrics()
     deletes = Deletes(queue, metrics.queue("q"))
     visibility = Visibility(queue, "q")
