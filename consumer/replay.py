@@ -28,8 +28,8 @@ from consumer.cloud.faults import surely_not_sent
 from consumer.cloud.mns import MnsQueue
 from consumer.config import QueueSettings
 from consumer.errors import CloudError, Fault, StoreError, UsageError
-from consumer.store.ledger import Filter, LetterState
-from consumer.store.queries import Begun, Operators, Progress, StoredLetter, replayed_already
+from consumer.store.ledger import Begun, Filter, LetterState, Progress, StoredLetter
+from consumer.store.queries import Operators, replayed_already
 
 
 class ReplayOutcome(StrEnum):

@@ -40,9 +40,9 @@ from consumer.job_state import JobState
 from consumer.message.notification import decode_user_data
 from consumer.ops.logs import configure
 from consumer.sandbox import Sandbox
-from consumer.store.ledger import Filter
+from consumer.store.ledger import Filter, StoredJob, StoredLetter
 from consumer.store.open import open_operators
-from consumer.store.queries import Operators, StoredJob, StoredLetter
+from consumer.store.queries import Operators
 
 _QUEUE: Final = "demo"
 _BUCKET: Final = "oss://demo.oss-cn-hangzhou.aliyuncs.com"

@@ -21,8 +21,7 @@ from rich.text import Text
 from consumer.message.envelope import read_text
 from consumer.message.strict_json import Undecodable
 from consumer.ops.sanitize import SECRETS, json_text, printable, printable_block
-from consumer.store.ledger import JobRecord
-from consumer.store.queries import StoredJob, StoredLetter
+from consumer.store.ledger import JobRecord, StoredJob, StoredLetter
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 

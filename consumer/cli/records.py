@@ -42,8 +42,9 @@ from consumer.cli.output import (
 from consumer.config import Settings
 from consumer.errors import ConsumerError, ExitCode, UsageError
 from consumer.ops.sanitize import SECRETS, printable, printable_block
+from consumer.store.ledger import StoredJob, StoredLetter
 from consumer.store.open import open_operators
-from consumer.store.queries import Operators, StoredJob, StoredLetter
+from consumer.store.queries import Operators
 
 if TYPE_CHECKING:
     from consumer.replay import Candidate, Replayed

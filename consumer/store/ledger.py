@@ -14,9 +14,9 @@ cancelled claim. Calls about one key take effect in the order in which they were
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, Self, TypeAlias
+from typing import Final, Protocol, Self, TypeAlias
 
 from consumer.policy import Reason
 
@@ -130,6 +130,52 @@ class Filter:
     ids: Sequence[int] = ()
     """Numbers of dead letters; empty means any. Matches dead letters only."""
     state: LetterState | None = None  # matches dead letters only
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the replay of a letter is; no two replays of a letter have the same."""
+
+    state: LetterState = LetterState.SET_ASIDE
+    replayed_at: float | None = None  # as in ``StoredLetter``
+
+
+NEVER_REPLAYED: Final = Progress()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLetter:
+    """A dead letter in the store. Times are UNIX seconds by the store's clock."""
+
+    id: int  # its number, never given to another letter
+    letter: DeadLetterRecord
+    state: LetterState
+    stored_at: float
+    replayed_at: float | None = None  # when its last replay was begun or finished
+
+    @property
+    def progress(self) -> Progress:
+        """What a replay is begun from."""
+        return Progress(self.state, self.replayed_at)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """An ended job in the ledger."""
+
+    record: JobRecord
+    dead: bool  # it ended as a dead letter
+    stored_at: float  # UNIX seconds by the store's clock
+    cursor: str = field(default="", compare=False)  # its place in the order of ``list_jobs``
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A replay that has begun, with what is needed to cancel it."""
+
+    before: StoredLetter
+    began_at: float  # the letter's ``replayed_at`` until the replay ends
+    ended: StoredJob | None  # how its key had ended; ``None`` when it was open
 
 
 class Standby(Protocol):

@@ -1,6 +1,6 @@
 """Make a ledger, or an operator's access, from a store's address. Opens nothing.
 
-Each engine is imported when it is needed: PostgreSQL's driver is an extra.
+Each engine is imported when it is needed: PostgreSQL's driver is an extra, and a daemon does without SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from consumer.errors import SettingsError
 from consumer.store.ledger import Ledger
-from consumer.store.queries import Operators
 from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress
+
+if TYPE_CHECKING:
+    from consumer.store.queries import Operators
 
 
 def make_ledger(address: StoreAddress) -> Ledger:
@@ -40,13 +43,15 @@ def make_operators(address: StoreAddress) -> Operators:
         SettingsError: As for ``make_ledger``.
     """
     _check(address)
+    from consumer.store.queries import Operators, PostgresEngine, SqliteEngine  # noqa: PLC0415 - loads SQLAlchemy
+
     if isinstance(address, SqliteAddress):
-        from consumer.store.sqlite.operators import SqliteDatabase  # noqa: PLC0415 - loaded when it is needed
+        from consumer.store.sqlite.database import SqliteDatabase  # noqa: PLC0415 - loaded when it is needed
 
-        return Operators(SqliteDatabase(address.path))
-    from consumer.store.postgres.operators import PostgresDatabase  # noqa: PLC0415 - its driver is an extra
+        return Operators(SqliteDatabase(address.path), SqliteEngine())
+    from consumer.store.postgres.database import PostgresDatabase  # noqa: PLC0415 - its driver is an extra
 
-    return Operators(PostgresDatabase(address))
+    return Operators(PostgresDatabase(address), PostgresEngine())
 
 
 @asynccontextmanager

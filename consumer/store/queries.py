@@ -1,6 +1,8 @@
 """What operators ask of a store: look at ended jobs and dead letters, replay letters, remove them.
 
-It works from another process while the daemon runs. One implementation serves both engines.
+It works from another process while the daemon runs. SQLAlchemy writes the statements, once for both engines; an
+engine's ``Database`` carries them out on its own connection. Not SQLAlchemy's: behind a pooler it would leave prepared
+statements in sessions of other programs.
 
 A replay has two phases, because queue and store share no transaction:
 
@@ -16,94 +18,61 @@ that dies again is a new letter.
 
 from __future__ import annotations
 
+import re
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
 
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    Dialect,
+    Insert,
+    Select,
+    Table,
+    Update,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
 from consumer.errors import UsageError
-from consumer.store.ledger import DeadLetterRecord, Filter, JobRecord, LetterState
-from consumer.store.rows import JOB_COLUMNS_SQL, LETTER_COLUMNS_SQL, read_letter
+from consumer.policy import Reason
+from consumer.store import tables
+from consumer.store.ledger import (
+    NEVER_REPLAYED,
+    Begun,
+    DeadLetterRecord,
+    Filter,
+    JobRecord,
+    LetterState,
+    Progress,
+    StoredJob,
+    StoredLetter,
+)
+from consumer.store.rows import JOB_COLUMNS, LETTER_COLUMNS, job_values, key_hash, key_id
 
 _PURGE_STEP: Final = 200
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the replay of a letter is; no two replays of a letter have the same."""
-
-    state: LetterState = LetterState.SET_ASIDE
-    replayed_at: float | None = None  # as in ``StoredLetter``
-
-
-NEVER_REPLAYED: Final = Progress()
-
-
-@dataclass(frozen=True, slots=True)
-class StoredLetter:
-    """A dead letter in the store. Times are UNIX seconds by the store's clock."""
-
-    id: int  # its number, never given to another letter
-    letter: DeadLetterRecord
-    state: LetterState
-    stored_at: float
-    replayed_at: float | None = None  # when its last replay was begun or finished
-
-    @property
-    def progress(self) -> Progress:
-        """What a replay is begun from."""
-        return Progress(self.state, self.replayed_at)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredJob:
-    """An ended job in the ledger."""
-
-    record: JobRecord
-    dead: bool  # it ended as a dead letter
-    stored_at: float  # UNIX seconds by the store's clock
-    cursor: str = field(default="", compare=False)  # its place in the order of ``list_jobs``
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A replay that has begun, with what is needed to cancel it."""
-
-    before: StoredLetter
-    began_at: float  # the letter's ``replayed_at`` until the replay ends
-    ended: StoredJob | None  # how its key had ended; ``None`` when it was open
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
-    """What differs between the engines' SQL. ``{}`` stands for a column or a parameter."""
-
-    jobs: str  # the table of jobs, like ``letters``
-    letters: str
-    mark: str  # what a parameter's number follows
-    read_time: str  # a stored time as UNIX seconds
-    write_time: str
-    for_update: str  # ends a SELECT that locks its rows until the transaction ends
-    hash_key: Callable[[str], Sequence[object]]  # what finds a key's job
-    has_key: str  # the condition with these parameters
-    forget_attempts: str  # with these parameters
-    close: str  # inserts an ended job unless its key has ended or runs
-    close_values: Callable[[StoredJob], Sequence[object]]
-    job_order: Sequence[str]  # the unique columns by which jobs are listed
-    read_cursor: str  # these columns of a row as one text
-    write_cursor: Sequence[str]  # the values of ``parse_cursor`` as these columns
-    parse_cursor: Callable[[str], Sequence[object] | None]
-
-
 class Session(Protocol):
     """A connection, perhaps in a transaction."""
 
-    async def fetch(self, statement: str, *values: object) -> Sequence[Sequence[Any]]:
+    async def fetch(self, statement: str, values: Sequence[object]) -> Sequence[Sequence[Any]]:
         """The rows of a query."""
 
-    async def execute(self, statement: str, *values: object) -> int:
+    async def execute(self, statement: str, values: Sequence[object]) -> int:
         """The number of rows that a statement has changed."""
 
     async def now(self) -> float:
@@ -112,8 +81,6 @@ class Session(Protocol):
 
 class Database(Protocol):
     """An engine's way to run work in a session."""
-
-    dialect: Dialect
 
     async def run(self, work: Callable[[Session], Awaitable[T]], *, atomic: bool = False) -> T:
         """Run the work, in one transaction if ``atomic``. It may run a second time when a connection is lost.
@@ -126,36 +93,113 @@ class Database(Protocol):
         """Close what is open."""
 
 
-class _Conditions:
-    """A WHERE clause and its parameters."""
+class Engine(ABC):
+    """What differs between the engines: the table of jobs."""
 
-    def __init__(self, dialect: Dialect, wanted: Filter) -> None:
-        self.values: list[object] = []
-        self._mark = dialect.mark
-        self._texts = ["1 = 1"]
-        self.add("queue = {}", wanted.queue)
-        self.add("function = {}", wanted.function)
-        self.add("job_id = {}", wanted.job_id)
-        self.add(f"stored_at >= {dialect.write_time}", wanted.since)
+    dialect: Dialect
+    jobs: Table
+    letters: Table
+    job_order: Sequence[ColumnElement[Any]]
+    """The unique columns by which jobs are listed."""
 
-    def __str__(self) -> str:
-        return " AND ".join(self._texts)
+    @abstractmethod
+    def has_key(self, key: str) -> ColumnElement[bool]:
+        """The condition that finds a key's job."""
 
-    def add(self, text: str, *values: object) -> None:
-        """Add a condition, unless it has no value."""
-        if values in {(), (None,)}:
-            return
-        first = len(self.values) + 1
-        self._texts.append(text.format(*(f"{self._mark}{first + number}" for number in range(len(values)))))
-        self.values += values
+    @abstractmethod
+    def forget_attempts(self, key: str) -> Update | Delete:
+        """Forget the failures and starts of a key. It may even run: that run continues."""
+
+    @abstractmethod
+    def close(self, job: StoredJob, now: float) -> Insert:
+        """Insert an ended job, unless its key has ended or runs."""
+
+    @abstractmethod
+    def cursor(self, order: Sequence[Any]) -> str:
+        """The values of ``job_order`` as text."""
+
+    @abstractmethod
+    def parse_cursor(self, text: str) -> Sequence[Any] | None:
+        """The values of ``job_order``; ``None`` when the text is no cursor of this engine."""
 
 
-def _of_letters(dialect: Dialect, wanted: Filter) -> _Conditions:
-    where = _Conditions(dialect, wanted)
-    where.add("reason = {}", wanted.reason)
-    where.add("replay = {}", wanted.state)
-    where.add(f"id IN ({', '.join(['{}'] * len(wanted.ids))})", *wanted.ids)
-    return where
+class SqliteEngine(Engine):
+    """Jobs are numbered in the order of their ends."""
+
+    jobs = tables.SQLITE_JOBS
+    letters = tables.SQLITE_LETTERS
+    job_order = (jobs.c.id,)
+
+    dialect = SQLiteDialect_pysqlite()
+
+    def has_key(self, key: str) -> ColumnElement[bool]:
+        """See ``Engine.has_key``."""
+        return (self.jobs.c.key_hash == key_hash(key)) & (self.jobs.c.key == key)
+
+    def forget_attempts(self, key: str) -> Delete:
+        """See ``Engine.forget_attempts``."""
+        return delete(tables.SQLITE_ATTEMPTS).where(tables.SQLITE_ATTEMPTS.c.key == key)
+
+    def close(self, job: StoredJob, now: float) -> Insert:
+        """See ``Engine.close``. Only the daemon's memory knows whether the key runs; a later row counts."""
+        key = job.record.key
+        row = {"key_hash": key_hash(key), "holder": "", **_ended_row(job, now)}
+        values = select(*(literal(value, self.jobs.c[name].type) for name, value in row.items()))
+        return insert(self.jobs).from_select(list(row), values.where(~exists().where(self.has_key(key))))
+
+    def cursor(self, order: Sequence[Any]) -> str:
+        """See ``Engine.cursor``."""
+        return str(order[0])
+
+    def parse_cursor(self, text: str) -> Sequence[Any] | None:
+        """See ``Engine.parse_cursor``."""
+        return [int(text)] if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
+
+
+class PostgresEngine(Engine):
+    """A key has a row while it is open too. Several jobs may end at one time: the key decides among them."""
+
+    jobs = tables.POSTGRES_JOBS
+    letters = tables.POSTGRES_LETTERS
+    job_order = (jobs.c.stored_at, jobs.c.key_id)
+
+    dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # as it comes
+
+    def has_key(self, key: str) -> ColumnElement[bool]:
+        """See ``Engine.has_key``."""
+        return self.jobs.c.key_id == key_id(key)
+
+    def forget_attempts(self, key: str) -> Update:
+        """See ``Engine.forget_attempts``."""
+        return update(self.jobs).where(self.has_key(key)).values(_NO_ATTEMPTS)
+
+    def close(self, job: StoredJob, now: float) -> Insert:
+        """See ``Engine.close``. Like a claim, it takes over a key whose lease has ended."""
+        row = _ended_row(job, now)
+        column = self.jobs.c
+        statement = upsert(self.jobs).values(key_id=key_id(job.record.key), claimed_at=now, **row)
+        return statement.on_conflict_do_update(
+            index_elements=[column.key_id],
+            set_={**row, **_NO_ATTEMPTS, "holder": None, "held_until": None},
+            where=column.dead.is_(None) & (column.held_until.is_(None) | (column.held_until <= now)),
+        )
+
+    def cursor(self, order: Sequence[Any]) -> str:
+        """See ``Engine.cursor``."""
+        stored_at, key = order
+        return f"{stored_at}-{key.hex()}"
+
+    def parse_cursor(self, text: str) -> Sequence[Any] | None:
+        """See ``Engine.parse_cursor``."""
+        found = re.fullmatch(r"(\d{1,12}\.\d{1,9})-([0-9a-f]{32})", text, re.ASCII)
+        return None if found is None else [float(found[1]), bytes.fromhex(found[2])]
+
+
+_NO_ATTEMPTS: Final = {"failures": 0, "starts": 0, "started": False, "error": None}
+
+
+def _ended_row(job: StoredJob, now: float) -> dict[str, Any]:
+    return {"dead": job.dead, "stored_at": now, **dict(zip(JOB_COLUMNS, job_values(job.record), strict=True))}
 
 
 class Operators:
@@ -164,23 +208,20 @@ class Operators:
     A call about a letter raises ``UsageError`` when there is none of this number.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, engine: Engine) -> None:
         self._database = database
-        self._dialect = dialect = database.dialect
-        stored_at, replayed_at = (dialect.read_time.format(column) for column in ("stored_at", "replayed_at"))
-        # Only names of tables and columns, and numbers of parameters, are put into statements.
-        self._select_letters = (
-            f"SELECT id, replay, {stored_at}, {replayed_at}, {LETTER_COLUMNS_SQL}, {JOB_COLUMNS_SQL}"  # noqa: S608 - as above
-            f" FROM {dialect.letters}"
+        self._engine = engine
+        jobs, letters = engine.jobs.c, engine.letters.c
+        self._letters = select(
+            *(letters[name] for name in ("id", "replay", "stored_at", "replayed_at", *LETTER_COLUMNS, *JOB_COLUMNS))
         )
-        self._latest_first = ", ".join(f"{column} DESC" for column in dialect.job_order)
-        self._select_jobs = (
-            f"SELECT {dialect.read_cursor}, dead, {stored_at}, {JOB_COLUMNS_SQL} FROM {dialect.jobs}"  # noqa: S608 - as above
-            " WHERE dead IS NOT NULL"
-        )
+        self._jobs = select(
+            *engine.job_order, jobs.dead, jobs.stored_at.label("ended"), *(jobs[name] for name in JOB_COLUMNS)
+        ).where(jobs.dead.is_not(None))
+        self._latest_first = [column.desc() for column in engine.job_order]
 
     async def close(self) -> None:
-        """Close connections. Nothing has to be opened first."""
+        """Close what is open."""
         await self._database.close()
 
     async def list_letters(
@@ -194,11 +235,12 @@ class Operators:
             after: The number of the last letter of the page before; it need not exist any more.
             latest_first: Descending numbers.
         """
-        where = _of_letters(self._dialect, wanted)
-        where.add("id < {}" if latest_first else "id > {}", after)
-        order = "DESC" if latest_first else "ASC"
-        statement = f"{self._select_letters} WHERE {where} ORDER BY id {order} LIMIT {int(limit)}"
-        return [_stored_letter(row) for row in await self._fetch(statement, where.values)]
+        number = self._engine.letters.c.id
+        statement = self._letters.where(*self._of_letters(wanted)).limit(limit)
+        if after is not None:
+            statement = statement.where(number < after if latest_first else number > after)
+        statement = statement.order_by(number.desc() if latest_first else number)
+        return [_stored_letter(row) for row in await self._fetch(statement)]
 
     async def walk_letters(
         self, wanted: Filter, *, page: int = 100, latest_first: bool = False
@@ -212,9 +254,8 @@ class Operators:
 
     async def count_letters(self, wanted: Filter) -> int:
         """How many dead letters match."""
-        where = _of_letters(self._dialect, wanted)
-        statement = f"SELECT count(*) FROM {self._dialect.letters} WHERE {where}"  # noqa: S608 - as above
-        ((count,),) = await self._fetch(statement, where.values)
+        statement = select(func.count()).select_from(self._engine.letters).where(*self._of_letters(wanted))
+        ((count,),) = await self._fetch(statement)
         return int(count)
 
     async def get_letter(self, letter_id: int) -> StoredLetter:
@@ -240,7 +281,7 @@ class Operators:
         Raises:
             UsageError: Its progress is not what was seen, or it was replayed, without ``force``. Nothing changes.
         """
-        dialect = self._dialect
+        engine = self._engine
 
         async def begin(session: Session) -> Begun | None:
             found = await self._get(session, letter_id, lock=True)
@@ -255,9 +296,9 @@ class Operators:
                 await self._set_progress(session, letter_id, Progress(LetterState.REPLAYED, now))
                 return None
             await self._set_progress(session, letter_id, Progress(LetterState.REPLAYING, now))
-            hashed = dialect.hash_key(key)
-            await session.execute(f"DELETE FROM {dialect.jobs} WHERE {dialect.has_key} AND dead IS NOT NULL", *hashed)  # noqa: S608 - as above
-            await session.execute(dialect.forget_attempts, *hashed)
+            is_ended = engine.has_key(key) & engine.jobs.c.dead.is_not(None)
+            await self._execute(session, delete(engine.jobs).where(is_ended))
+            await self._execute(session, engine.forget_attempts(key))
             return Begun(found, now, ended)
 
         return await self._database.run(begin, atomic=True)
@@ -299,21 +340,19 @@ class Operators:
                     " it is left alone"
                 )
             await self._set_progress(session, before.id, before.progress)
-            ended, dialect = begun.ended, self._dialect
-            if ended is not None and await session.execute(dialect.close, *dialect.close_values(ended)):
-                await session.execute(dialect.forget_attempts, *dialect.hash_key(ended.record.key))
+            ended, engine = begun.ended, self._engine
+            if ended is not None and await self._execute(session, engine.close(ended, await session.now())):
+                await self._execute(session, engine.forget_attempts(ended.record.key))
 
         await self._database.run(cancel, atomic=True)
 
     async def purge(self, wanted: Filter) -> int:
         """Remove the matching dead letters in small steps and return their number; their keys stay closed."""
-        where, letters = _of_letters(self._dialect, wanted), self._dialect.letters
-        statement = (
-            f"DELETE FROM {letters} WHERE id IN"  # noqa: S608 - as above
-            f" (SELECT id FROM {letters} WHERE {where} ORDER BY id LIMIT {_PURGE_STEP})"
-        )
+        letters = self._engine.letters
+        step = select(letters.c.id).where(*self._of_letters(wanted)).order_by(letters.c.id).limit(_PURGE_STEP)
+        statement = delete(letters).where(letters.c.id.in_(step))
         purged = 0
-        while removed := await self._database.run(lambda session: session.execute(statement, *where.values)):
+        while removed := await self._database.run(lambda session: self._execute(session, statement)):
             purged += removed
         return purged
 
@@ -333,54 +372,78 @@ class Operators:
         """
         if wanted.ids or wanted.reason is not None or wanted.state is not None:
             return []
-        dialect = self._dialect
-        where = _Conditions(dialect, wanted)
-        where.add("dead = {}", dead)
+        engine = self._engine
+        statement = self._jobs.where(*_of_records(engine.jobs, wanted)).order_by(*self._latest_first).limit(limit)
+        if dead is not None:
+            statement = statement.where(engine.jobs.c.dead.is_(dead))
         if after is not None:
-            if (values := dialect.parse_cursor(after)) is None:
+            if (values := engine.parse_cursor(after)) is None:
                 raise UsageError(
                     f"unknown cursor {after[:80]!r}: expected the cursor of a listed job; begin with the first page"
                 )
-            where.add(f"({', '.join(dialect.job_order)}) < ({', '.join(dialect.write_cursor)})", *values)
-        statement = f"{self._select_jobs} AND {where} ORDER BY {self._latest_first} LIMIT {int(limit)}"
-        return [_stored_job(row) for row in await self._fetch(statement, where.values)]
+            statement = statement.where(tuple_(*engine.job_order) < tuple_(*values))
+        return [self._stored_job(row) for row in await self._fetch(statement)]
 
-    async def _fetch(self, statement: str, values: Sequence[object]) -> Sequence[Sequence[Any]]:
-        return await self._database.run(lambda session: session.fetch(statement, *values))
+    async def _fetch(self, statement: Select[Any]) -> Sequence[Sequence[Any]]:
+        return await self._database.run(lambda session: session.fetch(*self._written(statement)))
+
+    async def _execute(self, session: Session, statement: Update | Delete | Insert) -> int:
+        return await session.execute(*self._written(statement))
+
+    def _written(self, statement: Select[Any] | Update | Delete | Insert) -> tuple[str, list[object]]:
+        """The statement as the engine's SQL, and the values of its parameters in their order."""
+        options = {"render_postcompile": True}  # as many parameters as a list has values
+        written = statement.compile(dialect=self._engine.dialect, compile_kwargs=options)
+        return written.string, [written.params[name] for name in written.positiontup or ()]
 
     async def _get(self, session: Session, letter_id: int, *, lock: bool = False) -> StoredLetter:
-        statement = f"{self._select_letters} WHERE id = {self._dialect.mark}1{self._dialect.for_update if lock else ''}"
-        rows = await session.fetch(statement, letter_id)
+        statement = self._letters.where(self._engine.letters.c.id == letter_id)
+        rows = await session.fetch(*self._written(statement.with_for_update() if lock else statement))
         if not rows:
             raise unknown_letter(letter_id)
         return _stored_letter(rows[0])
 
     async def _find_ended(self, session: Session, key: str) -> StoredJob | None:
         """How a key has ended; ``None`` while it is open. Of several rows the last one counts."""
-        dialect = self._dialect
-        statement = f"{self._select_jobs} AND {dialect.has_key} ORDER BY {self._latest_first} LIMIT 1"
-        rows = await session.fetch(statement + dialect.for_update, *dialect.hash_key(key))
-        return _stored_job(rows[0]) if rows else None
+        statement = self._jobs.where(self._engine.has_key(key)).order_by(*self._latest_first).limit(1)
+        rows = await session.fetch(*self._written(statement.with_for_update()))
+        return self._stored_job(rows[0]) if rows else None
 
     async def _set_progress(self, session: Session, letter_id: int, progress: Progress) -> None:
-        mark = self._dialect.mark
-        await session.execute(
-            f"UPDATE {self._dialect.letters} SET replay = {mark}1,"  # noqa: S608 - as above
-            f" replayed_at = {self._dialect.write_time.format(f'{mark}2')} WHERE id = {mark}3",
-            progress.state.value,
-            progress.replayed_at,
-            letter_id,
-        )
+        letters = self._engine.letters
+        marks = {"replay": progress.state.value, "replayed_at": progress.replayed_at}
+        await self._execute(session, update(letters).where(letters.c.id == letter_id).values(marks))
+
+    def _stored_job(self, row: Sequence[Any]) -> StoredJob:
+        width = len(self._engine.job_order)
+        dead, stored_at, *record = row[width:]
+        return StoredJob(JobRecord(*record), bool(dead), stored_at, self._engine.cursor(row[:width]))
+
+    def _of_letters(self, wanted: Filter) -> list[ColumnElement[bool]]:
+        letters = self._engine.letters
+        conditions = _of_records(letters, wanted)
+        if wanted.reason is not None:
+            conditions.append(letters.c.reason == wanted.reason.value)
+        if wanted.state is not None:
+            conditions.append(letters.c.replay == wanted.state.value)
+        if wanted.ids:
+            conditions.append(letters.c.id.in_(wanted.ids))
+        return conditions
+
+
+def _of_records(table: Table, wanted: Filter) -> list[ColumnElement[bool]]:
+    given = {"queue": wanted.queue, "function": wanted.function, "job_id": wanted.job_id}
+    conditions = [table.c[name] == value for name, value in given.items() if value is not None]
+    if wanted.since is not None:
+        conditions.append(table.c.stored_at >= wanted.since)
+    return conditions
 
 
 def _stored_letter(row: Sequence[Any]) -> StoredLetter:
-    letter_id, state, stored_at, replayed_at = row[:4]
-    return StoredLetter(letter_id, read_letter(row[4:]), LetterState(state), stored_at, replayed_at)
-
-
-def _stored_job(row: Sequence[Any]) -> StoredJob:
-    cursor, dead, stored_at = row[:3]
-    return StoredJob(JobRecord(*row[3:]), dead=bool(dead), stored_at=stored_at, cursor=cursor)
+    letter_id, state, stored_at, replayed_at, *values = row
+    letter = dict(zip(LETTER_COLUMNS, values, strict=False))
+    record = DeadLetterRecord(job=JobRecord(*values[len(letter) :]), **{**letter, "reason": Reason(letter["reason"])})
+    return StoredLetter(letter_id, record, LetterState(state), stored_at, replayed_at)
 
 
 def unknown_letter(letter_id: int) -> UsageError:

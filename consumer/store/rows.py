@@ -45,13 +45,6 @@ def key_id(key: str) -> bytes:
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
-def read_letter(row: Sequence[Any]) -> DeadLetterRecord:
-    """The letter in a row of the letters' columns and the job's columns."""
-    values = dict(zip(LETTER_COLUMNS, row, strict=False))
-    job = JobRecord(*row[len(LETTER_COLUMNS) :])
-    return DeadLetterRecord(job=job, **{**values, "reason": Reason(values["reason"])})
-
-
 def read_waiting(row: Sequence[Any]) -> WaitingLetters:
     """The group in a row of its fields."""
     queue, reason, count, size_bytes, oldest_at = row

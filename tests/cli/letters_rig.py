@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from consumer.policy import Reason
-from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, Filter, JobRecord
-from consumer.store.queries import StoredLetter
+from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, Filter, JobRecord, StoredLetter
 from tests.stores import ledger_at, operators_at
 
 ACCOUNT = "1234567890123456/cn-hangzhou"

@@ -16,8 +16,7 @@ import pytest
 
 from consumer.cli.demo import _row, demo_jobs
 from consumer.functions.catalogue import names
-from consumer.store.ledger import JobRecord
-from consumer.store.queries import StoredJob
+from consumer.store.ledger import JobRecord, StoredJob
 
 Cli = Callable[..., Any]
 

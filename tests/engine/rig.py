@@ -23,8 +23,7 @@ from consumer.engine.slots import Slot, Slots
 from consumer.plugin.handler import Job, Limits, Note, build
 from consumer.plugin.registry import Registry
 from consumer.sandbox import Sandbox
-from consumer.store.ledger import Filter
-from consumer.store.queries import StoredLetter
+from consumer.store.ledger import Filter, StoredLetter
 from tests.stores import operators_at
 
 QUEUE = "jobs"

@@ -20,8 +20,7 @@ from consumer.engine.process import process
 from consumer.plugin.handler import Job
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob
-from consumer.store.ledger import Filter
-from consumer.store.queries import StoredLetter
+from consumer.store.ledger import Filter, StoredLetter
 from tests.engine.rig import QUEUE, Daemon, Serve, body, handlers
 from tests.stores import operators_at
 

@@ -23,8 +23,7 @@ from consumer.plugin.handler import Job, Limits, Note, Reject, Retry, build
 from consumer.plugin.registry import Registry
 from consumer.policy import Reason
 from consumer.sandbox import Sandbox, SandboxJob
-from consumer.store.ledger import Filter
-from consumer.store.queries import StoredLetter
+from consumer.store.ledger import Filter, StoredLetter
 from tests.engine.rig import QUEUE, Serve, body
 from tests.stores import operators_at
 

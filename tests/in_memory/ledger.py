@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields, replace
 from consumer.errors import StoreError
 from consumer.policy import Reason
 from consumer.store.ledger import (
+    NEVER_REPLAYED,
+    Begun,
     Claimed,
     DeadLetterRecord,
     Elsewhere,
@@ -21,10 +23,13 @@ from consumer.store.ledger import (
     Filter,
     JobRecord,
     LetterState,
+    Progress,
     Standby,
+    StoredJob,
+    StoredLetter,
     WaitingLetters,
 )
-from consumer.store.queries import NEVER_REPLAYED, Begun, Progress, StoredJob, StoredLetter, unknown_letter
+from consumer.store.queries import unknown_letter
 from consumer.store.rows import fit, fit_letter, fit_record, letter_bytes
 
 _MOST = 2**63 - 1

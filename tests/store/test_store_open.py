@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.errors import SettingsError
+from consumer.store.postgres.database import PostgresDatabase
 from consumer.store.postgres.ledger import PostgresLedger
-from consumer.store.postgres.operators import PostgresDatabase
 from consumer.store.rows import cut, fit
+from consumer.store.sqlite.database import SqliteDatabase
 from consumer.store.sqlite.ledger import SqliteLedger
-from consumer.store.sqlite.operators import SqliteDatabase
 from tests.stores import ledger_at, operators_at
 
 

@@ -10,8 +10,19 @@ import pytest
 
 from consumer.errors import StoreError, UsageError
 from consumer.policy import Reason
-from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Filter, JobRecord, Ledger, LetterState
-from consumer.store.queries import Begun, Operators, Progress, StoredLetter
+from consumer.store.ledger import (
+    Begun,
+    Claimed,
+    DeadLetterRecord,
+    Elsewhere,
+    Filter,
+    JobRecord,
+    Ledger,
+    LetterState,
+    Progress,
+    StoredLetter,
+)
+from consumer.store.queries import Operators
 from tests.store.records import ended
 from tests.stores import operators_at
 

@@ -14,9 +14,9 @@ from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, F
 from consumer.store.open import make_operators
 from consumer.store.postgres import connection as postgres_connection
 from consumer.store.postgres import statements as postgres_statements
+from consumer.store.postgres.database import PostgresDatabase
 from consumer.store.postgres.ledger import PostgresLedger
-from consumer.store.postgres.operators import PostgresDatabase
-from consumer.store.queries import Operators
+from consumer.store.queries import Operators, PostgresEngine
 from tests.store.postgres_rig import at, psql
 from tests.store.records import ended
 
@@ -151,7 +151,7 @@ async def test_ends_are_durable(postgres_target: str, make_record: MakeRecord, s
     await ledger.open()
     await ledger.claim("k", 60)
     await ledger.done(make_record("k"))
-    await Operators(database).count_letters(Filter())
+    await Operators(database, PostgresEngine()).count_letters(Filter())
     links = [ledger._lanes[0].link, ledger._lanes[1].link, database._link]
     shown = [await link.run(lambda connection: connection.fetchval("SHOW synchronous_commit")) for link in links]
     assert shown == ["off", ends, ends]

@@ -20,13 +20,13 @@ import pytest
 
 from consumer.errors import ExitCode, StoreBusyError, StoreError, StoreSchemaError
 from consumer.policy import Reason
-from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, Filter, JobRecord
-from consumer.store.queries import Operators, Session, StoredJob
+from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, Filter, JobRecord, StoredJob
+from consumer.store.queries import Operators, Session, SqliteEngine
 from consumer.store.sqlite import database as sqlite_database
 from consumer.store.sqlite import statements as sqlite_statements
+from consumer.store.sqlite.database import SqliteDatabase
 from consumer.store.sqlite.files import FileOwner
 from consumer.store.sqlite.ledger import SqliteLedger
-from consumer.store.sqlite.operators import SqliteDatabase
 from consumer.store.sqlite.statements import COUNT_WAITING
 from tests.store.records import ended, record
 from tests.stores import operators_at
@@ -537,7 +537,7 @@ async def test_the_last_row_of_a_key_counts(sqlite_path: Path) -> None:
     async def find(session: Session) -> StoredJob | None:
         return await operators._find_ended(session, "k")
 
-    operators = Operators(SqliteDatabase(sqlite_path))
+    operators = Operators(SqliteDatabase(sqlite_path), SqliteEngine())
     found = await SqliteDatabase(sqlite_path).run(find)
     assert found is not None
     assert not found.dead

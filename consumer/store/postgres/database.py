@@ -1,14 +1,23 @@
-"""The tables in a database: whether they are there, and their making."""
+"""The database: its tables, and the operators' access."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 
 from consumer.errors import StoreSchemaError
+from consumer.store.postgres.connection import Link
+from consumer.store.postgres.statements import NOW, changed_rows
 from consumer.store.rows import SCHEMA_VERSION, check_version
+from consumer.store_address import PostgresAddress
+
+if TYPE_CHECKING:
+    from consumer.store.queries import Session
+
+T = TypeVar("T")
 
 MAKE_SETTINGS: Final = {"lock_timeout": "0", "statement_timeout": "0"}
 """For ``make_tables``: another daemon may be making them."""
@@ -56,16 +65,49 @@ async def make_tables(connection: asyncpg.Connection, address: str) -> None:
     await _check_version(connection, address)
 
 
-async def check_tables(connection: asyncpg.Connection, address: str) -> None:
-    """Check that the tables are there, of the version that this program knows.
-
-    Raises:
-        StoreSchemaError: They are not.
-    """
-    if not await has_tables(connection, address):
-        raise StoreSchemaError(f"store {address} has no tables yet; the daemon makes them when it first runs")
-
-
 async def _check_version(connection: asyncpg.Connection, address: str) -> None:
     found = await connection.fetchval("SELECT coalesce(max(version), 0) FROM mns_consumer_schema")
     check_version(address, found, _DROP)
+
+
+class PostgresDatabase:
+    """A ``Database`` on a server."""
+
+    def __init__(self, address: PostgresAddress) -> None:
+        # Durable: a letter must not forget that its body was sent.
+        self._link = Link(address, {}, durable=True)
+
+    async def run(self, work: Callable[[Session], Awaitable[T]], *, atomic: bool = False) -> T:
+        """See ``Database.run``."""
+
+        async def checked(connection: asyncpg.Connection) -> T:
+            if not await has_tables(connection, self._link.address):
+                raise StoreSchemaError(
+                    f"store {self._link.address} has no tables yet; the daemon makes them when it first runs"
+                )
+            return await work(PostgresSession(connection))
+
+        return await self._link.run(checked, atomic=atomic)
+
+    async def close(self) -> None:
+        """See ``Database.close``."""
+        await self._link.close()
+
+
+class PostgresSession:
+    """A ``Session`` on a connection."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: str, values: Sequence[object]) -> Sequence[Sequence[Any]]:
+        """See ``Session.fetch``."""
+        return [tuple(row) for row in await self._connection.fetch(statement, *values)]
+
+    async def execute(self, statement: str, values: Sequence[object]) -> int:
+        """See ``Session.execute``."""
+        return changed_rows(await self._connection.execute(statement, *values))
+
+    async def now(self) -> float:
+        """See ``Session.now``."""
+        return float(await self._connection.fetchval(NOW))

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from consumer.errors import StoreError, StoreSchemaError
+from anyio import CancelScope, to_thread
+
+from consumer.errors import StoreError, StoreSchemaError, StoreUnsafeError
 from consumer.store.ledger import JobRecord
 from consumer.store.rows import (
     JOB_COLUMNS,
@@ -24,7 +27,12 @@ from consumer.store.rows import (
     job_values,
     key_hash,
 )
-from consumer.store.sqlite.files import make_folder, open_file
+from consumer.store.sqlite.files import access_refusal, hard_link_refusal, make_folder, open_file
+
+if TYPE_CHECKING:
+    from consumer.store.queries import Session
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_MS: Final = 5_000  # how long a writer waits for another one: operators' writes are short
 _CACHE_KIB: Final = 8 * 1024
@@ -159,3 +167,64 @@ def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:
     elif connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise StoreSchemaError(f"store {path}: it is another program's database; name another file")
     return found > 0
+
+
+class SqliteDatabase:
+    """A ``Database`` in a file, which is never made here: short transactions beside a running daemon.
+
+    Each call opens and closes the file: operators come rarely, and an open connection would keep the daemon's
+    write-ahead log from being checkpointed. Statements run in worker threads.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(os.path.realpath(path))
+
+    async def run(self, work: Callable[[Session], Awaitable[T]], *, atomic: bool = False) -> T:
+        """See ``Database.run``."""
+        connection = await to_thread.run_sync(self._connect)
+        try:
+            session = SqliteSession(connection)
+            if not atomic:
+                return await work(session)
+            await session.execute("BEGIN IMMEDIATE")
+            result = await work(session)
+            await session.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise explain(self._path, error) from error
+        else:
+            return result
+        finally:
+            # Rolls back what was not committed.
+            with CancelScope(shield=True):
+                await to_thread.run_sync(connection.close)
+
+    async def close(self) -> None:
+        """See ``Database.close``: nothing stays open."""
+
+    def _connect(self) -> sqlite3.Connection:
+        if problem := access_refusal(self._path, by_owner=False) or hard_link_refusal(self._path):
+            raise StoreUnsafeError(problem)
+        return connect(self._path, create=False, any_thread=True)
+
+
+class SqliteSession:
+    """A ``Session``; the connection may be used in any thread, one at a time."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: str, values: Sequence[object] = ()) -> Sequence[Sequence[Any]]:
+        """See ``Session.fetch``."""
+        return await to_thread.run_sync(self._fetch, statement, values)
+
+    async def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
+        """See ``Session.execute``."""
+        cursor = await to_thread.run_sync(self._connection.execute, statement, values)
+        return cursor.rowcount
+
+    async def now(self) -> float:
+        """See ``Session.now``."""
+        return time.time()
+
+    def _fetch(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return self._connection.execute(statement, values).fetchall()
