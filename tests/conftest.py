@@ -1,11 +1,13 @@
-"""What every test needs: paths for the processes that it starts, and patience with a slow machine."""
+"""What every test needs: paths for the processes that it starts, patience with a slow machine, plain tracebacks."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import structlog
 from hypothesis import HealthCheck, settings
+from structlog.dev import ConsoleRenderer, plain_traceback
 
 # The processes that tests start find this checkout's packages, also where an older installation does not name them.
 _ROOT = Path(__file__).resolve().parents[1]
@@ -19,3 +21,8 @@ settings.register_profile(
     "tests", settings(), max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("tests")
+
+# Rich tracebacks, which structlog takes where rich is installed, take longer than most tests.
+structlog.configure(
+    processors=[*structlog.get_config()["processors"][:-1], ConsoleRenderer(exception_formatter=plain_traceback)]
+)

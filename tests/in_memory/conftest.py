@@ -12,6 +12,7 @@ import pytest
 
 from consumer.app import App
 from consumer.config import load
+from consumer.engine import store_access
 from consumer.plugin.registry import Registry
 from tests.in_memory.clock import Clock
 from tests.in_memory.ledger import MemoryStore
@@ -37,6 +38,8 @@ async def around(monkeypatch: pytest.MonkeyPatch) -> Surroundings:
     made = Surroundings()
     monkeypatch.setattr("consumer.app.make_ledger", lambda *_, **__: made.store.ledger())
     monkeypatch.setattr("consumer.app.open_clients", made.clients)
+    # No disk hangs here; looking for it twice a second would be most of the work of an hour that passes.
+    monkeypatch.setattr(store_access, "_LOOK_S", 60.0)
     return made
 
 
