@@ -1,4 +1,4 @@
-"""What a test needs and this machine lacks: skip at home, fail in CI, where everything is installed."""
+"""What a test needs and this machine lacks: skip the test, or fail in CI, where everything is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def missing(what: str) -> NoReturn:
-    """End the test: it can't run here for want of ``what``."""
+    """End the test: ``what`` is not on this machine."""
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)

@@ -1,4 +1,4 @@
-"""Change one place of a program's syntax tree, found by what it is and not by how it is written.
+"""Change one place of a program's syntax tree, whatever its formatting.
 
 A place is a package or module below ``consumer`` and, after a colon, a function, class or constant in it: the file may
 be moved within its package and reformatted. A pattern is Python source; the name ``_`` in it stands for any expression,
@@ -23,7 +23,7 @@ _HOLE: Final = re.compile(r"_\d*")
 
 
 class TargetGoneError(Exception):
-    """The place, or what stood there, is no longer there: give the mutation its new place."""
+    """The place or its code is gone: give the mutation its new place."""
 
 
 def mutated(place: str, change: Change, root: Path = ROOT) -> tuple[Path, str]:
@@ -55,7 +55,7 @@ def _find(place: str, root: Path) -> tuple[Path, ast.Module, ast.AST]:
 
 @cache
 def _parsed(path: Path) -> ast.Module:
-    """Only to look at: what is changed is parsed anew."""
+    """Read only: a tree to change is parsed anew."""
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -82,7 +82,7 @@ def _named(tree: ast.AST, name: str, above: str = "") -> Iterator[ast.AST]:
 
 
 def rewrite(old: str, new: str) -> Change:
-    """Put one expression in the place of another."""
+    """Replace one expression by another."""
     pattern, wanted = ast.parse(old, mode="eval").body, ast.parse(new, mode="eval").body
 
     def change(tree: ast.AST) -> int:
@@ -94,7 +94,7 @@ def rewrite(old: str, new: str) -> Change:
 
 
 def drop(statement: str) -> Change:
-    """Take a statement out."""
+    """Remove a statement."""
     (pattern,) = ast.parse(statement).body
 
     def change(tree: ast.AST) -> int:
@@ -110,7 +110,7 @@ def drop(statement: str) -> Change:
 
 
 def swap(first: str, second: str) -> Change:
-    """Let a statement that holds the expression ``second`` come before the one that holds ``first``, in one block."""
+    """Move a statement with the expression ``second`` before the one with ``first``, in one block."""
     patterns = [ast.parse(text, mode="eval").body for text in (first, second)]
 
     def change(tree: ast.AST) -> int:
@@ -176,7 +176,7 @@ class _Rewriter(ast.NodeTransformer):
 
 
 def _match(pattern: object, node: object) -> dict[str, ast.AST] | None:
-    """What the holes of a pattern stand for in a node; ``None`` when it does not fit."""
+    """The values of a pattern's holes in a node; ``None`` if it does not fit."""
     if isinstance(pattern, ast.Name) and _HOLE.fullmatch(pattern.id) and isinstance(node, ast.expr):
         return {pattern.id: node}
     if isinstance(pattern, ast.AST):

@@ -1,4 +1,4 @@
-"""Take one guarantee out of the code at a time and see that a test notices.
+"""Remove one guarantee of the code at a time; a test must fail.
 
 Run it by ``python -m tests.mutations [-j JOBS] [WORD ...]``; words choose mutations by their sentence. Each
 mutation is made in a copy of the tree, and the tests that are named with it must fail there.
@@ -434,7 +434,7 @@ MUTATIONS: Final = (
 
 
 def verdict(mutation: Mutation) -> str:
-    """``noticed`` where a test fails, ``SURVIVED`` where all pass, ``BROKEN`` where they can't even be collected."""
+    """``noticed`` if a test fails, ``SURVIVED`` if all pass, ``BROKEN`` if they can't be collected."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         ignored = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", ".hypothesis")
@@ -459,7 +459,7 @@ def _is_missed(mutation: Mutation) -> bool:
 
 
 def main() -> int:
-    """Try the mutations that are chosen, or all; returns how many no test noticed."""
+    """Try the chosen mutations, or all; returns the number that no test noticed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*", help="only the mutations whose sentence holds one of these")
     parser.add_argument("-j", "--jobs", type=int, default=1, help="how many at once")

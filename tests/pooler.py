@@ -101,7 +101,7 @@ def pooler(mode: str = "transaction") -> Iterator[Pooler]:
 
 
 async def left_in_sessions(running: Pooler) -> list[tuple[dict[str, str], int, int]]:
-    """Of each of the pooler's sessions: settings unlike a fresh one's, prepared statements, advisory locks."""
+    """For each session of the pooler: settings unlike a new one's, prepared statements, advisory locks."""
     async with psql(ADDRESS) as fresh:
         default = {row["name"]: row["setting"] for row in await fresh.fetch(_SETTINGS)}
     found = {}

@@ -1,4 +1,4 @@
-"""A PostgreSQL server to try on, in a schema of the test's own. Where there is none: skip at home, fail in CI.
+"""A PostgreSQL server, with a schema for each test. Without a server tests are skipped, and fail in CI.
 
 It is expected at ``TEST_POSTGRES_URL``. Several test runs may share a server.
 """
@@ -22,7 +22,7 @@ ADDRESS: Final = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.
 
 
 class NoPostgresError(Exception):
-    """There is no server, or it does not let us in."""
+    """There is no server, or it refuses the login."""
 
     def demand(self) -> NoReturn:
         """Skip at home, fail in CI."""

@@ -1,4 +1,4 @@
-"""A TCP proxy that a test can cut: what is behind it is gone, hangs, or is there again."""
+"""A TCP proxy that a test controls: it forwards, hangs or refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold the documentation to the program: every table is made anew from the code, every example is run.
+"""The documentation agrees with the program: every table is made from the code, every example is run.
 
 Where a table differs, the failure prints the expected one, ready to be pasted.
 """
@@ -286,7 +286,7 @@ def test_the_two_commands_stand_as_they_are_run(command: str) -> None:
 
 
 def test_files_of_the_two_commands_exist() -> None:
-    """What the two commands name is there."""
+    """The files in the two commands exist."""
     for name in ("tests/run.sh", "constraints.txt", "tests/constraints.txt"):
         assert (ROOT / name).is_file(), name
 
@@ -321,7 +321,7 @@ def test_named_files_exist(page: str) -> None:
 
 
 def test_the_readme_is_short() -> None:
-    """The README is read in one go, and links to every page."""
+    """The README has at most 300 lines, and links to every page."""
     assert len(README.splitlines()) <= MOST_LINES
     assert [page.name for page in PAGES[1:] if f"(consumer/docs/{page.name})" not in README] == []
 
@@ -430,7 +430,7 @@ async def submit_examples(settings: Settings) -> dict[str, str]:
 
 
 async def all_seen(app: App, store: str, most: int) -> bool:
-    """Whether every job has ended, well or badly, or was sent back as its handler asked."""
+    """Whether every job has ended or was hidden for a retry."""
     labels = {"queue": "jobs", "function": "Cover", "cause": RetryCause.ASKED.value}
     back = app.metrics.registry.get_sample_value("mns_consumer_retries_total", labels)
     return back == 1 and len(await operators_at(store).list_jobs(Filter(), limit=100)) == most - 1

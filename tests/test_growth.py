@@ -1,6 +1,6 @@
 """No text from outside costs more than in proportion to its length: each reader is timed on adversarial families.
 
-A quadratic reader stops the event loop for seconds on a text that a queue or a server may well send. Each family is a
+A quadratic reader blocks the event loop for seconds on a text that a queue or a server can send. Each family is a
 piece repeated up to a length, as it is and inside the frames that lead deep into a reader. A reader that is quick on a
 long text is not looked at further. One that isn't is timed at a length and at four times it, by the process's own clock
 and the least of several tries, so that a busy machine changes little: linear is 4, quadratic is 16.
@@ -206,7 +206,7 @@ def seconds(read: Callable[[str], object], text: str) -> float:
 
 
 def growth(read: Callable[[str], object], text: Callable[[int], str]) -> float:
-    """How much longer four times the text takes; measured again where it looks like more than it is."""
+    """The ratio of times for four times the text; measured again if it seems too high."""
     short, long = text(LENGTH // 2), text(2 * LENGTH)
     short_s = long_s = math.inf
     for _ in range(5):
@@ -237,5 +237,5 @@ def test_no_reader_grows_faster_than_its_text(name: str) -> None:
 
 
 def written(frame: str, piece: str, length: int) -> str:
-    """A piece over and over in a frame."""
+    """A repeated piece in a frame."""
     return FRAMES[frame].format(piece * (length // len(piece)))

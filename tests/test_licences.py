@@ -36,7 +36,7 @@ def installed(lock: str) -> dict[str, Distribution]:
 
 
 def licence_of(package: Distribution) -> str:
-    """Its licence, by one of the names above; what it says of itself where it is none of them."""
+    """Its licence, by one of the names above, else as its metadata says."""
     metadata = cast("Message", package.metadata)
     said = [
         *re.split(r" AND | OR ", metadata.get("License-Expression") or ""),

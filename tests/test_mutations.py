@@ -13,14 +13,14 @@ from tests.mutations import MUTATIONS, Mutation
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.guarantee)
 def test_each_mutation_has_its_place(mutation: Mutation) -> None:
-    """What gives a guarantee is found once, taking it out makes another program, and the tests named for it exist."""
+    """The code of each guarantee is found once, its removal changes the program, and its tests exist."""
     path, source = mutated(mutation.place, mutation.change)
     assert ast.dump(ast.parse(source)) != ast.dump(ast.parse(path.read_text(encoding="utf-8")))
     assert all((ROOT / test).exists() for test in mutation.tests)
 
 
 def test_each_sentence_is_one() -> None:
-    """No two mutations take out the same guarantee."""
+    """No two mutations remove the same guarantee."""
     assert len({mutation.guarantee for mutation in MUTATIONS}) == len(MUTATIONS)
 
 
@@ -54,7 +54,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_changes_follow_the_tree(root: Path) -> None:
-    """Each kind of change is made where its pattern fits, however that is written."""
+    """Each kind of change is made where its pattern fits, whatever the formatting."""
     for place, change, expected in (
         ("engine: Settler.settle", swap("self.ledger.done(_)", "self.delete(_)"), "delivery)\n        if not"),
         ("engine: Settler", rewrite("not self._.done(_1)", "_1"), None),

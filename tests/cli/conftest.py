@@ -28,7 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What one command line came to."""
+    """The result of one command line."""
 
     code: int
     out: str
@@ -92,11 +92,11 @@ class Started:
             )
 
     def text(self) -> str:
-        """Everything it has written so far."""
+        """Its output so far."""
         return self._out.read_text(encoding="utf-8")
 
     def wait_for(self, pattern: str, seconds: float = 10.0) -> re.Match[str]:
-        """Wait until it has written this."""
+        """Wait until its output has a text."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             found = re.search(pattern, self.text())
@@ -121,7 +121,7 @@ class Started:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
-    """Start command lines that go on; each is ended with the test."""
+    """Start commands that keep running; each is ended with the test."""
     running: list[Started] = []
 
     def begin(*argv: str) -> Started:
@@ -146,7 +146,7 @@ def sandbox_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def keys(monkeypatch: pytest.MonkeyPatch, sandbox_url: str) -> str:
-    """Point every command at the sandbox by the environment; gives its address."""
+    """Let the environment name the sandbox for every command; gives its address."""
     monkeypatch.setenv("MNS_CONSUMER_ENDPOINT", sandbox_url)
     monkeypatch.setenv("MNS_CONSUMER_ACCESS_KEY_ID", "sandbox")
     monkeypatch.setenv("MNS_CONSUMER_ACCESS_KEY_SECRET", "sandbox")

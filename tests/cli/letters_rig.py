@@ -100,5 +100,5 @@ def stored(target: str) -> list[StoredLetter]:
 
 
 def states(target: str) -> list[str]:
-    """How far each dead letter is, in the order of their numbers."""
+    """The state of each dead letter, in the order of their numbers."""
     return [one.state.value for one in stored(target)]

@@ -29,7 +29,7 @@ def queue(keys: str, queue_url: QueueUrl, fetch: Callable[..., str], request: py
 
 
 def test_all_is_well(cli: Cli, queue: str, keys: str, fetch: Callable[[str], str]) -> None:
-    """Where all is well nothing is bad, the exit code is 0, and the queue's message was not touched."""
+    """If nothing is wrong no line is bad, the exit code is 0, and the queue's message was not received."""
     ran = cli("check", "--shipped", "--notify-url", queue)
     assert ran.code == 0, ran.out
     (not_tried,) = [line for line in ran.out.splitlines() if not line.startswith("ok ")]
@@ -53,14 +53,14 @@ def test_json_lines(cli: Cli, queue: str, keys: str) -> None:
 
 
 def test_bad_settings(cli: Cli) -> None:
-    """Bad settings are red lines, and 78."""
+    """Bad settings are bad lines, and the exit code is 78."""
     ran = cli("check", "--slots", "0", "--set", "nonsense=1", "--store", "mysql://u@h/d")
     assert ran.code == 78
     assert [line[:4] for line in ran.out.splitlines()] == ["bad "] * 3
 
 
 def test_no_queue_no_handler(cli: Cli) -> None:
-    """A missing queue and missing handlers are two red lines; the store is looked at all the same."""
+    """A missing queue and missing handlers are two bad lines; the store is still checked."""
     ran = cli("check")
     assert ran.code == 78
     assert ran.out.count("bad ") == 2
@@ -68,7 +68,7 @@ def test_no_queue_no_handler(cli: Cli) -> None:
 
 
 def test_a_missing_queue(cli: Cli, keys: str, queue_url: QueueUrl) -> None:
-    """A queue that is not there is one bad line, with what to do; MPS is asked all the same."""
+    """A missing queue is one bad line, with what to do; MPS is still checked."""
     ran = cli("check", "--shipped", "--notify-url", queue_url("nowhere"))
     assert ran.code == 1
     assert ran.out.count("bad ") == 1
@@ -79,7 +79,7 @@ def test_a_missing_queue(cli: Cli, keys: str, queue_url: QueueUrl) -> None:
 
 
 def test_wrong_keys(cli: Cli, queue: str, monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
-    """Wrong keys are bad for both services, and no right is guessed at."""
+    """Wrong keys are bad for both services, and no right is reported."""
     monkeypatch.setenv("MNS_CONSUMER_ACCESS_KEY_SECRET", "not-the-secret")
     ran = cli("check", "--shipped", "--notify-url", queue)
     assert ran.code == 1
@@ -90,7 +90,7 @@ def test_wrong_keys(cli: Cli, queue: str, monkeypatch: pytest.MonkeyPatch, keys:
 
 
 def test_no_credentials(cli: Cli, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any keys the line says where they were looked for."""
+    """Without keys the line names the places that were searched."""
     monkeypatch.delenv("MNS_CONSUMER_ACCESS_KEY_ID")
     monkeypatch.delenv("MNS_CONSUMER_ACCESS_KEY_SECRET")
     ran = cli("check", "--shipped", "--notify-url", queue)
@@ -99,7 +99,7 @@ def test_no_credentials(cli: Cli, queue: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_no_server_there(cli: Cli, keys: str, queue_url: QueueUrl) -> None:
-    """An address that does not answer is bad, with where to look."""
+    """An address that does not answer is bad, with what to check."""
     ran = cli("check", "--shipped", "--endpoint", "http://127.0.0.1:9", "--notify-url", queue_url("q"))
     assert ran.code == 1
     assert "ConnectRefused" in ran.out
@@ -109,7 +109,7 @@ def test_no_server_there(cli: Cli, keys: str, queue_url: QueueUrl) -> None:
 def test_a_queue_that_forgets_too_soon(
     cli: Cli, queue: str, keys: str, fetch: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A retention that is short beside the retries is red, as is a visibility timeout too short to renew."""
+    """A retention that is too short for the retries is bad, and so is a visibility timeout too short to renew."""
     monkeypatch.setattr("consumer.cli.check.LEAST_VISIBILITY_S", 60)
     ran = cli("check", "--shipped", "--notify-url", queue, "--set", "retry_cap_s=300000")
     assert ran.code == 1
@@ -118,7 +118,7 @@ def test_a_queue_that_forgets_too_soon(
 
 
 def test_a_broken_handler(cli: Cli, tmp_path: Path) -> None:
-    """A broken handler file is a red line with its path and line, and 78, as for run."""
+    """A broken handler file is a bad line with its path and line, and the exit code is 78, as for run."""
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "one.py").write_text("1 / 0\n", encoding="utf-8")
@@ -128,7 +128,7 @@ def test_a_broken_handler(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_place_without_handlers(cli: Cli, handlers_dir: Path) -> None:
-    """A file that holds no handler is a warning."""
+    """A file without a handler is a warning."""
     (handlers_dir / "notes.py").write_text("x = 1\n", encoding="utf-8")
     ran = cli("check", "--handlers", str(handlers_dir))
     assert "warn handlers: " in ran.out
@@ -154,7 +154,7 @@ def test_a_function_name_that_does_not_exist(cli: Cli, tmp_path: Path, name: str
 
 
 def look_at_store(target: str) -> Finding:
-    """What check says of a store."""
+    """The lines of check about a store."""
     return anyio.run(store_finding, load({"store": target}))
 
 
@@ -171,7 +171,7 @@ def make_store(path: Path) -> Path:
 
 
 async def test_a_store_in_use(tmp_path: Path) -> None:
-    """A sound file is good while a daemon has it open, under each way to write its path."""
+    """A file is good while a daemon has it open, in each spelling of its path."""
     target = str(tmp_path / "the ledger.db")
     ledger = ledger_at(target)
     await ledger.open()

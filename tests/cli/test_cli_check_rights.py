@@ -23,7 +23,7 @@ NEEDED: Final = [action for call in RUN for action in RIGHTS[call].actions]
 
 @pytest.fixture
 def deny(keys: str, fetch: Callable[..., str]) -> Iterator[Deny]:
-    """Refuse calls as the services do, with a status and a code of the test's choice."""
+    """Refuse calls as the services do, with a given status and code."""
 
     def refuse(*calls: str, code: str = "", status: int = 403) -> None:
         rules = [
@@ -65,7 +65,7 @@ def lines(ran: Any, level: str) -> list[str]:
 
 
 def test_the_rights_of_run_are_enough(cli: Cli, queue: str, grant: Callable[..., None]) -> None:
-    """With the rights of run and no other, nothing is bad and each right that can be tried is given."""
+    """With only the rights of run nothing is bad, and each right that can be tried is reported as given."""
     grant(*NEEDED)
     ran = cli("check", "--shipped", "--notify-url", queue)
     assert (ran.code, lines(ran, "bad")) == (0, [])
@@ -111,7 +111,7 @@ def test_each_missing_action_is_named(cli: Cli, queue: str, grant: Callable[...,
 def test_each_refusal_has_its_advice(
     cli: Cli, queue: str, deny: Deny, *, call: str, code: str, status: int, printed: str
 ) -> None:
-    """A refusal that does not show that the right is there is bad, with what to do about this very one."""
+    """A refusal that does not prove the right is bad, with what to do about it."""
     deny(call, code=code, status=status)
     ran = cli("check", "--shipped", "--notify-url", queue)
     (line,) = lines(ran, "bad")
@@ -133,14 +133,14 @@ def test_each_refusal_has_its_advice(
 def test_what_shows_that_a_right_is_there(
     cli: Cli, queue: str, deny: Deny, *, call: str, code: str, status: int
 ) -> None:
-    """A refusal of the job or the receipt handle itself shows that the right is there."""
+    """A refusal of the job or the receipt handle itself proves the right."""
     deny(call, code=code, status=status)
     ran = cli("check", "--shipped", "--notify-url", queue)
     assert (ran.code, lines(ran, "bad")) == (0, [])
 
 
 def test_one_denied_entry_of_a_delete(cli: Cli, queue: str, keys: str, fetch: Callable[..., str], deny: Deny) -> None:
-    """A right that a batch delete denies entry by entry is missing all the same."""
+    """A right that a batch delete denies for each entry is missing."""
     deny()
     rule = {"kind": "entry_error", "operations": ["BatchDeleteMessage"], "code": "AccessDenied"}
     fetch(f"{keys}/_sandbox/faults", "PUT", json.dumps([rule]).encode())
@@ -172,14 +172,14 @@ def test_a_job_that_was_made_after_all(cli: Cli, queue: str) -> None:
 
 
 def test_a_lost_answer_of_the_submission(cli: Cli, queue: str, deny: Deny) -> None:
-    """When the answer to the tried submission is lost, a job may have been made, which is said."""
+    """If the answer to the tried submission is lost, the line says that a job may exist."""
     deny("SubmitIProductionJob", code="InternalError", status=500)
     (line,) = lines(cli("check", "--shipped", "--notify-url", queue, "--also", "submit"), "bad")
     assert line.endswith("a job may have been made")
 
 
 def test_the_receipt_handle_is_of_the_real_shape() -> None:
-    """The handle that was never given out has the length and the characters of a real one."""
+    """The invented receipt handle has the length and the characters of a real one."""
     assert 36 <= len(NO_HANDLE) <= 37
     assert NO_HANDLE.replace("-", "").isalnum()
 
@@ -197,7 +197,7 @@ def test_unencrypted_endpoints(cli: Cli, queue: str, monkeypatch: pytest.MonkeyP
     [("Enabled=true MaxReceiveCount=3", True), ('{"Enabled": false}', False), ("enabled=False", False), (None, False)],
 )
 def test_a_dead_letter_policy_of_the_queue(queue_url: QueueUrl, *, dlq_policy: str | None, warned: bool) -> None:
-    """A queue whose own policy takes messages away is warned of, with the policy."""
+    """A queue with a dead-letter policy of its own is a warning, which has the policy."""
     attributes = QueueAttributes("q", 30, 345_600, 0, 0, 65_536, 1, 0, 0, 0, 0, dlq_policy)
     settings = load({"notify_url": queue_url("q")})
     found = list(_of_attributes(settings, settings.queues()[0], attributes))
@@ -244,7 +244,7 @@ def test_every_word_is_a_command() -> None:
 
 
 def test_a_policy_names_nothing_twice() -> None:
-    """Calls and queues that are given twice stand once."""
+    """Calls and queues that are given twice are listed once."""
     url = NotifyUrl.parse("mns://1.mns.cn-x.aliyuncs.com/queues/q")
     assert ram_policy([url, url], ["SendMessage", "SendMessage"])["Statement"] == [
         {"Effect": "Allow", "Action": ["mns:SendMessage"], "Resource": ["acs:mns:cn-x:1:/queues/q/messages"]}

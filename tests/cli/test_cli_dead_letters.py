@@ -79,7 +79,7 @@ def ids(text: str) -> list[int]:
 def test_list(
     cli: Cli, store: str, flags: list[str], found: list[int], *, monkeypatch: pytest.MonkeyPatch, queue_url: QueueUrl
 ) -> None:
-    """Each flag chooses its letters, as JSON lines and as a table."""
+    """Each flag selects its letters, as JSON lines and as a table."""
     monkeypatch.setenv("MNS_CONSUMER_NOTIFY_URL", queue_url("other"))
     ran = cli("dead-letters", "list", "--store", store, "--json", *flags)
     assert (ran.code, ids(ran.out)) == (0, found)
@@ -90,7 +90,7 @@ def test_list(
 
 
 def test_list_on_each_engine(cli: Cli, target: str) -> None:
-    """All flags together choose what fits every one of them; a look at the latest skips the others."""
+    """All flags together select the letters that fit each of them; ``--limit`` lists the newest of these."""
     flags = ("--reason", "unrouted", "--function", "Cover", "--queue", f"{ACCOUNT}/other", "--job-id", "J-c")
     ran = cli("dead-letters", "list", "--store", target, "--json", *flags, "--since", "1h", "--state", "set_aside")
     assert ids(ran.out) == [3]
@@ -122,7 +122,7 @@ def test_unknown_number(cli: Cli, target: str, verb: str) -> None:
 
 
 def test_terminals_obey_nothing(cli: Cli, store: str) -> None:
-    """An error's escape codes and markup are shown as the characters that they are."""
+    """Escape codes and markup in an error are shown as text."""
     for argv in (["list"], ["show", "5"]):
         ran = cli("dead-letters", *argv, "--store", store)
         assert "[bold]not \\x1b[31m red" in ran.out
@@ -167,7 +167,7 @@ def test_export_to_a_place_that_is_not(cli: Cli, store: str, tmp_path: Path) -> 
 
 
 def test_export_to_a_full_disk(cli: Cli, store: str, tmp_path: Path) -> None:
-    """A file that can't be finished ends with 1 and is removed, so that it does not pass for a whole one."""
+    """If a file can't be finished the command ends with 1 and removes it, so that it does not look complete."""
     fill(store, [letter(f"large-{number}", b"x" * 60_000) for number in range(4)])
     out = tmp_path / "letters.jsonl"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -193,7 +193,7 @@ def test_export_to_a_full_disk(cli: Cli, store: str, tmp_path: Path) -> None:
     ],
 )
 def test_purge(cli: Cli, target: str, argv: Sequence[str], left: list[int]) -> None:
-    """Only with --yes are those that were chosen gone; until then it says how many that would be."""
+    """Letters are deleted only with --yes; without it the command prints their number."""
     count = 5 - len(left)
     dry = cli("dead-letters", "purge", *argv, "--store", target, "--dry-run", "--yes")
     assert (dry.code, dry.err) == (0, f"dry run: {count} would be purged\n")
@@ -265,7 +265,7 @@ def test_a_name_of_two_queues(cli: Cli, store: str, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_since(text: str, time: str) -> None:
-    """Ages and times are read as they are meant."""
+    """Ages and times are parsed."""
     assert parse_since(text, datetime(2026, 3, 1, 12, tzinfo=UTC)) == datetime.fromisoformat(time).timestamp()
 
 
@@ -277,7 +277,7 @@ def test_no_time(text: str) -> None:
 
 
 def test_views() -> None:
-    """Texts and times that can't be shown as they are become something that can."""
+    """Texts and times that can't be printed are replaced."""
     assert (one_line("a\x00\x9b\u202e\n"), one_line("a\n b" + "c" * 99)[-4:]) == ("a\\x00\\x9b\\u202e", "c...")
     assert [time_text(value) for value in (None, 0.0, 1e18)] == [None, None, None]
     assert body_json(b"YWJj") == {"body_base64": "WVdKag==", "body_text": "YWJj", "body_decoded": "abc"}
@@ -286,7 +286,7 @@ def test_views() -> None:
 
 @pytest.mark.parametrize("page", [1, 2, 3, 4, 5, 6])
 async def test_walking_while_letters_go(store_of_nine: str, page: int) -> None:
-    """Letters that go meanwhile make the walk miss none of those that stay, nor give one twice."""
+    """If letters are purged during the walk it misses none of the others, and gives none twice."""
     async with open_operators(parse_store_address(store_of_nine)) as operators:
         seen: list[int] = []
         async for one in operators.walk_letters(Filter(), page=page):

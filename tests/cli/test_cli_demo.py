@@ -24,7 +24,7 @@ Cli = Callable[..., Any]
 def test_the_demo(process: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It ends with 0 in under 15 s: 16 typed rows, the failed job, what was set aside.
 
-    No setting reaches it, and its files go with it.
+    It uses no setting, and removes its files.
     """
     monkeypatch.setenv("MNS_CONSUMER_SLOTS", "nonsense")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -68,7 +68,7 @@ def test_on_a_terminal() -> None:
 
 
 def test_keep(start: Cli, fetch: Callable[[str], str]) -> None:
-    """With --keep it goes on: the metrics are served, and a signal ends it with the demo's own exit code."""
+    """With --keep it keeps serving the metrics until a signal; its exit code is the demo's."""
     started = start("demo", "--keep")
     url = started.wait_for(r"curl (http://\S+/metrics)", 15)[1]
     assert 'outcome="done"' in fetch(url)
@@ -77,7 +77,7 @@ def test_keep(start: Cli, fetch: Callable[[str], str]) -> None:
 
 
 def test_cut_short(start: Cli) -> None:
-    """A signal before the end stops it in order, and it is no success."""
+    """A signal before the end stops it in order, with the exit code of a failure."""
     started = start("demo")
     started.wait_for("submitted 17 jobs")
     assert started.end() == 1
@@ -94,7 +94,7 @@ def test_cut_short(start: Cli) -> None:
     ],
 )
 def test_what_counts_as_good(*, change: dict[str, Any], good: bool) -> None:
-    """A row is good only with the state, the typed result and the UserData that were ordered."""
+    """A row is good only with the expected state, typed result and UserData."""
     order = next(job for job in demo_jobs() if job.function == "Cover")
     fields = {
         "state": "Success",

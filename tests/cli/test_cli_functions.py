@@ -1,4 +1,4 @@
-"""functions: who takes which FunctionName, and what its result holds."""
+"""functions: the handler of each FunctionName, and the fields of its result."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_shipped(cli: Cli) -> None:
 
 
 def test_own_handlers_are_stronger(cli: Cli, handlers_dir: Path) -> None:
-    """A drop-in handler stands in the place of the shipped one, with its path and line."""
+    """A drop-in handler replaces the shipped one, and is listed with its path and line."""
     flags = ("--shipped", "--handlers", str(handlers_dir))
     table = cli("functions", *flags)
     assert table.code == 0
@@ -111,7 +111,7 @@ def test_names_without_a_handler(cli: Cli, handlers_dir: Path) -> None:
 
 
 def test_nothing_to_list(cli: Cli) -> None:
-    """Without any source of handlers it says where handlers are looked for."""
+    """Without any source of handlers it names the places that are searched."""
     ran = cli("functions")
     assert ran.code == 78
     assert "shipped = true" in ran.err

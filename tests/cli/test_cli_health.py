@@ -1,4 +1,4 @@
-"""health, against a daemon that is a process, and against whatever else may answer at its port."""
+"""health, against a daemon process, and against other answers at its port."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_json(cli: Cli, answering: Callable[[bytes], str], *, status: str, ok: b
     ],
 )
 def test_whatever_answers(*, cli: Cli, answering: Callable[[bytes], str], answer: bytes, printed: str) -> None:
-    """Anything but a healthy daemon exits with 1 and one line."""
+    """For anything but a healthy daemon it exits with 1 and prints one line."""
     ran = cli("health", "--url", answering(answer))
     assert (ran.code, ran.out) == (1, "")
     assert printed in ran.err
@@ -93,7 +93,7 @@ def test_whatever_answers(*, cli: Cli, answering: Callable[[bytes], str], answer
     ],
 )
 def test_no_daemon_to_ask(cli: Cli, argv: tuple[str, ...], printed: str) -> None:
-    """Where no daemon can be asked the line says why, and the code is 1."""
+    """If no daemon can be asked the line says why, and the exit code is 1."""
     ran = cli("health", *argv)
     assert (ran.code, ran.out) == (1, "")
     assert printed in ran.err

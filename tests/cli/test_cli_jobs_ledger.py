@@ -54,7 +54,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     ],
 )
 def test_list(cli: Cli, store: str, flags: list[str], ids: list[str]) -> None:
-    """Each flag chooses its jobs, as JSON lines and as a table."""
+    """Each flag selects its jobs, as JSON lines and as a table."""
     ran = cli("jobs", "list", "--store", store, "--json", *flags)
     assert ran.code == 0
     assert [json.loads(line)["job_id"] for line in ran.out.splitlines()] == ids
@@ -66,14 +66,14 @@ def test_list(cli: Cli, store: str, flags: list[str], ids: list[str]) -> None:
 
 
 def test_list_on_each_engine(cli: Cli, target: str) -> None:
-    """All flags together choose what fits every one of them."""
+    """All flags together select the jobs that fit each of them."""
     flags = ("--function", "VideoH2V", "--queue", f"{ACCOUNT}/other", "--job-id", "J-second", "--since", "1h")
     ran = cli("jobs", "list", "--store", target, "--json", *flags, "--ended", "done")
     assert [json.loads(line)["job_id"] for line in ran.out.splitlines()] == ["J-second"]
 
 
 def test_show(cli: Cli, target: str) -> None:
-    """One job is shown with all that is kept of it, and with the numbers of its dead letters."""
+    """One job is shown with all its fields, and with the numbers of its dead letters."""
     ran = cli("jobs", "show", "J-dead", "--store", target)
     assert ran.code == 0
     assert '{"film": 7}' in ran.out
@@ -110,7 +110,7 @@ def test_more_than_a_page(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_no_store(cli: Cli, tmp_path: Path) -> None:
-    """Where there is no store it says so, and makes none."""
+    """Without a store it says so, and makes none."""
     ran = cli("jobs", "list", "--store", str(tmp_path / "none.db"))
     assert ran.code == 1
     assert "there is no such file" in ran.err

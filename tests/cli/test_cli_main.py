@@ -49,7 +49,7 @@ def test_help_of_each_command(cli: Cli, command: str) -> None:
 
 @pytest.mark.parametrize("command", main_module._COMMANDS, ids=lambda command: command.name)
 def test_help_line_of_each_command(command: Any) -> None:
-    """The line that stands for a command before it is loaded is the first one of its own help."""
+    """The line for a command that is not loaded is the first line of its own help."""
     loaded = main_module._LazyCommand(command).load()
     assert " ".join(loaded.help.split("\n\n")[0].split()) == command.help
 
@@ -75,7 +75,7 @@ def test_no_command_is_a_call_for_help(process: Cli) -> None:
 
 
 def test_imports_stand_at_the_top() -> None:
-    """Commands are loaded lazily in one place: few imports stand in functions, each for a quick ``--help``."""
+    """Commands are loaded lazily in one place: few functions have imports, each for a quick ``--help``."""
     found = [
         f"{path.name}: {ast.unparse(node)}"
         for path in Path(main_module.__file__).parent.glob("*.py")
@@ -171,7 +171,7 @@ def test_exit_codes(
 
 
 def test_a_bug_is_no_plain_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this program did not raise on purpose keeps its traceback, alone and among others."""
+    """An unexpected error keeps its traceback, alone and in a group."""
     for error in (ZeroDivisionError(), ExceptionGroup("g", [UsageError("x"), ZeroDivisionError()])):
 
         def fail(error: Exception = error, **_: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""manifests: what is printed names only settings and metrics that exist."""
+"""manifests: they name only settings and metrics that exist."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SERIES: Final = {
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Each query of each manifest, with where it stands."""
+    """Each query of each manifest, with its place."""
     board = json.loads(text_of(Manifest.GRAFANA))
     for panel in board["panels"]:
         for target in panel["targets"]:
@@ -58,7 +58,7 @@ def test_it_is_printed_as_it_lies_there(cli: Cli, kind: Manifest) -> None:
 
 
 def test_an_unknown_one(cli: Cli) -> None:
-    """Another word is a wrong command line that lists the known ones."""
+    """An unknown name is a wrong command line, and the known ones are listed."""
     ran = cli("manifests", "nomad")
     assert ran.code == 2
     assert all(kind in ran.err for kind in Manifest)

@@ -1,4 +1,4 @@
-"""What operators' commands show holds no secret of the settings, also where it was stored before it was known."""
+"""Operators' commands print no secret of the settings, also if it was stored before it was known."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def store(tmp_path: Path) -> str:
     ids=" ".join,
 )
 def test_nothing_shown_holds_a_secret(cli: Cli, store: str, argv: list[str]) -> None:
-    """Tables, fields, JSON and decoded bodies have the mask where the secret stood, under base64, too."""
+    """Tables, fields, JSON and decoded bodies have the mask in place of the secret, also in base64."""
     ran = cli(*argv, "--store", store)
     assert ran.code == 0
     assert "***" in ran.out
@@ -73,7 +73,7 @@ def decoded(word: str) -> bytes:
 
 
 def test_a_body_without_a_secret_is_shown_whole(cli: Cli, store: str) -> None:
-    """Only a body that holds a secret is shown without its bytes."""
+    """Only a body with a secret is shown without its bytes."""
     found = json.loads(cli("dead-letters", "show", "4", "--json", "--store", store).out)
     assert (found["body_text"], found["body_decoded"]) == ('{"clean": 1}', '{"clean": 1}')
     assert base64.b64decode(found["body_base64"]) == BODIES[3]

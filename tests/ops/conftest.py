@@ -20,7 +20,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """Each test begins with no secret known, and leaves logging as it found it."""
+    """Each test begins without a known secret, and restores the set-up of logging."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     secrets = sanitize.SECRETS

@@ -86,7 +86,7 @@ def served_by(server: AdminServer) -> admin._Server:
 
 
 async def send(port: int, raw: bytes, host: str = "127.0.0.1") -> bytes:
-    """Send bytes; everything that comes until the server closes."""
+    """Send bytes; return all bytes until the server closes."""
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(raw)
     try:
@@ -180,7 +180,7 @@ async def test_unknown_path(server: AdminServer) -> None:
     ],
 )
 async def test_bad_requests(server: AdminServer, caplog: pytest.LogCaptureFixture, raw: bytes) -> None:
-    """What is no request is refused without a version in the answer, and without a line in the log."""
+    """A malformed request is refused without a version in the answer, and without a log line."""
     answer = await send(server.port, raw)
     assert answer.startswith(b"HTTP/1.0 400 ")
     assert b"expected an HTTP/1.1 GET request" in answer

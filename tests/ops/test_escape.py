@@ -46,7 +46,7 @@ def test_every_hidden_character_is_escaped() -> None:
     ],
 )
 def test_one_line(text: str, shown: str) -> None:
-    """What would be obeyed or not be seen is shown by its escape."""
+    """Characters that a terminal would obey or not show are escaped."""
     assert printable(text) == shown
 
 

@@ -35,7 +35,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def drain(fd: int) -> bytes:
-    """Everything that is in the pipe now."""
+    """The bytes in the pipe."""
     os.set_blocking(fd, False)
     parts = []
     while True:

@@ -1,4 +1,4 @@
-"""Log lines: one each, JSON or readable, whatever they carry and wherever they go."""
+"""Log lines: each event is one line, in JSON or readable, for any fields and any stream."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_format_by_choice() -> None:
-    """The form can be chosen against what the stream is."""
+    """The format can be set for any stream."""
     stream = Terminal()
     logs.configure(stream=stream, json=True)
     structlog.get_logger().info("x")

@@ -74,7 +74,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def test_counts() -> None:
-    """What is counted through the bound children is what is scraped."""
+    """A scrape has the values that were counted through the bound children."""
     metrics = busy()
     assert value(metrics, "messages_received_total", queue="jobs") == 16
     assert value(metrics, "jobs_total", queue="jobs", function="Cover", outcome="done") == 1
@@ -99,7 +99,7 @@ def test_same_children() -> None:
 
 
 def test_first_events_show_as_a_rise() -> None:
-    """The usual outcomes are exported as 0 before the first of them, so that a rate sees the first."""
+    """The usual outcomes are exported as 0 from the start, so that a rate includes the first."""
     metrics = Metrics(["Cover"])
     metrics.queue("jobs").function("Cover")
     assert value(metrics, "jobs_total", queue="jobs", function="Cover", outcome="dead") == 0
@@ -117,7 +117,7 @@ def test_no_foreign_label_value() -> None:
 
 @given(st.lists(st.text(), max_size=30))
 def test_labels_are_bounded(names: list[str]) -> None:
-    """Whatever FunctionNames come in messages, only registered ones become label values."""
+    """Only registered FunctionNames become label values."""
     metrics = Metrics(["Cover", "*"])
     queue = metrics.queue("jobs")
     for name in names:

@@ -1,4 +1,4 @@
-"""Secrets: under whatever spelling, whole or cut, none is seen in a rendered line."""
+"""Secrets: no rendered line has one, in any spelling, whole or cut."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def as_rendered(texts: Iterable[str]) -> Iterator[bytes]:
 
 @given(SECRET, st.text(max_size=20), st.booleans())
 def test_no_secret_survives(secret: str, around: str, terminal: bool) -> None:  # noqa: FBT001  # drawn by hypothesis
-    """However a secret gets into a line, it is in none of its spellings in what is written."""
+    """A secret in any part of a line is written in none of its spellings."""
     secrets = Secrets()
     assert secrets.protect(secret)
     text = f"{around}{secret}{around}"
@@ -64,7 +64,7 @@ def test_no_secret_survives(secret: str, around: str, terminal: bool) -> None:  
 @pytest.mark.parametrize("around", ["", "'", '"', "'\""], ids=["bare", "single", "double", "both"])
 @pytest.mark.parametrize("secret", ["pass'word", 'pass"word', "pa's\"s\\word", "päss\nwörd"])
 def test_quoted(secret: str, around: str) -> None:
-    """Whichever quotes ``repr`` takes, a secret with quotes of its own is found."""
+    """A secret with quotes is found in any quoting of ``repr``."""
     secrets = Secrets()
     secrets.protect(secret)
     for text in (repr(around + secret), json.dumps(around + secret)):
@@ -88,7 +88,7 @@ class Unreadable(Mapping[str, object]):
 
 
 def test_a_line_that_can_not_be_rendered() -> None:
-    """What is left of a line whose fields can't be read holds no secret either."""
+    """A line whose fields can't be read has no secret either."""
     secrets = Secrets()
     secrets.protect(KEY)
     line = render(processors(secrets, terminal=False), "info", {"event": f"with {KEY}", "value": Unreadable()})

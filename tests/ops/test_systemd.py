@@ -1,4 +1,4 @@
-"""The notification protocol, with the service manager's socket played by the test."""
+"""The notification protocol; the test has the service manager's socket."""
 
 from __future__ import annotations
 
