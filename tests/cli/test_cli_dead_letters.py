@@ -90,7 +90,7 @@ def test_list(
 
 
 def test_list_on_each_engine(cli: Cli, target: str) -> None:
-    """All flags together select the letters that fit each of them; ``--limit`` lists the newest of these."""
+    """All flags together select the letters that fit each of them; ``--limit`` lists the newest."""
     flags = ("--reason", "unrouted", "--function", "Cover", "--queue", f"{ACCOUNT}/other", "--job-id", "J-c")
     ran = cli("dead-letters", "list", "--store", target, "--json", *flags, "--since", "1h", "--state", "set_aside")
     assert ids(ran.out) == [3]
