@@ -27,8 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import anyio
@@ -73,23 +72,6 @@ class Keys:
 
     def __repr__(self) -> str:
         return f"Keys({'STS' if self.security_token else 'AccessKey'}, hidden)"
-
-
-class CredentialsSource(Protocol):
-    """Where the clients get their keys from, for every request."""
-
-    async def keys(self) -> Keys:
-        """The keys to use now.
-
-        Raises:
-            CloudError: ``Fault.CREDENTIALS``: none were found; one line lists the parts tried.
-        """
-
-    async def refresh(self, *, denied: bool = False) -> None:
-        """Look for other keys, since the service refused these.
-
-        ``denied``: the keys are valid and lack a right. Other ones may have it, but probably won't.
-        """
 
 
 class StaticCredentials:
@@ -162,6 +144,8 @@ class DefaultChain:
 
         Several calls may be refused for the same old keys; only the first replaces them. They remain in use when the
         search finds none: a right that one call lacks must not take the keys from all the others.
+
+        ``denied``: the keys are valid and lack a right. Other ones may have it, but probably won't.
         """
         now = time.monotonic()
         with self._lock:
@@ -212,6 +196,10 @@ class DefaultChain:
             search.set_result(found)
         else:
             search.set_exception(found)
+
+
+CredentialsSource: TypeAlias = StaticCredentials | DefaultChain
+"""Where the clients get their keys from, for every request."""
 
 
 class NothingFoundError(Exception):
@@ -304,10 +292,10 @@ def go_direct() -> None:
     """Give the vendor's providers, once they are imported, an HTTP call that ignores the environment's proxies."""
     for name, module in list(sys.modules.items()):
         if name.startswith(_PROVIDERS) and hasattr(module, "TeaCore"):
-            _replace_core(module, always=name in _ALWAYS_DIRECT)
+            module.__dict__["TeaCore"] = _direct_core(always=name in _ALWAYS_DIRECT)
 
 
-def _replace_core(module: ModuleType, *, always: bool) -> None:
+def _direct_core(*, always: bool) -> type[Any]:
     from Tea.core import TeaCore  # noqa: PLC0415 - 0.3 s, only where it is needed
 
     class DirectCore(TeaCore):  # type: ignore[misc]  # the vendor ships no types
@@ -321,7 +309,7 @@ def _replace_core(module: ModuleType, *, always: bool) -> None:
                 return _send_direct(request, runtime_option or {})
             return TeaCore.do_action(request, runtime_option)
 
-    module.__dict__["TeaCore"] = DirectCore
+    return DirectCore
 
 
 def _send_direct(request: Any, options: Any) -> Any:
