@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -218,16 +219,6 @@ class RateLimiter:
         self._halved_at = now
 
 
-@dataclass(slots=True)
-class _SignedRequest:
-    """The attributes that the SDK's signer reads."""
-
-    method: str
-    pathname: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-
-
 class MpsSigner:
     """Builds query and headers of calls to one endpoint's host (with its port where that isn't the scheme's own)."""
 
@@ -258,7 +249,7 @@ class MpsSigner:
         if keys.security_token:
             headers["x-acs-accesskey-id"] = keys.access_key_id
             headers["x-acs-security-token"] = keys.security_token
-        request = _SignedRequest("POST", "/", query, headers)
+        request = SimpleNamespace(method="POST", pathname="/", query=query, headers=headers)
         headers["Authorization"] = self._sdk.get_authorization(
             request, _ALGORITHM, _EMPTY_SHA256, keys.access_key_id, keys.access_key_secret
         )

@@ -167,8 +167,7 @@ class Pool:
     ) -> HttpAnswer:
         """Send one request once, byte for byte as it was signed, and read its answer to the end.
 
-        ``deadline_s`` includes a long poll's wait. ``on_head`` is called when the answer's head
-        has come.
+        ``deadline_s`` includes a long poll's wait. ``on_head`` is called when the answer's head has come.
 
         Raises:
             CloudError: ``Fault.NETWORK``: no whole answer came, and the call may have had its effect;

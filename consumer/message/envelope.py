@@ -77,10 +77,8 @@ def read_text(body: bytes) -> tuple[str, str]:
 def fold(document: dict[str, JsonValue]) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
     """An object's values by lower-case key, and the object without the second spelling of any key.
 
-    MPS's older kinds send ``jobId``, ``JobId``, or both. Source: facts/iproduction.md#other-messages-in-the-queue.
-
-    Raises:
-        Undecodable: Layer ``keys``: two spellings of one key with different values.
+    MPS's older kinds send ``jobId``, ``JobId``, or both. Two with different values are ``Undecodable``.
+    Source: facts/iproduction.md#other-messages-in-the-queue.
     """
     folded = {key.lower(): value for key, value in document.items()}
     if len(folded) == len(document):
@@ -94,11 +92,7 @@ def fold(document: dict[str, JsonValue]) -> tuple[dict[str, JsonValue], dict[str
 
 
 def text_of(fields: dict[str, JsonValue], key: str) -> str | None:
-    """A folded field that must be text; a number becomes its digits. ``None`` when missing, ``null`` or empty.
-
-    Raises:
-        Undecodable: Layer ``keys``: it is something else.
-    """
+    """A folded field that must be text; a number becomes its digits. ``None`` when missing, ``null`` or empty."""
     value = fields.get(key)
     if value is None or isinstance(value, str):
         return value or None
@@ -108,11 +102,7 @@ def text_of(fields: dict[str, JsonValue], key: str) -> str | None:
 
 
 def name_in(fields: dict[str, JsonValue], key: str, allowed: re.Pattern[str]) -> str | None:
-    """A folded field that must be a name, ``JOB_ID`` or ``FUNCTION_NAME``. ``None`` when missing, ``null`` or empty.
-
-    Raises:
-        Undecodable: Layer ``keys``: it is no string (a number neither), or has other characters or another length.
-    """
+    """A folded field that must be a string of this form (a number isn't); ``None`` when missing, ``null`` or empty."""
     value = fields.get(key)
     if value is None or value == "":
         return None
