@@ -9,19 +9,17 @@ from __future__ import annotations
 import http.client
 import json
 import re
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import anyio
 import typer
 
 from consumer.cli.options import SettingsFlags, find_handlers, missing_queue, takes_settings
+from consumer.config import Settings
 from consumer.errors import ConsumerError, ExitCode, SettingsError, UsageError
 from consumer.ops.sanitize import json_text, printable
 from consumer.plugin.registry import Registry
-
-if TYPE_CHECKING:
-    from consumer.config import Settings
 
 _HANDLED: Final = frozenset({"done", "duplicate"})
 _TIMEOUT_S: Final = 4.0

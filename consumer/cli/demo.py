@@ -35,7 +35,7 @@ from consumer.cli.submit import typed
 from consumer.cloud.clients import open_clients
 from consumer.config import Settings
 from consumer.errors import ExitCode
-from consumer.functions.catalogue import Function, documented
+from consumer.functions.catalogue import documented
 from consumer.job_state import JobState
 from consumer.message.notification import decode_user_data
 from consumer.ops.logs import configure
@@ -72,21 +72,21 @@ class DemoJob:
 def demo_jobs() -> list[DemoJob]:
     """One job of each documented function, and last one that fails."""
     functions = documented()
-    jobs = [_job(function, number, function.sample.params) for number, function in enumerate(functions, 1)]
-    failure = {"code": "InvalidFile", "message": "The input is no video, as the demo ordered."}
     cover = next(function for function in functions if function.name == "Cover")
-    return [*jobs, _job(cover, len(jobs) + 1, {"sandbox": {"fail": failure}}, fails=True)]
-
-
-def _job(function: Function, number: int, params: Mapping[str, Any], *, fails: bool = False) -> DemoJob:
-    return DemoJob(
-        function=function.name,
-        params=json.dumps(params),
-        input=f"{_BUCKET}/{function.sample.input}",
-        output=f"{_BUCKET}/out/{{source}}-{{timestamp}}-{{sequenceId}}.{function.sample.ending}",
-        user_data={"order": number, "who": "demo"},
-        fails=fails,
-    )
+    failure = {"sandbox": {"fail": {"code": "InvalidFile", "message": "The input is no video, as the demo ordered."}}}
+    return [
+        DemoJob(
+            function=function.name,
+            params=json.dumps(params),
+            input=f"{_BUCKET}/{function.sample.input}",
+            output=f"{_BUCKET}/out/{{source}}-{{timestamp}}-{{sequenceId}}.{function.sample.ending}",
+            user_data={"order": number, "who": "demo"},
+            fails=params is failure,
+        )
+        for number, (function, params) in enumerate(
+            [*((function, function.sample.params) for function in functions), (cover, failure)], 1
+        )
+    ]
 
 
 def demo(

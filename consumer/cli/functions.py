@@ -31,17 +31,13 @@ def functions(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
     Needs no queue: `mns-consumer functions --shipped` shows what is shipped.
     """
     registry = find_handlers(flags.load())
-    rows = [_row(name, registry) for name in _names(registry)]
+    # The documented names, then every other name that has a handler.
+    rows = [_row(name, registry) for name in [*names(), *sorted(registry.handlers.keys() - set(names()))]]
     if not as_json:
         _print_table(rows)
         return
     for row in rows:
         print_json(row)
-
-
-def _names(registry: Registry) -> list[str]:
-    """The documented names, then every other name that has a handler."""
-    return [*names(), *sorted(registry.handlers.keys() - set(names()))]
 
 
 def _row(name: str, registry: Registry) -> dict[str, Any]:
@@ -72,9 +68,8 @@ def fields_of(handler: Handler) -> list[dict[str, str]]:
 
 
 def _fields(annotation: Any, prefix: str, above: tuple[Any, ...]) -> list[dict[str, str]]:
-    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)) or annotation in above:
-        return []
-    if issubclass(annotation, RootModel):
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    if not is_model or issubclass(annotation, RootModel) or annotation in above:
         return []
     found: list[dict[str, str]] = []
     for name, field in annotation.model_fields.items():

@@ -48,18 +48,13 @@ _OPERATE: Final = "Operations"
 
 
 class _Command(NamedTuple):
-    """One command.
-
-    Args:
-        name: Its words.
-        target: ``module:function`` in this package.
-        help: The first line of the function's docstring.
-        panel: Where ``--help`` shows it.
-    """
+    """One command; ``panel`` is where ``--help`` shows it."""
 
     name: str
     target: str
+    """``module:function`` in this package."""
     help: str
+    """The first line of the function's docstring."""
     panel: str | None = None
 
 
@@ -159,10 +154,7 @@ app = _build()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: The arguments after the program's name; default: those of the process.
+    """Run one command, by default that of the process's arguments.
 
     Returns:
         The exit code (``errors.ExitCode``, or 130 after Ctrl-C).
