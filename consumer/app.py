@@ -69,7 +69,7 @@ class App:
         self._limiters: dict[str, RateLimiter] = {}
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
         self._shared_store = settings.store_address().is_shared
-        self._letters = LetterLimit(self._store, self.rules.policy, self.metrics, shared=self._shared_store)
+        self._letters = LetterLimit(self._store, self.rules.policy, self.metrics)
         self._watch = LoopWatch(self.lanes, self._ledger, self.metrics.loop_blocked)
         self.vitals = Vitals(self.lanes, self._store, self._letters, len(registry.handlers))
         self._shared = Shared(

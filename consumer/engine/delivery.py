@@ -159,7 +159,7 @@ class Delivery:
     notification: Notification = field(init=False)
     handler: Handler | None = field(init=False, default=None)
     completed: Completed | None = field(init=False, default=None)
-    result: RunResult | None = field(init=False, default=None)
+    result: RunResult = field(init=False, default=Interrupted.STOPPING)
     interruption: Interrupted | TimedOut | None = field(init=False, default=None)
     in_thread: bool = field(init=False, default=False)
     cancel_handler: Callable[[str], None] | None = field(init=False, default=None)
@@ -313,11 +313,7 @@ class Delivery:
             self._task.cancel(str(self.interruption))
 
     def finish(self, result: RunResult | None) -> RunResult:
-        """Its run has ended: leave the slot to another message.
-
-        Args:
-            result: How; ``None`` when it was interrupted.
-        """
+        """Its run has ended, by an interruption where ``result`` is ``None``: leave the slot to another message."""
         self.stage = Stage.SETTLING
         self.result = result or self.interruption or Interrupted.STOPPING
         self.slot.leave(unused=not self.started_at)

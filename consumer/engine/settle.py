@@ -58,7 +58,7 @@ async def settle(lane: Lane, delivery: Delivery, outcome: Outcome) -> Outcome:
             lane.deletes.add(delivery)
         case RetryLater():
             if outcome.failure is not None and not delivery.is_claimed:
-                return await _count_for_message(lane, delivery, outcome)
+                return await _count_for_message(lane, delivery)
             await _release(lane, delivery, outcome.failure)
             await _hide(lane, delivery, outcome.delay_s)
         case DeadLetter():
@@ -90,13 +90,13 @@ async def _set_aside(lane: Lane, delivery: Delivery, dead: DeadLetter) -> Outcom
     return dead
 
 
-async def _count_for_message(lane: Lane, delivery: Delivery, retry: RetryLater) -> Outcome:
+async def _count_for_message(lane: Lane, delivery: Delivery) -> Outcome:
     """Count a failure that came before the job was claimed under the message's own key."""
     claim = await _claim_message(lane, delivery)
     if not isinstance(claim, Claimed):
         return await settle(lane, delivery, claim)
     delivery.claim_granted(claim)
-    counted = retry if delivery.result is None else decide(delivery.result, delivery.history(), delivery.retry_policy)
+    counted = decide(delivery.result, delivery.history(), delivery.retry_policy)
     return await settle(lane, delivery, counted)
 
 

@@ -42,11 +42,6 @@ class Slots:
         self._came_back_unused = False
         self._waiters: list[_Waiter] = []
 
-    @property
-    def taken(self) -> int:
-        """Slots that are not free."""
-        return self.total - self.free
-
     async def any_free(self) -> None:
         """Return when at least one is free."""
         await self._wait_for(1)

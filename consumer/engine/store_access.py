@@ -152,12 +152,11 @@ class StoreAccess:
 
 
 class LetterLimit:
-    """The limit of one store, for all queues; ``shared`` where other processes store letters there."""
+    """The limit of one store, for all queues."""
 
-    def __init__(self, store: StoreAccess, policy: Policy, metrics: Metrics, *, shared: bool) -> None:
+    def __init__(self, store: StoreAccess, policy: Policy, metrics: Metrics) -> None:
         self._store = store
         self._policy = policy
-        self._shared = shared
         self._metrics = metrics
         self._counted = LettersHeld(0, 0)
         self._stored = LettersHeld(0, 0)
@@ -195,7 +194,7 @@ class LetterLimit:
         """The letter that room was reserved for is stored, or was given up, which the next count shows."""
         self._reserved = _sum(self._reserved, LettersHeld(-1, -size_bytes))
         self._stored = _sum(self._stored, LettersHeld(1, size_bytes))
-        if self._shared and self._share(self._stored) >= _COUNT_AFTER_SHARE:
+        if self._share(self._stored) >= _COUNT_AFTER_SHARE:
             self._count_now.set()
 
     def adopt(self, policy: Policy) -> None:

@@ -51,9 +51,9 @@ def limits(letters: int, size_bytes: int) -> Policy:
     return Policy().model_copy(update={"dead_letters_max": letters, "dead_letters_max_bytes": size_bytes})
 
 
-def limit_of(store: Counted, letters: int = 10, size_bytes: int = 1000, *, shared: bool = False) -> LetterLimit:
+def limit_of(store: Counted, letters: int = 10, size_bytes: int = 1000) -> LetterLimit:
     access = StoreAccess(cast("Ledger", store))
-    return LetterLimit(access, limits(letters, size_bytes), Metrics(), shared=shared)
+    return LetterLimit(access, limits(letters, size_bytes), Metrics())
 
 
 def store_one(limit: LetterLimit, size_bytes: int = 0) -> bool:
@@ -220,9 +220,9 @@ async def test_what_others_store_is_seen_at_the_next_count() -> None:
 
 
 async def test_when_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is counted at times, sooner once a hundredth of a shared limit was stored here, and a fault is logged once."""
+    """It is counted at times, sooner once a hundredth of the limit was stored here, and a fault is logged once."""
     store = Counted()
-    limit = limit_of(store, letters=1000, shared=True)
+    limit = limit_of(store, letters=1000)
     with capture_logs() as lines:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(limit.run)

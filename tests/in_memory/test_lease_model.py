@@ -97,7 +97,7 @@ async def play(events: list[Event], end: Outcome) -> tuple[Queue, Delivery, Outc
     deletes = Deletes(queue, metrics.queue("q"))
     visibility = Visibility(queue, "q")
     keeper = LeaseKeeper(visibility, store, Policy(), metrics.queue("q"))
-    letters = LetterLimit(store, Policy(), metrics, shared=False)
+    letters = LetterLimit(store, Policy(), metrics)
     parts = SimpleNamespace(
         name="q",
         identity="account/region/queue",
