@@ -272,7 +272,7 @@ MUTATIONS: Final = (
     Mutation(
         "Of several rows of a key the last one counts.",
         "store: Operators.__init__",
-        in_text(" DESC", " ASC"),
+        rewrite("_1.desc()", "_1.asc()"),
         ("tests/store/test_store_sqlite.py",),
     ),
     # PostgreSQL.

@@ -38,7 +38,7 @@ def new_schema() -> Iterator[str]:
     """
     schema = f"mns_consumer_test_{secrets.token_hex(6)}"
     try:
-        asyncio.run(_execute(f"CREATE SCHEMA {schema}"))
+        asyncio.run(_execute(f"SET synchronous_commit = off; CREATE SCHEMA {schema}"))
     except (OSError, asyncpg.PostgresError) as error:
         text = f"no PostgreSQL at {urlsplit(ADDRESS).hostname} ({error}); set TEST_POSTGRES_URL"
         raise NoPostgresError(text) from None
@@ -46,7 +46,7 @@ def new_schema() -> Iterator[str]:
         yield schema
     finally:
         # What a failed test left in a transaction may keep a lock for a while.
-        asyncio.run(_execute(f"SET lock_timeout = '10s'; DROP SCHEMA {schema} CASCADE"))
+        asyncio.run(_execute(f"SET lock_timeout = '10s'; SET synchronous_commit = off; DROP SCHEMA {schema} CASCADE"))
 
 
 @contextmanager
