@@ -213,7 +213,7 @@ async def test_a_receiver_that_is_gone_holds_up_nothing(sandbox: Sandbox, tmp_pa
     try:
         sandbox.put(QUEUE, body().decode())
         await daemon.logged("job done")
-        with anyio.fail_after(4.5):
+        with anyio.fail_after(8):
             assert await daemon.stop() == 0
     finally:
         daemon.kill()

@@ -33,7 +33,7 @@ async def set_standby(connection: asyncpg.Connection, name: str) -> None:
     await connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
     await connection.execute("SELECT pg_reload_conf(); SET synchronous_commit = on")
     waits = not name
-    with anyio.fail_after(5):
+    with anyio.fail_after(10):
         while waits is not bool(name):
             try:
                 await connection.execute("UPDATE mns_consumer_schema SET version = version", timeout=0.1)

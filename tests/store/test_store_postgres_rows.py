@@ -60,7 +60,7 @@ async def test_a_locked_row_fails_alone(
     expected: dict[str, object] = {"done": True, "claim": Claimed(), "renew": []}
     async with psql(postgres_target) as other, other.transaction():
         await other.execute("UPDATE mns_consumer_job SET failures = failures WHERE key = 'k7'")
-        with anyio.fail_after(postgres_connection.LOCK_TIMEOUT_S + 2):
+        with anyio.fail_after(postgres_connection.LOCK_TIMEOUT_S + 5):
             answers = await asyncio.gather(*(calls[verb](key) for key in keys), return_exceptions=True)
     refused = answers.pop(7)
     assert answers == [expected[verb]] * 19
@@ -80,7 +80,7 @@ async def test_a_locked_table_fails_soon(
     await ledger.claim("k", 60)
     async with psql(postgres_target) as other, other.transaction():
         await other.execute("LOCK TABLE mns_consumer_job")
-        with anyio.fail_after(postgres_connection.LOCK_TIMEOUT_S + 2):
+        with anyio.fail_after(postgres_connection.LOCK_TIMEOUT_S + 5):
             answers = await asyncio.gather(
                 *(ledger.claim(f"k{number}", 60) for number in range(200)), return_exceptions=True
             )
