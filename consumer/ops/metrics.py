@@ -12,6 +12,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from functools import partial
 from typing import Final, NamedTuple
 
 import prometheus_client
@@ -109,33 +110,25 @@ class MetricInfo(NamedTuple):
     values: tuple[str, ...] = ()
 
 
-class CounterByValue(NamedTuple):
-    """A counter whose last label has fixed values."""
-
-    counter: Counter
-    info: MetricInfo
-
-    def bind(self, *labels: str, eager: Iterable[str] = ()) -> Children:
-        """Bind all labels but the last. ``eager`` values are exported as 0 at once, so that a rate sees the first."""
-        children = Children(self, labels)
-        for value in eager:
-            children[value]
-        return children
-
-
 class Children(dict[str, Counter]):
-    """Bound children by the value of the last label, each made at its first use; a value not fixed is a KeyError."""
+    """A counter's bound children by the value of the last label, each made at its first use; another is a KeyError.
 
-    def __init__(self, of: CounterByValue, labels: Sequence[str]) -> None:
+    ``labels`` are all but the last. ``eager`` values are exported as 0 at once, so that a rate sees the first.
+    """
+
+    def __init__(self, counter: Counter, info: MetricInfo, *labels: str, eager: Iterable[str] = ()) -> None:
         super().__init__()
-        self._of = of
+        self._counter = counter
+        self._info = info
         self._labels = labels
+        for value in eager:
+            self[value]
 
     def __missing__(self, value: str) -> Counter:
-        counter, info = self._of
+        info = self._info
         if value not in info.values:
             raise KeyError(f"{value!r} is no value of {info.labels[-1]!r}; known: {', '.join(sorted(info.values))}")
-        child = self[str(value)] = counter.labels(*self._labels, str(value))
+        child = self[str(value)] = self._counter.labels(*self._labels, str(value))
         return child
 
 
@@ -144,9 +137,9 @@ class FunctionMetrics:
 
     def __init__(self, metrics: Metrics, queue: str, function: str) -> None:
         labels = (queue, function)
-        self.jobs = metrics.jobs.bind(*labels, eager=(SettledAs.DONE, SettledAs.RETRY, SettledAs.DEAD))
-        self.retries = metrics.retries.bind(*labels)
-        self.dead_letters = metrics.dead_letters.bind(*labels)
+        self.jobs = metrics.jobs(*labels, eager=(SettledAs.DONE, SettledAs.RETRY, SettledAs.DEAD))
+        self.retries = metrics.retries(*labels)
+        self.dead_letters = metrics.dead_letters(*labels)
         self.seconds: Histogram = metrics.handler_seconds.labels(*labels)
 
 
@@ -157,9 +150,9 @@ class QueueMetrics:
         self.name = queue
         self._metrics = metrics
         self._functions: dict[str, FunctionMetrics] = {}
-        self.polls = metrics.polls.bind(queue, eager=PollResult)
-        self.renewals = metrics.lease_renewals.bind(queue, eager=RenewalResult)
-        self.deletes = metrics.deletes.bind(queue, eager=DeleteResult)
+        self.polls = metrics.polls(queue, eager=PollResult)
+        self.renewals = metrics.lease_renewals(queue, eager=RenewalResult)
+        self.deletes = metrics.deletes(queue, eager=DeleteResult)
         self.received: Counter = metrics.messages_received.labels(queue)
         self.settled_seconds: Histogram = metrics.settled_seconds.labels(queue)
         self.in_flight: Gauge = metrics.in_flight.labels(queue)
@@ -233,7 +226,7 @@ class Metrics:
             "operation",
         )
         queries = by_value("result_queries_total", "Queries to MPS for a job's result, by answer.", result=QueryResult)
-        self.result_queries = queries.bind(eager=QueryResult)
+        self.result_queries = queries(eager=QueryResult)
         self.store_up = gauge("store_up", "1 while the store takes writes, else 0.")
         self.store_busy_seconds = gauge("store_busy_seconds", "Duration of the store's present call; 0 between calls.")
         self._letters_waiting = gauge(
@@ -250,7 +243,7 @@ class Metrics:
     def _define_daemon(self) -> None:
         counter = self._counter
         reloads = self._counter_by_value("reloads_total", "Reloads of settings and handlers.", result=ReloadResult)
-        self.reloads = reloads.bind(eager=ReloadResult)
+        self.reloads = reloads(eager=ReloadResult)
         self.loop_blocks = counter("event_loop_blocks_total", "Blocks of the event loop for more than a second.")
         self.loop_blocked_seconds = counter("event_loop_blocked_seconds_total", "Seconds for which it was blocked.")
         self.log_lines_dropped = counter("log_lines_dropped_total", "Log lines lost: their reader was gone or slow.")
@@ -266,9 +259,9 @@ class Metrics:
         info = self._define("counter", name, text, labels)
         return Counter(info.name, text, info.labels, registry=self.registry)
 
-    def _counter_by_value(self, name: str, text: str, *labels: str, **fixed: Iterable[str]) -> CounterByValue:
+    def _counter_by_value(self, name: str, text: str, *labels: str, **fixed: Iterable[str]) -> partial[Children]:
         info = self._define("counter", name, text, labels, **fixed)
-        return CounterByValue(Counter(info.name, text, info.labels, registry=self.registry), info)
+        return partial(Children, Counter(info.name, text, info.labels, registry=self.registry), info)
 
     def _gauge(self, name: str, text: str, *labels: str, **fixed: Iterable[str]) -> Gauge:
         info = self._define("gauge", name, text, labels, **fixed)
@@ -294,7 +287,7 @@ class Metrics:
         """Count one call to the cloud; ``operation`` is one of the clients' constants, ``fault`` None for a success."""
         bound = self._api.get(operation)
         if bound is None:
-            requests = self.api_requests.bind(operation, eager=(OK,))
+            requests = self.api_requests(operation, eager=(OK,))
             bound = self._api[operation] = (requests, self.api_request_seconds.labels(operation))
         bound[0][OK if fault is None else fault].inc()
         bound[1].observe(seconds)
