@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
 from aiohttp import web
@@ -108,6 +109,12 @@ class Fault(BaseModel):
         operations_named(names)
         return names
 
+    @cached_property
+    def applies_to(self) -> frozenset[str]:
+        """The operations that it can hit."""
+        operations = operations_named(self.operations)
+        return operations & _ONLY_FOR.get(self.kind, operations)
+
     @property
     def hold_s(self) -> float:
         """Seconds before an error is answered; a 429 without ``seconds`` is held as the service does."""
@@ -137,13 +144,6 @@ class Fault(BaseModel):
         return cls.model_validate(values)
 
 
-@dataclass(slots=True)
-class _Rule:
-    fault: Fault
-    operations: frozenset[str]
-    left: int | None
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What goes wrong with one request."""
@@ -167,20 +167,15 @@ class Faults:
     def __init__(self, faults: Iterable[Fault] = (), *, seed: int = 0) -> None:
         self.applied: Counter[str] = Counter()
         self._chance = random.Random(seed)  # noqa: S311 - chance that a test can repeat, no secret
-        self._rules: list[_Rule] = []
-        self.set(faults)
+        self._rules = list(faults)
 
     def set(self, faults: Iterable[Fault]) -> None:
         """Replace all rules."""
-        self._rules = []
-        for fault in faults:
-            self.add(fault)
+        self._rules = list(faults)
 
     def add(self, fault: Fault) -> None:
         """Append a rule."""
-        operations = operations_named(fault.operations)
-        operations &= _ONLY_FOR.get(fault.kind, operations)
-        self._rules.append(_Rule(fault, operations, fault.count))
+        self._rules.append(fault)
 
     def clear(self) -> None:
         """Remove all rules."""
@@ -188,30 +183,29 @@ class Faults:
 
     def current(self) -> list[Fault]:
         """The rules, with what is left of their counts."""
-        return [rule.fault.model_copy(update={"count": rule.left}) for rule in self._rules]
+        return list(self._rules)
 
     def plan(self, operation: str, queue: str | None) -> Plan:
         """Draw what goes wrong with a request."""
         latency_s = 0.0
         before: Fault | None = None
         after: Fault | None = None
-        for rule in list(self._rules):
-            kind = rule.fault.kind
-            if kind == "latency":
-                if self._is_drawn(rule, operation, queue):
-                    latency_s += rule.fault.seconds + self._chance.random() * rule.fault.jitter_s
-            elif kind in _BEFORE and before is None:
-                if self._is_drawn(rule, operation, queue):
-                    before = rule.fault
-            elif kind in _AFTER and before is None and after is None and self._is_drawn(rule, operation, queue):
-                after = rule.fault
+        for fault in self.current():
+            if fault.kind == "latency":
+                if self._is_drawn(fault, operation, queue):
+                    latency_s += fault.seconds + self._chance.random() * fault.jitter_s
+            elif fault.kind in _BEFORE and before is None:
+                if self._is_drawn(fault, operation, queue):
+                    before = fault
+            elif fault.kind in _AFTER and before is None and after is None and self._is_drawn(fault, operation, queue):
+                after = fault
         return Plan(latency_s, before, after)
 
     def draw(self, kind: Kind, operation: str, queue: str | None) -> Fault | None:
         """Draw whether this kind hits one message, entry or job."""
-        for rule in self._rules:
-            if rule.fault.kind == kind and self._is_drawn(rule, operation, queue):
-                return rule.fault
+        for fault in self._rules:
+            if fault.kind == kind and self._is_drawn(fault, operation, queue):
+                return fault
         return None
 
     def spoil_messages(self, queue: Queue, operation: str, taken: Iterable[Message]) -> None:
@@ -223,19 +217,18 @@ class Faults:
             if fault is not None:
                 asyncio.get_running_loop().call_later(fault.seconds, _revoke, queue, message, message.handle)
 
-    def _is_drawn(self, rule: _Rule, operation: str, queue: str | None) -> bool:
-        fault = rule.fault
-        if operation not in rule.operations:
+    def _is_drawn(self, fault: Fault, operation: str, queue: str | None) -> bool:
+        if operation not in fault.applies_to:
             return False
         if fault.queues and not any(fnmatchcase(queue or "", pattern) for pattern in fault.queues):
             return False
         if fault.probability < 1 and self._chance.random() >= fault.probability:
             return False
         self.applied[fault.kind] += 1
-        if rule.left is not None:
-            rule.left -= 1
-            if rule.left == 0:
-                self._rules.remove(rule)
+        if fault.count is not None:
+            at = self._rules.index(fault)
+            rest = [fault.model_copy(update={"count": fault.count - 1})] if fault.count > 1 else []
+            self._rules[at : at + 1] = rest
         return True
 
 
