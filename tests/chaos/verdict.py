@@ -92,7 +92,7 @@ class Freeze:
 
 
 class Cause(StrEnum):
-    """Cause a handler ran again."""
+    """Why a handler ran again."""
 
     PLANNED = "it failed as planned"
     KILLED = "its daemon was killed"

@@ -1,4 +1,4 @@
-"""The units on a systemd that is booted for it: started, killed, hung, wrongly set, stopped.
+"""The units on a real systemd: start, kill, hang, wrong settings, stop.
 
 Switched on by ``DEPLOY_TESTS=1``, as root on Debian; it makes a machine of its own in a temporary folder, in about two
 minutes.
@@ -58,7 +58,7 @@ def readme_commands() -> list[str]:
 
 
 def built(folder: Path) -> Path:
-    """A Debian on which the README's commands were given, but for the last, which needs it booted."""
+    """A Debian on which the README's commands were run, without the last one, which needs a booted machine."""
     machine = folder / "machine"
     packages = "systemd,systemd-sysv,dbus,python3,ca-certificates,procps,iproute2"
     run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(machine))
@@ -196,7 +196,7 @@ def test_both_units_start(machine: Machine) -> None:
 
 
 def test_a_reload_takes_what_is_there_now(machine: Machine) -> None:
-    """``systemctl reload`` takes a changed setting; a wrong one is refused with its line, and the daemon goes on."""
+    """``systemctl reload`` takes a changed setting; a wrong one is refused with its line, and the daemon continues."""
     settings = "/etc/mns-consumer/mns-consumer.toml"
     machine.ask("sh", "-c", f"echo 'max_failures = 7' >> {settings}")
     machine.systemctl("reload", UNIT)
@@ -219,7 +219,7 @@ def test_a_killed_daemon_comes_back(machine: Machine) -> None:
 
 
 def test_a_hung_daemon_comes_back(machine: Machine) -> None:
-    """One that does nothing any more is ended by the watchdog and started again."""
+    """A daemon that hangs is ended by the watchdog and started again."""
     drop_in = f"/run/systemd/system/{UNIT}.service.d"
     machine.ask("sh", "-c", f"mkdir -p {drop_in}; printf '[Service]\\nWatchdogSec=3\\n' > {drop_in}/watchdog.conf")
     machine.systemctl("daemon-reload")
@@ -233,7 +233,7 @@ def test_a_hung_daemon_comes_back(machine: Machine) -> None:
 
 
 def test_it_stops_in_order(machine: Machine) -> None:
-    """A stop with a message in flight lets it end, loses nothing and ends with 0."""
+    """A stop waits for the message in flight, loses nothing and ends with 0."""
     keys = "MNS_CONSUMER_ACCESS_KEY_ID=sandbox MNS_CONSUMER_ACCESS_KEY_SECRET=sandbox"
     settings = "--config /etc/mns-consumer/mns-consumer.toml"
     cli = f"{keys} /opt/mns-consumer/bin/mns-consumer queue"

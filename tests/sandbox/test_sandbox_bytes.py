@@ -60,7 +60,7 @@ async def test_the_client_may_end_the_connection(sandbox: Sandbox, write_signed:
 
 
 async def test_a_partial_batch_delete_closes_the_connection(sandbox: Sandbox, write_signed: WriteSigned) -> None:
-    """After a batch delete that went in part the connection is closed, and the answer says so."""
+    """After a batch delete that failed in part the connection is closed, and the answer says so."""
     sandbox.account.ensure("q")
     body = f"<ReceiptHandles><ReceiptHandle>{FOREIGN}</ReceiptHandle></ReceiptHandles>".encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port)

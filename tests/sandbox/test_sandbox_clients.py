@@ -128,7 +128,7 @@ for line in sys.stdin:
 
 
 def drive_mnscmd(mnscmd: str, keys: tuple[str, ...]) -> None:
-    """Call the command with each of its words for queues and messages."""
+    """Call the command with each of its subcommands for queues and messages."""
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

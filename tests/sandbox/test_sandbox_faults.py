@@ -1,4 +1,4 @@
-"""Each fault as a client sees it on the wire, and how faults are chosen and counted."""
+"""Each fault as a client receives it, and how faults are selected and counted."""
 
 import asyncio
 import time

@@ -379,7 +379,7 @@ async def test_a_notification_into_a_fifo_queue(make_sandbox: Callable[..., Any]
 
 
 async def test_old_jobs_make_room(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest ended jobs are forgotten once there are too many, jobs still running never."""
+    """If there are too many jobs the oldest ended ones are forgotten, running ones never."""
     monkeypatch.setattr("consumer.sandbox.jobs._MOST_KEPT", 2)
     first = await submitted(sandbox, job_params=ordering(job_s=0))
     await ended(sandbox, first)

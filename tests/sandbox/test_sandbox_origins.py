@@ -1,4 +1,4 @@
-"""Who is answered: hosts that are this machine or were allowed, and no page of a browser."""
+"""Requests for hosts of this machine and allowed hosts are answered; those of a page in a browser are refused."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

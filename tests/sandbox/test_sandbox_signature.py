@@ -259,7 +259,7 @@ async def test_a_wrong_mps_signature_is_answered_with_the_text_to_sign(ask: Ask)
 
 
 async def test_mps_answers_in_xml(ask: Ask, texts: Texts) -> None:
-    """Who asks with Format=XML is answered in XML, results and refusals alike."""
+    """A request with Format=XML is answered in XML, results and refusals alike."""
     parameters = rpc("QueryIProductionJob", JobId="<x>", Format="XML")
     status, headers, body = await ask("GET", f"/?{written(parameters)}")
     assert (status, headers["content-type"]) == (200, "text/xml;charset=utf-8")
