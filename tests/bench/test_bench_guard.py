@@ -41,7 +41,7 @@ def counted() -> dict[str, Any]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -49,7 +49,7 @@ def counted() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(310)
 def test_a_message_costs_no_more_than_it_did() -> None:
     """Requests, ledger transactions and Python calls a message stay under their ceilings."""
     least: dict[str, float] = {}
