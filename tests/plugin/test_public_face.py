@@ -1,4 +1,4 @@
-"""Rules of the public import name: ``mns_consumer`` and ``consumer`` give the same objects, and both are typed."""
+"""Rules of the public import name ``mns_consumer``: it is short to use, and typed."""
 
 from __future__ import annotations
 
@@ -9,29 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import consumer
-import mns_consumer
-import mns_consumer.functions
 from consumer.plugin.registry import Sources, discover
 
 ROOT = Path(__file__).resolve().parents[2]
 Write = Callable[[str, str], Path]
-
-
-def test_both_names_give_the_same_objects() -> None:
-    """Each name that ``consumer`` still exports is the same object in ``mns_consumer``."""
-    for names in consumer._HOMES.values():
-        for name in names:
-            face = mns_consumer if name in mns_consumer.__all__ else mns_consumer.functions
-            assert getattr(consumer, name) is getattr(face, name)
-            assert getattr(consumer, name).__name__ == name
-    assert set(mns_consumer.__all__) < {name for names in consumer._HOMES.values() for name in names}
-
-
-def test_a_wrong_name_is_refused() -> None:
-    """``consumer`` exports nothing else."""
-    with pytest.raises(AttributeError, match="module 'consumer' has no attribute 'Jobs'"):
-        _ = consumer.Jobs
 
 
 def test_a_handler_for_a_new_function_is_short(write: Write) -> None:
@@ -54,25 +35,6 @@ def test_a_handler_for_a_new_function_is_short(write: Write) -> None:
     wanted = registry.handlers["ImageMatting"].result
     assert wanted is not None
     assert wanted.validate({"result": [{"file": "oss://b/1"}]}).first_url == "oss://b/1"
-
-
-def test_a_handler_may_mix_both_names(write: Write) -> None:
-    """A file may import ``Job`` from one name and ``handler`` from the other."""
-    path = write(
-        "mine.py",
-        """
-        import consumer
-        from consumer import Job
-        from mns_consumer import handler
-        from mns_consumer.functions import CoverResult
-
-        @handler("Cover")
-        async def cover(job: Job[CoverResult, consumer.ResultModel]) -> None: ...
-        """,
-    )
-    held = discover(Sources(directory=path.parent, use_entry_points=False)).handlers["Cover"]
-    assert held.result is not None
-    assert held.result.annotation is mns_consumer.functions.CoverResult
 
 
 @pytest.mark.slow
