@@ -165,14 +165,6 @@ SQLITE_ATTEMPTS: Final = Table(
     sqlite_with_rowid=False,
 )
 _index("attempt_age", SQLITE_ATTEMPTS.c.stored_at)
-Table(
-    "heartbeat",
-    SQLITE,
-    Column("id", Integer, CheckConstraint("id = 1"), primary_key=True),
-    Column("stored_at", Double, nullable=False),
-    comment="what a ping writes",
-)
-
 POSTGRES_LETTERS: Final = _letters(POSTGRES, "mns_consumer_letter")
 POSTGRES_JOBS: Final = Table(
     "mns_consumer_job",

@@ -21,6 +21,7 @@ from tests.bench.contestants import SQLITE, Rig, started
 from tests.bench.measurements import Measurements
 from tests.bench.messages import user_data
 from tests.bench.process import BenchError, NotHereError
+from tests.stores import new_file
 
 PART: Final = "ledger"
 LARGE: Final = 5_000_000
@@ -90,7 +91,7 @@ def measure_in_turn(
 def fill(path: Path, jobs: int) -> None:
     """Make a ledger with that number of ended jobs."""
     values = {"now": time.time(), "user_data": user_data(7)}
-    with closing(connect(path, create=True)) as connection:
+    with closing(new_file(path)) as connection:
         # If this is cut off, it is begun anew.
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -105,7 +106,7 @@ def fill(path: Path, jobs: int) -> None:
 
 def _measure(rig: Rig, path: Path, jobs: int, load: Load, measurements: Measurements) -> None:
     then = time.time() - _OLD_S
-    with closing(connect(path, create=False)) as connection:
+    with closing(connect(path)) as connection:
         connection.execute(_AGE, {"then": then, "rows": _OLD})
     with rig.run(store=path) as run, started(SQLITE, run) as contestant:
         contestant.wait()

@@ -29,7 +29,7 @@ from consumer.store.sqlite.files import FileOwner
 from consumer.store.sqlite.ledger import SqliteLedger
 from consumer.store.sqlite.statements import COUNT_WAITING
 from tests.store.records import ended, record
-from tests.stores import operators_at
+from tests.stores import new_file, operators_at
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetterRecord]
@@ -420,14 +420,14 @@ async def test_few_transactions(sqlite_path: Path, make_record: MakeRecord, monk
 
 def test_the_pragmas(sqlite_path: Path) -> None:
     """What is committed is on disk: write-ahead log, every commit synced."""
-    with closing(sqlite_database.connect(sqlite_path, create=True)) as connection:
+    with closing(new_file(sqlite_path)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_a_step_of_pruning_reads_an_index(sqlite_path: Path) -> None:
     """No step of pruning reads a whole table."""
-    with closing(sqlite_database.connect(sqlite_path, create=True)) as connection:
+    with closing(new_file(sqlite_path)) as connection:
         statements = [
             ("DELETE FROM job WHERE id IN (SELECT id FROM job ORDER BY id LIMIT ?) AND stored_at <= ?", (1, 2)),
             ("SELECT id FROM letter WHERE replay = 'replayed' AND replayed_at <= ?", (1,)),
@@ -441,8 +441,7 @@ async def test_equal_hashes_do_no_harm(
     sqlite_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two keys of one hash are still two keys."""
-    for module in (sqlite_statements, sqlite_database):
-        monkeypatch.setattr(module, "key_hash", lambda _key: 7)
+    monkeypatch.setattr(sqlite_statements, "key_hash", lambda _key: 7)
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
     await ledger.claim("a", 60)
@@ -514,7 +513,7 @@ def test_a_lock_that_is_removed_is_no_lock(sqlite_path: Path) -> None:
 
 def test_read_only_in_plain_words(sqlite_path: Path) -> None:
     """What SQLite says of a file that may only be read is put into plain words."""
-    sqlite_database.connect(sqlite_path, create=True).close()
+    new_file(sqlite_path).close()
     with closing(sqlite3.connect(f"file:{sqlite_path}?mode=ro", uri=True)) as connection:
         with pytest.raises(sqlite3.OperationalError) as caught:
             connection.execute("DELETE FROM job")
@@ -525,10 +524,10 @@ def test_read_only_in_plain_words(sqlite_path: Path) -> None:
 
 async def test_the_last_row_of_a_key_counts(sqlite_path: Path) -> None:
     """A run that an operator's cancelled replay overtook adds a second row; claims and operators follow the last."""
-    with closing(sqlite_database.connect(sqlite_path, create=True)) as connection:
+    with closing(new_file(sqlite_path)) as connection:
         for dead in (True, False):
-            row = sqlite_database.job_row(record("k"), dead=dead, holder="", now=1.0)
-            connection.execute(sqlite_database.INSERT_JOB, row)
+            row = sqlite_statements.job_row(record("k"), dead=dead, holder="", now=1.0)
+            connection.execute(sqlite_statements.INSERT_JOB, row)
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
     assert await ledger.claim("k", 60) == ended(dead=False)
@@ -545,7 +544,7 @@ async def test_the_last_row_of_a_key_counts(sqlite_path: Path) -> None:
 
 def test_claims_read_an_index(sqlite_path: Path) -> None:
     """Whether a key has ended is found without reading the table."""
-    with closing(sqlite_database.connect(sqlite_path, create=True)) as connection:
+    with closing(new_file(sqlite_path)) as connection:
         statements = [sqlite_statements._FIND_ENDED, "SELECT key FROM job WHERE key_hash IN (?,?)"]
         for statement in statements:
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", (1, 2))]
@@ -554,6 +553,6 @@ def test_claims_read_an_index(sqlite_path: Path) -> None:
 
 def test_counting_letters_reads_their_index(sqlite_path: Path) -> None:
     """Neither bodies nor rows are read for it."""
-    with closing(sqlite_database.connect(sqlite_path, create=True)) as connection:
+    with closing(new_file(sqlite_path)) as connection:
         ((*_, step),) = connection.execute(f"EXPLAIN QUERY PLAN {COUNT_WAITING}").fetchall()
     assert step == "SCAN letter USING COVERING INDEX letter_waiting"

@@ -12,9 +12,9 @@ import pytest
 from consumer.store import tables
 from consumer.store.ledger import DeadLetterRecord, JobRecord
 from consumer.store.postgres.ledger import PostgresLedger
-from consumer.store.sqlite.database import connect
 from tests.store.postgres_rig import psql
 from tests.store.schema import schemas
+from tests.stores import new_file
 
 
 @pytest.mark.parametrize(("path", "text"), schemas().items(), ids=["sqlite", "postgres"])
@@ -51,7 +51,7 @@ BAD = [
 
 def test_a_file_refuses_what_no_letter_has(sqlite_path: Path) -> None:
     """SQLite itself refuses unknown reasons and states, missing values and keys that are too long."""
-    with closing(connect(sqlite_path, create=True)) as connection:
+    with closing(new_file(sqlite_path)) as connection:
         connection.execute(LETTER.format(letter="letter", **GOOD))
         for bad in BAD:
             with pytest.raises(sqlite3.IntegrityError):

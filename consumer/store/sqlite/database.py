@@ -17,17 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from anyio import CancelScope, to_thread
 
 from consumer.errors import StoreError, StoreSchemaError, StoreUnsafeError
-from consumer.store.ledger import JobRecord
 from consumer.store.rows import (
-    JOB_COLUMNS,
-    JOB_COLUMNS_SQL,
     SCHEMA_VERSION,
     check_version,
-    fit_record,
-    job_values,
-    key_hash,
 )
-from consumer.store.sqlite.files import access_refusal, hard_link_refusal, make_folder, open_file
+from consumer.store.sqlite.files import access_refusal, hard_link_refusal
 
 if TYPE_CHECKING:
     from consumer.store.queries import Session
@@ -54,15 +48,6 @@ _MEANINGS: Final = {
 }
 _KEEPS_CONNECTION: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_TOOBIG", "SQLITE_FULL")
 
-JOB_ROW_SQL: Final = f"key_hash, dead, holder, stored_at, {JOB_COLUMNS_SQL}"
-JOB_ROW_WIDTH: Final = 4 + len(JOB_COLUMNS)
-INSERT_JOB: Final = f"INSERT INTO job ({JOB_ROW_SQL}) VALUES ({', '.join('?' * JOB_ROW_WIDTH)})"  # noqa: S608 - constants only
-
-
-def job_row(record: JobRecord, *, dead: bool, holder: str, now: float) -> tuple[Any, ...]:
-    """The values of ``JOB_ROW_SQL``."""
-    return (key_hash(record.key), dead, holder, now, *job_values(fit_record(record)))
-
 
 def explain(path: Path, error: sqlite3.Error | OSError) -> StoreError:
     """Turn an error of SQLite or the system into one line: the file, what failed, what to do."""
@@ -79,13 +64,11 @@ def spoils_connection(error: sqlite3.Error) -> bool:
     return not name.startswith(_KEEPS_CONNECTION)
 
 
-def connect(path: Path, *, create: bool, any_thread: bool = False) -> sqlite3.Connection:
-    """Open the file; an empty one gets its tables.
+def connect(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
+    """Open the file, which is never made here; an empty one gets its tables.
 
     Args:
         path: The file.
-        create: Make the file, and its directory (0700), when missing. That opens and closes the file: not for one that
-            this process has open already (see ``FileOwner``).
         any_thread: Let every thread use the connection, one at a time; otherwise only this one.
 
     Returns:
@@ -96,11 +79,7 @@ def connect(path: Path, *, create: bool, any_thread: bool = False) -> sqlite3.Co
         StoreError: Anything else.
     """
     try:
-        if create:
-            make_folder(path.parent)
-            # SQLite gives its companions the mode of the file.
-            os.close(open_file(path))
-        elif not path.exists():
+        if not path.exists():
             raise StoreError(f"store {path}: there is no such file; the daemon makes it when it first runs")
         # mode=rw: a file that was removed meanwhile is not made again.
         address = f"{Path(os.path.abspath(path)).as_uri()}?mode=rw"  # noqa: PTH100 - links stay as they are
@@ -204,7 +183,7 @@ class SqliteDatabase:
     def _connect(self) -> sqlite3.Connection:
         if problem := access_refusal(self._path, by_owner=False) or hard_link_refusal(self._path):
             raise StoreUnsafeError(problem)
-        return connect(self._path, create=False, any_thread=True)
+        return connect(self._path, any_thread=True)
 
 
 class SqliteSession:

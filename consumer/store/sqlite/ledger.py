@@ -297,7 +297,7 @@ class WriterThread:
                 " back as it was; to go on with what is there instead, restart the daemon"
             )
         if self._connection is None:
-            self._connection = connect(self._path, create=False)
+            self._connection = connect(self._path)
             try:
                 # The log and its index are made when they are first read.
                 self._connection.execute("PRAGMA user_version").fetchone()

@@ -9,11 +9,6 @@ CREATE TABLE IF NOT EXISTS attempt (
 )
  WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS attempt_age ON attempt (stored_at);
-CREATE TABLE IF NOT EXISTS heartbeat (
-  id INTEGER NOT NULL CHECK (id = 1),
-  stored_at DOUBLE NOT NULL,
-  PRIMARY KEY (id)
-);
 CREATE TABLE IF NOT EXISTS job (
   id INTEGER NOT NULL,
   key_hash BIGINT NOT NULL,

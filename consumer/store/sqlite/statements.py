@@ -34,31 +34,33 @@ from consumer.store.commands import (
     WaitingCommand,
     only,
 )
-from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, LetterState
+from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord
 from consumer.store.rows import (
     JOB_COLUMNS,
-    JOB_COLUMNS_SQL,
     LETTER_COLUMNS,
-    LETTER_COLUMNS_SQL,
     MAX_ERROR_BYTES,
+    SCHEMA_VERSION,
     cut,
     fit_letter,
+    fit_record,
     job_values,
     key_hash,
     letter_bytes,
     letter_values,
     read_waiting,
 )
-from consumer.store.sqlite.database import INSERT_JOB, job_row, writing
+from consumer.store.sqlite.database import writing
 
 _KEYS_AT_ONCE: Final = 64
 """Keys of one query: few enough that SQLite's module keeps the statements of all lengths prepared."""
 
-# Only column names, numbers and question marks are put into these texts.
-INSERT_LETTER: Final = (
-    f"INSERT INTO letter (replay, stored_at, bytes, {LETTER_COLUMNS_SQL}, {JOB_COLUMNS_SQL})"  # noqa: S608 - as above
-    f" VALUES ({','.join('?' * (3 + len(LETTER_COLUMNS) + len(JOB_COLUMNS)))})"
-)
+
+def _insert(table: str, *columns: str) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names alone
+
+
+INSERT_JOB: Final = _insert("job", "key_hash", "dead", "holder", "stored_at", *JOB_COLUMNS)
+_INSERT_LETTER: Final = _insert("letter", "stored_at", "bytes", *LETTER_COLUMNS, *JOB_COLUMNS)
 COUNT_WAITING: Final = (
     "SELECT queue, reason, count(*), sum(bytes), min(stored_at) FROM letter"
     " WHERE replay <> 'replayed' GROUP BY queue, reason ORDER BY queue, reason"
@@ -186,8 +188,7 @@ class SqliteStatements:
             case UndoStartCommand() | ReleaseCommand():
                 self._undo_start(connection, command.key)
             case PingCommand():
-                statement = "INSERT OR REPLACE INTO heartbeat (id, stored_at) VALUES (1, ?)"
-                connection.execute(statement, (time.time(),))
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             case PruneCommand():
                 command.answer = _prune(connection, command)
             case _:
@@ -230,17 +231,20 @@ class SqliteStatements:
         now = time.time()
         connection.execute(INSERT_JOB, job_row(record, dead=dead, holder=self._holder, now=now))
         if letter is not None:
-            connection.execute(INSERT_LETTER, letter_row(letter, now=now))
+            connection.execute(_INSERT_LETTER, _letter_row(letter, now=now))
         if claim.on_file:
             connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
         return True
 
 
-def letter_row(letter: DeadLetterRecord, *, now: float) -> tuple[Any, ...]:
-    """The parameters of ``INSERT_LETTER``."""
+def job_row(record: JobRecord, *, dead: bool, holder: str, now: float) -> tuple[Any, ...]:
+    """The parameters of ``INSERT_JOB``."""
+    return (key_hash(record.key), dead, holder, now, *job_values(fit_record(record)))
+
+
+def _letter_row(letter: DeadLetterRecord, *, now: float) -> tuple[Any, ...]:
     letter = fit_letter(letter)
-    state = LetterState.SET_ASIDE.value
-    return (state, now, letter_bytes(letter), *letter_values(letter), *job_values(letter.job))
+    return (now, letter_bytes(letter), *letter_values(letter), *job_values(letter.job))
 
 
 def count_waiting(connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
