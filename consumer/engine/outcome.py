@@ -9,7 +9,7 @@ Everything here is pure: no clock, no network, no log, no randomness. Each rule 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeAlias
 
@@ -254,9 +254,10 @@ def _not_ready(result: NotReady, history: History) -> RetryLater | DeadLetter:
 def _unanswered(result: Unanswered, history: History, policy: RetryPolicy) -> RetryLater | DeadLetter:
     """Counted like a failure of the handler; in the end the message is set aside, and its job stays open."""
     outcome = _failed(history, policy, _sentence(result.error), None)
-    if isinstance(outcome, DeadLetter) and outcome.reason is Reason.EXHAUSTED:
-        return DeadLetter(Reason.UNANSWERED, outcome.error, closes_job=False)
-    return outcome
+    if isinstance(outcome, RetryLater):
+        return outcome
+    reason = Reason.UNANSWERED if outcome.reason is Reason.EXHAUSTED else outcome.reason
+    return replace(outcome, reason=reason, closes_job=False)
 
 
 def _raised(error: Exception, history: History, policy: RetryPolicy) -> Outcome:

@@ -24,6 +24,7 @@ from consumer.engine.outcome import (
     RunResult,
     Skipped,
     TimedOut,
+    Unanswered,
     Unavailable,
     Unprocessable,
     crashing,
@@ -190,6 +191,8 @@ def test_too_old_to_come_back_is_expiring(result: RunResult) -> None:
         (NotReady("Queuing", 1e9), 0, False),
         (Unavailable(DOWN), 0, False),
         (Unavailable(DOWN), 1, False),
+        (Unanswered(DOWN), 0, False),
+        (Unanswered(DOWN), 1, False),
     ],
 )
 def test_expiring_ends_a_job_only_when_its_handler_ran(*, result: RunResult, failures: int, closes_job: bool) -> None:
