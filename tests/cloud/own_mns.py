@@ -100,7 +100,7 @@ class Variant:
     received: int = 200
     page: str | None = None
     batch: int | None = None
-    visible_s: float = 2.0
+    visible_s: float = 4.0
     handle: str = "8-0zxj{}"
     on_hide: str = "new"
     hidden: str | None = None
@@ -286,7 +286,7 @@ class OwnMns:
             "DelaySeconds": "0",
             "MaximumMessageSize": "65536",
             "MessageRetentionPeriod": "345600",
-            "VisibilityTimeout": "2",
+            "VisibilityTimeout": "4",
             "PollingWaitSeconds": "0",
             "ActiveMessages": "0",
             "InactiveMessages": "0",

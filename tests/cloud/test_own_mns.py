@@ -188,7 +188,7 @@ async def _serve(folder: Path) -> Seen:
         name = str(job.job_id)
         seen.runs[name] += 1
         if name.endswith("slow"):
-            await anyio.sleep(1.5)
+            await anyio.sleep(3.5)
         if name.endswith("failing") and job.attempt == 1:
             raise ValueError("at first")
 
