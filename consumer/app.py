@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
+from importlib.metadata import version
 
 import anyio
 import anyio.to_thread
@@ -42,7 +43,6 @@ from consumer.plugin.registry import Registry, forget
 from consumer.policy import MAX_RETENTION_S
 from consumer.store.ledger import Ledger
 from consumer.store.open import make_ledger
-from consumer.version import version
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -57,7 +57,8 @@ class App:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings = settings
         self.rules = make_rules(settings.policy(), registry)
-        self.metrics = Metrics(registry.handlers, version=version())
+        self._version = version("mns-consumer")
+        self.metrics = Metrics(registry.handlers, version=self._version)
         self.admin_port: int | None = None
         self.lanes: list[Lane] = []
         self._queues = settings.queues()
@@ -77,7 +78,7 @@ class App:
             store=self._store,
             letters=self._letters,
             metrics=self.metrics,
-            traces=open_traces(version(), trusted=settings.trust_trace_parent) if settings.otel else None,
+            traces=open_traces(self._version, trusted=settings.trust_trace_parent) if settings.otel else None,
         )
 
     @property
@@ -278,7 +279,7 @@ class App:
 
     def _log_started(self, started: anyio.Event | None) -> None:
         queues, handlers = [lane.name for lane in self.lanes], list(self.registry.handlers)
-        log.info("started", version=version(), queues=queues, handlers=handlers, admin_port=self.admin_port)
+        log.info("started", version=self._version, queues=queues, handlers=handlers, admin_port=self.admin_port)
         self.vitals.serving = True
         if started is not None:
             started.set()

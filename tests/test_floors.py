@@ -42,7 +42,6 @@ FLOORS: Final = {
     "rights": 1,
     "settings_sources": 1,
     "store_address": 1,
-    "version": 1,
 }
 SDKS: Final = ("mns", "alibabacloud", "aliyun", "darabonba", "Tea")
 MOST_LINES: Final = 500

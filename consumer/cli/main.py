@@ -12,6 +12,7 @@ import os
 import sys
 import syslog
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Annotated, Any, Final, NamedTuple
 
 import typer
@@ -20,7 +21,6 @@ from typer.core import TyperCommand, TyperGroup
 from consumer.errors import ConsumerError, ExitCode, flattened
 from consumer.ops.sanitize import printable_block
 from consumer.settings_sources import refuse_secrets
-from consumer.version import version
 
 _INTERRUPTED: Final = 130
 _STANDARD_STREAMS: Final = 3
@@ -118,7 +118,7 @@ class _LazyCommand(TyperCommand):
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value alone
     if asked:
-        print(f"mns-consumer {version()}")
+        print(f"mns-consumer {version('mns-consumer')}")
         raise typer.Exit
 
 

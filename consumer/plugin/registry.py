@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -43,7 +43,6 @@ from typing import Final, TypeAlias, TypeVar
 from consumer.errors import HandlersError
 from consumer.file_safety import problems_of_folder, read
 from consumer.plugin.handler import ANY_NAME, Handler, Strength, build, notes
-from consumer.version import version
 
 LoadedT = TypeVar("LoadedT")
 Functions: TypeAlias = list[Callable[..., object]]
@@ -179,7 +178,7 @@ def _candidates(sources: Sources, problems: list[str], packages: list[str]) -> I
         yield _Candidate(Strength.IMPORT_PATH, name, f"import path {name}", partial(_load_module, name))
     yield from _entry_points(sources.use_entry_points, problems)
     if sources.shipped:
-        provider = f"mns-consumer {version()}, shipped"
+        provider = f"mns-consumer {version('mns-consumer')}, shipped"
         packages.append(package := _new_package(_SHIPPED_DIR, installed=True))
         for path in _files(_SHIPPED_DIR):
             yield _Candidate(Strength.SHIPPED, str(path), provider, partial(_load_file, path, package))

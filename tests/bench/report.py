@@ -13,7 +13,6 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from consumer.version import version
 from tests.bench.bars import BATCH, SAMPLE, Verdict
 from tests.bench.measurements import Measurements, Spread
 from tests.bench.process import Cores
@@ -43,7 +42,7 @@ _WIDTH: Final = 180
 def surroundings(cores: Cores, folder: Path) -> dict[str, Any]:
     """The machine and the versions of the libraries."""
     return {
-        "mns_consumer": version(),
+        "mns_consumer": version_of("mns-consumer"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),

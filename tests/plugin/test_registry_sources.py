@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ import pytest
 from consumer.errors import HandlersError
 from consumer.plugin.handler import Strength
 from consumer.plugin.registry import ENTRY_POINT_GROUP, Sources, discover
-from consumer.version import version
 
 Write = Callable[[str, str], Path]
 
@@ -234,5 +234,5 @@ def test_each_handlers_provider(site: Path, folder: Path, write: Write) -> None:
         "Cover": str(folder),
         "VideoClip": "import path mine_path",
         "ImageH2V": "mine-dist 1.0",
-        "VideoH2V": f"mns-consumer {version()}, shipped",
+        "VideoH2V": f"mns-consumer {version('mns-consumer')}, shipped",
     }
