@@ -51,7 +51,7 @@ MUTATIONS: Final = (
     Mutation(
         "A dead letter is stored before its message is deleted.",
         "engine: _set_aside",
-        swap("lane.store.ledger.bury", "lane.deletes.add(_)"),
+        swap("lane.store.ledger.set_aside", "lane.deletes.add(_)"),
         ("tests/in_memory/test_stop.py",),
     ),
     Mutation(

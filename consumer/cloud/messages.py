@@ -1,8 +1,8 @@
 """The values in MNS's answers: messages with their receipts, failed deletes, a queue's attributes.
 
 A message needs its MessageId, ReceiptHandle, MessageBody and NextVisibleTime; one without them is skipped and named in
-a problem. Any other field may be missing or out of its range: a number that can't be true must neither bury a message
-nor keep it for ever.
+a problem. Any other field may be missing or out of its range: a number that can't be true must neither
+set a message aside nor keep it for ever.
 
 Times of the server's clock are Unix seconds. The end of a lease is on this process's monotonic clock, so that a step of
 the wall clock can neither lose a lease nor stretch it.
@@ -263,7 +263,7 @@ def _time(text: str | None, now_s: float) -> float | None:
     """Unix seconds, never later than now.
 
     A time that no message can have counts as missing: moved to the nearest possible one, it would make the message as
-    old as any can be, and bury it at its first failure.
+    old as any can be, and set it aside at its first failure.
     """
     number = _whole(text)
     if number is None or not now_s - _OLDEST_S <= number / _MS <= now_s + BELIEVED_S:

@@ -29,6 +29,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 _BASE_S: Final = 0.5
 _CAP_S: Final = 4.0
+_PROBE_TURN_S: Final = 4.0
+"""After this long without an answer the next call may probe."""
 _NEEDS_A_PERSON_S: Final = 5.0
 _NEEDS_A_PERSON_LATER_S: Final = 60.0
 _LATER_AFTER_S: Final = 120.0
@@ -117,7 +119,7 @@ class Breaker:
             return True
         if now < max(self.retry_at, self._half_open_until):
             return False
-        self._half_open_until = now + _CAP_S
+        self._half_open_until = now + _PROBE_TURN_S
         return True
 
     def wait_s(self) -> float:

@@ -90,7 +90,7 @@ class ReceiptLock(asyncio.Lock):
                 raise
         return True
 
-    def lend(self) -> bool:
+    def try_borrow(self) -> bool:
         """Borrow the handle; called by the other thread. ``False`` where the event loop has a call under way.
 
         Either way ``take_back`` must run in the event loop afterwards, once for each call.
@@ -104,7 +104,7 @@ class ReceiptLock(asyncio.Lock):
         """The receipt to use for a loan: of an earlier loan that the loop has not taken back yet, else ``known``."""
         return self._newest or known
 
-    def lent_renewal(self, receipt: Receipt) -> None:
+    def note_renewal(self, receipt: Receipt) -> None:
         """The other thread has got a newer receipt."""
         self._newest = receipt
 
@@ -126,7 +126,7 @@ class Delivery:
         receipt: The newest one.
         renew_at: When the lease is due for its next renewal.
         await_until: Until when its redelivery is awaited.
-        key: The ledger key whose claim it may hold, from the moment it asks.
+        claim_key: The ledger key whose claim it may hold, from the moment it asks.
         job_key: Its job's key, where it is the one delivery of that job in flight here.
         is_claimed: Whether the ledger has said that the key is ours: from then on its claim is renewed.
         claim: What the ledger knew of the job.
@@ -152,7 +152,7 @@ class Delivery:
     await_until: float = field(init=False, default=0.0)
     # asyncio's own: anyio's takes ten times as long to make, for every message.
     lock: ReceiptLock = field(init=False, default_factory=ReceiptLock)
-    key: str | None = field(init=False, default=None)
+    claim_key: str | None = field(init=False, default=None)
     job_key: str | None = field(init=False, default=None)
     is_claimed: bool = field(init=False, default=False)
     claim: Claimed = field(init=False)
@@ -213,23 +213,27 @@ class Delivery:
     # The claim.
 
     def asks_for(self, key: str) -> None:
-        """It asks for its job's claim: from now on that must be released, since the answer may get lost."""
-        self.key = key
+        """It asks for its job's claim: from now on the claim must be released, even if the answer is lost."""
+        self.claim_key = key
         if self.job_key is None:
             self.job_key = key
 
     def asks_for_itself(self, message_key: str) -> None:
         """It asks for the claim of its message in place of its job's."""
-        self.key = message_key
+        self.claim_key = message_key
 
     def claim_granted(self, claim: Claimed) -> None:
         """The ledger has granted the claim."""
         self.claim = claim
         self.is_claimed = True
 
+    def message_claim_granted(self) -> None:
+        """The ledger has granted the claim of its message; the attempt stays that of its job."""
+        self.is_claimed = True
+
     def claim_refused(self) -> None:
         """The ledger has not granted the claim."""
-        self.key = None
+        self.claim_key = None
 
     def claim_dropped(self) -> None:
         """The claim is dropped, so that a renewal does not report it as lost."""
@@ -261,15 +265,15 @@ class Delivery:
         """A handler takes it."""
         self.handler = handler
 
-    def interruptible(self) -> None:
-        """Its run begins in this task, which ``interrupt`` cancels.
+    def run_in_this_task(self) -> None:
+        """Its run begins in this task, which ``interrupt`` cancels from now on.
 
         A cancel scope of anyio costs 9 us more (bench ablation "cancel-scope"), for every message.
         """
         self._task = asyncio.current_task()
 
-    def was_interrupted(self) -> bool:
-        """Whether its run was cancelled by ``interrupt`` alone; asked once, when the run ends by a cancellation."""
+    def take_interruption(self) -> bool:
+        """Take the cancellation that has ended the run; ``True`` if it came from ``interrupt`` alone. Called once."""
         return self._is_cancelled and self._task is not None and self._task.uncancel() == 0
 
     def begin_run(self, handler: Handler, completed: Completed) -> None:
@@ -302,7 +306,7 @@ class Delivery:
                 self._cancel_task()
 
     def leave_running(self) -> None:
-        """End its run without its async handler, which goes on though it was cancelled."""
+        """End the run; its async handler ignored the cancellation and continues."""
         if self.stage is Stage.RUNNING and self.cancel_handler is not None:
             self.interruption = Interrupted.LEFT_RUNNING
             self._cancel_task()
@@ -364,7 +368,7 @@ class Delivery:
         notification, completed, now = self.notification, self.completed, time.time()
         said = notification if completed is None else completed.job
         return JobRecord(
-            key=self.key or "",
+            key=self.claim_key or "",
             queue=queue_identity,
             kind=notification.kind,
             function=notification.name,

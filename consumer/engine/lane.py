@@ -50,11 +50,11 @@ _NO_LIMIT: Final = contextlib.nullcontext()
 
 @dataclass(slots=True, eq=False)
 class Rules:
-    """The policy and the handlers that hold for a message, to its end; a reload replaces them for new messages.
+    """The policy and the handlers that apply to a message until it is settled; a reload replaces them for new ones.
 
     Args:
         limits: The time limits of each handler, by its name.
-        turns: The limiter of each handler that limits its runs at once, by its name.
+        turns: The limiter of each handler that limits how many runs it has at the same time, by its name.
     """
 
     policy: Policy
@@ -64,7 +64,10 @@ class Rules:
 
 
 def make_rules(policy: Policy, registry: Registry, before: Rules | None = None) -> Rules:
-    """Make the rules; a handler that ``before`` had too keeps its limiter, which counts its old runs."""
+    """Make the rules; a handler that was already in ``before`` keeps its limiter.
+
+    That limiter still counts the runs begun before the reload.
+    """
     limits, turns = {}, {}
     for name, handler in registry.handlers.items():
         own = handler.limits
@@ -140,7 +143,7 @@ class Lane:
         self._by_message: dict[str, Delivery] = {}
         """The newest delivery in flight of each message id."""
         self._by_key: dict[str, Delivery] = {}
-        """The delivery in flight that has asked for each job's key."""
+        """For each job key: the delivery in flight that asked for it first."""
         metrics.slots.set(queue.slots)
         metrics.stuck.set_function(lambda: self.threads.left_behind)
         metrics.in_flight.set_function(lambda: len(self.deliveries))
@@ -159,8 +162,8 @@ class Lane:
     def in_flight(self, delivery: Delivery) -> Iterator[None]:
         """Register a delivery and trace it; at the end release its slot.
 
-        An exception that reaches this is a bug of this program. It is logged and costs this message some time, not the
-        daemon its life: the claim and the lease end by themselves, so the message is neither lost nor deleted.
+        An exception that reaches this is a bug of this program. It is logged; this message is delayed, and the daemon
+        continues. The claim and the lease end by themselves, so the message is neither lost nor deleted.
         """
         self.deliveries.add(delivery)
         try:
@@ -229,7 +232,8 @@ class Lane:
     async def claim(self, delivery: Delivery, key: str) -> Claimed | Ended | ClaimedElsewhere | Unavailable:
         """Claim a job for a delivery; while the store is down the message waits here."""
         if delivery.job_key is None and self._by_key.setdefault(key, delivery) is not delivery:
-            # Another message of the same job is in flight, as when MPS sent its notification twice.
+            # Another message of the same job is in flight, as when MPS sent its notification twice. It is not known
+            # when that one is settled. Most are within seconds, so a whole lease would be too long a pause.
             return ClaimedElsewhere(delivery.rules.policy.lease_step_s / 4)
         delivery.asks_for(key)
         try:
@@ -262,7 +266,7 @@ class Lane:
         if not is_free and not delivery.slot.step_aside():
             yield False
             return
-        # The limit comes last: while one suspect runs, the others must not keep it from good messages.
+        # The limit comes last: waiting suspects must not occupy the handler's limit.
         async with suspect or _NO_LIMIT, limit or _NO_LIMIT:
             if delivery.slot.is_aside:
                 await delivery.slot.come_back()
@@ -282,7 +286,7 @@ class Lane:
 
 
 async def watch_attributes(lane: Lane) -> None:
-    """Read a queue's retention every hour; without the right to, MNS's default stands. Warn of its DlqPolicy."""
+    """Read a queue's retention every hour; without that right, MNS's default is used. Warn of its DlqPolicy."""
     breaker = Breaker(
         "queue attributes can't be read; MNS's default retention is assumed",
         "queue attributes can be read again",

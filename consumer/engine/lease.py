@@ -155,7 +155,7 @@ class LeaseKeeper:
             now = time.monotonic()
             if 0 < delivery.await_until <= now:
                 why = "it did not come back within a lease's length after its receipt handle was refused"
-                self._lost(delivery, LeaseEvent.GRACE_OVER, why)
+                self._lost(delivery, LeaseEvent.REDELIVERY_OVERDUE, why)
                 return
             if delivery.stage is Stage.RECEIVED and now - delivery.received_at >= self.policy.max_hold_s:
                 self.drop(delivery)
@@ -195,7 +195,7 @@ class LeaseKeeper:
 
     async def _renew_claim(self, delivery: Delivery) -> bool:
         """Renew its claim, where it has one yet; ``False`` when it is ours no longer."""
-        if delivery.key is None or not delivery.is_claimed:
+        if delivery.claim_key is None or not delivery.is_claimed:
             return True
         if not self._store.is_up:
             self._catch_up_later()
@@ -204,7 +204,7 @@ class LeaseKeeper:
         # A call that is cancelled is carried out all the same.
         with anyio.move_on_after(_CLAIM_PATIENCE_S) as patience:
             try:
-                gone = await self._store.ledger.renew([delivery.key], self.claim_s(delivery))
+                gone = await self._store.ledger.renew([delivery.claim_key], self.claim_s(delivery))
             except StoreError:
                 self._store.breaker.open_until_probed()
                 self._catch_up_later()
@@ -225,7 +225,7 @@ class LeaseKeeper:
         claimed: dict[str, Delivery] = {}
         while gone is None:
             await self._store.breaker.wait_closed()
-            claimed = {one.key: one for one in self._kept if one.key is not None and one.is_claimed}
+            claimed = {one.claim_key: one for one in self._kept if one.claim_key is not None and one.is_claimed}
             try:
                 gone = await self._store.ledger.renew(list(claimed), self.policy.lease_step_s + CLAIM_MARGIN_S)
             except StoreError:

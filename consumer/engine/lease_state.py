@@ -8,7 +8,7 @@
     CLOSED                  settled; nothing more is done with the lease
 
 A refused handle proves a loss only where no renewal of ours can have replaced it. After a lost answer, or close to the
-lease's end when an answer may have been read late, the message gets one more lease's length to come back.
+lease's end when an answer may have been read late, we wait for its redelivery for the length of one more lease.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class LeaseEvent(Enum):
     """The same, when the lease may have ended by itself."""
     REDELIVERED = "redelivered here"
     """The message came to this process again, with a new receipt handle."""
-    GRACE_OVER = "grace over"
+    REDELIVERY_OVERDUE = "redelivery overdue"
     """The message did not come back in time."""
 
 
@@ -70,7 +70,7 @@ _NEXT: Final = {
     (LeaseState.UNCONFIRMED, LeaseEvent.REDELIVERED): LeaseState.HELD,
     (LeaseState.AWAITING_REDELIVERY, LeaseEvent.RENEWED): LeaseState.HELD,
     (LeaseState.AWAITING_REDELIVERY, LeaseEvent.REDELIVERED): LeaseState.HELD,
-    (LeaseState.AWAITING_REDELIVERY, LeaseEvent.GRACE_OVER): LeaseState.LOST,
+    (LeaseState.AWAITING_REDELIVERY, LeaseEvent.REDELIVERY_OVERDUE): LeaseState.LOST,
     (LeaseState.ORPHANED, LeaseEvent.RENEWED): LeaseState.HELD,
     (LeaseState.ORPHANED, LeaseEvent.REDELIVERED): LeaseState.HELD,
 }
@@ -81,7 +81,7 @@ def next_state(state: LeaseState, event: LeaseEvent, stage: Stage) -> LeaseState
     """The state after an event.
 
     Once the handler runs, a lost lease is ORPHANED: the claim must outlive the run. Once the outcome is being persisted
-    there is nothing to wait for either.
+    waiting for a redelivery is useless too, so the state is ORPHANED.
     """
     if state in _FINAL:
         return state

@@ -275,7 +275,7 @@ class LoopWatch:
         """Record the starts that were taken back again, of those that still run."""
         for delivery in deliveries:
             if delivery.has_recorded_start and self._loop is not None and self._starts is not None:
-                self._starts.start_soon(self._start, str(delivery.key))
+                self._starts.start_soon(self._start, str(delivery.claim_key))
 
     async def _start(self, key: str) -> None:
         # A missing start only means that a handler that kills the process is found one restart later.
@@ -363,7 +363,7 @@ class StandIn:
         self, due: Sequence[tuple[Lane, Delivery]], stack: AsyncExitStack
     ) -> list[tuple[Lane, Delivery]]:
         """Renew claims; returns those whose lease is ours to renew too."""
-        held = {one.key: (lane, one) for lane, one in due if one.key is not None and one.is_claimed}
+        held = {one.claim_key: (lane, one) for lane, one in due if one.claim_key is not None and one.is_claimed}
         gone: Sequence[str] = ()
         if held and time.monotonic() >= self._store_at:
             lease_s = max(lane.leases.claim_s(one) for lane, one in held.values())
@@ -382,16 +382,16 @@ class StandIn:
     async def _renew(self, lane: Lane, delivery: Delivery, client: QueueCalls) -> None:
         receipt: Receipt | None = None
         is_unconfirmed = False
-        lent = delivery.lock.lend()
+        is_borrowed = delivery.lock.try_borrow()
         try:
             # Checked after the loan: whatever the event loop does from now on waits for its end.
-            if not lent or delivery.stage is Stage.CLOSED or delivery.lease not in _RENEWABLE:
+            if not is_borrowed or delivery.stage is Stage.CLOSED or delivery.lease not in _RENEWABLE:
                 return
             known = delivery.lock.newest(delivery.receipt)
             is_unconfirmed = True
             async with self._room:
                 receipt = await client.hide(known.handle, lane.leases.policy.lease_step_s)
-            delivery.lock.lent_renewal(receipt)
+            delivery.lock.note_renewal(receipt)
         except CloudError as error:
             is_unconfirmed = error.fault is not Fault.GONE
             if is_unconfirmed:
@@ -422,7 +422,7 @@ class StandIn:
             return
         try:
             async with asyncio.timeout(_STORE_S):
-                await self._store(stack).take_back_starts([str(delivery.key) for delivery in others])
+                await self._store(stack).take_back_starts([str(delivery.claim_key) for delivery in others])
         except (StoreError, TimeoutError):
             self._store_at = time.monotonic() + _STORE_AGAIN_S
         else:

@@ -18,7 +18,7 @@ from consumer.plugin.handler import JobFailed, Reject, Retry
 from consumer.policy import CRASH_STARTS, MAX_HIDE_S, MIN_HIDE_S, Reason, RetryPolicy
 
 RETENTION_SHARE: Final = 0.9
-"""The share of MNS's retention after which a message counts as lost to it."""
+"""From this share of its queue's retention on, a message is set aside (``expiring``) and not hidden."""
 _CLAIMED_CAP_S: Final = 60.0
 _UNAVAILABLE_BASE_S: Final = 5.0
 _UNAVAILABLE_CAP_S: Final = 300.0
@@ -200,11 +200,11 @@ def decide(result: RunResult, history: History, policy: RetryPolicy) -> Outcome:
         case Interrupted():
             return _interrupted(result, history)
         case ClaimedElsewhere():
-            # Sooner than that claim ends: its holder may finish at once.
+            # After at most 60 s: the holder may finish before its claim ends.
             delay_s = min(result.remaining_s, _CLAIMED_CAP_S)
-            return _retry(delay_s, history, None, "another delivery of its job is in flight")
+            return _hide_or_expire(delay_s, history, None, "another delivery of its job is in flight")
         case Busy():
-            return _retry(
+            return _hide_or_expire(
                 _backoff_s(history), history, None, f"enough messages wait for the handler {result.handler!r}"
             )
         case Unprocessable():
@@ -215,15 +215,15 @@ def decide(result: RunResult, history: History, policy: RetryPolicy) -> Outcome:
         case Unanswered():
             return _unanswered(result, history, policy)
         case Unavailable():
-            return _retry(_backoff_s(history), history, None, _sentence(result.error))
+            return _hide_or_expire(_backoff_s(history), history, None, _sentence(result.error))
         case TimedOut():
             return _failed(history, policy, f"the handler took longer than its {result.limit_s:g} s", None)
         case Raised():
             return _raised(result.error, history, policy)
 
 
-def crashing(starts: int) -> Unprocessable | None:
-    """Whether a message started this often without an end is likely to be the one that kills the process."""
+def too_many_starts(starts: int) -> Unprocessable | None:
+    """The fault of a message that was started this often without an end, if it may be what kills the process."""
     if starts < CRASH_STARTS:
         return None
     return Unprocessable(Reason.CRASHING, f"its handler was started {starts} times and the process ended each time")
@@ -238,7 +238,9 @@ def _interrupted(why: Interrupted, history: History) -> Outcome:
         case Interrupted.LEFT_RUNNING:
             return RetryLater(_AFTER_EXIT_S, None, "the daemon stops; its handler runs until the process ends")
         case Interrupted.OVERDUE:
-            return _retry(_backoff_s(history), history, None, "it waited for a turn as long as a message may be held")
+            return _hide_or_expire(
+                _backoff_s(history), history, None, "it waited for a turn as long as a message may be held"
+            )
 
 
 def _not_ready(result: NotReady, history: History) -> RetryLater | DeadLetter:
@@ -248,7 +250,7 @@ def _not_ready(result: NotReady, history: History) -> RetryLater | DeadLetter:
             f"waited up to {result.limit_s:g} s"
         )
         return DeadLetter(Reason.RESULT_NOT_READY, error, closes_job=False)
-    return _retry(_backoff_s(history), history, None, f"the job is {result.state!r}: no result yet")
+    return _hide_or_expire(_backoff_s(history), history, None, f"the job is {result.state!r}: no result yet")
 
 
 def _unanswered(result: Unanswered, history: History, policy: RetryPolicy) -> RetryLater | DeadLetter:
@@ -280,13 +282,13 @@ def _failed(
     if failures >= policy.max_failures:
         return DeadLetter(Reason.EXHAUSTED, f"failed {failures} times; the last failure: {failure}", error)
     delay_s = policy.ceiling_s(failures) * history.jitter if after_s is None else after_s
-    return _retry(delay_s, history, failure, failure, error)
+    return _hide_or_expire(delay_s, history, failure, failure, error)
 
 
-def _retry(
+def _hide_or_expire(
     delay_s: float, history: History, failure: str | None, why: str, error: Exception | None = None
 ) -> RetryLater | DeadLetter:
-    """Hide it, unless MNS would drop it before it is delivered again."""
+    """Hide it, or set it aside as expiring if MNS would drop it before it is delivered again."""
     whole_s = max(MIN_HIDE_S, min(MAX_HIDE_S, math.ceil(delay_s)))
     if history.age_s + whole_s >= history.retention_s * RETENTION_SHARE:
         expiring = (

@@ -1,4 +1,4 @@
-"""The life of a delivery, from its receipt to its acknowledgement.
+"""The life of a delivery, from its receipt until it is settled.
 
 decode, route       what the message says, and which handler takes it
 claim               is this job new, ended, or running elsewhere?
@@ -38,8 +38,8 @@ from consumer.engine.outcome import (
     Unanswered,
     Unavailable,
     Unprocessable,
-    crashing,
     decide,
+    too_many_starts,
 )
 from consumer.engine.settle import settle
 from consumer.errors import StoreError
@@ -62,21 +62,21 @@ async def process(lane: Lane, delivery: Delivery) -> SettledAs | None:
 
     Returns:
         How it ended; ``None`` when it was a redelivery of a message that is in flight here, which goes on with the new
-        receipt handle, or when a bug left it to its lease.
+        receipt handle, or after an internal error: then the message is redelivered when its lease ends.
     """
     with lane.in_flight(delivery):
         if await lane.rejoin(delivery):
             return None
         result: RunResult | None = None
-        delivery.interruptible()
+        delivery.run_in_this_task()
         try:
             result = await run(lane, delivery)
         except asyncio.CancelledError:
-            if not delivery.was_interrupted():
+            if not delivery.take_interruption():
                 raise
         except Exception as error:
-            # A bug of this program counts like a failure of the handler: so it ends as a dead letter with its
-            # traceback, and not in silence when the queue drops the message.
+            # A bug of this program counts like a failure of the handler, so the message becomes a dead letter in the
+            # end, with the traceback. Else the queue would drop it silently.
             log.exception("internal error", queue=lane.name, message_id=delivery.message.message_id)
             result = Raised(error)
         outcome = decide(delivery.finish(result), delivery.history(), delivery.retry_policy)
@@ -94,12 +94,13 @@ async def run(lane: Lane, delivery: Delivery) -> RunResult:
     if not isinstance(handler, Handler):
         return handler
     claim = await lane.claim(delivery, ledger_key(lane.identity, notification, delivery.message.message_id))
-    is_contradicting = isinstance(claim, Ended)
+    is_contradicting = False
     if isinstance(claim, Ended):
         if (ended := _compare(notification, claim)) is not None:
             return ended
+        is_contradicting = True
         # One of the two messages is forged, and MPS knows which. If it is the earlier one, which was not checked, the
-        # true one is handled all the same, once, under a key of its own.
+        # true one is handled all the same, once, under the job's second key (``verified_key``).
         claim = await lane.claim(delivery, verified_key(lane.identity, notification))
     if not isinstance(claim, Claimed | Ended):
         return claim
@@ -110,7 +111,7 @@ async def run(lane: Lane, delivery: Delivery) -> RunResult:
         return Skipped.DUPLICATE
     # Checked only after MPS has confirmed the message: else a forged message could close the job for crashes that the
     # true one caused.
-    if crashed := crashing(claim.starts):
+    if crashed := too_many_starts(claim.starts):
         return crashed
     async with lane.turn(handler, delivery) as is_its_turn:
         if not is_its_turn:
@@ -132,10 +133,10 @@ def _compare(notification: Notification, ended: Ended) -> Skipped | Unprocessabl
 async def _call(lane: Lane, delivery: Delivery, handler: Handler, completed: Completed) -> RunResult:
     if lane.stopping:
         return Interrupted.STOPPING
-    if delivery.message.dequeue_count > 1 and delivery.key is not None:
+    if delivery.message.dequeue_count > 1 and delivery.claim_key is not None:
         # This may be the message that kills the process. If it does, the recorded start shows it.
         try:
-            await lane.store.try_write(lane.store.ledger.start, delivery.key)
+            await lane.store.try_write(lane.store.ledger.start, delivery.claim_key)
         except StoreError as error:
             return Unavailable(error)
     job = completed.job

@@ -2,9 +2,9 @@
 
     Done          ledger: done                                                        then delete
     Discard                                                                           delete
-    RetryLater    ledger: fail or release                                             then hide
+    RetryLater    ledger: count the failure, or release the claim                     then hide
     DeadLetter    ledger: dead letter and the key's end in one transaction            then delete
-    Abandon       ledger: release                                                     the message is left alone
+    Abandon       ledger: release the claim                                           the message is left alone
 
 A write that fails is retried until it succeeds while the message's lease is renewed; nothing is deleted before. A dead
 letter that the store has no room for becomes RetryLater.
@@ -30,7 +30,7 @@ from consumer.engine.outcome import (
     Skipped,
     decide,
 )
-from consumer.engine.store_access import no_room
+from consumer.engine.store_access import no_room_outcome
 from consumer.errors import CloudError, traceback_of
 from consumer.message.notification import message_key
 from consumer.ops.sanitize import SECRETS
@@ -71,18 +71,18 @@ async def settle(lane: Lane, delivery: Delivery, outcome: Outcome) -> Outcome:
 
 async def _set_aside(lane: Lane, delivery: Delivery, dead: DeadLetter) -> Outcome:
     if not (dead.closes_job and delivery.is_claimed):
-        # Set aside under the message's own key, so that its job stays open; its attempt stays that of the job.
+        # Set aside under the message's own key, so that its job stays open.
         claim = await _claim_message(lane, delivery)
         if not isinstance(claim, Claimed):
             return await settle(lane, delivery, claim)
-        delivery.claim_granted(delivery.claim)
+        delivery.message_claim_granted()
     letter = _letter(lane, delivery, dead)
     size_bytes = letter_bytes(fit_letter(letter))
     if not lane.letters.take(size_bytes):
         # The message stays in its queue, and its job is as it was before this run.
-        return await settle(lane, delivery, no_room())
+        return await settle(lane, delivery, no_room_outcome())
     try:
-        if not await lane.store.persist(lane.store.ledger.bury, letter):
+        if not await lane.store.persist(lane.store.ledger.set_aside, letter):
             return _taken_over(lane, delivery)
     finally:
         lane.letters.settled(size_bytes)
@@ -91,7 +91,7 @@ async def _set_aside(lane: Lane, delivery: Delivery, dead: DeadLetter) -> Outcom
 
 
 async def _count_for_message(lane: Lane, delivery: Delivery) -> Outcome:
-    """Count a failure that came before the job was claimed under the message's own key."""
+    """Count, under the message's own key, a failure that came before the job was claimed."""
     claim = await _claim_message(lane, delivery)
     if not isinstance(claim, Claimed):
         return await settle(lane, delivery, claim)
@@ -129,17 +129,19 @@ def _taken_over(lane: Lane, delivery: Delivery) -> Abandon:
 
 async def _release(lane: Lane, delivery: Delivery, failure: str | None = None) -> None:
     """Release its claim, where it has one; ``failure`` is counted for its job."""
-    if delivery.key is None:
+    if delivery.claim_key is None:
         return
     if failure is None:
-        await lane.store.persist(lane.store.ledger.release, delivery.key)
+        await lane.store.persist(lane.store.ledger.release, delivery.claim_key)
     else:
-        await lane.store.persist(lane.store.ledger.fail, delivery.key, SECRETS.mask(failure))
+        await lane.store.persist(lane.store.ledger.fail, delivery.claim_key, SECRETS.mask(failure))
     delivery.claim_dropped()
 
 
 async def _hide(lane: Lane, delivery: Delivery, delay_s: int) -> None:
     async with delivery.lock:
+        # Closed before the call, which may fail or be cancelled: a renewal or a redelivery that waits for this lock
+        # must find it closed, and leave the message hidden.
         delivery.close()
         for tries in range(_HIDE_TRIES):
             asked_at = time.monotonic()
@@ -153,7 +155,7 @@ async def _hide(lane: Lane, delivery: Delivery, delay_s: int) -> None:
             else:
                 _trace(lane, delivery, asked_at)
                 return
-    # It is redelivered when its lease ends: sooner or later than planned, but not lost.
+    # It is redelivered when its lease ends: earlier or later than planned, but not lost.
     log.debug("message not hidden; it is redelivered when its lease ends", message_id=delivery.message.message_id)
 
 

@@ -264,8 +264,8 @@ def _sum(*parts: LettersHeld) -> LettersHeld:
     return LettersHeld(sum(part.letters for part in parts), sum(part.size_bytes for part in parts))
 
 
-def no_room() -> RetryLater:
-    """Release a message whose dead letter the store has no room for."""
+def no_room_outcome() -> RetryLater:
+    """The outcome of a message whose dead letter the store has no room for: hidden for 60 to 120 s."""
     return RetryLater(
         delay_s=random.randint(*_HIDE_S),  # noqa: S311 - jitter, not a secret
         failure=None,

@@ -98,8 +98,8 @@ class ReleaseCommand(KeyedCommand[None]):
 
 
 @dataclass(slots=True, eq=False)
-class BuryCommand(KeyedCommand[bool]):
-    """See ``Ledger.bury``."""
+class SetAsideCommand(KeyedCommand[bool]):
+    """See ``Ledger.set_aside``."""
 
     letter: DeadLetterRecord
 
@@ -220,9 +220,9 @@ class QueuedLedger(ABC):
         """See ``Ledger.release``."""
         await self._ask(ReleaseCommand(key))
 
-    async def bury(self, letter: DeadLetterRecord) -> bool:
-        """See ``Ledger.bury``."""
-        return await self._ask(BuryCommand(letter.job.key, letter))
+    async def set_aside(self, letter: DeadLetterRecord) -> bool:
+        """See ``Ledger.set_aside``."""
+        return await self._ask(SetAsideCommand(letter.job.key, letter))
 
     async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
         """See ``Ledger.prune``."""

@@ -1,6 +1,6 @@
 """The ledger: which jobs have ended, who may run the others, and the dead letters. Both engines implement it.
 
-    claim() -> Claimed      run the job, then call exactly one of done, fail, release, bury
+    claim() -> Claimed      run the job, then call exactly one of done, fail, release, set_aside
             -> Ended        the job has ended: delete the message, run nothing
             -> Elsewhere    another process runs the job: retry later
 
@@ -252,7 +252,7 @@ class Ledger(Protocol):
     async def release(self, key: str) -> None:
         """Release a key and undo its recorded start; counts nothing."""
 
-    async def bury(self, letter: DeadLetterRecord) -> bool:
+    async def set_aside(self, letter: DeadLetterRecord) -> bool:
         """Store a dead letter and close its key, in one transaction, once. Returns as ``done``.
 
         The error is cut to 2 KiB, the traceback to 16 KiB; characters that a database refuses (NUL, halves of

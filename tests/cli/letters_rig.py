@@ -62,7 +62,7 @@ def fill(target: str, letters: Sequence[DeadLetterRecord] = (), done: Sequence[J
                 await ledger.claim(one.job.key, 60)
                 await ledger.fail(one.job.key, "failed")
                 await ledger.claim(one.job.key, 60)
-                assert await ledger.bury(one)
+                assert await ledger.set_aside(one)
             for job in done:
                 await ledger.claim(job.key, 60)
                 assert await ledger.done(job)

@@ -46,11 +46,11 @@ async def test_only_its_own_interruption_lets_the_task_go_on(*, is_cancelled_bes
 
     async def run() -> bool:
         was_interrupted = False
-        running.interruptible()
+        running.run_in_this_task()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            was_interrupted = running.was_interrupted()
+            was_interrupted = running.take_interruption()
         await asyncio.sleep(0)
         return was_interrupted
 

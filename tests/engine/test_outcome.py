@@ -27,8 +27,8 @@ from consumer.engine.outcome import (
     Unanswered,
     Unavailable,
     Unprocessable,
-    crashing,
     decide,
+    too_many_starts,
 )
 from consumer.errors import CloudError, Fault
 from consumer.plugin.handler import JobFailed, Reject, Retry
@@ -204,8 +204,8 @@ def test_expiring_ends_a_job_only_when_its_handler_ran(*, result: RunResult, fai
 
 def test_many_starts_without_an_end_are_crashing() -> None:
     """After five starts without an end, and not before, the message counts as the one that kills the process."""
-    assert crashing(CRASH_STARTS - 1) is None
-    dead = crashing(CRASH_STARTS)
+    assert too_many_starts(CRASH_STARTS - 1) is None
+    dead = too_many_starts(CRASH_STARTS)
     assert dead is not None
     assert dead.reason is Reason.CRASHING
 

@@ -159,8 +159,8 @@ class MemoryLedger:
             self._let_go(found)
         await self._pause()
 
-    async def bury(self, letter: DeadLetterRecord) -> bool:
-        self._demand("bury", letter.job.key)
+    async def set_aside(self, letter: DeadLetterRecord) -> bool:
+        self._demand("set_aside", letter.job.key)
         _demand_storable(letter.job)
         fitting = fit_letter(letter)
         is_new = fitting.job.key not in self.store.ended

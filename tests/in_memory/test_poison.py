@@ -24,13 +24,13 @@ SETTLE_S = 0.05
 @pytest.fixture
 def around(around: Surroundings, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
     """A store that is slow to take dead letters, and an MPS that knows of failed jobs."""
-    bury = MemoryLedger.bury
+    set_aside = MemoryLedger.set_aside
 
     async def slow(self: MemoryLedger, letter: DeadLetterRecord) -> bool:
         await anyio.sleep(SETTLE_S)
-        return await bury(self, letter)
+        return await set_aside(self, letter)
 
-    monkeypatch.setattr(MemoryLedger, "bury", slow)
+    monkeypatch.setattr(MemoryLedger, "set_aside", slow)
     for number in range(2 * BUSY):
         around.mps.add(f"p{number:030x}f", function="Picky", state="Fail")
     return around

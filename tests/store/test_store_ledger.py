@@ -71,10 +71,10 @@ async def test_done_is_the_end(ledger: Ledger, successor: Successor, make_record
     assert await (await successor()).claim("k", 60) == ended(dead=False)
 
 
-async def test_bury_is_the_end(ledger: Ledger, successor: Successor, make_letter: MakeLetter) -> None:
-    """A key that is buried has ended dead, for this holder and the next."""
+async def test_a_dead_letter_is_the_end(ledger: Ledger, successor: Successor, make_letter: MakeLetter) -> None:
+    """A key that is set aside has ended dead, for this holder and the next."""
     await ledger.claim("k", 60)
-    assert await ledger.bury(make_letter("k"))
+    assert await ledger.set_aside(make_letter("k"))
     assert await ledger.claim("k", 60) == ended(dead=True)
     assert await (await successor()).claim("k", 60) == ended(dead=True)
 
@@ -86,7 +86,7 @@ async def test_what_is_kept(ledger: Ledger, operators: Operators, make_record: M
         await ledger.claim(key, 60)
     bare = JobRecord(key="bare", queue="q", kind="k", function="f", message_id="m")
     assert await ledger.done(make_record("done"))
-    assert await ledger.bury(dead)
+    assert await ledger.set_aside(dead)
     assert await ledger.done(bare)
     jobs = await operators.list_jobs(Filter(), limit=10)
     assert {job.record.key: job.record for job in jobs} == {
@@ -104,8 +104,8 @@ async def test_a_repeated_end(ledger: Ledger, operators: Operators, make_record:
     for key in ("a", "b"):
         await ledger.claim(key, 60)
     assert [await ledger.done(make_record("a")) for _ in range(3)] == [True] * 3
-    assert [await ledger.bury(make_letter("b")) for _ in range(3)] == [True] * 3
-    assert not await ledger.bury(make_letter("a"))
+    assert [await ledger.set_aside(make_letter("b")) for _ in range(3)] == [True] * 3
+    assert not await ledger.set_aside(make_letter("a"))
     assert not await ledger.done(make_record("b"))
     assert await operators.count_letters(Filter()) == 1
     assert len(await operators.list_jobs(Filter(), limit=10)) == 2
@@ -127,7 +127,7 @@ async def test_not_ours(
     else:
         key = "k"
     assert not await stale.done(make_record(key))
-    assert not await stale.bury(make_letter(key))
+    assert not await stale.set_aside(make_letter(key))
     assert await stale.fail(key, "x") == 0
     assert await stale.start(key) == (1 if key == "k" else 0)
     await stale.release(key)
@@ -258,7 +258,7 @@ async def test_many_at_once(ledger: Ledger, make_record: Make, make_letter: Make
         key = f"key {number}"
         assert await ledger.claim(key, 60) == Claimed()
         if number % 3 == 0:
-            return await ledger.bury(make_letter(key))
+            return await ledger.set_aside(make_letter(key))
         if number % 3 == 1:
             return await ledger.fail(key, "x") == 1
         return await ledger.done(make_record(key))
@@ -281,7 +281,7 @@ async def test_text_that_databases_refuse(
     await ledger.claim("r", 60)
     await ledger.claim("f", 60)
     assert await ledger.fail("f", nasty * 5000) == 1
-    assert await ledger.bury(dead)
+    assert await ledger.set_aside(dead)
     assert await ledger.done(make_record("r", result=nasty, code="\ud800"))
     (stored,) = await operators.list_letters(Filter(), limit=1)
     assert stored.letter.body == dead.body
@@ -317,7 +317,7 @@ async def test_pruning(ledger: Ledger, operators: Operators, make_record: Make, 
         await ledger.claim(f"k{number}", 60)
         await ledger.done(make_record(f"k{number}"))
     await ledger.claim("dead", 60)
-    await ledger.bury(make_letter("dead"))
+    await ledger.set_aside(make_letter("dead"))
     await ledger.claim("failing", 60)
     await ledger.fail("failing", "x")
     assert await ledger.prune(older_than_s=3600, limit=100, letters_older_than_s=3600) == 0
@@ -351,8 +351,8 @@ async def test_letters_are_counted(ledger: Ledger, operators: Operators, make_le
     ]
     for one in letters:
         await ledger.claim(one.job.key, 60)
-        assert await ledger.bury(one)
-        assert await ledger.bury(one)
+        assert await ledger.set_aside(one)
+        assert await ledger.set_aside(one)
     stored = await operators.list_letters(Filter(), limit=9)
     sizes = [letter_bytes(one.letter) for one in stored]
     assert sizes[1] == 8 + 29 - 7 + 15 + 30 + 2
@@ -380,7 +380,7 @@ async def test_waiting_letters_are_grouped(ledger: Ledger, operators: Operators,
     ]
     for one in letters:
         await ledger.claim(one.job.key, 60)
-        await ledger.bury(one)
+        await ledger.set_aside(one)
     stored = {one.letter.job.key: one for one in await operators.list_letters(Filter(), limit=9)}
     bytes_a = letter_bytes(letters[0])
     expected = [

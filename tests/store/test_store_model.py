@@ -143,7 +143,7 @@ class LedgerModel(RuleBasedStateMachine):
             state.failures = state.starts = 0
             state.dead, state.ended_by = dead, who
         letter = DeadLetterRecord(job=self.record(key), reason=Reason.REJECTED, error="e", body=b"")
-        answer = self.do(ledger.bury(letter) if dead else ledger.done(self.record(key)))
+        answer = self.do(ledger.set_aside(letter) if dead else ledger.done(self.record(key)))
         assert answer == (state.dead is dead and state.ended_by == who)
 
     @rule()

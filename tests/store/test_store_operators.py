@@ -42,7 +42,7 @@ async def five(ledger: Ledger, make_letter: MakeLetter) -> list[DeadLetterRecord
     ]
     for letter in letters:
         await ledger.claim(letter.job.key, 60)
-        await ledger.bury(letter)
+        await ledger.set_aside(letter)
     return letters
 
 
@@ -159,7 +159,7 @@ async def test_replay(ledger: Ledger, operators: Operators, make_letter: MakeLet
     await ledger.claim("k", 60)
     await ledger.fail("k", "x")
     await ledger.claim("k", 60)
-    await ledger.bury(make_letter("k"))
+    await ledger.set_aside(make_letter("k"))
     begun = await operators.begin_replay(1)
     assert begun is not None
     assert (begun.before.state, begun.before.letter) == (LetterState.SET_ASIDE, make_letter("k"))
@@ -172,7 +172,7 @@ async def test_replay(ledger: Ledger, operators: Operators, make_letter: MakeLet
     assert done.state is LetterState.REPLAYED
     assert done.replayed_at is not None
     assert done.replayed_at >= done.stored_at > 1e9
-    assert await ledger.bury(make_letter("k", reason=Reason.EXHAUSTED))
+    assert await ledger.set_aside(make_letter("k", reason=Reason.EXHAUSTED))
     letters = await operators.list_letters(Filter(), limit=9)
     assert [(stored.id, stored.state) for stored in letters] == [(1, LetterState.REPLAYED), (2, LetterState.SET_ASIDE)]
 
@@ -287,7 +287,7 @@ async def test_handled_meanwhile_and_forced(
     await ledger.claim("a", 60)
     await ledger.done(make_record("a"))
     await ledger.claim("b", 60)
-    await ledger.bury(make_letter("b"))
+    await ledger.set_aside(make_letter("b"))
     for number, key, force in ((1, "a", True), (2, "b", False)):
         seen = await operators.get_letter(number)
         assert isinstance(await operators.begin_replay(number, seen=seen.progress, force=force), Begun)
@@ -352,7 +352,7 @@ async def test_a_large_purge(ledger: Ledger, operators: Operators, make_letter: 
 
             async def die(key: str) -> None:
                 await ledger.claim(key, 60)
-                await ledger.bury(make_letter(key))
+                await ledger.set_aside(make_letter(key))
 
             tasks.start_soon(die, f"k{number}")
     assert await operators.purge(Filter(reason=Reason.REJECTED)) == 450

@@ -17,6 +17,7 @@ from consumer.store.postgres import statements as postgres_statements
 from consumer.store.postgres.database import PostgresDatabase
 from consumer.store.postgres.ledger import PostgresLedger
 from consumer.store.queries import Operators, PostgresEngine
+from consumer.store.rows import SCHEMA_VERSION
 from tests.store.postgres_rig import at, psql
 from tests.store.records import ended
 
@@ -37,7 +38,7 @@ async def test_one_of_many_runs_each_key(
         if isinstance(answer, Claimed):
             runs.append((number, key))
             await ledger.start(key)
-            assert await (ledger.bury(make_letter(key)) if key.endswith("3") else ledger.done(make_record(key)))
+            assert await (ledger.set_aside(make_letter(key)) if key.endswith("3") else ledger.done(make_record(key)))
 
     orders = [keys, keys[::-1], keys[150:] + keys[:150], keys[::2] + keys[1::2]]
     async with anyio.create_task_group() as tasks:
@@ -60,7 +61,7 @@ async def test_two_holders(ledgers: list[PostgresLedger], make_record: MakeRecor
     assert await second.claim("k", 60) == Claimed(failures=0, starts=1)
     assert list(await first.renew(["k"], 60)) == ["k"]
     assert not await first.done(make_record("k"))
-    assert not await first.bury(make_letter("k"))
+    assert not await first.set_aside(make_letter("k"))
     assert await first.fail("k", "x") == 0
     assert await first.start("k") == 1
     await first.release("k")
@@ -101,7 +102,7 @@ async def test_a_newer_schema(postgres_target: str) -> None:
     await connection.close()
     operators = make_operators(at(postgres_target))
     for call in (ledger.open, lambda: operators.count_letters(Filter())):
-        with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 6"):
+        with pytest.raises(StoreSchemaError, match=f"schema version 99, this program knows {SCHEMA_VERSION}"):
             await call()
     await operators.close()
 
@@ -175,7 +176,7 @@ async def test_a_refused_call_harms_nothing(ledgers: list[PostgresLedger], make_
     assert await first.done(make_record("k"))
 
 
-@pytest.mark.parametrize("name", ["CLAIM", "RENEW", "DONE", "BURY"])
+@pytest.mark.parametrize("name", ["CLAIM", "RENEW", "DONE", "SET_ASIDE"])
 async def test_look_ups_read_an_index(ledgers: list[PostgresLedger], name: str) -> None:
     """No statement of a message reads a whole table, even with plans made while the tables are empty."""
 

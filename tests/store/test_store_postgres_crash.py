@@ -40,8 +40,8 @@ async def test_a_claim_that_the_database_forgot_still_ends(
         assert await first.claim(key, 60) == Claimed()
     await forget_claims()
     assert [await first.done(make_record("done")) for _ in range(2)] == [True, True]
-    assert [await first.bury(make_letter("dead")) for _ in range(2)] == [True, True]
-    assert not await first.bury(make_letter("done"))
+    assert [await first.set_aside(make_letter("dead")) for _ in range(2)] == [True, True]
+    assert not await first.set_aside(make_letter("done"))
     assert await second.claim("done", 60) == ended(dead=False)
     assert await second.claim("dead", 60) == ended(dead=True)
     assert not await second.done(make_record("done"))
@@ -88,7 +88,7 @@ async def test_a_forgotten_claim_is_lost_to_who_came_first(
         elif end == "released":
             await second.release(key)
     assert not await first.done(make_record("done"))
-    assert not await first.bury(make_letter("dead"))
+    assert not await first.set_aside(make_letter("dead"))
     assert list(await first.renew(["renewed"], 60)) == ["renewed"]
     # It knows that now, and has no claim any more that could be restored.
     await forget_claims()
@@ -137,7 +137,7 @@ async def test_a_crash_of_a_real_server(make_record: MakeRecord, make_letter: Ma
             assert list(await ledger.renew(["renewed", "late", "taken"], 60)) == ["taken"]
             assert await ledger.done(make_record("late"))
             assert await ledger.done(make_record("done"))
-            assert await ledger.bury(make_letter("dead"))
+            assert await ledger.set_aside(make_letter("dead"))
             assert await other.done(make_record("taken"))
             await ledger.close()
             await other.close()

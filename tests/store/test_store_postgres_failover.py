@@ -62,12 +62,12 @@ async def test_no_end_is_confirmed_before_the_standby_has_it(
             with pytest.raises(StoreError, match="no answer within"):
                 await ledger.done(make_record("done"))
             with pytest.raises(StoreError, match="no answer within"):
-                await ledger.bury(make_letter("dead"))
+                await ledger.set_aside(make_letter("dead"))
             # As a restart does: the rows are there for all to see, and no standby has them.
             await other.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
         await set_standby(other, "")
     assert await ledger.done(make_record("done"))
-    assert await ledger.bury(make_letter("dead"))
+    assert await ledger.set_aside(make_letter("dead"))
     await ledger.close()
     operators = make_operators(at(own_target))
     assert await operators.count_letters(Filter()) == 1

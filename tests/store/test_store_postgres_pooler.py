@@ -72,7 +72,7 @@ async def test_nothing_is_left_in_shared_sessions(
         await ledger.fail(keys[0], "x")
         await ledger.release(keys[1])
         await asyncio.gather(*(ledger.done(make_record(key)) for key in keys[2:-1]))
-        await ledger.bury(make_letter(keys[-1]))
+        await ledger.set_aside(make_letter(keys[-1]))
         await ledger.prune(older_than_s=3600, limit=10, letters_older_than_s=3600)
         await ledger.waiting()
         await ledger.ping()

@@ -22,6 +22,7 @@ from consumer.errors import ExitCode, StoreBusyError, StoreError, StoreSchemaErr
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, Filter, JobRecord, StoredJob
 from consumer.store.queries import Operators, Session, SqliteEngine
+from consumer.store.rows import SCHEMA_VERSION
 from consumer.store.sqlite import database as sqlite_database
 from consumer.store.sqlite import statements as sqlite_statements
 from consumer.store.sqlite.database import SqliteDatabase
@@ -117,7 +118,7 @@ async def live(key):
     await ledger.claim(key, 60)
     if key.endswith("7"):
         body = b"body of " + key.encode()
-        await ledger.bury(DeadLetterRecord(job=record(key), reason=Reason.REJECTED, error="e", body=body))
+        await ledger.set_aside(DeadLetterRecord(job=record(key), reason=Reason.REJECTED, error="e", body=body))
     else:
         await ledger.done(record(key))
     os.write(1, f"{key}\\n".encode())
@@ -273,7 +274,7 @@ async def test_a_newer_schema(sqlite_path: Path) -> None:
     with closing(sqlite3.connect(sqlite_path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     before = sqlite_path.read_bytes()
-    with pytest.raises(StoreSchemaError, match="schema version 99, this program knows 6"):
+    with pytest.raises(StoreSchemaError, match=f"schema version 99, this program knows {SCHEMA_VERSION}"):
         await ledger.open()
     with pytest.raises(StoreSchemaError, match="99"):
         await operators_at(str(sqlite_path)).count_letters(Filter())
@@ -448,7 +449,7 @@ async def test_equal_hashes_do_no_harm(
     await ledger.done(make_record("a"))
     assert await ledger.claim("b", 60) == Claimed()
     assert await ledger.claim("a", 60) == ended(dead=False)
-    assert not await ledger.bury(DeadLetterRecord(make_record("a"), reason=Reason.REJECTED, error="e", body=b""))
+    assert not await ledger.set_aside(DeadLetterRecord(make_record("a"), reason=Reason.REJECTED, error="e", body=b""))
     assert await ledger.done(make_record("b"))
     await ledger.close()
 

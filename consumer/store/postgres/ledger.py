@@ -4,7 +4,7 @@ Commands gather while a statement is in progress and go out together. Three lane
 don't wait for commits, and nothing waits for upkeep:
 
     claims   claim, renew, release: answered before they are on the server's disk
-    ends     start, done, fail, bury: on the server's disk when answered
+    ends     start, done, fail, set_aside: on the server's disk when answered
     upkeep   prune, waiting, ping, now
 """
 
@@ -22,7 +22,6 @@ import asyncpg
 
 from consumer.errors import StoreError
 from consumer.store.commands import (
-    BuryCommand,
     ClaimCommand,
     Command,
     DoneCommand,
@@ -33,6 +32,7 @@ from consumer.store.commands import (
     QueuedLedger,
     ReleaseCommand,
     RenewCommand,
+    SetAsideCommand,
     StartCommand,
     UndoStartCommand,
     WaitingCommand,
@@ -73,7 +73,7 @@ class PostgresLedger(QueuedLedger):
             _CommandLane(
                 frozenset({ClaimCommand, RenewCommand, ReleaseCommand}), Link(address, {**_SETTINGS, **LAZY_COMMIT})
             ),
-            _CommandLane(frozenset({StartCommand, DoneCommand, FailCommand, BuryCommand}), self._ends),
+            _CommandLane(frozenset({StartCommand, DoneCommand, FailCommand, SetAsideCommand}), self._ends),
             _CommandLane(frozenset({PruneCommand, WaitingCommand, PingCommand, NowCommand}), Link(address, _SETTINGS)),
         )
         self._loop: asyncio.AbstractEventLoop | None = None

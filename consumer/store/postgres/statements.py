@@ -19,7 +19,6 @@ from typing import Any, Final
 import asyncpg
 
 from consumer.store.commands import (
-    BuryCommand,
     ClaimCommand,
     Command,
     DoneCommand,
@@ -30,6 +29,7 @@ from consumer.store.commands import (
     PruneCommand,
     ReleaseCommand,
     RenewCommand,
+    SetAsideCommand,
     StartCommand,
     UndoStartCommand,
     WaitingCommand,
@@ -165,7 +165,7 @@ _GIVEN_RECORDS: Final = _given({**_JOB_TYPES, **_CONFIRMED})
 DONE: Final = f"WITH {_GIVEN_RECORDS}, {_mine_or_ended('false')}, {_ended('false')} {_IS_ENDED}"
 
 _GIVEN_LETTERS: Final = _given({**_JOB_TYPES, **_LETTER_TYPES, **_SIZE, **_CONFIRMED})
-BURY: Final = f"""WITH {_GIVEN_LETTERS}, {_mine_or_ended("true")}, {_ended("true")}, filed AS (
+SET_ASIDE: Final = f"""WITH {_GIVEN_LETTERS}, {_mine_or_ended("true")}, {_ended("true")}, filed AS (
   INSERT INTO mns_consumer_letter (stored_at, {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes)
   SELECT {NOW_SQL}, {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes
   FROM given JOIN ended USING (key_id) ORDER BY key_id)
@@ -228,12 +228,12 @@ class PostgresStatements:
                 failed = only(FailCommand, commands)
                 errors = [cut(command.failure, MAX_ERROR_BYTES) for command in failed]
                 await self._answer(connection, FAIL, failed, "number", errors)
-            case BuryCommand():
-                buried = only(BuryCommand, commands)
-                letters = [fit_letter(command.letter) for command in buried]
+            case SetAsideCommand():
+                dead = only(SetAsideCommand, commands)
+                letters = [fit_letter(command.letter) for command in dead]
                 rows = [(*job_values(letter.job), *letter_values(letter), letter_bytes(letter)) for letter in letters]
                 columns = zip(*rows, strict=True)
-                await self._answer(connection, BURY, buried, "ours", *columns, self._are_confirmed(buried))
+                await self._answer(connection, SET_ASIDE, dead, "ours", *columns, self._are_confirmed(dead))
             case ReleaseCommand():
                 await connection.execute(RELEASE, self._holder, _key_ids(only(ReleaseCommand, commands)))
             case UndoStartCommand():
@@ -259,7 +259,7 @@ class PostgresStatements:
                     self._confirmed.update(dict.fromkeys(running, now + command.lease_s))
                     for key in command.answer:
                         self._confirmed.pop(key, None)
-                case DoneCommand() | FailCommand() | BuryCommand() | ReleaseCommand():
+                case DoneCommand() | FailCommand() | SetAsideCommand() | ReleaseCommand():
                     self._confirmed.pop(command.key, None)
 
     async def _claim(self, connection: asyncpg.Connection, commands: Sequence[ClaimCommand]) -> None:

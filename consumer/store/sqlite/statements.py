@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from consumer.store.commands import (
-    BuryCommand,
     ClaimCommand,
     Command,
     DoneCommand,
@@ -29,6 +28,7 @@ from consumer.store.commands import (
     PruneCommand,
     ReleaseCommand,
     RenewCommand,
+    SetAsideCommand,
     StartCommand,
     UndoStartCommand,
     WaitingCommand,
@@ -179,7 +179,7 @@ class SqliteStatements:
         match command:
             case DoneCommand():
                 command.answer = self._end(connection, command.record, None)
-            case BuryCommand():
+            case SetAsideCommand():
                 command.answer = self._end(connection, command.letter.job, command.letter)
             case StartCommand():
                 command.answer = self._start(connection, command.key)
@@ -197,7 +197,7 @@ class SqliteStatements:
     def _remember(self, command: Command[object]) -> None:
         """Change the memory after the commit."""
         match command:
-            case DoneCommand(key=key) | BuryCommand(key=key) | FailCommand(key=key) | ReleaseCommand(key=key):
+            case DoneCommand(key=key) | SetAsideCommand(key=key) | FailCommand(key=key) | ReleaseCommand(key=key):
                 self._claims.pop(key, None)
             case StartCommand(key=key) | UndoStartCommand(key=key) if key in self._claims:
                 self._claims[key].started = isinstance(command, StartCommand)
