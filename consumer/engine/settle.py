@@ -144,6 +144,8 @@ async def _hide(lane: Lane, delivery: Delivery, delay_s: int) -> None:
         # must find it closed, and leave the message hidden.
         delivery.close()
         for tries in range(_HIDE_TRIES):
+            if tries:
+                await anyio.sleep(0.2 * tries)
             asked_at = time.monotonic()
             try:
                 delivery.renewed(await lane.visibility.hide(delivery.receipt.handle, delay_s))
@@ -151,7 +153,6 @@ async def _hide(lane: Lane, delivery: Delivery, delay_s: int) -> None:
                 _trace(lane, delivery, asked_at, str(error.fault))
                 if not error.retryable:
                     break
-                await anyio.sleep(0.2 * (tries + 1))
             else:
                 _trace(lane, delivery, asked_at)
                 return
