@@ -31,6 +31,8 @@ _CDATA, _CDATA_END = b"<![CDATA[", b"]]>"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _NAMESPACES: Final = frozenset({"http://mns.aliyuncs.com/doc/v1", "http://mns.aliyuncs.com/doc/v1/", ""})
 """MNS's own: as it sends it, as its pages print it, and left out (facts/mns.md#answers)."""
+_HEAD_BYTES: Final = 1024
+_START_TAG: Final = re.compile(rb"<[A-Za-z][^<>]*(?=>)")
 _FLAT_HEAD: Final = re.compile(
     r"""(?:<\?xml version=["']1\.0["'](?: encoding=["'][Uu][Tt][Ff]-8["'])? ?\?>[ \t\r\n]*)?"""
     r"""<Messages(?: xmlns="[!#-%'-;=?-~]+")?>"""
@@ -92,9 +94,15 @@ def markup(data: bytes) -> bytes:
 
 
 def has_root(data: bytes, expected: str) -> bool:
-    """Whether the root element is ``expected`` in MNS's namespace."""
+    """Whether the root element is ``expected`` in MNS's namespace.
+
+    Only the start is read, as an element without content: a body that XML forbids may follow.
+    """
+    tag = _START_TAG.search(data[:_HEAD_BYTES])
+    if tag is None:
+        return False
     try:
-        namespace, _, name = parse(data).tag.rpartition("}")
+        namespace, _, name = parse(data[: tag.end()].rstrip(b"/") + b"/>").tag.rpartition("}")
     except AnswerError:
         return False
     return name == expected and namespace.removeprefix("{") in _NAMESPACES

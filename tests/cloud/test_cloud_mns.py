@@ -329,6 +329,17 @@ async def test_another_root_without_a_request_id_is_no_success(start: Any, mns_r
     assert caught.value.fault is Fault.UNREADABLE
 
 
+async def test_a_body_that_xml_forbids_hides_no_root(start: Any, mns_reply: Any) -> None:
+    """Without a request id, one message's forbidden characters cost neither it nor the others."""
+    entry = b"<Message><MessageId>%d</MessageId><MessageBody>%b</MessageBody><ReceiptHandle>1-%d</ReceiptHandle>"
+    entry += b"<NextVisibleTime>9999999999000</NextVisibleTime></Message>"
+    bodies = (b"a\x0b\xff", b"hello")
+    entries = b"".join(entry % (number, body, number) for number, body in enumerate(bodies))
+    answer = b'<?xml version="1.0"?>\n<Messages xmlns="http://mns.aliyuncs.com/doc/v1/">%b</Messages>' % entries
+    talk = await start(mns_reply(200, answer, request_id=None))
+    assert [message.body for message in (await talk.queue.receive(2, 0)).messages] == list(bodies)
+
+
 async def test_a_204_without_a_request_id_is_known_by_the_version(start: Any, mns_reply: Any) -> None:
     """Where there is no body, MNS's other header will do."""
     talk = await start(mns_reply(204, request_id=None, x_mns_version="2015-06-06"))
