@@ -126,6 +126,12 @@ class StoreSchemaError(StoreError):
     exit_code = ExitCode.SETTINGS
 
 
+class StoreLostError(StoreError):
+    """The ledger that was here is gone; a new one would handle its jobs again."""
+
+    exit_code = ExitCode.SETTINGS
+
+
 class StorePoolerError(StoreError):
     """The connection pooler in front of the database does not keep transactions together."""
 

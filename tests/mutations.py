@@ -220,7 +220,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "The database itself is locked, under whatever name.",
-        "store: FileOwner._lock_both",
+        "store: FileOwner.acquire",
         rewrite("self._lock_inode(_)", "True"),
         ("tests/store/test_store_owner.py",),
     ),

@@ -23,7 +23,7 @@ def new_file(path: Path) -> sqlite3.Connection:
     """A new SQLite store."""
     make_folder(path.parent)
     os.close(open_file(path))
-    return connect(path)
+    return connect(path, make=True)
 
 
 def operators_at(text: str) -> Operators:

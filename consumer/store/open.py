@@ -65,9 +65,9 @@ async def open_operators(address: StoreAddress) -> AsyncIterator[Operators]:
 
 
 def refusal(address: StoreAddress) -> str | None:
-    """Why the daemon refuses a store whose files are not safe, in one line with what to do; else ``None``.
+    """Why the daemon refuses a store whose files are not safe or gone, in one line with what to do; else ``None``.
 
-    ``Ledger.open`` raises ``StoreUnsafeError`` with the same text.
+    ``Ledger.open`` raises ``StoreUnsafeError`` or ``StoreLostError`` with the same text.
 
     Raises:
         SettingsError: As for ``make_ledger``.
@@ -75,10 +75,14 @@ def refusal(address: StoreAddress) -> str | None:
     _check(address)
     if isinstance(address, PostgresAddress):
         return None
-    from consumer.store.sqlite.files import access_refusal, hard_link_refusal  # noqa: PLC0415 - loaded when needed
+    from consumer.store.sqlite.files import (  # noqa: PLC0415 - loaded when needed
+        access_refusal,
+        hard_link_refusal,
+        lost_ledger_refusal,
+    )
 
     path = Path(os.path.realpath(address.path))
-    return access_refusal(path, by_owner=True) or hard_link_refusal(path)
+    return access_refusal(path, by_owner=True) or hard_link_refusal(path) or lost_ledger_refusal(path)
 
 
 def _check(address: StoreAddress) -> None:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from consumer.errors import ExitCode, StoreBusyError, StoreDiedError, StoreError, StoreUnsafeError
+from consumer.errors import ExitCode, StoreBusyError, StoreDiedError, StoreError, StoreLostError, StoreUnsafeError
 from consumer.store.commands import Command
 from consumer.store.ledger import Claimed, Filter
 from consumer.store.open import refusal
@@ -30,9 +30,11 @@ from tests.store.records import ended, record
 from tests.stores import operators_at
 
 OWN = """
-import asyncio, multiprocessing, os, sys, time
+import asyncio, multiprocessing, os, structlog, sys, time
 from pathlib import Path
 from consumer.store.sqlite.ledger import SqliteLedger
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 def fork():
     if pid := os.fork():
@@ -111,13 +113,11 @@ def tries(path: Path) -> str:
 async def test_a_hard_link_is_the_same_store(
     sqlite_path: Path, tmp_path: Path, own: Callable[..., tuple[subprocess.Popen[str], str]]
 ) -> None:
-    """A daemon on another name of an owned file is refused with its owner's pid, and with no owner for the names."""
-    process, pid = own()
+    """A daemon on another name of an owned file is refused, and with no owner for the names."""
+    process, _ = own()
     other = tmp_path / "other.db"
     os.link(sqlite_path, other)
-    with pytest.raises(
-        StoreBusyError, match=rf"belongs to another daemon \(pid {pid}, which has it under another name"
-    ):
+    with pytest.raises(StoreBusyError, match=r"belongs to another daemon \(under another name of the file;"):
         await SqliteLedger(other).open()
     process.kill()
     process.wait()
@@ -147,7 +147,7 @@ async def test_a_bind_mount_is_the_same_store(owned: SqliteLedger, sqlite_path: 
     )
     if tried.returncode:
         pytest.skip(f"nothing can be mounted here: {tried.stderr.strip()}")
-    assert tried.stdout.startswith(f"StoreBusyError store {other} belongs to another daemon (pid {os.getpid()}, which")
+    assert tried.stdout.startswith(f"StoreBusyError store {other} belongs to another daemon (under another name")
     await owned.close()
 
 
@@ -164,7 +164,7 @@ async def test_a_lock_that_is_removed_lets_no_other_daemon_in(
     with pytest.raises(StoreError, match=r"its lock .* was removed or replaced .*; it was made again"):
         await owned.claim("other", 60)
     await end(owned, "other")
-    assert lock.read_text(encoding="ascii") == f"{os.getpid()}\n"
+    assert lock.read_text(encoding="ascii") == f"{os.getpid()}\na ledger was made here\n"
     assert f"(pid {os.getpid()});" in tries(sqlite_path)
     await owned.close()
 
@@ -357,6 +357,68 @@ async def test_files_that_were_cut_off_are_left_as_they_are(owned: SqliteLedger,
     before = [file.read_bytes() for file in files]
     await owned.close()
     assert [file.read_bytes() for file in files] == before
+
+
+def without_tables(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("CREATE TABLE t (x); DROP TABLE t")
+
+
+def leave_the_log(path: Path) -> None:
+    """As after a kill: the log still holds what the daemon wrote; then file and lock are removed."""
+    path.with_name("store.db-wal").write_bytes(b"frames")
+    path.with_name("store.db.lock").unlink()
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("lose", "expected"),
+    [
+        pytest.param(Path.unlink, "the file is missing, but .*lock says that a ledger was made there", id="missing"),
+        pytest.param(lambda path: os.truncate(path, 0), "the file is empty, but .*lock says", id="empty"),
+        pytest.param(without_tables, "the file has no tables, but .*lock says", id="another file"),
+        pytest.param(leave_the_log, "the file is missing, but .*-wal holds a part of its ledger", id="log alone"),
+    ],
+)
+async def test_a_lost_ledger_is_not_replaced_by_a_new_one(
+    owned: SqliteLedger, sqlite_path: Path, lose: Callable[[Path], None], expected: str
+) -> None:
+    """Daemon, operators and a look beforehand refuse it and change nothing, until lock and log are removed too."""
+    await owned.close()
+    lose(sqlite_path)
+    before = {path.name: path.stat().st_size for path in sqlite_path.parent.iterdir() if path.suffix != ".lock"}
+    text = (
+        rf"{expected}.*; put the file back, or restore a backup; or remove .*lock \(and .*-wal\) to begin a new ledger"
+    )
+    with pytest.raises(StoreLostError, match=text) as caught:
+        await owned.open()
+    assert caught.value.exit_code is ExitCode.SETTINGS
+    assert "\n" not in str(caught.value)
+    with pytest.raises(StoreLostError, match=expected):
+        await operators_at(str(sqlite_path)).list_jobs(Filter(), limit=1)
+    if "no tables" not in expected:
+        assert refusal(parse_store_address(str(sqlite_path))) == str(caught.value)
+    assert before == {path.name: path.stat().st_size for path in sqlite_path.parent.iterdir() if path.suffix != ".lock"}
+    for path in sqlite_path.parent.iterdir():
+        path.unlink()
+    await owned.open()
+    assert await owned.claim("k", 60) == Claimed()
+    await owned.close()
+
+
+async def test_a_start_that_was_killed_before_it_made_the_tables(sqlite_path: Path) -> None:
+    """It leaves an empty file and a lock without the mark: operators get an error, the next start makes the ledger."""
+    owner = FileOwner(sqlite_path)
+    sqlite_path.parent.mkdir(mode=0o700)
+    owner.acquire()
+    owner.release()
+    with pytest.raises(StoreError, match="it holds no ledger; the daemon makes one when it first runs"):
+        await operators_at(str(sqlite_path)).list_jobs(Filter(), limit=1)
+    assert not sqlite_path.stat().st_size
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    await ledger.close()
 
 
 @pytest.mark.parametrize("make_child", ["fork()", "start_process()"])

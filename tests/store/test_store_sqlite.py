@@ -36,13 +36,14 @@ MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetterRecord]
 
 CHILD = """
-import asyncio, os, resource, sys
+import asyncio, os, resource, structlog, sys
 from pathlib import Path
 from consumer.errors import StoreError
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, JobRecord
 from consumer.store.sqlite.ledger import SqliteLedger
 
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 ledger = SqliteLedger(Path(sys.argv[1]))
 
 def record(key, **more):
@@ -198,14 +199,14 @@ asyncio.run(main())
         (folder / "readonly.db").touch(mode=0o644)
         for path in (folder / "store.db", folder / "readonly.db"):
             ran = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
-            assert ran.stdout.startswith(f"store {path}: Permission denied; ")
+            assert ran.stdout.startswith(f"store {path}: can't make its lock {path}.lock: Permission denied; ")
 
 
 async def test_not_a_directory(tmp_path: Path) -> None:
     """A path through a file is an error, and works once it is a directory."""
     (tmp_path / "file").write_text("x")
     ledger = SqliteLedger(tmp_path / "file" / "store.db")
-    with pytest.raises(StoreError, match="see that its directory exists and may be written"):
+    with pytest.raises(StoreError, match="Not a directory; see that the folder exists"):
         await ledger.open()
     (tmp_path / "file").unlink()
     await ledger.open()
@@ -218,7 +219,7 @@ async def test_no_database(sqlite_path: Path) -> None:
     sqlite_path.parent.mkdir()
     sqlite_path.write_bytes(b"my diary " * 1000)
     ledger = SqliteLedger(sqlite_path)
-    with pytest.raises(StoreError, match="is no SQLite database; name another file"):
+    with pytest.raises(StoreError, match="is no SQLite database, or its start is damaged; name another file"):
         await ledger.open()
     assert sqlite_path.read_bytes() == b"my diary " * 1000
     sqlite_path.unlink()
@@ -288,7 +289,7 @@ async def test_a_schema_of_before_the_first_release(sqlite_path: Path) -> None:
         connection.executescript("CREATE TABLE job (id INTEGER PRIMARY KEY); PRAGMA user_version = 5")
     before = sqlite_path.read_bytes()
     for call in (SqliteLedger(sqlite_path).open, lambda: operators_at(str(sqlite_path)).count_letters(Filter())):
-        with pytest.raises(StoreSchemaError, match=r"version 5, .* export --out FILE\), then move the file"):
+        with pytest.raises(StoreSchemaError, match=r"version 5, .* export --out FILE\), then move .*store\.db\* away"):
             await call()
     assert sqlite_path.read_bytes() == before
 
@@ -508,7 +509,7 @@ def test_a_lock_that_is_removed_is_no_lock(sqlite_path: Path) -> None:
     hasty.left = 100
     with pytest.raises(StoreError, match="keeps being removed"):
         hasty.acquire()
-    with pytest.raises(StoreError, match="No such file or directory; see that its directory exists"):
+    with pytest.raises(StoreError, match="No such file or directory; see that the folder exists"):
         FileOwner(sqlite_path.parent / "missing" / "store.db").acquire()
 
 

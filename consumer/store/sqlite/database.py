@@ -12,21 +12,24 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+import structlog
 from anyio import CancelScope, to_thread
 
-from consumer.errors import StoreError, StoreSchemaError, StoreUnsafeError
+from consumer.errors import StoreError, StoreLostError, StoreSchemaError, StoreUnsafeError
 from consumer.store.rows import (
     SCHEMA_VERSION,
     check_version,
 )
-from consumer.store.sqlite.files import access_refusal, hard_link_refusal
+from consumer.store.sqlite.files import access_refusal, hard_link_refusal, lost_ledger_refusal
 
 if TYPE_CHECKING:
     from consumer.store.queries import Session
 
 T = TypeVar("T")
+
+log = structlog.stdlib.get_logger(__name__)
 
 BUSY_TIMEOUT_MS: Final = 5_000  # how long a writer waits for another one: operators' writes are short
 _CACHE_KIB: Final = 8 * 1024
@@ -39,8 +42,8 @@ _MEANINGS: Final = {
     "SQLITE_FULL": "the disk is full; free some space",
     "SQLITE_READONLY": "it can be read but not written; give the daemon's user the right to write it",
     "SQLITE_IOERR": "the disk failed or is full; look at its free space and the kernel's log",
-    "SQLITE_CORRUPT": "it is damaged; move it away to start afresh, or restore it",
-    "SQLITE_NOTADB": "it is no SQLite database; name another file or move this one away",
+    "SQLITE_CORRUPT": "it is damaged; restore a backup",
+    "SQLITE_NOTADB": "it is no SQLite database, or its start is damaged; name another file, or restore a backup",
     "SQLITE_BUSY": f"another process kept it locked for {BUSY_TIMEOUT_MS / 1000:g} s; end that one",
     "SQLITE_LOCKED": "another connection keeps it locked",
     "SQLITE_CANTOPEN": "it can't be opened; see that its directory exists and that the daemon's user may write there",
@@ -64,11 +67,12 @@ def spoils_connection(error: sqlite3.Error) -> bool:
     return not name.startswith(_KEEPS_CONNECTION)
 
 
-def connect(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
-    """Open the file, which is never made here; an empty one gets its tables.
+def connect(path: Path, *, make: bool = False, any_thread: bool = False) -> sqlite3.Connection:
+    """Open the file, which is never made here.
 
     Args:
         path: The file.
+        make: Give an empty file its tables.
         any_thread: Let every thread use the connection, one at a time; otherwise only this one.
 
     Returns:
@@ -76,8 +80,11 @@ def connect(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
 
     Raises:
         StoreSchemaError: Another version of this program, or another program, wrote the file.
+        StoreLostError: The ledger that was made here is gone.
         StoreError: Anything else.
     """
+    if problem := lost_ledger_refusal(path):
+        raise StoreLostError(problem)
     try:
         if not path.exists():
             raise StoreError(f"store {path}: there is no such file; the daemon makes it when it first runs")
@@ -94,7 +101,8 @@ def connect(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
         raise explain(path, error) from error
     try:
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        _make_tables(connection, path)
+        if not _has_tables(connection, path):
+            _make_tables(connection, path) if make else _refuse_without_tables(path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
@@ -123,15 +131,20 @@ def writing(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
-    if _has_tables(connection, path):
-        return
     with writing(connection):
-        # Looked at again under the lock: another process may have made them meanwhile.
-        if not _has_tables(connection, path):
-            # Not executescript(), which commits the transaction first.
-            for statement in _SCHEMA.read_text(encoding="utf-8").split(";\n"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if _has_tables(connection, path):
+            return  # another process has made them meanwhile
+        # Not executescript(), which commits the transaction first.
+        for statement in _SCHEMA.read_text(encoding="utf-8").split(";\n"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    log.info("a new ledger was made", store=str(path))
+
+
+def _refuse_without_tables(path: Path) -> NoReturn:
+    if problem := lost_ledger_refusal(path, without_tables=True):
+        raise StoreLostError(problem)
+    raise StoreError(f"store {path}: it holds no ledger; the daemon makes one when it first runs")
 
 
 def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:
@@ -142,7 +155,7 @@ def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:
     """
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if found:
-        check_version(str(path), found, "move the file away")
+        check_version(str(path), found, f"move {path}* away")
     elif connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise StoreSchemaError(f"store {path}: it is another program's database; name another file")
     return found > 0

@@ -32,17 +32,19 @@ import pwd
 import shlex
 import stat
 import struct
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import structlog
 
-from consumer.errors import StoreBusyError, StoreError, StoreUnsafeError
+from consumer.errors import StoreBusyError, StoreError, StoreLostError, StoreUnsafeError
 
 log = structlog.stdlib.get_logger(__name__)
 
-_COMPANIONS: Final = ("-wal", "-shm", "-journal", ".lock")
+_LOCK: Final = ".lock"
+_COMPANIONS: Final = ("-wal", "-shm", "-journal", _LOCK)
+_MARK: Final = "a ledger was made here\n"
 _LOCK_TRIES: Final = 5
 _UNUSED_BYTE: Final = 0x3FFF_FFFF  # a byte of the database that SQLite never locks: its own begin after it
 
@@ -58,9 +60,8 @@ _INDEX_BYTES: Final = 32_768
 
 _Identity: TypeAlias = tuple[int, int]
 
-_descriptors: set[int] = set()
-_owned_inodes: set[_Identity] = set()
-"""Databases that this process owns: to open and close one of them again would cost SQLite its locks."""
+_descriptors: dict[int, _Identity] = {}
+"""Of the databases and locks that this process owns, or tries to."""
 
 
 def make_folder(path: Path) -> None:
@@ -80,6 +81,41 @@ def open_file(path: Path) -> int:
         return os.open(path, flags)
     os.fchmod(descriptor, 0o600)
     return descriptor
+
+
+def lost_ledger_refusal(path: Path, *, without_tables: bool = False) -> str | None:
+    """Why no new ledger is made in a file that is missing, empty or without tables; ``None`` when one may be made.
+
+    A new ledger where one was would handle jobs again that have ended. The lock file says that one was made; or a
+    write-ahead log with content lies beside the file, which SQLite would remove.
+
+    Args:
+        path: The file, links resolved.
+        without_tables: It has content, but no tables.
+    """
+    found = _stat(path)
+    if found is not None and found.st_size and not without_tables:
+        return None
+    what = "is missing" if found is None else "has no tables" if found.st_size else "is empty"
+    lock, wal = (path.with_name(path.name + ending) for ending in (_LOCK, "-wal"))
+    in_wal = _stat(wal)
+    if in_wal is not None and in_wal.st_size:
+        why = f"{wal} holds a part of its ledger"
+    elif _is_marked(lock):
+        why = f"{lock} says that a ledger was made there"
+    else:
+        return None
+    return (
+        f"store {path}: the file {what}, but {why}; put the file back, or restore a backup; or remove {lock}"
+        f" (and {wal}) to begin a new ledger, after which jobs that ended before may be handled again"
+    )
+
+
+def _is_marked(lock: Path) -> bool:
+    try:
+        return lock.read_text(encoding="utf-8", errors="replace").partition("\n")[2].startswith(_MARK)
+    except OSError:
+        return False
 
 
 def hard_link_refusal(path: Path) -> str | None:
@@ -154,22 +190,25 @@ def _close_in_child() -> None:
         with suppress(OSError):
             os.close(descriptor)
     _descriptors.clear()
-    _owned_inodes.clear()
 
 
 os.register_at_fork(after_in_child=_close_in_child)
 
 
 class FileOwner:
-    """Ownership of one database file, links resolved; the lock file lies beside it."""
+    """Ownership of one database file, links resolved.
+
+    The lock file beside it stays. Its first line is the owner's pid, the second one says that a ledger was made here.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock_path = path.with_name(path.name + ".lock")
+        self._lock_path = path.with_name(path.name + _LOCK)
         self._descriptor: int | None = None
         self._locked: _Identity | None = None
         self._owns_inode = False
         self._database: int | None = None
+        self.has_ledger = False  # was made here, as far as the lock file says
 
     def acquire(self) -> int:
         """Become the owner and make the file when it is missing. Idempotent.
@@ -179,22 +218,37 @@ class FileOwner:
 
         Raises:
             StoreBusyError: Another process, or another object of this one, owns it.
+            StoreLostError: The ledger that was made here is gone.
             StoreUnsafeError: The lock file is a link or another user's; or the database has several names.
             StoreError: A file can't be opened or locked.
         """
         if self._database is not None:
             return self._database
         for _ in range(_LOCK_TRIES):
-            database = self._open()
-            try:
-                if self._lock_both(database):
-                    self._database = database
+            with ExitStack() as opened:
+                lock = self._lock()
+                opened.callback(_close, lock)
+                if problem := lost_ledger_refusal(self._path):
+                    raise StoreLostError(problem)
+                database = self._open()
+                opened.callback(_close, database)
+                owns_inode = self._lock_inode(database)
+                # Either may have been removed between opening and locking: no other process would find that lock.
+                if _is_still(lock, self._lock_path) and _is_still(database, self._path):
+                    if problem := hard_link_refusal(self._path):
+                        raise StoreUnsafeError(problem)
+                    self.has_ledger = _is_marked(self._lock_path)
+                    self._keep(lock)
+                    self._owns_inode, self._database = owns_inode, database
+                    opened.pop_all()
                     return database
-            except BaseException:
-                self._close(database)
-                raise
-            self._close(database)
         raise StoreError(f"store {self._path}: it or {self._lock_path} keeps being removed while it is locked")
+
+    def mark(self) -> None:
+        """Write into the lock file that a ledger was made here; call it once the tables are on disk. Idempotent."""
+        if self._descriptor is not None and not self.has_ledger:
+            self.has_ledger = True
+            self._write(self._descriptor)
 
     def release(self) -> None:
         """Give up ownership, once SQLite has closed the database. Idempotent.
@@ -206,7 +260,7 @@ class FileOwner:
                 # A child forked without Python's hooks still has copies, which must not keep the lock.
                 with suppress(OSError):
                     fcntl.flock(descriptor, fcntl.LOCK_UN)
-                self._close(descriptor)
+                _close(descriptor)
         self._database = self._descriptor = None
 
     def check(self) -> None:
@@ -223,36 +277,20 @@ class FileOwner:
         text = f"store {self._path}: its lock {self._lock_path} was removed or replaced while the daemon used it;"
         if not self._owns_inode:
             raise StoreError(f"{text} another daemon may have taken the store; stop all but one and restart that")
-        new, old = self._lock(), self._descriptor
-        self._write_pid(new)
-        self._keep(new)
+        old = self._descriptor
+        self._keep(self._lock())
         if old is not None:
-            self._close(old)
+            _close(old)
         raise StoreError(f"{text} it was made again; the database itself stayed locked")
 
-    def _lock_both(self, database: int) -> bool:
-        descriptor = self._lock()
-        try:
-            # Either may have been removed between opening and locking: no other process would find that lock.
-            if _is_still(descriptor, self._lock_path) and _is_still(database, self._path):
-                self._owns_inode = self._lock_inode(database)
-                self._refuse_hard_links()
-                self._write_pid(descriptor)
-                self._keep(descriptor)
-                _owned_inodes.add(_identity_of(os.fstat(database)))
-                return True
-        except BaseException:
-            self._close(descriptor)
-            raise
-        self._close(descriptor)
-        return False
-
-    def _keep(self, descriptor: int) -> None:
-        self._descriptor, self._locked = descriptor, _identity_of(os.fstat(descriptor))
+    def _keep(self, lock: int) -> None:
+        self._write(lock)
+        self._descriptor, self._locked = lock, _identity_of(os.fstat(lock))
 
     def _open(self) -> int:
-        if _identity(self._path) in _owned_inodes:
-            raise self._busy(str(os.getpid()))
+        # To open and close an owned database again would cost SQLite its locks.
+        if _identity(self._path) in _descriptors.values():
+            raise self._busy(f"pid {os.getpid()}")
         try:
             return _registered(open_file(self._path))
         except OSError as error:
@@ -270,21 +308,21 @@ class FileOwner:
                 raise self._not_ours() from None
             raise StoreError(
                 f"store {self._path}: can't make its lock {self._lock_path}: {error.strerror};"
-                " give the daemon's user the right to write in this directory"
+                " see that the folder exists and that the daemon's user may write there"
             ) from error
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
-            self._close(descriptor)
-            raise self._not_ours()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            self._close(descriptor)
-            raise self._busy(owner) from error
-        except OSError as error:
-            self._close(descriptor)
-            raise StoreError(f"store {self._path}: can't lock {self._lock_path}: {error.strerror}") from error
+        with ExitStack() as opened:
+            opened.callback(_close, descriptor)
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+                raise self._not_ours()
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                owner = os.pread(descriptor, 32, 0).decode(errors="replace").partition("\n")[0].strip()
+                raise self._busy(f"pid {owner or 'unknown'}") from error
+            except OSError as error:
+                raise StoreError(f"store {self._path}: can't lock {self._lock_path}: {error.strerror}") from error
+            opened.pop_all()
         return descriptor
 
     def _lock_inode(self, database: int) -> bool:
@@ -292,7 +330,7 @@ class FileOwner:
         try:
             fcntl.flock(database, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise self._busy(f"{_flock_pid(database)}, which has it under another name") from error
+            raise self._busy("under another name of the file; lsof or fuser shows its pid") from error
         except OSError as error:
             log.warning("the file system has no lock for the store itself", store=str(self._path), error=str(error))
             return False
@@ -309,13 +347,9 @@ class FileOwner:
         fcntl.lockf(database, fcntl.LOCK_UN, 1, _UNUSED_BYTE)
         return True
 
-    def _refuse_hard_links(self) -> None:
-        if problem := hard_link_refusal(self._path):
-            raise StoreUnsafeError(problem)
-
     def _busy(self, owner: str) -> StoreBusyError:
         return StoreBusyError(
-            f"store {self._path} belongs to another daemon (pid {owner}); stop that one, give this one a"
+            f"store {self._path} belongs to another daemon ({owner}); stop that one, give this one a"
             " store of its own, or use PostgreSQL for several daemons on one queue"
         )
 
@@ -325,17 +359,15 @@ class FileOwner:
             " remove it"
         )
 
-    def _close(self, descriptor: int) -> None:
-        _descriptors.discard(descriptor)
-        _owned_inodes.discard(_identity_of(os.fstat(descriptor)))
-        os.close(descriptor)
-
-    def _write_pid(self, descriptor: int) -> None:
-        # The lock works without its pid, as on a full disk; then a refusal names none.
+    def _write(self, lock: int) -> None:
+        text = f"{os.getpid()}\n{_MARK if self.has_ledger else ''}".encode()
+        # The lock works without its text, as on a full disk.
         with suppress(OSError):
-            os.fchmod(descriptor, 0o600)  # against the umask
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            os.fchmod(lock, 0o600)  # against the umask
+            # Cut off last: a kill in between must not lose the mark.
+            os.pwrite(lock, text, 0)
+            os.ftruncate(lock, len(text))
+            os.fsync(lock)
 
 
 class OpenFiles:
@@ -438,8 +470,13 @@ def _page_bytes(written: int) -> int:
 
 
 def _registered(descriptor: int) -> int:
-    _descriptors.add(descriptor)
+    _descriptors[descriptor] = _identity_of(os.fstat(descriptor))
     return descriptor
+
+
+def _close(descriptor: int) -> None:
+    del _descriptors[descriptor]
+    os.close(descriptor)
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -460,15 +497,3 @@ def _identity(path: Path) -> _Identity | None:
 
 def _is_still(descriptor: int, path: Path) -> bool:
     return _identity(path) == _identity_of(os.fstat(descriptor))
-
-
-def _flock_pid(descriptor: int) -> str:
-    """The process that has a ``flock``, where the system shows it."""
-    inode = os.fstat(descriptor).st_ino
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
-            # 1: FLOCK  ADVISORY  WRITE 16242 fe:00:2146519 0 EOF
-            words = line.split()
-            if words[1] == "FLOCK" and int(words[5].rpartition(":")[2]) == inode:
-                return words[4]
-    return "unknown"

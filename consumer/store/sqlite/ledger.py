@@ -297,7 +297,9 @@ class WriterThread:
                 " back as it was; to go on with what is there instead, restart the daemon"
             )
         if self._connection is None:
-            self._connection = connect(self._path)
+            # Only where no ledger was: a file that is empty now has lost it.
+            self._connection = connect(self._path, make=not self._owner.has_ledger)
+            self._owner.mark()
             try:
                 # The log and its index are made when they are first read.
                 self._connection.execute("PRAGMA user_version").fetchone()
