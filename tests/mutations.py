@@ -283,6 +283,12 @@ MUTATIONS: Final = (
         ("tests/settings/test_store_address.py", "tests/store/test_store_postgres_tls.py"),
     ),
     Mutation(
+        "Claims and ends wait for the server's disk.",
+        "store: SessionSettings._conditional",
+        in_text("= 'off' AND", "= 'no' AND"),
+        ("tests/store/test_store_postgres.py",),
+    ),
+    Mutation(
         "No setting outlives its transaction behind a pooler.",
         "store: SessionSettings.for_transaction",
         rewrite("settings._conditional(is_local='true')", "settings._conditional(is_local='false')"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.postgres import NoPostgresError
@@ -73,6 +75,34 @@ def run_server(folder: Path, port: int | None = None, **settings: object) -> Ite
         # At once, without writing anything more down.
         running.send_signal(signal.SIGQUIT)
         running.wait(10)
+
+
+def copy_server(folder: Path, port: int) -> None:
+    """Make a folder's data that of a streaming standby of the server at a port; ``run_server`` starts it."""
+    options = f"-R -c fast --no-sync -h 127.0.0.1 -p {port} -U postgres -D data"
+    argv = [str(_binaries() / "pg_basebackup"), *options.split()]
+    subprocess.run(argv, user=server_user(), cwd=folder, check=True, capture_output=True)
+
+
+async def cut_off(standby: str) -> None:
+    """Let a standby receive nothing more of its primary; ``standby`` is its address."""
+    connection = await asyncpg.connect(standby)
+    try:
+        await connection.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        await connection.execute("SELECT pg_reload_conf()")
+        while await connection.fetchval("SELECT count(*) FROM pg_stat_wal_receiver"):  # noqa: ASYNC110 - the server does it
+            await asyncio.sleep(0.02)
+    finally:
+        await connection.close()
+
+
+async def promote(standby: str) -> None:
+    """Make a standby a primary; ``standby`` is its address."""
+    connection = await asyncpg.connect(standby)
+    try:
+        assert await connection.fetchval("SELECT pg_promote()")
+    finally:
+        await connection.close()
 
 
 def _binaries() -> Path:

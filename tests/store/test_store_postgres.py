@@ -144,18 +144,18 @@ async def test_a_database_that_can_not_store_all_text(latin_target: str) -> None
         assert await connection.fetchval("SELECT to_regclass('mns_consumer_schema')") is None
 
 
-@pytest.mark.parametrize(("set_up", "ends"), [("off", "on"), ("local", "local"), ("on", "on")])
-async def test_ends_are_durable(postgres_target: str, make_record: MakeRecord, set_up: str, ends: str) -> None:
-    """Ends and operators' marks wait for the server's disk, also where its configuration turns that off."""
+@pytest.mark.parametrize(("set_up", "kept"), [("off", "on"), ("local", "local"), ("on", "on")])
+async def test_commits_are_durable(postgres_target: str, make_record: MakeRecord, set_up: str, kept: str) -> None:
+    """Claims, ends and operators' marks wait for the server's disk, also where its configuration turns that off."""
     target = f"{postgres_target}&synchronous_commit={set_up}"
     ledger, database = PostgresLedger(at(target)), PostgresDatabase(at(target))
     await ledger.open()
     await ledger.claim("k", 60)
     await ledger.done(make_record("k"))
     await Operators(database, PostgresEngine()).count_letters(Filter())
-    links = [ledger._lanes[0].link, ledger._lanes[1].link, database._link]
+    links = [*(lane.link for lane in ledger._lanes), database._link]
     shown = [await link.run(lambda connection: connection.fetchval("SHOW synchronous_commit")) for link in links]
-    assert shown == ["off", ends, ends]
+    assert shown == [kept] * 4
     await ledger.close()
     await database.close()
 

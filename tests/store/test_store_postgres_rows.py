@@ -12,7 +12,6 @@ from consumer.store.ledger import Claimed, JobRecord
 from consumer.store.postgres import connection as postgres_connection
 from consumer.store.postgres import database as postgres_database
 from consumer.store.postgres import ledger as postgres_ledger
-from consumer.store.postgres import statements as postgres_statements
 from consumer.store.postgres.ledger import PostgresLedger
 from tests.store.postgres_rig import at, psql, until
 
@@ -117,39 +116,6 @@ async def test_opening_waits_for_who_changes_the_schema(postgres_target: str) ->
         assert not opening.done()
     await opening
     await ledger.close()
-
-
-async def test_a_renewal_that_is_answered_late(
-    ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A renewal whose answer comes after its key's end or failure does not restore the claim."""
-    ledger = ledgers[0]
-    for key in ("done", "failed"):
-        await ledger.claim(key, 60)
-    connection = ledger._lanes[0].link._connection
-    assert connection is not None
-    real = type(connection).fetch
-    answered, heard = asyncio.Event(), asyncio.Event()
-
-    async def late(self: asyncpg.Connection, query: str, *arguments: object) -> object:
-        rows = await real(self, query, *arguments)
-        if self is connection and query == postgres_statements.RENEW:
-            answered.set()
-            await heard.wait()
-        return rows
-
-    monkeypatch.setattr(type(connection), "fetch", late)
-    renewing = asyncio.ensure_future(ledger.renew(["done", "failed"], 60))
-    await answered.wait()
-    assert await ledger.done(make_record("done"))
-    assert await ledger.fail("failed", "x") == 1
-    heard.set()
-    assert list(await renewing) == []
-    # An operator's replay: the key is open again.
-    async with psql(postgres_target) as other:
-        await other.execute("DELETE FROM mns_consumer_job WHERE key = 'done'")
-    assert await ledger.claim("done", 60) == Claimed()
-    assert await ledger.claim("failed", 60) == Claimed(failures=1)
 
 
 async def test_a_key_is_let_go_of_once(

@@ -58,8 +58,6 @@ PLANS: Final[Mapping[str, str]] = {
     "jit": "off",
 }
 """Always use an index: a plan made while the tables were empty stays when they are large."""
-LAZY_COMMIT: Final[Mapping[str, str]] = {"synchronous_commit": "off"}
-"""For claims: a claim that a crash of the database undoes has only ended early."""
 
 AT_START: Final = frozenset({"application_name", "options"})
 """Sent when connecting: poolers know the first, and the second can't be set later."""
@@ -145,11 +143,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """The settings of a session or a transaction."""
+    """The settings of a session or a transaction.
+
+    Commits always wait for the server's disk, even if the database or the user is configured otherwise.
+    """
 
     values: Mapping[str, str] = field(default_factory=dict)
-    durable: bool = False
-    """Commits wait for the server's disk, even if the database or the user is configured otherwise."""
 
     def for_session(self, pid: int) -> str:
         """Statements that set everything for the session, if the session is ours alone.
@@ -166,19 +165,15 @@ class SessionSettings:
 
     def for_transaction(self, more: Mapping[str, str]) -> str:
         """Statements that begin a transaction and set everything, and ``more``, until it ends."""
-        settings = SessionSettings({**self.values, **more}, durable=self.durable)
+        settings = SessionSettings({**self.values, **more})
         return "; ".join(["BEGIN", *(f"{text} true" for text in settings._conditional(is_local="true"))])
 
     def _conditional(self, *, is_local: str) -> list[str]:
         """The statements; each lacks the end of its condition."""
         calls = [f"set_config({_literal(name)}, {_literal(value)}, {is_local})" for name, value in self.values.items()]
         texts = [f"SELECT {', '.join(calls)} WHERE"] if calls else []
-        if self.durable:
-            texts.append(
-                f"SELECT set_config('synchronous_commit', 'on', {is_local})"
-                " WHERE current_setting('synchronous_commit') = 'off' AND"
-            )
-        return texts
+        durable = f"set_config('synchronous_commit', 'on', {is_local})"
+        return [*texts, f"SELECT {durable} WHERE current_setting('synchronous_commit') = 'off' AND"]
 
 
 def _literal(text: str) -> str:
@@ -196,14 +191,12 @@ class Link:
     Args:
         address: The database's.
         settings: What holds for everything done on the connection.
-        durable: Commits wait for the server's disk, even if the database is configured otherwise.
     """
 
-    def __init__(self, address: PostgresAddress, settings: Mapping[str, str], *, durable: bool = False) -> None:
+    def __init__(self, address: PostgresAddress, settings: Mapping[str, str]) -> None:
         self.address = str(address)
         self._to = address
         self._settings = settings
-        self._durable = durable
         self._connection: asyncpg.Connection | None = None
         # Known once there is a connection. The driver may send queries of its own while it connects; until then it must
         # not leave a prepared statement in a session that other programs use.
@@ -327,7 +320,7 @@ class Link:
             "idle_in_transaction_session_timeout": str(int(IDLE_TIMEOUT_S * 1000)),
             **self._settings,
         }
-        return SessionSettings(values, durable=self._durable)
+        return SessionSettings(values)
 
     def _lost(self, error: BaseException) -> bool:
         # A time-out is not repeated: the caller has waited long enough.

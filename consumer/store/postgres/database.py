@@ -74,8 +74,7 @@ class PostgresDatabase:
     """A ``Database`` on a server."""
 
     def __init__(self, address: PostgresAddress) -> None:
-        # Durable: a letter must not forget that its body was sent.
-        self._link = Link(address, {}, durable=True)
+        self._link = Link(address, {})
 
     async def run(self, work: Callable[[Session], Awaitable[T]], *, atomic: bool = False) -> T:
         """See ``Database.run``."""

@@ -1,10 +1,10 @@
 """The ledger on PostgreSQL, for several daemons on one queue.
 
 Commands gather while a statement is in progress and go out together. Three lanes have a connection each, so that claims
-don't wait for commits, and nothing waits for upkeep:
+don't wait for ends, and nothing waits for upkeep:
 
-    claims   claim, renew, release: answered before they are on the server's disk
-    ends     start, done, fail, set_aside: on the server's disk when answered
+    claims   claim, renew, release
+    ends     start, done, fail, set_aside
     upkeep   prune, waiting, ping, now
 """
 
@@ -14,7 +14,6 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,7 +40,7 @@ from consumer.store.commands import (
     take,
 )
 from consumer.store.ledger import Standby
-from consumer.store.postgres.connection import LAZY_COMMIT, LOCK_TIMEOUT_S, PLANS, Link, RefusedError
+from consumer.store.postgres.connection import LOCK_TIMEOUT_S, PLANS, Link, RefusedError
 from consumer.store.postgres.database import MAKE_SETTINGS, has_tables, make_tables
 from consumer.store.postgres.statements import PostgresStatements
 from consumer.store_address import PostgresAddress
@@ -68,11 +67,9 @@ class PostgresLedger(QueuedLedger):
         self._to = address
         self._address = str(address)
         self._statements = PostgresStatements()
-        self._ends = Link(address, _SETTINGS, durable=True)
+        self._ends = Link(address, _SETTINGS)
         self._lanes = (
-            _CommandLane(
-                frozenset({ClaimCommand, RenewCommand, ReleaseCommand}), Link(address, {**_SETTINGS, **LAZY_COMMIT})
-            ),
+            _CommandLane(frozenset({ClaimCommand, RenewCommand, ReleaseCommand}), Link(address, _SETTINGS)),
             _CommandLane(frozenset({StartCommand, DoneCommand, FailCommand, SetAsideCommand}), self._ends),
             _CommandLane(frozenset({PruneCommand, WaitingCommand, PingCommand, NowCommand}), Link(address, _SETTINGS)),
         )
@@ -109,8 +106,8 @@ class PostgresLedger(QueuedLedger):
 
     def standby(self) -> Standby:
         """See ``Ledger.standby``."""
-        link = Link(self._to, {**_SETTINGS, **LAZY_COMMIT})
-        return PostgresStandby(link, self._statements, self._open_loop())
+        self._open_loop()
+        return PostgresStandby(Link(self._to, _SETTINGS), self._statements)
 
     def _open_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -207,22 +204,17 @@ class PostgresLedger(QueuedLedger):
 class PostgresStandby:
     """A ``Standby`` with a connection of its own; belongs to the event loop that first uses it.
 
-    The commands are those of the ledger's holder. This thread changes nothing in the ledger: what an answer says of its
-    claims goes to the ledger's event loop, which notes it when it runs again.
+    The commands are those of the ledger's holder. The ledger learns of a lost claim by its own next renewal.
     """
 
-    def __init__(self, link: Link, statements: PostgresStatements, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, link: Link, statements: PostgresStatements) -> None:
         self._link = link
         self._statements = statements
-        self._loop = loop
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
         """See ``Standby.renew``."""
         command = RenewCommand(tuple(keys), lease_s)
         await self._execute([command])
-        # A closed loop claims nothing any more.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._statements.remember, [command])
         return command.answer
 
     async def take_back_starts(self, keys: Sequence[str]) -> None:

@@ -3,15 +3,13 @@
 Rows are locked in the order of their keys' hashes, so that the batches of several daemons never deadlock. Times are
 those of the database's clock, so that the daemons' clocks need not agree.
 
-A claim's row may be missing, since a crash of the database may undo its lazy commit. When the claim was confirmed to
-the caller, a renewal inserts the row again and an end inserts it closed, unless another holder was first. A row that
-exists is right.
+A claim whose row is gone is lost, as after a failover to a standby that lacked it: its renewal and its end say so, and
+its message comes again.
 """
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
@@ -69,7 +67,6 @@ _ANNOTATIONS: Final = {
 }
 _JOB_TYPES: Final = {name: _SQL_TYPES[_ANNOTATIONS[name]] for name in JOB_COLUMNS}
 _LETTER_TYPES: Final = {name: _SQL_TYPES[_ANNOTATIONS[name]] for name in LETTER_COLUMNS}
-_SIZE: Final = {"bytes": "bigint"}
 
 
 def _given(types: Mapping[str, str]) -> str:
@@ -88,11 +85,6 @@ def _mine(which: str) -> str:
 
 
 _MINE: Final = _mine("dead IS NULL")
-_CONFIRMED: Final = {"confirmed": "boolean"}
-_MISSING: Final = """FROM given
-  WHERE confirmed AND NOT EXISTS (SELECT FROM mns_consumer_job AS job WHERE job.key_id = given.key_id)
-  ORDER BY key_id ON CONFLICT (key_id) DO NOTHING RETURNING key_id"""
-
 CLAIM: Final = f"""WITH {_given({"key": "text", "lease_s": "float8"})}, taken AS (
   INSERT INTO mns_consumer_job AS job (key_id, key, holder, held_until, claimed_at)
   SELECT key_id, key, $1, {NOW_SQL} + lease_s, {NOW_SQL}
@@ -100,20 +92,18 @@ CLAIM: Final = f"""WITH {_given({"key": "text", "lease_s": "float8"})}, taken AS
   ON CONFLICT (key_id) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until,
     claimed_at = excluded.claimed_at, started = false
   WHERE job.dead IS NULL
-    AND (job.held_until IS NULL OR job.held_until <= {NOW_SQL} OR job.holder = excluded.holder)
+    AND (job.held_until IS NULL OR job.held_until <= {NOW_SQL}
+      OR job.holder = excluded.holder AND job.key_id <> ALL ($5::bytea[]))
   RETURNING key_id, failures, starts)
 SELECT key_id, taken.failures, taken.starts, job.dead, job.function, job.state, job.user_data,
   job.held_until - {NOW_SQL} AS remaining_s
 FROM given LEFT JOIN taken USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
-"""A claim of this holder is taken again: the ledger knows its confirmed claims, so this one's answer got lost. What the
-answer says of a row that was not taken may be outdated: it only says when to retry."""
+"""$5 are the confirmed claims of this holder. What the answer says of a row that was not taken may be outdated: it only
+says when to retry."""
 
-RENEW: Final = f"""WITH {_given({"key": "text", "lease_s": "float8", **_CONFIRMED})}, {_MINE}, renewed AS (
-  UPDATE mns_consumer_job AS job SET held_until = {NOW_SQL} + given.lease_s
-  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id), inserted AS (
-  INSERT INTO mns_consumer_job (key_id, key, holder, held_until, claimed_at)
-  SELECT key_id, key, $1, {NOW_SQL} + lease_s, {NOW_SQL} {_MISSING})
-SELECT key_id FROM renewed UNION ALL SELECT key_id FROM inserted"""  # noqa: S608 - see above
+RENEW: Final = f"""WITH {_given({"lease_s": "float8"})}, {_MINE}
+UPDATE mns_consumer_job AS job SET held_until = {NOW_SQL} + given.lease_s
+FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id"""  # noqa: S608 - see above
 
 START: Final = f"""WITH {_given({})}, {_MINE}, begun AS (
   UPDATE mns_consumer_job AS job SET starts = starts + (NOT started)::integer, started = true
@@ -139,14 +129,11 @@ FROM mine WHERE job.key_id = mine.key_id"""  # noqa: S608 - see above
 
 def _ended(dead: str) -> str:
     copied = ", ".join(f"{name} = given.{name}" for name in _JOB_TYPES if name != "key")
-    return f"""closed AS (
+    return f"""ended AS (
   UPDATE mns_consumer_job AS job SET dead = {dead}, stored_at = {NOW_SQL}, held_until = NULL, error = NULL,
     failures = 0, starts = 0, started = false, {copied}
   FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id AND mine.dead IS NULL
-  RETURNING job.key_id), inserted AS (
-  INSERT INTO mns_consumer_job (key_id, holder, claimed_at, dead, stored_at, {JOB_COLUMNS_SQL})
-  SELECT key_id, $1, {NOW_SQL}, {dead}, {NOW_SQL}, {JOB_COLUMNS_SQL} {_MISSING}), ended AS (
-  SELECT key_id FROM closed UNION ALL SELECT key_id FROM inserted)"""  # noqa: S608 - see above
+  RETURNING job.key_id)"""  # noqa: S608 - see above
 
 
 def _mine_or_ended(dead: str) -> str:
@@ -161,10 +148,9 @@ def _mine_or_ended(dead: str) -> str:
 _IS_ENDED: Final = """SELECT key_id, ended.key_id IS NOT NULL OR mine.dead IS NOT NULL AS ours
 FROM given LEFT JOIN ended USING (key_id) LEFT JOIN mine USING (key_id)"""
 
-_GIVEN_RECORDS: Final = _given({**_JOB_TYPES, **_CONFIRMED})
-DONE: Final = f"WITH {_GIVEN_RECORDS}, {_mine_or_ended('false')}, {_ended('false')} {_IS_ENDED}"
+DONE: Final = f"WITH {_given(_JOB_TYPES)}, {_mine_or_ended('false')}, {_ended('false')} {_IS_ENDED}"
 
-_GIVEN_LETTERS: Final = _given({**_JOB_TYPES, **_LETTER_TYPES, **_SIZE, **_CONFIRMED})
+_GIVEN_LETTERS: Final = _given({**_JOB_TYPES, **_LETTER_TYPES, "bytes": "bigint"})
 SET_ASIDE: Final = f"""WITH {_GIVEN_LETTERS}, {_mine_or_ended("true")}, {_ended("true")}, filed AS (
   INSERT INTO mns_consumer_letter (stored_at, {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes)
   SELECT {NOW_SQL}, {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes
@@ -203,9 +189,9 @@ class PostgresStatements:
 
     def __init__(self) -> None:
         self._holder = secrets.token_hex(16)
-        # Until when, on the monotonic clock, claims run whose callers got an answer. Other claims that the database has
-        # of this holder are those whose answer got lost; they may be claimed again.
-        self._confirmed: dict[str, float] = {}
+        # The running claims whose callers got an answer: a second delivery of such a key is answered Elsewhere. Any
+        # other claim that the database has of this holder lost its answer, and may be claimed again at once.
+        self._confirmed: set[str] = set()
 
     async def execute(self, connection: asyncpg.Connection, commands: Sequence[Command[object]]) -> None:
         """Execute commands of one kind, no key twice. May be repeated, with the same result.
@@ -223,7 +209,7 @@ class PostgresStatements:
             case DoneCommand():
                 done = only(DoneCommand, commands)
                 columns = zip(*(job_values(fit_record(command.record)) for command in done), strict=True)
-                await self._answer(connection, DONE, done, "ours", *columns, self._are_confirmed(done))
+                await self._answer(connection, DONE, done, "ours", *columns)
             case FailCommand():
                 failed = only(FailCommand, commands)
                 errors = [cut(command.failure, MAX_ERROR_BYTES) for command in failed]
@@ -233,7 +219,7 @@ class PostgresStatements:
                 letters = [fit_letter(command.letter) for command in dead]
                 rows = [(*job_values(letter.job), *letter_values(letter), letter_bytes(letter)) for letter in letters]
                 columns = zip(*rows, strict=True)
-                await self._answer(connection, SET_ASIDE, dead, "ours", *columns, self._are_confirmed(dead))
+                await self._answer(connection, SET_ASIDE, dead, "ours", *columns)
             case ReleaseCommand():
                 await connection.execute(RELEASE, self._holder, _key_ids(only(ReleaseCommand, commands)))
             case UndoStartCommand():
@@ -242,57 +228,35 @@ class PostgresStatements:
                 await _execute_upkeep(connection, commands)
 
     def remember(self, commands: Sequence[Command[object]]) -> None:
-        """Note what answers say of our claims, before another command about their keys starts.
-
-        Commands about one key come one after another, but a renewal is about many and runs beside their ends: its
-        answer may be older than what is known here.
-        """
-        # The clock after the answer: our own claim must not look free here while the database still keeps it.
-        now = time.monotonic()
+        """Note what the answers say of our claims, before another command about their keys starts."""
         for command in commands:
             match command:
                 case ClaimCommand(answer=Claimed()):
-                    self._confirmed[command.key] = now + command.lease_s
+                    self._confirmed.add(command.key)
                 case RenewCommand():
-                    # Not a claim that has ended since: this answer came later.
-                    running = [key for key in command.keys if key in self._confirmed]
-                    self._confirmed.update(dict.fromkeys(running, now + command.lease_s))
-                    for key in command.answer:
-                        self._confirmed.pop(key, None)
+                    self._confirmed.difference_update(command.answer)
                 case DoneCommand() | FailCommand() | SetAsideCommand() | ReleaseCommand():
-                    self._confirmed.pop(command.key, None)
+                    self._confirmed.discard(command.key)
 
     async def _claim(self, connection: asyncpg.Connection, commands: Sequence[ClaimCommand]) -> None:
-        now = time.monotonic()
-        asked: list[ClaimCommand] = []
-        for command in commands:
-            remaining_s = self._confirmed.get(command.key, now) - now
-            if remaining_s > 0:
-                command.answer = Elsewhere(remaining_s)
-            else:
-                asked.append(command)
-        if not asked:
-            return
-        keys, leases_s = [command.key for command in asked], [command.lease_s for command in asked]
-        for command, row in zip(asked, await self._by_key(connection, CLAIM, asked, keys, leases_s), strict=True):
+        keys, leases_s = [command.key for command in commands], [command.lease_s for command in commands]
+        confirmed = [key_id(key) for key in keys if key in self._confirmed]
+        rows = await self._by_key(connection, CLAIM, commands, keys, leases_s, confirmed)
+        for command, row in zip(commands, rows, strict=True):
             command.answer = _claim_answer(row)
 
     async def _renew(self, connection: asyncpg.Connection, commands: Sequence[RenewCommand]) -> None:
-        leases: dict[str, float] = {}
+        leases: dict[bytes, float] = {}
         for command in commands:
             for key in command.keys:
-                leases[key] = max(command.lease_s, leases.get(key, 0.0))
+                found = key_id(key)
+                leases[found] = max(command.lease_s, leases.get(found, 0.0))
         renewed: set[bytes] = set()
         if leases:
-            ids, confirmed = [key_id(key) for key in leases], [key in self._confirmed for key in leases]
-            rows = await connection.fetch(RENEW, self._holder, ids, list(leases), list(leases.values()), confirmed)
+            rows = await connection.fetch(RENEW, self._holder, list(leases), list(leases.values()))
             renewed = {row["key_id"] for row in rows}
         for command in commands:
             command.answer = [key for key in command.keys if key_id(key) not in renewed]
-
-    def _are_confirmed(self, commands: Sequence[KeyedCommand[object]]) -> list[bool]:
-        """Which claims were confirmed to a caller: missing rows of these are inserted again."""
-        return [command.key in self._confirmed for command in commands]
 
     async def _answer(
         self,
