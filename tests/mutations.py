@@ -271,7 +271,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "Of several rows of a key the last one counts.",
-        "store: Operators.__init__",
+        "store: Reader._latest_first",
         rewrite("_1.desc()", "_1.asc()"),
         ("tests/store/test_store_sqlite.py",),
     ),

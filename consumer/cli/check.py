@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.text import Text
 
 from consumer.cli.options import SettingsFlags, find_handlers, missing_queue, takes_settings
-from consumer.cli.output import JsonFlag, print_json
+from consumer.cli.output import JsonFlag, count_text, print_json
 from consumer.cloud import faults
 from consumer.cloud.clients import Clients, open_clients
 from consumer.cloud.messages import QueueAttributes
@@ -224,7 +224,7 @@ async def store_finding(settings: Settings) -> Finding:
             return problem
         if not await to_thread.run_sync(path.exists):
             return good("store", f"{path} will be made at the first start")
-        letters = await make_operators(target).count_letters(Filter())
+        letters = count_text(await make_operators(target).count_letters(Filter()))
         return good("store", f"{path} is sound, {letters} dead letter(s)")
     except ConsumerError as error:
         code = ExitCode.SETTINGS if error.exit_code == ExitCode.SETTINGS else ExitCode.FAILURE

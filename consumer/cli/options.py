@@ -10,6 +10,7 @@ import functools
 import inspect
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,11 @@ MOST_ID: Final = 2**63 - 1
 """The largest number that either engine gives."""
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _AGE: Final = re.compile(r"(\d{1,9})([smhdw])")
+_MOST_IDS: Final = 10_000
+LONGEST_JOB_ID: Final = 64
+_LONGEST: Final = {"function": 64, "job_id": LONGEST_JOB_ID, "error": 500}
+"""Characters of a value. MPS has no longer names and ids; a part of an error finds it, too."""
+_LONGEST_QUEUE: Final = 500
 _IDENTITY: Final = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
 SETTINGS_PANEL: Final = "Settings"
 _WHICH: Final = "Which ones"
@@ -177,6 +183,7 @@ _RECORD_FLAGS: Final[Mapping[str, Any]] = {
     "function": Annotated[str | None, _which("--function", "Of this FunctionName or kind.", "NAME")],
     "reason": Annotated[Reason | None, _which("--reason", "Set aside for this reason.")],
     "since": Annotated[str | None, _which("--since", "Stored since: 30m, 2h, 7d, or an ISO time (UTC).", "TIME")],
+    "until": Annotated[str | None, _which("--until", "Stored before: as for --since.", "TIME")],
     "job_id": Annotated[str | None, _which("--job-id", "Of this JobId or RunId.", "ID")],
     "queue": Annotated[
         str | None,
@@ -185,12 +192,15 @@ _RECORD_FLAGS: Final[Mapping[str, Any]] = {
         ),
     ],
     "state": Annotated[LetterState | None, _which("--state", "In this state of replay.")],
+    "error": Annotated[
+        str | None, _which("--error", "With this text in the error; a to z match in either case.", "TEXT")
+    ],
     "ended": Annotated[Ending | None, _which("--ended", "Ended this way.")],
     "everything": Annotated[bool, _which("--all", "All of them, if no other flag chooses.")],
 }
 _DEFAULTS: Final[Mapping[str, Any]] = {"everything": False}
-JOBS: Final = ("function", "since", "job_id", "queue", "ended")
-LETTERS: Final = ("function", "reason", "since", "job_id", "queue", "state")
+JOBS: Final = ("function", "since", "until", "job_id", "queue", "ended")
+LETTERS: Final = ("function", "reason", "since", "until", "job_id", "queue", "state", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,24 +246,34 @@ def filter_of(
     ids: Sequence[int] | None = None,
     queue: str | None = None,
     since: str | None = None,
+    until: str | None = None,
     **equal: Any,
 ) -> Filter:
     """Make a filter of the flags' values.
 
     Raises:
-        UsageError: A time or a queue is not what is expected, or a text can't be stored.
+        UsageError: A value is not what is expected.
     """
-    for name in ("function", "job_id"):
-        _demand_utf8(f"--{name.replace('_', '-')}", equal.get(name))
+    now = datetime.now(UTC)
+    for name, longest in _LONGEST.items():
+        if equal.get(name) is not None:
+            demand_text(f"--{name.replace('_', '-')}", equal[name], longest)
+    if len(ids or ()) > _MOST_IDS:
+        raise UsageError(f"expected at most {_MOST_IDS:,} numbers, came {len(ids or ()):,}; use flags or several calls")
+    first = None if since is None else parse_time("--since", since, now)
+    end = None if until is None else parse_time("--until", until, now)
+    if first is not None and end is not None and first >= end:
+        raise UsageError(f"--since {since!r} is not before --until {until!r}: expected a time before it")
     return Filter(
         ids=tuple(ids or ()),
         queue=None if queue is None else queue_identity(settings, queue),
-        since=None if since is None else parse_since(since, datetime.now(UTC)),
+        since=first,
+        until=end,
         **equal,
     )
 
 
-def parse_since(text: str, now: datetime) -> float:
+def parse_time(flag: str, text: str, now: datetime) -> float:
     """Read an age such as ``30s``, ``30m``, ``2h``, ``7d`` or ``2w``, or an ISO time (UTC if it names no zone).
 
     Returns:
@@ -270,7 +290,7 @@ def parse_since(text: str, now: datetime) -> float:
         return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise UsageError(
-            f"--since {text[:80]!r}: expected an age such as 30m, 2h or 7d, or a time such as 2026-01-31T12:00:00Z"
+            f"{flag} {text[:80]!r}: expected an age such as 30m, 2h or 7d, or a time such as 2026-01-31T12:00:00Z"
         ) from None
 
 
@@ -280,7 +300,7 @@ def queue_identity(settings: Settings, text: str) -> str:
     Raises:
         UsageError: The text is no address, and names none or several of the settings' queues.
     """
-    _demand_utf8("--queue", text)
+    demand_text("--queue", text, _LONGEST_QUEUE)
     if text.startswith("mns:"):
         return NotifyUrl.parse(text).identity
     return text if _IDENTITY.fullmatch(text) else queue_named(settings, text).url.identity
@@ -315,8 +335,19 @@ def missing_queue(settings: Settings) -> list[str]:
     return [f"notify_url: expected at least one queue, got none; {expected}"]
 
 
-def _demand_utf8(flag: str, text: str | None) -> None:
+def demand_text(flag: str, text: str, longest: int) -> None:
+    """Check a text that is looked for.
+
+    Raises:
+        UsageError: It is empty or too long, or has characters that no stored text has.
+    """
     try:
-        (text or "").encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{flag} {text!r}: expected UTF-8") from None
+        raise UsageError(f"{flag} {text[:80]!r}: expected UTF-8") from None
+    if not text.strip():
+        raise UsageError(f"{flag} is empty: expected a text; leave the flag out to take any")
+    if len(text) > longest:
+        raise UsageError(f"{flag} has {len(text):,} characters: expected at most {longest:,}")
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise UsageError(f"{flag} {text[:80]!r}: expected one line without control characters")

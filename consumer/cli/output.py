@@ -21,7 +21,7 @@ from rich.text import Text
 from consumer.message.envelope import read_text
 from consumer.message.strict_json import Undecodable
 from consumer.ops.sanitize import SECRETS, json_text, printable, printable_block
-from consumer.store.ledger import JobRecord, StoredJob, StoredLetter
+from consumer.store.ledger import COUNT_CAP, JobRecord, StoredJob, StoredLetter
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
@@ -76,6 +76,11 @@ def time_text(seconds: float | None) -> str | None:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def count_text(count: int) -> str:
+    """A number of ``count_letters``; beyond its cap it is only known that there are more."""
+    return f"{count:,}" if count <= COUNT_CAP else f"more than {COUNT_CAP:,}"
 
 
 def one_line(text: object, longest: int = _LONGEST_CELL) -> str:

@@ -20,16 +20,18 @@ import typer
 from consumer.cli.options import (
     JOBS,
     LETTERS,
+    LONGEST_JOB_ID,
     MOST_ID,
     Ending,
     Selection,
     SettingsFlags,
-    filter_of,
+    demand_text,
     selects,
     takes_settings,
 )
 from consumer.cli.output import (
     JsonFlag,
+    count_text,
     job_json,
     letter_json,
     note,
@@ -42,7 +44,7 @@ from consumer.cli.output import (
 from consumer.config import Settings
 from consumer.errors import ConsumerError, ExitCode, UsageError
 from consumer.ops.sanitize import SECRETS, printable, printable_block
-from consumer.store.ledger import StoredJob, StoredLetter
+from consumer.store.ledger import StoredJob
 from consumer.store.open import open_operators
 from consumer.store.queries import Operators
 
@@ -106,12 +108,10 @@ def show_job(
     as_json: JsonFlag = False,
 ) -> None:
     """Show one job that has ended, UserData and result included."""
-    wanted = filter_of(selection.settings, job_id=job_id, queue=selection.wanted.queue)
-
-    async def look(operators: Operators) -> tuple[Sequence[StoredJob], Sequence[StoredLetter]]:
-        return await operators.list_jobs(wanted, limit=_PAGE), await operators.list_letters(wanted, limit=_PAGE)
-
-    jobs, letters = _ask(selection.settings, look)
+    demand_text("JOBID", job_id, LONGEST_JOB_ID)
+    queue, settings = selection.wanted.queue, selection.settings
+    queues = [lane.url.identity for lane in settings.queues()]
+    jobs, letters = _ask(settings, lambda operators: operators.find_job(job_id, queue=queue, queues=queues))
     if not jobs and not letters:
         raise UsageError(
             f"the ledger knows no job {job_id!r} that has ended; expected a JobId of 'mns-consumer jobs list'"
@@ -139,21 +139,20 @@ def list_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonF
     """List dead letters, the latest last."""
 
     async def look(operators: Operators) -> tuple[list[dict[str, Any]], int]:
-        count = await operators.count_letters(selection.wanted)
         # Kept without their bodies, which may have 64 KB each.
         shown: list[dict[str, Any]] = []
         async for one in operators.walk_letters(selection.wanted, page=min(limit, _PAGE) or _PAGE, latest_first=True):
             shown.append(letter_json(one))
             if len(shown) == limit:
-                break
-        return shown[::-1], count
+                return shown[::-1], await operators.count_letters(selection.wanted)
+        return shown[::-1], len(shown)
 
     shown, count = _ask(selection.settings, look)
     _print_records(shown, _LETTER_COLUMNS, as_json=as_json)
     if not count:
         note(_NO_LETTER)
     elif 0 < limit < count:
-        note(f"the latest {limit} of {count} are shown; say --limit for more")
+        note(f"the latest {limit} of {count_text(count)} are shown; say --limit for more")
 
 
 @takes_settings
@@ -277,7 +276,7 @@ def purge(
         if yes and not dry_run:
             note(f"{await operators.purge(selection.wanted)} purged")
             return
-        count = await operators.count_letters(selection.wanted)
+        count = count_text(await operators.count_letters(selection.wanted))
         if not dry_run:
             raise UsageError(f"purge: {count} would be gone for good; say --yes, or --dry-run; nothing was purged")
         note(f"dry run: {count} would be purged")

@@ -198,6 +198,13 @@ def verified_key(queue_identity: str, notification: Notification) -> str:
     return _join(queue_identity, notification.kind, notification.job_id or "", "verified")
 
 
+def job_keys(queue_identity: str, job_id: str) -> Sequence[str]:
+    """The keys that a job of this id may have, whatever its kind; not those of events, which name more than the id."""
+    end = (_join(queue_identity, Kind.IPRODUCTION, job_id), _join(queue_identity, Kind.IPRODUCTION, job_id, "verified"))
+    reports = (kind for kind in Kind if kind is not Kind.IPRODUCTION and kind not in _ANY_STATE)
+    return [*end, *(_join(queue_identity, kind, job_id, state) for kind in reports for state in _USUAL_ENDS)]
+
+
 def message_key(queue_identity: str, message_id: str) -> str:
     """The key of a message by MNS's own id: for bodies that can't be read or that have no id."""
     return _join(queue_identity, "MessageId", message_id)
@@ -352,3 +359,5 @@ _PHASES: Final = {
     JobState.ANALYSING.lower(): Phase.INTERMEDIATE,
     "running": Phase.INTERMEDIATE,
 }
+_USUAL_ENDS: Final = ("", JobState.SUCCESS, JobState.FAIL, "Completed")
+"""The states of ended jobs, as the services spell them (facts/iproduction.md#other-messages-in-the-queue)."""

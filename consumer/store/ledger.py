@@ -118,6 +118,10 @@ class LetterState(StrEnum):
     """Sent to its queue again."""
 
 
+COUNT_CAP: Final = 10_000
+"""Operators' counts end here: a higher one costs more than it says."""
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which records an operator asks for; each given field must match."""
@@ -127,9 +131,17 @@ class Filter:
     reason: Reason | None = None  # matches dead letters only
     job_id: str | None = None
     since: float | None = None  # stored at or after this time, UNIX seconds
+    until: float | None = None  # stored before this time
     ids: Sequence[int] = ()
     """Numbers of dead letters; empty means any. Matches dead letters only."""
     state: LetterState | None = None  # matches dead letters only
+    error: str | None = None
+    """Text in the error; ASCII letters match in either case. Matches dead letters only."""
+
+    @property
+    def is_of_letters(self) -> bool:
+        """Whether only dead letters can match."""
+        return bool(self.ids) or (self.reason, self.state, self.error) != (None, None, None)
 
 
 @dataclass(frozen=True, slots=True)

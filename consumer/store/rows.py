@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any, Final
 
-from consumer.errors import StoreSchemaError
+from consumer.errors import StoreError, StoreSchemaError
 from consumer.policy import Reason
 from consumer.store.ledger import DeadLetterRecord, JobRecord, WaitingLetters
 
@@ -96,6 +96,14 @@ def letter_bytes(letter: DeadLetterRecord) -> int:
     job = letter.job
     texts = (letter.error, letter.traceback, job.message, job.user_data, job.result)
     return len(letter.body) + sum(len(text.encode(errors="replace")) for text in texts if text)
+
+
+def too_slow(store: str, limit_s: float) -> StoreError:
+    """The error for an operator's query that was stopped after ``limit_s`` seconds."""
+    return StoreError(
+        f"store {store}: the query took longer than {limit_s:g} s and was stopped; narrow it by --reason,"
+        " --job-id, --since or numbers"
+    )
 
 
 def check_version(store: str, found: int, replace_it: str) -> None:

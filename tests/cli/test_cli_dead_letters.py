@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from consumer.cli.options import parse_since
+from consumer.cli.options import parse_time
 from consumer.cli.output import body_json, one_line, readable_body, time_text
 from consumer.errors import UsageError
 from consumer.policy import Reason
@@ -72,6 +72,10 @@ def ids(text: str) -> list[int]:
         pytest.param(["--state", "replayed"], [], id="state"),
         pytest.param(["--since", "2h", "--state", "set_aside"], [1, 2, 3, 4, 5], id="since"),
         pytest.param(["--since", "2999-01-01"], [], id="since then"),
+        pytest.param(["--until", "2999-01-01", "--since", "1h"], [1, 2, 3, 4, 5], id="until then"),
+        pytest.param(["--until", "1h"], [], id="until"),
+        pytest.param(["--error", "EXPECTED"], [1, 2, 3, 4], id="text in the error"),
+        pytest.param(["--error", "th%s"], [], id="a percent sign stands for itself"),
         pytest.param(["--limit", "2"], [4, 5], id="the latest two"),
         pytest.param(["--limit", "0"], [1, 2, 3, 4, 5], id="no limit"),
     ],
@@ -92,7 +96,8 @@ def test_list(
 def test_list_on_each_engine(cli: Cli, target: str) -> None:
     """All flags together select the letters that fit each of them; ``--limit`` lists the newest."""
     flags = ("--reason", "unrouted", "--function", "Cover", "--queue", f"{ACCOUNT}/other", "--job-id", "J-c")
-    ran = cli("dead-letters", "list", "--store", target, "--json", *flags, "--since", "1h", "--state", "set_aside")
+    more = ("--since", "1h", "--until", "2999-01-01", "--state", "set_aside", "--error", "CAME that")
+    ran = cli("dead-letters", "list", "--store", target, "--json", *flags, *more)
     assert ids(ran.out) == [3]
     assert ids(cli("dead-letters", "list", "--store", target, "--json", "--limit", "2").out) == [4, 5]
 
@@ -227,6 +232,15 @@ def test_purge(cli: Cli, target: str, argv: Sequence[str], left: list[int]) -> N
         pytest.param(["list", "--state", "gone"], "not one of", id="state"),
         pytest.param(["list", "--since", "yesterday"], "expected an age such as 30m", id="since"),
         pytest.param(["list", "--since", "999999999w"], "expected an age such as 30m", id="an age too large"),
+        pytest.param(["list", "--until", "2026-02-30"], "--until '2026-02-30': expected an age", id="until"),
+        pytest.param(["list", "--since", "1h", "--until", "2h"], "expected a time before it", id="an empty time"),
+        pytest.param(["list", "--error", " "], "--error is empty: expected a text", id="no error"),
+        pytest.param(["list", "--error", "a\nb"], "expected one line without control", id="two lines"),
+        pytest.param(["list", "--error", "x" * 501], "has 501 characters: expected at most 500", id="a long text"),
+        pytest.param(["list", "--job-id", "\x1b[2J"], "expected one line without control", id="an escape code"),
+        pytest.param(["list", "--job-id", "J" * 65], "expected at most 64", id="a long id"),
+        pytest.param(["list", "--queue", ""], "--queue is empty", id="an empty queue"),
+        pytest.param(["purge", *["1"] * 10_001], "expected at most 10,000 numbers, came 10,001", id="many numbers"),
         pytest.param(["list", "--limit", "-1"], "Invalid value for", id="limit"),
         pytest.param(["list", "--queue", "jobs"], "none; say --notify-url", id="a queue of no settings"),
         pytest.param(["list", "--queue", "mns://x"], "not an MNS queue address", id="a queue's address"),
@@ -264,16 +278,16 @@ def test_a_name_of_two_queues(cli: Cli, store: str, monkeypatch: pytest.MonkeyPa
         pytest.param("2026-01-31T12:00:00+08:00", "2026-01-31T04:00:00Z", id="a zone"),
     ],
 )
-def test_since(text: str, time: str) -> None:
+def test_times(text: str, time: str) -> None:
     """Ages and times are parsed."""
-    assert parse_since(text, datetime(2026, 3, 1, 12, tzinfo=UTC)) == datetime.fromisoformat(time).timestamp()
+    assert parse_time("--since", text, datetime(2026, 3, 1, 12, tzinfo=UTC)) == datetime.fromisoformat(time).timestamp()
 
 
 @pytest.mark.parametrize("text", ["", "h", "-2h", "2 h", "1.5h", "2y", "2026-13-01"])
 def test_no_time(text: str) -> None:
     """What is neither an age nor a time is refused."""
-    with pytest.raises(UsageError, match="--since"):
-        parse_since(text, datetime.now(UTC))
+    with pytest.raises(UsageError, match="--until"):
+        parse_time("--until", text, datetime.now(UTC))
 
 
 def test_views() -> None:

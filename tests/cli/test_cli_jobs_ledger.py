@@ -51,6 +51,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         pytest.param(["--ended", "done", "--limit", "1"], ["J-second"], id="done"),
         pytest.param(["--since", "1h"], ["J-second", "J-first", "J-dead"], id="since"),
         pytest.param(["--since", "2999-01-01"], [], id="since then"),
+        pytest.param(["--until", "1h"], [], id="until"),
     ],
 )
 def test_list(cli: Cli, store: str, flags: list[str], ids: list[str]) -> None:
@@ -68,7 +69,7 @@ def test_list(cli: Cli, store: str, flags: list[str], ids: list[str]) -> None:
 def test_list_on_each_engine(cli: Cli, target: str) -> None:
     """All flags together select the jobs that fit each of them."""
     flags = ("--function", "VideoH2V", "--queue", f"{ACCOUNT}/other", "--job-id", "J-second", "--since", "1h")
-    ran = cli("jobs", "list", "--store", target, "--json", *flags, "--ended", "done")
+    ran = cli("jobs", "list", "--store", target, "--json", *flags, "--until", "2999-01-01", "--ended", "done")
     assert [json.loads(line)["job_id"] for line in ran.out.splitlines()] == ["J-second"]
 
 
@@ -93,11 +94,20 @@ async def test_show_by_its_letter(store: str, process: Cli) -> None:
     assert (json.loads(ran.out)["id"], json.loads(ran.out)["state"]) == (1, "replaying")
 
 
-def test_show_unknown(cli: Cli, target: str) -> None:
-    """A job that the ledger does not know ends with 2."""
-    ran = cli("jobs", "show", "J-none", "--store", target)
+@pytest.mark.parametrize(
+    ("job_id", "printed"),
+    [
+        ("J-none", "knows no job 'J-none' that has ended; expected a JobId"),
+        ("", "JOBID is empty"),
+        ("J" * 65, "JOBID has 65 characters: expected at most 64"),
+        ("J\x00", "expected one line without control characters"),
+    ],
+)
+def test_show_unknown(cli: Cli, store: str, job_id: str, printed: str) -> None:
+    """A job that the ledger does not know, or can't know, ends with 2."""
+    ran = cli("jobs", "show", job_id, "--store", store)
     assert (ran.code, ran.out) == (2, "")
-    assert "knows no job 'J-none' that has ended; expected a JobId" in ran.err
+    assert printed in ran.err
 
 
 def test_more_than_a_page(cli: Cli, tmp_path: Path) -> None:

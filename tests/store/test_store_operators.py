@@ -55,6 +55,11 @@ async def five(ledger: Ledger, make_letter: MakeLetter) -> list[DeadLetterRecord
         pytest.param(Filter(queue="9/cn-beijing/other"), "c", id="queue"),
         pytest.param(Filter(job_id="J-e"), "e", id="job id"),
         pytest.param(Filter(since=4e9), "", id="since"),
+        pytest.param(Filter(since=1.0, until=4e9), "abcde", id="since and until"),
+        pytest.param(Filter(until=1.0), "", id="until"),
+        pytest.param(Filter(error="THIS, came"), "abcde", id="text in the error"),
+        pytest.param(Filter(error="th_s"), "", id="an underscore stands for itself"),
+        pytest.param(Filter(error="100%"), "", id="a percent sign too"),
         pytest.param(Filter(since=1.0, reason=Reason.EXHAUSTED, function="Cover"), "de", id="all of them"),
         pytest.param(Filter(ids=(1, 3, 99)), "ac", id="numbers"),
         pytest.param(Filter(state=LetterState.SET_ASIDE), "abcde", id="state"),
@@ -71,6 +76,32 @@ async def test_filters(operators: Operators, five: list[DeadLetterRecord], wante
     assert await operators.count_letters(Filter()) == 5 - len(keys)
 
 
+async def test_a_walk_ends_with_what_was_there(
+    ledger: Ledger, operators: Operators, five: list[DeadLetterRecord], make_letter: MakeLetter
+) -> None:
+    """What a daemon sets aside during a walk is left to the next one, so that a walk ends."""
+    seen = []
+    async for one in operators.walk_letters(Filter(), page=2):
+        seen.append(one.letter.job.key)
+        await ledger.claim(f"late-{one.id}", 60)
+        await ledger.set_aside(make_letter(f"late-{one.id}"))
+    assert seen == list("abcde")
+
+
+async def test_a_text_in_the_error(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
+    """The signs that SQL's patterns have are looked for as they are."""
+    for key, error in (("a", "100% of it"), ("b", "100 of_it"), ("c", "a/b\\c")):
+        await ledger.claim(key, 60)
+        await ledger.set_aside(replace(make_letter(key), error=error))
+    for text, number in (("100%", 1), ("OF_", 2), ("/b\\", 3)):
+        assert [stored.id for stored in await operators.list_letters(Filter(error=text), limit=9)] == [number]
+
+
+async def test_a_count_ends_at_its_cap(operators: Operators, five: list[DeadLetterRecord]) -> None:
+    """Of more than the cap one more is counted."""
+    assert [await operators.count_letters(Filter(), cap=cap) for cap in (0, 3, 4, 5, 6)] == [1, 4, 5, 5, 5]
+
+
 @pytest.mark.parametrize(("latest_first", "keys"), [(False, ["ab", "cd", "e"]), (True, ["ed", "cb", "a"])])
 async def test_pages_of_letters(
     operators: Operators, five: list[DeadLetterRecord], *, latest_first: bool, keys: list[str]
@@ -82,6 +113,22 @@ async def test_pages_of_letters(
         after = page[-1].id
         await operators.purge(Filter(ids=[after]))
     assert pages == keys
+
+
+async def test_pages_backwards(ledger: Ledger, operators: Operators, five: list[DeadLetterRecord]) -> None:
+    """The page before a record is the nearest one, in the same order, whichever way the list goes."""
+    numbers = {
+        (start, descending): [
+            one.id for one in await operators.list_letters(Filter(), limit=2, before=start, latest_first=descending)
+        ]
+        for start in (1, 4, 5)
+        for descending in (False, True)
+    }
+    assert list(numbers.values()) == [[], [3, 2], [2, 3], [5], [3, 4], []]
+    jobs = await operators.list_jobs(Filter(), limit=9)
+    for start in range(5):
+        page = await operators.list_jobs(Filter(), limit=2, before=jobs[start].cursor)
+        assert page == jobs[max(0, start - 2) : start]
 
 
 async def test_jobs(
@@ -96,7 +143,9 @@ async def test_jobs(
     assert [job.dead for job in jobs] == [False, True, True]
     (job,) = await operators.list_jobs(Filter(function="Other", since=jobs[0].stored_at - 1), limit=3)
     assert job.record == make_record("f", function="Other")
-    for wanted in (Filter(ids=(1,)), Filter(reason=Reason.REJECTED), Filter(state=LetterState.SET_ASIDE)):
+    assert await operators.list_jobs(Filter(until=jobs[0].stored_at), limit=1) != jobs[:1]
+    of_letters = (Filter(ids=(1,)), Filter(reason=Reason.REJECTED), Filter(state=LetterState.SET_ASIDE))
+    for wanted in (*of_letters, Filter(error="this")):
         assert list(await operators.list_jobs(wanted, limit=3)) == []
 
 
@@ -147,11 +196,63 @@ async def test_jobs_of_one_moment(ledger: Ledger, operators: Operators, make_rec
     assert sorted(found) == sorted(keys)
 
 
+@pytest.mark.parametrize(
+    ("key", "queues", "queue"),
+    [
+        pytest.param("1/r/q|IProduction|J", ["1/r/q"], None, id="in a queue of the settings"),
+        pytest.param("1/r/q|IProduction|J|verified", [], "1/r/q", id="confirmed later, in the queue that is asked for"),
+        pytest.param("1/r/q|Transcode|J|Success", ["1/r/q"], None, id="of another kind"),
+        pytest.param("1/r/q|ImsEvent|J|Event", ["1/r/q"], None, id="under a key that can't be known"),
+        pytest.param("1/r/q|IProduction|J", [], None, id="in an unknown queue"),
+    ],
+)
+async def test_a_job_is_found(
+    ledger: Ledger,
+    operators: Operators,
+    make_record: MakeRecord,
+    *,
+    key: str,
+    queues: list[str],
+    queue: str | None,
+) -> None:
+    """A job is found by the keys that it may have, or else by its id; another queue's job is not."""
+    await ledger.claim(key, 60)
+    await ledger.done(make_record(key, job_id="J", queue="1/r/q"))
+    jobs, letters = await operators.find_job("J", queue=queue, queues=queues)
+    assert ([job.record.key for job in jobs], list(letters)) == ([key], [])
+    assert await operators.find_job("J", queue="1/r/other") == ([], [])
+    assert await operators.find_job("K", queues=["1/r/q"]) == ([], [])
+
+
+async def test_a_job_is_found_with_its_letters(
+    ledger: Ledger, operators: Operators, make_letter: MakeLetter, make_record: MakeRecord
+) -> None:
+    """The letters of a job show in which other queue to look for its end."""
+    await ledger.claim("message", 60)
+    await ledger.set_aside(make_letter("message", job_id="J", queue="1/r/q"))
+    key = "1/r/q|IProduction|J"
+    await ledger.claim(key, 60)
+    await ledger.done(make_record(key, job_id="J", queue="1/r/q"))
+    jobs, letters = await operators.find_job("J")
+    assert ([job.record.key for job in jobs], [one.id for one in letters]) == ([key, "message"], [1])
+
+
+async def test_a_query_that_takes_long(ledger: Ledger, operators: Operators, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped, the error says how to ask for less, and the next query works."""
+    monkeypatch.setattr("consumer.store.sqlite.database.QUERY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("consumer.store.postgres.connection.STATEMENT_TIMEOUT_S", 0.05)
+    endless = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+    with pytest.raises(StoreError, match="was stopped; narrow it by --reason"):
+        await operators._database.run(lambda session: session.fetch(endless, ()))
+    assert await operators.count_letters(Filter()) == 0
+
+
 @pytest.mark.parametrize("text", ["", "-1", "x", "1; DROP TABLE job", "9" * 40, "1-" + "g" * 32, "\u0661"])
 async def test_a_foreign_cursor(operators: Operators, five: list[DeadLetterRecord], text: str) -> None:
     """A text that no page gave is refused."""
-    with pytest.raises(UsageError, match="unknown cursor"):
-        await operators.list_jobs(Filter(), limit=1, after=text)
+    for edge in ("after", "before"):
+        with pytest.raises(UsageError, match="unknown cursor"):
+            await operators.list_jobs(Filter(), limit=1, **{edge: text})  # type: ignore[arg-type]  # mypy sees no names
 
 
 async def test_replay(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:

@@ -1,5 +1,6 @@
 """What operators' queries cost: an index where a filter has one, and nothing in a daemon."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -88,7 +89,7 @@ async def test_a_filter_with_an_index_reads_it(target: str, ledger: Ledger, oper
     assert len(await asked.list_jobs(Filter(), limit=10, after=dead[-1].cursor)) == 10
     assert await asked.begin_replay(page[0].id) is not None
     assert len(explaining.plans) == 10
-    assert [plan for plan in explaining.plans if "Seq Scan" in plan or "SCAN" in plan] == []
+    assert [plan for plan in explaining.plans if re.search(r"Seq Scan|SCAN (job|letter)\b", plan)] == []
     assert [plan for plan in explaining.plans[:8] if "TEMP B-TREE" in plan] == [], "a page sorts all that matches"
 
 
@@ -110,4 +111,4 @@ asyncio.run(main())
 print("sqlalchemy" in sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "False\n"
+    assert ran.stdout.splitlines()[-1] == "False"

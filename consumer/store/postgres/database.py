@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import asyncpg
 
 from consumer.errors import StoreSchemaError
-from consumer.store.postgres.connection import Link
+from consumer.store.postgres.connection import STATEMENT_TIMEOUT_S, Link
 from consumer.store.postgres.statements import NOW, changed_rows
-from consumer.store.rows import SCHEMA_VERSION, check_version
+from consumer.store.rows import SCHEMA_VERSION, check_version, too_slow
 from consumer.store_address import PostgresAddress
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class PostgresDatabase:
                 raise StoreSchemaError(
                     f"store {self._link.address} has no tables yet; the daemon makes them when it first runs"
                 )
-            return await work(PostgresSession(connection))
+            return await work(PostgresSession(connection, self._link.address))
 
         return await self._link.run(checked, atomic=atomic)
 
@@ -96,12 +96,16 @@ class PostgresDatabase:
 class PostgresSession:
     """A ``Session`` on a connection."""
 
-    def __init__(self, connection: asyncpg.Connection) -> None:
+    def __init__(self, connection: asyncpg.Connection, address: str) -> None:
         self._connection = connection
+        self._address = address
 
     async def fetch(self, statement: str, values: Sequence[object]) -> Sequence[Sequence[Any]]:
         """See ``Session.fetch``."""
-        return [tuple(row) for row in await self._connection.fetch(statement, *values)]
+        try:
+            return [tuple(row) for row in await self._connection.fetch(statement, *values)]
+        except asyncpg.QueryCanceledError as error:
+            raise too_slow(self._address, STATEMENT_TIMEOUT_S) from error
 
     async def execute(self, statement: str, values: Sequence[object]) -> int:
         """See ``Session.execute``."""

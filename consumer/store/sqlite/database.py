@@ -18,10 +18,7 @@ import structlog
 from anyio import CancelScope, to_thread
 
 from consumer.errors import StoreError, StoreLostError, StoreSchemaError, StoreUnsafeError
-from consumer.store.rows import (
-    SCHEMA_VERSION,
-    check_version,
-)
+from consumer.store.rows import SCHEMA_VERSION, check_version, too_slow
 from consumer.store.sqlite.files import access_refusal, hard_link_refusal, lost_ledger_refusal
 
 if TYPE_CHECKING:
@@ -32,6 +29,8 @@ T = TypeVar("T")
 log = structlog.stdlib.get_logger(__name__)
 
 BUSY_TIMEOUT_MS: Final = 5_000  # how long a writer waits for another one: operators' writes are short
+QUERY_TIMEOUT_S: Final = 10.0  # after this an operator's query is stopped
+_STEPS: Final = 50_000  # of SQLite's machine between two looks at the clock: about 1 ms
 _CACHE_KIB: Final = 8 * 1024
 _CHECKPOINT_PAGES: Final = 4_000
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
@@ -175,7 +174,7 @@ class SqliteDatabase:
         """See ``Database.run``."""
         connection = await to_thread.run_sync(self._connect)
         try:
-            session = SqliteSession(connection)
+            session = SqliteSession(connection, self._path)
             if not atomic:
                 return await work(session)
             await session.execute("BEGIN IMMEDIATE")
@@ -202,21 +201,29 @@ class SqliteDatabase:
 class SqliteSession:
     """A ``Session``; the connection may be used in any thread, one at a time."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
+        self._path = path
 
     async def fetch(self, statement: str, values: Sequence[object] = ()) -> Sequence[Sequence[Any]]:
         """See ``Session.fetch``."""
-        return await to_thread.run_sync(self._fetch, statement, values)
+        return (await to_thread.run_sync(self._run, statement, values))[0]
 
-    async def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
+    async def execute(self, statement: str, values: Sequence[object] = ()) -> int:
         """See ``Session.execute``."""
-        cursor = await to_thread.run_sync(self._connection.execute, statement, values)
-        return cursor.rowcount
+        return (await to_thread.run_sync(self._run, statement, values))[1]
 
     async def now(self) -> float:
         """See ``Session.now``."""
         return time.time()
 
-    def _fetch(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return self._connection.execute(statement, values).fetchall()
+    def _run(self, statement: str, values: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int]:
+        deadline = time.monotonic() + QUERY_TIMEOUT_S
+        self._connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+        try:
+            cursor = self._connection.execute(statement, values)
+            return cursor.fetchall(), cursor.rowcount
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_INTERRUPT":
+                raise
+            raise too_slow(str(self._path), QUERY_TIMEOUT_S) from error

@@ -1,0 +1,184 @@
+"""How a statement is carried out, and what differs between the engines: the table of jobs.
+
+SQLAlchemy writes the statements; an engine's ``Database`` carries them out on its own connection. Not SQLAlchemy's:
+behind a pooler it would leave prepared statements in sessions of other programs.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    Dialect,
+    Insert,
+    Select,
+    Table,
+    Update,
+    delete,
+    exists,
+    insert,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+from consumer.store import tables
+from consumer.store.ledger import StoredJob
+from consumer.store.rows import JOB_COLUMNS, job_values, key_hash, key_id
+
+Statement: TypeAlias = Select[Any] | Update | Delete | Insert
+T = TypeVar("T")
+
+
+class Session(Protocol):
+    """A connection, perhaps in a transaction."""
+
+    async def fetch(self, statement: str, values: Sequence[object]) -> Sequence[Sequence[Any]]:
+        """The rows of a query.
+
+        Raises:
+            StoreError: It took too long and was stopped.
+        """
+
+    async def execute(self, statement: str, values: Sequence[object]) -> int:
+        """The number of rows that a statement has changed."""
+
+    async def now(self) -> float:
+        """UNIX seconds by the store's clock."""
+
+
+class Database(Protocol):
+    """An engine's way to run work in a session."""
+
+    async def run(self, work: Callable[[Session], Awaitable[T]], *, atomic: bool = False) -> T:
+        """Run the work, in one transaction if ``atomic``. It may run a second time when a connection is lost.
+
+        Raises:
+            StoreError: The store can't be reached or refuses.
+        """
+
+    async def close(self) -> None:
+        """Close what is open."""
+
+
+class Engine(ABC):
+    """What differs between the engines: the table of jobs."""
+
+    dialect: Dialect
+    jobs: Table
+    letters: Table
+    job_order: Sequence[ColumnElement[Any]]
+    """The unique columns by which jobs are listed."""
+
+    def written(self, statement: Statement) -> tuple[str, list[object]]:
+        """A statement as the engine's SQL, and the values of its parameters in their order."""
+        options = {"render_postcompile": True}  # as many parameters as a list has values
+        written = statement.compile(dialect=self.dialect, compile_kwargs=options)
+        return written.string, [written.params[name] for name in written.positiontup or ()]
+
+    @abstractmethod
+    def has_key(self, *keys: str) -> ColumnElement[bool]:
+        """The condition that finds the jobs of these keys."""
+
+    @abstractmethod
+    def forget_attempts(self, key: str) -> Update | Delete:
+        """Forget the failures and starts of a key. It may even run: that run continues."""
+
+    @abstractmethod
+    def close(self, job: StoredJob, now: float) -> Insert:
+        """Insert an ended job, unless its key has ended or runs."""
+
+    @abstractmethod
+    def cursor(self, order: Sequence[Any]) -> str:
+        """The values of ``job_order`` as text."""
+
+    @abstractmethod
+    def parse_cursor(self, text: str) -> Sequence[Any] | None:
+        """The values of ``job_order``; ``None`` when the text is no cursor of this engine."""
+
+
+class SqliteEngine(Engine):
+    """Jobs are numbered in the order of their ends."""
+
+    jobs = tables.SQLITE_JOBS
+    letters = tables.SQLITE_LETTERS
+    job_order = (jobs.c.id,)
+
+    dialect = SQLiteDialect_pysqlite()
+
+    def has_key(self, *keys: str) -> ColumnElement[bool]:
+        """See ``Engine.has_key``."""
+        return self.jobs.c.key_hash.in_(map(key_hash, keys)) & self.jobs.c.key.in_(keys)
+
+    def forget_attempts(self, key: str) -> Delete:
+        """See ``Engine.forget_attempts``."""
+        return delete(tables.SQLITE_ATTEMPTS).where(tables.SQLITE_ATTEMPTS.c.key == key)
+
+    def close(self, job: StoredJob, now: float) -> Insert:
+        """See ``Engine.close``. Only the daemon's memory knows whether the key runs; a later row counts."""
+        key = job.record.key
+        row = {"key_hash": key_hash(key), "holder": "", **_ended_row(job, now)}
+        values = select(*(literal(value, self.jobs.c[name].type) for name, value in row.items()))
+        return insert(self.jobs).from_select(list(row), values.where(~exists().where(self.has_key(key))))
+
+    def cursor(self, order: Sequence[Any]) -> str:
+        """See ``Engine.cursor``."""
+        return str(order[0])
+
+    def parse_cursor(self, text: str) -> Sequence[Any] | None:
+        """See ``Engine.parse_cursor``."""
+        return [int(text)] if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
+
+
+class PostgresEngine(Engine):
+    """A key has a row while it is open too. Several jobs may end at one time: the key decides among them."""
+
+    jobs = tables.POSTGRES_JOBS
+    letters = tables.POSTGRES_LETTERS
+    job_order = (jobs.c.stored_at, jobs.c.key_id)
+
+    dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # as it comes
+
+    def has_key(self, *keys: str) -> ColumnElement[bool]:
+        """See ``Engine.has_key``."""
+        return self.jobs.c.key_id.in_(map(key_id, keys))
+
+    def forget_attempts(self, key: str) -> Update:
+        """See ``Engine.forget_attempts``."""
+        return update(self.jobs).where(self.has_key(key)).values(_NO_ATTEMPTS)
+
+    def close(self, job: StoredJob, now: float) -> Insert:
+        """See ``Engine.close``. Like a claim, it takes over a key whose lease has ended."""
+        row = _ended_row(job, now)
+        column = self.jobs.c
+        statement = upsert(self.jobs).values(key_id=key_id(job.record.key), claimed_at=now, **row)
+        return statement.on_conflict_do_update(
+            index_elements=[column.key_id],
+            set_={**row, **_NO_ATTEMPTS, "holder": None, "held_until": None},
+            where=column.dead.is_(None) & (column.held_until.is_(None) | (column.held_until <= now)),
+        )
+
+    def cursor(self, order: Sequence[Any]) -> str:
+        """See ``Engine.cursor``."""
+        stored_at, key = order
+        return f"{stored_at}-{key.hex()}"
+
+    def parse_cursor(self, text: str) -> Sequence[Any] | None:
+        """See ``Engine.parse_cursor``."""
+        found = re.fullmatch(r"(\d{1,12}\.\d{1,9})-([0-9a-f]{32})", text, re.ASCII)
+        return None if found is None else [float(found[1]), bytes.fromhex(found[2])]
+
+
+_NO_ATTEMPTS: Final = {"failures": 0, "starts": 0, "started": False, "error": None}
+
+
+def _ended_row(job: StoredJob, now: float) -> dict[str, Any]:
+    return {"dead": job.dead, "stored_at": now, **dict(zip(JOB_COLUMNS, job_values(job.record), strict=True))}
