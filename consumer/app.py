@@ -86,6 +86,11 @@ class App:
         """The handlers for new messages."""
         return self.rules.registry
 
+    @property
+    def is_migrating(self) -> bool:
+        """Whether the start waits for a migration of the store."""
+        return self._ledger.is_migrating()
+
     def adopt(self, settings: Settings, registry: Registry) -> None:
         """Use other settings and handlers for new messages; messages in flight keep theirs.
 

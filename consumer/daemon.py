@@ -53,6 +53,8 @@ _FIRST_POLLS_S: Final = 10.0
 _STATUS_EVERY_S: Final = 5.0
 _STOP_MARGIN_S: Final = 5.0
 """The time beyond the stop deadline that the service manager is asked for."""
+_EXTEND_EVERY_S: Final = 1.0
+_MIGRATION_MARGIN_S: Final = 60.0
 _SPARE_THREADS: Final = 2
 _GC_AFTER: Final = 5_000
 """New objects before the garbage collector runs; Python's default of 700 is reached by a few messages."""
@@ -194,6 +196,7 @@ class _Process:
         async with anyio.create_task_group() as beside:
             with anyio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP) as signals:
                 beside.start_soon(self._handle_signals, signals)
+                beside.start_soon(self._extend_start)
                 beside.start_soon(self._report_ready)
                 beside.start_soon(self._reload)
                 if self._notifier.watchdog_interval_s is not None:
@@ -245,6 +248,14 @@ class _Process:
             await anyio.sleep(_STATUS_EVERY_S)
             if not app.vitals.stopping:
                 self._notifier.status(status_of(app.lanes))
+
+    async def _extend_start(self) -> None:
+        """Ask for more time while the store is migrated."""
+        while self._notifier.active and not self._started.is_set():
+            if self._app.is_migrating:
+                self._notifier.extend_timeout(_MIGRATION_MARGIN_S)
+                self._notifier.status("migrating the store")
+            await anyio.sleep(_EXTEND_EVERY_S)
 
     async def _reload(self) -> None:
         await self._started.wait()

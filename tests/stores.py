@@ -11,6 +11,7 @@ from consumer.store.open import make_ledger, make_operators
 from consumer.store.queries import Operators
 from consumer.store.sqlite.database import connect
 from consumer.store.sqlite.files import make_folder, open_file
+from consumer.store.sqlite.schema import prepare
 from consumer.store_address import parse_store_address
 
 
@@ -23,7 +24,8 @@ def new_file(path: Path) -> sqlite3.Connection:
     """A new SQLite store."""
     make_folder(path.parent)
     os.close(open_file(path))
-    return connect(path, make=True)
+    prepare(path, make=True)
+    return connect(path)
 
 
 def operators_at(text: str) -> Operators:

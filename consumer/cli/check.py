@@ -48,7 +48,8 @@ from consumer.ops.sanitize import printable_block
 from consumer.plugin.handler import ANY_NAME
 from consumer.rights import ALSO, COMMANDS, RIGHTS, RUN, Also, ram_policy
 from consumer.store.ledger import Filter
-from consumer.store.open import make_ledger, make_operators, refusal
+from consumer.store.open import find_revision, make_ledger, make_operators, refusal
+from consumer.store.rows import SCHEMA_REVISION
 from consumer.store_address import PostgresAddress, SqliteAddress
 
 _PANEL: Final = "What is checked"
@@ -224,6 +225,10 @@ async def store_finding(settings: Settings) -> Finding:
             return problem
         if not await to_thread.run_sync(path.exists):
             return good("store", f"{path} will be made at the first start")
+        found = await find_revision(target)
+        if found is not None and found < SCHEMA_REVISION:
+            text = f"{path} has the tables of revision {found}; run brings them to {SCHEMA_REVISION}, after a copy"
+            return warning("store", text)
         letters = count_text(await make_operators(target).count_letters(Filter()))
         return good("store", f"{path} is sound, {letters} dead letter(s)")
     except ConsumerError as error:

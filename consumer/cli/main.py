@@ -83,6 +83,7 @@ _COMMANDS: Final = (
     _Command("queue stats", "queue:stats", "Show how each queue is set up and how many messages it holds."),
     _Command("queue peek", "queue:peek", "Show messages that wait, decoded, without receiving them."),
     _Command("queue send", "queue:send", "Send one message to a queue; prints its MessageId."),
+    _Command("migrate", "migrate:migrate", "Bring the store's tables to this program's revision.", _OPERATE),
     _Command("docs", "pages:docs", "Print a page of the documentation, or list the pages.", _OPERATE),
     _Command("manifests", "pages:manifests", "Print a manifest for Kubernetes, KEDA, Prometheus or Grafana.", _OPERATE),
 )

@@ -4,6 +4,7 @@ ledger      the protocol, the records, the answers
 commands    calls of the ledger that share a transaction
 tables      the definition of every table
 rows        how records become rows
+migrations/ the revisions of the tables; migrate writes their SQL
 queries/    what operators ask, on both engines
 open        an address becomes a ledger, or an operator's access
 sqlite/     one file, one daemon: ledger, statements, database, files, schema.sql

@@ -240,6 +240,10 @@ class QueuedLedger(ABC):
         """See ``Ledger.ping``."""
         await self._ask(PingCommand())
 
+    def is_migrating(self) -> bool:
+        """See ``Ledger.is_migrating``."""
+        return False
+
     def busy_s(self) -> float:
         """See ``Ledger.busy_s``."""
         return 0.0

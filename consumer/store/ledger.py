@@ -214,7 +214,7 @@ class Ledger(Protocol):
     """
 
     async def open(self) -> None:
-        """Check the schema and take ownership.
+        """Take ownership, and check the tables: a new store gets them, a file of an earlier revision is migrated.
 
         Raises:
             StoreError: Out of reach. ``StoreBusyError`` and ``StoreSchemaError``: another try can't succeed.
@@ -294,6 +294,9 @@ class Ledger(Protocol):
 
     async def ping(self) -> None:
         """Prove by a write that the store works."""
+
+    def is_migrating(self) -> bool:
+        """Whether ``open`` is migrating the store, which may take minutes."""
 
     def busy_s(self) -> float:
         """Seconds that the disk has needed so far for the call in progress; 0 between calls.

@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyio import to_thread
+
 from consumer.errors import SettingsError
 from consumer.store.ledger import Ledger
 from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress
@@ -62,6 +64,41 @@ async def open_operators(address: StoreAddress) -> AsyncIterator[Operators]:
         yield operators
     finally:
         await operators.close()
+
+
+async def find_revision(address: StoreAddress) -> str | None:
+    """The revision of a store's tables, whichever it is; ``None`` when there are no tables.
+
+    Raises:
+        StoreError: The store can't be read. ``StoreSchemaError``: it holds other tables.
+        SettingsError: As for ``make_ledger``.
+    """
+    _check(address)
+    if isinstance(address, SqliteAddress):
+        from consumer.store.sqlite import schema  # noqa: PLC0415 - loaded when it is needed
+
+        return await to_thread.run_sync(schema.find_revision, address.path)
+    from consumer.store.postgres import database  # noqa: PLC0415 - its driver is an extra
+
+    return await database.find_revision(address)
+
+
+async def migrate(address: StoreAddress) -> str | None:
+    """Bring a store's tables to this program's revision; returns the one that they had before, as ``find_revision``.
+
+    Raises:
+        StoreError: It can't be done now; nothing has changed. ``StoreBusyError``: a daemon uses the file.
+            ``StoreSchemaError``: the tables are of a later revision, or others.
+        SettingsError: As for ``make_ledger``.
+    """
+    _check(address)
+    if isinstance(address, SqliteAddress):
+        from consumer.store.sqlite import schema  # noqa: PLC0415 - loaded when it is needed
+
+        return await to_thread.run_sync(schema.migrate, address.path)
+    from consumer.store.postgres import database  # noqa: PLC0415 - its driver is an extra
+
+    return await database.migrate(address)
 
 
 def refusal(address: StoreAddress) -> str | None:

@@ -16,8 +16,10 @@ from consumer.errors import StoreError, StoreSchemaError
 from consumer.policy import Reason
 from consumer.store.ledger import DeadLetterRecord, JobRecord, WaitingLetters
 
-SCHEMA_VERSION: Final = 6
-"""Of ``tables``. Versions below are of before the first release."""
+SCHEMA_REVISION: Final = "0001"
+"""The newest revision in ``migrations``: these are its tables."""
+REVISION_TABLES: Final = {"sqlite": "revision", "postgresql": "mns_consumer_revision"}
+"""By dialect, the table whose one row names the revision of the others."""
 
 JOB_COLUMNS: Final = tuple(field.name for field in fields(JobRecord))
 LETTER_COLUMNS: Final = tuple(field.name for field in fields(DeadLetterRecord) if field.name != "job")
@@ -106,25 +108,27 @@ def too_slow(store: str, limit_s: float) -> StoreError:
     )
 
 
-def check_version(store: str, found: int, replace_it: str) -> None:
-    """Check that a store has this program's tables.
-
-    Args:
-        store: Its address.
-        found: The version that it states.
-        replace_it: How to make room for a new store.
+def check_revision(store: str, found: str | None) -> None:
+    """Check that a store has the tables of this program.
 
     Raises:
-        StoreSchemaError: They are of another version.
+        StoreError: It has none yet.
+        StoreSchemaError: They are of an earlier or a later revision.
     """
-    if found > SCHEMA_VERSION:
+    if found is None:
+        raise StoreError(f"store {store} has no tables yet; the daemon makes them when it first runs")
+    if found != SCHEMA_REVISION:
+        newer = "run the newer mns-consumer that wrote it, or name another store"
         raise StoreSchemaError(
-            f"store {store} has schema version {found}, this program knows {SCHEMA_VERSION};"
-            " run the newer mns-consumer that made it, or name another store"
+            f"store {store} has the tables of revision {found}, this program those of {SCHEMA_REVISION};"
+            f" {newer if found > SCHEMA_REVISION else 'run: mns-consumer migrate'}"
         )
-    if found < SCHEMA_VERSION:
-        raise StoreSchemaError(
-            f"store {store} has schema version {found}, which was in use before the first release, expected"
-            f" {SCHEMA_VERSION}; save its dead letters by the mns-consumer that made it"
-            f" (mns-consumer dead-letters export --out FILE), then {replace_it} and start again"
-        )
+
+
+def unreleased(store: str, replace_it: str) -> StoreSchemaError:
+    """The error for tables of before the first release; ``replace_it`` says how to make room for new ones."""
+    return StoreSchemaError(
+        f"store {store} has tables of before the first release, expected revision {SCHEMA_REVISION}; save its dead"
+        " letters by the mns-consumer that made it (mns-consumer dead-letters export --out FILE), then"
+        f" {replace_it} and start again"
+    )

@@ -2,7 +2,7 @@
 
 ``sqlite/schema.sql`` and ``postgres/schema.sql`` are made from it by ``python -m tests.store.schema``. A daemon makes a
 new store by them and its hot statements by the columns of ``rows``, because SQLAlchemy takes 30 MiB and 0.3 s. A change
-of a table is a new ``rows.SCHEMA_VERSION``.
+of a table is a new revision in ``migrations``.
 
 The engines' jobs differ. SQLite has one owner, which keeps its claims in memory, so that rows are only added at the
 end, and are found by a short hash of their key. PostgreSQL has a row for each key from its first claim on: the row's
@@ -28,6 +28,8 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
+    String,
     Table,
     Text,
     text,
@@ -36,7 +38,7 @@ from sqlalchemy import (
 from consumer.message.notification import MAX_KEY_CHARACTERS
 from consumer.policy import Reason
 from consumer.store.ledger import LetterState
-from consumer.store.rows import MAX_ERROR_BYTES, MAX_TRACEBACK_BYTES
+from consumer.store.rows import MAX_ERROR_BYTES, MAX_TRACEBACK_BYTES, REVISION_TABLES
 
 SQLITE: Final = MetaData()
 POSTGRES: Final = MetaData()
@@ -186,4 +188,13 @@ POSTGRES_JOBS: Final = Table(
 _index("mns_consumer_job_ended", POSTGRES_JOBS.c.stored_at, where=POSTGRES_JOBS.c.dead.is_not(None))
 _index("mns_consumer_job_dead", POSTGRES_JOBS.c.stored_at, where=POSTGRES_JOBS.c.dead.is_(True))
 _index("mns_consumer_job_open", POSTGRES_JOBS.c.claimed_at, where=POSTGRES_JOBS.c.dead.is_(None))
-Table("mns_consumer_schema", POSTGRES, Column("version", Integer, nullable=False), comment="rows.SCHEMA_VERSION")
+
+
+def _revision(metadata: MetaData, dialect: str) -> None:
+    """As Alembic makes it."""
+    name, column = REVISION_TABLES[dialect], Column("version_num", String(32), nullable=False)
+    Table(name, metadata, column, PrimaryKeyConstraint(column, name=f"{name}_pkc"))
+
+
+_revision(SQLITE, "sqlite")
+_revision(POSTGRES, "postgresql")

@@ -192,7 +192,7 @@ async def test_a_store_in_use(tmp_path: Path) -> None:
         pytest.param("socket", 78, "not a regular file", id="a socket"),
         pytest.param("open", 78, "may be written by every user", id="others may write"),
         pytest.param("writable/below.db", 78, "may be written by every user", id="others may write to the folder"),
-        pytest.param("newer", 78, "schema version 99", id="a newer schema"),
+        pytest.param("newer", 78, "the tables of revision 9999", id="a newer schema"),
         pytest.param("x" * 5000, 1, "can't be looked at", id="too long a name"),
         pytest.param("postgresql://stranger@127.0.0.1:9/none?connect_timeout=1", 1, "store", id="no server"),
     ],
@@ -210,7 +210,7 @@ def test_a_store_that_run_refuses(
     Path("writable").mkdir()
     Path("writable").chmod(0o777)
     with sqlite3.connect(make_store(Path("newer"))) as connection:
-        connection.execute("PRAGMA user_version = 99")
+        connection.execute("UPDATE revision SET version_num = '9999'")
     connection.close()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket")

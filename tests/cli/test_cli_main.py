@@ -21,7 +21,7 @@ from consumer.errors import ConsumerError, SettingsError, StoreBusyError, UsageE
 
 Cli = Callable[..., Any]
 
-COMMANDS = ("run", "check", "demo", "sandbox", "submit", "functions", "jobs", "dead-letters", "queue")
+COMMANDS = ("run", "check", "demo", "sandbox", "submit", "functions", "jobs", "dead-letters", "queue", "migrate")
 
 
 def test_version(process: Cli) -> None:
@@ -63,7 +63,7 @@ def test_every_reading_command_prints_json() -> None:
         if not any("--json" in parameter.opts for parameter in command.load().params)
     }
     serving = {"run", "jobs run", "demo", "sandbox"}
-    assert without == {*serving, "dead-letters export", "dead-letters purge", "docs", "manifests"}
+    assert without == {*serving, "dead-letters export", "dead-letters purge", "docs", "manifests", "migrate"}
 
 
 def test_no_command_is_a_call_for_help(process: Cli) -> None:

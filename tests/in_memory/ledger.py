@@ -213,6 +213,10 @@ class MemoryLedger:
     async def ping(self) -> None:
         await self._answer("ping")
 
+    def is_migrating(self) -> bool:
+        """See ``Ledger.is_migrating``."""
+        return False
+
     def busy_s(self) -> float:
         return 0.0
 

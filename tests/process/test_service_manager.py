@@ -17,6 +17,8 @@ from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, body
 from tests.process.rig import HANDLERS as PLAIN_HANDLERS
 from tests.process.rig import Process
+from tests.store.next_revision import in_a_process, write_revision
+from tests.stores import new_file
 from tests.untraced import COVERAGE_OF_PROCESSES
 
 WATCHDOG_US = 400_000
@@ -197,6 +199,21 @@ async def test_reload_and_stop_come_in_order(
     assert await daemon.ended() == 0
     words = [text.partition("=")[0] for _, text in manager.heard if not text.startswith(("WATCHDOG", "STATUS"))]
     assert words == ["READY", "RELOADING", "READY", "STOPPING", "EXTEND_TIMEOUT_USEC"]
+
+
+async def test_a_migration_is_given_time(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
+) -> None:
+    """While the store is migrated the manager is asked for more time, before the daemon is ready."""
+    new_file(tmp_path / "ledger.db").close()
+    takes_long = f"{PLAIN_HANDLERS}{in_a_process(write_revision(tmp_path / 'migrations'))}"
+    takes_long += "import time\nmigration = schema.migration\n"
+    takes_long += "schema.migration = lambda *of: time.sleep(1.5) or migration(*of)\n"
+    started.append(Process(sandbox, tmp_path, handlers=takes_long, **manager.environ))
+    assert await manager.hears("STATUS=migrating the store")
+    await manager.hears("READY=1")
+    extended = [one("EXTEND_TIMEOUT_USEC", text) for _, text in manager.heard if text.startswith("EXTEND")]
+    assert set(extended) == {"60000000"}
 
 
 async def test_a_blocked_loop_is_not_pinged_for(

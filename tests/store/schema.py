@@ -22,7 +22,10 @@ def _statements(metadata: MetaData, dialect: Dialect) -> Iterator[str]:
     for table in metadata.sorted_tables:
         indexes = sorted(table.indexes, key=lambda index: str(index.name))
         creates = [CreateTable(table, if_not_exists=True), *(CreateIndex(one, if_not_exists=True) for one in indexes)]
-        comments = [SetTableComment(table), *(SetColumnComment(one) for one in table.columns if one.comment)]
+        comments = [
+            *([SetTableComment(table)] if table.comment else []),
+            *(SetColumnComment(one) for one in table.columns if one.comment),
+        ]
         for statement in [*creates, *(comments if dialect.supports_comments else ())]:
             lines = str(statement.compile(dialect=dialect)).strip().splitlines()
             yield "\n".join(line.expandtabs(2).rstrip() for line in lines) + ";"

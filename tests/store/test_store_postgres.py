@@ -17,7 +17,7 @@ from consumer.store.postgres import statements as postgres_statements
 from consumer.store.postgres.database import PostgresDatabase
 from consumer.store.postgres.ledger import PostgresLedger
 from consumer.store.queries import Operators, PostgresEngine
-from consumer.store.rows import SCHEMA_VERSION
+from consumer.store.rows import SCHEMA_REVISION
 from tests.store.postgres_rig import at, psql
 from tests.store.records import ended
 
@@ -98,11 +98,11 @@ async def test_a_newer_schema(postgres_target: str) -> None:
     await ledger.open()
     await ledger.close()
     connection = await asyncpg.connect(postgres_target)
-    await connection.execute("UPDATE mns_consumer_schema SET version = 99")
+    await connection.execute("UPDATE mns_consumer_revision SET version_num = '9999'")
     await connection.close()
     operators = make_operators(at(postgres_target))
     for call in (ledger.open, lambda: operators.count_letters(Filter())):
-        with pytest.raises(StoreSchemaError, match=f"schema version 99, this program knows {SCHEMA_VERSION}"):
+        with pytest.raises(StoreSchemaError, match=f"of revision 9999, this program those of {SCHEMA_REVISION}"):
             await call()
     await operators.close()
 
@@ -114,7 +114,9 @@ async def test_a_schema_of_before_the_first_release(postgres_target: str) -> Non
         await connection.execute("INSERT INTO mns_consumer_schema VALUES (3)")
     operators = make_operators(at(postgres_target))
     for call in (PostgresLedger(at(postgres_target)).open, lambda: operators.count_letters(Filter())):
-        with pytest.raises(StoreSchemaError, match=r"version 3, .* export --out FILE\), then drop its tables"):
+        with pytest.raises(
+            StoreSchemaError, match=r"before the first release, .* export --out FILE\), then drop its tables"
+        ):
             await call()
     await operators.close()
     async with psql(postgres_target) as connection:
@@ -141,7 +143,7 @@ async def test_a_database_that_can_not_store_all_text(latin_target: str) -> None
         assert "\n" not in text
         assert caught.value.exit_code is ExitCode.SETTINGS
     async with psql(latin_target) as connection:
-        assert await connection.fetchval("SELECT to_regclass('mns_consumer_schema')") is None
+        assert await connection.fetchval("SELECT to_regclass('mns_consumer_revision')") is None
 
 
 @pytest.mark.parametrize(("set_up", "kept"), [("off", "on"), ("local", "local"), ("on", "on")])

@@ -110,7 +110,7 @@ async def set_standby(connection: asyncpg.Connection, name: str) -> None:
     with anyio.fail_after(10):
         while waits is not bool(name):
             try:
-                await connection.execute("UPDATE mns_consumer_schema SET version = version", timeout=0.1)
+                await connection.execute("UPDATE mns_consumer_revision SET version_num = version_num", timeout=0.1)
                 waits = False
             except TimeoutError:
                 waits = True

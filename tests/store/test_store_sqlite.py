@@ -22,7 +22,7 @@ from consumer.errors import ExitCode, StoreBusyError, StoreError, StoreSchemaErr
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, Filter, JobRecord, StoredJob
 from consumer.store.queries import Operators, Session, SqliteEngine
-from consumer.store.rows import SCHEMA_VERSION
+from consumer.store.rows import SCHEMA_REVISION
 from consumer.store.sqlite import database as sqlite_database
 from consumer.store.sqlite import statements as sqlite_statements
 from consumer.store.sqlite.database import SqliteDatabase
@@ -272,12 +272,12 @@ async def test_a_newer_schema(sqlite_path: Path) -> None:
     ledger = SqliteLedger(sqlite_path)
     await ledger.open()
     await ledger.close()
-    with closing(sqlite3.connect(sqlite_path)) as connection:
-        connection.execute("PRAGMA user_version = 99")
+    with closing(sqlite3.connect(sqlite_path, isolation_level=None)) as connection:
+        connection.execute("UPDATE revision SET version_num = '9999'")
     before = sqlite_path.read_bytes()
-    with pytest.raises(StoreSchemaError, match=f"schema version 99, this program knows {SCHEMA_VERSION}"):
+    with pytest.raises(StoreSchemaError, match=f"of revision 9999, this program those of {SCHEMA_REVISION}"):
         await ledger.open()
-    with pytest.raises(StoreSchemaError, match="99"):
+    with pytest.raises(StoreSchemaError, match="9999"):
         await operators_at(str(sqlite_path)).count_letters(Filter())
     assert sqlite_path.read_bytes() == before
 
@@ -289,7 +289,9 @@ async def test_a_schema_of_before_the_first_release(sqlite_path: Path) -> None:
         connection.executescript("CREATE TABLE job (id INTEGER PRIMARY KEY); PRAGMA user_version = 5")
     before = sqlite_path.read_bytes()
     for call in (SqliteLedger(sqlite_path).open, lambda: operators_at(str(sqlite_path)).count_letters(Filter())):
-        with pytest.raises(StoreSchemaError, match=r"version 5, .* export --out FILE\), then move .*store\.db\* away"):
+        with pytest.raises(
+            StoreSchemaError, match=r"before the first release, .* export --out FILE\), then move .*store\.db\* away"
+        ):
             await call()
     assert sqlite_path.read_bytes() == before
 
@@ -359,12 +361,13 @@ async def test_a_commit_in_doubt(sqlite_path: Path, make_record: MakeRecord, mon
     assert writer is not None
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Doubtful))
-        # The next call opens the file again.
-        writer._connection = None
+        # The next call opens the file again. SQLite would remove the log with the last connection.
+        before, writer._connection = writer._connection, None
         with pytest.raises(StoreError, match="disk I/O error"):
             await ledger.done(make_record("first"))
     assert await ledger.done(make_record("first"))
     assert await ledger.done(make_record("second"))
+    assert before is not None
     jobs = await operators_at(str(sqlite_path)).list_jobs(Filter(), limit=9)
     assert [job.record.key for job in jobs] == ["second", "first"]
     await ledger.close()

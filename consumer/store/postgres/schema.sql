@@ -105,7 +105,7 @@ COMMENT ON COLUMN mns_consumer_letter.result IS 'JSON; null when the handler wan
 COMMENT ON COLUMN mns_consumer_letter.attempts IS 'runs of the handler';
 COMMENT ON COLUMN mns_consumer_letter.enqueued_at IS 'when MNS took the message';
 COMMENT ON COLUMN mns_consumer_letter.started_at IS 'when the last run started';
-CREATE TABLE IF NOT EXISTS mns_consumer_schema (
-  version INTEGER NOT NULL
+CREATE TABLE IF NOT EXISTS mns_consumer_revision (
+  version_num VARCHAR(32) NOT NULL,
+  CONSTRAINT mns_consumer_revision_pkc PRIMARY KEY (version_num)
 );
-COMMENT ON TABLE mns_consumer_schema IS 'rows.SCHEMA_VERSION';

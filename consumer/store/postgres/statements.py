@@ -181,7 +181,7 @@ FROM mns_consumer_letter WHERE replay <> 'replayed' GROUP BY queue, reason ORDER
 
 NOW: Final = f"SELECT {NOW_SQL}"
 
-_PING: Final = "UPDATE mns_consumer_schema SET version = version"
+_PING: Final = "UPDATE mns_consumer_revision SET version_num = version_num"
 
 
 class PostgresStatements:

@@ -1,4 +1,4 @@
-"""The database file: how it is opened, its schema, its errors in plain words.
+"""The database file: how it is opened, its errors in plain words, and the operators' access.
 
 WAL with ``synchronous=FULL``: what was answered is on disk, and operators read while the daemon writes. The file and
 its companions are 0600, since they hold users' data.
@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-import structlog
 from anyio import CancelScope, to_thread
 
 from consumer.errors import StoreError, StoreLostError, StoreSchemaError, StoreUnsafeError
-from consumer.store.rows import SCHEMA_VERSION, check_version, too_slow
+from consumer.store.rows import check_revision, too_slow, unreleased
 from consumer.store.sqlite.files import access_refusal, hard_link_refusal, lost_ledger_refusal
 
 if TYPE_CHECKING:
@@ -26,16 +25,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-log = structlog.stdlib.get_logger(__name__)
-
 BUSY_TIMEOUT_MS: Final = 5_000  # how long a writer waits for another one: operators' writes are short
 QUERY_TIMEOUT_S: Final = 10.0  # after this an operator's query is stopped
 _STEPS: Final = 50_000  # of SQLite's machine between two looks at the clock: about 1 ms
 _CACHE_KIB: Final = 8 * 1024
 _CHECKPOINT_PAGES: Final = 4_000
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
-
-_SCHEMA: Final = Path(__file__).with_name("schema.sql")
 
 _MEANINGS: Final = {
     "SQLITE_FULL": "the disk is full; free some space",
@@ -66,8 +61,8 @@ def spoils_connection(error: sqlite3.Error) -> bool:
     return not name.startswith(_KEEPS_CONNECTION)
 
 
-def connect(path: Path, *, make: bool = False, any_thread: bool = False) -> sqlite3.Connection:
-    """Open the file, which is never made here.
+def connect(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
+    """Open a store, which is never made here.
 
     Args:
         path: The file.
@@ -78,9 +73,34 @@ def connect(path: Path, *, make: bool = False, any_thread: bool = False) -> sqli
         A connection without implicit transactions.
 
     Raises:
-        StoreSchemaError: Another version of this program, or another program, wrote the file.
+        StoreSchemaError: It has the tables of another version of this program, or of another program.
         StoreLostError: The ledger that was made here is gone.
         StoreError: Anything else.
+    """
+    connection = open_file(path, any_thread=any_thread)
+    try:
+        found = revision_of(connection, path)
+        if found is None:
+            refuse_without_tables(path)
+        check_revision(str(path), found)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+    except sqlite3.Error as error:
+        connection.close()
+        raise explain(path, error) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_file(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
+    """Open a database, whatever its tables are.
+
+    Raises:
+        StoreLostError: The ledger that was made here is gone.
+        StoreError: There is no such file, or it can't be opened.
     """
     if problem := lost_ledger_refusal(path):
         raise StoreLostError(problem)
@@ -96,23 +116,28 @@ def connect(path: Path, *, make: bool = False, any_thread: bool = False) -> sqli
             timeout=BUSY_TIMEOUT_MS / 1000,
             check_same_thread=not any_thread,
         )
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        connection.execute("PRAGMA synchronous = FULL")
     except (OSError, sqlite3.Error) as error:
         raise explain(path, error) from error
-    try:
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        if not _has_tables(connection, path):
-            _make_tables(connection, path) if make else _refuse_without_tables(path)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-        connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
-    except sqlite3.Error as error:
-        connection.close()
-        raise explain(path, error) from error
-    except BaseException:
-        connection.close()
-        raise
     return connection
+
+
+def revision_of(connection: sqlite3.Connection, path: Path) -> str | None:
+    """The revision of the tables; ``None`` for an empty file.
+
+    Raises:
+        StoreSchemaError: They are of before the first release, or of another program.
+    """
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "revision" in tables and "letter" in tables:
+        (found,) = connection.execute("SELECT max(version_num) FROM revision").fetchone()
+        return str(found)
+    if "job" in tables and connection.execute("PRAGMA user_version").fetchone()[0]:
+        raise unreleased(str(path), f"move {path}* away")
+    if tables:
+        raise StoreSchemaError(f"store {path}: it is another program's database; name another file")
+    return None
 
 
 @contextmanager
@@ -129,35 +154,11 @@ def writing(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
-    with writing(connection):
-        if _has_tables(connection, path):
-            return  # another process has made them meanwhile
-        # Not executescript(), which commits the transaction first.
-        for statement in _SCHEMA.read_text(encoding="utf-8").split(";\n"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    log.info("a new ledger was made", store=str(path))
-
-
-def _refuse_without_tables(path: Path) -> NoReturn:
+def refuse_without_tables(path: Path) -> NoReturn:
+    """Raise ``StoreLostError`` where a ledger was made, else ``StoreError``."""
     if problem := lost_ledger_refusal(path, without_tables=True):
         raise StoreLostError(problem)
     raise StoreError(f"store {path}: it holds no ledger; the daemon makes one when it first runs")
-
-
-def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the tables are there; ``False`` for an empty file.
-
-    Raises:
-        StoreSchemaError: They are of another version, or of another program.
-    """
-    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if found:
-        check_version(str(path), found, f"move {path}* away")
-    elif connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-        raise StoreSchemaError(f"store {path}: it is another program's database; name another file")
-    return found > 0
 
 
 class SqliteDatabase:

@@ -41,6 +41,7 @@ from consumer.store.commands import (
 from consumer.store.ledger import Standby
 from consumer.store.sqlite.database import connect, explain, spoils_connection
 from consumer.store.sqlite.files import FileOwner, OpenFiles, access_refusal, make_folder
+from consumer.store.sqlite.schema import prepare
 from consumer.store.sqlite.statements import SqliteStatements, count_waiting
 
 _READS: Final = (ClaimCommand, RenewCommand)
@@ -57,13 +58,14 @@ class SqliteLedger(QueuedLedger):
     def __init__(self, path: Path) -> None:
         self._path = Path(os.path.realpath(path))
         self._writer: WriterThread | None = None
+        self._opening: WriterThread | None = None
         self._gathered: list[Command[object]] = []
 
     async def open(self) -> None:
         """See ``Ledger.open``."""
         if self._writer is not None:
             return
-        writer = WriterThread(self._path, asyncio.get_running_loop())
+        writer = self._opening = WriterThread(self._path, asyncio.get_running_loop())
         writer.start()
         try:
             await writer.opened
@@ -71,6 +73,8 @@ class SqliteLedger(QueuedLedger):
             # Either the thread has failed and ended, or this call is cancelled and the thread must end.
             writer.stop()
             raise
+        finally:
+            self._opening = None
         self._writer = writer
         writer.closed.add_done_callback(self._fail_unanswered)
 
@@ -88,6 +92,10 @@ class SqliteLedger(QueuedLedger):
     async def now(self) -> float:
         """See ``Ledger.now``."""
         return time.time()
+
+    def is_migrating(self) -> bool:
+        """See ``Ledger.is_migrating``."""
+        return self._opening is not None and self._opening.migrating
 
     def busy_s(self) -> float:
         """See ``Ledger.busy_s``."""
@@ -165,6 +173,7 @@ class WriterThread:
         """Done when the thread has ended; a ``StoreDiedError`` after a fault."""
         self.busy_since: float | None = None
         """When the call in progress began, on the monotonic clock; ``None`` between calls."""
+        self.migrating = False
         self._path = path
         self._owner = FileOwner(path)
         self._files = OpenFiles(path)
@@ -227,7 +236,16 @@ class WriterThread:
         except OSError as error:
             raise explain(self._path, error) from error
         self._files.own(self._owner.acquire())
+        try:
+            # Only where no ledger was: a file that is empty now has lost it.
+            prepare(self._path, make=not self._owner.has_ledger, on_migration=self._migrates)
+        finally:
+            self.migrating = False
+        self._owner.mark()
         self._connect()
+
+    def _migrates(self) -> None:
+        self.migrating = True
 
     def _serve(self) -> None:
         waiting = self._waiting
@@ -297,12 +315,10 @@ class WriterThread:
                 " back as it was; to go on with what is there instead, restart the daemon"
             )
         if self._connection is None:
-            # Only where no ledger was: a file that is empty now has lost it.
-            self._connection = connect(self._path, make=not self._owner.has_ledger)
-            self._owner.mark()
+            self._connection = connect(self._path)
             try:
                 # The log and its index are made when they are first read.
-                self._connection.execute("PRAGMA user_version").fetchone()
+                self._connection.execute("SELECT 1 FROM revision").fetchone()
                 self._files.learn()
             except OSError as error:
                 self._disconnect()

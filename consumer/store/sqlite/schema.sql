@@ -68,3 +68,7 @@ CREATE INDEX IF NOT EXISTS letter_reason ON letter (reason, id);
 CREATE INDEX IF NOT EXISTS letter_replayed ON letter (replayed_at) WHERE replay = 'replayed';
 CREATE INDEX IF NOT EXISTS letter_stored ON letter (stored_at);
 CREATE INDEX IF NOT EXISTS letter_waiting ON letter (queue, reason, replay, stored_at, bytes) WHERE replay != 'replayed';
+CREATE TABLE IF NOT EXISTS revision (
+  version_num VARCHAR(32) NOT NULL,
+  CONSTRAINT revision_pkc PRIMARY KEY (version_num)
+);

@@ -39,7 +39,6 @@ from consumer.store.rows import (
     JOB_COLUMNS,
     LETTER_COLUMNS,
     MAX_ERROR_BYTES,
-    SCHEMA_VERSION,
     cut,
     fit_letter,
     fit_record,
@@ -80,6 +79,7 @@ _PRUNE: Final = (
   (SELECT id FROM letter WHERE replay = 'replayed' AND replayed_at <= ?2 ORDER BY replayed_at LIMIT ?1)""",
 )
 _PRUNE_LETTERS: Final = "DELETE FROM letter WHERE id IN (SELECT id FROM letter ORDER BY id LIMIT ?) AND stored_at <= ?"
+_PING: Final = "UPDATE revision SET version_num = version_num"
 
 T = TypeVar("T")
 
@@ -188,7 +188,7 @@ class SqliteStatements:
             case UndoStartCommand() | ReleaseCommand():
                 self._undo_start(connection, command.key)
             case PingCommand():
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                connection.execute(_PING)
             case PruneCommand():
                 command.answer = _prune(connection, command)
             case _:

@@ -1,0 +1,31 @@
+"""Changes that Alembic writes for one engine alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from alembic import op
+
+
+def change_check(tables: Mapping[str, str], name: str, before: str, after: str) -> None:
+    """Change the condition of a CHECK so that it allows more than before.
+
+    SQLite can't alter a constraint; its way is to change the table's text, which leaves the rows where they are. See
+    sqlite.org/lang_altertable.html, 7.
+
+    Args:
+        tables: The table's name by dialect.
+        name: Of the constraint.
+        before: Its condition as ``schema.sql`` has it.
+        after: The new one.
+    """
+    dialect = op.get_context().dialect.name
+    table = tables[dialect]
+    if dialect == "postgresql":
+        op.drop_constraint(name, table)
+        op.create_check_constraint(name, table, after)
+        return
+    old, new = (f"CHECK ({condition})".replace("'", "''") for condition in (before, after))
+    op.execute("PRAGMA writable_schema = ON")
+    op.execute(f"UPDATE sqlite_master SET sql = replace(sql, '{old}', '{new}') WHERE name = '{table}'")  # noqa: S608 - constants of a revision
+    op.execute("PRAGMA writable_schema = RESET")

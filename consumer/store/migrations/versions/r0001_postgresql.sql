@@ -1,0 +1,107 @@
+-- The first tables, as they were then.
+CREATE TABLE mns_consumer_job (
+  key_id BYTEA NOT NULL CHECK (length(key_id) = 16),
+  key TEXT NOT NULL CONSTRAINT key_length CHECK (length(key) <= 1087),
+  holder TEXT,
+  held_until DOUBLE PRECISION,
+  claimed_at DOUBLE PRECISION NOT NULL,
+  started BOOLEAN DEFAULT false NOT NULL,
+  failures INTEGER DEFAULT 0 NOT NULL CHECK (failures >= 0),
+  starts INTEGER DEFAULT 0 NOT NULL CHECK (starts >= 0),
+  error TEXT CONSTRAINT error_length CHECK (length(error) <= 2048),
+  dead BOOLEAN,
+  stored_at DOUBLE PRECISION,
+  queue TEXT,
+  kind TEXT,
+  function TEXT,
+  message_id TEXT,
+  job_id TEXT,
+  state TEXT,
+  code TEXT,
+  message TEXT,
+  user_data TEXT,
+  result TEXT,
+  attempts BIGINT,
+  enqueued_at DOUBLE PRECISION,
+  started_at DOUBLE PRECISION,
+  ended_at DOUBLE PRECISION,
+  PRIMARY KEY (key_id),
+  CONSTRAINT whole_when_ended CHECK (dead IS NULL OR (stored_at IS NOT NULL AND queue IS NOT NULL AND kind IS NOT NULL AND function IS NOT NULL AND message_id IS NOT NULL AND state IS NOT NULL AND attempts IS NOT NULL AND enqueued_at IS NOT NULL AND started_at IS NOT NULL AND ended_at IS NOT NULL))
+);
+CREATE INDEX mns_consumer_job_dead ON mns_consumer_job (stored_at) WHERE dead IS true;
+CREATE INDEX mns_consumer_job_ended ON mns_consumer_job (stored_at) WHERE dead IS NOT NULL;
+CREATE INDEX mns_consumer_job_open ON mns_consumer_job (claimed_at) WHERE dead IS NULL;
+COMMENT ON TABLE mns_consumer_job IS 'keys from their first claim on';
+COMMENT ON COLUMN mns_consumer_job.key_id IS 'rows.key_id';
+COMMENT ON COLUMN mns_consumer_job.key IS 'the ledger key of its job, or of its message';
+COMMENT ON COLUMN mns_consumer_job.holder IS 'which daemon has, or has ended, it';
+COMMENT ON COLUMN mns_consumer_job.held_until IS 'when the claim ends unless it is renewed';
+COMMENT ON COLUMN mns_consumer_job.started IS 'this claim has recorded a start';
+COMMENT ON COLUMN mns_consumer_job.starts IS 'recorded starts without an end';
+COMMENT ON COLUMN mns_consumer_job.error IS 'one sentence: what was expected, what came';
+COMMENT ON COLUMN mns_consumer_job.dead IS 'null while the key is open, else whether it ended as a dead letter';
+COMMENT ON COLUMN mns_consumer_job.stored_at IS 'when it ended';
+COMMENT ON COLUMN mns_consumer_job.queue IS 'account/region/name';
+COMMENT ON COLUMN mns_consumer_job.kind IS 'the kind of the notification';
+COMMENT ON COLUMN mns_consumer_job.function IS 'FunctionName, or the name of another kind';
+COMMENT ON COLUMN mns_consumer_job.message_id IS 'MessageId of MNS';
+COMMENT ON COLUMN mns_consumer_job.job_id IS 'JobId or RunId';
+COMMENT ON COLUMN mns_consumer_job.state IS 'as received, like code and message';
+COMMENT ON COLUMN mns_consumer_job.user_data IS 'JSON or any text';
+COMMENT ON COLUMN mns_consumer_job.result IS 'JSON; null when the handler wanted none';
+COMMENT ON COLUMN mns_consumer_job.attempts IS 'runs of the handler';
+COMMENT ON COLUMN mns_consumer_job.enqueued_at IS 'when MNS took the message';
+COMMENT ON COLUMN mns_consumer_job.started_at IS 'when the last run started';
+CREATE TABLE mns_consumer_letter (
+  id BIGINT GENERATED ALWAYS AS IDENTITY,
+  replay TEXT DEFAULT 'set_aside' NOT NULL CONSTRAINT replay_known CHECK (replay IN ('set_aside', 'replaying', 'replayed')),
+  replayed_at DOUBLE PRECISION,
+  stored_at DOUBLE PRECISION NOT NULL,
+  reason TEXT NOT NULL CONSTRAINT reason_known CHECK (reason IN ('undecodable', 'unrouted', 'ill_typed', 'job_failed', 'rejected', 'exhausted', 'expiring', 'crashing', 'stuck', 'result_not_ready', 'not_iproduction', 'unanswered', 'contradicted')),
+  error TEXT NOT NULL CONSTRAINT error_length CHECK (length(error) <= 2048),
+  traceback TEXT CHECK (length(traceback) <= 16384),
+  body BYTEA NOT NULL,
+  dequeue_count BIGINT NOT NULL,
+  first_dequeued_at DOUBLE PRECISION NOT NULL,
+  bytes BIGINT NOT NULL,
+  key TEXT NOT NULL CONSTRAINT key_length CHECK (length(key) <= 1087),
+  queue TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  function TEXT NOT NULL,
+  message_id TEXT NOT NULL,
+  job_id TEXT,
+  state TEXT NOT NULL,
+  code TEXT,
+  message TEXT,
+  user_data TEXT,
+  result TEXT,
+  attempts BIGINT NOT NULL,
+  enqueued_at DOUBLE PRECISION NOT NULL,
+  started_at DOUBLE PRECISION NOT NULL,
+  ended_at DOUBLE PRECISION NOT NULL,
+  PRIMARY KEY (id),
+  CONSTRAINT replayed_at_known CHECK ((replay = 'set_aside') = (replayed_at IS NULL))
+);
+CREATE INDEX mns_consumer_letter_job ON mns_consumer_letter (job_id, id);
+CREATE INDEX mns_consumer_letter_reason ON mns_consumer_letter (reason, id);
+CREATE INDEX mns_consumer_letter_replayed ON mns_consumer_letter (replayed_at) WHERE replay = 'replayed';
+CREATE INDEX mns_consumer_letter_stored ON mns_consumer_letter (stored_at);
+CREATE INDEX mns_consumer_letter_waiting ON mns_consumer_letter (queue, reason, replay, stored_at, bytes) WHERE replay != 'replayed';
+COMMENT ON TABLE mns_consumer_letter IS 'dead letters';
+COMMENT ON COLUMN mns_consumer_letter.id IS 'never given to another letter';
+COMMENT ON COLUMN mns_consumer_letter.replayed_at IS 'when its last replay was begun or finished';
+COMMENT ON COLUMN mns_consumer_letter.error IS 'one sentence: what was expected, what came';
+COMMENT ON COLUMN mns_consumer_letter.body IS 'the raw bytes as MNS returned them';
+COMMENT ON COLUMN mns_consumer_letter.bytes IS 'what it counts towards the limit: body and long texts';
+COMMENT ON COLUMN mns_consumer_letter.key IS 'the ledger key of its job, or of its message';
+COMMENT ON COLUMN mns_consumer_letter.queue IS 'account/region/name';
+COMMENT ON COLUMN mns_consumer_letter.kind IS 'the kind of the notification';
+COMMENT ON COLUMN mns_consumer_letter.function IS 'FunctionName, or the name of another kind';
+COMMENT ON COLUMN mns_consumer_letter.message_id IS 'MessageId of MNS';
+COMMENT ON COLUMN mns_consumer_letter.job_id IS 'JobId or RunId';
+COMMENT ON COLUMN mns_consumer_letter.state IS 'as received, like code and message';
+COMMENT ON COLUMN mns_consumer_letter.user_data IS 'JSON or any text';
+COMMENT ON COLUMN mns_consumer_letter.result IS 'JSON; null when the handler wanted none';
+COMMENT ON COLUMN mns_consumer_letter.attempts IS 'runs of the handler';
+COMMENT ON COLUMN mns_consumer_letter.enqueued_at IS 'when MNS took the message';
+COMMENT ON COLUMN mns_consumer_letter.started_at IS 'when the last run started';

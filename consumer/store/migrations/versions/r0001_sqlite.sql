@@ -1,0 +1,70 @@
+-- The first tables, as they were then.
+CREATE TABLE attempt (
+  "key" TEXT NOT NULL CONSTRAINT key_length CHECK (length(key) <= 1087),
+  failures INTEGER DEFAULT 0 NOT NULL CHECK (failures >= 0),
+  starts INTEGER DEFAULT 0 NOT NULL CHECK (starts >= 0),
+  error TEXT CONSTRAINT error_length CHECK (length(error) <= 2048),
+  stored_at DOUBLE NOT NULL,
+  PRIMARY KEY ("key")
+)
+ WITHOUT ROWID;
+CREATE INDEX attempt_age ON attempt (stored_at);
+CREATE TABLE job (
+  id INTEGER NOT NULL,
+  key_hash BIGINT NOT NULL,
+  dead BOOLEAN NOT NULL,
+  holder TEXT NOT NULL,
+  stored_at DOUBLE NOT NULL,
+  "key" TEXT NOT NULL CONSTRAINT key_length CHECK (length(key) <= 1087),
+  queue TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  function TEXT NOT NULL,
+  message_id TEXT NOT NULL,
+  job_id TEXT,
+  state TEXT NOT NULL,
+  code TEXT,
+  message TEXT,
+  user_data TEXT,
+  result TEXT,
+  attempts BIGINT NOT NULL,
+  enqueued_at DOUBLE NOT NULL,
+  started_at DOUBLE NOT NULL,
+  ended_at DOUBLE NOT NULL,
+  PRIMARY KEY (id)
+);
+CREATE INDEX job_dead ON job (dead) WHERE dead IS 1;
+CREATE INDEX job_key ON job (key_hash);
+CREATE TABLE letter (
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+  replay TEXT DEFAULT 'set_aside' NOT NULL CONSTRAINT replay_known CHECK (replay IN ('set_aside', 'replaying', 'replayed')),
+  replayed_at DOUBLE,
+  stored_at DOUBLE NOT NULL,
+  reason TEXT NOT NULL CONSTRAINT reason_known CHECK (reason IN ('undecodable', 'unrouted', 'ill_typed', 'job_failed', 'rejected', 'exhausted', 'expiring', 'crashing', 'stuck', 'result_not_ready', 'not_iproduction', 'unanswered', 'contradicted')),
+  error TEXT NOT NULL CONSTRAINT error_length CHECK (length(error) <= 2048),
+  traceback TEXT CHECK (length(traceback) <= 16384),
+  body BLOB NOT NULL,
+  dequeue_count BIGINT NOT NULL,
+  first_dequeued_at DOUBLE NOT NULL,
+  bytes BIGINT NOT NULL,
+  "key" TEXT NOT NULL CONSTRAINT key_length CHECK (length(key) <= 1087),
+  queue TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  function TEXT NOT NULL,
+  message_id TEXT NOT NULL,
+  job_id TEXT,
+  state TEXT NOT NULL,
+  code TEXT,
+  message TEXT,
+  user_data TEXT,
+  result TEXT,
+  attempts BIGINT NOT NULL,
+  enqueued_at DOUBLE NOT NULL,
+  started_at DOUBLE NOT NULL,
+  ended_at DOUBLE NOT NULL,
+  CONSTRAINT replayed_at_known CHECK ((replay = 'set_aside') = (replayed_at IS NULL))
+);
+CREATE INDEX letter_job ON letter (job_id, id);
+CREATE INDEX letter_reason ON letter (reason, id);
+CREATE INDEX letter_replayed ON letter (replayed_at) WHERE replay = 'replayed';
+CREATE INDEX letter_stored ON letter (stored_at);
+CREATE INDEX letter_waiting ON letter (queue, reason, replay, stored_at, bytes) WHERE replay != 'replayed';
