@@ -88,6 +88,19 @@ async def test_a_walk_ends_with_what_was_there(
     assert seen == list("abcde")
 
 
+async def test_times_choose_exactly(operators: Operators, five: list[DeadLetterRecord]) -> None:
+    """Since and until choose letters and jobs by their own time, also where numbers are missing between them."""
+    await operators.purge(Filter(ids=(2, 3)))
+    letters, jobs = await operators.list_letters(Filter(), limit=9), await operators.list_jobs(Filter(), limit=9)
+    times = sorted({*(one.stored_at for one in letters), *(job.stored_at for job in jobs)})
+    for since in (times[0] - 1, *times, times[-1] + 1):
+        for until in (since, *(time for time in times if time > since), times[-1] + 1):
+            wanted = Filter(since=since, until=until)
+            found = [one for one in letters if since <= one.stored_at < until]
+            assert await operators.list_letters(wanted, limit=9) == found
+            assert await operators.list_jobs(wanted, limit=9) == [job for job in jobs if since <= job.stored_at < until]
+
+
 async def test_a_text_in_the_error(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
     """The signs that SQL's patterns have are looked for as they are."""
     for key, error in (("a", "100% of it"), ("b", "100 of_it"), ("c", "a/b\\c")):

@@ -16,11 +16,14 @@ from sqlalchemy import (
     Delete,
     Dialect,
     Insert,
+    ScalarSelect,
     Select,
     Table,
     Update,
+    case,
     delete,
     exists,
+    func,
     insert,
     literal,
     select,
@@ -84,6 +87,12 @@ class Engine(ABC):
         written = statement.compile(dialect=self.dialect, compile_kwargs=options)
         return written.string, [written.params[name] for name in written.positiontup or ()]
 
+    def in_time(self, table: Table, since: float | None, until: float | None) -> Sequence[ColumnElement[bool]]:
+        """The conditions that find the rows stored at ``since`` or later, and before ``until``."""
+        stored = table.c.stored_at
+        found = [] if since is None else [stored >= since]
+        return found if until is None else [*found, stored < until]
+
     @abstractmethod
     def has_key(self, *keys: str) -> ColumnElement[bool]:
         """The condition that finds the jobs of these keys."""
@@ -114,6 +123,13 @@ class SqliteEngine(Engine):
 
     dialect = SQLiteDialect_pysqlite()
 
+    def in_time(self, table: Table, since: float | None, until: float | None) -> Sequence[ColumnElement[bool]]:
+        """See ``Engine.in_time``. Numbers rise with time, so that the listing's own order ends where the time does."""
+        found = [*super().in_time(table, since, until)]
+        if since is not None:
+            found.append(table.c.id >= _first_id(table, since))
+        return found if until is None else [*found, table.c.id < _first_id(table, until)]
+
     def has_key(self, *keys: str) -> ColumnElement[bool]:
         """See ``Engine.has_key``."""
         return self.jobs.c.key_hash.in_(map(key_hash, keys)) & self.jobs.c.key.in_(keys)
@@ -136,6 +152,19 @@ class SqliteEngine(Engine):
     def parse_cursor(self, text: str) -> Sequence[Any] | None:
         """See ``Engine.parse_cursor``."""
         return [int(text)] if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
+
+
+def _first_id(table: Table, time: float) -> ScalarSelect[int]:
+    """The first number stored at a time or later, found by halving."""
+    row = table.alias()
+    # Not the lowest number too: SQLite finds one end of an index at once, but scans it for both.
+    span = select(literal(0).label("low"), (func.max(row.c.id) + 1).label("high")).cte(recursive=True)
+    low, high = span.c
+    middle = (low + high) // 2
+    is_before = select(row.c.stored_at).where(row.c.id >= middle).order_by(row.c.id).limit(1).scalar_subquery() < time
+    half = select(case((is_before, middle + 1), else_=low), case((is_before, high), else_=middle)).where(low < high)
+    halves = span.union_all(half)
+    return select(halves.c.low).where(halves.c.low == halves.c.high).scalar_subquery()
 
 
 class PostgresEngine(Engine):

@@ -22,7 +22,7 @@ from sqlalchemy import Delete, Insert, Update, delete, select, update
 from consumer.errors import UsageError
 from consumer.store.ledger import NEVER_REPLAYED, Begun, Filter, LetterState, Progress, StoredJob, StoredLetter
 from consumer.store.queries.engine import Session
-from consumer.store.queries.reader import Reader, conditions
+from consumer.store.queries.reader import Reader
 
 _PURGE_STEP: Final = 200
 
@@ -119,8 +119,8 @@ class Operators(Reader):
 
     async def purge(self, wanted: Filter) -> int:
         """Remove the dead letters that match now, in small steps; returns their number. Their keys stay closed."""
-        letters = self._engine.letters
-        matching = select(letters.c.id).where(*conditions(letters, wanted), letters.c.id <= await self._newest_letter())
+        letters, newest = self._engine.letters, await self._newest_letter()
+        matching = select(letters.c.id).where(*self._matching(letters, wanted), letters.c.id <= newest)
         purged = last = 0
         while True:
             # From the last one on: the rows before it were looked at.

@@ -65,7 +65,7 @@ class Reader:
         """
         letters = self._engine.letters
         rows = await self._page(
-            self._letters.where(*conditions(letters, wanted)),
+            self._letters.where(*self._matching(letters, wanted)),
             [letters.c.id],
             limit=limit,
             after=None if after is None else [after],
@@ -94,7 +94,9 @@ class Reader:
     async def count_letters(self, wanted: Filter, *, cap: int = COUNT_CAP) -> int:
         """How many dead letters match; ``cap + 1`` when there are more than ``cap``."""
         letters = self._engine.letters
-        some = select(literal(1).label("one")).select_from(letters).where(*conditions(letters, wanted)).limit(cap + 1)
+        some = (
+            select(literal(1).label("one")).select_from(letters).where(*self._matching(letters, wanted)).limit(cap + 1)
+        )
         ((count,),) = await self._fetch(select(func.count()).select_from(some.subquery()))
         return int(count)
 
@@ -130,7 +132,7 @@ class Reader:
         if wanted.is_of_letters:
             return []
         engine = self._engine
-        statement = self._jobs.where(*conditions(engine.jobs, wanted))
+        statement = self._jobs.where(*self._matching(engine.jobs, wanted))
         if dead is not None:
             statement = statement.where(engine.jobs.c.dead.is_(dead))
         rows = await self._page(
@@ -187,6 +189,19 @@ class Reader:
         rows = await self._fetch(ordered.limit(limit))
         return rows[::-1] if backwards else rows
 
+    def _matching(self, table: Table, wanted: Filter) -> Sequence[ColumnElement[bool]]:
+        """What a filter demands of a row; the table has the columns of the fields that are given."""
+        column = table.c
+        given = ((name, getattr(wanted, name)) for name in _BY_NAME)
+        found = [column[name] == value for name, value in given if value is not None]
+        if wanted.state is not None:
+            found.append(column.replay == wanted.state.value)
+        if wanted.ids:
+            found.append(column.id.in_(wanted.ids))
+        if wanted.error is not None:
+            found.append(column.error.icontains(wanted.error, autoescape=True))
+        return [*found, *self._engine.in_time(table, wanted.since, wanted.until)]
+
     async def _fetch(self, statement: Select[Any] | ReturningDelete[Any]) -> Sequence[Sequence[Any]]:
         return await self._database.run(lambda session: session.fetch(*self._engine.written(statement)))
 
@@ -218,24 +233,6 @@ class Reader:
                 f"unknown cursor {text[:80]!r}: expected the cursor of a listed job; begin with the first page"
             )
         return values
-
-
-def conditions(table: Table, wanted: Filter) -> list[ColumnElement[bool]]:
-    """What a filter demands of a row; the table has the columns of the fields that are given."""
-    column = table.c
-    given = ((name, getattr(wanted, name)) for name in _BY_NAME)
-    found = [column[name] == value for name, value in given if value is not None]
-    if wanted.since is not None:
-        found.append(column.stored_at >= wanted.since)
-    if wanted.until is not None:
-        found.append(column.stored_at < wanted.until)
-    if wanted.state is not None:
-        found.append(column.replay == wanted.state.value)
-    if wanted.ids:
-        found.append(column.id.in_(wanted.ids))
-    if wanted.error is not None:
-        found.append(column.error.icontains(wanted.error, autoescape=True))
-    return found
 
 
 def _stored_letter(row: Sequence[Any]) -> StoredLetter:
