@@ -1,7 +1,8 @@
 """Calls of the ledger as commands that wait for a shared transaction: what both engines have in common.
 
-A command is one call; the type of its answer is its parameter. The rule that keeps the calls about one key in order:
-a transaction holds a key at most once, and a second command about the key waits for the next transaction.
+A command is one call; the type of its answer is its parameter. An engine makes a reply of each answer, and carries the
+replies out once their transaction is committed. The rule that keeps the calls about one key in order: a transaction
+holds a key at most once, and a second command about the key waits for the next transaction.
 """
 
 from __future__ import annotations
@@ -9,28 +10,27 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from asyncio import Future, get_running_loop
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar, cast
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from consumer.errors import StoreError
-from consumer.store.ledger import ClaimAnswer, DeadLetterRecord, JobRecord, Standby, WaitingLetters
+from consumer.store.ledger import ClaimAnswer, DeadLetterRecord, JobRecord, Standby
 
 MAX_BATCH: Final = 256  # commands in one transaction: more save nothing, and each would wait longer
 
-# Covariant, so that a queue of ``Command[object]`` takes every command.
-A_co = TypeVar("A_co", covariant=True)
-C = TypeVar("C", bound="Command[object]")
+A = TypeVar("A")
+C = TypeVar("C", bound="AnyCommand")
+
+Reply: TypeAlias = Callable[[], None]
+"""Passes an answer or an error on to a caller that still waits; called in the thread of its event loop."""
 
 
-@dataclass(slots=True, eq=False)
-class Command(Generic[A_co]):
-    """One call. An engine sets ``answer`` or ``error``; ``resolve`` passes it on to the caller."""
+@dataclass(frozen=True, slots=True, eq=False)
+class AnyCommand(ABC):
+    """One call, whatever its answer is."""
 
-    future: Future[A_co] | None = field(init=False, default=None)
-    """Where the caller waits, perhaps cancelled; ``None`` when no caller waits."""
-    answer: A_co = field(init=False, default=cast("A_co", None))
-    error: StoreError | None = field(init=False, default=None)
     key: str | None  # the one key that the command is about; ``None`` for several or none
 
     @property
@@ -38,101 +38,84 @@ class Command(Generic[A_co]):
         """The call as errors name it."""
         return type(self).__name__.removesuffix("Command").lower()
 
+    @abstractmethod
+    def refused(self, error: StoreError) -> Reply:
+        """The reply that raises an error of this command's own: a shared one would collect all callers' tracebacks."""
 
-@dataclass(slots=True, eq=False)
-class KeyedCommand(Command[A_co]):
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Command(AnyCommand, Generic[A]):
+    """One call, and the type of its answer."""
+
+    future: Future[A]  # where its caller waits; done when no caller does
+
+    def answered(self, answer: A) -> Reply:
+        """The reply with its answer."""
+        return partial(_answer, self.future, answer)
+
+    def refused(self, error: StoreError) -> Reply:
+        """See ``AnyCommand.refused``."""
+        return partial(_raise, self.future, type(error)(*error.args))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyedCommand(Command[A]):
     """A command about one key."""
 
     key: str
 
 
-@dataclass(slots=True, eq=False)
-class UnkeyedCommand(Command[A_co]):
-    """A command about several keys or none."""
-
-    key: None = field(init=False, default=None)
-
-
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class ClaimCommand(KeyedCommand[ClaimAnswer]):
     """See ``Ledger.claim``."""
 
     lease_s: float
 
 
-@dataclass(slots=True, eq=False)
-class RenewCommand(UnkeyedCommand[Sequence[str]]):
+@dataclass(frozen=True, slots=True, eq=False)
+class RenewCommand(Command[Sequence[str]]):
     """See ``Ledger.renew``."""
 
     keys: Sequence[str]
     lease_s: float
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class StartCommand(KeyedCommand[int]):
     """See ``Ledger.start``."""
 
 
-@dataclass(slots=True, eq=False)
-class UndoStartCommand(KeyedCommand[None]):
-    """See ``Standby.take_back_starts``."""
-
-
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class DoneCommand(KeyedCommand[bool]):
     """See ``Ledger.done``."""
 
     record: JobRecord
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class FailCommand(KeyedCommand[int]):
     """See ``Ledger.fail``."""
 
     failure: str
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class ReleaseCommand(KeyedCommand[None]):
     """See ``Ledger.release``."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class SetAsideCommand(KeyedCommand[bool]):
     """See ``Ledger.set_aside``."""
 
     letter: DeadLetterRecord
 
 
-@dataclass(slots=True, eq=False)
-class PruneCommand(UnkeyedCommand[int]):
-    """See ``Ledger.prune``."""
-
-    older_than_s: float
-    limit: int
-    letters_older_than_s: float | None
-
-
-@dataclass(slots=True, eq=False)
-class WaitingCommand(UnkeyedCommand[Sequence[WaitingLetters]]):
-    """See ``Ledger.waiting``."""
-
-
-@dataclass(slots=True, eq=False)
-class NowCommand(UnkeyedCommand[float]):
-    """See ``Ledger.now``."""
-
-
-@dataclass(slots=True, eq=False)
-class PingCommand(UnkeyedCommand[None]):
-    """See ``Ledger.ping``."""
-
-
 def take(
-    waiting: Sequence[Command[object]],
+    waiting: Sequence[AnyCommand],
     busy_keys: Container[str] = (),
-    busy_kinds: Container[type[Command[object]]] = (),
-) -> tuple[list[Command[object]], list[Command[object]]]:
+    busy_kinds: Container[type[AnyCommand]] = (),
+) -> tuple[list[AnyCommand], list[AnyCommand]]:
     """Split the waiting commands, oldest first, into one batch without a key twice, and the rest, both in order.
 
     Args:
@@ -140,8 +123,8 @@ def take(
         busy_keys: Keys of transactions in progress.
         busy_kinds: Commands that can't be executed now.
     """
-    batch: list[Command[object]] = []
-    later: list[Command[object]] = []
+    batch: list[AnyCommand] = []
+    later: list[AnyCommand] = []
     seen: set[str] = set()
     for command in waiting:
         key = command.key
@@ -156,34 +139,42 @@ def take(
     return batch, later
 
 
-def only(kind: type[C], commands: Sequence[Command[object]]) -> list[C]:
+def only(kind: type[C], commands: Sequence[AnyCommand]) -> list[C]:
     """The commands of one kind."""
     return [command for command in commands if isinstance(command, kind)]
 
 
-def refuse(commands: Sequence[Command[object]], error: StoreError) -> None:
-    """Let commands fail, each with an error of its own: a shared one would collect the tracebacks of all callers."""
-    for command in commands:
-        command.error = type(error)(*error.args)
+def refuse(commands: Iterable[AnyCommand], error: StoreError) -> list[Reply]:
+    """The replies that let commands fail."""
+    return [command.refused(error) for command in commands]
 
 
-def resolve(commands: Sequence[Command[object]]) -> None:
-    """Pass the answers on to the callers that still wait; runs in the thread of their event loop."""
-    for command in commands:
-        future = command.future
-        if future is None or future.done():
-            continue
-        if command.error is not None:
-            future.set_exception(command.error)
-        else:
-            future.set_result(command.answer)
+def resolve(replies: Iterable[Reply]) -> None:
+    """Carry replies out; runs in the thread of their event loop."""
+    for reply in replies:
+        reply()
+
+
+def _answer(future: Future[A], answer: A) -> None:
+    if not future.done():
+        future.set_result(answer)
+
+
+def _raise(future: Future[A], error: StoreError) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def pending() -> Future[A]:
+    """Where a caller of the running event loop waits."""
+    return get_running_loop().create_future()
 
 
 class QueuedLedger(ABC):
     """The calls of a ``Ledger`` as commands. An engine adds ``open``, ``close`` and the queue."""
 
     @abstractmethod
-    def _enqueue(self, command: Command[object]) -> None:
+    def _enqueue(self, command: AnyCommand) -> None:
         """Add a command to the queue.
 
         Raises:
@@ -197,48 +188,32 @@ class QueuedLedger(ABC):
     async def claim(self, key: str, lease_s: float) -> ClaimAnswer:
         """See ``Ledger.claim``."""
         _check_lease(lease_s)
-        return await self._ask(ClaimCommand(key, lease_s))
+        return await self._ask(ClaimCommand(key, pending(), lease_s))
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
         """See ``Ledger.renew``."""
         _check_lease(lease_s)
-        return await self._ask(RenewCommand(tuple(keys), lease_s))
+        return await self._ask(RenewCommand(None, pending(), tuple(keys), lease_s))
 
     async def start(self, key: str) -> int:
         """See ``Ledger.start``."""
-        return await self._ask(StartCommand(key))
+        return await self._ask(StartCommand(key, pending()))
 
     async def done(self, record: JobRecord) -> bool:
         """See ``Ledger.done``."""
-        return await self._ask(DoneCommand(record.key, record))
+        return await self._ask(DoneCommand(record.key, pending(), record))
 
     async def fail(self, key: str, error: str) -> int:
         """See ``Ledger.fail``."""
-        return await self._ask(FailCommand(key, error))
+        return await self._ask(FailCommand(key, pending(), error))
 
     async def release(self, key: str) -> None:
         """See ``Ledger.release``."""
-        await self._ask(ReleaseCommand(key))
+        await self._ask(ReleaseCommand(key, pending()))
 
     async def set_aside(self, letter: DeadLetterRecord) -> bool:
         """See ``Ledger.set_aside``."""
-        return await self._ask(SetAsideCommand(letter.job.key, letter))
-
-    async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
-        """See ``Ledger.prune``."""
-        return await self._ask(PruneCommand(older_than_s, limit, letters_older_than_s))
-
-    async def waiting(self) -> Sequence[WaitingLetters]:
-        """See ``Ledger.waiting``."""
-        return await self._ask(WaitingCommand())
-
-    async def now(self) -> float:
-        """See ``Ledger.now``."""
-        return await self._ask(NowCommand())
-
-    async def ping(self) -> None:
-        """See ``Ledger.ping``."""
-        await self._ask(PingCommand())
+        return await self._ask(SetAsideCommand(letter.job.key, pending(), letter))
 
     def is_migrating(self) -> bool:
         """See ``Ledger.is_migrating``."""
@@ -252,11 +227,9 @@ class QueuedLedger(ABC):
         """See ``Ledger.watch``."""
         await get_running_loop().create_future()
 
-    def _ask(self, command: Command[A_co]) -> Future[A_co]:
-        future: Future[A_co] = get_running_loop().create_future()
-        command.future = future
+    def _ask(self, command: Command[A]) -> Future[A]:
         self._enqueue(command)
-        return future
+        return command.future
 
 
 def _check_lease(lease_s: float) -> None:

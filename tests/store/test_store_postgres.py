@@ -155,7 +155,7 @@ async def test_commits_are_durable(postgres_target: str, make_record: MakeRecord
     await ledger.claim("k", 60)
     await ledger.done(make_record("k"))
     await Operators(database, PostgresEngine()).count_letters(Filter())
-    links = [*(lane.link for lane in ledger._lanes), database._link]
+    links = [*(lane.link for lane in ledger._lanes), ledger._upkeep, database._link]
     shown = [await link.run(lambda connection: connection.fetchval("SHOW synchronous_commit")) for link in links]
     assert shown == [kept] * 4
     await ledger.close()
@@ -195,7 +195,7 @@ async def test_look_ups_read_an_index(ledgers: list[PostgresLedger], name: str) 
 
 async def test_counting_letters_reads_their_index(ledgers: list[PostgresLedger]) -> None:
     """The table, which has the bodies, is not read as a whole."""
-    link = ledgers[0]._lanes[2].link
+    link = ledgers[0]._upkeep
     plan = await link.run(lambda connection: connection.fetch(f"EXPLAIN {postgres_statements.COUNT_WAITING}"))
     text = "\n".join(row[0] for row in plan)
     assert "mns_consumer_letter_waiting" in text
@@ -205,7 +205,7 @@ async def test_counting_letters_reads_their_index(ledgers: list[PostgresLedger])
 @pytest.mark.parametrize("statement", [*postgres_statements._PRUNE, postgres_statements._PRUNE_LETTERS])
 async def test_a_step_of_pruning_reads_an_index(ledgers: list[PostgresLedger], statement: str) -> None:
     """No step of pruning reads more of an index than it removes."""
-    link = ledgers[0]._lanes[2].link
+    link = ledgers[0]._upkeep
     plan = await link.run(lambda connection: connection.fetch(f"EXPLAIN {statement}", 1.0, 2))
     assert re.search(r"Index Cond: \(\w+_at <= ", "\n".join(row[0] for row in plan))
 

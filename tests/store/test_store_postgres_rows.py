@@ -31,7 +31,7 @@ async def test_long_waits_are_cut(ledgers: list[PostgresLedger], monkeypatch: py
             locked.set()
             await free.wait()
 
-    locking = asyncio.ensure_future(first._lanes[2].link.run(lock))
+    locking = asyncio.ensure_future(first._upkeep.run(lock))
     await locked.wait()
     with pytest.raises(StoreError, match="a statement took longer than"):
         await second.claim("k", 60)

@@ -236,14 +236,15 @@ class Link:
                 raise explain(self._to, error) from error
 
     async def close(self) -> None:
-        """Close the connection, in order when the server answers."""
-        connection, self._connection = self._connection, None
-        if connection is None or connection.is_closed():
-            return
-        try:
-            await connection.close(timeout=_CLOSE_TIMEOUT_S)
-        except _FAULTS:
-            connection.terminate()
+        """Close the connection after the work in progress, in order when the server answers."""
+        async with self._turn:
+            connection, self._connection = self._connection, None
+            if connection is None or connection.is_closed():
+                return
+            try:
+                await connection.close(timeout=_CLOSE_TIMEOUT_S)
+            except _FAULTS:
+                connection.terminate()
 
     async def _once(
         self, work: Callable[[asyncpg.Connection], Awaitable[T]], *, atomic: bool, settings: Mapping[str, str]

@@ -1,7 +1,7 @@
 """The ledger on PostgreSQL, for several daemons on one queue.
 
-Commands gather while a statement is in progress and go out together. Three lanes have a connection each, so that claims
-don't wait for ends, and nothing waits for upkeep:
+Commands gather while a statement is in progress and go out together. Two lanes have a connection each, so that claims
+don't wait for ends. Upkeep has a third: nothing waits for it.
 
     claims   claim, renew, release
     ends     start, done, fail, set_aside
@@ -13,37 +13,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import asyncpg
 
 from consumer.errors import StoreError
 from consumer.store.commands import (
+    AnyCommand,
     ClaimCommand,
-    Command,
     DoneCommand,
     FailCommand,
-    NowCommand,
-    PingCommand,
-    PruneCommand,
     QueuedLedger,
     ReleaseCommand,
     RenewCommand,
+    Reply,
     SetAsideCommand,
     StartCommand,
-    UndoStartCommand,
-    WaitingCommand,
     refuse,
     resolve,
     take,
 )
-from consumer.store.ledger import Standby
+from consumer.store.ledger import Standby, WaitingLetters
 from consumer.store.postgres.connection import LOCK_TIMEOUT_S, PLANS, Link, RefusedError
 from consumer.store.postgres.database import MAKE_SETTINGS, has_tables, make_tables
-from consumer.store.postgres.statements import PostgresStatements
+from consumer.store.postgres.statements import PING, PostgresStatements, ask_now, count_waiting, prune
 from consumer.store_address import PostgresAddress
+
+T = TypeVar("T")
 
 _SETTINGS: Final = {**PLANS, "lock_timeout": str(int(LOCK_TIMEOUT_S * 1000))}
 _ALONE: Final = {"lock_timeout": "100"}
@@ -55,7 +53,7 @@ _ALONE_S: Final = 8.0  # how long commands of a failed batch may fail one by one
 class _CommandLane:
     """Kinds of commands that share a connection, and so come one after another."""
 
-    kinds: frozenset[type[Command[object]]]
+    kinds: frozenset[type[AnyCommand]]
     link: Link
     busy: bool = False
 
@@ -71,11 +69,11 @@ class PostgresLedger(QueuedLedger):
         self._lanes = (
             _CommandLane(frozenset({ClaimCommand, RenewCommand, ReleaseCommand}), Link(address, _SETTINGS)),
             _CommandLane(frozenset({StartCommand, DoneCommand, FailCommand, SetAsideCommand}), self._ends),
-            _CommandLane(frozenset({PruneCommand, WaitingCommand, PingCommand, NowCommand}), Link(address, _SETTINGS)),
         )
+        self._upkeep = Link(address, _SETTINGS)
         self._loop: asyncio.AbstractEventLoop | None = None
         """``None`` while the store is not open."""
-        self._waiting: list[Command[object]] = []
+        self._waiting: list[AnyCommand] = []
         self._busy_keys: set[str] = set()
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,20 +99,40 @@ class PostgresLedger(QueuedLedger):
         while self._tasks:
             # Not gather(): a cancelled caller must not cancel the writes.
             await asyncio.wait(self._tasks)
-        for lane in self._lanes:
-            await lane.link.close()
+        for link in (*(lane.link for lane in self._lanes), self._upkeep):
+            await link.close()
 
     def standby(self) -> Standby:
         """See ``Ledger.standby``."""
         self._open_loop()
         return PostgresStandby(Link(self._to, _SETTINGS), self._statements)
 
+    async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
+        """See ``Ledger.prune``."""
+        return await self._keep_up(lambda connection: prune(connection, older_than_s, limit, letters_older_than_s))
+
+    async def waiting(self) -> Sequence[WaitingLetters]:
+        """See ``Ledger.waiting``."""
+        return await self._keep_up(count_waiting)
+
+    async def now(self) -> float:
+        """See ``Ledger.now``."""
+        return await self._keep_up(ask_now)
+
+    async def ping(self) -> None:
+        """See ``Ledger.ping``."""
+        await self._keep_up(lambda connection: connection.execute(PING))
+
+    async def _keep_up(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        self._open_loop()
+        return await self._upkeep.run(work)
+
     def _open_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             raise StoreError(f"store {self._address} is not open")
         return self._loop
 
-    def _enqueue(self, command: Command[object]) -> None:
+    def _enqueue(self, command: AnyCommand) -> None:
         loop = self._open_loop()
         self._waiting.append(command)
         if not self._scheduled:
@@ -137,68 +155,66 @@ class PostgresLedger(QueuedLedger):
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    async def _execute_batch(self, lane: _CommandLane, commands: Sequence[Command[object]]) -> None:
+    async def _execute_batch(self, lane: _CommandLane, commands: Sequence[AnyCommand]) -> None:
         """Execute one lane's batch, kind by kind."""
-        by_kind: defaultdict[type[Command[object]], list[Command[object]]] = defaultdict(list)
+        by_kind: defaultdict[type[AnyCommand], list[AnyCommand]] = defaultdict(list)
         for command in commands:
             by_kind[type(command)].append(command)
         # Each key is freed once: another lane may have it the next moment.
         busy = _keys_of(commands)
         try:
             for some in by_kind.values():
-                await self._execute(lane, some)
-                resolve(some)
+                resolve(await self._execute(lane, some))
                 freed = busy & _keys_of(some)
                 busy -= freed
                 self._busy_keys -= freed
+        except BaseException:
+            # An event loop that is being torn down.
+            resolve(refuse(commands, StoreError(f"store {self._address} was closed")))
+            raise
         finally:
-            # Only an event loop that is being torn down leaves commands without an answer.
-            unanswered = [command for command in commands if command.future is not None and not command.future.done()]
-            refuse(unanswered, StoreError(f"store {self._address} was closed"))
-            resolve(unanswered)
             self._busy_keys -= busy
             lane.busy = False
             if self._waiting:
                 self._dispatch()
 
-    async def _execute(self, lane: _CommandLane, commands: Sequence[Command[object]]) -> None:
+    async def _execute(self, lane: _CommandLane, commands: Sequence[AnyCommand]) -> list[Reply]:
         try:
-            await self._try(lane, commands)
+            return await self._try(lane, commands)
         except RefusedError as error:
             if len(commands) == 1:
-                _blame(commands[0], error)
-            else:
-                # Nothing was written. One by one, only the faulty command fails.
-                await self._execute_one_by_one(lane, commands, error)
+                return [_blame(commands[0], error)]
+            # Nothing was written. One by one, only the faulty command fails.
+            return await self._execute_one_by_one(lane, commands, error)
         except StoreError as error:
-            refuse(commands, error)
+            return refuse(commands, error)
 
     async def _execute_one_by_one(
-        self, lane: _CommandLane, commands: Sequence[Command[object]], error: StoreError
-    ) -> None:
+        self, lane: _CommandLane, commands: Sequence[AnyCommand], error: StoreError
+    ) -> list[Reply]:
+        replies: list[Reply] = []
         failing_s = 0.0
         for command in commands:
             if failing_s >= _ALONE_S:
-                refuse([command], error)
+                replies.append(command.refused(error))
                 continue
             started_at = time.monotonic()
             try:
-                await self._try(lane, [command], alone=True)
+                replies += await self._try(lane, [command], alone=True)
             except StoreError as its_own:
-                _blame(command, its_own)
+                replies.append(_blame(command, its_own))
                 failing_s += time.monotonic() - started_at
+        return replies
 
-    async def _try(self, lane: _CommandLane, commands: Sequence[Command[object]], *, alone: bool = False) -> None:
-        async def execute(connection: asyncpg.Connection) -> None:
-            await self._statements.execute(connection, commands)
-
+    async def _try(self, lane: _CommandLane, commands: Sequence[AnyCommand], *, alone: bool = False) -> list[Reply]:
         try:
-            await lane.link.run(execute, settings=_ALONE if alone else {})
+            return await lane.link.run(
+                lambda connection: self._statements.execute(connection, commands), settings=_ALONE if alone else {}
+            )
         except StoreError:
             raise
         except Exception as error:  # a value that can't be sent counts as refused by the server
             raise RefusedError(f"store {self._address}: it can't be written ({error!r})") from error
-        self._statements.remember(commands)
 
 
 class PostgresStandby:
@@ -213,31 +229,29 @@ class PostgresStandby:
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
         """See ``Standby.renew``."""
-        command = RenewCommand(tuple(keys), lease_s)
-        await self._execute([command])
-        return command.answer
+        leases = dict.fromkeys(keys, lease_s)
+        return list(await self._run(lambda connection: self._statements.renew(connection, leases)))
 
     async def take_back_starts(self, keys: Sequence[str]) -> None:
         """See ``Standby.take_back_starts``."""
-        await self._execute([UndoStartCommand(key) for key in keys])
+        if keys:
+            await self._run(lambda connection: self._statements.undo_starts(connection, keys))
 
     async def close(self) -> None:
         """See ``Standby.close``."""
         await self._link.close()
 
-    async def _execute(self, commands: Sequence[Command[object]]) -> None:
-        if not commands:
-            return
+    async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         try:
-            await self._link.run(lambda connection: self._statements.execute(connection, commands))
+            return await self._link.run(work)
         except RuntimeError as error:
             raise StoreError(f"store {self._link.address}: no connection could be made ({error})") from error
 
 
-def _keys_of(commands: Sequence[Command[object]]) -> set[str]:
+def _keys_of(commands: Sequence[AnyCommand]) -> set[str]:
     return {command.key for command in commands if command.key is not None}
 
 
-def _blame(command: Command[object], error: StoreError) -> None:
+def _blame(command: AnyCommand, error: StoreError) -> Reply:
     about = ", ".join(command.keys) if isinstance(command, RenewCommand) else command.key
-    refuse([command], type(error)(f"{error}; met by {command.name} of {about!r}"))
+    return command.refused(type(error)(f"{error}; met by {command.name} of {about!r}"))

@@ -12,28 +12,26 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import asyncpg
 
 from consumer.store.commands import (
+    A,
+    AnyCommand,
     ClaimCommand,
-    Command,
     DoneCommand,
     FailCommand,
     KeyedCommand,
-    NowCommand,
-    PingCommand,
-    PruneCommand,
     ReleaseCommand,
     RenewCommand,
+    Reply,
     SetAsideCommand,
     StartCommand,
-    UndoStartCommand,
-    WaitingCommand,
     only,
 )
-from consumer.store.ledger import ClaimAnswer, Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord
+from consumer.store.ledger import ClaimAnswer, Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, WaitingLetters
 from consumer.store.rows import (
     JOB_COLUMNS,
     JOB_COLUMNS_SQL,
@@ -181,11 +179,15 @@ FROM mns_consumer_letter WHERE replay <> 'replayed' GROUP BY queue, reason ORDER
 
 NOW: Final = f"SELECT {NOW_SQL}"
 
-_PING: Final = "UPDATE mns_consumer_revision SET version_num = version_num"
+PING: Final = "UPDATE mns_consumer_revision SET version_num = version_num"
 
 
 class PostgresStatements:
-    """The claims of one holder and its part in the database."""
+    """The claims of one holder and its part in the database.
+
+    Every method executes commands of one kind, no key twice, and may be repeated with the same result. It raises
+    whatever the driver raises, or the error of a value that can't be sent; then nothing was written.
+    """
 
     def __init__(self) -> None:
         self._holder = secrets.token_hex(16)
@@ -193,89 +195,85 @@ class PostgresStatements:
         # other claim that the database has of this holder lost its answer, and may be claimed again at once.
         self._confirmed: set[str] = set()
 
-    async def execute(self, connection: asyncpg.Connection, commands: Sequence[Command[object]]) -> None:
-        """Execute commands of one kind, no key twice. May be repeated, with the same result.
-
-        Raises:
-            Exception: Whatever the driver raises, or a value that can't be sent; then nothing was written.
-        """
+    async def execute(self, connection: asyncpg.Connection, commands: Sequence[AnyCommand]) -> list[Reply]:
+        """Execute commands, and return their replies together with what these say of our claims."""
         match commands[0]:
             case ClaimCommand():
-                await self._claim(connection, only(ClaimCommand, commands))
+                return await self._claim(connection, only(ClaimCommand, commands))
             case RenewCommand():
-                await self._renew(connection, only(RenewCommand, commands))
+                return await self._renew(connection, only(RenewCommand, commands))
             case StartCommand():
-                await self._answer(connection, START, only(StartCommand, commands), "number")
-            case DoneCommand():
-                done = only(DoneCommand, commands)
-                columns = zip(*(job_values(fit_record(command.record)) for command in done), strict=True)
-                await self._answer(connection, DONE, done, "ours", *columns)
+                started = only(StartCommand, commands)
+                return _numbers(started, await self._by_key(connection, START, started))
             case FailCommand():
                 failed = only(FailCommand, commands)
                 errors = [cut(command.failure, MAX_ERROR_BYTES) for command in failed]
-                await self._answer(connection, FAIL, failed, "number", errors)
+                rows = await self._by_key(connection, FAIL, failed, errors)
+                return [*_numbers(failed, rows), self._end_claims(failed)]
+            case DoneCommand():
+                done = only(DoneCommand, commands)
+                columns = zip(*(job_values(fit_record(command.record)) for command in done), strict=True)
+                return await self._close(connection, DONE, done, *columns)
             case SetAsideCommand():
                 dead = only(SetAsideCommand, commands)
                 letters = [fit_letter(command.letter) for command in dead]
-                rows = [(*job_values(letter.job), *letter_values(letter), letter_bytes(letter)) for letter in letters]
-                columns = zip(*rows, strict=True)
-                await self._answer(connection, SET_ASIDE, dead, "ours", *columns)
+                values = [(*job_values(letter.job), *letter_values(letter), letter_bytes(letter)) for letter in letters]
+                return await self._close(connection, SET_ASIDE, dead, *zip(*values, strict=True))
             case ReleaseCommand():
-                await connection.execute(RELEASE, self._holder, _key_ids(only(ReleaseCommand, commands)))
-            case UndoStartCommand():
-                await connection.execute(UNDO_START, self._holder, _key_ids(only(UndoStartCommand, commands)))
-            case _:
-                await _execute_upkeep(connection, commands)
+                released = only(ReleaseCommand, commands)
+                await connection.execute(RELEASE, self._holder, _key_ids(released))
+                return [*(command.answered(None) for command in released), self._end_claims(released)]
+            case other:
+                raise TypeError(f"unexpected {other.name}")
 
-    def remember(self, commands: Sequence[Command[object]]) -> None:
-        """Note what the answers say of our claims, before another command about their keys starts."""
-        for command in commands:
-            match command:
-                case ClaimCommand(answer=Claimed()):
-                    self._confirmed.add(command.key)
-                case RenewCommand():
-                    self._confirmed.difference_update(command.answer)
-                case DoneCommand() | FailCommand() | SetAsideCommand() | ReleaseCommand():
-                    self._confirmed.discard(command.key)
+    async def renew(self, connection: asyncpg.Connection, leases: Mapping[str, float]) -> set[str]:
+        """Renew claims for the given seconds; returns the keys whose claims are lost."""
+        keys = {key_id(key): key for key in leases}
+        rows = await connection.fetch(RENEW, self._holder, list(keys), list(leases.values())) if leases else ()
+        return set(leases) - {keys[row["key_id"]] for row in rows}
 
-    async def _claim(self, connection: asyncpg.Connection, commands: Sequence[ClaimCommand]) -> None:
+    async def undo_starts(self, connection: asyncpg.Connection, keys: Sequence[str]) -> None:
+        """Undo the starts that our claims have recorded."""
+        await connection.execute(UNDO_START, self._holder, [key_id(key) for key in keys])
+
+    async def _claim(self, connection: asyncpg.Connection, commands: Sequence[ClaimCommand]) -> list[Reply]:
         keys, leases_s = [command.key for command in commands], [command.lease_s for command in commands]
         confirmed = [key_id(key) for key in keys if key in self._confirmed]
         rows = await self._by_key(connection, CLAIM, commands, keys, leases_s, confirmed)
-        for command, row in zip(commands, rows, strict=True):
-            command.answer = _claim_answer(row)
+        answers = [_claim_answer(row) for row in rows]
+        claimed = [key for key, answer in zip(keys, answers, strict=True) if isinstance(answer, Claimed)]
+        replies = [command.answered(answer) for command, answer in zip(commands, answers, strict=True)]
+        return [*replies, partial(self._confirmed.update, claimed)]
 
-    async def _renew(self, connection: asyncpg.Connection, commands: Sequence[RenewCommand]) -> None:
-        leases: dict[bytes, float] = {}
+    async def _renew(self, connection: asyncpg.Connection, commands: Sequence[RenewCommand]) -> list[Reply]:
+        leases: dict[str, float] = {}
         for command in commands:
             for key in command.keys:
-                found = key_id(key)
-                leases[found] = max(command.lease_s, leases.get(found, 0.0))
-        renewed: set[bytes] = set()
-        if leases:
-            rows = await connection.fetch(RENEW, self._holder, list(leases), list(leases.values()))
-            renewed = {row["key_id"] for row in rows}
-        for command in commands:
-            command.answer = [key for key in command.keys if key_id(key) not in renewed]
+                leases[key] = max(command.lease_s, leases.get(key, 0.0))
+        lost = await self.renew(connection, leases)
+        replies = [command.answered([key for key in command.keys if key in lost]) for command in commands]
+        return [*replies, partial(self._confirmed.difference_update, lost)]
 
-    async def _answer(
+    async def _close(
         self,
         connection: asyncpg.Connection,
         statement: str,
-        commands: Sequence[KeyedCommand[object]],
-        column: str,
-        *arrays: Sequence[Any],
-    ) -> None:
-        """Answer each command by a column of its row."""
-        for command, row in zip(commands, await self._by_key(connection, statement, commands, *arrays), strict=True):
-            command.answer = row[column]
+        commands: Sequence[KeyedCommand[bool]],
+        *columns: Sequence[object],
+    ) -> list[Reply]:
+        rows = await self._by_key(connection, statement, commands, *columns)
+        replies = [command.answered(bool(row["ours"])) for command, row in zip(commands, rows, strict=True)]
+        return [*replies, self._end_claims(commands)]
+
+    def _end_claims(self, commands: Sequence[KeyedCommand[A]]) -> Reply:
+        return partial(self._confirmed.difference_update, [command.key for command in commands])
 
     async def _by_key(
         self,
         connection: asyncpg.Connection,
         statement: str,
-        commands: Sequence[KeyedCommand[object]],
-        *arrays: Sequence[Any],
+        commands: Sequence[KeyedCommand[A]],
+        *arrays: Sequence[object],
     ) -> Sequence[asyncpg.Record]:
         """Execute one statement about the commands' keys; its rows in the order of the commands."""
         ids = _key_ids(commands)
@@ -283,8 +281,12 @@ class PostgresStatements:
         return [rows[found] for found in ids]
 
 
-def _key_ids(commands: Sequence[KeyedCommand[object]]) -> list[bytes]:
+def _key_ids(commands: Sequence[KeyedCommand[A]]) -> list[bytes]:
     return [key_id(command.key) for command in commands]
+
+
+def _numbers(commands: Sequence[KeyedCommand[int]], rows: Sequence[asyncpg.Record]) -> list[Reply]:
+    return [command.answered(int(row["number"])) for command, row in zip(commands, rows, strict=True)]
 
 
 def _claim_answer(row: asyncpg.Record) -> ClaimAnswer:
@@ -296,29 +298,27 @@ def _claim_answer(row: asyncpg.Record) -> ClaimAnswer:
     return Elsewhere(_UNKNOWN_REMAINING_S if remaining_s is None else max(0.0, remaining_s))
 
 
-async def _execute_upkeep(connection: asyncpg.Connection, commands: Sequence[Command[object]]) -> None:
-    for command in commands:
-        match command:
-            case WaitingCommand():
-                command.answer = [read_waiting(tuple(row)) for row in await connection.fetch(COUNT_WAITING)]
-            case NowCommand():
-                command.answer = float(await connection.fetchval(NOW))
-            case PingCommand():
-                await connection.execute(_PING)
-            case PruneCommand():
-                command.answer = await _prune(connection, command)
-            case _:
-                raise TypeError(f"unexpected {type(command).__name__}")
+async def count_waiting(connection: asyncpg.Connection) -> list[WaitingLetters]:
+    """See ``Ledger.waiting``."""
+    return [read_waiting(tuple(row)) for row in await connection.fetch(COUNT_WAITING)]
 
 
-async def _prune(connection: asyncpg.Connection, command: PruneCommand) -> int:
-    ages = [(statement, command.older_than_s) for statement in _PRUNE]
-    if command.letters_older_than_s is not None:
-        ages.append((_PRUNE_LETTERS, command.letters_older_than_s))
+async def ask_now(connection: asyncpg.Connection) -> float:
+    """See ``Ledger.now``."""
+    return float(await connection.fetchval(NOW))
+
+
+async def prune(
+    connection: asyncpg.Connection, older_than_s: float, limit: int, letters_older_than_s: float | None
+) -> int:
+    """See ``Ledger.prune``."""
+    ages = [(statement, older_than_s) for statement in _PRUNE]
+    if letters_older_than_s is not None:
+        ages.append((_PRUNE_LETTERS, letters_older_than_s))
     removed = 0
     for statement, age_s in ages:
-        if removed < command.limit:
-            removed += changed_rows(await connection.execute(statement, age_s, command.limit - removed))
+        if removed < limit:
+            removed += changed_rows(await connection.execute(statement, age_s, limit - removed))
     return removed
 
 

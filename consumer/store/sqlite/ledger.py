@@ -5,7 +5,7 @@ While a commit waits for the disk, the next commands gather: the slower the disk
 
     loop: commands of one turn -> inbox -> thread: answers reads, commits writes -> loop: answers, one wake-up
 
-Pruning comes last, in a transaction of its own: a fault in old rows must not keep a job from ending.
+Upkeep comes last, each in a transaction of its own: a fault in old rows must not keep a job from ending.
 
 A connection that failed is replaced for the next batch. Files that are no longer those that were opened are left alone
 until they are back: no new ones are made in their place.
@@ -27,26 +27,33 @@ from typing import Final, TypeAlias
 
 from consumer.errors import StoreDiedError, StoreError, StoreUnsafeError
 from consumer.store.commands import (
+    A,
+    AnyCommand,
     ClaimCommand,
-    Command,
-    PruneCommand,
     QueuedLedger,
     RenewCommand,
-    UndoStartCommand,
-    WaitingCommand,
+    Reply,
+    pending,
     refuse,
     resolve,
     take,
 )
-from consumer.store.ledger import Standby
+from consumer.store.ledger import Standby, WaitingLetters
 from consumer.store.sqlite.database import connect, explain, spoils_connection
 from consumer.store.sqlite.files import FileOwner, OpenFiles, access_refusal, make_folder
 from consumer.store.sqlite.schema import prepare
-from consumer.store.sqlite.statements import SqliteStatements, count_waiting
+from consumer.store.sqlite.statements import (
+    SqliteStatements,
+    UndoStartCommand,
+    UpkeepCommand,
+    count_waiting,
+    ping,
+    prune,
+)
 
 _READS: Final = (ClaimCommand, RenewCommand)
 
-Execute: TypeAlias = Callable[[sqlite3.Connection, Sequence[Command[object]]], None]
+Execute: TypeAlias = Callable[[sqlite3.Connection, Sequence[AnyCommand]], list[Reply]]
 
 
 class SqliteLedger(QueuedLedger):
@@ -59,7 +66,7 @@ class SqliteLedger(QueuedLedger):
         self._path = Path(os.path.realpath(path))
         self._writer: WriterThread | None = None
         self._opening: WriterThread | None = None
-        self._gathered: list[Command[object]] = []
+        self._gathered: list[AnyCommand] = []
 
     async def open(self) -> None:
         """See ``Ledger.open``."""
@@ -89,6 +96,18 @@ class SqliteLedger(QueuedLedger):
         await asyncio.wait([writer.closed])
         writer.join()
 
+    async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
+        """See ``Ledger.prune``."""
+        return await self._keep_up(lambda connection: prune(connection, older_than_s, limit, letters_older_than_s))
+
+    async def waiting(self) -> Sequence[WaitingLetters]:
+        """See ``Ledger.waiting``."""
+        return await self._keep_up(count_waiting)
+
+    async def ping(self) -> None:
+        """See ``Ledger.ping``."""
+        await self._keep_up(ping)
+
     async def now(self) -> float:
         """See ``Ledger.now``."""
         return time.time()
@@ -113,10 +132,13 @@ class SqliteLedger(QueuedLedger):
             raise self._not_open()
         return SqliteStandby(self._writer)
 
+    async def _keep_up(self, work: Callable[[sqlite3.Connection], A]) -> A:
+        return await self._ask(UpkeepCommand(None, pending(), work))
+
     def _not_open(self) -> StoreError:
         return StoreError(f"store {self._path} is not open")
 
-    def _enqueue(self, command: Command[object]) -> None:
+    def _enqueue(self, command: AnyCommand) -> None:
         writer = self._writer
         if writer is None:
             raise self._not_open()
@@ -137,8 +159,7 @@ class SqliteLedger(QueuedLedger):
         if self._writer is not None and (error := closed.exception()) is not None:
             commands = [*self._writer.unanswered(), *self._gathered]
             self._gathered = []
-            refuse(commands, StoreError(*error.args))
-            resolve(commands)
+            resolve(refuse(commands, StoreError(*error.args)))
 
 
 class SqliteStandby:
@@ -152,15 +173,21 @@ class SqliteStandby:
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
         """See ``Standby.renew``."""
-        self._writer.put([RenewCommand(tuple(keys), lease_s)])
+        self._writer.put([RenewCommand(None, self._nobody(), tuple(keys), lease_s)])
         return ()
 
     async def take_back_starts(self, keys: Sequence[str]) -> None:
         """See ``Standby.take_back_starts``."""
-        self._writer.put([UndoStartCommand(key) for key in keys])
+        self._writer.put([UndoStartCommand(key, self._nobody()) for key in keys])
 
     async def close(self) -> None:
         """See ``Standby.close``."""
+
+    def _nobody(self) -> asyncio.Future[A]:
+        """Where no caller waits."""
+        future: asyncio.Future[A] = self._writer.loop.create_future()
+        future.cancel()
+        return future
 
 
 class WriterThread:
@@ -179,8 +206,8 @@ class WriterThread:
         self._files = OpenFiles(path)
         self._statements = SqliteStatements()
         self._connection: sqlite3.Connection | None = None
-        self._waiting: list[Command[object]] = []
-        self._inbox: SimpleQueue[list[Command[object]] | None] = SimpleQueue()
+        self._waiting: list[AnyCommand] = []
+        self._inbox: SimpleQueue[list[AnyCommand] | None] = SimpleQueue()
         # A daemon thread: a process that exits without closing its store must not hang on it.
         self._thread = Thread(target=self._run, name="mns-consumer-store", daemon=True)
 
@@ -188,7 +215,7 @@ class WriterThread:
         """Start the thread; ``opened`` has its result."""
         self._thread.start()
 
-    def put(self, commands: list[Command[object]]) -> None:
+    def put(self, commands: list[AnyCommand]) -> None:
         """Add the commands of one turn of the loop."""
         self._inbox.put(commands)
 
@@ -200,7 +227,7 @@ class WriterThread:
         """Wait for the thread's last instructions, once ``closed`` is done."""
         self._thread.join()
 
-    def unanswered(self) -> list[Command[object]]:
+    def unanswered(self) -> list[AnyCommand]:
         """The commands that a thread which has died left unanswered."""
         while not self._inbox.empty():
             self._waiting.extend(self._inbox.get() or ())
@@ -260,51 +287,45 @@ class WriterThread:
             self._execute_batch(batch)
             waiting[:] = later
 
-    def _execute_batch(self, batch: Sequence[Command[object]]) -> None:
-        reads, writes, counts, prunes = [], [], [], []
+    def _execute_batch(self, batch: Sequence[AnyCommand]) -> None:
+        reads, writes, upkeep = [], [], []
         for command in batch:
             if isinstance(command, _READS):
                 reads.append(command)
-            elif isinstance(command, PruneCommand):
-                prunes.append([command])
-            elif isinstance(command, WaitingCommand):
-                counts.append(command)
+            elif isinstance(command, UpkeepCommand):
+                upkeep.append([command])
             else:
                 writes.append(command)
-        write = self._statements.write
-        steps: list[tuple[Execute, Sequence[Command[object]]]] = [
-            (self._statements.read, reads),
-            (write, writes),
-            (count_waiting, counts),
-            *((write, prune) for prune in prunes),
+        statements = self._statements
+        steps: list[tuple[Execute, Sequence[AnyCommand]]] = [
+            (statements.read, reads),
+            (statements.write, writes),
+            *((statements.keep_up, one) for one in upkeep),
         ]
         for execute, commands in steps:
             if commands:
                 self.busy_since = time.monotonic()
-                self._execute(execute, commands)
+                replies = self._execute(execute, commands)
                 self.busy_since = None
-                self._post(resolve, commands)
+                self._post(resolve, replies)
 
-    def _execute(self, execute: Execute, commands: Sequence[Command[object]]) -> None:
+    def _execute(self, execute: Execute, commands: Sequence[AnyCommand]) -> list[Reply]:
         try:
-            execute(self._connect(), commands)
+            return execute(self._connect(), commands)
         except Exception as error:  # noqa: BLE001 - a value that SQLite can't take must not end the thread
             if len(commands) == 1 or _is_about_all(error):
-                self._fail(error, commands)
-                return
-            # Nothing is written yet. One by one, only the faulty command fails.
-            for command in commands:
-                self._execute(execute, [command])
+                return refuse(commands, self._explained(error, commands[0]))
+        # Nothing is written yet. One by one, only the faulty command fails.
+        return [reply for command in commands for reply in self._execute(execute, [command])]
 
-    def _fail(self, error: Exception, commands: Sequence[Command[object]]) -> None:
+    def _explained(self, error: Exception, command: AnyCommand) -> StoreError:
         if isinstance(error, sqlite3.Error):
             if spoils_connection(error):
                 self._disconnect()
-            error = explain(self._path, error)
-        elif not isinstance(error, StoreError):
-            command = commands[0]
-            error = StoreError(f"store {self._path}: {command.name} of {command.key!r} can't be written: {error!r}")
-        refuse(commands, error)
+            return explain(self._path, error)
+        if isinstance(error, StoreError):
+            return error
+        return StoreError(f"store {self._path}: {command.name} of {command.key!r} can't be written: {error!r}")
 
     def _connect(self) -> sqlite3.Connection:
         self._owner.check()

@@ -4,7 +4,7 @@ Running claims are kept in memory: the file has one owner, and its claims end wi
 from the file at every claim, since operators reopen keys.
 
     claims and renewals are answered first: they are reads and wait for no disk
-    everything else but pruning is one transaction; the memory changes once that is on disk
+    all writes but upkeep are one transaction; the memory changes once that is on disk
 
 Failures and starts are written as totals, not as "one more": repeating a command whose commit got no answer counts
 nothing twice.
@@ -15,26 +15,27 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from consumer.store.commands import (
+    A,
+    AnyCommand,
     ClaimCommand,
     Command,
     DoneCommand,
     FailCommand,
-    PingCommand,
-    PruneCommand,
+    KeyedCommand,
     ReleaseCommand,
     RenewCommand,
+    Reply,
     SetAsideCommand,
     StartCommand,
-    UndoStartCommand,
-    WaitingCommand,
     only,
 )
-from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord
+from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, WaitingLetters
 from consumer.store.rows import (
     JOB_COLUMNS,
     LETTER_COLUMNS,
@@ -84,6 +85,22 @@ _PING: Final = "UPDATE revision SET version_num = version_num"
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class UndoStartCommand(KeyedCommand[None]):
+    """See ``Standby.take_back_starts``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UpkeepCommand(Command[A]):
+    """Other work on the connection, in a transaction of its own or in none."""
+
+    work: Callable[[sqlite3.Connection], A]
+
+    def carried_out(self, connection: sqlite3.Connection) -> Reply:
+        """Its reply, when the work is done."""
+        return self.answered(self.work(connection))
+
+
 @dataclass(slots=True)
 class _Claim:
     """A claim of this process."""
@@ -107,30 +124,41 @@ class SqliteStatements:
         self._holder = secrets.token_hex(8)
         self._claims: dict[str, _Claim] = {}
 
-    def read(self, connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
-        """Answer claims and renewals, no key twice."""
-        for renewal in only(RenewCommand, commands):
-            renewal.answer = self._renew(renewal)
-        self._claim(connection, only(ClaimCommand, commands))
+    def read(self, connection: sqlite3.Connection, commands: Sequence[AnyCommand]) -> list[Reply]:
+        """Execute claims and renewals, no key twice."""
+        renewed = [command.answered(self._renew(command)) for command in only(RenewCommand, commands)]
+        return [*renewed, *self._claim(connection, only(ClaimCommand, commands))]
 
-    def write(self, connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
+    def write(self, connection: sqlite3.Connection, commands: Sequence[AnyCommand]) -> list[Reply]:
         """Execute other commands, no key twice, in one transaction: on disk when it returns.
 
         Raises:
             sqlite3.Error: Perhaps nothing was written; every command may be repeated.
         """
-        if not all(self._is_in_memory(command) for command in commands):
-            self._write(connection, commands)
+        try:
+            with nullcontext() if all(map(self._is_in_memory, commands)) else writing(connection):
+                replies = [self._execute(connection, command) for command in commands]
+        except BaseException:
+            for command in commands:
+                if command.key in self._claims:
+                    self._claims[command.key].doubtful = True
+            raise
         for command in commands:
             self._remember(command)
+        return replies
 
-    def _claim(self, connection: sqlite3.Connection, commands: Sequence[ClaimCommand]) -> None:
+    def keep_up(self, connection: sqlite3.Connection, commands: Sequence[AnyCommand]) -> list[Reply]:
+        """Do upkeep."""
+        return [command.carried_out(connection) for command in only(UpkeepCommand, commands)]
+
+    def _claim(self, connection: sqlite3.Connection, commands: Sequence[ClaimCommand]) -> list[Reply]:
         now = time.monotonic()
+        replies: list[Reply] = []
         free: list[ClaimCommand] = []
         for command in commands:
             claim = self._claims.get(command.key)
             if claim is not None and claim.until > now:
-                command.answer = Elsewhere(claim.until - now)
+                replies.append(command.answered(Elsewhere(claim.until - now)))
             else:
                 free.append(command)
         keys = [command.key for command in free]
@@ -141,11 +169,12 @@ class SqliteStatements:
             key = command.key
             if key in ended:
                 self._claims.pop(key, None)
-                command.answer = ended[key]
+                replies.append(command.answered(ended[key]))
                 continue
             failures, starts = counts.get(key, (0, 0))
             self._claims[key] = _Claim(now + command.lease_s, failures, starts)
-            command.answer = Claimed(failures, starts)
+            replies.append(command.answered(Claimed(failures, starts)))
+        return replies
 
     def _renew(self, command: RenewCommand) -> list[str]:
         until = time.monotonic() + command.lease_s
@@ -158,43 +187,29 @@ class SqliteStatements:
                 claim.until = until
         return lost
 
-    def _is_in_memory(self, command: Command[object]) -> bool:
+    def _is_in_memory(self, command: AnyCommand) -> bool:
         if not isinstance(command, ReleaseCommand):
             return False
         claim = self._claims.get(command.key)
         return claim is None or not (claim.started or claim.doubtful)
 
-    def _write(self, connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
-        try:
-            with writing(connection):
-                for command in commands:
-                    self._execute(connection, command)
-        except BaseException:
-            for command in commands:
-                if command.key in self._claims:
-                    self._claims[command.key].doubtful = True
-            raise
-
-    def _execute(self, connection: sqlite3.Connection, command: Command[object]) -> None:
+    def _execute(self, connection: sqlite3.Connection, command: AnyCommand) -> Reply:
         match command:
             case DoneCommand():
-                command.answer = self._end(connection, command.record, None)
+                return command.answered(self._end(connection, command.record, None))
             case SetAsideCommand():
-                command.answer = self._end(connection, command.letter.job, command.letter)
+                return command.answered(self._end(connection, command.letter.job, command.letter))
             case StartCommand():
-                command.answer = self._start(connection, command.key)
+                return command.answered(self._start(connection, command.key))
             case FailCommand():
-                command.answer = self._fail(connection, command.key, command.failure)
+                return command.answered(self._fail(connection, command.key, command.failure))
             case UndoStartCommand() | ReleaseCommand():
                 self._undo_start(connection, command.key)
-            case PingCommand():
-                connection.execute(_PING)
-            case PruneCommand():
-                command.answer = _prune(connection, command)
+                return command.answered(None)
             case _:
-                raise TypeError(f"unexpected {type(command).__name__}")
+                raise TypeError(f"unexpected {command.name}")
 
-    def _remember(self, command: Command[object]) -> None:
+    def _remember(self, command: AnyCommand) -> None:
         """Change the memory after the commit."""
         match command:
             case DoneCommand(key=key) | SetAsideCommand(key=key) | FailCommand(key=key) | ReleaseCommand(key=key):
@@ -247,11 +262,15 @@ def _letter_row(letter: DeadLetterRecord, *, now: float) -> tuple[Any, ...]:
     return (now, letter_bytes(letter), *letter_values(letter), *job_values(letter.job))
 
 
-def count_waiting(connection: sqlite3.Connection, commands: Sequence[Command[object]]) -> None:
-    """Answer ``WaitingCommand``."""
-    groups = [read_waiting(row) for row in connection.execute(COUNT_WAITING)]
-    for command in only(WaitingCommand, commands):
-        command.answer = groups
+def count_waiting(connection: sqlite3.Connection) -> list[WaitingLetters]:
+    """See ``Ledger.waiting``."""
+    return [read_waiting(row) for row in connection.execute(COUNT_WAITING)]
+
+
+def ping(connection: sqlite3.Connection) -> None:
+    """See ``Ledger.ping``."""
+    with writing(connection):
+        connection.execute(_PING)
 
 
 def _find_ended(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Ended]:
@@ -294,14 +313,15 @@ def _counts(connection: sqlite3.Connection, key: str) -> tuple[int, int]:
     return (0, 0) if row is None else (row[0], row[1])
 
 
-def _prune(connection: sqlite3.Connection, command: PruneCommand) -> int:
-    """Remove a step's rows, at most ``limit``, from the old end of each table."""
+def prune(connection: sqlite3.Connection, older_than_s: float, limit: int, letters_older_than_s: float | None) -> int:
+    """See ``Ledger.prune``; the rows are removed from the old end of each table."""
     now = time.time()
-    ages = [(statement, command.older_than_s) for statement in _PRUNE]
-    if command.letters_older_than_s is not None:
-        ages.append((_PRUNE_LETTERS, command.letters_older_than_s))
+    ages = [(statement, older_than_s) for statement in _PRUNE]
+    if letters_older_than_s is not None:
+        ages.append((_PRUNE_LETTERS, letters_older_than_s))
     removed = 0
-    for statement, age_s in ages:
-        if removed < command.limit:
-            removed += connection.execute(statement, (command.limit - removed, now - age_s)).rowcount
+    with writing(connection):
+        for statement, age_s in ages:
+            if removed < limit:
+                removed += connection.execute(statement, (limit - removed, now - age_s)).rowcount
     return removed
