@@ -330,7 +330,7 @@ def test_named_commands_and_flags_exist() -> None:
     """Every ``mns-consumer`` command of an example exists, and every flag that follows it is its own."""
     known = {name.split(" ", 1)[1] for name, _ in commands(command_line.app, "mns-consumer")}
     text = re.sub(r"\\\n\s*", "", "\n".join(blocks("(?:console|sh)")))
-    named = re.findall(r"mns-consumer ((?:(?:jobs|queue|dead-letters) )?[a-z]+)([^|&\n]*)", text)
+    named = re.findall(r"mns-consumer ((?:(?:jobs|queue|dead-letters|store) )?[a-z]+)([^|&\n]*)", text)
     assert named
     root: Any = command_line.app
     for name, arguments in named:

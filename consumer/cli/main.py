@@ -84,6 +84,13 @@ _COMMANDS: Final = (
     _Command("queue peek", "queue:peek", "Show messages that wait, decoded, without receiving them."),
     _Command("queue send", "queue:send", "Send one message to a queue; prints its MessageId."),
     _Command("migrate", "migrate:migrate", "Bring the store's tables to this program's revision.", _OPERATE),
+    _Command("store check", "store:check", "Check whether the store is whole; exits with 0 or 1."),
+    _Command(
+        "store backup", "store:backup", "Copy an SQLite store into a new file and check the copy; the daemon may run."
+    ),
+    _Command(
+        "store info", "store:info", "Show where the store is, its size, and how many jobs and dead letters it holds."
+    ),
     _Command("docs", "pages:docs", "Print a page of the documentation, or list the pages.", _OPERATE),
     _Command("manifests", "pages:manifests", "Print a manifest for Kubernetes, KEDA, Prometheus or Grafana.", _OPERATE),
 )
@@ -91,6 +98,7 @@ _GROUPS: Final = {
     "jobs": ("Show the jobs that have ended, and handle one without its message.", _JOBS),
     "dead-letters": ("Show, replay, export and purge dead letters.", _OPERATE),
     "queue": ("Show the queues and their messages, and send one.", _OPERATE),
+    "store": ("Check, back up and describe the store.", _OPERATE),
 }
 _RICH: Final[Mapping[str, Any]] = {
     "rich_markup_mode": "rich",

@@ -7,10 +7,13 @@ not obey them and no line break fakes a line of ours. Known secrets are masked, 
 from __future__ import annotations
 
 import base64
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
 import typer
@@ -18,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from consumer.errors import ConsumerError, UsageError
 from consumer.message.envelope import read_text
 from consumer.message.strict_json import Undecodable
 from consumer.ops.sanitize import SECRETS, json_text, printable, printable_block
@@ -173,3 +177,26 @@ def readable_body(body: bytes, longest: int | None = None) -> str:
     if longest is not None and len(text) > longest:
         text = f"{text[:longest]}... ({len(text) - longest} characters more; --json prints them)"
     return printable_block(text)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[TextIO]:
+    """A new file for its owner alone; synced at the end of the block, removed if it can't be finished."""
+    try:
+        # Never an existing one: it might be readable by others, or be the last export before a purge.
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(number, 0o600)  # Also if the umask took these rights away.
+    except FileExistsError:
+        raise UsageError(f"--out {path}: expected a new file, this one is there already; name another") from None
+    except OSError as error:
+        raise UsageError(f"--out {path}: it can't be made: {error.strerror}") from None
+    try:
+        with open(number, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, no path
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ConsumerError(f"--out {path}: it can't be written: {error.strerror}; nothing is kept of it") from None
+        raise

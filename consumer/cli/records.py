@@ -6,13 +6,12 @@ All of it works while the daemon runs. Flags are checked here, before the store 
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import anyio
 import typer
@@ -34,6 +33,7 @@ from consumer.cli.output import (
     count_text,
     job_json,
     letter_json,
+    new_file,
     note,
     print_fields,
     print_json,
@@ -42,7 +42,7 @@ from consumer.cli.output import (
     whole_letter_json,
 )
 from consumer.config import Settings
-from consumer.errors import ConsumerError, ExitCode, UsageError
+from consumer.errors import ExitCode, UsageError
 from consumer.ops.sanitize import SECRETS, printable, printable_block
 from consumer.store.ledger import StoredJob
 from consumer.store.open import open_operators
@@ -255,7 +255,7 @@ def export(
                 count += 1
         return count
 
-    with nullcontext(sys.stdout) if out is None else _new_file(out) as file:
+    with nullcontext(sys.stdout) if out is None else new_file(out) as file:
         count = _ask(selection.settings, write)
     note(f"{count} exported{'' if out is None else f' to {out}'}")
 
@@ -321,26 +321,3 @@ def _print_result(result: Replayed, *, as_json: bool) -> None:
     sent = handled if result.message_id is None else f" as message {result.message_id}"
     more = {"message_id": result.message_id, "error": result.error}
     _print_replayed(result.letter, result.outcome.value, as_json=as_json, sent=sent, **more)
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[TextIO]:
-    """A new file for its owner alone; synced at the end of the block, removed if it can't be finished."""
-    try:
-        # Never an existing one: it might be readable by others, or be the last export before a purge.
-        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.fchmod(number, 0o600)  # Also if the umask took these rights away.
-    except FileExistsError:
-        raise UsageError(f"--out {path}: expected a new file, this one is there already; name another") from None
-    except OSError as error:
-        raise UsageError(f"--out {path}: it can't be made: {error.strerror}") from None
-    try:
-        with open(number, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, no path
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException as error:
-        path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise ConsumerError(f"--out {path}: it can't be written: {error.strerror}; nothing is kept of it") from None
-        raise

@@ -19,7 +19,7 @@ from consumer.store.ledger import Ledger
 from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress
 
 if TYPE_CHECKING:
-    from consumer.store.queries import Operators
+    from consumer.store.queries import Database, Operators
 
 
 def make_ledger(address: StoreAddress) -> Ledger:
@@ -44,16 +44,35 @@ def make_operators(address: StoreAddress) -> Operators:
     Raises:
         SettingsError: As for ``make_ledger``.
     """
-    _check(address)
     from consumer.store.queries import Operators, PostgresEngine, SqliteEngine  # noqa: PLC0415 - loads SQLAlchemy
 
+    engine = SqliteEngine() if isinstance(address, SqliteAddress) else PostgresEngine()
+    return Operators(_make_database(address), engine)
+
+
+def _make_database(address: StoreAddress) -> Database:
+    _check(address)
     if isinstance(address, SqliteAddress):
         from consumer.store.sqlite.database import SqliteDatabase  # noqa: PLC0415 - loaded when it is needed
 
-        return Operators(SqliteDatabase(address.path), SqliteEngine())
+        return SqliteDatabase(address.path)
     from consumer.store.postgres.database import PostgresDatabase  # noqa: PLC0415 - its driver is an extra
 
-    return Operators(PostgresDatabase(address), PostgresEngine())
+    return PostgresDatabase(address)
+
+
+@asynccontextmanager
+async def open_database(address: StoreAddress) -> AsyncIterator[Database]:
+    """The engine's sessions for operators; they end with the block.
+
+    Raises:
+        SettingsError: As for ``make_ledger``.
+    """
+    database = _make_database(address)
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 @asynccontextmanager

@@ -21,7 +21,19 @@ from consumer.errors import ConsumerError, SettingsError, StoreBusyError, UsageE
 
 Cli = Callable[..., Any]
 
-COMMANDS = ("run", "check", "demo", "sandbox", "submit", "functions", "jobs", "dead-letters", "queue", "migrate")
+COMMANDS = (
+    "run",
+    "check",
+    "demo",
+    "sandbox",
+    "submit",
+    "functions",
+    "jobs",
+    "dead-letters",
+    "queue",
+    "store",
+    "migrate",
+)
 
 
 def test_version(process: Cli) -> None:
@@ -63,7 +75,8 @@ def test_every_reading_command_prints_json() -> None:
         if not any("--json" in parameter.opts for parameter in command.load().params)
     }
     serving = {"run", "jobs run", "demo", "sandbox"}
-    assert without == {*serving, "dead-letters export", "dead-letters purge", "docs", "manifests", "migrate"}
+    writing = {"dead-letters export", "dead-letters purge", "store backup", "migrate"}
+    assert without == {*serving, *writing, "docs", "manifests"}
 
 
 def test_no_command_is_a_call_for_help(process: Cli) -> None:

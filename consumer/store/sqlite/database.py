@@ -66,7 +66,6 @@ def connect(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
 
     Args:
         path: The file.
-        make: Give an empty file its tables.
         any_thread: Let every thread use the connection, one at a time; otherwise only this one.
 
     Returns:

@@ -48,8 +48,9 @@ _MARK: Final = "a ledger was made here\n"
 _LOCK_TRIES: Final = 5
 _UNUSED_BYTE: Final = 0x3FFF_FFFF  # a byte of the database that SQLite never locks: its own begin after it
 
-_DATABASE_HEADER: Final = struct.Struct(">16xH6xII60xI")
-"""Page size (1 for 64 KiB), change counter, page count, and the change counter for which the page count is valid."""
+_DATABASE_HEADER: Final = struct.Struct(">16sH6xII60xI")
+"""``_MAGIC``, page size (1 for 64 KiB), change counter, page count, the change counter for which that is valid."""
+_MAGIC: Final = b"SQLite format 3\0"
 _INDEX_HEADER: Final = struct.Struct("=12xB1xHI76xI")
 """Validity, page size (1 for 64 KiB), last frame, and after two copies of these: the frames checkpointed."""
 _ONE_COPY: Final = 48
@@ -144,17 +145,14 @@ def access_refusal(path: Path, *, by_owner: bool) -> str | None:
     """
     places = [path.parent, path, *(path.with_name(path.name + ending) for ending in _COMPANIONS)]
     for place in places:
-        try:
-            found = place.lstat()
-        except OSError:
-            # Missing, or opening it will say more.
-            continue
-        if problem := _access_problem(place, found, by_owner=by_owner, folder=place is places[0]):
-            return f"store {path}: {problem}"
+        with suppress(OSError):  # missing, or opening it will say more
+            if problem := _access_problem(place, by_owner=by_owner, folder=place is places[0]):
+                return f"store {path}: {problem}"
     return None
 
 
-def _access_problem(place: Path, found: os.stat_result, *, by_owner: bool, folder: bool) -> str | None:
+def _access_problem(place: Path, *, by_owner: bool, folder: bool) -> str | None:
+    found = place.lstat()
     mode = stat.S_IMODE(found.st_mode)
     if not folder and not stat.S_ISREG(found.st_mode):
         return f"{place} is not a regular file; remove it, or name another store"
@@ -456,7 +454,9 @@ class OpenFiles:
         header = os.pread(self._database, _DATABASE_HEADER.size, 0)
         if len(header) < _DATABASE_HEADER.size:
             return f"{self._path} was truncated"
-        page_bytes, changes, pages, valid_for = _DATABASE_HEADER.unpack(header)
+        magic, page_bytes, changes, pages, valid_for = _DATABASE_HEADER.unpack(header)
+        if magic != _MAGIC:
+            return f"{self._path} was overwritten"
         # During a checkpoint the header may be ahead of the file; but the file never shrinks then.
         settled = database_bytes < self._size or frames == checkpointed
         if changes == valid_for and database_bytes < pages * _page_bytes(page_bytes) and settled:
