@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 from structlog.dev import ConsoleRenderer, plain_traceback
@@ -26,3 +27,16 @@ settings.load_profile("tests")
 structlog.configure(
     processors=[*structlog.get_config()["processors"][:-1], ConsoleRenderer(exception_formatter=plain_traceback)]
 )
+
+# Coverage doubles the price of a process, so it measures only those that a test marked `measured` starts.
+_COVERAGE = "COVERAGE_PROCESS_CONFIG"
+_MEASURED = os.environ.get(_COVERAGE)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let the processes of this test be measured, or not."""
+    if _MEASURED is not None and item.get_closest_marker("measured"):
+        os.environ[_COVERAGE] = _MEASURED
+    else:
+        os.environ.pop(_COVERAGE, None)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up everything that the tests need, in a virtual environment beside this checkout, and run them with coverage.
 # Arguments go to pytest: `tests/run.sh tests/engine -x`. `tests/run.sh --quick` runs what needs neither processes nor a
-# database, in a minute: pure functions, and the engine in memory.
+# database, in a minute: pure functions, and the engine in memory. `tests/run.sh --install` sets up and runs nothing.
 set -euo pipefail
 # Handlers and settings that the tests write must be closed to the group, as the daemon asks for.
 umask 022
@@ -11,11 +11,15 @@ if [ ! -e "$venv/ready" ] || [ tests/constraints.txt -nt "$venv/ready" ] || [ .b
     || [ pyproject.toml -nt "$venv/ready" ]; then
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, got " + sys.version)'
     python3 -m venv "$venv"
-    install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    # Compiled is what the tests import, and then.
+    install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile)
     "${install[@]}" --require-hashes --only-binary :all: -r .build/constraints.txt
     "${install[@]}" --require-hashes --no-build-isolation --only-binary :all: --no-binary alibabacloud-tea -r tests/constraints.txt
     "${install[@]}" --no-deps --no-build-isolation --editable .
     touch "$venv/ready"
+fi
+if [ "${1:-}" = --install ]; then
+    exit
 fi
 if [ "${1:-}" = --quick ]; then
     shift
@@ -32,6 +36,10 @@ else
     # By `worksteal` neighbours share a worker and their fixtures, and a worker that a hung test ended is replaced;
     # `loadfile` would give the same file to the next worker, until none is left.
     # A test that fails in that crowd is run once more by itself: what lacked only a processor passes there.
+    if [ ! -e tests/__pycache__ ]; then
+        # The workers would compile all tests, each for itself. An error shows when they collect them.
+        "$venv/bin/python" -m pytest --collect-only --quiet >/dev/null || true
+    fi
     status=0
     "$venv/bin/coverage" run -m pytest --cache-clear -m "not alone" --numprocesses 4 --dist worksteal --timeout 60 || status=$?
     if [ "$status" = 1 ]; then

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tests.untraced import untraced_environ
-
 ROOT: Final = Path(__file__).resolve().parents[2]
 """The checkout, the working directory of every process."""
 _END_S: Final = 30.0
@@ -71,7 +69,7 @@ def pinned(core: int | None) -> Iterator[None]:
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of every process: the caller's without the daemon's settings, and the path to the program."""
-    kept = {name: value for name, value in untraced_environ().items() if not name.upper().startswith("MNS_CONSUMER_")}
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("MNS_CONSUMER_")}
     return {**kept, "PYTHONPATH": str(ROOT), "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true", **more}
 
 

@@ -6,6 +6,7 @@ Each has a log of its own; all share the handlers, the journal and the store.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -26,7 +27,6 @@ from consumer.ops.metrics import SettledAs
 from consumer.sandbox import Sandbox
 from tests.chaos.handlers import JOURNAL_VARIABLE, TEXT
 from tests.chaos.preload import Clock
-from tests.untraced import untraced_environ
 
 QUEUE: Final = "chaos"
 LEASE_STEP_S: Final = 10
@@ -174,7 +174,7 @@ class Launcher:
                 stdout=out,
                 stderr=out,
                 env={
-                    **untraced_environ(),
+                    **os.environ,
                     JOURNAL_VARIABLE: str(self.journal),
                     "HOME": str(self.folder),
                     "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",

@@ -21,6 +21,7 @@ from consumer.store.ledger import JobRecord, StoredJob
 Cli = Callable[..., Any]
 
 
+@pytest.mark.measured
 def test_the_demo(process: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It ends with 0 in under 15 s: 16 typed rows, the failed job, what was set aside.
 
@@ -67,6 +68,7 @@ def test_on_a_terminal() -> None:
     assert "17/17" in text
 
 
+@pytest.mark.measured
 def test_keep(start: Cli, fetch: Callable[[str], str]) -> None:
     """With --keep it keeps serving the metrics until a signal; its exit code is the demo's."""
     started = start("demo", "--keep")
@@ -76,6 +78,7 @@ def test_keep(start: Cli, fetch: Callable[[str], str]) -> None:
     assert started.end(signal.SIGINT) == 0
 
 
+@pytest.mark.measured
 def test_cut_short(start: Cli) -> None:
     """A signal before the end stops it in order, with the exit code of a failure."""
     started = start("demo")

@@ -14,6 +14,7 @@ Cli = Callable[..., Any]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.measured
 def test_it_serves_and_ends(start: Cli, fetch: Callable[..., str], sent: signal.Signals) -> None:
     """It prints where it listens and what to try, answers, and ends cleanly on a signal."""
     started = start(
@@ -60,6 +61,7 @@ def test_its_rights_and_its_slack(start: Cli, fetch: Callable[..., str]) -> None
     assert started.end() == 0
 
 
+@pytest.mark.measured
 def test_open_to_others_is_warned_of(start: Cli) -> None:
     """An address that other machines reach prints a warning with the flag for names: its faults ask for no keys."""
     started = start("sandbox", "--host", "0.0.0.0", "--port", "0")

@@ -45,6 +45,7 @@ def run(code: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.measured
 def test_keys_of_the_environment(tmp_path: Path) -> None:
     """The chain finds keys and token in the environment, and prints none of it."""
     ran = run(
@@ -67,6 +68,7 @@ def test_keys_of_a_file(tmp_path: Path) -> None:
     assert run(ASK, tmp_path).stdout == "id2 hush  Keys(AccessKey, hidden) DefaultChain()\n"
 
 
+@pytest.mark.measured
 def test_no_keys_anywhere(tmp_path: Path) -> None:
     """Without keys there is soon one line that names what was tried and what to do, and nothing on stderr."""
     began = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,7 +19,6 @@ import pytest
 
 from consumer.sandbox import Sandbox, SandboxJob
 from tests.engine.rig import QUEUE
-from tests.untraced import untraced_environ
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 HANDLER: Final = """
@@ -85,7 +85,7 @@ def theirs(tmp_path: Path) -> Path:
 
 def environment(folder: Path) -> Mapping[str, str]:
     """With the user's folder on the import path, before the installed packages."""
-    return {**untraced_environ(), "HOME": str(folder), "PYTHONPATH": str(folder)}
+    return {**os.environ, "HOME": str(folder), "PYTHONPATH": str(folder)}
 
 
 def run(scripts: Path, folder: Path, *argv: str) -> str:

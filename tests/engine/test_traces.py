@@ -98,6 +98,7 @@ async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
         pytest.param("system_properties", True, id="system property, trusted"),
     ],
 )
+@pytest.mark.measured
 async def test_a_message_s_life_is_traced(
     *, sandbox: Sandbox, tmp_path: Path, receiver: tuple[Receiver, str], place: str, trusted: bool
 ) -> None:

@@ -16,14 +16,10 @@ import pytest
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, body
 from tests.process.rig import Process
-from tests.untraced import COVERAGE_OF_PROCESSES
 
 
-async def test_sigterm_ends_an_idle_daemon_at_once(
-    sandbox: Sandbox, tmp_path: Path, started: list[Process], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_sigterm_ends_an_idle_daemon_at_once(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
     """After SIGTERM an idle daemon ends with exit code 0, one of three within about a second."""
-    monkeypatch.delenv(COVERAGE_OF_PROCESSES, raising=False)
     took_s: list[float] = []
     # Half a second for the poll under way, some for the interpreter to go.
     while not took_s or (min(took_s) > 1.2 and len(took_s) < 3):
@@ -38,6 +34,7 @@ async def test_sigterm_ends_an_idle_daemon_at_once(
     assert min(took_s) <= 1.2
 
 
+@pytest.mark.measured
 async def test_a_thread_that_never_returns_does_not_keep_the_process(
     sandbox: Sandbox, tmp_path: Path, started: list[Process]
 ) -> None:
@@ -53,6 +50,7 @@ async def test_a_thread_that_never_returns_does_not_keep_the_process(
     assert len(sandbox.messages(QUEUE)) == 1
 
 
+@pytest.mark.measured
 async def test_a_second_signal_ends_the_waiting(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
     """A second signal ends the process at once though its deadline is far."""
     sandbox.put(QUEUE, body(function="VideoClip").decode())

@@ -54,6 +54,7 @@ async def refuse_threads(sandbox: Sandbox, daemon: Process) -> None:
 
 
 @pytest.mark.timeout(30)
+@pytest.mark.measured
 async def test_without_threads_jobs_are_given_back_and_the_daemon_stops(
     sandbox: Sandbox, tmp_path: Path, started: list[Process]
 ) -> None:

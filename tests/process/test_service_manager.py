@@ -19,7 +19,6 @@ from tests.process.rig import HANDLERS as PLAIN_HANDLERS
 from tests.process.rig import Process
 from tests.store.next_revision import in_a_process, write_revision
 from tests.stores import new_file
-from tests.untraced import COVERAGE_OF_PROCESSES
 
 WATCHDOG_US = 400_000
 
@@ -115,11 +114,8 @@ async def import_s() -> float:
 
 
 @pytest.mark.alone
-async def test_ready_within_two_seconds(
-    sandbox: Sandbox, tmp_path: Path, started: list[Process], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_ready_within_two_seconds(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
     """On an idle queue one start of three is ready within 2 s, or within five times the imports' time."""
-    monkeypatch.delenv(COVERAGE_OF_PROCESSES, raising=False)
     took_s = []
     for number in range(3):
         folder = tmp_path / str(number)
@@ -149,6 +145,7 @@ async def test_ready_once_a_poll_succeeded(
     await manager.hears("STATUS=")
 
 
+@pytest.mark.measured
 async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Process], manager: Manager) -> None:
     """With no queue to poll it is ready, sends the reason as its status, and keeps pinging."""
     async with Sandbox.on_free_port() as gone:
@@ -162,6 +159,7 @@ async def test_a_degraded_start_is_declared(tmp_path: Path, started: list[Proces
     assert await manager.pings(1.2) >= 3
 
 
+@pytest.mark.measured
 async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Process], manager: Manager) -> None:
     """A service that accepts connections and never answers delays the start; the daemon pings meanwhile."""
     # Nothing calls accept(): the kernel takes the connections and buffers what is sent.
@@ -180,6 +178,7 @@ async def test_a_hung_service_is_pinged_for(tmp_path: Path, started: list[Proces
         daemon.kill()
 
 
+@pytest.mark.measured
 async def test_reload_and_stop_come_in_order(
     sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
 ) -> None:
@@ -245,6 +244,7 @@ async def test_full_slots_are_pinged_for(
     assert sandbox.log.by_operation["BatchReceiveMessage"] == polls
 
 
+@pytest.mark.measured
 async def test_stuck_threads_ask_for_a_restart(
     sandbox: Sandbox, tmp_path: Path, started: list[Process], manager: Manager
 ) -> None:
@@ -288,6 +288,7 @@ async def test_a_reload_takes_new_handlers_for_what_comes(
     assert "begun by the first" not in daemon.log.read_text().partition('"event":"reloaded"')[2]
 
 
+@pytest.mark.measured
 async def test_a_wrong_reload_keeps_what_is_there(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
     """A broken file, a wrong setting and one that takes a restart are each logged; the old handlers stay."""
     settings = tmp_path / "settings.toml"

@@ -133,6 +133,7 @@ async def test_a_log_that_is_removed_pauses_the_daemon(
     assert log.count('"event":"job done"') == 2
 
 
+@pytest.mark.measured
 async def test_a_store_whose_thread_dies_ends_the_daemon(
     sandbox: Sandbox, tmp_path: Path, started: list[Process]
 ) -> None:
