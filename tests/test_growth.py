@@ -38,8 +38,8 @@ from consumer.ops.sanitize import Secrets
 from consumer.store import rows
 from tests.untraced import untraced
 
-LENGTH: Final = 24_000
-QUICK_S: Final = 0.003
+LENGTH: Final = 12_000
+QUICK_S: Final = 0.0015
 """What is below this at ``LENGTH`` is quick: a quadratic reader would take a hundred times as long."""
 LENIENT: Final = 8.0
 
