@@ -108,6 +108,7 @@ def ask(home: Path, proxy: Server, **env: str) -> tuple[str, list[str]]:
     return done.stdout.strip(), [line[3:] for line in done.stderr.splitlines() if line.startswith("to ")]
 
 
+@pytest.mark.measured
 def test_a_credentials_uri_is_asked_directly(tmp_path: Path, proxy: Server, local: Server) -> None:
     """Keys of a server on this machine are requested directly, with any proxy in the environment."""
     found, _ = ask(tmp_path, proxy, ALIBABA_CLOUD_CREDENTIALS_URI=f"{local.url}/keys?token=t")
@@ -124,6 +125,7 @@ def test_the_metadata_server_is_asked_directly(tmp_path: Path, proxy: Server) ->
     assert proxy.asked == []
 
 
+@pytest.mark.measured
 def test_so_is_a_metadata_server_that_a_profile_names(tmp_path: Path, proxy: Server) -> None:
     """A role in the aliyun CLI's configuration is requested directly too."""
     folder = tmp_path / ".aliyun"
