@@ -1,15 +1,14 @@
-"""A sandbox with unique keys, and a PostgreSQL store."""
+"""A sandbox with unique keys."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from consumer.sandbox import Sandbox, SandboxSettings
-from tests import postgres
 from tests.certificates import serving
 
 
@@ -25,12 +24,6 @@ def sandbox_settings(certificate: Path | None = None) -> SandboxSettings:
         access_key_secret=secrets.token_hex(16),
         security_token=secrets.token_hex(24),
     )
-
-
-@pytest.fixture
-def postgres_store() -> Iterator[str]:
-    with postgres.postgres_store() as store:
-        yield store
 
 
 @pytest.fixture

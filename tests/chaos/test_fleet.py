@@ -1,8 +1,13 @@
-"""Four daemons on one queue, every message delivered twice: without a crash no handler runs twice."""
+"""Four daemons on one queue, every message delivered twice: without a crash no handler runs twice.
+
+They share PostgreSQL through PgBouncer in transaction mode, which has two sessions for their twelve connections. The
+plan ``fleet`` of ``test_chaos`` does without.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +20,8 @@ from tests.chaos.daemons import QUEUE, Launcher
 from tests.chaos.stores import read_store
 from tests.chaos.traffic import Sender, Watch
 from tests.chaos.verdict import Evidence, judge, read_journal
+from tests.pooler import Pooler, pooler
+from tests.postgres import ADDRESS, postgres_schema, store_at
 
 _DAEMONS: Final = 4
 _JOBS: Final = 250
@@ -42,22 +49,34 @@ async def _until_empty(sandbox: Sandbox, within_s: float) -> None:
             await anyio.sleep(0.5)
 
 
+@pytest.fixture
+def schema() -> Iterator[str]:
+    with postgres_schema() as name:
+        yield name
+
+
+@pytest.fixture
+def pooled() -> Iterator[Pooler]:
+    with pooler() as running:
+        yield running
+
+
 @pytest.mark.timeout(60)
 async def test_no_handler_runs_twice_when_every_message_comes_twice(
-    sandbox: Sandbox, tmp_path: Path, postgres_store: str
+    sandbox: Sandbox, tmp_path: Path, schema: str, pooled: Pooler
 ) -> None:
     """With every message delivered twice among four daemons, each job's handler runs exactly once."""
     sandbox.account.create(QUEUE, {"VisibilityTimeout": "3"})
-    watch = Watch()
+    watch, store = Watch(), store_at(ADDRESS, schema)
     watch.attach(sandbox)
-    with Launcher(sandbox, tmp_path, postgres_store) as launcher:
-        await _handle_all(launcher, watch)
+    with Launcher(sandbox, tmp_path, pooled.store(schema)) as launcher:
+        await _handle_all(launcher, watch, store)
     runs = read_journal(launcher.journal.read_text().splitlines())
     by_daemon = Counter(run.pid for run in runs)
     deliveries = len(watch.deleted)
     figures = f"{_JOBS} jobs, {len(watch.arrivals)} messages, {deliveries} deliveries, runs by daemon {dict(by_daemon)}"
     print(f"\n{figures}")  # noqa: T201 - the figures are the result
-    verdict = judge(Evidence(watch, runs, deaths={}, leases_lost={}, stored=await read_store(postgres_store)))
+    verdict = judge(Evidence(watch, runs, deaths={}, leases_lost={}, stored=await read_store(store)))
     assert not verdict.wrong, "\n".join([figures, *verdict.wrong])
     assert Counter(run.job for run in runs) == Counter(dict.fromkeys(watch.acts, 1)), figures
     assert deliveries >= 2 * len(watch.arrivals), figures
@@ -65,7 +84,7 @@ async def test_no_handler_runs_twice_when_every_message_comes_twice(
     assert len(by_daemon) == _DAEMONS, figures
 
 
-async def _handle_all(launcher: Launcher, watch: Watch) -> None:
+async def _handle_all(launcher: Launcher, watch: Watch, store: str) -> None:
     """Start the daemons, send all jobs, and stop the daemons when no message is left."""
     sandbox = launcher.sandbox
     daemons = [launcher.start() for _ in range(_DAEMONS)]
@@ -78,7 +97,7 @@ async def _handle_all(launcher: Launcher, watch: Watch) -> None:
     for number in range(_JOBS):
         sender.send("slow" if number < _SLOW_JOBS else ("quick", "typed", "plain")[number % 3])
         await anyio.sleep(0.004)
-    await _until_ended(launcher.store, _JOBS, 25)
+    await _until_ended(store, _JOBS, 25)
     await _until_empty(sandbox, 15)
     async with anyio.create_task_group() as stops:
         for daemon in daemons:
