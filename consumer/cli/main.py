@@ -76,6 +76,11 @@ _COMMANDS: Final = (
     _Command("jobs show", "records:show_job", "Show one job that has ended, UserData and result included."),
     _Command("jobs run", "daemon:run_job", "Handle a job whose notification was lost or that had no NotifyUrl."),
     _Command("dead-letters list", "records:list_letters", "List dead letters, the latest last."),
+    _Command(
+        "dead-letters groups",
+        "records:group_letters",
+        "Group dead letters by the cause of their error, the largest group first.",
+    ),
     _Command("dead-letters show", "records:show_letter", "Show one dead letter with its error, traceback and body."),
     _Command("dead-letters replay", "records:replay", "Send dead letters to their queues again."),
     _Command("dead-letters export", "records:export", "Export dead letters as JSON lines, bodies included."),

@@ -37,6 +37,7 @@ LONGEST_JOB_ID: Final = 64
 _LONGEST: Final = {"function": 64, "job_id": LONGEST_JOB_ID, "error": 500}
 """Characters of a value. MPS has no longer names and ids; a part of an error finds it, too."""
 _LONGEST_QUEUE: Final = 500
+_FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
 _IDENTITY: Final = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
 SETTINGS_PANEL: Final = "Settings"
 _WHICH: Final = "Which ones"
@@ -195,12 +196,15 @@ _RECORD_FLAGS: Final[Mapping[str, Any]] = {
     "error": Annotated[
         str | None, _which("--error", "With this text in the error; a to z match in either case.", "TEXT")
     ],
+    "error_fingerprint": Annotated[
+        str | None, _which("--fingerprint", "With this fingerprint of the error, as groups shows it.", "HEX")
+    ],
     "ended": Annotated[Ending | None, _which("--ended", "Ended this way.")],
     "everything": Annotated[bool, _which("--all", "All of them, if no other flag chooses.")],
 }
 _DEFAULTS: Final[Mapping[str, Any]] = {"everything": False}
 JOBS: Final = ("function", "since", "until", "job_id", "queue", "ended")
-LETTERS: Final = ("function", "reason", "since", "until", "job_id", "queue", "state", "error")
+LETTERS: Final = ("function", "reason", "since", "until", "job_id", "queue", "state", "error", "error_fingerprint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +262,12 @@ def filter_of(
     for name, longest in _LONGEST.items():
         if equal.get(name) is not None:
             demand_text(f"--{name.replace('_', '-')}", equal[name], longest)
+    fingerprint = equal.get("error_fingerprint")
+    if fingerprint is not None and not _FINGERPRINT.fullmatch(fingerprint):
+        raise UsageError(
+            f"--fingerprint {fingerprint[:80]!r}: expected 16 digits of 0-9 and a-f;"
+            " see 'mns-consumer dead-letters groups'"
+        )
     if len(ids or ()) > _MOST_IDS:
         raise UsageError(f"expected at most {_MOST_IDS:,} numbers, came {len(ids or ()):,}; use flags or several calls")
     first = None if since is None else parse_time("--since", since, now)

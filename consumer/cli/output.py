@@ -25,10 +25,11 @@ from consumer.errors import ConsumerError, UsageError
 from consumer.message.envelope import read_text
 from consumer.message.strict_json import Undecodable
 from consumer.ops.sanitize import SECRETS, json_text, printable, printable_block
-from consumer.store.ledger import COUNT_CAP, JobRecord, StoredJob, StoredLetter
+from consumer.store.ledger import COUNT_CAP, JobRecord, LetterGroup, StoredJob, StoredLetter
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
+_NAMES: Final = {"id", "job", "fingerprint"}
 _LONGEST_CELL: Final = 60
 _LEAST_WIDTH: Final = 150
 
@@ -50,10 +51,10 @@ def wide_console() -> Console:
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table of single-line cells; the columns ``id`` and ``job`` are never cut."""
+    """Print a table of single-line cells; those that name a record are never cut."""
     table = Table(box=None, pad_edge=False)
     for name in head:
-        table.add_column(name, no_wrap=name in {"id", "job"}, min_width=None)
+        table.add_column(name, no_wrap=name in _NAMES, min_width=None)
     for row in rows:
         # Text takes no markup: square brackets in an error are square brackets.
         table.add_row(*(Text(one_line(cell)) for cell in row))
@@ -114,6 +115,7 @@ def letter_json(stored: StoredLetter) -> dict[str, Any]:
             "state": stored.state.value,
             "reason": letter.reason.value,
             "error": letter.error,
+            "fingerprint": letter.error_fingerprint or None,
             "stored_at": time_text(stored.stored_at),
             "replayed_at": time_text(stored.replayed_at),
             "dequeue_count": letter.dequeue_count,
@@ -121,6 +123,15 @@ def letter_json(stored: StoredLetter) -> dict[str, Any]:
             "body_bytes": len(letter.body),
             "job": _record_json(letter.job),
         }
+    )
+
+
+def group_json(group: LetterGroup) -> dict[str, Any]:
+    """A group of dead letters as JSON, masked."""
+    times = {"first_at": time_text(group.first_at), "last_at": time_text(group.last_at)}
+    names = ("count", "reason", "function", "error", "latest")
+    return masked(
+        {"fingerprint": group.error_fingerprint or None, **{name: getattr(group, name) for name in names}, **times}
     )
 
 

@@ -31,6 +31,7 @@ from consumer.cli.options import (
 from consumer.cli.output import (
     JsonFlag,
     count_text,
+    group_json,
     job_json,
     letter_json,
     new_file,
@@ -55,7 +56,15 @@ _T = TypeVar("_T")
 _PAGE: Final = 200
 _JOB_COLUMNS: Final = ("stored_at", "ended", "function", "job_id", "queue", "state", "code", "attempts", "user_data")
 _LETTER_COLUMNS: Final = ("id", "stored_at", "state", "reason", "function", "job_id", "queue", "attempts", "error")
-_HEADS: Final = {"stored_at": "stored at (UTC)", "job_id": "job", "attempts": "runs", "user_data": "UserData"}
+_GROUP_COLUMNS: Final = ("count", "reason", "function", "fingerprint", "first_at", "last_at", "latest", "error")
+_HEADS: Final = {
+    "first_at": "first at (UTC)",
+    "last_at": "last at (UTC)",
+    "stored_at": "stored at (UTC)",
+    "job_id": "job",
+    "attempts": "runs",
+    "user_data": "UserData",
+}
 _NO_LETTER: Final = "no dead letter matches"
 
 LimitFlag = Annotated[int, typer.Option("--limit", min=0, help="The latest N; 0 means all.", metavar="N")]
@@ -153,6 +162,22 @@ def list_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonF
         note(_NO_LETTER)
     elif 0 < limit < count:
         note(f"the latest {limit} of {count_text(count)} are shown; say --limit for more")
+
+
+@selects(*LETTERS)
+def group_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonFlag = False) -> None:
+    """Group dead letters by the cause of their error, the largest group first.
+
+    Each has its number of letters, the number of the latest one, and that one's reason, function and error.
+    """
+    found = _ask(
+        selection.settings, lambda operators: operators.group_letters(selection.wanted, limit=limit or MOST_ID)
+    )
+    _print_records([group_json(group) for group in found], _GROUP_COLUMNS, as_json=as_json)
+    if not found:
+        note(_NO_LETTER)
+    elif len(found) == limit:
+        note(f"the largest {limit} are shown; say --limit for more")
 
 
 @takes_settings
@@ -296,7 +321,7 @@ def _print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str],
 
 def _cell(name: str, value: Any) -> object:
     match name:
-        case "stored_at":
+        case "stored_at" | "first_at" | "last_at":
             return (value or "")[:19].replace("T", " ")
         case "queue":
             return value.rpartition("/")[2]

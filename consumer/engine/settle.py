@@ -18,6 +18,7 @@ import anyio
 import structlog
 
 from consumer.engine.delivery import Delivery
+from consumer.engine.fingerprint import error_fingerprint
 from consumer.engine.lane import Lane
 from consumer.engine.outcome import (
     Abandon,
@@ -169,12 +170,15 @@ def _letter(lane: Lane, delivery: Delivery, dead: DeadLetter) -> DeadLetterRecor
     """Its texts have known secrets masked; its body stays byte for byte, since a replay sends it."""
     message = delivery.message
     trace = None if dead.cause is None else traceback_of(dead.cause)
+    job, error = delivery.record(lane.identity), SECRETS.mask(dead.error)
+    handler_file = None if delivery.handler is None else delivery.handler.file
     return DeadLetterRecord(
-        job=delivery.record(lane.identity),
+        job=job,
         reason=dead.reason,
-        error=SECRETS.mask(dead.error),
+        error=error,
         body=message.body,
         traceback=trace and SECRETS.mask(trace),
         dequeue_count=message.dequeue_count,
         first_dequeued_at=message.first_dequeued_at,
+        error_fingerprint=error_fingerprint(dead.reason, job.function, error, dead.cause, handler_file),
     )

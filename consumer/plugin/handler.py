@@ -236,6 +236,11 @@ class Handler:
     strength: Strength
     provider: str
 
+    @property
+    def file(self) -> str:
+        """The file of the function."""
+        return self.origin.rpartition(":")[0]
+
 
 def handler(
     name: str,

@@ -81,6 +81,7 @@ class DeadLetterRecord:
     traceback: str | None = None
     dequeue_count: int = 1
     first_dequeued_at: float = 0.0  # UNIX seconds
+    error_fingerprint: str = ""  # equal for letters of one cause; empty where it is unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +138,12 @@ class Filter:
     state: LetterState | None = None  # matches dead letters only
     error: str | None = None
     """Text in the error; ASCII letters match in either case. Matches dead letters only."""
+    error_fingerprint: str | None = None  # matches dead letters only
 
     @property
     def is_of_letters(self) -> bool:
         """Whether only dead letters can match."""
-        return bool(self.ids) or (self.reason, self.state, self.error) != (None, None, None)
+        return bool(self.ids) or any((self.reason, self.state, self.error, self.error_fingerprint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,20 @@ class StoredLetter:
     def progress(self) -> Progress:
         """What a replay is begun from."""
         return Progress(self.state, self.replayed_at)
+
+
+@dataclass(frozen=True, slots=True)
+class LetterGroup:
+    """The dead letters of one fingerprint. Times are UNIX seconds by the store's clock."""
+
+    reason: Reason  # of the latest letter, as the two texts
+    function: str
+    error: str
+    error_fingerprint: str
+    count: int
+    first_at: float  # when the first was stored
+    last_at: float
+    latest: int  # the highest number of a letter
 
 
 @dataclass(frozen=True, slots=True)

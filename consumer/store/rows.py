@@ -16,7 +16,7 @@ from consumer.errors import StoreError, StoreSchemaError
 from consumer.policy import Reason
 from consumer.store.ledger import DeadLetterRecord, JobRecord, WaitingLetters
 
-SCHEMA_REVISION: Final = "0001"
+SCHEMA_REVISION: Final = "0002"
 """The newest revision in ``migrations``: these are its tables."""
 REVISION_TABLES: Final = {"sqlite": "revision", "postgresql": "mns_consumer_revision"}
 """By dialect, the table whose one row names the revision of the others."""

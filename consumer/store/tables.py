@@ -126,6 +126,13 @@ def _letters(metadata: MetaData, name: str) -> Table:
         Column("bytes", BigInteger, nullable=False, comment="what it counts towards the limit: body and long texts"),
         _key(),
         *_record(),
+        Column(
+            "error_fingerprint",
+            Text,
+            server_default="",
+            nullable=False,
+            comment="equal for letters of one cause; empty where it is unknown",
+        ),
         CheckConstraint("(replay = 'set_aside') = (replayed_at IS NULL)", name="replayed_at_known"),
         comment="dead letters",
         sqlite_autoincrement=True,
@@ -138,6 +145,8 @@ def _letters(metadata: MetaData, name: str) -> Table:
     _index(f"{name}_stored", column.stored_at)
     _index(f"{name}_reason", column.reason, column.id)
     _index(f"{name}_job", column.job_id, column.id)
+    # With the time, so that groups are counted in the index alone.
+    _index(f"{name}_fingerprint", column.error_fingerprint, column.id, column.stored_at)
     return table
 
 

@@ -39,6 +39,7 @@ def letter(
     queue: str = "jobs",
     function: str = "Cover",
     error: str = "expected this, came that",
+    error_fingerprint: str = "0123456789abcdef",
 ) -> DeadLetterRecord:
     return DeadLetterRecord(
         job=record(name, queue, function),
@@ -48,6 +49,7 @@ def letter(
         body=body,
         dequeue_count=7,
         first_dequeued_at=1_700_000_000.5,
+        error_fingerprint=error_fingerprint,
     )
 
 

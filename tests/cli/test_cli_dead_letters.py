@@ -32,7 +32,7 @@ FIVE = [
     letter("b", reason=Reason.UNROUTED, function="VideoH2V"),
     letter("c", reason=Reason.UNROUTED, queue="other"),
     letter("d", b"\xff\x00raw", reason=Reason.UNDECODABLE),
-    letter("e", reason=Reason.EXHAUSTED, error="[bold]not \x1b[31m red"),
+    letter("e", reason=Reason.EXHAUSTED, error="[bold]not \x1b[31m red", error_fingerprint="e" * 16),
 ]
 
 
@@ -76,6 +76,7 @@ def ids(text: str) -> list[int]:
         pytest.param(["--until", "1h"], [], id="until"),
         pytest.param(["--error", "EXPECTED"], [1, 2, 3, 4], id="text in the error"),
         pytest.param(["--error", "th%s"], [], id="a percent sign stands for itself"),
+        pytest.param(["--fingerprint", "e" * 16], [5], id="fingerprint"),
         pytest.param(["--limit", "2"], [4, 5], id="the latest two"),
         pytest.param(["--limit", "0"], [1, 2, 3, 4, 5], id="no limit"),
     ],
@@ -97,9 +98,24 @@ def test_list_on_each_engine(cli: Cli, target: str) -> None:
     """All flags together select the letters that fit each of them; ``--limit`` lists the newest."""
     flags = ("--reason", "unrouted", "--function", "Cover", "--queue", f"{ACCOUNT}/other", "--job-id", "J-c")
     more = ("--since", "1h", "--until", "2999-01-01", "--state", "set_aside", "--error", "CAME that")
-    ran = cli("dead-letters", "list", "--store", target, "--json", *flags, *more)
+    hexes = ("--fingerprint", "0123456789abcdef")
+    ran = cli("dead-letters", "list", "--store", target, "--json", *flags, *more, *hexes)
     assert ids(ran.out) == [3]
     assert ids(cli("dead-letters", "list", "--store", target, "--json", "--limit", "2").out) == [4, 5]
+
+
+def test_groups(cli: Cli, target: str) -> None:
+    """The groups are printed, the largest first, as a table that is safe to print and as JSON; flags choose letters."""
+    ran = cli("dead-letters", "groups", "--store", target)
+    large, small = ran.out.splitlines()[1:]
+    assert large.split()[:4] == ["4", "undecodable", "Cover", "0123456789abcdef"]
+    assert small.split()[:4] == ["1", "exhausted", "Cover", "e" * 16]
+    assert "[bold]not \\x1b[31m red" in small
+    found = json.loads(cli("dead-letters", "groups", "--store", target, "--json", "--reason", "unrouted").out)
+    assert (found["count"], found["latest"], found["error"]) == (2, 3, "expected this, came that")
+    assert found["first_at"] <= found["last_at"]
+    assert "the largest 1 are shown" in cli("dead-letters", "groups", "--store", target, "--limit", "1").err
+    assert "no dead letter matches" in cli("dead-letters", "groups", "--store", target, "--error", "none").err
 
 
 def test_show(cli: Cli, target: str) -> None:
@@ -112,6 +128,7 @@ def test_show(cli: Cli, target: str) -> None:
     assert base64.b64decode(found["body_base64"]) == base64.b64encode(BODY)
     assert found["body_decoded"].encode() == BODY
     assert (found["traceback"], found["job"]["attempts"]) == ("Traceback: here", 3)
+    assert found["fingerprint"] == "0123456789abcdef"
     assert r"\xff\x00raw" in cli("dead-letters", "show", "4", "--store", target).out
 
 
@@ -241,6 +258,8 @@ def test_purge(cli: Cli, target: str, argv: Sequence[str], left: list[int]) -> N
         pytest.param(["list", "--job-id", "J" * 65], "expected at most 64", id="a long id"),
         pytest.param(["list", "--queue", ""], "--queue is empty", id="an empty queue"),
         pytest.param(["purge", *["1"] * 10_001], "expected at most 10,000 numbers, came 10,001", id="many numbers"),
+        pytest.param(["list", "--fingerprint", "E" * 16], "expected 16 digits of 0-9 and a-f", id="fingerprint"),
+        pytest.param(["groups", "--since", "then"], "expected an age such as 30m", id="groups since"),
         pytest.param(["list", "--limit", "-1"], "Invalid value for", id="limit"),
         pytest.param(["list", "--queue", "jobs"], "none; say --notify-url", id="a queue of no settings"),
         pytest.param(["list", "--queue", "mns://x"], "not an MNS queue address", id="a queue's address"),

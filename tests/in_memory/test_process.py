@@ -37,6 +37,7 @@ async def test_failures_exhaust_a_message(queue: MemoryQueue, store: MemoryStore
     (letter,) = store.dead
     assert letter.reason is Reason.EXHAUSTED
     assert "ValueError: no" in (letter.traceback or "")
+    assert len(letter.error_fingerprint) == 16
     assert letter.body == body()
     caps = [min(600, 30 * 2**failures) for failures in range(9)]
     assert len(queue.hidden_for) == 9

@@ -28,7 +28,12 @@ def record(key: str, **fields: object) -> JobRecord:
 
 
 def letter(
-    key: str, *, body: bytes = b"\x00\xff raw", reason: Reason = Reason.REJECTED, **job: object
+    key: str,
+    *,
+    body: bytes = b"\x00\xff raw",
+    reason: Reason = Reason.REJECTED,
+    error_fingerprint: str = "0123456789abcdef",
+    **job: object,
 ) -> DeadLetterRecord:
     """A dead letter with a value in every field."""
     return DeadLetterRecord(
@@ -39,6 +44,7 @@ def letter(
         body=body,
         dequeue_count=7,
         first_dequeued_at=999.5,
+        error_fingerprint=error_fingerprint,
     )
 
 

@@ -92,6 +92,17 @@ def test_all_revisions_make_the_tables_of_a_new_file(sqlite_path: Path, tmp_path
         assert old.execute("SELECT * FROM revision").fetchall() == new.execute("SELECT * FROM revision").fetchall()
 
 
+def test_letters_of_before_have_no_fingerprint(tmp_path: Path) -> None:
+    """A letter of revision 0001 is kept, without a fingerprint, and so is one that a daemon of then adds later."""
+    letter = """INSERT INTO letter (stored_at, reason, error, body, dequeue_count, first_dequeued_at, bytes, key,
+      queue, kind, function, message_id, state, attempts, enqueued_at, started_at, ended_at)
+      VALUES (1, 'rejected', 'e', '', 1, 1, 0, 'k', 'q', 'k', 'f', 'm', '', 1, 1, 1, 1)"""
+    with closing(sqlite3.connect(tmp_path / "old")) as old:
+        for statement in [*migration("sqlite", None, "0001"), letter, *migration("sqlite", "0001", "0002"), letter]:
+            old.execute(statement)
+        assert old.execute("SELECT error_fingerprint FROM letter").fetchall() == [("",), ("",)]
+
+
 @pytest.fixture
 def second_target() -> Iterator[str]:
     with postgres_store() as target:

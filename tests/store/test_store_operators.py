@@ -64,6 +64,8 @@ async def five(ledger: Ledger, make_letter: MakeLetter) -> list[DeadLetterRecord
         pytest.param(Filter(ids=(1, 3, 99)), "ac", id="numbers"),
         pytest.param(Filter(state=LetterState.SET_ASIDE), "abcde", id="state"),
         pytest.param(Filter(state=LetterState.REPLAYED), "", id="other state"),
+        pytest.param(Filter(error_fingerprint="0123456789abcdef"), "abcde", id="fingerprint"),
+        pytest.param(Filter(error_fingerprint="f" * 16), "", id="other fingerprint"),
         pytest.param(Filter(queue="' OR 1=1 --"), "", id="a filter is never SQL"),
     ],
 )
@@ -108,6 +110,26 @@ async def test_a_text_in_the_error(ledger: Ledger, operators: Operators, make_le
         await ledger.set_aside(replace(make_letter(key), error=error))
     for text, number in (("100%", 1), ("OF_", 2), ("/b\\", 3)):
         assert [stored.id for stored in await operators.list_letters(Filter(error=text), limit=9)] == [number]
+
+
+async def test_groups(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
+    """Letters of one fingerprint are a group with its latest letter's texts; the largest group comes first."""
+    for key, group in (("a", "aa"), ("b", "bb"), ("c", "bb"), ("d", "")):
+        await ledger.claim(key, 60)
+        letter = make_letter(key, error_fingerprint=group, function=f"F{key}", queue=f"q{key}")
+        await ledger.set_aside(replace(letter, error=f"error {key}"))
+    stored = await operators.list_letters(Filter(), limit=9)
+    groups = await operators.group_letters(Filter(), limit=9)
+    assert [(one.error_fingerprint, one.count, one.latest) for one in groups] == [
+        ("bb", 2, 3),
+        ("", 1, 4),
+        ("aa", 1, 1),
+    ]
+    assert (groups[0].reason, groups[0].function, groups[0].error) == (Reason.REJECTED, "Fc", "error c")
+    assert (groups[0].first_at, groups[0].last_at) == (stored[1].stored_at, stored[2].stored_at)
+    assert await operators.group_letters(Filter(), limit=1) == groups[:1]
+    (one,) = await operators.group_letters(Filter(queue="qb"), limit=9)
+    assert (one.count, one.latest, one.function) == (1, 2, "Fb")
 
 
 async def test_a_count_ends_at_its_cap(operators: Operators, five: list[DeadLetterRecord]) -> None:
@@ -158,7 +180,7 @@ async def test_jobs(
     assert job.record == make_record("f", function="Other")
     assert await operators.list_jobs(Filter(until=jobs[0].stored_at), limit=1) != jobs[:1]
     of_letters = (Filter(ids=(1,)), Filter(reason=Reason.REJECTED), Filter(state=LetterState.SET_ASIDE))
-    for wanted in (*of_letters, Filter(error="this")):
+    for wanted in (*of_letters, Filter(error="this"), Filter(error_fingerprint="f" * 16)):
         assert list(await operators.list_jobs(wanted, limit=3)) == []
 
 

@@ -30,8 +30,10 @@ BAR_S: Final = 0.2
 NUMBERS = f"WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {ROWS})"  # noqa: S608 - a constant
 RECORD = "queue, kind, function, message_id, job_id, state, attempts, enqueued_at, started_at, ended_at"
 VALUES = "'1/r/q', 'IProduction', 'Cover', 'm', 'J-' || n, 'Success', 1, 1, 1, 1"
-LETTER = "stored_at, reason, error, body, dequeue_count, first_dequeued_at, bytes, key"
-LETTER_VALUES = "n, CASE WHEN n % 1000 = 0 THEN 'stuck' ELSE 'rejected' END, 'e', '', 1, 1, 0, 'k' || n"
+LETTER = "stored_at, reason, error_fingerprint, error, body, dequeue_count, first_dequeued_at, bytes, key"
+LETTER_VALUES = (
+    "n, CASE WHEN n % 1000 = 0 THEN 'stuck' ELSE 'rejected' END, 'g' || (n % 1000), 'e', '', 1, 1, 0, 'k' || n"
+)
 FILL = {
     "sqlite": {
         f"job (key_hash, dead, holder, stored_at, key, {RECORD})": "n, n % 1000 = 0, '', n, 'k' || n",
@@ -90,6 +92,10 @@ ASKED: Final[dict[str, tuple[int, Callable[[Operators], Awaitable[Any]]]]] = {
         lambda ask: ask.list_letters(replace(LATE, reason=Reason.REJECTED), limit=10),
     ),
     "early letters": (10, lambda ask: ask.list_letters(EARLY, limit=10, latest_first=True)),
+    "letters of a fingerprint": (
+        10,
+        lambda ask: ask.list_letters(Filter(error_fingerprint="g7"), limit=10, latest_first=True),
+    ),
     "dead jobs": (10, lambda ask: ask.list_jobs(Filter(), limit=10, dead=True)),
     "late jobs": (10, lambda ask: ask.list_jobs(LATE, limit=10)),
     "late jobs of another function": (0, lambda ask: ask.list_jobs(replace(LATE, function="Other"), limit=10)),

@@ -17,7 +17,16 @@ from sqlalchemy.sql.dml import ReturningDelete
 from consumer.errors import UsageError
 from consumer.message.notification import job_keys
 from consumer.policy import Reason
-from consumer.store.ledger import COUNT_CAP, DeadLetterRecord, Filter, JobRecord, LetterState, StoredJob, StoredLetter
+from consumer.store.ledger import (
+    COUNT_CAP,
+    DeadLetterRecord,
+    Filter,
+    JobRecord,
+    LetterGroup,
+    LetterState,
+    StoredJob,
+    StoredLetter,
+)
 from consumer.store.queries.engine import Database, Engine, Session
 from consumer.store.rows import JOB_COLUMNS, LETTER_COLUMNS
 
@@ -99,6 +108,26 @@ class Reader:
         )
         ((count,),) = await self._fetch(select(func.count()).select_from(some.subquery()))
         return int(count)
+
+    async def group_letters(self, wanted: Filter, *, limit: int) -> Sequence[LetterGroup]:
+        """The dead letters that match in groups of one fingerprint, the largest first."""
+        letters = self._engine.letters
+        column = letters.c
+        size, latest = func.count().label("size"), func.max(column.id).label("latest")
+        groups = (
+            select(column.error_fingerprint, size, func.min(column.stored_at), func.max(column.stored_at), latest)
+            .where(*self._matching(letters, wanted))
+            .group_by(column.error_fingerprint)
+            .order_by(size.desc(), latest.desc())
+            .limit(limit)
+            .subquery()
+        )
+        example = letters.alias()
+        statement = select(example.c.reason, example.c.function, example.c.error, groups).join(
+            example, example.c.id == groups.c.latest
+        )
+        rows = await self._fetch(statement.order_by(groups.c.size.desc(), groups.c.latest.desc()))
+        return [LetterGroup(Reason(reason), *rest) for reason, *rest in rows]
 
     async def get_letter(self, letter_id: int) -> StoredLetter:
         """One dead letter.
