@@ -18,7 +18,7 @@ from consumer.engine.outcome import History, Interrupted, RunResult, TimedOut
 from consumer.engine.slots import Slot
 from consumer.message.notification import Kind, Notification, Phase, decode
 from consumer.message.strict_json import Undecodable
-from consumer.plugin.handler import Handler
+from consumer.plugin.handler import Handler, Job
 from consumer.policy import RetryPolicy
 from consumer.store.ledger import Claimed, JobRecord
 
@@ -363,10 +363,14 @@ class Delivery:
             jitter=random.random(),  # noqa: S311 - jitter, not a secret
         )
 
+    @property
+    def said(self) -> Notification | Job[Any, Any]:
+        """Who says how its job ended: MPS where it was asked, else the message."""
+        return self.notification if self.completed is None else self.completed.job
+
     def record(self, queue_identity: str) -> JobRecord:
         """What the ledger keeps of its job."""
-        notification, completed, now = self.notification, self.completed, time.time()
-        said = notification if completed is None else completed.job
+        notification, completed, said, now = self.notification, self.completed, self.said, time.time()
         return JobRecord(
             key=self.claim_key or "",
             queue=queue_identity,

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 _POLL_MARGIN_S: Final = 30.0
+_SHOWN_LIMIT: Final = 1_000
 _RETENTION_S: Final = 345_600.0
 """MNS's default: the age at which a queue drops a message, until its attributes have been read."""
 _ATTRIBUTES_EVERY_S: Final = 3600.0
@@ -93,6 +94,22 @@ class Shared:
     suspect_lock: anyio.Lock = field(default_factory=anyio.Lock)
 
 
+class Shown:
+    """What was shown once and need not be shown again; of the last 1,000 things."""
+
+    def __init__(self) -> None:
+        self._shown: dict[object, None] = {}
+
+    def is_new(self, thing: object) -> bool:
+        """Whether it was not shown yet; from now on it was."""
+        if thing in self._shown:
+            return False
+        self._shown[thing] = None
+        if len(self._shown) > _SHOWN_LIMIT:
+            del self._shown[next(iter(self._shown))]
+        return True
+
+
 class Lane:
     """One queue's parts.
 
@@ -136,6 +153,8 @@ class Lane:
         """UNIX seconds of MNS's clock minus our monotonic clock, by the last answer."""
         self.last_success_at = 0.0
         """When a job was last done, in UNIX seconds."""
+        self.shown = Shown()
+        """The failures whose tracebacks were logged."""
         self.deliveries: set[Delivery] = set()
         """Every delivery in flight."""
         self.stopping = False

@@ -42,12 +42,12 @@ from consumer.engine.outcome import (
     too_many_starts,
 )
 from consumer.engine.settle import settle
-from consumer.errors import StoreError
+from consumer.errors import StoreError, text_of
 from consumer.message.notification import Kind, Notification, contradictions, ledger_key, verified_key
 from consumer.message.strict_json import Undecodable
 from consumer.ops.logs import LogLevel, gather, log_job
 from consumer.ops.metrics import RetryCause, SettledAs
-from consumer.plugin.handler import Handler, Retry
+from consumer.plugin.handler import Handler, JobFailed, Reject, Retry
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, Ended
 
@@ -142,6 +142,7 @@ async def _call(lane: Lane, delivery: Delivery, handler: Handler, completed: Com
     job = completed.job
     log_job(job.function, job.job_id, message_id=job.message_id, queue=job.queue, attempt=job.attempt)
     delivery.begin_run(handler, completed)
+    gather("debug", event="handler started")
     try:
         return await invoke(handler, job, delivery.rules.limits[handler.name], lane.threads, delivery)
     finally:
@@ -159,37 +160,54 @@ def report(lane: Lane, delivery: Delivery, outcome: Outcome) -> SettledAs:
             status, event = SettledAs.DONE, "job done"
             lane.last_success_at = time.time()
         case Discard():
-            status, event = SettledAs(outcome.why.value), "message deleted without a run"
+            status, event = SettledAs(outcome.why.value), "deleted without a run"
         case DeadLetter():
-            status, level, event = SettledAs.DEAD, "error", "message set aside"
+            status, level, event = SettledAs.DEAD, "error", "moved to dead letters"
             details = {"reason": str(outcome.reason), "error": outcome.error}
             counters.dead_letters[outcome.reason].inc()
         case RetryLater() if (cause := _cause(delivery, outcome)) is not None:
-            status, level, event = SettledAs.RETRY, "warning", "job retried later"
+            status, level, event = SettledAs.RETRY, "warning", "retry scheduled"
             details = {"delay_seconds": outcome.delay_s, "error": outcome.why}
             counters.retries[cause].inc()
         case RetryLater():
-            status, event = SettledAs.RELEASED, "message released"
+            status, event = SettledAs.RELEASED, "released"
             details = {"delay_seconds": outcome.delay_s, "why": outcome.why}
         case _:  # Abandon()
             status, level = SettledAs.LEASE_LOST, "warning"
-            event = "lease or claim lost; the job is handled when its message is redelivered"
+            event = "lease or claim lost"
     counters.jobs[status].inc()
     if delivery.started_at:
         counters.seconds.observe(delivery.run_s)
     if isinstance(outcome, Done | Discard | DeadLetter):
         lane.metrics.settled_seconds.observe(delivery.age_s())
+    said = delivery.said
     common = {
         "job_id": delivery.notification.job_id,
         "function": name or None,
         "attempt": delivery.attempt,
         "outcome": str(status),
     }
+    error = _handlers_error(delivery)
     if lane.traces is not None and delivery.span is not None:
-        lane.traces.ended(delivery.span, str(status) if status in _ERROR_STATUSES else "", **common)
+        lane.traces.ended(delivery.span, str(status) if status in _ERROR_STATUSES else "", error, **common)
     more = {"message_id": delivery.message.message_id, "seconds": round(delivery.run_s, 4), **details}
+    if said.state:
+        more |= {"state": said.state, "code": said.code} if said.code else {"state": said.state}
+    if error is not None and lane.shown.is_new((delivery.message.message_id, text_of(error))):
+        more["exc_info"] = error
     gather(level, event=event, queue=lane.name, **common, **more)
     return status
+
+
+def _handlers_error(delivery: Delivery) -> Exception | None:
+    """What its handler raised, unless it was meant: its traceback shows where."""
+    match delivery.result:
+        case Raised(error=Retry() | Reject() | JobFailed()):
+            return None
+        case Raised(error=error):
+            return error
+        case _:
+            return None
 
 
 def _cause(delivery: Delivery, outcome: RetryLater) -> RetryCause | None:

@@ -39,8 +39,9 @@ import structlog
 from pydantic_core import to_json
 from structlog.contextvars import merge_contextvars
 from structlog.dev import ConsoleRenderer, plain_traceback
-from structlog.processors import format_exc_info
-from structlog.stdlib import ProcessorFormatter, add_logger_name
+from structlog.processors import ExceptionRenderer, format_exc_info
+from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_logger_name
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
 from consumer.errors import SettingsError
@@ -66,6 +67,8 @@ _FIRST_FREE: Final = 3
 _SHRUNK_LIMIT: Final = 500
 _ITEMS_LIMIT: Final = 50
 _DEPTH_LIMIT: Final = 3
+_EXCEPTION_DEPTH: Final = 8
+"""Of a structured traceback: its causes, their frames, the fields of those, and groups within groups."""
 _PLAIN: Final = frozenset({str, int, float, bool, NoneType})
 _SHOWN_AS_TEXT: Final = (PurePath, UUID, Decimal, date)
 _DEL: Final = 0x7F
@@ -157,7 +160,9 @@ def gather(level: LogLevel, **event: object) -> None:
 
 def processors(secrets: Secrets, *, terminal: bool, colors: bool = False) -> tuple[Processor, ...]:
     """Everything between an event's fields and its line: UTF-8, its end included."""
-    return (_begin, format_exc_info, _as_json_types, secrets.redact, _Renderer(terminal=terminal, colors=colors))
+    # Without the values of variables, which may be secrets that nobody has named.
+    show = format_exc_info if terminal else ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+    return (_begin, show, _as_json_types, secrets.redact, _Renderer(terminal=terminal, colors=colors))
 
 
 def render(chain: Iterable[Processor], level: str, event: Event) -> bytes:
@@ -191,7 +196,7 @@ def _begin(_logger: object, level: str, event: Event) -> Event:
 def _as_json_types(_logger: object, _level: str, event: Event) -> Event:
     for key, value in event.items():
         if type(value) not in _PLAIN:
-            event[key] = _plain(value, _DEPTH_LIMIT)
+            event[key] = _plain(value, _EXCEPTION_DEPTH if key == "exception" else _DEPTH_LIMIT)
     return event
 
 
@@ -347,7 +352,9 @@ class _StdlibHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         meta = ProcessorFormatter.remove_processors_meta
-        self.setFormatter(ProcessorFormatter(processors=[add_logger_name, meta, merge_contextvars, _render, _decode]))
+        self.setFormatter(
+            ProcessorFormatter(processors=[add_logger_name, ExtraAdder(), meta, merge_contextvars, _render, _decode])
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
         own = f"{record.name}.".startswith(_log.own)

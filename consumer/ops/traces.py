@@ -22,8 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from consumer.errors import SettingsError
+from consumer.errors import SettingsError, text_of, traceback_of
 from consumer.ops.logs import LogFields
+from consumer.ops.sanitize import SECRETS
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -120,11 +121,19 @@ class Traces:
             self._context.detach(token)
             self._process_s.record(time.monotonic() - began_s, _attributes(queue, "process", "process"))
 
-    def ended(self, span: Span, fault: str, **attributes: str | int | None) -> None:
-        """Record in a delivery's span how it ended; ``fault`` is empty for a success."""
+    def ended(self, span: Span, fault: str, error: Exception | None, **attributes: str | int | None) -> None:
+        """Record in a delivery's span how it ended: a ``fault``, empty for a success, and what its handler raised."""
         span.set_attributes({f"mns_consumer.{name}": value for name, value in attributes.items() if value is not None})
-        if fault:
+        if error is not None:
+            kind = type(error)
+            name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+            # Not by record_exception, which knows no secrets.
+            texts = {"type": name, "message": text_of(error), "stacktrace": traceback_of(error)}
+            span.add_event("exception", {f"exception.{key}": SECRETS.mask(text) for key, text in texts.items()})
+            span.set_attribute("error.type", name)
+        elif fault:
             span.set_attribute("error.type", fault)
+        if fault:
             span.set_status(self._trace.StatusCode.ERROR)
 
     def close(self, within_s: float) -> None:

@@ -87,7 +87,7 @@ def test_a_failed_contestant_is_an_error(rig: Rig) -> None:
         (run.folder / "ledger.db").write_text("no database at all")
         with pytest.raises(BenchError, match="is no SQLite database"), started(SQLITE, run) as contestant:
             contestant.wait()
-    with pytest.raises(BenchError, match="message set aside"):
+    with pytest.raises(BenchError, match="moved to dead letters"):
         poisoned(rig)
     with rig.run() as run, pytest.raises(BenchError, match="no contestant 'me'"), started("me", run):
         pass

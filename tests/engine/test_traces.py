@@ -45,6 +45,10 @@ async def cover(job: Job) -> None:
 @handler("VideoClip")
 async def clip(job: Job) -> None:
     raise Reject("not this one")
+
+@handler("CaptionExtraction")
+async def captions(job: Job) -> None:
+    raise KeyError(f"{job.attempt} by the secret sandbox")
 """
 
 
@@ -118,7 +122,7 @@ async def test_a_message_s_life_is_traced(
         sandbox.account.ensure(QUEUE).queue.send(message, sandbox.clock.now_ms())
         sandbox.put(QUEUE, body("2" * 32, "VideoClip").decode())
         await daemon.logged("job done")
-        await daemon.logged("message set aside")
+        await daemon.logged("moved to dead letters")
         assert await daemon.stop() == 0
     finally:
         daemon.kill()
@@ -158,6 +162,28 @@ async def test_a_message_s_life_is_traced(
     assert [(line["trace_id"], line["span_id"]) for line in bound] == [(good.trace_id.hex(), good.span_id.hex())] * 2
     (at_work,) = [line for line in lines if line["event"] == "at work"]
     assert at_work["baggage"] == ({"tenant": "7"} if trusted else {})
+
+
+async def test_a_failed_span_says_what_was_raised(
+    sandbox: Sandbox, tmp_path: Path, receiver: tuple[Receiver, str]
+) -> None:
+    """A failed attempt's span has the exception's type, text and traceback, with secrets masked."""
+    played, url = receiver
+    flags = ("otel=true", "max_failures=1")
+    daemon = Process(sandbox, tmp_path, *flags, handlers=HANDLERS, OTEL_EXPORTER_OTLP_ENDPOINT=url)
+    try:
+        sandbox.put(QUEUE, body("3" * 32, "CaptionExtraction").decode())
+        await daemon.logged("moved to dead letters")
+        assert await daemon.stop() == 0
+    finally:
+        daemon.kill()
+    (span,) = played.named(f"process {QUEUE}")
+    assert attributes(span)["error.type"] == "KeyError"
+    (event,) = span.events
+    raised = {one.key: one.value.string_value for one in event.attributes}
+    assert (event.name, raised["exception.type"]) == ("exception", "KeyError")
+    assert raised["exception.message"] == "'1 by the secret ***'"
+    assert "in captions" in raised["exception.stacktrace"]
 
 
 MALFORMED = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import io
+import json
 import time
 
 import anyio
@@ -11,6 +13,7 @@ import pytest
 from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane
 from consumer.errors import StoreError
+from consumer.ops import logs
 from consumer.plugin.handler import Job, Reject, Retry
 from consumer.policy import Reason
 from tests.engine.rig import body, handlers
@@ -42,6 +45,27 @@ async def test_failures_exhaust_a_message(queue: MemoryQueue, store: MemoryStore
     caps = [min(600, 30 * 2**failures) for failures in range(9)]
     assert len(queue.hidden_for) == 9
     assert all(1 <= seconds <= cap for seconds, cap in zip(queue.hidden_for, caps, strict=True))
+
+
+async def test_a_traceback_is_logged_once(queue: MemoryQueue, serve: Serve) -> None:
+    """The first failure of each kind is logged with its traceback, and with what MPS said of the job; no other is."""
+
+    async def cover(job: Job) -> None:
+        raise ValueError("first" if job.attempt < 3 else "second")
+
+    stream = io.StringIO()
+    logs.configure("debug", stream=stream)
+    queue.put(body())
+    async with serve(handlers(Cover=cover), max_failures=5) as daemon:
+        await daemon.emptied(60_000)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    started = [line for line in lines if line["event"] == "handler started"]
+    assert [(line["job_id"], line["attempt"]) for line in started] == [("a" * 32, number) for number in range(1, 6)]
+    ends = [line for line in lines if line["event"] in {"retry scheduled", "moved to dead letters"}]
+    assert {line["state"] for line in ends} == {"Success"}
+    raised = [line["exception"][0]["exc_value"] if "exception" in line else None for line in ends]
+    assert raised == ["first", None, "second", None, None]
+    assert ends[0]["exception"][0]["frames"][-1]["name"] == "cover"
 
 
 async def test_a_retry_comes_when_it_was_asked_for(queue: MemoryQueue, serve: Serve) -> None:
