@@ -303,6 +303,11 @@ class Settings(BaseSettings, Policy, Connection):
         Literal["debug", "info", "warning", "error"],
         SettingInfo(reloadable=True, flag="--log-level"),
     ] = Field("info", description="The lowest level that is logged.")
+    log_levels: Annotated[Mapping[str, Literal["debug", "info", "warning", "error"]], SettingInfo(reloadable=True)] = (
+        Field(
+            {}, description="Levels of loggers of the standard library, children included, such as `myapp` = `debug`."
+        )
+    )
     log_format: Annotated[Literal["auto", "json", "console"], SettingInfo(reloadable=True, flag="--log-format")] = (
         Field("auto", description="`auto`: JSON lines, but readable ones on a terminal.")
     )

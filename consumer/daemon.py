@@ -68,6 +68,7 @@ def set_up_logs(app: App) -> None:
         json=None if settings.log_format == "auto" else settings.log_format == "json",
         # Lines that handlers log by ``logging`` pass at the daemon's own level.
         own=sorted({handler.function.__module__ for handler in registry.handlers.values()}),
+        levels=settings.log_levels,
         on_drop=app.metrics.log_lines_dropped.inc,
     )
     for name, handler in registry.handlers.items():

@@ -5,7 +5,7 @@ The lines of structlog's loggers and of the standard library's pass the same pro
     fields of the context, time, level -> exception's text -> JSON types -> secrets masked -> line -> stream
 
 Each line is rendered, whatever its fields hold, and bounded in size. Lines of other libraries pass from WARNING
-upwards only, whatever their loggers are set to: below that, SDKs print requests with their Authorization.
+upwards only, unless the settings name their loggers: below that, SDKs print requests with their Authorization.
 
 Writing never ends the daemon and blocks it for at most ``PATIENCE_MS``. A pipe whose reader is gone, a reader that has
 stopped, a full disk: each costs lines, which are counted, and nothing else. No line is torn: the rest of a line is
@@ -25,13 +25,14 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Set as AbstractSet
 from contextvars import ContextVar, Token
 from datetime import date
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
 from threading import Lock
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, Final, Literal, TextIO, TypeAlias
 from uuid import UUID
 
@@ -40,7 +41,7 @@ from pydantic_core import to_json
 from structlog.contextvars import merge_contextvars
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.processors import ExceptionRenderer, format_exc_info
-from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_logger_name
+from structlog.stdlib import ProcessorFormatter, add_logger_name
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
@@ -74,6 +75,9 @@ _SHOWN_AS_TEXT: Final = (PurePath, UUID, Decimal, date)
 _DEL: Final = 0x7F
 _BLOCKS: Final = ("exception", "stack")
 
+_OF_RECORDS: Final = {*logging.makeLogRecord({}).__dict__, "asctime", "message", "taskName"}
+_PRIORITIES: Final = {"critical": b"<2>", "error": b"<3>", "exception": b"<3>", "warning": b"<4>", "debug": b"<7>"}
+"""How systemd's journal learns a line's priority: sd-daemon(3). Without one it is 6, informational."""
 _LEVELS: Final = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
 _NOTHING: Final[Mapping[str, object]] = {}
 _context: ContextVar[Mapping[str, object]] = ContextVar("mns_consumer_log_fields", default=_NOTHING)
@@ -104,6 +108,7 @@ def configure(
     json: bool | None = None,
     stream: TextIO | None = None,
     own: Iterable[str] = (),
+    levels: Mapping[str, LogLevel] = MappingProxyType({}),
     on_drop: Callable[[int], object] | None = None,
 ) -> None:
     """Set up all logging of this process; called again, it changes the loggers in use too.
@@ -113,6 +118,7 @@ def configure(
         json: JSON lines, or lines for a person; by default for a person where ``stream`` is a terminal.
         stream: stderr by default; a closed stderr is a ``SettingsError``.
         own: More stdlib loggers that pass at ``level``, such as the modules of a user's handlers.
+        levels: The level of other stdlib loggers, children included; of several that match the longest name counts.
         on_drop: Gets the number of lines lost, each time; must be quick and must not log.
     """
     stream = stream if stream is not None else sys.stderr
@@ -121,12 +127,15 @@ def configure(
     terminal = not stream.closed and stream.isatty()
     colors = terminal and not os.environ.get("NO_COLOR")
     _log.level = _LEVELS[level]
-    _log.own = (*(f"{name}." for name in (*OWN_LOGGERS, *own)), _DROP_IN)
+    loggers = {**dict.fromkeys((*OWN_LOGGERS, *own), level), **levels}
+    _log.loggers = {f"{name}.": _LEVELS[its] for name, its in sorted(loggers.items(), key=lambda one: -len(one[0]))}
+    _log.loggers |= {} if _DROP_IN in _log.loggers else {_DROP_IN: _LEVELS[level]}
     _log.on_drop = on_drop
     _log.processors = processors(SECRETS, terminal=terminal if json is None else not json, colors=colors)
     if not (stream.closed and _log.stream):
         # Where a handler has closed stderr since, lines go on to where it led.
         _log.stream = open_stream(stream)
+        _log.is_journal = _is_journal(stream)
     structlog.configure(
         processors=[_drop_below_level, merge_contextvars, _render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
@@ -143,8 +152,11 @@ def configure(
     # Open at the root, since the names of drop-in modules are not known yet; the handler decides. A library's debug
     # lines end here, before they are formatted.
     root.setLevel(max(_log.level, logging.INFO))
-    for name in (*OWN_LOGGERS, *own):
-        logging.getLogger(name).setLevel(_log.level)
+    for name in _log.named - loggers.keys():
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    _log.named = loggers.keys()
+    for name, its in loggers.items():
+        logging.getLogger(name).setLevel(_LEVELS[its])
     logging.captureWarnings(capture=True)
 
 
@@ -160,7 +172,7 @@ def gather(level: LogLevel, **event: object) -> None:
 
 def processors(secrets: Secrets, *, terminal: bool, colors: bool = False) -> tuple[Processor, ...]:
     """Everything between an event's fields and its line: UTF-8, its end included."""
-    # Without the values of variables, which may be secrets that nobody has named.
+    # Without the values of variables, which may be secrets.
     show = format_exc_info if terminal else ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
     return (_begin, show, _as_json_types, secrets.redact, _Renderer(terminal=terminal, colors=colors))
 
@@ -179,7 +191,8 @@ def render(chain: Iterable[Processor], level: str, event: Event) -> bytes:
 
 
 def _render(_logger: object, level: str, event: Event) -> bytes:
-    return render(_log.processors, level, event)
+    line = render(_log.processors, level, event)
+    return _PRIORITIES.get(level, b"") + line if _log.is_journal else line
 
 
 def _drop_below_level(_logger: object, level: str, event: Event) -> Event:
@@ -281,8 +294,12 @@ class _Log:
 
     def __init__(self) -> None:
         self.level = logging.INFO
-        self.own: tuple[str, ...] = ()
+        self.loggers: dict[str, int] = {}
+        """The levels of stdlib loggers, by the beginning of their names; the longest come first."""
+        self.named: AbstractSet[str] = frozenset()
         self.processors = processors(SECRETS, terminal=False)
+        self.is_journal = False
+        """Whether the lines go to systemd's journal."""
         self.stream: FileStream | TextStream | None = None
         self.on_drop: Callable[[int], object] | None = None
         self._second = (0, "")
@@ -353,12 +370,13 @@ class _StdlibHandler(logging.Handler):
         super().__init__()
         meta = ProcessorFormatter.remove_processors_meta
         self.setFormatter(
-            ProcessorFormatter(processors=[add_logger_name, ExtraAdder(), meta, merge_contextvars, _render, _decode])
+            ProcessorFormatter(processors=[add_logger_name, _add_extra, meta, merge_contextvars, _render, _decode])
         )
 
     def emit(self, record: logging.LogRecord) -> None:
-        own = f"{record.name}.".startswith(_log.own)
-        if record.levelno < (_log.level if own else max(_log.level, logging.WARNING)):
+        name = f"{record.name}."
+        others = max(_log.level, logging.WARNING)
+        if record.levelno < next((level for begins, level in _log.loggers.items() if name.startswith(begins)), others):
             return
         try:
             line = self.format(record)
@@ -368,8 +386,23 @@ class _StdlibHandler(logging.Handler):
         _log.write(line.encode())
 
 
+def _add_extra(_logger: object, _level: str, event: Event) -> Event:
+    """Add what ``extra=`` put into the record. structlog's ``ExtraAdder`` would take a formatter's texts too."""
+    extra = {name: value for name, value in event["_record"].__dict__.items() if name not in _OF_RECORDS}
+    return {**extra, **event}
+
+
 def _decode(_logger: object, _level: str, line: Any) -> Any:
     return line.decode()
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether systemd's journal reads the stream: systemd names the socket that it gave. See systemd.exec(5)."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def open_stream(stream: TextIO) -> FileStream | TextStream:

@@ -7,7 +7,9 @@ import io
 import json
 import logging
 import math
+import os
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -30,7 +32,7 @@ from hypothesis import strategies as st
 from consumer.ops import logs
 from consumer.ops.logs import EXCEPTION_LIMIT, LINE_LIMIT_BYTES, TEXT_LIMIT, LogFields, processors, render
 from consumer.ops.metrics import SettledAs
-from consumer.ops.sanitize import Secrets
+from consumer.ops.sanitize import SECRETS, Secrets
 from tests.untraced import untraced
 
 
@@ -537,3 +539,48 @@ def test_a_reader_that_leaves(tmp_path: Path) -> None:
     process.stdout.close()
     assert process.wait(15) == 0
     assert end.read_text() == "lived"
+
+
+def test_levels_of_other_loggers() -> None:
+    """A logger that the settings name passes at its level, children included; the longest name counts."""
+    stream = io.StringIO()
+    logs.configure(stream=stream, levels={"myapp": "debug", "myapp.noisy": "error", "handlers": "warning"})
+    for name in ("myapp", "myapp.db", "myapp.noisy.sql", "myapps", "handlers.cover", "consumer.engine"):
+        for level in ("debug", "info", "warning", "error"):
+            getattr(logging.getLogger(name), level)(level)
+    found = [(line["logger"], line["event"]) for line in read(stream)]
+    assert [event for name, event in found if name == "myapp"] == ["debug", "info", "warning", "error"]
+    assert [event for name, event in found if name == "myapp.db"] == ["debug", "info", "warning", "error"]
+    assert [event for name, event in found if name == "myapp.noisy.sql"] == ["error"]
+    assert [event for name, event in found if name == "myapps"] == ["warning", "error"]
+    assert [event for name, event in found if name == "handlers.cover"] == ["warning", "error"]
+    assert [event for name, event in found if name == "consumer.engine"] == ["info", "warning", "error"]
+    again = io.StringIO()
+    logs.configure(stream=again)
+    logging.getLogger("myapp").info("as before")
+    assert not again.getvalue()
+
+
+def test_extra_fields_are_kept() -> None:
+    """What a handler adds by ``extra`` stands on its line, and secrets in it are masked."""
+    stream = io.StringIO()
+    logs.configure(stream=stream)
+    SECRETS.protect("hush-hush", slot="test")
+    logging.getLogger("handlers.mine").info("uploaded", extra={"film": 7, "key": "hush-hush"})
+    (line,) = read(stream)
+    assert (line["film"], line["key"]) == (7, "***")
+
+
+def test_the_journal_learns_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where stderr is the journal's own socket each line begins with its priority; elsewhere none does."""
+    ours, journal = socket.socketpair()
+    with ours, journal, journal.makefile("w", encoding="utf-8") as stream:
+        found = os.fstat(journal.fileno())
+        for named, begins in ((f"{found.st_dev}:{found.st_ino}", ["{", "<4>{", "<3>{"]), ("1:2", ["{", "{", "{"])):
+            monkeypatch.setenv("JOURNAL_STREAM", named)
+            logs.configure(stream=stream)
+            structlog.get_logger().info("x")
+            structlog.get_logger().warning("x")
+            logging.getLogger("x").error("x")
+            lines = ours.recv(65_536).decode().splitlines()
+            assert [line.partition('"')[0] for line in lines] == begins
