@@ -18,7 +18,10 @@ from tests.chaos.campaign import Plan, carry_out
 from tests.chaos.traffic import Extra
 
 _LONGEST_S: Final = 3600.0
-_USABLE: Final = {"sqlite": frozenset(Extra) - {Extra.POOLER}, "postgres": frozenset(Extra) - {Extra.FILES}}
+_USABLE: Final = {
+    "sqlite": frozenset(Extra) - {Extra.POOLER, Extra.FAILOVER},
+    "postgres": frozenset(Extra) - {Extra.FILES},
+}
 
 
 def _seconds(text: str) -> float:
@@ -44,12 +47,14 @@ def main() -> int:
         "--faults",
         type=_extras,
         default=frozenset(),
-        help=f"besides the sandbox's, joined by commas: {', '.join(Extra)} (files on SQLite, pooler on PostgreSQL)",
+        help=f"besides the sandbox's, by commas: {', '.join(Extra)} (files: SQLite; pooler, failover: PostgreSQL)",
     )
     parser.add_argument("--folder", type=Path, help="for logs, journal and store; default: a new temporary folder")
     chosen = parser.parse_args()
     if not_here := chosen.faults - _USABLE[chosen.store]:
         parser.error(f"{', '.join(sorted(not_here))}: not on {chosen.store}")
+    if {Extra.POOLER, Extra.FAILOVER} <= chosen.faults:
+        parser.error("pooler, failover: one of both")
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     is_postgres = chosen.store == "postgres"

@@ -24,7 +24,14 @@ from tests.chaos.conftest import sandbox_settings
 from tests.chaos.daemons import LEASE_STEP_S, QUEUE, Daemon, Launcher, leases_lost
 from tests.chaos.faults import KINDS, ExtraFaults, SandboxFaults, counted
 from tests.chaos.preload import Clock
-from tests.chaos.stores import SqliteFile, StoreUnderTest, postgres_behind_pooler, postgres_behind_proxy, read_store
+from tests.chaos.stores import (
+    SqliteFile,
+    StoreUnderTest,
+    postgres_behind_pooler,
+    postgres_behind_proxy,
+    postgres_pair,
+    read_store,
+)
 from tests.chaos.traffic import DONE, Extra, Sender, Watch, acts_of, until_empty
 from tests.chaos.verdict import FAIL_AS_PLANNED, Death, Evidence, Verdict, judge, read_journal
 from tests.postgres import new_schema
@@ -185,6 +192,7 @@ class Campaign:
             leases_lost=leases_lost(self.launcher.started),
             stored=await read_store(self.store.direct_address, self._true),
             frozen=self._extra_faults.frozen,
+            failover=self.store.failover,
         )
 
     def _true(self, at: float) -> float:
@@ -271,6 +279,9 @@ def leaked_secrets(campaign: Campaign) -> list[str]:
 async def _store(schema: str | None, folder: Path, extras: frozenset[Extra]) -> AsyncIterator[StoreUnderTest]:
     if schema is None:
         yield SqliteFile(folder / "ledger.db")
+    elif Extra.FAILOVER in extras:
+        async with postgres_pair() as pair:
+            yield pair
     elif Extra.POOLER in extras:
         async with postgres_behind_pooler(schema, folder) as pooled:
             yield pooled

@@ -321,4 +321,4 @@ async def _bad_answer(act: str) -> Response:
 
 def counted(on: frozenset[Extra]) -> tuple[Extra, ...]:
     """The extra faults that are counted, of those that are switched on."""
-    return tuple(extra for extra in Extra if extra in on and extra not in {Extra.POOLER, Extra.BLOCKED})
+    return tuple(extra for extra in Extra if extra in on and extra not in {Extra.POOLER, Extra.BLOCKED, Extra.FAILOVER})

@@ -9,9 +9,10 @@ import shutil
 import socket
 import sqlite3
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -22,11 +23,28 @@ import anyio.to_thread
 import asyncpg
 
 from tests.postgres import ADDRESS, store_at, store_through
+from tests.store.postgres_server import copy_server, cut_off, promote, run_server, server_folder
 from tests.tcp_proxy import TcpProxy, in_front_of
 
 _LOCKED_S: Final = 5.5
 """Half a second more than the daemon waits for a lock."""
 _GONE_S: Final = (0.3, 1.5)
+_LAST_S: Final = 1.0
+"""The time before the primary's crash that the standby lacks."""
+_BACK_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """The store's failover to a standby that lacks the last commits; times are UNIX seconds.
+
+    Args:
+        since: From then on the standby received nothing.
+        until: When the primary was gone.
+    """
+
+    since: float
+    until: float
 
 
 class StoreUnderTest(Protocol):
@@ -36,6 +54,8 @@ class StoreUnderTest(Protocol):
     """The address's password; empty if there is none."""
     rounds_a_failure: int
     """It fails once in that many rounds of faults."""
+    failover: Failover | None
+    """Its failover, if there was one."""
 
     @property
     def address(self) -> str:
@@ -56,6 +76,7 @@ class SqliteFile:
     path: Path
     secret: str = ""
     rounds_a_failure: int = 2
+    failover: Failover | None = None
 
     @property
     def address(self) -> str:
@@ -86,6 +107,7 @@ class PostgresSchema:
     # The server trusts local users, so any password works. The run looks for it in all output.
     secret: str
     rounds_a_failure: int = 1
+    failover: Failover | None = None
     pooled: bool = False
 
     @property
@@ -109,6 +131,66 @@ class PostgresSchema:
         await anyio.sleep(rng.uniform(*_GONE_S))
         yield
         await self.proxy.accept()
+
+
+@dataclass(slots=True)
+class PostgresPair:
+    """Two servers of the run's own. It fails by a failover to the second, which lacks the last second, then by crashes.
+
+    Args:
+        folders: Of the primary and of its standby.
+        ports: Of both.
+        primary: Ends the server that takes writes now.
+        second: Ends the second server.
+    """
+
+    folders: tuple[Path, Path]
+    ports: tuple[int, int]
+    primary: ExitStack
+    second: ExitStack
+    secret: str = field(default_factory=lambda: f"pw{secrets.token_hex(12)}")
+    rounds_a_failure: int = 1
+    failover: Failover | None = None
+
+    @property
+    def address(self) -> str:
+        """See ``StoreUnderTest``."""
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
+        return f"postgresql://postgres:{self.secret}@{hosts}/postgres?target_session_attrs=read-write"
+
+    @property
+    def direct_address(self) -> str:
+        """See ``StoreUnderTest``."""
+        return self.address
+
+    @asynccontextmanager
+    async def failing(self, rng: random.Random) -> AsyncIterator[None]:
+        """See ``StoreUnderTest``."""
+        if self.failover is None:
+            standby = f"postgresql://postgres@127.0.0.1:{self.ports[1]}/postgres"
+            await cut_off(standby)
+            since = time.time()
+            await anyio.sleep(_LAST_S)
+            await anyio.to_thread.run_sync(self.primary.close)
+            self.failover = Failover(since, time.time())
+            await anyio.sleep(rng.uniform(*_GONE_S))
+            yield
+            await promote(standby)
+        else:
+            await anyio.to_thread.run_sync(self.second.close)
+            await anyio.sleep(rng.uniform(*_GONE_S))
+            yield
+            await anyio.to_thread.run_sync(self.second.enter_context, run_server(self.folders[1], self.ports[1]))
+
+
+@asynccontextmanager
+async def postgres_pair() -> AsyncIterator[PostgresPair]:
+    """A primary and its asynchronous standby."""
+    with server_folder() as first, server_folder() as other, ExitStack() as second, ExitStack() as primary:
+        port = await anyio.to_thread.run_sync(primary.enter_context, run_server(first))
+        await anyio.to_thread.run_sync(copy_server, other, port)
+        standby_port = await anyio.to_thread.run_sync(second.enter_context, run_server(other))
+        yield PostgresPair((first, other), (port, standby_port), primary, second)
 
 
 @asynccontextmanager
@@ -255,7 +337,7 @@ async def read_store(store: str, true: Callable[[float], float] = float) -> Stor
     """
     if "://" not in store:
         return await anyio.to_thread.run_sync(_read_file, Path(store), true)
-    connection = await asyncpg.connect(store, timeout=5)
+    connection = await _connected(store)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             return _stored(
@@ -263,6 +345,16 @@ async def read_store(store: str, true: Callable[[float], float] = float) -> Stor
             )
     finally:
         await connection.close()
+
+
+async def _connected(store: str) -> asyncpg.Connection:
+    """A connection, once the store has failed over or was started again."""
+    with anyio.fail_after(_BACK_S):
+        while True:
+            try:
+                return await asyncpg.connect(store, timeout=5)
+            except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched):
+                await anyio.sleep(0.05)
 
 
 def _read_file(path: Path, true: Callable[[float], float]) -> Stored:

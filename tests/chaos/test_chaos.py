@@ -3,6 +3,7 @@
     sqlite     one daemon, http, all faults, kills and stops, and jobs that MPS fails for
     postgres   four daemons, https, all faults, kills and stops, and wall clocks that step
     fleet      four daemons on PostgreSQL, every message delivered twice, and kills only
+    failover   two daemons on a pair of servers that fails over to a standby without the last second, and all faults
 
 A short run is part of the tests. A long one has every kind of fault at least 20 times:
 
@@ -29,7 +30,7 @@ from typing import Final
 import pytest
 
 from tests.chaos.campaign import Finished, Plan, carry_out
-from tests.chaos.faults import KINDS
+from tests.chaos.faults import KINDS, STORE
 from tests.chaos.traffic import Extra
 from tests.chaos.verdict import Cause
 from tests.postgres import NoPostgresError
@@ -45,6 +46,7 @@ PLANS: Final = {
         fleet=4, https=True, postgres=True, extras=frozenset({Extra.CLOCK} if sys.platform == "linux" else ())
     ),
     "fleet": Plan(fleet=4, only_kills=True, postgres=True),
+    "failover": Plan(fleet=2, postgres=True, extras=frozenset({Extra.FAILOVER})),
 }
 
 
@@ -71,6 +73,8 @@ def check(name: str, plan: Plan, finished: Finished) -> None:
     print(f"\n{figures}")  # noqa: T201 - the figures are the result
     assert not verdict.wrong, figures
     assert finished.wrong_overall() == [], figures
+    if Extra.FAILOVER in plan.extras:
+        assert faults[STORE], figures
     if plan.only_kills:
         assert verdict.again.keys() <= {Cause.KILLED}, figures
     elif SECONDS >= _LONG_S:

@@ -50,6 +50,8 @@ class Extra(StrEnum):
     """PgBouncer is in front of PostgreSQL and assigns a connection for one transaction."""
     BLOCKED = "blocked"
     """An async handler blocks the event loop for seconds."""
+    FAILOVER = "failover"
+    """PostgreSQL fails over to a standby that lacks the last second; from then on it crashes and is started again."""
 
 
 @dataclass(frozen=True, slots=True)
