@@ -230,6 +230,20 @@ async def test_nothing_is_written_without_each_of_the_files(
     await owned.close()
 
 
+async def test_a_folder_that_is_moved_away(owned: SqliteLedger, sqlite_path: Path) -> None:
+    """The error names the database, not its lock; nothing is made in a new folder; with the old one back it works."""
+    folder = sqlite_path.parent
+    folder.rename(folder.with_name("away"))
+    folder.mkdir(mode=0o700)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"store\.db was removed"):
+            await owned.claim("other", 60)
+    folder.rmdir()
+    folder.with_name("away").rename(folder)
+    await end(owned, "other")
+    await owned.close()
+
+
 @pytest.mark.parametrize(
     ("name", "share"),
     [("store.db", 0), ("store.db", 0.5), ("store.db-wal", 0), ("store.db-wal", 0.9), ("store.db-shm", 0)],

@@ -487,30 +487,27 @@ async def test_opening_that_is_cancelled(sqlite_path: Path) -> None:
     await ledger.close()
 
 
-def test_a_lock_that_is_removed_is_no_lock(sqlite_path: Path) -> None:
-    """A lock's file that vanishes between opening and locking is made again; if it always does, that is an error."""
+def test_a_lock_that_is_removed_is_no_lock(sqlite_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock's file that vanishes between opening and locking is an error; the next start makes it again."""
     sqlite_path.parent.mkdir()
+    lock = FileOwner._lock
 
-    class Hasty(FileOwner):
-        left = 2
+    def hasty(owner: FileOwner) -> int:
+        descriptor = lock(owner)
+        owner._lock_path.unlink()
+        return descriptor
 
-        def _lock(self) -> int:
-            descriptor = super()._lock()
-            if self.left > 0:
-                self.left -= 1
-                self._lock_path.unlink()
-            return descriptor
-
-    hasty = Hasty(sqlite_path)
-    hasty.acquire()
-    hasty.acquire()
+    owner = FileOwner(sqlite_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileOwner, "_lock", hasty)
+        with pytest.raises(StoreError, match=r"store\.db\.lock was removed while it was locked; start again"):
+            owner.acquire()
+    owner.acquire()
+    owner.acquire()
     with pytest.raises(StoreBusyError):
         FileOwner(sqlite_path).acquire()
-    hasty.release()
-    hasty.release()
-    hasty.left = 100
-    with pytest.raises(StoreError, match="keeps being removed"):
-        hasty.acquire()
+    owner.release()
+    owner.release()
     with pytest.raises(StoreError, match="No such file or directory; see that the folder exists"):
         FileOwner(sqlite_path.parent / "missing" / "store.db").acquire()
 

@@ -45,15 +45,13 @@ log = structlog.stdlib.get_logger(__name__)
 _LOCK: Final = ".lock"
 _COMPANIONS: Final = ("-wal", "-shm", "-journal", _LOCK)
 _MARK: Final = "a ledger was made here\n"
-_LOCK_TRIES: Final = 5
 _UNUSED_BYTE: Final = 0x3FFF_FFFF  # a byte of the database that SQLite never locks: its own begin after it
 
-_DATABASE_HEADER: Final = struct.Struct(">16sH6xII60xI")
-"""``_MAGIC``, page size (1 for 64 KiB), change counter, page count, the change counter for which that is valid."""
+_DATABASE_HEADER: Final = struct.Struct(">16sH10xI")
+"""``_MAGIC``, page size (1 for 64 KiB), page count."""
 _MAGIC: Final = b"SQLite format 3\0"
-_INDEX_HEADER: Final = struct.Struct("=12xB1xHI76xI")
-"""Validity, page size (1 for 64 KiB), last frame, and after two copies of these: the frames checkpointed."""
-_ONE_COPY: Final = 48
+_INDEX_HEADER: Final = struct.Struct("=12xB1xHI28x")
+"""Validity, page size (1 for 64 KiB), last frame."""
 _WAL_HEADER_BYTES: Final = 32
 _FRAME_HEADER_BYTES: Final = 24
 _INDEX_BYTES: Final = 32_768
@@ -222,25 +220,25 @@ class FileOwner:
         """
         if self._database is not None:
             return self._database
-        for _ in range(_LOCK_TRIES):
-            with ExitStack() as opened:
-                lock = self._lock()
-                opened.callback(_close, lock)
-                if problem := lost_ledger_refusal(self._path):
-                    raise StoreLostError(problem)
-                database = self._open()
-                opened.callback(_close, database)
-                owns_inode = self._lock_inode(database)
-                # Either may have been removed between opening and locking: no other process would find that lock.
-                if _is_still(lock, self._lock_path) and _is_still(database, self._path):
-                    if problem := hard_link_refusal(self._path):
-                        raise StoreUnsafeError(problem)
-                    self.has_ledger = _is_marked(self._lock_path)
-                    self._keep(lock)
-                    self._owns_inode, self._database = owns_inode, database
-                    opened.pop_all()
-                    return database
-        raise StoreError(f"store {self._path}: it or {self._lock_path} keeps being removed while it is locked")
+        with ExitStack() as opened:
+            lock = self._lock()
+            opened.callback(_close, lock)
+            if problem := lost_ledger_refusal(self._path):
+                raise StoreLostError(problem)
+            database = self._open()
+            opened.callback(_close, database)
+            owns_inode = self._lock_inode(database)
+            # Between opening and locking it may have been removed: no other process would find that lock.
+            for descriptor, path in ((lock, self._lock_path), (database, self._path)):
+                if _identity(path) != _identity_of(os.fstat(descriptor)):
+                    raise StoreError(f"store {self._path}: {path} was removed while it was locked; start again")
+            if problem := hard_link_refusal(self._path):
+                raise StoreUnsafeError(problem)
+            self.has_ledger = _is_marked(self._lock_path)
+            self._keep(lock)
+            self._owns_inode, self._database = owns_inode, database
+            opened.pop_all()
+        return database
 
     def mark(self) -> None:
         """Write into the lock file that a ledger was made here; call it once the tables are on disk. Idempotent."""
@@ -445,21 +443,20 @@ class OpenFiles:
         return missing or self.problem() is None
 
     def _truncation(self, database_bytes: int, wal_bytes: int, index: int) -> str | None:
-        known = os.pread(index, _INDEX_HEADER.size, 0)
-        valid, page_bytes, frames, checkpointed = _INDEX_HEADER.unpack(known)
+        known, copy = (os.pread(index, _INDEX_HEADER.size, place) for place in (0, _INDEX_HEADER.size))
+        valid, page_bytes, frames = _INDEX_HEADER.unpack(known)
         needed = _WAL_HEADER_BYTES + frames * (_FRAME_HEADER_BYTES + _page_bytes(page_bytes)) if frames else 0
-        if valid and wal_bytes < needed and known[:_ONE_COPY] == os.pread(index, _ONE_COPY, 0):
+        if valid and wal_bytes < needed and known == copy:
             # Another process that checkpoints and empties the log changes the index first.
             return f"{self._wal_path} was truncated"
         header = os.pread(self._database, _DATABASE_HEADER.size, 0)
         if len(header) < _DATABASE_HEADER.size:
             return f"{self._path} was truncated"
-        magic, page_bytes, changes, pages, valid_for = _DATABASE_HEADER.unpack(header)
+        magic, page_bytes, pages = _DATABASE_HEADER.unpack(header)
         if magic != _MAGIC:
             return f"{self._path} was overwritten"
         # During a checkpoint the header may be ahead of the file; but the file never shrinks then.
-        settled = database_bytes < self._size or frames == checkpointed
-        if changes == valid_for and database_bytes < pages * _page_bytes(page_bytes) and settled:
+        if database_bytes < self._size and database_bytes < pages * _page_bytes(page_bytes):
             return f"{self._path} was truncated"
         self._size = database_bytes
         return None
@@ -493,7 +490,3 @@ def _identity_of(found: os.stat_result) -> _Identity:
 def _identity(path: Path) -> _Identity | None:
     found = _stat(path)
     return None if found is None else _identity_of(found)
-
-
-def _is_still(descriptor: int, path: Path) -> bool:
-    return _identity(path) == _identity_of(os.fstat(descriptor))

@@ -328,13 +328,13 @@ class WriterThread:
         return StoreError(f"store {self._path}: {command.name} of {command.key!r} can't be written: {error!r}")
 
     def _connect(self) -> sqlite3.Connection:
-        self._owner.check()
         # Without a connection SQLite has removed the companions itself: then only the database is checked.
         if problem := self._files.problem():
             raise StoreError(
                 f"store {self._path}: {problem} while the daemon used it; nothing is written until the same file is"
                 " back as it was; to go on with what is there instead, restart the daemon"
             )
+        self._owner.check()
         if self._connection is None:
             self._connection = connect(self._path)
             try:
