@@ -247,7 +247,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "A write-ahead log that was cut off is noticed.",
-        "store: OpenFiles._truncation",
+        "store: OpenFiles.problem",
         rewrite("wal_bytes < needed", "wal_bytes < 0"),
         ("tests/store/test_store_owner.py",),
     ),

@@ -200,7 +200,7 @@ async def test_a_file_system_that_mixes_both_kinds_of_locks(sqlite_path: Path, m
         ledger = SqliteLedger(sqlite_path)
         await ledger.open()
     assert events == [
-        "the file system mixes the store's lock with SQLite's; only the lock file keeps a second daemon out"
+        "the file system can't lock the store beside SQLite; only the lock file keeps a second daemon out"
     ]
     database = os.open(sqlite_path, os.O_RDONLY)
     fcntl.flock(database, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -214,16 +214,47 @@ async def test_not_a_directory(tmp_path: Path) -> None:
     await ledger.close()
 
 
-async def test_no_database(sqlite_path: Path) -> None:
-    """A file that is no database is refused and left as it is; once it is moved away, the store opens."""
-    sqlite_path.parent.mkdir()
-    sqlite_path.write_bytes(b"my diary " * 1000)
+def damage(path: Path, name: str, offset: int = 0) -> None:
+    """Overwrite the first page of a table or an index from ``offset`` on."""
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (name,)).fetchall()
+    with path.open("r+b") as opened:
+        opened.seek((rows[0][0] - 1) * 4096 + offset if rows else offset)
+        opened.write(b"\xa5" * (4096 - offset))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        pytest.param(lambda path: path.write_bytes(b"my diary " * 1000), "it is no SQLite database, or", id="text"),
+        pytest.param(lambda path: damage(path, "sqlite_schema", 100), "it is damaged; restore", id="schema"),
+        pytest.param(lambda path: damage(path, "revision"), "it is damaged; restore a backup", id="revision"),
+        pytest.param(lambda path: os.truncate(path, 8192), "it is damaged; restore a backup", id="cut off"),
+    ],
+)
+async def test_a_start_on_a_damaged_file(sqlite_path: Path, spoil: Callable[[Path], object], expected: str) -> None:
+    """What is no database, or lacks what a start reads, is refused and left as it is; restored, it opens."""
+    new_file(sqlite_path).close()
+    whole = sqlite_path.read_bytes()
+    spoil(sqlite_path)
+    damaged = sqlite_path.read_bytes()
     ledger = SqliteLedger(sqlite_path)
-    with pytest.raises(StoreError, match="is no SQLite database, or its start is damaged; name another file"):
+    with pytest.raises(StoreError, match=expected):
         await ledger.open()
-    assert sqlite_path.read_bytes() == b"my diary " * 1000
-    sqlite_path.unlink()
+    assert sqlite_path.read_bytes() == damaged
+    sqlite_path.write_bytes(whole)
     await ledger.open()
+    await ledger.close()
+
+
+async def test_a_start_beside_a_damaged_log(sqlite_path: Path) -> None:
+    """A log and an index that SQLite did not write are ignored: they hold nothing that was answered."""
+    new_file(sqlite_path).close()
+    for ending in ("-wal", "-shm"):
+        sqlite_path.with_name(f"store.db{ending}").write_bytes(os.urandom(40_000))
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    assert await ledger.claim("k", 60) == Claimed()
     await ledger.close()
 
 
@@ -238,6 +269,27 @@ async def test_damaged_while_it_is_used(sqlite_path: Path, make_record: MakeReco
     for _ in range(3):
         with pytest.raises(StoreError, match=r"store\.db was overwritten while the daemon used it"):
             await ledger.claim("k", 60)
+    sqlite_path.write_bytes(whole)
+    await ledger.claim("k", 60)
+    assert await ledger.done(make_record("k"))
+    await ledger.close()
+
+
+async def test_a_damaged_page(sqlite_path: Path, make_record: MakeRecord) -> None:
+    """A start does not look for damage; from the call that finds it every call fails until the file is restored."""
+    new_file(sqlite_path).close()
+    whole = sqlite_path.read_bytes()
+    damage(sqlite_path, "job_key")
+    ledger = SqliteLedger(sqlite_path)
+    await ledger.open()
+    await ledger.ping()
+    with pytest.raises(StoreError, match="it is damaged; restore a backup"):
+        await ledger.claim("k", 60)
+    for call in (ledger.ping, functools.partial(ledger.claim, "k", 60)):
+        with pytest.raises(
+            StoreError, match=r"store\.db was found damaged while the daemon used it; nothing is written"
+        ):
+            await call()
     sqlite_path.write_bytes(whole)
     await ledger.claim("k", 60)
     assert await ledger.done(make_record("k"))

@@ -61,6 +61,12 @@ def spoils_connection(error: sqlite3.Error) -> bool:
     return not name.startswith(_KEEPS_CONNECTION)
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether a page of the file is not as SQLite wrote it."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
 def connect(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
     """Open a store, which is never made here.
 

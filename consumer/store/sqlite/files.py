@@ -322,26 +322,23 @@ class FileOwner:
         return descriptor
 
     def _lock_inode(self, database: int) -> bool:
-        """Lock the database itself; ``False`` where such a lock would keep SQLite out."""
-        try:
-            fcntl.flock(database, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise self._busy("under another name of the file; lsof or fuser shows its pid") from error
-        except OSError as error:
-            log.warning("the file system has no lock for the store itself", store=str(self._path), error=str(error))
-            return False
-        try:
-            fcntl.lockf(database, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _UNUSED_BYTE)
-        except OSError:
+        """Lock the database itself; ``False`` where there is no such lock, or where it would keep SQLite out."""
+        with suppress(OSError):
+            try:
+                fcntl.flock(database, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise self._busy("under another name of the file; lsof or fuser shows its pid") from error
+            with suppress(OSError):
+                fcntl.lockf(database, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _UNUSED_BYTE)
+                fcntl.lockf(database, fcntl.LOCK_UN, 1, _UNUSED_BYTE)
+                return True
             fcntl.flock(database, fcntl.LOCK_UN)
-            log.warning(
-                "the file system mixes the store's lock with SQLite's; only the lock file keeps a second daemon out",
-                store=str(self._path),
-                lock=str(self._lock_path),
-            )
-            return False
-        fcntl.lockf(database, fcntl.LOCK_UN, 1, _UNUSED_BYTE)
-        return True
+        log.warning(
+            "the file system can't lock the store beside SQLite; only the lock file keeps a second daemon out",
+            store=str(self._path),
+            lock=str(self._lock_path),
+        )
+        return False
 
     def _busy(self, owner: str) -> StoreBusyError:
         return StoreBusyError(
@@ -378,6 +375,7 @@ class OpenFiles:
         self._index: int | None = None
         self._kept = False
         self._size = 0
+        self._damaged: tuple[int, int] | None = None
 
     def own(self, database: int) -> None:
         """Note which file is the database; its descriptor stays open for as long as this object is used."""
@@ -394,6 +392,11 @@ class OpenFiles:
             # Closed after SQLite's own descriptor: to close one costs a process its locks on the file.
             if self._index is None:
                 self._index = os.open(self._index_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def distrust(self) -> None:
+        """Note that the database is damaged: it has a problem until its content changes. Call it when it is closed."""
+        if found := _stat(self._path):
+            self._damaged = found.st_mtime_ns, found.st_size
 
     def keep(self) -> None:
         """Keep these companions for good: a connection to them is never closed."""
@@ -418,32 +421,15 @@ class OpenFiles:
                 return f"{path} was removed"
             if _identity_of(found) != identity:
                 return f"{path} was replaced by another file"
+            if self._damaged == (found.st_mtime_ns, found.st_size):
+                return f"{path} was found damaged"
             sizes.append(found.st_size)
         if self._index is None:
             return None
         database_bytes, wal_bytes, index_bytes = sizes
         if index_bytes < _INDEX_BYTES:
             return f"{self._index_path} was truncated"
-        return self._truncation(database_bytes, wal_bytes, self._index)
-
-    def may_be_closed(self) -> bool:
-        """Whether SQLite may close the files as usual.
-
-        Its last connection checkpoints the log into the database and removes both companions by name. That saves the
-        content of a log that was removed. It must not happen to other files of these names, or to a database that is
-        not whole.
-        """
-        missing = False
-        for path, identity in self._identities.items():
-            found = _stat(path)
-            if found is None and path != self._path:
-                missing = True
-            elif found is None or _identity_of(found) != identity:
-                return False
-        return missing or self.problem() is None
-
-    def _truncation(self, database_bytes: int, wal_bytes: int, index: int) -> str | None:
-        known, copy = (os.pread(index, _INDEX_HEADER.size, place) for place in (0, _INDEX_HEADER.size))
+        known, copy = (os.pread(self._index, _INDEX_HEADER.size, place) for place in (0, _INDEX_HEADER.size))
         valid, page_bytes, frames = _INDEX_HEADER.unpack(known)
         needed = _WAL_HEADER_BYTES + frames * (_FRAME_HEADER_BYTES + _page_bytes(page_bytes)) if frames else 0
         if valid and wal_bytes < needed and known == copy:
@@ -460,6 +446,22 @@ class OpenFiles:
             return f"{self._path} was truncated"
         self._size = database_bytes
         return None
+
+    def may_be_closed(self) -> bool:
+        """Whether SQLite may close the files as usual.
+
+        Its last connection checkpoints the log into the database and removes both companions by name. That saves the
+        content of a log that was removed. It must not happen to other files of these names, or to a database that is
+        not whole.
+        """
+        missing = False
+        for path, identity in self._identities.items():
+            found = _stat(path)
+            if found is None and path != self._path:
+                missing = True
+            elif found is None or _identity_of(found) != identity:
+                return False
+        return missing or self.problem() is None
 
 
 def _page_bytes(written: int) -> int:

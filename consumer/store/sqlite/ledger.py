@@ -39,7 +39,7 @@ from consumer.store.commands import (
     take,
 )
 from consumer.store.ledger import Standby, WaitingLetters
-from consumer.store.sqlite.database import connect, explain, spoils_connection
+from consumer.store.sqlite.database import connect, explain, is_damage, spoils_connection
 from consumer.store.sqlite.files import FileOwner, OpenFiles, access_refusal, make_folder
 from consumer.store.sqlite.schema import prepare
 from consumer.store.sqlite.statements import (
@@ -322,6 +322,9 @@ class WriterThread:
         if isinstance(error, sqlite3.Error):
             if spoils_connection(error):
                 self._disconnect()
+            # Writes into a damaged table would spread it. Old rows that can't be pruned keep no job from ending.
+            if is_damage(error) and not isinstance(command, UpkeepCommand):
+                self._files.distrust()
             return explain(self._path, error)
         if isinstance(error, StoreError):
             return error
@@ -341,7 +344,7 @@ class WriterThread:
                 # The log and its index are made when they are first read.
                 self._connection.execute("SELECT 1 FROM revision").fetchone()
                 self._files.learn()
-            except OSError as error:
+            except (OSError, sqlite3.Error) as error:
                 self._disconnect()
                 raise explain(self._path, error) from error
             except BaseException:
