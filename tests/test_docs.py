@@ -431,7 +431,7 @@ async def submit_examples(settings: Settings) -> dict[str, str]:
 
 async def all_seen(app: App, store: str, most: int) -> bool:
     """Whether every job has ended or was hidden for a retry."""
-    labels = {"queue": "jobs", "function": "Cover", "cause": RetryCause.ASKED.value}
+    labels = {"queue": "jobs", "function": "Cover", "cause": RetryCause.WAITING.value}
     back = app.metrics.registry.get_sample_value("mns_consumer_retries_total", labels)
     return back == 1 and len(await operators_at(store).list_jobs(Filter(), limit=100)) == most - 1
 

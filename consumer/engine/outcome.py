@@ -268,6 +268,9 @@ def _raised(error: Exception, history: History, policy: RetryPolicy) -> Outcome:
             return DeadLetter(Reason.JOB_FAILED, _sentence(error), error)
         case Reject():
             return DeadLetter(Reason.REJECTED, _sentence(error), error)
+        case Retry(counts=False):
+            delay_s = policy.ceiling_s(1) * history.jitter if error.after_s is None else error.after_s
+            return _hide_or_expire(delay_s, history, None, _sentence(error), error, closes_job=True)
         case Retry(after_s=float() | int() as after_s) if 0 <= after_s <= MAX_HIDE_S:
             return _failed(history, policy, _sentence(error), error, after_s)
         case _:
@@ -282,20 +285,29 @@ def _failed(
     if failures >= policy.max_failures:
         return DeadLetter(Reason.EXHAUSTED, f"failed {failures} times; the last failure: {failure}", error)
     delay_s = policy.ceiling_s(failures) * history.jitter if after_s is None else after_s
-    return _hide_or_expire(delay_s, history, failure, failure, error)
+    return _hide_or_expire(delay_s, history, failure, failure, error, closes_job=True)
 
 
 def _hide_or_expire(
-    delay_s: float, history: History, failure: str | None, why: str, error: Exception | None = None
+    delay_s: float,
+    history: History,
+    failure: str | None,
+    why: str,
+    error: Exception | None = None,
+    *,
+    closes_job: bool = False,
 ) -> RetryLater | DeadLetter:
-    """Hide it, or set it aside as expiring if MNS would drop it before it is delivered again."""
+    """Hide it, or set it aside as expiring if MNS would drop it before it is delivered again.
+
+    Then its job ends where its handler has run (``closes_job``).
+    """
     whole_s = max(MIN_HIDE_S, min(MAX_HIDE_S, math.ceil(delay_s)))
     if history.age_s + whole_s >= history.retention_s * RETENTION_SHARE:
         expiring = (
             f"the next try in {whole_s} s would come too late: the message is {history.age_s:.0f} s old and its queue "
             f"keeps {history.retention_s:.0f} s; last: {why}"
         )
-        return DeadLetter(Reason.EXPIRING, expiring, error, closes_job=failure is not None)
+        return DeadLetter(Reason.EXPIRING, expiring, error, closes_job=closes_job)
     return RetryLater(whole_s, failure, why)
 
 

@@ -22,7 +22,7 @@ from consumer.cloud.messages import Batch
 from consumer.engine.breaker import Breaker, backoff_s
 from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane
-from consumer.engine.vitals import Wait
+from consumer.engine.vitals import Pause
 from consumer.errors import CloudError, Fault
 from consumer.ops.metrics import PollResult
 from consumer.policy import MAX_BATCH
@@ -114,18 +114,18 @@ class Poller:
             if self._stopped.is_set():
                 return 0
             while not lane.store.is_up:
-                lane.progress.wait(Wait.STORE, 2 * _LOOK_S)
+                lane.progress.wait(Pause.STORE, 2 * _LOOK_S)
                 with anyio.move_on_after(_LOOK_S):
                     await lane.store.breaker.wait_closed()
             while lane.letters.is_full:
-                lane.progress.wait(Wait.DEAD_LETTERS, 2 * _LOOK_S)
+                lane.progress.wait(Pause.DEAD_LETTERS, 2 * _LOOK_S)
                 with anyio.move_on_after(_LOOK_S):
                     await lane.letters.wait_for_room()
             while lane.deletes.crowded:
-                lane.progress.wait(Wait.DELETES, 2 * _LOOK_S)
+                lane.progress.wait(Pause.DELETES, 2 * _LOOK_S)
                 await anyio.sleep(_CROWDED_S)
             while not lane.slots.free:
-                lane.progress.wait(Wait.SLOTS_FULL, 2 * _LOOK_S)
+                lane.progress.wait(Pause.SLOTS_FULL, 2 * _LOOK_S)
                 with anyio.move_on_after(_LOOK_S):
                     await lane.slots.any_free()
             lane.progress.resume()
@@ -210,7 +210,7 @@ class Poller:
         await self._pause(seconds)
 
     async def _pause(self, seconds: float) -> None:
-        self._lane.progress.wait(Wait.OUTAGE, seconds + 1)
+        self._lane.progress.wait(Pause.OUTAGE, seconds + 1)
         with anyio.move_on_after(seconds):
             await self._stopped.wait()
 

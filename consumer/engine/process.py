@@ -166,7 +166,8 @@ def report(lane: Lane, delivery: Delivery, outcome: Outcome) -> SettledAs:
             details = {"reason": str(outcome.reason), "error": outcome.error}
             counters.dead_letters[outcome.reason].inc()
         case RetryLater() if (cause := _cause(delivery, outcome)) is not None:
-            status, level, event = SettledAs.RETRY, "warning", "retry scheduled"
+            status, event = SettledAs.RETRY, "retry scheduled"
+            level = "info" if cause is RetryCause.WAITING else "warning"
             details = {"delay_seconds": outcome.delay_s, "error": outcome.why}
             counters.retries[cause].inc()
         case RetryLater():
@@ -217,6 +218,8 @@ def _cause(delivery: Delivery, outcome: RetryLater) -> RetryCause | None:
     match delivery.result:
         case Busy() | Interrupted() | ClaimedElsewhere():
             return None
+        case Raised(error=Retry(counts=False)):
+            return RetryCause.WAITING
         case Raised(error=Retry()):
             return RetryCause.ASKED
         case Raised():

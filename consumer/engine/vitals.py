@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from consumer.engine.store_access import LetterLimit, StoreAccess
 
 
-class Wait(StrEnum):
+class Pause(StrEnum):
     """A declared reason for not polling."""
 
     SLOTS_FULL = "all slots are full"
@@ -37,7 +37,7 @@ class LaneProgress:
     began_at: float = field(init=False)
     polled_at: float = 0.0
     succeeded_at: float = 0.0
-    waiting: Wait | None = None
+    waiting: Pause | None = None
     waiting_until: float = 0.0
     fault: str | None = None
 
@@ -54,7 +54,7 @@ class LaneProgress:
         if fault is None:
             self.succeeded_at = self.polled_at
 
-    def wait(self, why: Wait, at_most_s: float) -> None:
+    def wait(self, why: Pause, at_most_s: float) -> None:
         """Declare a pause during which no poll is due."""
         self.waiting = why
         self.waiting_until = time.monotonic() + at_most_s

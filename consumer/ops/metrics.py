@@ -78,6 +78,7 @@ class RetryCause(StrEnum):
     FAILED = "failed"  # the handler raised
     TIMED_OUT = "timed_out"  # the handler passed its time limit
     ASKED = "asked"  # the handler raised ``Retry``
+    WAITING = "waiting"  # the handler raised ``Wait``, or ``Retry`` that counts as no failure
     NOT_READY = "not_ready"  # MPS says that the job goes on
     UNANSWERED = "unanswered"  # MPS fails for this job, while it answers for others
     UNAVAILABLE = "unavailable"  # a service or the store did not answer

@@ -5,7 +5,8 @@
 
     returns           the job is done, its message is deleted
     raises Reject     the message is set aside, with the reason given
-    raises Retry      the handler runs again after the time given; counts as one failure
+    raises Retry      the handler runs again after the time given; counts as one failure, unless ``counts=False``
+    raises Wait       the handler runs again at the time given; counts as no failure
     raises JobFailed  the message is set aside with the job's own code and message
     raises else       the handler runs again by the retry policy; counts as one failure
 
@@ -16,9 +17,11 @@ modules that it loads.
 from __future__ import annotations
 
 import inspect
+import time
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import IntEnum
 from typing import Any, Final, Generic, TypeAlias
 
@@ -53,6 +56,7 @@ class Retry(Exception):  # noqa: N818 - as above
     Args:
         reason: For the log.
         after_s: Seconds until the next run, from 0 to 43200; below 1 MNS waits 1. ``None`` leaves it to the policy.
+        counts: It counts as a failure. Otherwise it may be raised any number of times, until the message is too old.
 
     Raises:
         ValueError: ``after_s`` is out of range.
@@ -60,11 +64,34 @@ class Retry(Exception):  # noqa: N818 - as above
     Source: facts/mns.md#change-message-visibility.
     """
 
-    def __init__(self, reason: str = "the handler asked for it", *, after_s: float | None = None) -> None:
+    def __init__(
+        self, reason: str = "the handler asked for it", *, after_s: float | None = None, counts: bool = True
+    ) -> None:
         if after_s is not None and not 0 <= after_s <= MAX_HIDE_S:
             raise ValueError(f"Retry(after_s={after_s!r}): expected seconds from 0 to {MAX_HIDE_S}, MNS's maximum")
         super().__init__(reason)
         self.after_s = after_s
+        self.counts = counts
+
+
+class Wait(Retry):
+    """Raised by a handler: it is too early, run again then. It counts as no failure.
+
+    Args:
+        reason: For the log.
+        until: When, with a time zone. MNS hides a message for at most 12 h: for a later time the handler runs every
+            12 h, and raises it again.
+
+    Raises:
+        ValueError: ``until`` has no time zone.
+    """
+
+    def __init__(self, reason: str = "the handler waits", *, until: datetime) -> None:
+        if until.utcoffset() is None:
+            raise ValueError(
+                f"Wait(until={until!r}): expected a time with a time zone, as datetime.now(UTC) + timedelta(hours=1)"
+            )
+        super().__init__(reason, after_s=min(max(until.timestamp() - time.time(), 0.0), MAX_HIDE_S), counts=False)
 
 
 class JobFailed(Exception):  # noqa: N818 - the job failed, not the program

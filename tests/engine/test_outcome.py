@@ -40,6 +40,7 @@ DOWN = CloudError(Fault.SERVER, operation="QueryIProductionJob", target="mts", c
 REFUSAL = Reject("not ours")
 FAILURE = JobFailed("InvalidFile", "no video stream")
 LATER = Retry("too early", after_s=7)
+WAIT = Retry("not yet", after_s=600, counts=False)
 OLD = History(age_s=345_600 * 0.9)
 
 
@@ -140,6 +141,29 @@ OLD = History(age_s=345_600 * 0.9)
             id="Retry is exhausted too",
         ),
         pytest.param(
+            Raised(WAIT),
+            History(failures=2),
+            RetryLater(600, None, "not yet"),
+            id="a wait counts as no failure",
+        ),
+        pytest.param(
+            Raised(Retry("x", counts=False)),
+            History(failures=2, jitter=0.5),
+            RetryLater(15, None, "x"),
+            id="a wait without a time is the policy's first",
+        ),
+        pytest.param(
+            Raised(WAIT),
+            History(age_s=900, retention_s=1_000),
+            DeadLetter(
+                Reason.EXPIRING,
+                "the next try in 600 s would come too late: the message is 900 s old and its queue keeps 1000 s;"
+                " last: not yet",
+                WAIT,
+            ),
+            id="a wait past the retention ends the job, whose handler ran",
+        ),
+        pytest.param(
             TimedOut(5),
             History(jitter=0.0),
             RetryLater(1, "the handler took longer than its 5 s", "the handler took longer than its 5 s"),
@@ -215,7 +239,7 @@ RESULTS = st.one_of(
     st.sampled_from([*Skipped, *Interrupted]),
     st.builds(ClaimedElsewhere, st.floats(-10, 1e9)),
     st.builds(Unprocessable, st.sampled_from(Reason), st.text()),
-    st.builds(Raised, st.sampled_from([BOOM, REFUSAL, FAILURE, LATER, Retry("policy")])),
+    st.builds(Raised, st.sampled_from([BOOM, REFUSAL, FAILURE, LATER, WAIT, Retry("policy")])),
     st.builds(TimedOut, st.floats(0, 1e6)),
     st.builds(NotReady, st.text(), st.floats(0, 1e6)),
     st.just(Unavailable(DOWN)),

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from consumer.engine.vitals import LaneProgress, Wait
+from consumer.engine.vitals import LaneProgress, Pause
 
 LIMIT_S = 10.0
 
@@ -48,8 +48,8 @@ def test_the_last_poll_decides_readiness(lane: LaneProgress) -> None:
     assert lane.fault is None
 
 
-@pytest.mark.parametrize("why", list(Wait))
-def test_a_declared_pause_counts_while_it_lasts(lane: LaneProgress, why: Wait) -> None:
+@pytest.mark.parametrize("why", list(Pause))
+def test_a_declared_pause_counts_while_it_lasts(lane: LaneProgress, why: Pause) -> None:
     """No poll is due before a declared pause ends; the next poll then has its full time."""
     lane.began_at -= 1000
     lane.wait(why, 60)
@@ -62,7 +62,7 @@ def test_a_declared_pause_counts_while_it_lasts(lane: LaneProgress, why: Wait) -
 @pytest.mark.parametrize("ended_by", ["resume", "polled"])
 def test_a_pause_that_ends_early_counts_no_more(lane: LaneProgress, ended_by: str) -> None:
     """After a pause that ends early a hang shows as soon as after any poll."""
-    lane.wait(Wait.OUTAGE, 3600)
+    lane.wait(Pause.OUTAGE, 3600)
     getattr(lane, ended_by)()
     now = time.monotonic()
     assert lane.waiting is None

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import time
+from datetime import UTC, datetime
 
 import anyio
 import pytest
@@ -14,7 +15,7 @@ from consumer.engine.delivery import Delivery
 from consumer.engine.lane import Lane
 from consumer.errors import StoreError
 from consumer.ops import logs
-from consumer.plugin.handler import Job, Reject, Retry
+from consumer.plugin.handler import Job, Reject, Retry, Wait
 from consumer.policy import Reason
 from tests.engine.rig import body, handlers
 from tests.in_memory.ledger import MemoryStore
@@ -83,6 +84,25 @@ async def test_a_retry_comes_when_it_was_asked_for(queue: MemoryQueue, serve: Se
     (first, began_s), (second, again_s) = runs
     assert (first, second) == (1, 2)
     assert 1000 <= again_s - began_s <= 1002
+
+
+async def test_a_handler_may_wait_for_a_day(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:
+    """``Wait`` hides the message until its time, 12 h at most, as often as needed, and counts as no failure."""
+    runs: list[tuple[int, float]] = []
+    begun_s = time.time()
+
+    async def cover(job: Job) -> None:
+        runs.append((job.attempt, time.time() - begun_s))
+        if time.time() < begun_s + 90_000:
+            raise Wait(until=datetime.fromtimestamp(begun_s + 90_000, UTC))
+
+    queue.put(body())
+    async with serve(handlers(Cover=cover), max_failures=1) as daemon:
+        await daemon.emptied(100_000)
+        assert daemon.count("retries_total", queue=QUEUE, function="Cover", cause="waiting") == 3
+    assert len(store.done) == 1
+    assert [attempt for attempt, _ in runs] == [1] * 4
+    assert [round(at_s, -2) for _, at_s in runs] == [0, 43_200, 86_400, 90_000]
 
 
 async def test_what_would_come_back_too_late_is_set_aside(queue: MemoryQueue, store: MemoryStore, serve: Serve) -> None:

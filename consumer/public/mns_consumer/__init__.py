@@ -12,6 +12,7 @@ from consumer.plugin.handler import Job as Job
 from consumer.plugin.handler import JobFailed as JobFailed
 from consumer.plugin.handler import Reject as Reject
 from consumer.plugin.handler import Retry as Retry
+from consumer.plugin.handler import Wait as Wait
 from consumer.plugin.handler import handler as handler
 
-__all__ = ["Job", "JobFailed", "Reject", "Retry", "handler"]
+__all__ = ["Job", "JobFailed", "Reject", "Retry", "Wait", "handler"]
