@@ -206,6 +206,9 @@ def new_file(path: Path) -> Iterator[TextIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        os.fsync(folder)  # its name
+        os.close(folder)
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError):
