@@ -284,14 +284,14 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "Claims and ends wait for the server's disk.",
-        "store: SessionSettings._conditional",
+        "store/postgres/connection: _conditional",
         in_text("= 'off' AND", "= 'no' AND"),
         ("tests/store/test_store_postgres.py",),
     ),
     Mutation(
         "No setting outlives its transaction behind a pooler.",
-        "store: SessionSettings.for_transaction",
-        rewrite("settings._conditional(is_local='true')", "settings._conditional(is_local='false')"),
+        "store/postgres/connection: begin",
+        rewrite("_conditional(settings, is_local='true')", "_conditional(settings, is_local='false')"),
         ("tests/store/test_store_postgres_pooler.py",),
     ),
     Mutation(

@@ -1,4 +1,7 @@
-"""Any order of calls by two holders gives the answers of a model of the ledger, on both engines."""
+"""Any order of calls by two holders gives the answers of a model of the ledger, on both engines.
+
+On PostgreSQL keys are lost in between, as by a failover to a standby that lacks them.
+"""
 
 import asyncio
 import os
@@ -13,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, Ledger
+from tests.store.postgres_rig import psql
 from tests.stores import ledger_at
 
 LONG_S = 3600.0
@@ -156,6 +160,18 @@ class LedgerModel(RuleBasedStateMachine):
         self.generation += 1
         for state in self.keys.values():
             state.holder, state.over, state.started = None, False, False
+
+    @rule(key=KEYS)
+    def lose(self, key: str) -> None:
+        """On PostgreSQL, an open key that is gone is a new key; its holder has lost it."""
+        state = self.keys[key]
+        if not self.sqlite and state.dead is None:
+            self.do(self._delete(self.name(key)))
+            self.keys[key] = Key()
+
+    async def _delete(self, name: str) -> None:
+        async with psql(self.target) as connection:
+            await connection.execute("DELETE FROM mns_consumer_job WHERE key = $1", name)
 
     @invariant()
     def ended_keys_have_no_holder(self) -> None:

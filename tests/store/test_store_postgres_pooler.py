@@ -13,7 +13,7 @@ from consumer.errors import ExitCode, StoreError, StorePoolerError
 from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Filter, JobRecord
 from consumer.store.open import make_operators
 from consumer.store.postgres import connection as postgres_connection
-from consumer.store.postgres.connection import SessionSettings
+from consumer.store.postgres.connection import begin, set_for_session
 from consumer.store.postgres.ledger import PostgresLedger
 from tests.pooler import SIZE, Pooler, left_in_sessions, pooler
 from tests.postgres import postgres_schema
@@ -236,23 +236,23 @@ async def test_each_kind_of_connection_is_recognised(
 @pytest.mark.parametrize("text", ["it's", "a\\", "\\'; SELECT 1; --", "你"])
 async def test_settings_are_sent_as_they_are_written(postgres_target: str, text: str) -> None:
     """A setting's value from the address is never taken for SQL, whatever the server's rules for literals are."""
-    settings = SessionSettings({"my.setting": text})
+    settings = {"my.setting": text}
     async with psql(postgres_target) as connection:
         for conforming in ("on", "off"):
             await connection.execute(f"SET standard_conforming_strings = {conforming}; SET backslash_quote = off")
-            assert await connection.execute(settings.for_session(connection.get_server_pid())) == "SELECT 1"
+            assert await connection.execute(set_for_session(settings, connection.get_server_pid())) == "SELECT 1"
             assert await connection.fetchval("SELECT current_setting('my.setting')") == text
-            assert await connection.execute(settings.for_session(connection.get_server_pid() + 1)) == "SELECT 0"
+            assert await connection.execute(set_for_session(settings, connection.get_server_pid() + 1)) == "SELECT 0"
 
 
 async def test_settings_of_a_transaction_end_with_it(postgres_target: str) -> None:
     """The settings of a transaction end with it, however it ends."""
-    settings = SessionSettings({"synchronous_commit": "off", "lock_timeout": "7"})
+    settings = {"synchronous_commit": "off", "lock_timeout": "9"}
     names = "SELECT current_setting('synchronous_commit'), current_setting('lock_timeout')"
     async with psql(postgres_target) as connection:
         before = await connection.fetch(names)
         for end in ("COMMIT", "ROLLBACK"):
-            await connection.execute(settings.for_transaction({"lock_timeout": "9"}))
+            await connection.execute(begin(settings))
             assert [tuple(row) for row in await connection.fetch(names)] == [("on", "9ms")]
             await connection.execute(end)
             assert await connection.fetch(names) == before

@@ -23,8 +23,8 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -48,7 +48,13 @@ _CONNECTS: Final = 3
 _CACHED_STATEMENTS: Final = 100
 _MAX_ERROR_CHARACTERS: Final = 300
 _SYSTEM: Final = "system"
-
+_TLS_FILES: Final = {
+    "sslrootcert": "root.crt",
+    "sslcrl": "root.crl",
+    "sslcert": "postgresql.crt",
+    "sslkey": "postgresql.key",
+}
+"""Their names in ``~/.postgresql``."""
 
 PLANS: Final[Mapping[str, str]] = {
     "plan_cache_mode": "force_generic_plan",
@@ -141,39 +147,34 @@ _FAULTS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncp
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """The settings of a session or a transaction.
+def set_for_session(settings: Mapping[str, str], pid: int) -> str:
+    """Statements that set everything for the session, if the session is ours alone.
 
-    Commits always wait for the server's disk, even if the database or the user is configured otherwise.
+    Args:
+        settings: By their names. Commits wait for the server's disk too, whatever is configured there.
+        pid: The process id that the server announced when connecting. A pooler announces a number of its own, which
+            differs from the session's: then nothing is set.
+
+    Returns:
+        Statements for one simple query. The last status is ``SELECT 1``; behind a pooler, ``SELECT 0``.
     """
+    ours = f"pg_backend_pid() = {int(pid)}"
+    return "; ".join([*(f"{text} {ours}" for text in _conditional(settings, is_local="false")), f"SELECT WHERE {ours}"])
 
-    values: Mapping[str, str] = field(default_factory=dict)
 
-    def for_session(self, pid: int) -> str:
-        """Statements that set everything for the session, if the session is ours alone.
+def begin(settings: Mapping[str, str]) -> str:
+    """Statements that begin a transaction and set everything, as ``set_for_session``, until it ends."""
+    return "; ".join(["BEGIN", *(f"{text} true" for text in _conditional(settings, is_local="true"))])
 
-        Args:
-            pid: The process id that the server announced when connecting. A pooler announces a number of its own, which
-                differs from the session's: then nothing is set.
 
-        Returns:
-            Statements for one simple query. The last status is ``SELECT 1``; behind a pooler, ``SELECT 0``.
-        """
-        ours = f"pg_backend_pid() = {int(pid)}"
-        return "; ".join([*(f"{text} {ours}" for text in self._conditional(is_local="false")), f"SELECT WHERE {ours}"])
-
-    def for_transaction(self, more: Mapping[str, str]) -> str:
-        """Statements that begin a transaction and set everything, and ``more``, until it ends."""
-        settings = SessionSettings({**self.values, **more})
-        return "; ".join(["BEGIN", *(f"{text} true" for text in settings._conditional(is_local="true"))])
-
-    def _conditional(self, *, is_local: str) -> list[str]:
-        """The statements; each lacks the end of its condition."""
-        calls = [f"set_config({_literal(name)}, {_literal(value)}, {is_local})" for name, value in self.values.items()]
-        texts = [f"SELECT {', '.join(calls)} WHERE"] if calls else []
-        durable = f"set_config('synchronous_commit', 'on', {is_local})"
-        return [*texts, f"SELECT {durable} WHERE current_setting('synchronous_commit') = 'off' AND"]
+def _conditional(settings: Mapping[str, str], *, is_local: str) -> list[str]:
+    """Statements that set everything; each lacks the end of its condition."""
+    calls = [f"set_config({_literal(name)}, {_literal(value)}, {is_local})" for name, value in settings.items()]
+    durable = f"set_config('synchronous_commit', 'on', {is_local})"
+    return [
+        *([f"SELECT {', '.join(calls)} WHERE"] if calls else []),
+        f"SELECT {durable} WHERE current_setting('synchronous_commit') = 'off' AND",
+    ]
 
 
 def _literal(text: str) -> str:
@@ -255,8 +256,8 @@ class Link:
         try:
             if not (atomic or settings or self._is_pooled):
                 return await work(connection)
-            common = self._session_settings() if self._is_pooled else SessionSettings()
-            await connection.execute(common.for_transaction(settings))
+            common = self._session_settings() if self._is_pooled else {}
+            await connection.execute(begin({**common, **settings}))
             result = await work(connection)
             await connection.execute("COMMIT")
         except BaseException as error:
@@ -288,7 +289,7 @@ class Link:
             "direct_tls": to.direct_tls or None,
             "timeout": to.connect_timeout_s or CONNECT_TIMEOUT_S,
             "command_timeout": ANSWER_TIMEOUT_S,
-            "server_settings": {"application_name": "mns-consumer", **self._at_start()},
+            "server_settings": {"application_name": "mns-consumer", **self._written(AT_START)},
             **to.driver,
         }
         for _ in range(_CONNECTS):
@@ -296,7 +297,7 @@ class Link:
             connection: asyncpg.Connection = await asyncpg.connect(**options, statement_cache_size=cached)
             try:
                 # Not as parameters of the connection: poolers refuse those that they don't know.
-                text = self._session_settings().for_session(connection.get_server_pid())
+                text = set_for_session(self._session_settings(), connection.get_server_pid())
                 is_pooled = await connection.execute(text) != "SELECT 1"
                 if is_pooled and self._is_pooled:
                     await _learn_types(connection)
@@ -311,17 +312,16 @@ class Link:
             self._is_pooled = is_pooled
         raise StoreError(f"store {self.address}: connections lead now to a pooler, now to a server; name one of both")
 
-    def _at_start(self) -> dict[str, str]:
-        return {name: value for name, value in self._to.server_settings.items() if name in AT_START}
+    def _written(self, names: Collection[str]) -> dict[str, str]:
+        return {name: value for name, value in self._to.server_settings.items() if name in names}
 
-    def _session_settings(self) -> SessionSettings:
-        values = {
-            **{name: value for name, value in self._to.server_settings.items() if name not in AT_START},
+    def _session_settings(self) -> dict[str, str]:
+        return {
+            **self._written(self._to.server_settings.keys() - AT_START),
             "statement_timeout": str(int(STATEMENT_TIMEOUT_S * 1000)),
             "idle_in_transaction_session_timeout": str(int(IDLE_TIMEOUT_S * 1000)),
             **self._settings,
         }
-        return SessionSettings(values)
 
     def _lost(self, error: BaseException) -> bool:
         # A time-out is not repeated: the caller has waited long enough.
@@ -366,50 +366,46 @@ def explain(address: PostgresAddress, error: BaseException) -> StoreError:
 def tls_of(address: PostgresAddress) -> ssl.SSLContext | str | None:
     """The driver's argument ``ssl``; ``None`` leaves TLS to the driver.
 
+    Not the driver's own from ``require`` on: it knows no CAs of the system, and looks at no file before it connects.
+
     Raises:
         SettingsError: A file can't be used, or the mode lacks one.
     """
     mode = address.tls_mode
     if mode is None or mode in WEAK:
         return mode
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = mode is SslMode.VERIFY_FULL
-    context.minimum_version = _version(address, "ssl_min_protocol_version", ssl.TLSVersion.TLSv1_2)
-    context.maximum_version = _version(address, "ssl_max_protocol_version", ssl.TLSVersion.MAXIMUM_SUPPORTED)
-    context.set_alpn_protocols(["postgresql"])
-    _trust(context, address, mode)
-    if crl := _file(address, "sslcrl", "PGSSLCRL", "root.crl"):
-        _load(address, "sslcrl", crl, context)
-        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
-    if certificate := _file(address, "sslcert", "PGSSLCERT", "postgresql.crt"):
-        key = _file(address, "sslkey", "PGSSLKEY", "postgresql.key")
-        try:
-            # A text, not None: that would ask on the terminal.
-            context.load_cert_chain(certificate, key, password=address.sslpassword or "")
-        except (OSError, ValueError) as error:
-            raise _unusable(address, "sslcert", certificate, error) from None
-    return context
-
-
-def _trust(context: ssl.SSLContext, address: PostgresAddress, mode: SslMode) -> None:
-    root = _file(address, "sslrootcert", "PGSSLROOTCERT", "root.crt")
+    root, crl, certificate, key = (_file(address, option, name) for option, name in _TLS_FILES.items())
     if root == _SYSTEM and mode is not SslMode.VERIFY_FULL:
         # A public CA certifies everyone, each for a name of their own.
         raise SettingsError(f"store {address}: sslrootcert=system needs sslmode=verify-full")
-    if root not in {None, _SYSTEM}:
-        _load(address, "sslrootcert", str(root), context)
-    elif mode is SslMode.VERIFY_FULL:
-        context.load_default_certs()
-    elif mode is SslMode.VERIFY_CA:
+    if root is None and mode is SslMode.VERIFY_CA:
         raise SettingsError(f"store {address}: sslmode=verify-ca needs sslrootcert=FILE, the certificate of the CA")
-    else:
-        # Require without a CA: encrypted, and the server is not verified.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = mode is SslMode.VERIFY_FULL
+    least, most = (address.tls.get(f"ssl_{end}_protocol_version", "") for end in ("min", "max"))
+    context.minimum_version = ssl.TLSVersion[least.replace(".", "_") or "TLSv1_2"]
+    context.maximum_version = ssl.TLSVersion[most.replace(".", "_") or "MAXIMUM_SUPPORTED"]
+    context.set_alpn_protocols(["postgresql"])
+    if root is None and mode is SslMode.REQUIRE:
+        # Encrypted, and the server is not verified.
         context.verify_mode = ssl.CERT_NONE
+    elif root is None or root == _SYSTEM:
+        context.load_default_certs()
+    else:
+        _load(address, "sslrootcert", root, context.load_verify_locations)
+    if crl:
+        _load(address, "sslcrl", crl, context.load_verify_locations)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+    if certificate:
+        # The password is a text, not None: that would ask on the terminal.
+        load = partial(context.load_cert_chain, keyfile=key, password=address.sslpassword or "")
+        _load(address, "sslcert", certificate, load)
+    return context
 
 
-def _file(address: PostgresAddress, option: str, variable: str, name: str) -> str | None:
+def _file(address: PostgresAddress, option: str, name: str) -> str | None:
     """A file from the address, the environment, or where libpq looks."""
-    if given := address.tls.get(option) or os.environ.get(variable):
+    if given := address.tls.get(option) or os.environ.get(f"PG{option.upper()}"):
         return given
     try:
         usual = Path.home() / ".postgresql" / name
@@ -418,20 +414,12 @@ def _file(address: PostgresAddress, option: str, variable: str, name: str) -> st
         return None
 
 
-def _load(address: PostgresAddress, option: str, path: str, context: ssl.SSLContext) -> None:
+def _load(address: PostgresAddress, option: str, path: str, load: Callable[[str], None]) -> None:
     try:
-        context.load_verify_locations(cafile=path)
+        load(path)
     except (OSError, ValueError) as error:
-        raise _unusable(address, option, path, error) from None
-
-
-def _unusable(address: PostgresAddress, option: str, path: str, error: OSError | ValueError) -> SettingsError:
-    # OpenSSL's errors are OSErrors whose text names a line of its own source.
-    why = "it holds no such certificate or key" if isinstance(error, ssl.SSLError) else None
-    why = why or getattr(error, "strerror", None) or str(error)
-    return SettingsError(f"store {address}: {option} {path} can't be used: {why}; expected a PEM file")
-
-
-def _version(address: PostgresAddress, option: str, default: ssl.TLSVersion) -> ssl.TLSVersion:
-    written = address.tls.get(option)
-    return default if written is None else ssl.TLSVersion[written.replace(".", "_")]
+        # OpenSSL's errors are OSErrors whose text names a line of its own source.
+        why = "it holds no such certificate or key" if isinstance(error, ssl.SSLError) else None
+        why = why or getattr(error, "strerror", None) or str(error)
+        text = f"store {address}: {option} {path} can't be used: {why}; expected a PEM file"
+        raise SettingsError(text) from None
