@@ -412,19 +412,24 @@ class OpenFiles:
         self._identities.pop(self._wal_path, None)
         self._identities.pop(self._index_path, None)
 
-    def problem(self) -> str | None:
-        """What happened to the files, such as ``FILE was removed``; ``None`` when they are whole."""
+    def problem(self, *, without_companions: bool = False) -> str | None:
+        """What happened to the files, such as ``FILE was removed``; ``None`` when they are whole.
+
+        ``without_companions``: a removed companion is no problem.
+        """
         sizes = []
         for path, identity in self._identities.items():
             found = _stat(path)
             if found is None:
+                if without_companions and path != self._path:
+                    continue
                 return f"{path} was removed"
             if _identity_of(found) != identity:
                 return f"{path} was replaced by another file"
             if self._damaged == (found.st_mtime_ns, found.st_size):
                 return f"{path} was found damaged"
             sizes.append(found.st_size)
-        if self._index is None:
+        if self._index is None or len(sizes) < len(self._identities):
             return None
         database_bytes, wal_bytes, index_bytes = sizes
         if index_bytes < _INDEX_BYTES:
@@ -454,14 +459,7 @@ class OpenFiles:
         content of a log that was removed. It must not happen to other files of these names, or to a database that is
         not whole.
         """
-        missing = False
-        for path, identity in self._identities.items():
-            found = _stat(path)
-            if found is None and path != self._path:
-                missing = True
-            elif found is None or _identity_of(found) != identity:
-                return False
-        return missing or self.problem() is None
+        return self.problem(without_companions=True) is None
 
 
 def _page_bytes(written: int) -> int:
