@@ -1,6 +1,6 @@
 """The upkeep of a store beside a running daemon: what it holds, whether it is whole, and a copy of it.
 
-What is asked of PostgreSQL takes milliseconds at any size: beyond ``CAP`` rows the server's own estimate stands.
+What is asked of PostgreSQL takes milliseconds at any size: beyond ``COUNT_CAP`` rows the server's own estimate stands.
 SQLite counts exactly, since that reads a small index; the check reads every page of the file.
 """
 
@@ -18,6 +18,7 @@ from sqlalchemy import MetaData
 
 from consumer.errors import StoreError
 from consumer.store import tables
+from consumer.store.ledger import COUNT_CAP
 from consumer.store.open import open_database
 from consumer.store.rows import SCHEMA_REVISION
 from consumer.store.sqlite.database import explain
@@ -25,8 +26,6 @@ from consumer.store_address import SqliteAddress, StoreAddress
 
 if TYPE_CHECKING:
     from consumer.store.queries import Session
-
-CAP: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +191,9 @@ def _engine(address: StoreAddress) -> _Engine:
 async def _held(session: Session, kind: _Kind, estimate: str | None) -> Held:
     # The statements are made of constants alone.
     oldest = await session.fetch(f"SELECT {kind.time} FROM {kind.rows} ORDER BY {kind.order} LIMIT 1", ())  # noqa: S608
-    some = kind.rows if estimate is None else f"(SELECT 1 FROM {kind.rows} LIMIT {CAP + 1}) AS found"  # noqa: S608
+    some = kind.rows if estimate is None else f"(SELECT 1 FROM {kind.rows} LIMIT {COUNT_CAP + 1}) AS found"  # noqa: S608
     ((rows,),) = await session.fetch(f"SELECT count(*) FROM {some}", ())  # noqa: S608
-    exact = estimate is None or rows <= CAP
+    exact = estimate is None or rows <= COUNT_CAP
     if estimate is not None and not exact:
         ((rows,),) = await session.fetch(estimate, [kind.index_name])
-    return Held(max(int(rows), 0 if exact else CAP), exact, oldest[0][0] if oldest else None)
+    return Held(max(int(rows), 0 if exact else COUNT_CAP), exact, oldest[0][0] if oldest else None)

@@ -196,10 +196,17 @@ asyncio.run(main())
     with TemporaryDirectory() as made:
         folder = Path(made)
         folder.chmod(0o755)
-        (folder / "readonly.db").touch(mode=0o644)
-        for path in (folder / "store.db", folder / "readonly.db"):
+        theirs = folder / "theirs"
+        theirs.mkdir(mode=0o700)
+        (theirs / "readonly.db").touch(mode=0o400)
+        for place in (theirs, theirs / "readonly.db"):
+            os.chown(place, 65534, -1)
+        for path, expected in (
+            (folder / "store.db", f"can't make its lock {folder / 'store.db.lock'}: Permission denied; "),
+            (theirs / "readonly.db", "Permission denied; give the daemon's user the right to read and write it"),
+        ):
             ran = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
-            assert ran.stdout.startswith(f"store {path}: can't make its lock {path}.lock: Permission denied; ")
+            assert ran.stdout.startswith(f"store {path}: {expected}")
 
 
 async def test_not_a_directory(tmp_path: Path) -> None:

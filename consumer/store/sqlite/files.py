@@ -291,7 +291,7 @@ class FileOwner:
             return _registered(open_file(self._path))
         except OSError as error:
             raise StoreError(
-                f"store {self._path}: {error.strerror}; see that its directory exists and may be written"
+                f"store {self._path}: {error.strerror}; give the daemon's user the right to read and write it"
             ) from error
 
     def _lock(self) -> int:
