@@ -267,7 +267,7 @@ class LeaseKeeper:
         self.drop(delivery)
         fields = {"queue": self._name, "message_id": delivery.message.message_id}
         if delivery.in_thread:
-            log.warning("another daemon has taken over the claim while a plain function runs", **fields)
+            log.warning("the claim was lost while a plain function runs", **fields)
         else:
-            log.warning("another daemon has taken over the claim; the run is cancelled", **fields)
+            log.warning("the claim was lost; the run is cancelled", **fields)
             delivery.interrupt(Interrupted.LEASE_LOST)

@@ -47,13 +47,13 @@ async def settle(lane: Lane, delivery: Delivery, outcome: Outcome) -> Outcome:
     """Carry out one outcome.
 
     Returns:
-        What became of it: ``Abandon`` when another process has taken over the claim, ``RetryLater`` when the store
-        has no room for a dead letter, ``Discard`` when the message was set aside before.
+        What became of it: ``Abandon`` when the claim is lost, ``RetryLater`` when the store has no room for a dead
+        letter, ``Discard`` when the message was set aside before.
     """
     match outcome:
         case Done():
             if not await lane.store.persist(lane.store.ledger.done, delivery.record(lane.identity)):
-                return _taken_over(lane, delivery)
+                return _claim_lost(lane, delivery)
             lane.deletes.add(delivery)
         case Discard():
             lane.deletes.add(delivery)
@@ -84,7 +84,7 @@ async def _set_aside(lane: Lane, delivery: Delivery, dead: DeadLetter) -> Outcom
         return await settle(lane, delivery, no_room_outcome())
     try:
         if not await lane.store.persist(lane.store.ledger.set_aside, letter):
-            return _taken_over(lane, delivery)
+            return _claim_lost(lane, delivery)
     finally:
         lane.letters.settled(size_bytes)
     lane.deletes.add(delivery)
@@ -118,10 +118,10 @@ async def _claim_message(lane: Lane, delivery: Delivery) -> Claimed | Outcome:
     return decide(delivery.finish(ended), delivery.history(), delivery.retry_policy)
 
 
-def _taken_over(lane: Lane, delivery: Delivery) -> Abandon:
+def _claim_lost(lane: Lane, delivery: Delivery) -> Abandon:
     delivery.close()
     log.warning(
-        "another daemon has taken over the claim before the outcome was persisted; the message is left to it",
+        "the claim was lost before the outcome was persisted; the message is left alone",
         queue=lane.name,
         message_id=delivery.message.message_id,
     )

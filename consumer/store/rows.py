@@ -26,8 +26,8 @@ LETTER_COLUMNS: Final = tuple(field.name for field in fields(DeadLetterRecord) i
 JOB_COLUMNS_SQL: Final = ", ".join(JOB_COLUMNS)
 LETTER_COLUMNS_SQL: Final = ", ".join(LETTER_COLUMNS)
 
-job_values: Final[Callable[[JobRecord], tuple[Any, ...]]] = attrgetter(*JOB_COLUMNS)
-letter_values: Final[Callable[[DeadLetterRecord], tuple[Any, ...]]] = attrgetter(*LETTER_COLUMNS)
+job_values: Final[Callable[[JobRecord], tuple[object, ...]]] = attrgetter(*JOB_COLUMNS)
+letter_values: Final[Callable[[DeadLetterRecord], tuple[object, ...]]] = attrgetter(*LETTER_COLUMNS)
 
 MAX_ERROR_BYTES: Final = 2 * 1024
 MAX_TRACEBACK_BYTES: Final = 16 * 1024

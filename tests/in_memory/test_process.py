@@ -204,6 +204,29 @@ async def test_a_claim_that_was_taken_over_ends_the_run(queue: MemoryQueue, stor
     assert len(cut) == 1
 
 
+@pytest.mark.parametrize("seconds", [1, 250])
+async def test_a_job_whose_claim_the_store_has_lost_runs_again(
+    queue: MemoryQueue, store: MemoryStore, serve: Serve, seconds: int
+) -> None:
+    """After a failover that lost a claim, its run settles nothing; the message comes again and its job ends once."""
+    begun: list[int] = []
+
+    async def cover(job: Job) -> None:
+        begun.append(job.attempt)
+        await anyio.sleep(seconds)
+
+    queue.put(body())
+    async with serve(handlers(Cover=cover)) as daemon:
+        await daemon.until(lambda: begun)
+        store.open_keys.clear()
+        await daemon.until(lambda: len(begun) == 2)
+        assert not store.ended
+        assert queue.calls["delete"] == 0
+        await daemon.emptied()
+    assert len(store.done) == 1
+    assert begun == [1, 1]
+
+
 async def test_an_end_is_left_to_the_daemon_that_took_over(
     queue: MemoryQueue, store: MemoryStore, serve: Serve
 ) -> None:

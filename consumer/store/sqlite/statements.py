@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from consumer.store.commands import (
     A,
@@ -252,12 +252,12 @@ class SqliteStatements:
         return True
 
 
-def job_row(record: JobRecord, *, dead: bool, holder: str, now: float) -> tuple[Any, ...]:
+def job_row(record: JobRecord, *, dead: bool, holder: str, now: float) -> tuple[object, ...]:
     """The parameters of ``INSERT_JOB``."""
     return (key_hash(record.key), dead, holder, now, *job_values(fit_record(record)))
 
 
-def _letter_row(letter: DeadLetterRecord, *, now: float) -> tuple[Any, ...]:
+def _letter_row(letter: DeadLetterRecord, *, now: float) -> tuple[object, ...]:
     letter = fit_letter(letter)
     return (now, letter_bytes(letter), *letter_values(letter), *job_values(letter.job))
 
@@ -304,7 +304,7 @@ def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
     return (values[first : first + _KEYS_AT_ONCE] for first in range(0, len(values), _KEYS_AT_ONCE))
 
 
-def _marks(values: Sequence[Any]) -> str:
+def _marks(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))
 
 
