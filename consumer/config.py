@@ -23,6 +23,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     model_validator,
@@ -31,6 +32,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from consumer.errors import SettingsError
+from consumer.instance import STORE_FILE, Instance
 from consumer.notify_url import NotifyUrl, exposure, parse_endpoint
 from consumer.policy import (
     MAX_HIDE_S,
@@ -44,11 +46,13 @@ from consumer.settings_sources import (
     PREFIX,
     from_environment,
     from_flags,
+    from_instance,
     from_secret_files,
     from_settings_file,
     nearest,
     problem_lines,
     problems_of_environment,
+    strays,
 )
 from consumer.store_address import SqliteAddress, StoreAddress, parse_store_address
 
@@ -312,6 +316,13 @@ class Settings(BaseSettings, Policy, Connection):
         Field("auto", description="`auto`: JSON lines, but readable ones on a terminal.")
     )
 
+    _strays: Sequence[str] = PrivateAttr(())
+
+    @property
+    def strays(self) -> Sequence[str]:
+        """Variables of the environment that look like settings and are none."""
+        return self._strays
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -364,7 +375,7 @@ class Settings(BaseSettings, Policy, Connection):
         if self.store is not None:
             return self.store
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-        return SqliteAddress((Path(state) if state else user_state_path("mns-consumer")) / "mns-consumer.db")
+        return SqliteAddress((Path(state) if state else user_state_path("mns-consumer")) / STORE_FILE)
 
     def queues(self) -> Sequence[QueueSettings]:
         """The effective settings of every queue, those of ``notify_url`` first."""
@@ -411,20 +422,22 @@ class QueueSettings:
         self.security_token = keys.security_token
 
 
-def load(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
+def load(flags: Mapping[str, Any], config_file: Path | None = None, instance: Instance | None = None) -> Settings:
     """Read the settings. Strongest first: flags, environment, secret files, settings file, default.
 
-    Without ``config_file`` the settings file is the one that ``MNS_CONSUMER_CONFIG`` names, if any.
+    Without ``config_file`` the settings file is that of the instance, or the one that ``MNS_CONSUMER_CONFIG`` names.
+    With an instance the secret files are its own, and the store is the one in its state folder.
 
     Raises:
         SettingsError: One line for each unknown name and each bad value.
     """
     names = Settings.model_fields.keys()
     named = os.environ.get(CONFIG_VARIABLE)
-    path = config_file or (Path(named) if named else None)
+    path = config_file or (instance.settings_file if instance else Path(named) if named else None)
     given = (
-        (from_settings_file(path) if path is not None else {})
-        | from_secret_files(names)
+        (from_instance(instance) if instance else {})
+        | (from_settings_file(path) if path is not None else {})
+        | from_secret_files(names, instance.credentials if instance else None)
         | from_environment(EnvSettingsSource(Settings)())
         | from_flags(flags)
     )
@@ -442,4 +455,13 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
         raise SettingsError(*problems) from None
     if problems:
         raise SettingsError(*problems)
+    settings._strays = strays(names)  # noqa: SLF001 - as above
     return settings
+
+
+def is_given(flags: Mapping[str, Any], config_file: Path | None) -> bool:
+    """Whether anything outside the installed daemons' files says where the settings are, or what they are."""
+    elsewhere = ("CREDENTIALS_DIRECTORY", "STATE_DIRECTORY")
+    return bool(flags or config_file) or any(
+        name.upper().startswith(PREFIX) or name in elsewhere for name, text in os.environ.items() if text
+    )

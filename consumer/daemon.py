@@ -73,6 +73,8 @@ def set_up_logs(app: App) -> None:
     )
     for name, handler in registry.handlers.items():
         log.info("handler registered", function=name, origin=handler.origin, provider=handler.provider)
+    for name in settings.strays:
+        log.warning("variable is no setting", name=name)
     for skipped in registry.skipped:
         log.warning("handler skipped", reason=skipped)
     for place in registry.empty:

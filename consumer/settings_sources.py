@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 from consumer.errors import SettingsError, UsageError
 from consumer.file_safety import UnsafeFileError, read
+from consumer.instance import Instance
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -40,6 +41,8 @@ SECRETS: Final = ("access_key_secret", "security_token")
 _ADDRESSES: Final = frozenset({"store", "endpoint", "mps_endpoint"})
 """Settings whose value may hold a password."""
 _SIMILARITY: Final = 0.8
+_MISSPELT: Final = 0.75
+"""How like a setting's name that of a variable must be to count as misspelt."""
 _PASSWORD: Final = re.compile(r"://[^/?#]*:[^/?#]*@|://[^@]*:[^@]*@|[?&](?:ssl)?password=", re.IGNORECASE)
 
 
@@ -61,30 +64,41 @@ def from_environment(values: Mapping[str, Any]) -> dict[str, Given]:
     return {name: Given(value, f"environment {variable(name)}") for name, value in values.items()}
 
 
-def from_secret_files(names: Collection[str]) -> dict[str, Given]:
+def from_secret_files(names: Collection[str], credentials: Path | None = None) -> dict[str, Given]:
     """The settings that have a file of their own. An empty file counts as not set.
 
-    Strongest first: the file that the variable ``MNS_CONSUMER_<NAME>_FILE`` names, ``mns_consumer_<name>`` in
-    ``$CREDENTIALS_DIRECTORY`` (systemd), the same in ``/run/secrets`` (Docker, Podman).
+    Strongest first: the file that the variable ``MNS_CONSUMER_<NAME>_FILE`` names, ``mns_consumer_<name>`` or
+    ``<name>`` in ``credentials`` or ``$CREDENTIALS_DIRECTORY`` (systemd), ``mns_consumer_<name>`` in ``/run/secrets``
+    (Docker, Podman).
 
     Raises:
         SettingsError: A file can't be read, is not safe, or shows a secret to every user.
     """
-    files: dict[str, Path] = {}
-    by_file_name = {variable(name).lower(): name for name in names}
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    folders = {RUN_SECRETS: False} | ({Path(credentials): True} if credentials else {})
-    for folder, is_required in folders.items():
+    prefixed = {variable(name).lower(): name for name in names}
+    files = _named_files(RUN_SECRETS, prefixed)
+    folder = credentials or Path(os.environ.get("CREDENTIALS_DIRECTORY", ""))
+    if folder != Path():
         try:
-            entries = sorted(folder.iterdir())
+            files |= _named_files(folder, {**prefixed, **{name: name for name in names}}, is_required=True)
         except OSError as error:
-            if is_required:
-                raise SettingsError(f"$CREDENTIALS_DIRECTORY {folder} can't be read: {error.strerror}") from None
-            continue
-        files |= {by_file_name[entry.name.lower()]: entry for entry in entries if entry.name.lower() in by_file_name}
+            raise SettingsError(
+                f"the folder of credentials {folder} can't be read: {error.strerror}; run this as root"
+            ) from None
     variables = {each.upper(): text for each, text in os.environ.items()}
     files |= {name: Path(path) for name in names if (path := variables.get(f"{variable(name)}_FILE"))}
     return {name: Given(value, str(file)) for name, file in files.items() if (value := _secret(name, file))}
+
+
+def _named_files(folder: Path, known: Mapping[str, str], *, is_required: bool = False) -> dict[str, Path]:
+    """The files of a folder by the setting that their name stands for; raises ``OSError`` if it ``is_required``."""
+    try:
+        entries = sorted(folder.iterdir(), reverse=True)
+    except OSError:
+        if is_required:
+            raise
+        return {}
+    # Of a name with and without the prefix the first counts.
+    return {known[entry.name.lower()]: entry for entry in entries if entry.name.lower() in known}
 
 
 def _secret(name: str, file: Path) -> str:
@@ -126,25 +140,44 @@ def from_settings_file(path: Path) -> dict[str, Given]:
     return {name: Given(value, str(path)) for name, value in settings.items()}
 
 
+def from_instance(instance: Instance) -> dict[str, Given]:
+    """What follows from where systemd keeps a daemon's state."""
+    return {"store": Given(str(instance.store), f"the state folder of {instance.name}")}
+
+
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     return f"{PREFIX}{name}".upper()
 
 
 def problems_of_environment(names: Collection[str]) -> Sequence[str]:
-    """One line for each variable that is no setting, and for each setting that is given by value and by file."""
-    known = {variable(name) for name in names}
-    files = {f"{each}_FILE" for each in known}
-    unknown = [
-        f"{name} (environment): no such setting{nearest(name, known)}"
-        for name in sorted(os.environ)
-        if name.upper().startswith(PREFIX)
-        and name.upper() not in known | files | {CONFIG_VARIABLE}
-        and not _KUBERNETES.fullmatch(name)
+    """One line for each variable that misspells a setting, and for each setting that is given by value and by file."""
+    misspelt = [
+        f"{name} (environment): no such setting; did you mean {variable(close)}?"
+        for name in _unknown_variables(names)
+        if (close := _close(name, names))
     ]
     given = {name.upper() for name, text in os.environ.items() if text}
-    both = sorted(each for each in known if {each, f"{each}_FILE"} <= given)
-    return [*unknown, *(f"{each} and {each}_FILE are both set; expected one of them" for each in both)]
+    both = sorted(each for each in map(variable, names) if {each, f"{each}_FILE"} <= given)
+    return [*misspelt, *(f"{each} and {each}_FILE are both set; expected one of them" for each in both)]
+
+
+def strays(names: Collection[str]) -> Sequence[str]:
+    """The variables that look like settings of this program and are like none of them."""
+    return [name for name in _unknown_variables(names) if not _close(name, names)]
+
+
+def _unknown_variables(names: Collection[str]) -> Sequence[str]:
+    known = {variable(name) for name in names}
+    known |= {f"{each}_FILE" for each in known} | {CONFIG_VARIABLE}
+    ours = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX)]
+    return [name for name in ours if name.upper() not in known and not _KUBERNETES.fullmatch(name)]
+
+
+def _close(name: str, names: Collection[str]) -> str | None:
+    """The setting that a variable's name misspells."""
+    written = name.upper().removeprefix(PREFIX).removesuffix("_FILE").lower()
+    return next(iter(difflib.get_close_matches(written, names, n=1, cutoff=_MISSPELT)), None)
 
 
 def problem_lines(

@@ -36,6 +36,7 @@ FLOORS: Final = {
     "config": 1,
     "errors": 1,
     "file_safety": 1,
+    "instance": 1,
     "job_state": 1,
     "notify_url": 1,
     "policy": 1,

@@ -61,7 +61,7 @@ def run(flags: SettingsFlags) -> None:
     from consumer import daemon  # noqa: PLC0415 - takes 0.5 s, which help, completion and health need not wait for
 
     def read() -> tuple[Settings, Registry]:
-        return _read(flags)
+        return _read(flags, for_run=True)
 
     daemon.run(*read(), read)
 
@@ -89,13 +89,13 @@ def run_job(
     raise typer.Exit(ExitCode.OK if outcome in _HANDLED else ExitCode.FAILURE)
 
 
-def _read(flags: SettingsFlags) -> tuple[Settings, Registry]:
+def _read(flags: SettingsFlags, *, for_run: bool = False) -> tuple[Settings, Registry]:
     """Read the settings and find the handlers.
 
     Raises:
         SettingsError: One line for each problem, so that all of them can be repaired before the next try.
     """
-    settings = flags.load()
+    settings = flags.load(for_run=for_run)
     problems = missing_queue(settings)
     try:
         registry = find_handlers(settings)

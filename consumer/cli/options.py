@@ -20,8 +20,10 @@ from typing import Annotated, Any, Concatenate, Final, Literal, ParamSpec, Self,
 
 import typer
 
-from consumer.config import QueueSettings, Settings, info_of, load, setting_fields
+from consumer.cli.output import note
+from consumer.config import QueueSettings, Settings, info_of, is_given, load, setting_fields
 from consumer.errors import SettingsError, UsageError
+from consumer.instance import Instance, find_instance, only_instance
 from consumer.notify_url import EXPECTED, NotifyUrl
 from consumer.ops.sanitize import protect_settings
 from consumer.plugin.registry import Registry, Sources, discover
@@ -43,6 +45,7 @@ SETTINGS_PANEL: Final = "Settings"
 _WHICH: Final = "Which ones"
 _CONFIG: Final = "config"
 _SET: Final = "assignments"
+_INSTANCE: Final = "instance"
 _Own = ParamSpec("_Own")
 _First = TypeVar("_First")
 
@@ -53,30 +56,42 @@ class SettingsFlags:
 
     flags: Mapping[str, Any]
     config_file: Path | None
+    instance: str | None = None
+    """The name of an installed daemon whose settings are meant."""
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:
         """The values of ``settings_flags``, by name."""
-        config_file, assignments = given.pop(_CONFIG), given.pop(_SET)
+        config_file, assignments, instance = given.pop(_CONFIG), given.pop(_SET), given.pop(_INSTANCE)
         flags = {name: value for name, value in given.items() if value not in (None, [])}
-        return cls({**parse_assignments(assignments or ()), **flags}, config_file)
+        return cls({**parse_assignments(assignments or ()), **flags}, config_file, instance)
 
-    def load(self) -> Settings:
+    def load(self, *, for_run: bool = False) -> Settings:
         """Read the settings from all places, and mask their secrets from now on.
+
+        Where nothing says what the settings are, those of the daemon that is installed here count; not so for a daemon
+        that is about to run.
 
         Raises:
             SettingsError: One line for each problem.
             UsageError: The only problem is a NotifyUrl of the command line.
         """
         try:
-            settings = load(self.flags, self.config_file)
+            settings = load(self.flags, self.config_file, self._find_instance(for_run=for_run))
         except SettingsError as error:
             # On the command line it is a slip (exit code 2), in a file a wrong setting (78).
             if all(problem.startswith("notify_url (command line)") for problem in error.problems):
                 raise UsageError("; ".join(error.problems)) from None
             raise
         protect_settings(settings.secrets())
+        for name in () if for_run else settings.strays:
+            note(f"warning: {name} is set, and no setting has this name")
         return settings
+
+    def _find_instance(self, *, for_run: bool) -> Instance | None:
+        if self.instance is not None:
+            return find_instance(self.instance)
+        return None if for_run or is_given(self.flags, self.config_file) else only_instance()
 
 
 def find_handlers(settings: Settings) -> Registry:
@@ -147,6 +162,7 @@ def settings_flags() -> Iterator[inspect.Parameter]:
             choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
             more = " May be repeated." if kind == list[str] else ""
             yield _parameter(name, kind, info.flag, f"{field.description}{more}", info.metavar or "|".join(choices))
+    yield _parameter(_INSTANCE, str, "--instance", "The installed daemon of this name; needed if several are.", "NAME")
     yield _parameter(_CONFIG, Path, "--config", "Settings file, TOML.", "FILE")
     yield _parameter(_SET, list[str], "--set", "Any other setting. May be repeated.", "KEY=VALUE")
 

@@ -259,7 +259,7 @@ def test_the_flags_of_the_settings_are_those_of_their_fields() -> None:
     parameters: Any = typer.main.get_command(app).params
     made = {"/".join((*each.opts, *each.secondary_opts)) for each in parameters}
     flags = {info.flag for field in Settings.model_fields.values() if (info := info_of(field)).flag}
-    assert made - {"--help"} == {*flags, "--config", "--set"}
+    assert made - {"--help"} == {*flags, "--instance", "--config", "--set"}
 
 
 def test_assignments() -> None:
