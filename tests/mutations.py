@@ -225,6 +225,18 @@ MUTATIONS: Final = (
         ("tests/store/test_store_owner.py",),
     ),
     Mutation(
+        "A ledger that was made is not replaced by a new one.",
+        "store: WriterThread._open",
+        drop("self._owner.mark()"),
+        ("tests/store/test_store_owner.py",),
+    ),
+    Mutation(
+        "Nothing is written to a file that was found damaged.",
+        "store: WriterThread._explained",
+        drop("self._files.distrust()"),
+        ("tests/store/test_store_sqlite.py",),
+    ),
+    Mutation(
         "A forked child releases the store.",
         "store/sqlite/files",
         drop("os.register_at_fork(after_in_child=_)"),
