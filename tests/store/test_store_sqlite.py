@@ -28,7 +28,7 @@ from consumer.store.sqlite import statements as sqlite_statements
 from consumer.store.sqlite.database import SqliteDatabase
 from consumer.store.sqlite.files import FileOwner
 from consumer.store.sqlite.ledger import SqliteLedger
-from consumer.store.sqlite.statements import COUNT_WAITING
+from consumer.store.sqlite.statements import COUNT_WAITING, INSERT_JOB, job_row
 from tests.store.records import ended, record
 from tests.stores import new_file, operators_at
 
@@ -616,3 +616,19 @@ def test_counting_letters_reads_their_index(sqlite_path: Path) -> None:
     with closing(new_file(sqlite_path)) as connection:
         ((*_, step),) = connection.execute(f"EXPLAIN QUERY PLAN {COUNT_WAITING}").fetchall()
     assert step == "SCAN letter USING COVERING INDEX letter_waiting"
+
+
+async def test_times_are_found_after_the_clock_was_set_back(sqlite_path: Path, make_letter: MakeLetter) -> None:
+    """Rows that stand later than rows of a later time, by up to a day, are found by since and until all the same."""
+    times = [100_000.0 + at_s for at_s in (0, 10, 86_000, 86_010, 20, 30, 50_000, 86_300, 90_000)]
+    with closing(new_file(sqlite_path)) as connection:
+        for number, stored_at in enumerate(times):
+            row = (*job_row(make_letter(f"k{number}").job, dead=True, holder="", now=stored_at),)
+            connection.execute(INSERT_JOB, row)
+    operators = operators_at(str(sqlite_path))
+    for since in [None, *times]:
+        for until in [None, *times, times[-1] + 1]:
+            if since is None or until is None or since < until:
+                jobs = await operators.list_jobs(Filter(since=since, until=until), limit=20)
+                found = [one for one in times if (since or 0) <= one and (until is None or one < until)]
+                assert [job.stored_at for job in jobs] == found[::-1]

@@ -72,6 +72,10 @@ class Database(Protocol):
         """Close what is open."""
 
 
+_CLOCK_STEP_S: Final = 86_400.0
+"""How far a clock may be set back: a machine that took its time zone's time for UTC is off by less."""
+
+
 class Engine(ABC):
     """What differs between the engines: the table of jobs."""
 
@@ -124,11 +128,14 @@ class SqliteEngine(Engine):
     dialect = SQLiteDialect_pysqlite()
 
     def in_time(self, table: Table, since: float | None, until: float | None) -> Sequence[ColumnElement[bool]]:
-        """See ``Engine.in_time``. Numbers rise with time, so that the listing's own order ends where the time does."""
+        """See ``Engine.in_time``. Numbers rise with time, so that the listing's own order ends where the time does.
+
+        A clock that was set back has put later rows at earlier times: up to ``_CLOCK_STEP_S`` they are found too.
+        """
         found = [*super().in_time(table, since, until)]
         if since is not None:
-            found.append(table.c.id >= _first_id(table, since))
-        return found if until is None else [*found, table.c.id < _first_id(table, until)]
+            found.append(table.c.id >= _first_id(table, since - _CLOCK_STEP_S))
+        return found if until is None else [*found, table.c.id < _first_id(table, until + _CLOCK_STEP_S)]
 
     def has_key(self, *keys: str) -> ColumnElement[bool]:
         """See ``Engine.has_key``."""
