@@ -145,8 +145,8 @@ def _letters(metadata: MetaData, name: str) -> Table:
     _index(f"{name}_stored", column.stored_at)
     _index(f"{name}_reason", column.reason, column.id)
     _index(f"{name}_job", column.job_id, column.id)
-    # With the time, so that groups are counted in the index alone.
-    _index(f"{name}_fingerprint", column.error_fingerprint, column.id, column.stored_at)
+    # With time and state, so that groups are counted in the index alone.
+    _index(f"{name}_fingerprint", column.error_fingerprint, column.id, column.stored_at, column.replay)
     return table
 
 

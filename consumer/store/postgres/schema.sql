@@ -83,7 +83,7 @@ CREATE TABLE IF NOT EXISTS mns_consumer_letter (
   PRIMARY KEY (id),
   CONSTRAINT replayed_at_known CHECK ((replay = 'set_aside') = (replayed_at IS NULL))
 );
-CREATE INDEX IF NOT EXISTS mns_consumer_letter_fingerprint ON mns_consumer_letter (error_fingerprint, id, stored_at);
+CREATE INDEX IF NOT EXISTS mns_consumer_letter_fingerprint ON mns_consumer_letter (error_fingerprint, id, stored_at, replay);
 CREATE INDEX IF NOT EXISTS mns_consumer_letter_job ON mns_consumer_letter (job_id, id);
 CREATE INDEX IF NOT EXISTS mns_consumer_letter_reason ON mns_consumer_letter (reason, id);
 CREATE INDEX IF NOT EXISTS mns_consumer_letter_replayed ON mns_consumer_letter (replayed_at) WHERE replay = 'replayed';
