@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from consumer.cli.main import main
+from tests.patience import CROWD
 
 QUEUE_URL = "mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/"
 
@@ -72,7 +73,7 @@ def process() -> Callable[..., Ran]:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=timeout_s,
+            timeout=CROWD * timeout_s,
             check=False,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
@@ -97,7 +98,7 @@ class Started:
 
     def wait_for(self, pattern: str, seconds: float = 10.0) -> re.Match[str]:
         """Wait until its output has a text."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + CROWD * seconds
         while time.monotonic() < until:
             found = re.search(pattern, self.text())
             if found is not None:
@@ -112,7 +113,7 @@ class Started:
         if self._process.poll() is None:
             self._process.send_signal(sent)
         try:
-            return self._process.wait(seconds)
+            return self._process.wait(CROWD * seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -48,9 +48,10 @@ async def test_the_rights_of_the_readme_are_enough(sandbox: Sandbox, serve: Serv
         async with serve(handlers(Cover=cover, Asks=asks)) as daemon:
             await daemon.emptied(15)
     assert len(done) == len(set(done)) == 1000
-    assert [
-        line for line in lines if line["log_level"] in {"warning", "error"} and "comes back" not in line["event"]
-    ] == []
+    # That the event loop was blocked for a moment says how busy the machine is.
+    expected = ("comes back", "event loop")
+    loud = [line["event"] for line in lines if line["log_level"] in {"warning", "error"}]
+    assert [event for event in loud if not any(text in event for text in expected)] == []
 
 
 @pytest.mark.parametrize("action", NEEDED)

@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE
+from tests.patience import CROWD
 
 HANDLERS = """
 import time
@@ -68,13 +69,13 @@ class Process:
 
     async def logged(self, text: str, within_s: float = 10) -> None:
         """Wait until the log holds a text."""
-        with anyio.fail_after(within_s):
+        with anyio.fail_after(CROWD * within_s):
             while text not in self.log.read_text():  # noqa: ASYNC110 - another process writes it
                 await anyio.sleep(0.02)
 
     async def ended(self, within_s: float = 10) -> int:
         """Wait for the exit code."""
-        return await anyio.to_thread.run_sync(lambda: self.process.wait(within_s))
+        return await anyio.to_thread.run_sync(lambda: self.process.wait(CROWD * within_s))
 
     def kill(self) -> None:
         """End it by SIGKILL, if it has not ended."""

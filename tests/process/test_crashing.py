@@ -42,7 +42,7 @@ def show(sandbox: Sandbox) -> None:
             queue.revoke(message)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 async def test_the_message_that_kills_is_set_aside_and_its_neighbours_end_done(
     sandbox: Sandbox, tmp_path: Path, started: list[Process]
 ) -> None:
