@@ -225,16 +225,14 @@ class Link:
             StoreError: The database can't be reached or refused the call.
         """
         async with self._turn:
-            fresh = self._connection is None or self._connection.is_closed()
-            try:
-                return await self._once(work, atomic=atomic, settings=settings)
-            except _FAULTS as error:
-                if fresh or not self._lost(error):
-                    raise explain(self._to, error) from error
-            try:
-                return await self._once(work, atomic=atomic, settings=settings)
-            except _FAULTS as error:
-                raise explain(self._to, error) from error
+            while True:
+                fresh = self._connection is None or self._connection.is_closed()
+                try:
+                    return await self._once(work, atomic=atomic, settings=settings)
+                except _FAULTS as error:
+                    # A time-out is not repeated: the caller has waited long enough.
+                    if fresh or self._connection is not None or isinstance(error, TimeoutError):
+                        raise explain(self._to, error) from error
 
     async def close(self) -> None:
         """Close the connection after the work in progress, in order when the server answers."""
@@ -322,10 +320,6 @@ class Link:
             "idle_in_transaction_session_timeout": str(int(IDLE_TIMEOUT_S * 1000)),
             **self._settings,
         }
-
-    def _lost(self, error: BaseException) -> bool:
-        # A time-out is not repeated: the caller has waited long enough.
-        return self._connection is None and not isinstance(error, TimeoutError)
 
 
 async def _learn_types(connection: asyncpg.Connection) -> None:
