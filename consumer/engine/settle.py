@@ -36,7 +36,7 @@ from consumer.errors import CloudError, traceback_of
 from consumer.message.notification import message_key
 from consumer.ops.sanitize import SECRETS
 from consumer.store.ledger import Claimed, DeadLetterRecord, Ended
-from consumer.store.rows import fit_letter, letter_bytes
+from consumer.store.rows import fit_letter
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -78,7 +78,7 @@ async def _set_aside(lane: Lane, delivery: Delivery, dead: DeadLetter) -> Outcom
             return await settle(lane, delivery, claim)
         delivery.message_claim_granted()
     letter = _letter(lane, delivery, dead)
-    size_bytes = letter_bytes(fit_letter(letter))
+    size_bytes = fit_letter(letter).size_bytes
     if not lane.letters.take(size_bytes):
         # The message stays in its queue, and its job is as it was before this run.
         return await settle(lane, delivery, no_room_outcome())

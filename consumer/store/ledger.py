@@ -83,6 +83,12 @@ class DeadLetterRecord:
     first_dequeued_at: float = 0.0  # UNIX seconds
     error_fingerprint: str = ""  # equal for letters of one cause; empty where it is unknown
 
+    @property
+    def size_bytes(self) -> int:
+        """What it counts towards the limit: its body and its long texts."""
+        texts = (self.error, self.traceback, self.job.message, self.job.user_data, self.job.result)
+        return len(self.body) + sum(len(text.encode(errors="replace")) for text in texts if text)
+
 
 @dataclass(frozen=True, slots=True)
 class WaitingLetters:

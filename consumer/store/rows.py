@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from consumer.errors import StoreError, StoreSchemaError
 from consumer.policy import Reason
-from consumer.store.ledger import DeadLetterRecord, JobRecord, WaitingLetters
+from consumer.store.ledger import DeadLetterRecord, Ended, JobRecord, WaitingLetters
 
 SCHEMA_REVISION: Final = "0002"
 """The newest revision in ``migrations``: these are its tables."""
@@ -25,6 +25,8 @@ JOB_COLUMNS: Final = tuple(field.name for field in fields(JobRecord))
 LETTER_COLUMNS: Final = tuple(field.name for field in fields(DeadLetterRecord) if field.name != "job")
 JOB_COLUMNS_SQL: Final = ", ".join(JOB_COLUMNS)
 LETTER_COLUMNS_SQL: Final = ", ".join(LETTER_COLUMNS)
+ENDED_COLUMNS: Final = tuple(field.name for field in fields(Ended))
+ENDED_COLUMNS_SQL: Final = ", ".join(ENDED_COLUMNS)
 
 job_values: Final[Callable[[JobRecord], tuple[object, ...]]] = attrgetter(*JOB_COLUMNS)
 letter_values: Final[Callable[[DeadLetterRecord], tuple[object, ...]]] = attrgetter(*LETTER_COLUMNS)
@@ -34,7 +36,8 @@ MAX_TRACEBACK_BYTES: Final = 16 * 1024
 
 _UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
 _CUT: Final = "\n[...]\n"
-_TEXTS: Final = ("queue", "kind", "function", "message_id", "job_id", "state", "code", "message", "user_data", "result")
+_TEXTS: Final = tuple(field.name for field in fields(JobRecord) if "str" in str(field.type) and field.name != "key")
+_texts_of: Final[Callable[[JobRecord], tuple[str | None, ...]]] = attrgetter(*_TEXTS)
 
 
 def key_hash(key: str) -> int:
@@ -45,6 +48,12 @@ def key_hash(key: str) -> int:
 def key_id(key: str) -> bytes:
     """A key's hash as PostgreSQL holds it: 16 bytes, taken for the key."""
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
+
+
+def count_waiting_sql(letters: str) -> str:
+    """The query of ``Ledger.waiting``, by the table's name."""
+    return f"""SELECT queue, reason, count(*), CAST(sum(bytes) AS bigint), min(stored_at)
+FROM {letters} WHERE replay <> 'replayed' GROUP BY queue, reason ORDER BY queue, reason"""  # noqa: S608 - a constant
 
 
 def read_waiting(row: Sequence[Any]) -> WaitingLetters:
@@ -78,12 +87,10 @@ def cut(text: str, limit_bytes: int) -> str:
 def fit_record(record: JobRecord) -> JobRecord:
     """A record whose texts can be stored; the same object when nothing changes."""
     # One look at all texts: hardly any has to change.
-    if is_fit(
-        f"{record.queue}{record.kind}{record.function}{record.message_id}{record.job_id}{record.state}"
-        f"{record.code}{record.message}{record.user_data}{record.result}"
-    ):
+    texts = _texts_of(record)
+    if is_fit("".join(filter(None, texts))):
         return record
-    fitting: dict[str, Any] = {name: fit(text) for name in _TEXTS if (text := getattr(record, name)) is not None}
+    fitting: dict[str, Any] = {name: text and fit(text) for name, text in zip(_TEXTS, texts, strict=True)}
     return replace(record, **fitting)
 
 
@@ -91,13 +98,6 @@ def fit_letter(letter: DeadLetterRecord) -> DeadLetterRecord:
     """A letter whose texts can be stored, with its error and traceback cut."""
     traceback = None if letter.traceback is None else cut(letter.traceback, MAX_TRACEBACK_BYTES)
     return replace(letter, job=fit_record(letter.job), error=cut(letter.error, MAX_ERROR_BYTES), traceback=traceback)
-
-
-def letter_bytes(letter: DeadLetterRecord) -> int:
-    """What a letter counts towards the limit, in bytes: its body and its long texts."""
-    job = letter.job
-    texts = (letter.error, letter.traceback, job.message, job.user_data, job.result)
-    return len(letter.body) + sum(len(text.encode(errors="replace")) for text in texts if text)
 
 
 def too_slow(store: str, limit_s: float) -> StoreError:

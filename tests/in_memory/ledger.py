@@ -31,7 +31,7 @@ from consumer.store.ledger import (
     WaitingLetters,
 )
 from consumer.store.queries import unknown_letter
-from consumer.store.rows import fit, fit_letter, fit_record, letter_bytes
+from consumer.store.rows import fit, fit_letter, fit_record
 
 _MOST = 2**63 - 1
 
@@ -201,7 +201,7 @@ class MemoryLedger:
                 groups.setdefault((one.letter.job.queue, one.letter.reason), []).append(one)
         return [
             WaitingLetters(
-                queue, reason, len(of), sum(letter_bytes(one.letter) for one in of), min(one.stored_at for one in of)
+                queue, reason, len(of), sum(one.letter.size_bytes for one in of), min(one.stored_at for one in of)
             )
             for (queue, reason), of in sorted(groups.items())
         ]

@@ -21,7 +21,6 @@ from consumer.store.ledger import (
     WaitingLetters,
 )
 from consumer.store.queries import Operators
-from consumer.store.rows import letter_bytes
 from tests.store.records import ended
 
 Make = Callable[..., JobRecord]
@@ -354,7 +353,7 @@ async def test_letters_are_counted(ledger: Ledger, operators: Operators, make_le
         assert await ledger.set_aside(one)
         assert await ledger.set_aside(one)
     stored = await operators.list_letters(Filter(), limit=9)
-    sizes = [letter_bytes(one.letter) for one in stored]
+    sizes = [one.letter.size_bytes for one in stored]
     assert sizes[1] == 8 + 29 - 7 + 15 + 30 + 2
     assert sizes[2] < 2100
     assert LettersHeld.of(await ledger.waiting()) == LettersHeld(3, sum(sizes))
@@ -382,7 +381,7 @@ async def test_waiting_letters_are_grouped(ledger: Ledger, operators: Operators,
         await ledger.claim(one.job.key, 60)
         await ledger.set_aside(one)
     stored = {one.letter.job.key: one for one in await operators.list_letters(Filter(), limit=9)}
-    bytes_a = letter_bytes(letters[0])
+    bytes_a = letters[0].size_bytes
     expected = [
         WaitingLetters("q1", Reason.REJECTED, 1, bytes_a, stored["c"].stored_at),
         WaitingLetters("q2", Reason.EXHAUSTED, 1, bytes_a, stored["b"].stored_at),

@@ -33,17 +33,19 @@ from consumer.store.commands import (
 )
 from consumer.store.ledger import ClaimAnswer, Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, WaitingLetters
 from consumer.store.rows import (
+    ENDED_COLUMNS,
+    ENDED_COLUMNS_SQL,
     JOB_COLUMNS,
     JOB_COLUMNS_SQL,
     LETTER_COLUMNS,
     LETTER_COLUMNS_SQL,
     MAX_ERROR_BYTES,
+    count_waiting_sql,
     cut,
     fit_letter,
     fit_record,
     job_values,
     key_id,
-    letter_bytes,
     letter_values,
     read_waiting,
 )
@@ -93,7 +95,7 @@ CLAIM: Final = f"""WITH {_given({"key": "text", "lease_s": "float8"})}, taken AS
     AND (job.held_until IS NULL OR job.held_until <= {NOW_SQL}
       OR job.holder = excluded.holder AND job.key_id <> ALL ($5::bytea[]))
   RETURNING key_id, failures, starts)
-SELECT key_id, taken.failures, taken.starts, job.dead, job.function, job.state, job.user_data,
+SELECT key_id, taken.failures, taken.starts, {ENDED_COLUMNS_SQL},
   job.held_until - {NOW_SQL} AS remaining_s
 FROM given LEFT JOIN taken USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
 """$5 are the confirmed claims of this holder. What the answer says of a row that was not taken may be outdated: it only
@@ -174,8 +176,7 @@ _PRUNE: Final = (
 )
 _PRUNE_LETTERS: Final = _prune_sql("mns_consumer_letter", "id", "stored_at", "true")
 
-COUNT_WAITING: Final = """SELECT queue, reason, count(*), sum(bytes)::bigint, min(stored_at)
-FROM mns_consumer_letter WHERE replay <> 'replayed' GROUP BY queue, reason ORDER BY queue, reason"""
+COUNT_WAITING: Final = count_waiting_sql("mns_consumer_letter")
 
 NOW: Final = f"SELECT {NOW_SQL}"
 
@@ -217,7 +218,7 @@ class PostgresStatements:
             case SetAsideCommand():
                 dead = only(SetAsideCommand, commands)
                 letters = [fit_letter(command.letter) for command in dead]
-                values = [(*job_values(letter.job), *letter_values(letter), letter_bytes(letter)) for letter in letters]
+                values = [(*job_values(letter.job), *letter_values(letter), letter.size_bytes) for letter in letters]
                 return await self._close(connection, SET_ASIDE, dead, *zip(*values, strict=True))
             case ReleaseCommand():
                 released = only(ReleaseCommand, commands)
@@ -293,7 +294,7 @@ def _claim_answer(row: asyncpg.Record) -> ClaimAnswer:
     if row["failures"] is not None:
         return Claimed(row["failures"], row["starts"])
     if row["dead"] is not None:
-        return Ended(row["dead"], row["function"], row["state"], row["user_data"])
+        return Ended(*(row[name] for name in ENDED_COLUMNS))
     remaining_s = row["remaining_s"]
     return Elsewhere(_UNKNOWN_REMAINING_S if remaining_s is None else max(0.0, remaining_s))
 

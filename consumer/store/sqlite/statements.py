@@ -37,15 +37,16 @@ from consumer.store.commands import (
 )
 from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, WaitingLetters
 from consumer.store.rows import (
+    ENDED_COLUMNS_SQL,
     JOB_COLUMNS,
     LETTER_COLUMNS,
     MAX_ERROR_BYTES,
+    count_waiting_sql,
     cut,
     fit_letter,
     fit_record,
     job_values,
     key_hash,
-    letter_bytes,
     letter_values,
     read_waiting,
 )
@@ -61,10 +62,7 @@ def _insert(table: str, *columns: str) -> str:
 
 INSERT_JOB: Final = _insert("job", "key_hash", "dead", "holder", "stored_at", *JOB_COLUMNS)
 _INSERT_LETTER: Final = _insert("letter", "stored_at", "bytes", *LETTER_COLUMNS, *JOB_COLUMNS)
-COUNT_WAITING: Final = (
-    "SELECT queue, reason, count(*), sum(bytes), min(stored_at) FROM letter"
-    " WHERE replay <> 'replayed' GROUP BY queue, reason ORDER BY queue, reason"
-)
+COUNT_WAITING: Final = count_waiting_sql("letter")
 _FIND_ENDED: Final = "SELECT dead, holder FROM job WHERE key_hash = ? AND key = ? ORDER BY id DESC LIMIT 1"
 _SET_COUNTS: Final = (
     "INSERT INTO attempt (key, failures, starts, error, stored_at) VALUES (?, ?, ?, ?, ?)"
@@ -259,7 +257,7 @@ def job_row(record: JobRecord, *, dead: bool, holder: str, now: float) -> tuple[
 
 def _letter_row(letter: DeadLetterRecord, *, now: float) -> tuple[object, ...]:
     letter = fit_letter(letter)
-    return (now, letter_bytes(letter), *letter_values(letter), *job_values(letter.job))
+    return (now, letter.size_bytes, *letter_values(letter), *job_values(letter.job))
 
 
 def count_waiting(connection: sqlite3.Connection) -> list[WaitingLetters]:
@@ -277,7 +275,7 @@ def _find_ended(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str
     """How those keys have ended that have."""
     ended: dict[str, Ended] = {}
     for some in _chunks([key_hash(key) for key in keys]):
-        statement = f"SELECT key, dead, function, state, user_data FROM job WHERE key_hash IN ({_marks(some)})"  # noqa: S608 - question marks only
+        statement = f"SELECT key, {ENDED_COLUMNS_SQL} FROM job WHERE key_hash IN ({_marks(some)})"  # noqa: S608 - names and question marks only
         # In the order of hashes and ids: of several rows of a key the last one counts.
         rows = connection.execute(statement, some)
         ended.update((key, Ended(bool(dead), *texts)) for key, dead, *texts in rows)
