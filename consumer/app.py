@@ -58,10 +58,11 @@ class App:
         self.settings = settings
         self.rules = make_rules(settings.policy(), registry)
         self._version = version("mns-consumer")
-        self.metrics = Metrics(registry.handlers, version=self._version)
+        self._queues = settings.queues()
+        queues = [queue.url.identity for queue in self._queues]
+        self.metrics = Metrics(registry.handlers, queues=queues, version=self._version)
         self.admin_port: int | None = None
         self.lanes: list[Lane] = []
-        self._queues = settings.queues()
         self._ledger: Ledger = make_ledger(settings.store_address())
         self._store = StoreAccess(self._ledger)
         self.metrics.store_up.set_function(lambda: self._store.works)
@@ -168,9 +169,9 @@ class App:
             CloudError: MPS can't be asked.
             StoreError: The store can't be opened, as while a daemon runs on the same file.
         """
-        named = [lane for lane in self._queues if queue in {None, lane.url.queue}]
+        named = [lane for lane in self._queues if queue in {None, lane.url.queue, lane.url.identity}]
         if len(named) != 1:
-            known = ", ".join(lane.url.queue for lane in self._queues)
+            known = ", ".join(self.metrics.name_of(lane.url.identity) for lane in self._queues)
             raise UsageError(f"queue {queue or 'not given'}: expected one of {known}")
         async with AsyncExitStack() as stack:
             await self._open_store(stack)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections import Counter
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -90,6 +92,13 @@ class NotifyUrl:
 
     def __str__(self) -> str:
         return f"mns://{self.account}.mns.{self.region}{self.network}.aliyuncs.com/queues/{self.queue}"
+
+
+def queue_names(identities: AbstractSet[str]) -> dict[str, str]:
+    """The name of each queue in logs and metrics: its own name, or its identity where two queues have one name."""
+    own = {identity: identity.rpartition("/")[2] for identity in identities}
+    uses = Counter(own.values())
+    return {identity: name if uses[name] == 1 else identity for identity, name in own.items()}
 
 
 def parse_endpoint(text: str) -> str:

@@ -128,8 +128,9 @@ class Lane:
         open_calls: Callable[[], AbstractAsyncContextManager[QueueCalls]] | None = None,
     ) -> None:
         calls = calls or clients.queue
-        self.name = name = queue.url.queue
         self.identity = queue.url.identity
+        self.name = name = shared.metrics.name_of(self.identity)
+        """In logs, metrics and traces."""
         self.rules = shared.rules
         """Those for new messages; replaced by a reload."""
         self.queue = clients.queue

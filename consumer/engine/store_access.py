@@ -211,10 +211,7 @@ class LetterLimit:
         before = self._stored
         groups = await self._store.ledger.waiting()
         self._counted = LettersHeld.of(groups)
-        # A queue's identity is account/region/name; the metrics know it by its name.
-        self._metrics.set_letters_waiting(
-            (group.queue.rpartition("/")[2], group.reason, group.count, group.oldest_at) for group in groups
-        )
+        self._metrics.set_letters_waiting((group.queue, group.reason, group.count, group.oldest_at) for group in groups)
         # What was stored during the count may be counted twice: slightly too much until the next count.
         self._stored = _sum(self._stored, LettersHeld(-before.letters, -before.size_bytes))
         self._judge()

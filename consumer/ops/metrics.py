@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
 from consumer.errors import Fault
+from consumer.notify_url import queue_names
 from consumer.policy import Reason
 
 PREFIX: Final = "mns_consumer_"
@@ -172,9 +173,14 @@ class QueueMetrics:
 
 
 class Metrics:
-    """All metrics of one daemon, in a registry of their own. ``functions`` are the names that have a handler."""
+    """All metrics of one daemon, in a registry of their own.
 
-    def __init__(self, functions: Iterable[str] = (), *, version: str = "unknown") -> None:
+    Args:
+        functions: The names that have a handler.
+        queues: The identities of the daemon's queues.
+    """
+
+    def __init__(self, functions: Iterable[str] = (), *, queues: Iterable[str] = (), version: str = "unknown") -> None:
         # A "_created" sample beside each counter doubles a scrape; process_start_time_seconds says the same. The
         # library has only this process-wide switch.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -182,6 +188,7 @@ class Metrics:
         self.functions: frozenset[str] = frozenset()
         self.catalogue: list[MetricInfo] = []
         """Every metric of the program's own, in the order of the documentation's table."""
+        self._names = queue_names(frozenset(queues))
         self._queues: dict[str, QueueMetrics] = {}
         self._letter_groups: tuple[tuple[str, str], ...] = ()
         self._api: dict[str, tuple[Children, Histogram]] = {}
@@ -277,8 +284,12 @@ class Metrics:
         # A lone surrogate in a name would make each later scrape fail to encode.
         self.functions |= {name for name in functions if name != "*" and name.isprintable()}
 
+    def name_of(self, identity: str) -> str:
+        """The name of one of the daemon's queues, in its metrics and in the logs."""
+        return self._names.get(identity) or identity.rpartition("/")[2]
+
     def queue(self, name: str) -> QueueMetrics:
-        """The metrics of one configured queue; the same object each time."""
+        """The metrics of one configured queue, by ``name_of``; the same object each time."""
         found = self._queues.get(name)
         if found is None:
             found = self._queues[name] = QueueMetrics(self, name)
@@ -299,13 +310,17 @@ class Metrics:
         self.loop_blocked_seconds.inc(seconds)
 
     def set_letters_waiting(self, groups: Iterable[tuple[str, str, int, float]]) -> None:
-        """Replace what is known of the dead letters in the store: queue, reason, number, UNIX time of the oldest.
+        """Replace what is known of the stored dead letters: queue's identity, reason, number, UNIX time of the oldest.
 
         A group that was there before and is missing now counts 0.
         """
+        groups = list(groups)
+        # A shared store also holds letters of queues that other daemons serve.
+        names = queue_names({*self._names, *(identity for identity, *_ in groups)}) | self._names
         waiting = dict.fromkeys(self._letter_groups, 0)
         oldest: dict[str, float] = {}
-        for queue, reason, count, oldest_at in groups:
+        for identity, reason, count, oldest_at in groups:
+            queue = names[identity]
             waiting[queue, reason] = waiting.get((queue, reason), 0) + count
             oldest[queue] = min(oldest_at, oldest.get(queue, oldest_at))
         for group, count in waiting.items():

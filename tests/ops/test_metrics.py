@@ -205,6 +205,18 @@ def test_letters_that_wait_stay_visible() -> None:
     assert value(metrics, "dead_letters_oldest_timestamp_seconds", queue="jobs") is None
 
 
+def test_queues_of_one_name_are_apart() -> None:
+    """Queues of one name are called by their identities, in the daemon and in the store; others keep their name."""
+    metrics = Metrics(queues=["1/east/jobs", "1/west/jobs", "1/east/films"])
+    assert metrics.name_of("1/east/films") == "films"
+    for identity in ("1/east/jobs", "1/west/jobs"):
+        assert metrics.name_of(identity) == identity
+    letters = [(f"{account}/east/{name}", Reason.REJECTED, 1, 10.0) for account in "12" for name in ("films", "clips")]
+    metrics.set_letters_waiting([*letters, ("1/east/jobs", Reason.REJECTED, 1, 10.0), ("2/east/h", "rejected", 1, 1.0)])
+    found = {name for name in metrics.render()[0].decode().split('"') if name.startswith(("1/", "2/", "films", "h"))}
+    assert found == {"films", "2/east/films", "1/east/clips", "2/east/clips", "1/east/jobs", "h"}
+
+
 def test_a_message_costs_little() -> None:
     """All the updates of a typical message take a few microseconds of processor time (bound: 40, for slow machines)."""
     queue = Metrics(["Cover"]).queue("jobs")
