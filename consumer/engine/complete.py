@@ -44,6 +44,7 @@ _THROTTLES: Final = 3
 _AGAIN_EVERY_S: Final = 1.0
 """How often a query that failed alone may be repeated at once: many bad jobs must not use up the account's calls."""
 _AGAIN_PAUSE_S: Final = 0.3
+_USER_DATA: Final = "UserData"
 _NOT_SAVED_CODE: Final = "OutputNotSaved"
 """The code of a job that reports Success and has written nothing: ours, since MPS gives none."""
 
@@ -248,7 +249,7 @@ def _validate(delivery: Delivery, handler: Handler, queue: str, answer: JobStatu
             return result
     user_data: object = decoded
     if handler.user_data is not None:
-        user_data = _validated("UserData", handler.user_data, decoded, None)
+        user_data = _validated(_USER_DATA, handler.user_data, decoded, None)
         if isinstance(user_data, Unprocessable):
             return user_data
     job: Job[Any, Any] = Job(
@@ -285,6 +286,8 @@ def _validated(what: str, wanted: Wanted[Any], data: JsonValue, problem: str | N
         return wanted.validate(data)
     except BaseException as error:  # noqa: BLE001 - validators are user code: whatever they raise, it does not fit
         text = f"the {what} does not fit {wanted.name}: {_why(error)}"
+        if what == _USER_DATA and data is None:
+            problem = "this job was submitted without UserData"
         return Unprocessable(Reason.ILL_TYPED, text if problem is None else f"{text} ({problem})")
 
 

@@ -17,6 +17,7 @@ modules that it loads.
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 import typing
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,7 +27,7 @@ from enum import IntEnum
 from typing import Any, Final, Generic, TypeAlias
 
 from pydantic import JsonValue, TypeAdapter
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from typing_extensions import TypeVar
 
 from consumer.errors import HandlersError
@@ -219,7 +220,8 @@ class Wanted(Generic[ParsedT]):
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
         # Both fail here and not with the first message: a repr that raises, and a model that names something unknown.
-        self.name = repr(annotation)
+        self.name = _written(annotation)
+        """As its author knows it: ``Film (/etc/mns-consumer/films/film.py)``, ``list[int]``."""
         self._adapter: TypeAdapter[ParsedT] = TypeAdapter(annotation)
         self._adapter.rebuild(raise_errors=True)
 
@@ -230,6 +232,14 @@ class Wanted(Generic[ParsedT]):
             pydantic.ValidationError: It does not fit.
         """
         return self._adapter.validate_python(value)
+
+
+def _written(annotation: Any) -> str:
+    if not isinstance(annotation, type) or typing.get_origin(annotation) is not None:
+        return repr(annotation)
+    # Not the module's name, which for a drop-in file is one of ours.
+    file = getattr(sys.modules.get(annotation.__module__), "__file__", None)
+    return annotation.__qualname__ if file is None else f"{annotation.__qualname__} ({file})"
 
 
 class Strength(IntEnum):
@@ -363,7 +373,7 @@ def _wanted(function: HandlerFunction, name: str, origin: str) -> tuple[Wanted[A
             None if result_type in {None, type(None)} else Wanted(result_type),
             None if user_data_type is Any else Wanted(user_data_type),
         )
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError) as error:
+    except (PydanticUserError, PydanticUndefinedAnnotation, TypeError) as error:
         problem = str(error).splitlines()[0]
         raise HandlersError(
             f"{origin}: the handler for {name!r} asks for a type that pydantic can't validate: {problem}"

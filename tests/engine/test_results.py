@@ -91,6 +91,30 @@ async def test_a_result_that_does_not_fit_is_set_aside(serve: Serve) -> None:
     assert "list[int]" in letter.letter.error
 
 
+class Film(BaseModel):
+    """UserData that a handler wants."""
+
+    film: int
+
+
+async def test_what_did_not_fit_is_named_as_its_author_knows_it(serve: Serve) -> None:
+    """The error names the class, its file, the field, and that there was no UserData at all."""
+
+    async def cover(job: Job[None, Film]) -> None:
+        assert job.user_data.film
+
+    async with serve(handlers(Cover=cover)) as daemon:
+        for number, more in enumerate(({}, {"UserData": '{"song": 7}'})):
+            daemon.sandbox.put(QUEUE, body(str(number) * 32, **more).decode())
+        await daemon.emptied()
+        errors = [one.letter.error for one in await daemon.letters()]
+    begins = f"the UserData does not fit Film ({__file__}): "
+    assert all(error.startswith(begins) for error in errors)
+    ends = sorted(error.removeprefix(begins) for error in errors)
+    assert ends[0] == "Field required at film"
+    assert ends[1].endswith("(this job was submitted without UserData)")
+
+
 async def test_a_failed_job_reaches_a_handler_that_looks(serve: Serve) -> None:
     """A handler that asks ``job.failed`` gets code and message and ends the job as done."""
     seen: list[tuple[bool, str | None, str | None]] = []

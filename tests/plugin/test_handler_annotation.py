@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from pydantic import BaseModel, Field, JsonValue, ValidationError
@@ -58,6 +59,16 @@ def generates_plainly(job: Job) -> Iterator[int]:
     yield 1
 
 
+class Song(TypedDict):
+    """UserData by a type that pydantic takes from Python 3.12 on."""
+
+    song: int
+
+
+async def typed_dict(job: Job[None, Song]) -> None:
+    """Asks for it."""
+
+
 def made(function: Any, **limits: Any) -> Handler:
     return build(function, Note("Cover", Limits(**limits)))
 
@@ -91,6 +102,12 @@ def test_the_annotation_says_what_is_wanted(function: object, result: object, us
         pytest.param(of_a_model, "expected Job, Job[Result] or Job[Result, UserData]", id="the model without Job"),
         pytest.param(unknown_name, "can't be evaluated: NameError: name 'Missing' is not defined", id="unknown name"),
         pytest.param(no_schema, "asks for a type that pydantic can't validate", id="no schema"),
+        pytest.param(
+            typed_dict,
+            "asks for a type that pydantic can't validate: Please use `typing_extensions.TypedDict`",
+            id="a TypedDict of Python's own",
+            marks=pytest.mark.skipif(sys.version_info >= (3, 12), reason="from Python 3.12 on it can be validated"),
+        ),
         pytest.param(
             no_parameter, "must be callable with one job, as in `async def no_parameter(job: Job)`", id="none"
         ),
