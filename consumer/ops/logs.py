@@ -30,6 +30,7 @@ from contextvars import ContextVar, Token
 from datetime import date
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from pathlib import PurePath
 from threading import Lock
 from types import MappingProxyType, NoneType
@@ -78,6 +79,8 @@ _BLOCKS: Final = ("exception", "stack")
 _OF_RECORDS: Final = {*logging.makeLogRecord({}).__dict__, "asctime", "message", "taskName"}
 _PRIORITIES: Final = {"critical": b"<2>", "error": b"<3>", "exception": b"<3>", "warning": b"<4>", "debug": b"<7>"}
 """How systemd's journal learns a line's priority: sd-daemon(3). Without one it is 6, informational."""
+_STRUCTURED: Final = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+"""Without the values of variables, which may be secrets."""
 _LEVELS: Final = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
 _NOTHING: Final[Mapping[str, object]] = {}
 _context: ContextVar[Mapping[str, object]] = ContextVar("mns_consumer_log_fields", default=_NOTHING)
@@ -172,9 +175,14 @@ def gather(level: LogLevel, **event: object) -> None:
 
 def processors(secrets: Secrets, *, terminal: bool, colors: bool = False) -> tuple[Processor, ...]:
     """Everything between an event's fields and its line: UTF-8, its end included."""
-    # Without the values of variables, which may be secrets.
-    show = format_exc_info if terminal else ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
-    return (_begin, show, _as_json_types, secrets.redact, _Renderer(terminal=terminal, colors=colors))
+    show = format_exc_info if terminal else _STRUCTURED
+    return (
+        _begin,
+        partial(_show_exception, show),
+        _as_json_types,
+        secrets.redact,
+        _Renderer(terminal=terminal, colors=colors),
+    )
 
 
 def render(chain: Iterable[Processor], level: str, event: Event) -> bytes:
@@ -188,6 +196,20 @@ def render(chain: Iterable[Processor], level: str, event: Event) -> bytes:
         line = _json_line({**_begin(None, level, {"event": _cut(text)}), "unrenderable": type(error).__name__})
     rendered: bytes = line
     return rendered
+
+
+def _show_exception(show: Callable[[object, str, Any], Any], logger: object, level: str, event: Event) -> Event:
+    """Show an exception by one of structlog's processors; one that can't be shown is named."""
+    if "exc_info" not in event:
+        return event
+    error = event["exc_info"]
+    try:
+        event.update(show(logger, level, dict(event)))
+    except BaseException as second:  # noqa: BLE001 - a user's exception may raise anything when it is asked for its text
+        kind = type(error if isinstance(error, BaseException) else second).__name__
+        event["exception"] = f"{kind}: its traceback can't be shown: {type(second).__name__}"
+    del event["exc_info"]
+    return event
 
 
 def _render(_logger: object, level: str, event: Event) -> bytes:
