@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from consumer.ops import logs
-from consumer.ops.logs import PATIENCE_MS, FileStream, TextStream, open_stream
+from consumer.ops import log_stream, logs
+from consumer.ops.log_stream import PATIENCE_MS, FileStream, TextStream, open_stream
 
 LINE = b"x" * 999 + b"\n"
 
@@ -92,7 +92,7 @@ def test_no_torn_line(pipe: tuple[int, int], size: int) -> None:
 def test_a_slow_reader_loses_nothing(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that pauses for less than the patience misses no line."""
     # On a busy machine a short pause may be a long one.
-    monkeypatch.setattr(logs, "PATIENCE_MS", 5_000)
+    monkeypatch.setattr(log_stream, "PATIENCE_MS", 5_000)
     child = os.fork()
     if child == 0:
         os.close(pipe[1])
