@@ -42,7 +42,7 @@ else
         "$venv/bin/python" -m pytest --quiet -k test_every_delay_is_one_that_mns_takes >/dev/null || true
     fi
     status=0
-    "$venv/bin/coverage" run -m pytest --cache-clear -m "not alone" --numprocesses 4 --dist worksteal --timeout 60 || status=$?
+    "$venv/bin/coverage" run -m pytest --cache-clear -m "not alone" --numprocesses 5 --dist worksteal --timeout 60 || status=$?
     if [ "$status" = 1 ]; then
         echo 'tests failed side by side: they run once more, one after another, and must pass' >&2
         "$venv/bin/coverage" run -m pytest -m "not alone" --last-failed --last-failed-no-failures none
