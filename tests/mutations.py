@@ -80,6 +80,12 @@ MUTATIONS: Final = (
         ("tests/store/test_store_ledger.py",),
     ),
     Mutation(
+        "A running claim is refused to its own holder too.",
+        "store/postgres/statements: CLAIM",
+        in_text("job.key_id <> ALL ($5::bytea[])", "$5::bytea[] IS NOT NULL"),
+        ("tests/store/test_store_ledger.py",),
+    ),
+    Mutation(
         "A claim whose lease has ended may be taken over.",
         "store/postgres/statements: CLAIM",
         in_text("OR job.held_until <= ", "OR 0 > "),
