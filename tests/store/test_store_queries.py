@@ -120,6 +120,7 @@ async def fill(target: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(max(60, ROWS / 2_000))
 @pytest.mark.parametrize("target", ["sqlite", "postgres"], indirect=True)
 async def test_a_filter_with_an_index_reads_it(target: str, ledger: Ledger, operators: Operators) -> None:
     """No page, count or look-up reads a table of many rows from end to end where an index has what it asks for."""
