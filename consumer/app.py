@@ -24,6 +24,7 @@ from consumer.cloud.clients import Clients, given_keys, open_clients, open_queue
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mps import RateLimiter
 from consumer.config import QueueSettings, Settings
+from consumer.engine.breaker import Breaker
 from consumer.engine.delivery import Delivery, QueueCalls
 from consumer.engine.lane import Lane, Shared, make_rules, watch_attributes
 from consumer.engine.loop_watch import ANSWER_S, LoopWatch
@@ -57,12 +58,14 @@ class App:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings = settings
         self.rules = make_rules(settings.policy(), registry)
-        self._version = version("mns-consumer")
+        self.version = version("mns-consumer")
+        self.began_at = time.time()
         self._queues = settings.queues()
         queues = [queue.url.identity for queue in self._queues]
-        self.metrics = Metrics(registry.handlers, queues=queues, version=self._version)
+        self.metrics = Metrics(registry.handlers, queues=queues, version=self.version)
         self.admin_port: int | None = None
         self.lanes: list[Lane] = []
+        self.pollers: list[Poller] = []
         self._ledger: Ledger = make_ledger(settings.store_address())
         self._store = StoreAccess(self._ledger)
         self.metrics.store_up.set_function(lambda: self._store.works)
@@ -79,13 +82,23 @@ class App:
             store=self._store,
             letters=self._letters,
             metrics=self.metrics,
-            traces=open_traces(self._version, trusted=settings.trust_trace_parent) if settings.otel else None,
+            traces=open_traces(self.version, trusted=settings.trust_trace_parent) if settings.otel else None,
         )
 
     @property
     def registry(self) -> Registry:
         """The handlers for new messages."""
         return self.rules.registry
+
+    def breakers(self) -> Sequence[tuple[str | None, Breaker]]:
+        """The circuit breakers of all services, each with its queue's identity; ``None`` for the store's."""
+        of_lanes = [
+            (lane.identity, breaker)
+            for lane in self.lanes
+            for breaker in (lane.queries.breaker, lane.visibility.breaker, lane.deletes.breaker, lane.deletes.refusals)
+        ]
+        polls = [(poller.lane.identity, poller.breaker) for poller in self.pollers]
+        return [(None, self._store.breaker), *polls, *of_lanes]
 
     @property
     def is_migrating(self) -> bool:
@@ -274,18 +287,18 @@ class App:
 
         async with anyio.create_task_group() as limit:
             async with anyio.create_task_group() as polls:
-                pollers = [Poller(lane, start) for lane in self.lanes]
-                for poller in pollers:
+                self.pollers = [Poller(lane, start) for lane in self.lanes]
+                for poller in self.pollers:
                     polls.start_soon(poller.run)
                 self._log_started(started)
                 await self.stopping.asked.wait()
-                await self.stopping.end_polls(pollers)
+                await self.stopping.end_polls(self.pollers)
                 limit.start_soon(self.stopping.cut_polls, polls.cancel_scope)
             limit.cancel_scope.cancel("all polls have ended")
 
     def _log_started(self, started: anyio.Event | None) -> None:
         queues, handlers = [lane.name for lane in self.lanes], list(self.registry.handlers)
-        log.info("started", version=self._version, queues=queues, handlers=handlers, admin_port=self.admin_port)
+        log.info("started", version=self.version, queues=queues, handlers=handlers, admin_port=self.admin_port)
         self.vitals.serving = True
         if started is not None:
             started.set()

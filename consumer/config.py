@@ -32,7 +32,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from consumer.errors import SettingsError
-from consumer.instance import STORE_FILE, Instance
+from consumer.instance import STORE_FILE, Instance, default_socket
 from consumer.notify_url import NotifyUrl, exposure, parse_endpoint
 from consumer.policy import (
     MAX_HIDE_S,
@@ -297,6 +297,11 @@ class Settings(BaseSettings, Policy, Connection):
         description="Host names that requests to the admin server may use, beside IP addresses, localhost and "
         "`admin_host`; `.example.com` means every name below.",
     )
+    control_socket: Path | None = Field(
+        None,
+        description="Socket by which commands ask the running daemon; default: `control.sock` in `$RUNTIME_DIRECTORY`, "
+        "else in `$XDG_RUNTIME_DIR/mns-consumer`, else none.",
+    )
     otel: bool = Field(
         default=False, description="Send traces to OpenTelemetry; needs the extra `otel`, set up by `OTEL_*`."
     )
@@ -317,11 +322,18 @@ class Settings(BaseSettings, Policy, Connection):
     )
 
     _strays: Sequence[str] = PrivateAttr(())
+    _places: Mapping[str, str] = PrivateAttr({})
 
     @property
     def strays(self) -> Sequence[str]:
         """Variables of the environment that look like settings and are none."""
         return self._strays
+
+    def shown(self) -> Mapping[str, Mapping[str, Any]]:
+        """Each setting's ``value`` as JSON, keys hidden, and where it is ``from``."""
+        values = self.model_dump(mode="json", exclude={"store"}) | {"store": str(self.store_address())}
+        values["control_socket"] = str(self.socket_path() or "")
+        return {name: {"value": values[name], "from": self._places.get(name, "default")} for name in setting_fields()}
 
     @classmethod
     def settings_customise_sources(
@@ -376,6 +388,10 @@ class Settings(BaseSettings, Policy, Connection):
             return self.store
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         return SqliteAddress((Path(state) if state else user_state_path("mns-consumer")) / STORE_FILE)
+
+    def socket_path(self) -> Path | None:
+        """Where commands ask the daemon: as set, else in the runtime folder; ``None`` for nowhere."""
+        return self.control_socket or default_socket()
 
     def queues(self) -> Sequence[QueueSettings]:
         """The effective settings of every queue, those of ``notify_url`` first."""
@@ -456,6 +472,7 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None, instance: In
     if problems:
         raise SettingsError(*problems)
     settings._strays = strays(names)  # noqa: SLF001 - as above
+    settings._places = {name: each.place for name, each in given.items()}  # noqa: SLF001 - as above
     return settings
 
 

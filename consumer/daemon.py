@@ -1,6 +1,7 @@
 """Run the daemon as a process: logs, the event loop, signals, the service manager, the exit code.
 
-SIGHUP reloads settings and handlers: all of them apply to new messages, or none if one is wrong or takes a restart.
+SIGHUP or a command reloads settings and handlers: all of them apply to new messages, or none if one is wrong or takes a
+restart. Commands come by the control socket (``ops/control.py``).
 SIGTERM and SIGINT stop it in order, a second one skips the waiting. The process ends even when threads of plain
 functions never return, when a handler shields itself from cancellation, or when a library's thread hangs.
 """
@@ -15,10 +16,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -27,11 +28,13 @@ import structlog
 from consumer.app import App
 from consumer.config import Settings, info_of
 from consumer.engine.vitals import status_of
-from consumer.errors import ConsumerError, ExitCode, flattened, lacks_threads
+from consumer.errors import ConsumerError, ExitCode, SettingsError, flattened, lacks_threads
+from consumer.ops.control import ControlSocket, NotNowError, SocketTakenError
 from consumer.ops.logs import configure
 from consumer.ops.metrics import ReloadResult
 from consumer.ops.systemd import Notifier
 from consumer.plugin.registry import Registry, forget
+from consumer.status import reload_json, status
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -190,13 +193,18 @@ class _Process:
         self._notifier = Notifier()
         self._started = anyio.Event()
         self._reload_asked = anyio.Event()
+        self._reloading = anyio.Lock()
+        self._last_reload: Mapping[str, Any] | None = None
         self._deadline = _Deadline(app)
 
     async def serve(self) -> None:
         """Serve until a signal stops the daemon."""
         app = self._app
         await _start_threads()
+        control = self._open_control()
         async with anyio.create_task_group() as beside:
+            if control is not None:
+                await beside.start(control.serve)
             with anyio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP) as signals:
                 beside.start_soon(self._handle_signals, signals)
                 beside.start_soon(self._extend_start)
@@ -266,11 +274,41 @@ class _Process:
             await self._reload_asked.wait()
             # A signal that comes from here on reloads once more.
             self._reload_asked = anyio.Event()
+            await self._reload_once()
+
+    async def _reload_once(self) -> Mapping[str, Any]:
+        async with self._reloading:
             self._notifier.reloading()
-            if await reload(self._app, self._read):
+            problems = await reload(self._app, self._read)
+            if not problems:
                 set_up_logs(self._app)
             if not self._app.vitals.stopping:
                 self._notifier.ready(status_of(self._app.lanes))
+            self._last_reload = reload_json(list(problems), list(self._app.registry.handlers))
+            return self._last_reload
+
+    def _open_control(self) -> ControlSocket | None:
+        path = self._app.settings.socket_path()
+        if path is None:
+            return None
+        try:
+            return ControlSocket(path, {"status": self._answer_status, "reload": self._answer_reload})
+        except (SettingsError, SocketTakenError) as error:
+            if isinstance(error, SettingsError) and self._app.settings.control_socket is not None:
+                raise
+            log.warning("commands can't ask this daemon", error=str(error))
+            return None
+
+    async def _answer_status(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**status(self._app), "last_reload": self._last_reload}
+
+    async def _answer_reload(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self._app.vitals.serving or self._app.vitals.stopping:
+            raise NotNowError("the daemon starts or stops: it can't reload now")
+        answer = await self._reload_once()
+        if answer["problems"]:
+            raise SettingsError(*answer["problems"])
+        return answer
 
     async def _watchdog(self, interval_s: float) -> None:
         """Ping while the daemon makes progress; a manager that gets no ping restarts it."""
@@ -280,11 +318,11 @@ class _Process:
             await anyio.sleep(interval_s)
 
 
-async def reload(app: App, read: Read) -> bool:
+async def reload(app: App, read: Read) -> Sequence[str]:
     """Reload once. ``read`` runs on a thread, because it imports the user's code.
 
     Returns:
-        Whether the new settings and handlers apply.
+        Why it is refused, one line for each problem; empty if the new settings and handlers apply.
     """
     try:
         settings, registry = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
@@ -302,7 +340,7 @@ async def reload(app: App, read: Read) -> bool:
     app.adopt(settings, registry)
     app.metrics.reloads[ReloadResult.APPLIED].inc()
     log.info("reloaded", handlers=list(registry.handlers), changed=changed)
-    return True
+    return ()
 
 
 def takes_restart(before: Settings, after: Settings) -> Sequence[str]:
@@ -318,11 +356,11 @@ def _changed(before: Settings, after: Settings) -> list[str]:
     return sorted(name for name in Settings.model_fields if getattr(before, name) != getattr(after, name))
 
 
-def _refuse(app: App, problems: Sequence[str]) -> bool:
+def _refuse(app: App, problems: Sequence[str]) -> Sequence[str]:
     app.metrics.reloads[ReloadResult.REFUSED].inc()
     for problem in problems:
         log.error("reload refused; the old settings and handlers are kept", problem=problem)
-    return False
+    return problems
 
 
 def _tune_collector() -> None:

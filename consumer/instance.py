@@ -1,26 +1,31 @@
 """The daemons that systemd runs on this machine, so that commands find them: where the units keep each one's files.
 
-    mns-consumer         /etc/mns-consumer/mns-consumer.toml, credentials/     /var/lib/mns-consumer
-    mns-consumer@NAME    /etc/mns-consumer/NAME.toml, NAME.credentials/        /var/lib/mns-consumer-NAME
+    mns-consumer         /etc/mns-consumer/mns-consumer.toml, credentials/     /var/lib, /run: mns-consumer
+    mns-consumer@NAME    /etc/mns-consumer/NAME.toml, NAME.credentials/        /var/lib, /run: mns-consumer-NAME
 
 ``systemd/*.service`` names the same places; a test compares them.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from consumer.errors import SettingsError
+from consumer.errors import ConsumerError, SettingsError
 
 SETTINGS_FOLDER: Final = Path("/etc/mns-consumer")
 STATE_FOLDER: Final = Path("/var/lib")
+RUNTIME_FOLDER: Final = Path("/run")
 PLAIN: Final = "mns-consumer"
 """The instance that has no name of its own."""
 STORE_FILE: Final = "mns-consumer.db"
+SOCKET_FILE: Final = "control.sock"
 _NAME: Final = re.compile(r"[A-Za-z0-9:_.-]{1,200}")
 
 
@@ -33,7 +38,8 @@ class Instance:
     credentials: Path
     """A folder with one file for each setting."""
     store: Path
-    """Unless the settings name another."""
+    """Unless the settings name another, as for ``socket``."""
+    socket: Path
 
 
 def find_instance(name: str) -> Instance:
@@ -72,11 +78,52 @@ def names() -> Sequence[str]:
         return []
 
 
+def default_socket() -> Path | None:
+    """Where a daemon listens for commands if its settings name no place, by its variables; ``None`` for nowhere."""
+    if runtime := os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
+        return Path(runtime) / SOCKET_FILE
+    user = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(user) / PLAIN / SOCKET_FILE if user else None
+
+
+def find_socket(name: str | None) -> Path:
+    """Where the daemon listens that a command means: that of a name, else of the variables, else the only one here.
+
+    The settings file is read for its ``control_socket`` alone, so that a daemon is found whose settings are wrong now.
+
+    Raises:
+        SettingsError: No daemon of this name is set up here, or several are and none is named.
+        ConsumerError: No daemon is set up here.
+    """
+    if name is not None:
+        return _socket_of(find_instance(name))
+    if named := os.environ.get("MNS_CONSUMER_CONTROL_SOCKET"):
+        return Path(named)
+    own = default_socket()
+    if own is not None and own.exists():
+        return own
+    only = only_instance()
+    if only is None:
+        looked = f"{own} and " if own else ""
+        raise ConsumerError(f"no daemon runs: looked for {looked}{SETTINGS_FOLDER}/*.toml; say --socket or --instance")
+    return _socket_of(only)
+
+
+def _socket_of(instance: Instance) -> Path:
+    with suppress(OSError, ValueError):
+        named = tomllib.loads(instance.settings_file.read_text(encoding="utf-8")).get("control_socket")
+        if isinstance(named, str) and named:
+            return Path(named)
+    return instance.socket
+
+
 def _instance(name: str) -> Instance:
     is_plain = name == PLAIN
+    folder = PLAIN if is_plain else f"{PLAIN}-{name}"
     return Instance(
         name,
         SETTINGS_FOLDER / f"{name}.toml",
         SETTINGS_FOLDER / ("credentials" if is_plain else f"{name}.credentials"),
-        STATE_FOLDER / (PLAIN if is_plain else f"{PLAIN}-{name}") / STORE_FILE,
+        STATE_FOLDER / folder / STORE_FILE,
+        RUNTIME_FOLDER / folder / SOCKET_FILE,
     )

@@ -141,8 +141,9 @@ def from_settings_file(path: Path) -> dict[str, Given]:
 
 
 def from_instance(instance: Instance) -> dict[str, Given]:
-    """What follows from where systemd keeps a daemon's state."""
-    return {"store": Given(str(instance.store), f"the state folder of {instance.name}")}
+    """What follows from where systemd keeps a daemon's state and its socket."""
+    places = {"store": instance.store, "control_socket": instance.socket}
+    return {name: Given(str(path), f"the folders of {instance.name}") for name, path in places.items()}
 
 
 def variable(name: str) -> str:

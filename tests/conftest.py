@@ -24,6 +24,9 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 
+# No daemon of a test listens for commands where those of the machine's user do.
+os.environ.pop("XDG_RUNTIME_DIR", None)
+
 # Rich tracebacks, which structlog takes where rich is installed, take longer than most tests.
 structlog.configure(
     processors=[*structlog.get_config()["processors"][:-1], ConsoleRenderer(exception_formatter=plain_traceback)]

@@ -24,6 +24,7 @@ FLOORS: Final = {
     "cli": 10,
     "app": 8,
     "daemon": 8,
+    "status": 8,
     "engine": 7,
     "replay": 5,
     "public": 5,

@@ -66,6 +66,10 @@ _COMMANDS: Final = (
     _Command(
         "health", "daemon:health", "Ask the daemon that runs here whether it is well; exits with 0 or 1.", _DAEMON
     ),
+    _Command(
+        "status", "control:status", "Show what the running daemon does: jobs in flight, outages, settings.", _DAEMON
+    ),
+    _Command("reload", "control:reload", "Let the running daemon reload; exits with 78 if it refuses.", _DAEMON),
     _Command("demo", "demo:demo", "Show the whole job on this machine: no account, no settings, a few seconds.", _TRY),
     _Command("sandbox", "sandbox:sandbox", "Serve a local MNS and MPS: no account, nothing leaves this machine.", _TRY),
     _Command("submit", "submit:submit", "Submit one job to MPS; prints its JobId.", _JOBS),

@@ -109,6 +109,16 @@ class Breaker:
         """Whether an outage has been logged and its end has not."""
         return self._logged_kind is not None
 
+    @property
+    def began_at(self) -> float:
+        """When the outage under way began; 0 where no call has failed in it."""
+        return self._began_at if self._outage_faults else 0.0
+
+    @property
+    def event(self) -> str:
+        """The log event of an outage's start."""
+        return self._events[0]
+
     def try_probe(self) -> bool:
         """Take the turn of the one call that may go while it is open; always ``True`` while it is closed.
 

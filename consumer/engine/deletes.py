@@ -49,7 +49,7 @@ class Deletes:
         self._name = metrics.name
         self._results = metrics.deletes
         self._traces = traces
-        self._breaker = Breaker(
+        self.breaker = Breaker(
             "deletes fail; the outcomes are persisted, so redeliveries will only be deleted",
             "deletes work again",
             queue=self._name,
@@ -58,7 +58,7 @@ class Deletes:
             always_fast=True,
             suppress_log=suppress_log,
         )
-        self._refusals = Breaker(
+        self.refusals = Breaker(
             "MNS refuses to delete messages; their outcomes are persisted, so redeliveries will only be deleted",
             "MNS deletes all messages again",
             queue=self._name,
@@ -80,7 +80,7 @@ class Deletes:
     @property
     def failing(self) -> bool:
         """Whether the last call failed."""
-        return not self._breaker.is_closed
+        return not self.breaker.is_closed
 
     @property
     def crowded(self) -> bool:
@@ -127,11 +127,11 @@ class Deletes:
 
     async def _wait_for_probe(self) -> None:
         """Wait for the turn to try whether deletes work again; a stop tries more often."""
-        while not self._breaker.try_probe():
+        while not self.breaker.try_probe():
             if self._flushing.is_set():
                 await anyio.sleep(_FLUSH_PAUSE_S)
                 return
-            with anyio.move_on_after(self._breaker.wait_s()):
+            with anyio.move_on_after(self.breaker.wait_s()):
                 await self._flushing.wait()
 
     async def _delete(self, batch: Sequence[Delivery]) -> None:
@@ -162,14 +162,14 @@ class Deletes:
             self._trace(batch, asked_at, str(error.fault))
             deliveries = list(by_handle.values())
             if error.fault is Fault.REQUEST:
-                self._refusals.failed(error)
+                self.refusals.failed(error)
                 self._give_up(deliveries, error)
                 return []
             # Only a change of the rights helps: log it before the receipt handles have expired.
-            self._breaker.failed(error, asked_at, urgent=lacks_a_right(error.code))
+            self.breaker.failed(error, asked_at, urgent=lacks_a_right(error.code))
             return self._unexpired(deliveries, error)
         self._trace(batch, asked_at)
-        self._breaker.succeeded()
+        self.breaker.succeeded()
         return self._sort(by_handle, failures)
 
     def _trace(self, batch: Sequence[Delivery], asked_at: float, fault: str = "") -> None:
@@ -184,11 +184,11 @@ class Deletes:
         self._results[DeleteResult.DELETED].inc(len(by_handle) - len(failures))
         self._results[DeleteResult.GONE].inc(gone)
         if not refused:
-            self._refusals.succeeded()
+            self.refusals.succeeded()
             return []
         first = refused[0]
         error = ConsumerError(f"MNS refused {len(refused)} of {len(by_handle)}: {first.code}: {first.detail}")
-        self._refusals.failed(error)
+        self.refusals.failed(error)
         self._give_up([by_handle[failure.handle] for failure in refused if not failure.retryable], error)
         return self._unexpired([by_handle[failure.handle] for failure in refused if failure.retryable], error)
 
@@ -205,7 +205,7 @@ class Deletes:
         work again.
         """
         newest = self._waiting[-MAX_BATCH:]
-        error = self._breaker.fault or ConsumerError("deletes failed")
+        error = self.breaker.fault or ConsumerError("deletes failed")
         self._waiting = [*self._unexpired(self._waiting[:-MAX_BATCH], error), *newest]
 
     def _give_up(self, deliveries: Sequence[Delivery], error: ConsumerError) -> None:

@@ -56,9 +56,9 @@ class Poller:
     """The polls of one queue; ``start`` processes each delivery in a task of its own, which gives its slot back."""
 
     def __init__(self, lane: Lane, start: Callable[[Lane, Sequence[Delivery]], None]) -> None:
-        self._lane = lane
+        self.lane = lane
         self._start = start
-        self._breaker = Breaker("polling failed; retrying until it works", "polling works again", queue=lane.name)
+        self.breaker = Breaker("polling failed; retrying until it works", "polling works again", queue=lane.name)
         self._receives: set[_Receive] = set()
         self._joined = 0
         self._most_joined = lane.rules.policy.max_polls - 1
@@ -75,7 +75,7 @@ class Poller:
             while not self._stopped.is_set():
                 asked = await self._take_slots()
                 if self._stopped.is_set():
-                    self._lane.slots.give_back(asked)
+                    self.lane.slots.give_back(asked)
                     break
                 batch = await self._receive(asked, wait_s, is_leading=True)
                 if batch is None:
@@ -91,7 +91,7 @@ class Poller:
                     await self._pause(backoff_s(self._unreadable))
                 elif _is_shed(batch, wait_s):
                     await self._pause_for_shed()
-                wait_s = self._lane.rules.policy.wait_s
+                wait_s = self.lane.rules.policy.wait_s
 
     async def stop(self, hurried: anyio.Event) -> None:
         """Poll no more; a receive under way gets half a second, one whose answer has begun is read to its end.
@@ -109,7 +109,7 @@ class Poller:
 
     async def _take_slots(self) -> int:
         """Wait until the store works and has room for dead letters, and take free slots; 0 when stopped meanwhile."""
-        lane = self._lane
+        lane = self.lane
         with anyio.CancelScope() as self._waiting:
             if self._stopped.is_set():
                 return 0
@@ -134,7 +134,7 @@ class Poller:
 
     async def _join(self) -> None:
         """One more poll while messages flow: it leaves at its first answer that is not full."""
-        lane, slots = self._lane, self._lane.slots
+        lane, slots = self.lane, self.lane.slots
         try:
             while lane.store.is_up and not (self._stopped.is_set() or lane.letters.is_full or lane.deletes.crowded):
                 # A joining poll that asked for less would only make the batches smaller.
@@ -149,7 +149,7 @@ class Poller:
 
     async def _receive(self, asked: int, wait_s: int, *, is_leading: bool) -> Batch | None:
         """One receive; ``None`` when it failed (after its pause) or was cancelled by a stop."""
-        lane = self._lane
+        lane = self.lane
         receive = _Receive()
         self._receives.add(receive)
         used = 0
@@ -162,7 +162,7 @@ class Poller:
             if is_leading:
                 lane.progress.polled(fault=str(error))
                 # Its slots stay taken during the pause: nothing else could use them.
-                await self._pause(self._breaker.failed(error))
+                await self._pause(self.breaker.failed(error))
             else:
                 # The leading poll logs an outage; a joining one is not missed for a while.
                 self._join_at = time.monotonic() + _JOIN_AGAIN_S
@@ -179,9 +179,9 @@ class Poller:
         return batch
 
     def _note(self, batch: Batch, wait_s: int, *, is_leading: bool) -> None:
-        lane = self._lane
+        lane = self.lane
         if is_leading:
-            self._breaker.succeeded()
+            self.breaker.succeeded()
         lane.progress.polled()
         lane.mns_base_s = time.time() + batch.server_offset_s - time.monotonic()
         lane.metrics.last_poll.set_to_current_time()
@@ -205,12 +205,12 @@ class Poller:
         self._most_joined = 0
         seconds = min(_SHED_CAP_S, _SHED_PAUSE_S * 2.0 ** min(self._sheds, 10))
         if not self._sheds:
-            log.info("polls are answered empty at once; polling less", queue=self._lane.name)
+            log.info("polls are answered empty at once; polling less", queue=self.lane.name)
         self._sheds += 1
         await self._pause(seconds)
 
     async def _pause(self, seconds: float) -> None:
-        self._lane.progress.wait(Pause.OUTAGE, seconds + 1)
+        self.lane.progress.wait(Pause.OUTAGE, seconds + 1)
         with anyio.move_on_after(seconds):
             await self._stopped.wait()
 

@@ -55,7 +55,7 @@ async def test_a_handler_s_own_limit_holds_across_a_reload(sandbox: Sandbox, ser
     async with serve(one_at_a_time(old)) as daemon:
         sandbox.put(QUEUE, body("1" * 32).decode())
         await daemon.until(lambda: running == 1)
-        assert await reload(daemon.app, read(daemon.app.settings, one_at_a_time(new)))
+        assert not await reload(daemon.app, read(daemon.app.settings, one_at_a_time(new)))
         sandbox.put(QUEUE, body("2" * 32).decode())
         await anyio.sleep(0.3)
         go_on.set()
@@ -69,7 +69,7 @@ async def test_new_keys_are_used(sandbox: Sandbox, serve: Serve) -> None:
         sandbox.put(QUEUE, body().decode())
         await daemon.until(lambda: daemon.app.lanes[0].progress.fault is not None)
         right = changed(daemon.app.settings, access_key_secret=SecretStr("sandbox"))
-        assert await reload(daemon.app, read(right, daemon.app.registry))
+        assert not await reload(daemon.app, read(right, daemon.app.registry))
         await daemon.emptied(20)
         assert daemon.count("reloads_total", result="applied") == 1
 
@@ -84,7 +84,7 @@ async def test_rules_change_for_what_comes(sandbox: Sandbox, serve: Serve) -> No
     async with serve(registry, retry_base_s=1, retry_cap_s=1) as daemon:
         sandbox.put(QUEUE, body("1" * 32).decode())
         await daemon.until(lambda: daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="retry") == 1)
-        assert await reload(daemon.app, read(changed(daemon.app.settings, max_failures=2), registry))
+        assert not await reload(daemon.app, read(changed(daemon.app.settings, max_failures=2), registry))
         await daemon.emptied(20)
         (letter,) = await daemon.letters()
         assert letter.letter.error.startswith("failed 2 times")
@@ -95,7 +95,7 @@ async def test_what_takes_a_restart_is_refused_whole(serve: Serve) -> None:
     async with serve(handlers(Cover=nothing)) as daemon:
         before = daemon.app.registry
         settings = changed(daemon.app.settings, slots=3, max_failures=2)
-        assert not await reload(daemon.app, read(settings, handlers(VideoClip=nothing)))
+        assert await reload(daemon.app, read(settings, handlers(VideoClip=nothing)))
         assert daemon.app.registry is before
         assert daemon.app.settings.max_failures == 10
         assert daemon.count("reloads_total", result="refused") == 1
@@ -108,7 +108,7 @@ async def test_a_fault_of_our_own_ends_no_daemon(sandbox: Sandbox, serve: Serve)
         raise ZeroDivisionError
 
     async with serve(handlers(Cover=nothing)) as daemon:
-        assert not await reload(daemon.app, broken)
+        assert await reload(daemon.app, broken)
         sandbox.put(QUEUE, body().decode())
         await daemon.emptied()
 
@@ -162,12 +162,12 @@ async def test_modules_of_two_reloads_ago_are_forgotten(serve: Serve, tmp_path: 
 
     async def again(daemon: Daemon) -> str:
         registry = discover(sources)
-        assert await reload(daemon.app, read(daemon.app.settings, registry))
+        assert not await reload(daemon.app, read(daemon.app.settings, registry))
         return registry.packages[0]
 
     async with serve(discover(sources)) as daemon:
         refused = discover(sources)
-        assert not await reload(daemon.app, read(changed(daemon.app.settings, slots=3), refused))
+        assert await reload(daemon.app, read(changed(daemon.app.settings, slots=3), refused))
         assert refused.packages[0] not in sys.modules
         packages = [daemon.app.registry.packages[0], await again(daemon), await again(daemon)]
         assert [package in sys.modules for package in packages] == [False, True, True]

@@ -11,7 +11,7 @@ from consumer import instance
 from consumer.cli.main import main
 from consumer.cli.options import SettingsFlags
 from consumer.config import Settings
-from consumer.errors import SettingsError
+from consumer.errors import ConsumerError, SettingsError
 from consumer.store_address import SqliteAddress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +23,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without any daemon."""
     monkeypatch.setattr(instance, "SETTINGS_FOLDER", tmp_path / "etc")
     monkeypatch.setattr(instance, "STATE_FOLDER", tmp_path / "var")
+    monkeypatch.setattr(instance, "RUNTIME_FOLDER", tmp_path / "run")
+    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "MNS_CONSUMER_CONTROL_SOCKET"):
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / "etc").mkdir(mode=0o755)
     return tmp_path
 
@@ -132,3 +135,37 @@ def test_a_stray_variable_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setenv("MNS_CONSUMER_SLOTZ", "3")
     with pytest.raises(SettingsError, match=r"MNS_CONSUMER_SLOTZ .*: no such setting; did you mean MNS_CONSUMER_SLOTS"):
         found()
+
+
+def test_the_running_daemon_is_found(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket is that of the name, of the settings file even if that is wrong, of the variables, of the only one."""
+    with pytest.raises(ConsumerError, match="no daemon runs: looked for "):
+        instance.find_socket(None)
+    set_up(machine, "films")
+    assert instance.find_socket(None) == machine / "run" / "mns-consumer-films" / "control.sock"
+    assert found("films").socket_path() == instance.find_socket("films")
+    set_up(machine, "songs")
+    with pytest.raises(SettingsError, match="say which: --instance NAME"):
+        instance.find_socket(None)
+    (machine / "etc" / "songs.toml").write_text('control_socket = "/run/s"\nno_setting = 1\n', encoding="utf-8")
+    assert instance.find_socket("songs") == Path("/run/s")
+    own = machine / "mns-consumer" / "control.sock"
+    own.parent.mkdir()
+    own.touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(machine))
+    assert instance.find_socket(None) == own
+    monkeypatch.setenv("MNS_CONSUMER_CONTROL_SOCKET", "/run/x")
+    assert instance.find_socket(None) == Path("/run/x")
+    monkeypatch.delenv("MNS_CONSUMER_CONTROL_SOCKET")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/mns-consumer-songs")
+    assert instance.default_socket() == Path("/run/mns-consumer-songs/control.sock")
+
+
+def test_no_daemon_is_one_line(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where none runs, both commands end with 1 and one line that says where they looked."""
+    set_up(machine, "films")
+    for command in ("status", "reload"):
+        assert main([command]) == 1
+        assert capsys.readouterr().err == (
+            f"error: no daemon runs: none listens on {machine / 'run' / 'mns-consumer-films' / 'control.sock'}\n"
+        )

@@ -1,0 +1,89 @@
+"""``mns-consumer status`` and ``reload``: ask the daemon that runs on this machine, over its control socket.
+
+Neither loads the settings: a daemon must be found also while they are wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from consumer.cli.output import JsonFlag, one_line, print_json, print_table
+from consumer.instance import find_socket
+from consumer.ops.control import ask
+from consumer.ops.sanitize import printable
+
+_RELOAD_S: Final = 120.0
+"""A reload imports the handlers' files."""
+_UNITS_S: Final = ((86_400, "d"), (3600, "h"), (60, "m"))
+
+InstanceFlag = Annotated[
+    str | None,
+    typer.Option("--instance", metavar="NAME", help="The installed daemon of this name; needed if several are."),
+]
+SocketFlag = Annotated[
+    Path | None, typer.Option("--socket", metavar="PATH", help="Its control socket, in place of the usual one.")
+]
+
+
+def status(*, instance: InstanceFlag = None, socket: SocketFlag = None, as_json: JsonFlag = False) -> None:
+    """Show what the running daemon does: jobs in flight, outages, settings."""
+    found = ask(socket or find_socket(instance), {"command": "status"})
+    if as_json:
+        print_json(found)
+    else:
+        _print_status(found)
+
+
+def reload(*, instance: InstanceFlag = None, socket: SocketFlag = None, as_json: JsonFlag = False) -> None:
+    """Let the running daemon reload; exits with 78 if it refuses.
+
+    It reads its settings and handlers again. If anything is wrong, it keeps the old ones and says each reason.
+    """
+    answer = ask(socket or find_socket(instance), {"command": "reload"}, timeout_s=_RELOAD_S)
+    if as_json:
+        print_json(answer)
+    else:
+        print(printable(f"reloaded; handlers: {', '.join(answer['handlers']) or 'none'}"))
+
+
+def _print_status(found: Mapping[str, Any]) -> None:
+    print(
+        printable(f"mns-consumer {found['version']}, pid {found['pid']}, {found['state']}, up {_ago(found['since'])}")
+    )
+    last = found["last_reload"]
+    if last is not None:
+        print(printable(f"last reload {last['result']} {_ago(last['at'])} ago"))
+    for problem in last["problems"] if last else ():
+        print(f"  {printable(problem)}")
+    for queue in found["queues"]:
+        deliveries = queue["in_flight"]
+        print(printable(f"\n{queue['queue']}: {len(deliveries)} in flight, {queue['slots']} slots"))
+        if deliveries:
+            print_table(
+                ("function", "job", "attempt", "state", "for"),
+                [
+                    (one["function"], one["job_id"] or "-", one["attempt"], one["state"], _ago(one["since"]))
+                    for one in sorted(deliveries, key=lambda one: str(one["function"]))
+                ],
+            )
+    for outage in found["breakers"]:
+        began = f" for {_ago(outage['since'])}" if outage["since"] else ""
+        print(f"\noutage{began}, {one_line(outage['queue'] or 'store', 200)}: {one_line(outage['event'], 200)}")
+        print(f"  {one_line(outage['error'] or 'no fault known yet', 500)}")
+    print("\nhandlers")
+    print_table(("function", "origin"), [(one["function"], one["origin"]) for one in found["handlers"]])
+    print("\nsettings that are not the defaults")
+    given = [
+        (name, each["value"], each["from"]) for name, each in found["settings"].items() if each["from"] != "default"
+    ]
+    print_table(("setting", "value", "from"), given)
+
+
+def _ago(time: str) -> str:
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
+    return next((f"{seconds / unit:.0f} {name}" for unit, name in _UNITS_S if seconds >= 2 * unit), f"{seconds:.0f} s")
