@@ -50,12 +50,12 @@ def make_operators(address: StoreAddress) -> Operators:
     return Operators(_make_database(address), engine)
 
 
-def _make_database(address: StoreAddress) -> Database:
+def _make_database(address: StoreAddress, *, is_limited: bool = True) -> Database:
     _check(address)
     if isinstance(address, SqliteAddress):
         from consumer.store.sqlite.database import SqliteDatabase  # noqa: PLC0415 - loaded when it is needed
 
-        return SqliteDatabase(address.path)
+        return SqliteDatabase(address.path, is_limited=is_limited)
     from consumer.store.postgres.database import PostgresDatabase  # noqa: PLC0415 - its driver is an extra
 
     return PostgresDatabase(address)
@@ -63,12 +63,12 @@ def _make_database(address: StoreAddress) -> Database:
 
 @asynccontextmanager
 async def open_database(address: StoreAddress) -> AsyncIterator[Database]:
-    """The engine's sessions for operators; they end with the block.
+    """The engine's sessions for upkeep, which may read every page of a file; they end with the block.
 
     Raises:
         SettingsError: As for ``make_ledger``.
     """
-    database = _make_database(address)
+    database = _make_database(address, is_limited=False)
     try:
         yield database
     finally:

@@ -205,6 +205,17 @@ async def test_a_backup_while_the_daemon_writes(file: Path, process: Cli) -> Non
     assert 3 <= jobs <= 3 + number
 
 
+def test_upkeep_takes_the_time_that_a_large_file_needs(
+    cli: Cli, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit that stops an operator's query stops neither a check nor a backup."""
+    monkeypatch.setattr("consumer.store.sqlite.database.QUERY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("consumer.store.sqlite.database._STEPS", 1)
+    assert "was stopped" in cli("jobs", "list", "--store", str(file)).err
+    for argv in (["check"], ["backup", "--out", str(tmp_path / "copy.db")], ["info"]):
+        assert cli("store", *argv, "--store", str(file)).code == 0
+
+
 def test_a_backup_over_a_file(cli: Cli, file: Path) -> None:
     """An existing file is never overwritten: exit code 2."""
     ran = cli("store", "backup", "--store", str(file), "--out", str(file))

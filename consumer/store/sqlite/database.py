@@ -6,6 +6,7 @@ its companions are 0600, since they hold users' data.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
@@ -171,16 +172,21 @@ class SqliteDatabase:
 
     Each call opens and closes the file: operators come rarely, and an open connection would keep the daemon's
     write-ahead log from being checkpointed. Statements run in worker threads.
+
+    Args:
+        path: The file.
+        is_limited: Stop a query after ``QUERY_TIMEOUT_S``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_limited: bool = True) -> None:
         self._path = Path(os.path.realpath(path))
+        self._is_limited = is_limited
 
     async def run(self, work: Callable[[Session], Awaitable[T]], *, atomic: bool = False) -> T:
         """See ``Database.run``."""
         connection = await to_thread.run_sync(self._connect)
         try:
-            session = SqliteSession(connection, self._path)
+            session = SqliteSession(connection, self._path, QUERY_TIMEOUT_S if self._is_limited else math.inf)
             if not atomic:
                 return await work(session)
             await session.execute("BEGIN IMMEDIATE")
@@ -207,9 +213,10 @@ class SqliteDatabase:
 class SqliteSession:
     """A ``Session``; the connection may be used in any thread, one at a time."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, limit_s: float) -> None:
         self._connection = connection
         self._path = path
+        self._limit_s = limit_s
 
     async def fetch(self, statement: str, values: Sequence[object] = ()) -> Sequence[Sequence[Any]]:
         """See ``Session.fetch``."""
@@ -224,7 +231,7 @@ class SqliteSession:
         return time.time()
 
     def _run(self, statement: str, values: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int]:
-        deadline = time.monotonic() + QUERY_TIMEOUT_S
+        deadline = time.monotonic() + self._limit_s
         self._connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
         try:
             cursor = self._connection.execute(statement, values)
@@ -232,4 +239,4 @@ class SqliteSession:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorname != "SQLITE_INTERRUPT":
                 raise
-            raise too_slow(str(self._path), QUERY_TIMEOUT_S) from error
+            raise too_slow(str(self._path), self._limit_s) from error
