@@ -144,8 +144,8 @@ def metrics_table() -> Iterator[Row]:
 def labels_table() -> Iterator[Row]:
     yield ("Metric and label", "Words")
     for info in Metrics().catalogue:
-        if info.values:
-            yield (f"{code(info.name)} {code(info.labels[-1])}", listed(info.values))
+        for label, values in info.fixed.items():
+            yield (f"{code(info.name)} {code(label)}", listed(values))
 
 
 def commands_table() -> Iterator[Row]:

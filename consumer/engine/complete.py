@@ -28,7 +28,7 @@ from consumer.engine.breaker import Breaker
 from consumer.engine.delivery import Delivery
 from consumer.engine.outcome import NotReady, Unanswered, Unavailable, Unprocessable
 from consumer.errors import CloudError, Fault, text_of
-from consumer.job_state import ENDED
+from consumer.job_state import ENDED, NOT_SAVED_CODE
 from consumer.message.notification import Kind, Notification, Phase, contradictions, read_user_data
 from consumer.message.result import NOT_SAVED, JobResult, read_result
 from consumer.ops.metrics import QueryResult
@@ -45,8 +45,6 @@ _AGAIN_EVERY_S: Final = 1.0
 """How often a query that failed alone may be repeated at once: many bad jobs must not use up the account's calls."""
 _AGAIN_PAUSE_S: Final = 0.3
 _USER_DATA: Final = "UserData"
-_NOT_SAVED_CODE: Final = "OutputNotSaved"
-"""The code of a job that reports Success and has written nothing: ours, since MPS gives none."""
 
 Query: TypeAlias = Callable[[str], Awaitable[JobStatus]]
 
@@ -239,7 +237,7 @@ def _validate(delivery: Delivery, handler: Handler, queue: str, answer: JobStatu
     code, message = (notification.code, notification.message) if answer is None or failed else (None, None)
     read = None if text is None else read_result(text, output)
     if read is not None and not read.is_saved:
-        failed, code, message = True, _NOT_SAVED_CODE, f"{NOT_SAVED}: is the output bucket in the region of MPS?"
+        failed, code, message = True, NOT_SAVED_CODE, f"{NOT_SAVED}: is the output bucket in the region of MPS?"
     elif read is not None and (failed or answer is not None):
         code, message = read.code or code, read.message or message
     result: object = None

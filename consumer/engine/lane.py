@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from consumer.engine.store_access import LetterLimit, StoreAccess
 from consumer.engine.vitals import LaneProgress
 from consumer.errors import CloudError, Fault, StoreError
 from consumer.message.notification import Kind, Phase
-from consumer.ops.metrics import Metrics
+from consumer.ops.metrics import MessageState, Metrics
 from consumer.ops.traces import Traces
 from consumer.plugin.handler import ANY_NAME, Handler
 from consumer.plugin.registry import Registry
@@ -44,6 +45,8 @@ _SHOWN_LIMIT: Final = 1_000
 _RETENTION_S: Final = 345_600.0
 """MNS's default: the age at which a queue drops a message, until its attributes have been read."""
 _ATTRIBUTES_EVERY_S: Final = 3600.0
+_COUNTS_EVERY_S: Final = 60.0
+"""While the queue holds messages; MNS bills each call."""
 _ATTRIBUTES_AGAIN_S: Final = 30.0
 _ITS_TURN: Final = contextlib.nullcontext(enter_result=True)
 _NO_LIMIT: Final = contextlib.nullcontext()
@@ -167,7 +170,11 @@ class Lane:
         metrics.slots.set(queue.slots)
         metrics.stuck.set_function(lambda: self.threads.left_behind)
         metrics.in_flight.set_function(lambda: len(self.deliveries))
+        metrics.names_in_flight = self._names_in_flight
         metrics.last_success.set_function(lambda: self.last_success_at)
+
+    def _names_in_flight(self) -> Iterator[str]:
+        return (delivery.notification.name for delivery in self.deliveries)
 
     def _polling_fails(self) -> bool:
         return self.progress.fault is not None
@@ -306,7 +313,7 @@ class Lane:
 
 
 async def watch_attributes(lane: Lane) -> None:
-    """Read a queue's retention every hour; without that right, MNS's default is used. Warn of its DlqPolicy."""
+    """Read a queue's retention and counts; without that right, MNS's default is used. Warn of its DlqPolicy."""
     breaker = Breaker(
         "queue attributes can't be read; MNS's default retention is assumed",
         "queue attributes can be read again",
@@ -316,18 +323,21 @@ async def watch_attributes(lane: Lane) -> None:
     )
     policy: str | None = None
     while True:
-        pause_s = _ATTRIBUTES_EVERY_S
         try:
             found = await lane.queue.attributes()
         except CloudError as error:
             # A right that is missing for this call alone is missing for long; other faults pass.
+            lane.metrics.set_messages()
             if error.fault is Fault.CREDENTIALS and lane.progress.ready():
                 breaker.failed(error)
+                await anyio.sleep(_ATTRIBUTES_EVERY_S)
             else:
-                pause_s = _ATTRIBUTES_AGAIN_S
+                await anyio.sleep(_ATTRIBUTES_AGAIN_S)
         else:
             breaker.succeeded()
             lane.retention_s = found.retention_s
+            counts = found.active_messages, found.inactive_messages, found.delayed_messages
+            lane.metrics.set_messages(**dict(zip(MessageState, counts, strict=True)))
             if found.dlq_policy not in {None, policy}:
                 log.warning(
                     "the queue has a dead-letter policy of its own; it moves away messages that were received too "
@@ -337,4 +347,13 @@ async def watch_attributes(lane: Lane) -> None:
                     policy=found.dlq_policy,
                 )
             policy = found.dlq_policy
-        await anyio.sleep(pause_s)
+            await _until_next_read(lane, holds_messages=any(counts))
+
+
+async def _until_next_read(lane: Lane, *, holds_messages: bool) -> None:
+    """Wait, while the queue holds messages only until their counts are old."""
+    ends_at = time.monotonic() + _ATTRIBUTES_EVERY_S
+    while (left_s := ends_at - time.monotonic()) > 0:
+        await anyio.sleep(min(left_s, _COUNTS_EVERY_S))
+        if holds_messages or lane.deliveries:
+            return

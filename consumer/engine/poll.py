@@ -175,7 +175,12 @@ class Poller:
         self._note(batch, wait_s, is_leading=is_leading)
         traces, count = lane.traces, len(batch.messages)
         span = traces.received(lane.name, count, batch.elapsed_s) if traces is not None and count else None
-        self._start(lane, [lane.receive(message, batch.server_offset_s, span) for message in batch.messages])
+        received = [lane.receive(message, batch.server_offset_s, span) for message in batch.messages]
+        for delivery in received:
+            # Later receipts would count the pauses between attempts.
+            if delivery.message.dequeue_count == 1:
+                lane.metrics.wait_seconds.observe(delivery.age_s())
+        self._start(lane, received)
         return batch
 
     def _note(self, batch: Batch, wait_s: int, *, is_leading: bool) -> None:

@@ -182,6 +182,8 @@ def report(lane: Lane, delivery: Delivery, outcome: Outcome) -> SettledAs:
     if isinstance(outcome, Done | Discard | DeadLetter):
         lane.metrics.settled_seconds.observe(delivery.age_s())
     said = delivery.said
+    if said.state and isinstance(outcome, Done | DeadLetter):
+        counters.count_mps_job(said.state, said.code)
     common = {
         "job_id": delivery.notification.job_id,
         "function": name or None,

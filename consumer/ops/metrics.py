@@ -10,28 +10,31 @@ each message updates is a bound child, found by attribute or by label value: no 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from typing import Final, NamedTuple
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from consumer.errors import Fault
+from consumer.job_state import CodeClass, JobState, code_class
 from consumer.notify_url import queue_names
 from consumer.policy import Reason
 
 PREFIX: Final = "mns_consumer_"
 OTHER: Final = "other"
-"""The ``function`` label of each message whose FunctionName has no registered handler."""
+"""The ``function`` label of each message whose FunctionName has no registered handler; the ``state`` of no MPS job."""
 OK: Final = "ok"
 
 HANDLER_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 """From a handler that writes one row to one that encodes a film."""
 SETTLED_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 43_200)
-"""Up to twelve hours: a retried message waits up to an hour between two attempts."""
+"""Up to twelve hours: a retried message waits up to an hour between two attempts, any waits while daemons are down."""
 API_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
 """A long poll of an idle queue takes up to 30 s."""
 
@@ -102,14 +105,27 @@ class ReloadResult(StrEnum):
     REFUSED = "refused"  # something in it is wrong: the old settings and handlers are kept
 
 
+class MessageState(StrEnum):
+    """Where a message in its queue is, by MNS's counts."""
+
+    ACTIVE = "active"  # it waits
+    INACTIVE = "inactive"  # received and not yet deleted, or hidden for a retry
+    DELAYED = "delayed"  # not yet visible for the first time
+
+
 class MetricInfo(NamedTuple):
-    """One metric as it is defined; ``values`` are the fixed ones of the last label. The documentation lists these."""
+    """One metric as it is defined; ``fixed`` are the labels with fixed values. The documentation lists these."""
 
     name: str
     type: str
     help: str
     labels: tuple[str, ...]
-    values: tuple[str, ...] = ()
+    fixed: Mapping[str, tuple[str, ...]]
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The fixed values of the last label."""
+        return self.fixed.get(self.labels[-1], ())
 
 
 class Children(dict[str, Counter]):
@@ -142,7 +158,12 @@ class FunctionMetrics:
         self.jobs = metrics.jobs(*labels, eager=(SettledAs.DONE, SettledAs.RETRY, SettledAs.DEAD))
         self.retries = metrics.retries(*labels)
         self.dead_letters = metrics.dead_letters(*labels)
+        self._mps_jobs = {state: metrics.mps_jobs(*labels, state) for state in (*JobState, OTHER)}
         self.seconds: Histogram = metrics.handler_seconds.labels(*labels)
+
+    def count_mps_job(self, state: str, code: str | None) -> None:
+        """Count one job that is done or set aside, by MPS's texts."""
+        self._mps_jobs.get(state, self._mps_jobs[OTHER])[code_class(code)].inc()
 
 
 class QueueMetrics:
@@ -156,20 +177,58 @@ class QueueMetrics:
         self.renewals = metrics.lease_renewals(queue, eager=RenewalResult)
         self.deletes = metrics.deletes(queue, eager=DeleteResult)
         self.received: Counter = metrics.messages_received.labels(queue)
+        self.wait_seconds: Histogram = metrics.queue_wait_seconds.labels(queue)
         self.settled_seconds: Histogram = metrics.settled_seconds.labels(queue)
         self.in_flight: Gauge = metrics.in_flight.labels(queue)
         self.slots: Gauge = metrics.slots.labels(queue)
         self.stuck: Gauge = metrics.stuck_handlers.labels(queue)
         self.last_poll: Gauge = metrics.last_poll.labels(queue)
         self.last_success: Gauge = metrics.last_success.labels(queue)
+        self.names_in_flight: Callable[[], Iterable[str]] = tuple
+        """Gives the FunctionName of each message in flight."""
+
+    def set_messages(self, **counts: int | None) -> None:
+        """Set MNS's counts by ``MessageState``; one that is unknown is not exported."""
+        for state in MessageState:
+            if (count := counts.get(state)) is None:
+                self._metrics.queue_messages.remove(self.name, state)
+            else:
+                self._metrics.queue_messages.labels(self.name, state).set(count)
+
+    def count_in_flight(self) -> Mapping[str, int]:
+        """The messages in flight, by the label ``function``."""
+        counts = dict.fromkeys(self._functions, 0)
+        for name in self.names_in_flight():
+            label = self._label(name)
+            counts[label] = counts.get(label, 0) + 1
+        return counts
+
+    def _label(self, name: str) -> str:
+        return name if name in self._metrics.functions else OTHER
 
     def function(self, name: str) -> FunctionMetrics:
         """The metrics of one FunctionName, or those of ``OTHER`` where no handler is registered for it."""
-        label = name if name in self._metrics.functions else OTHER
+        label = self._label(name)
         found = self._functions.get(label)
         if found is None:
             found = self._functions[label] = FunctionMetrics(self._metrics, self.name, label)
         return found
+
+
+class _InFlight(Collector):
+    """Counts the messages in flight at each scrape, so that no message pays for it."""
+
+    def __init__(self, info: MetricInfo, queues: Mapping[str, QueueMetrics]) -> None:
+        self._info = info
+        self._queues = queues
+
+    def collect(self) -> Iterator[Metric]:
+        """See ``Collector``."""
+        gauge = GaugeMetricFamily(self._info.name, self._info.help, labels=self._info.labels)
+        for name, queue in self._queues.items():
+            for function, count in queue.count_in_flight().items():
+                gauge.add_metric((name, function), count)
+        yield gauge
 
 
 class Metrics:
@@ -205,6 +264,18 @@ class Metrics:
         by_value, gauge, histogram = self._counter_by_value, self._gauge, self._histogram
         self.polls = by_value("polls_total", "Receives that ended, by result.", "queue", result=(*PollResult, *Fault))
         self.messages_received = self._counter("messages_received_total", "Messages received.", "queue")
+        self.queue_messages = gauge(
+            "queue_messages",
+            "Messages in the queue, about, as MNS counts them. MNS withdraws these counts: it may say 0 at any time.",
+            "queue",
+            state=MessageState,
+        )
+        self.queue_wait_seconds = histogram(
+            "queue_wait_seconds",
+            "Time from a message's entry into the queue until its first receipt.",
+            SETTLED_BUCKETS_S,
+            "queue",
+        )
         work = ("queue", "function")
         self.jobs = by_value("jobs_total", "Deliveries that ended, by outcome.", *work, outcome=SettledAs)
         self.handler_seconds = histogram("handler_duration_seconds", "Run time of handlers.", HANDLER_BUCKETS_S, *work)
@@ -215,11 +286,20 @@ class Metrics:
             "queue",
         )
         self.in_flight = gauge("in_flight", "Messages received and not yet settled.", "queue")
+        by_function = self._define("gauge", "function_in_flight", "Messages in flight, by function.", work)
+        self.registry.register(_InFlight(by_function, self._queues))
         self.slots = gauge("slots", "Messages that handlers may work on at once.", "queue")
         self.lease_renewals = by_value("lease_renewals_total", "Renewals of leases.", "queue", result=RenewalResult)
         self.deletes = by_value("deletes_total", "Deletions of messages, by result.", "queue", result=DeleteResult)
         self.retries = by_value("retries_total", "Messages hidden for a later attempt.", *work, cause=RetryCause)
         self.dead_letters = by_value("dead_letters_total", "Messages set aside, by reason.", *work, reason=Reason)
+        self.mps_jobs = by_value(
+            "mps_jobs_total",
+            "Jobs done or set aside, by MPS's state and the class of its code.",
+            *work,
+            state=(*JobState, OTHER),
+            code=CodeClass,
+        )
         self.stuck_handlers = gauge("stuck_handlers", "Handlers left behind that run past their time limit.", "queue")
         self.last_poll = gauge("last_poll_timestamp_seconds", "UNIX time of the last successful receive.", "queue")
         self.last_success = gauge("last_success_timestamp_seconds", "UNIX time at which a job was last done.", "queue")
@@ -258,7 +338,7 @@ class Metrics:
         self.build_info = self._gauge("build_info", "1; the labels hold the versions.", "version", "python")
 
     def _define(self, kind: str, name: str, text: str, labels: Sequence[str], **fixed: Iterable[str]) -> MetricInfo:
-        values = tuple(str(value) for value in next(iter(fixed.values()), ()))
+        values = {label: tuple(str(value) for value in words) for label, words in fixed.items()}
         info = MetricInfo(PREFIX + name, kind, text, (*labels, *fixed), values)
         self.catalogue.append(info)
         return info

@@ -13,7 +13,7 @@ from consumer.cloud.messages import QueueAttributes
 from consumer.engine import lane
 from consumer.plugin.handler import Job
 from consumer.sandbox import Sandbox
-from tests.engine.rig import QUEUE, Serve, handlers
+from tests.engine.rig import QUEUE, Serve, body, handlers
 
 
 async def nothing(job: Job) -> None:
@@ -39,6 +39,30 @@ async def test_a_dead_letter_policy_of_the_queue_is_warned_of(
     (warned,) = [line for line in lines if line["log_level"] == "warning"]
     assert "dead-letter policy" in warned["event"]
     assert warned["policy"] == "DeadLetterTargetQueue=dead MaxReceiveCount=3"
+
+
+async def test_backlog_and_what_runs_are_metrics(
+    sandbox: Sandbox, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MNS's counts, the wait until the first receipt, what is in flight by function and how MPS's jobs ended."""
+    go_on = anyio.Event()
+
+    async def waits(job: Job) -> None:
+        await go_on.wait()
+
+    monkeypatch.setattr(lane, "_COUNTS_EVERY_S", 0.05)
+    for name in "ab":
+        sandbox.put(QUEUE, body(name * 32).decode())
+    await anyio.sleep(0.1)
+    async with serve(handlers(Cover=waits), slots=1) as daemon:
+        await daemon.until(lambda: daemon.count("function_in_flight", queue=QUEUE, function="Cover") == 1)
+        await daemon.until(lambda: daemon.count("queue_messages", queue=QUEUE, state="active") == 1)
+        await daemon.until(lambda: daemon.count("queue_messages", queue=QUEUE, state="inactive") == 1)
+        assert daemon.count("queue_wait_seconds_sum", queue=QUEUE) >= 0.1
+        go_on.set()
+        labels = {"queue": QUEUE, "function": "Cover", "state": "Success", "code": "success"}
+        await daemon.until(lambda: daemon.count("mps_jobs_total", **labels) == 2)
+        assert daemon.count("function_in_flight", queue=QUEUE, function="Cover") == 0
 
 
 async def test_queues_of_one_name_have_metrics_and_log_lines_of_their_own(sandbox: Sandbox, serve: Serve) -> None:

@@ -15,10 +15,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
 from consumer.errors import Fault
+from consumer.job_state import CodeClass, JobState
 from consumer.ops.metrics import (
     OTHER,
     PREFIX,
     DeleteResult,
+    MessageState,
     Metrics,
     PollResult,
     QueryResult,
@@ -42,6 +44,8 @@ def busy(functions: tuple[str, ...] = ("Cover",)) -> Metrics:
     queue.last_poll.set_to_current_time()
     queue.last_success.set_to_current_time()
     queue.settled_seconds.observe(3.0)
+    queue.wait_seconds.observe(2.0)
+    queue.set_messages(active=5, inactive=1, delayed=0)
     for poll in (*PollResult, *Fault):
         queue.polls[poll].inc()
     for renewal in RenewalResult:
@@ -51,6 +55,7 @@ def busy(functions: tuple[str, ...] = ("Cover",)) -> Metrics:
     for name in (*functions, "unheard of"):
         function = queue.function(name)
         function.seconds.observe(0.2)
+        function.count_mps_job("Success", "Success")
         for outcome in SettledAs:
             function.jobs[outcome].inc()
         for cause in RetryCause:
@@ -117,14 +122,55 @@ def test_no_foreign_label_value() -> None:
 
 @given(st.lists(st.text(), max_size=30))
 def test_labels_are_bounded(names: list[str]) -> None:
-    """Only registered FunctionNames become label values."""
+    """Only registered FunctionNames become label values, and only known states and classes of codes."""
     metrics = Metrics(["Cover", "*"])
     queue = metrics.queue("jobs")
     for name in names:
         queue.function(name).jobs[SettledAs.DEAD].inc()
+        queue.function("Cover").count_mps_job(name, name)
+    queue.names_in_flight = lambda: names
     body, _ = metrics.render()
     seen = set(re.findall(r'function="([^"]*)"', body.decode()))
     assert seen <= {"Cover", OTHER}
+    assert set(re.findall(r'(?:code|state)="([^"]*)"', body.decode())) <= {*CodeClass, *JobState}
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (None, "none"),
+        ("Success", "success"),
+        ("OutputNotSaved", "not_saved"),
+        ("InvalidParameter.NotFound", "invalid_parameter"),
+        ("InvalidParameterX", "other"),
+    ],
+)
+def test_codes_have_classes(code: str | None, expected: str) -> None:
+    """A job counts under its state and the class of its code, by the part before the first dot."""
+    metrics = Metrics(["Cover"])
+    metrics.queue("jobs").function("Cover").count_mps_job("Fail", code)
+    assert value(metrics, "mps_jobs_total", queue="jobs", function="Cover", state="Fail", code=expected) == 1
+
+
+def test_unknown_counts_are_not_exported() -> None:
+    """A count that MNS does not give any more is gone from the next scrape: an old one would pass for the present."""
+    metrics = Metrics()
+    queue = metrics.queue("jobs")
+    queue.set_messages()
+    queue.set_messages(active=5, delayed=0)
+    assert [value(metrics, "queue_messages", queue="jobs", state=state) for state in MessageState] == [5, None, 0]
+    queue.set_messages(delayed=1)
+    assert [value(metrics, "queue_messages", queue="jobs", state=state) for state in MessageState] == [None, None, 1]
+
+
+def test_in_flight_by_function() -> None:
+    """Messages in flight count by function at each scrape; a function that had some before counts 0."""
+    metrics = Metrics(["Cover", "VideoClip"])
+    queue = metrics.queue("jobs")
+    queue.function("VideoClip")
+    queue.names_in_flight = lambda: ["Cover", "Cover", "unheard of"]
+    counts = [value(metrics, "function_in_flight", queue="jobs", function=f) for f in ("Cover", "VideoClip", OTHER)]
+    assert counts == [2, 0, 1]
 
 
 def test_register_later() -> None:
@@ -225,6 +271,8 @@ def test_a_message_costs_little() -> None:
         function = queue.function("Cover")
         function.jobs[SettledAs.DONE].inc()
         function.seconds.observe(0.012)
+        function.count_mps_job("Success", "Success")
+        queue.wait_seconds.observe(0.2)
         queue.settled_seconds.observe(0.3)
         queue.in_flight.inc()
         queue.in_flight.dec()
