@@ -6,6 +6,7 @@ to be filled in stands in capitals, and a daemon that starts with it unchanged s
 
 from __future__ import annotations
 
+import re
 import sys
 from enum import StrEnum
 from importlib.resources import files
@@ -21,7 +22,10 @@ _FOLDER: Final = files("consumer") / "docs"
 
 
 def docs(
-    page: Annotated[str | None, typer.Argument(help="A page; without one they are listed.", show_default=False)] = None,
+    page: Annotated[
+        str | None,
+        typer.Argument(help="A page, or PAGE#HEADING; without one they are listed.", show_default=False),
+    ] = None,
 ) -> None:
     """Print a page of the documentation, or list the pages.
 
@@ -33,13 +37,26 @@ def docs(
             title, _, _ = pages[name].read_text(encoding="utf-8").partition("\n")
             print(f"{name:<14} {title.removeprefix('# ')}")
         return
-    if page not in pages:
-        raise UsageError(f"page {page!r}: expected one of {', '.join(sorted(pages))}")
-    text = pages[page].read_text(encoding="utf-8")
+    name, _, heading = page.partition("#")
+    if name not in pages:
+        raise UsageError(f"page {name!r}: expected one of {', '.join(sorted(pages))}")
+    text = pages[name].read_text(encoding="utf-8")
+    if heading:
+        text = _section(text, heading)
     if sys.stdout.isatty():
         Console().print(Markdown(text))
     else:
         print(text, end="")
+
+
+def _section(text: str, heading: str) -> str:
+    """The chapter below one heading of the second level, which may be written as in the address of a link."""
+    chapters = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    titles = [chapter.partition("\n")[0].removeprefix("## ") for chapter in chapters]
+    for title, chapter in zip(titles, chapters, strict=True):
+        if title.lower().replace(" ", "-") == heading.lower().replace(" ", "-"):
+            return chapter.rstrip() + "\n"
+    raise UsageError(f"heading {heading!r}: expected one of {', '.join(titles)}")
 
 
 class Manifest(StrEnum):

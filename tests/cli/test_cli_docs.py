@@ -15,6 +15,17 @@ def test_a_page_is_printed_as_it_is(cli: Callable[..., Ran]) -> None:
     assert cli("docs", "dead-letters").out == (DOCS / "dead-letters.md").read_text(encoding="utf-8")
 
 
+def test_a_chapter_is_printed_alone(cli: Callable[..., Ran]) -> None:
+    """A heading after the page's name prints that chapter alone; an unknown one ends with 2 and names the headings."""
+    printed = cli("docs", "dead-letters#The limit").out
+    assert printed.startswith("## The limit\n")
+    assert printed.count("\n## ") == 0
+    assert printed == cli("docs", "dead-letters#the-limit").out
+    refused = cli("docs", "dead-letters#nothing")
+    assert refused.code == 2
+    assert "The limit" in refused.err
+
+
 def test_without_a_page_all_are_listed(cli: Callable[..., Ran]) -> None:
     """Each page stands in the list, with its title."""
     listed = {line.split()[0] for line in cli("docs").out.splitlines()}

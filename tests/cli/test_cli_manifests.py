@@ -83,6 +83,18 @@ def test_every_alert_is_read() -> None:
     )
 
 
+def test_every_alert_has_its_chapter_of_the_runbook(cli: Cli) -> None:
+    """Each alert names the command that prints its chapter of the runbook, and each chapter is that of an alert."""
+    rules = text_of(Manifest.PROMETHEUS)
+    alerts = re.findall(r"- alert: (\w+)", rules)
+    commands = re.findall(r"^          runbook: 'mns-consumer (.+)'$", rules, re.MULTILINE)
+    assert commands == [f"docs runbook#{alert}" for alert in alerts]
+    chapters = re.findall(r"^## (\w+)$", cli("docs", "runbook").out, re.MULTILINE)
+    assert sorted(chapters) == sorted(alerts)
+    for alert, command in zip(alerts, commands, strict=True):
+        assert cli(*command.split()).out.startswith(f"## {alert}\n")
+
+
 def test_the_dashboard_is_laid_out() -> None:
     """Panels have numbers of their own, and none lies on another."""
     panels = json.loads(text_of(Manifest.GRAFANA))["panels"]
