@@ -120,16 +120,16 @@ class Operators(Reader):
     async def purge(self, wanted: Filter) -> int:
         """Remove the dead letters that match now, in small steps; returns their number. Their keys stay closed."""
         letters, newest = self._engine.letters, await self._newest_letter()
-        matching = select(letters.c.id).where(*self._matching(letters, wanted), letters.c.id <= newest)
+        number, matching = letters.c.id, self._matching(letters, wanted)
         purged = last = 0
         while True:
-            # From the last one on: the rows before it were looked at.
-            step = matching.where(letters.c.id > last).order_by(letters.c.id).limit(_PURGE_STEP)
-            removed = await self._fetch(delete(letters).where(letters.c.id.in_(step)).returning(letters.c.id))
-            if not removed:
+            # Looked for before it is removed: a daemon waits for the removal, but for no search.
+            step = select(number).where(*matching, number > last, number <= newest).order_by(number).limit(_PURGE_STEP)
+            found = [row[0] for row in await self._fetch(step)]
+            if not found:
                 return purged
-            purged += len(removed)
-            last = max(number for (number,) in removed)
+            purged += len(await self._fetch(delete(letters).where(*matching, number.in_(found)).returning(number)))
+            last = found[-1]
 
     async def _execute(self, session: Session, statement: Update | Delete | Insert) -> int:
         return await session.execute(*self._engine.written(statement))
