@@ -172,7 +172,7 @@ class App:
     async def run_job(self, job_id: str, queue: str | None = None) -> str:
         """Handle one job that has no message: query MPS for it, then process it like a delivery.
 
-        It counts for the queue of this name, which is needed where several are set.
+        It counts for the queue of this name or identity, which is needed where several are set.
 
         Returns:
             How it was settled (``ops.metrics.SettledAs``).

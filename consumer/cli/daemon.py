@@ -71,7 +71,8 @@ def run_job(
     flags: SettingsFlags,
     job_id: Annotated[str, typer.Argument(metavar="JOBID", help="The job's id, as submit printed it.")],
     queue: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which of several queues' settings and ledger keys to use.")
+        str | None,
+        typer.Option(metavar="QUEUE", help="Of which of several queues: its name, or ACCOUNT/REGION/NAME."),
     ] = None,
 ) -> None:
     """Handle a job whose notification was lost or that had no NotifyUrl.

@@ -9,8 +9,10 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from consumer.app import App
 from consumer.cloud.messages import QueueAttributes
 from consumer.engine import lane
+from consumer.errors import UsageError
 from consumer.plugin.handler import Job
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, Serve, body, handlers
@@ -78,3 +80,8 @@ async def test_queues_of_one_name_have_metrics_and_log_lines_of_their_own(sandbo
     assert counts == [7, 7, 7, 0]
     (started,) = [line for line in lines if line["event"] == "started"]
     assert started["queues"] == names
+    app = App(daemon.app.settings, handlers(Cover=nothing))
+    with pytest.raises(UsageError, match=f"expected one of {', '.join(names)}"):
+        await app.run_job("a" * 32, QUEUE)
+    with pytest.raises(UsageError, match="not an intelligent production job"):
+        await app.run_job("a" * 32, names[0])
