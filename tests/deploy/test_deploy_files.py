@@ -117,7 +117,10 @@ def test_instances_share_nothing() -> None:
     """Settings, keys and state of the template are each instance's own, and the rest is as in the single unit."""
     single, template = (lines_of(name) for name in UNITS)
     own = {key for key in template if template[key] != single.get(key)}
-    assert own == {"Description", "ExecStart", "LoadCredential", "StateDirectory", "SocketBindAllow"}
+    assert own == {
+        *("Description", "ExecStart", "ExecReload", "LoadCredential", "StateDirectory"),
+        *("RuntimeDirectory", "SocketBindAllow"),
+    }
     assert all("%i" in template[key][0] for key in own - {"SocketBindAllow"})
     assert single.keys() == template.keys()
 

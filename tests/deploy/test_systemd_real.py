@@ -196,13 +196,13 @@ def test_both_units_start(machine: Machine) -> None:
 
 
 def test_a_reload_takes_what_is_there_now(machine: Machine) -> None:
-    """``systemctl reload`` takes a changed setting; a wrong one is refused with its line, and the daemon continues."""
+    """``systemctl reload`` takes a changed setting; a wrong one makes it fail, is logged, and the daemon continues."""
     settings = "/etc/mns-consumer/mns-consumer.toml"
     machine.ask("sh", "-c", f"echo 'max_failures = 7' >> {settings}")
     machine.systemctl("reload", UNIT)
     machine.logs('"changed":["max_failures"]')
     machine.ask("sh", "-c", f"sed -i 's/max_failures = 7/max_failures = 0/' {settings}")
-    machine.systemctl("reload", UNIT)
+    assert machine.ask("systemctl", "reload", UNIT)[0] != 0
     machine.logs("reload refused; the old settings and handlers are kept")
     machine.ask("sh", "-c", f"sed -i '/max_failures/d' {settings}")
     assert machine.shows("NRestarts") == "0"

@@ -51,10 +51,12 @@ def test_the_units_keep_their_files_there() -> None:
     for unit, name in (("mns-consumer.service", instance.PLAIN), ("mns-consumer@.service", "%i")):
         text = (ROOT / "systemd" / unit).read_text(encoding="utf-8")
         said = instance._instance(name)
-        etc, state = Path("/etc/mns-consumer"), Path("/var/lib")
+        etc, state, run = Path("/etc/mns-consumer"), Path("/var/lib"), Path("/run")
         assert re.findall("--config (.*)", text) == [str(etc / said.settings_file.name)]
         assert re.findall("LoadCredential=mns_consumer:(.*)", text) == [str(etc / said.credentials.name)]
         assert [state / one for one in re.findall("StateDirectory=(.*)", text)] == [state / said.store.parent.name]
+        assert [run / one for one in re.findall("RuntimeDirectory=(.*)", text)] == [run / said.socket.parent.name]
+        assert re.findall("ExecReload=.* reload --instance (.*)", text) == [name]
 
 
 def test_the_only_daemon_is_found(machine: Path) -> None:
