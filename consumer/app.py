@@ -10,9 +10,10 @@ The stop ends within ``stop_deadline_s``; a second stop() skips the waiting, nev
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
@@ -22,7 +23,8 @@ import structlog
 
 from consumer.cloud.clients import Clients, given_keys, open_clients, open_queue
 from consumer.cloud.credentials import Keys, StaticCredentials
-from consumer.cloud.mps import RateLimiter
+from consumer.cloud.messages import Message
+from consumer.cloud.mps import Mps, RateLimiter
 from consumer.config import QueueSettings, Settings
 from consumer.engine.breaker import Breaker
 from consumer.engine.delivery import Delivery, QueueCalls
@@ -33,10 +35,11 @@ from consumer.engine.process import process
 from consumer.engine.stop import HURRY_S, Stop, Tasks
 from consumer.engine.store_access import LetterLimit, StoreAccess, prune
 from consumer.engine.vitals import Vitals
-from consumer.engine.without_message import NoQueue, message_of
+from consumer.engine.without_message import NoQueue, QueueAndNoQueue, message_of
 from consumer.errors import StoreDiedError, UsageError, lacks_threads
 from consumer.job_state import ENDED
 from consumer.ops.admin import AdminServer
+from consumer.ops.control import NotNowError
 from consumer.ops.metrics import Metrics
 from consumer.ops.sanitize import SECRETS
 from consumer.ops.traces import open_traces
@@ -66,6 +69,7 @@ class App:
         self.admin_port: int | None = None
         self.lanes: list[Lane] = []
         self.pollers: list[Poller] = []
+        self._deliveries = Tasks()
         self._ledger: Ledger = make_ledger(settings.store_address())
         self._store = StoreAccess(self._ledger)
         self.metrics.store_up.set_function(lambda: self._store.works)
@@ -150,7 +154,8 @@ class App:
                 self.admin_port = admin.port
             for queue in self._queues:
                 clients = await self._clients(stack, queue)
-                self.lanes.append(Lane(queue, clients, self._shared, open_calls=self._second_client(queue, clients)))
+                calls, open_calls = QueueAndNoQueue(clients.queue), partial(self._second_client, queue, clients)
+                self.lanes.append(Lane(queue, clients, self._shared, calls=calls, open_calls=open_calls))
             async with anyio.create_task_group() as background:
                 await background.start(self._watch.run)
                 background.start_soon(self._store.watch_disk)
@@ -189,11 +194,7 @@ class App:
         async with AsyncExitStack() as stack:
             await self._open_store(stack)
             clients = await self._clients(stack, named[0])
-            answer = await clients.mps.query(job_id)
-            if not answer.found:
-                raise UsageError(f"job {job_id!r}: MPS says that it is not an intelligent production job")
-            if answer.state not in ENDED:
-                raise UsageError(f"job {job_id!r} is {answer.state!r}: expected one that has ended; try again later")
+            message = await _message_without_queue(clients.mps, job_id)
             lane = Lane(named[0], clients, self._shared, calls=NoQueue())
             self.lanes.append(lane)
             async with anyio.create_task_group() as background:
@@ -202,9 +203,26 @@ class App:
                 background.start_soon(lane.leases.run)
                 lane.slots.take_now(1)
                 self._watch.wake()
-                status = await process(lane, lane.receive(message_of(answer)))
+                status = await process(lane, lane.receive(message))
                 background.cancel_scope.cancel("handled")
             return str(status)
+
+    async def run_job_beside(self, job_id: str, lane: Lane) -> str:
+        """As ``run_job``, while the daemon serves. The job ends in order even if the caller is cancelled.
+
+        Raises:
+            UsageError: MPS does not know the job, or it still runs.
+            CloudError: MPS can't be asked.
+            NotNowError: The daemon stops.
+        """
+        message = await _message_without_queue(lane.mps, job_id)
+        await lane.slots.reclaim()
+        if self.vitals.stopping:
+            lane.slots.give_back(1)
+            raise NotNowError("the daemon stops; try again once it runs")
+        task = self._deliveries.begin(process(lane, lane.receive(message)))
+        self._watch.wake()
+        return str(await asyncio.shield(task))
 
     async def _open_store(self, stack: AsyncExitStack) -> None:
         await self._ledger.open()
@@ -247,22 +265,18 @@ class App:
         )
         return await stack.enter_async_context(clients)
 
-    def _second_client(
-        self, queue: QueueSettings, clients: Clients
-    ) -> Callable[[], AbstractAsyncContextManager[QueueCalls]]:
+    @asynccontextmanager
+    async def _second_client(self, queue: QueueSettings, clients: Clients) -> AsyncIterator[QueueCalls]:
         """Opens a client of one queue in another thread's event loop."""
-        return partial(
-            open_queue,
-            queue,
-            clients.credentials,
-            ca_file=self.settings.ca_file,
-            observe=self.metrics.api_call,
-            read_margin_s=ANSWER_S,
-        )
+        ca_file, observe = self.settings.ca_file, self.metrics.api_call
+        async with open_queue(
+            queue, clients.credentials, ca_file=ca_file, observe=observe, read_margin_s=ANSWER_S
+        ) as calls:
+            yield QueueAndNoQueue(calls)
 
     async def _work(self, started: anyio.Event | None) -> None:
         """Poll and handle, then drain; returns when every delivery is settled or the deadline is over."""
-        deliveries = Tasks()
+        deliveries = self._deliveries
         settle_s = HURRY_S
         try:
             await self._poll(deliveries, started)
@@ -302,6 +316,16 @@ class App:
         self.vitals.serving = True
         if started is not None:
             started.set()
+
+
+async def _message_without_queue(mps: Mps, job_id: str) -> Message:
+    """Ask MPS for a job that has ended. Raises ``UsageError`` for any other, ``CloudError`` without an answer."""
+    answer = await mps.query(job_id)
+    if not answer.found:
+        raise UsageError(f"job {job_id!r}: MPS says that it is not an intelligent production job")
+    if answer.state not in ENDED:
+        raise UsageError(f"job {job_id!r} is {answer.state!r}: expected one that has ended; try again later")
+    return message_of(answer)
 
 
 def _mask(keys: Keys) -> None:

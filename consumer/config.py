@@ -389,6 +389,11 @@ class Settings(BaseSettings, Policy, Connection):
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         return SqliteAddress((Path(state) if state else user_state_path("mns-consumer")) / STORE_FILE)
 
+    def store_name(self) -> str:
+        """The store's address without a secret; the same for each way to write a file's path."""
+        address = self.store_address()
+        return str(address.path.resolve() if isinstance(address, SqliteAddress) else address)
+
     def socket_path(self) -> Path | None:
         """Where commands ask the daemon: as set, else in the runtime folder; ``None`` for nowhere."""
         return self.control_socket or default_socket()

@@ -291,8 +291,9 @@ class _Process:
         path = self._app.settings.socket_path()
         if path is None:
             return None
+        commands = {"status": self._answer_status, "reload": self._answer_reload, "run_job": self._answer_run_job}
         try:
-            return ControlSocket(path, {"status": self._answer_status, "reload": self._answer_reload})
+            return ControlSocket(path, commands)
         except (SettingsError, SocketTakenError) as error:
             if isinstance(error, SettingsError) and self._app.settings.control_socket is not None:
                 raise
@@ -303,12 +304,22 @@ class _Process:
         return {**status(self._app), "last_reload": self._last_reload}
 
     async def _answer_reload(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not self._app.vitals.serving or self._app.vitals.stopping:
-            raise NotNowError("the daemon starts or stops: it can't reload now")
+        self._demand_serving()
         answer = await self._reload_once()
         if answer["problems"]:
             raise SettingsError(*answer["problems"])
         return answer
+
+    async def _answer_run_job(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._demand_serving()
+        lane = next((lane for lane in self._app.lanes if lane.identity == request.get("queue")), None)
+        if lane is None or self._app.settings.store_name() != request.get("store"):
+            return {"outcome": None}
+        return {"outcome": await self._app.run_job_beside(str(request.get("job_id")), lane)}
+
+    def _demand_serving(self) -> None:
+        if not self._app.vitals.serving or self._app.vitals.stopping:
+            raise NotNowError("the daemon starts or stops; try again once it runs")
 
     async def _watchdog(self, interval_s: float) -> None:
         """Ping while the daemon makes progress; a manager that gets no ping restarts it."""

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 import anyio
 import typer
 
-from consumer.cli.options import SettingsFlags, find_handlers, missing_queue, takes_settings
+from consumer.cli.options import SettingsFlags, find_handlers, missing_queue, queue_named, takes_settings
 from consumer.config import Settings
-from consumer.errors import ConsumerError, ExitCode, SettingsError, UsageError
+from consumer.errors import ConsumerError, ExitCode, SettingsError, StoreBusyError, UsageError
+from consumer.ops.control import NoDaemonError, ask
 from consumer.ops.sanitize import json_text, printable
 from consumer.plugin.registry import Registry
 
@@ -78,16 +79,43 @@ def run_job(
     """Handle a job whose notification was lost or that had no NotifyUrl.
 
     MPS is asked for the job; from there on everything is as if its message had come: the same handler, the same
-    ledger, so a job that was handled before is not handled again.
+    ledger, so a job that was handled before is not handled again. A daemon that runs here on the same store and queue
+    handles it, with its own settings and handlers.
     """
+    settings = flags.load()
+    outcome = _run_in_daemon(settings, job_id, queue) or _run_here(settings, job_id, queue)
+    print(outcome)
+    raise typer.Exit(ExitCode.OK if outcome in _HANDLED else ExitCode.FAILURE)
+
+
+def _run_in_daemon(settings: Settings, job_id: str, queue: str | None) -> str | None:
+    """Hand a job to the daemon that runs here; ``None`` if none does, or one on another store or queue."""
+    path = settings.socket_path()
+    if path is None or not settings.queues():
+        return None
+    identity = queue_named(settings, queue).url.identity
+    request = {"command": "run_job", "job_id": job_id, "queue": identity, "store": settings.store_name()}
+    try:
+        outcome: str | None = ask(path, request, timeout_s=None)["outcome"]
+    except NoDaemonError:
+        return None
+    return outcome
+
+
+def _run_here(settings: Settings, job_id: str, queue: str | None) -> str:
     from consumer.app import App  # noqa: PLC0415 - as in run
     from consumer.daemon import set_up_logs  # noqa: PLC0415 - as in run
 
-    app = App(*_read(flags))
+    app = App(settings, _handlers_of(settings))
     set_up_logs(app)
-    outcome = anyio.run(app.run_job, job_id, queue)
-    print(outcome)
-    raise typer.Exit(ExitCode.OK if outcome in _HANDLED else ExitCode.FAILURE)
+    try:
+        return anyio.run(app.run_job, job_id, queue)
+    except StoreBusyError:
+        path = settings.socket_path() or "control_socket is not set"
+        raise StoreBusyError(
+            f"store {settings.store_address()} belongs to a daemon that runs, and none with this store and queue"
+            f" answers on its control socket ({path}): use the daemon's own settings, or stop it for this command"
+        ) from None
 
 
 def _read(flags: SettingsFlags, *, for_run: bool = False) -> tuple[Settings, Registry]:
@@ -97,6 +125,11 @@ def _read(flags: SettingsFlags, *, for_run: bool = False) -> tuple[Settings, Reg
         SettingsError: One line for each problem, so that all of them can be repaired before the next try.
     """
     settings = flags.load(for_run=for_run)
+    return settings, _handlers_of(settings)
+
+
+def _handlers_of(settings: Settings) -> Registry:
+    """Find the handlers; raises as ``_read``, also if the settings name no queue."""
     problems = missing_queue(settings)
     try:
         registry = find_handlers(settings)
@@ -104,7 +137,7 @@ def _read(flags: SettingsFlags, *, for_run: bool = False) -> tuple[Settings, Reg
         raise SettingsError(*problems, *error.problems) from error
     if problems:
         raise SettingsError(*problems)
-    return settings, registry
+    return registry
 
 
 @takes_settings

@@ -16,7 +16,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 import structlog
@@ -28,6 +28,8 @@ from consumer.engine.outcome import Interrupted
 from consumer.engine.poll import Poller
 
 log = structlog.stdlib.get_logger(__name__)
+
+T = TypeVar("T")
 
 HURRY_S: Final = 1.5
 """What is left of any deadline once the stop was requested twice."""
@@ -154,11 +156,12 @@ class Tasks:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[object]] = set()
 
-    def begin(self, work: Coroutine[Any, Any, object]) -> None:
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start one; it must handle its own exceptions."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def end(self, within_s: float) -> None:
         """Return when all have ended, or have been cancelled after ``within_s`` seconds."""

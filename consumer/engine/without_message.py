@@ -13,9 +13,12 @@ from typing import Final
 
 from consumer.cloud.messages import DeleteFailure, Message, Receipt
 from consumer.cloud.mps import JobStatus
+from consumer.engine.delivery import QueueCalls
 from consumer.job_state import JobState
 
 _LEASE_S: Final = 60.0
+_HANDLE: Final = "no message "
+"""How the receipt handles of such jobs begin; none of MNS's holds a space."""
 
 
 class NoQueue:
@@ -28,6 +31,23 @@ class NoQueue:
     async def delete(self, handles: Sequence[str]) -> Sequence[DeleteFailure]:  # noqa: ARG002 - QueueCalls' signature
         """There is nothing to delete."""
         return ()
+
+
+class QueueAndNoQueue:
+    """A queue's client, for deliveries with and without a message side by side."""
+
+    def __init__(self, queue: QueueCalls) -> None:
+        self._queue = queue
+        self._none = NoQueue()
+
+    async def hide(self, handle: str, seconds: int) -> Receipt:
+        """Hide the message, if there is one."""
+        return await (self._none if handle.startswith(_HANDLE) else self._queue).hide(handle, seconds)
+
+    async def delete(self, handles: Sequence[str]) -> Sequence[DeleteFailure]:
+        """Delete the messages that there are."""
+        real = [handle for handle in handles if not handle.startswith(_HANDLE)]
+        return await self._queue.delete(real) if real else ()
 
 
 def notification_of(answer: JobStatus) -> bytes:
@@ -49,11 +69,12 @@ def notification_of(answer: JobStatus) -> bytes:
 def message_of(answer: JobStatus) -> Message:
     """A message whose lease can always be renewed."""
     now = time.time()
+    # A new one for each try: a message that is set aside closes its own id.
+    message_id = f"job-{answer.job_id}-{time.time_ns()}"
     return Message(
-        # A new one for each try: a message that is set aside closes its own id.
-        message_id=f"job-{answer.job_id}-{int(now * 1000)}",
+        message_id=message_id,
         body=notification_of(answer),
-        receipt=Receipt("", time.monotonic() + _LEASE_S),
+        receipt=Receipt(f"{_HANDLE}{message_id}", time.monotonic() + _LEASE_S),
         enqueued_at=now,
         first_dequeued_at=now,
         dequeue_count=1,
