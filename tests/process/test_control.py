@@ -21,6 +21,7 @@ from consumer.errors import ConsumerError, ExitCode, SettingsError
 from consumer.ops.control import ControlSocket, NoDaemonError, SocketTakenError, ask
 from consumer.sandbox import Sandbox
 from tests.engine.rig import QUEUE, body
+from tests.engine.test_forged_first import JOB_ID, true_job
 from tests.process.rig import HANDLERS, Process
 
 Run = Callable[..., Any]
@@ -99,6 +100,30 @@ async def test_reload_answers(sandbox: Sandbox, tmp_path: Path, started: list[Pr
     assert "polling failed; retrying until it works" in out
 
 
+async def test_jobs_run_beside_a_daemon(
+    sandbox: Sandbox, tmp_path: Path, started: list[Process], command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon on SQLite handles a job that has no message for ``jobs run``, once; without a socket it is refused."""
+    true_job(sandbox)
+    daemon = await running(sandbox, tmp_path)
+    started.append(daemon)
+    for name in ("ID", "SECRET"):
+        monkeypatch.setenv(f"MNS_CONSUMER_ACCESS_KEY_{name}", "sandbox")
+    where = ("--notify-url", sandbox.notify_url(QUEUE), "--set", f"endpoint={sandbox.url}")
+    store, asks = ("--store", str(tmp_path / "ledger.db")), ("--set", f"control_socket={tmp_path / 'c'}")
+    assert await command("jobs", "run", JOB_ID, *where, *store, *asks) == (0, "done\n", "")
+    assert await command("jobs", "run", JOB_ID, *where, *store, *asks) == (0, "duplicate\n", "")
+    code, _, err = await command("jobs", "run", "0" * 32, *where, *store, *asks)
+    assert (code, "is not an intelligent production job" in err) == (ExitCode.USAGE, True)
+    request = {"command": "run_job", "job_id": JOB_ID, "queue": "1/x/y", "store": str(tmp_path / "ledger.db")}
+    assert ask(tmp_path / "c", request) == {"outcome": None}
+    code, _, err = await command("jobs", "run", JOB_ID, *where, *store, "--shipped")
+    assert code == ExitCode.TEMPORARY
+    assert "answers on its control socket (control_socket is not set): use the daemon's own settings" in err
+    assert await daemon.stop() == 0
+    assert '"level":"warning"' not in daemon.log.read_text()
+
+
 async def test_the_socket_is_the_owner_s(sandbox: Sandbox, tmp_path: Path, started: list[Process]) -> None:
     """A dead daemon's socket is replaced, a living one's is not; it has the mode 0600 and goes with its daemon."""
     path = tmp_path / "c"
@@ -132,7 +157,7 @@ async def test_a_client_blocks_nothing(sandbox: Sandbox, tmp_path: Path, started
         wrong.settimeout(5)
         wrong.sendall(b"[" * 20_000)
         assert "expected a JSON object" in json.loads(wrong.makefile("rb").readline())["problems"][0]
-        with pytest.raises(ConsumerError, match="one of the commands status, reload"):
+        with pytest.raises(ConsumerError, match="one of the commands status, reload, run_job"):
             ask(tmp_path / "c", {"command": "stop"})
         assert ask(tmp_path / "c", {"command": "status"})["state"] == "serving"
         assert await daemon.stop(within_s=3) == 0
