@@ -79,12 +79,27 @@ class SettingInfo:
 _RELOADABLE: Final = SettingInfo(reloadable=True)
 _SECONDS: Final = SettingInfo(unit="s", reloadable=True)
 _BYTES: Final = SettingInfo(unit="bytes", reloadable=True)
-_Seconds = Annotated[float, Field(gt=0, le=365 * _DAY_S, allow_inf_nan=False), _SECONDS]
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])", re.ASCII)
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": _DAY_S}
+
+
+def _parse_seconds(value: object) -> object:
+    """Also a text such as ``30m``; numbers and other texts are pydantic's."""
+    found = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    return value if found is None else float(found[1]) * _UNITS_S[found[2]]
+
+
+_FROM_TEXT: Final = BeforeValidator(_parse_seconds)
+_Seconds = Annotated[float, _FROM_TEXT, Field(gt=0, le=365 * _DAY_S, allow_inf_nan=False), _SECONDS]
 
 
 def info_of(field: FieldInfo) -> SettingInfo:
     """A field's ``SettingInfo``; the default one where it has none."""
     return next((each for each in field.metadata if isinstance(each, SettingInfo)), SettingInfo())
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _split(value: object) -> object:
@@ -199,13 +214,15 @@ class Policy(BaseModel):
     max_polls: Annotated[int, _RELOADABLE] = Field(
         4, ge=1, le=32, description="Polls at once for each queue while messages flow."
     )
-    wait_s: Annotated[int, _SECONDS] = Field(MAX_WAIT_S, ge=1, le=MAX_WAIT_S, description="Length of a long poll.")
-    lease_step_s: Annotated[int, _SECONDS] = Field(
+    wait_s: Annotated[int, _FROM_TEXT, _SECONDS] = Field(
+        MAX_WAIT_S, ge=1, le=MAX_WAIT_S, description="Length of a long poll."
+    )
+    lease_step_s: Annotated[int, _FROM_TEXT, _SECONDS] = Field(
         60, ge=10, le=MAX_HIDE_S, description="How long each renewal of the lease hides a message."
     )
     max_hold_s: _Seconds = Field(MAX_HIDE_S, description="Longest time for which the lease of one run is renewed.")
     handler_timeout_s: _Seconds = Field(300, description="Time for one run of a handler.")
-    cancel_grace_s: Annotated[float, _SECONDS] = Field(
+    cancel_grace_s: Annotated[float, _FROM_TEXT, _SECONDS] = Field(
         5,
         ge=0,
         le=60,
@@ -283,7 +300,7 @@ class Settings(BaseSettings, Policy, Connection):
     mps_rate: Annotated[float, SettingInfo(unit="1/s")] = Field(
         100, gt=0, le=100, allow_inf_nan=False, description="Calls to MPS for one account; MPS allows 100."
     )
-    stop_deadline_s: Annotated[float, SettingInfo(unit="s")] = Field(
+    stop_deadline_s: Annotated[float, _FROM_TEXT, SettingInfo(unit="s")] = Field(
         25, ge=1, le=3600, allow_inf_nan=False, description="Time to stop after SIGTERM."
     )
 
@@ -310,6 +327,7 @@ class Settings(BaseSettings, Policy, Connection):
     )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
+        BeforeValidator(_lower),
         SettingInfo(reloadable=True, flag="--log-level"),
     ] = Field("info", description="The lowest level that is logged.")
     log_levels: Annotated[Mapping[str, Literal["debug", "info", "warning", "error"]], SettingInfo(reloadable=True)] = (
@@ -479,11 +497,3 @@ def load(flags: Mapping[str, Any], config_file: Path | None = None, instance: In
     settings._strays = strays(names)  # noqa: SLF001 - as above
     settings._places = {name: each.place for name, each in given.items()}  # noqa: SLF001 - as above
     return settings
-
-
-def is_given(flags: Mapping[str, Any], config_file: Path | None) -> bool:
-    """Whether anything outside the installed daemons' files says where the settings are, or what they are."""
-    elsewhere = ("CREDENTIALS_DIRECTORY", "STATE_DIRECTORY")
-    return bool(flags or config_file) or any(
-        name.upper().startswith(PREFIX) or name in elsewhere for name, text in os.environ.items() if text
-    )

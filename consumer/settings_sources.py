@@ -146,6 +146,14 @@ def from_instance(instance: Instance) -> dict[str, Given]:
     return {name: Given(str(path), f"the folders of {instance.name}") for name, path in places.items()}
 
 
+def is_given(flags: Mapping[str, Any], config_file: Path | None) -> bool:
+    """Whether anything outside the installed daemons' files says where the settings are, or what they are."""
+    elsewhere = ("CREDENTIALS_DIRECTORY", "STATE_DIRECTORY")
+    return bool(flags or config_file) or any(
+        name.upper().startswith(PREFIX) or name in elsewhere for name, text in os.environ.items() if text
+    )
+
+
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     return f"{PREFIX}{name}".upper()

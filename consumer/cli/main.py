@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from consumer.errors import ConsumerError, ExitCode, flattened
+from consumer.errors import ConsumerError, ExitCode, UsageError, flattened
 from consumer.ops.sanitize import printable_block
 from consumer.settings_sources import refuse_secrets
 
@@ -109,10 +109,28 @@ _GROUPS: Final = {
     "queue": ("Show the queues and their messages, and send one.", _OPERATE),
     "store": ("Check, back up and describe the store.", _OPERATE),
 }
+_MEANT: Final = {
+    **dict.fromkeys(("dlq", "letters", "dead"), "see: mns-consumer dead-letters list"),
+    **dict.fromkeys(("retry", "replay", "redrive"), "see: mns-consumer dead-letters replay"),
+    **dict.fromkeys(("logs", "log"), "it logs to stderr; under systemd see: journalctl -u mns-consumer"),
+    **dict.fromkeys(("start", "serve", "worker"), "see: mns-consumer run"),
+    **dict.fromkeys(("stop", "restart"), "send SIGTERM, or see: systemctl --help"),
+}
+"""What other tools call it."""
 _RICH: Final[Mapping[str, Any]] = {
     "rich_markup_mode": "rich",
     "context_settings": {"help_option_names": ["--help", "-h"]},
 }
+
+
+class _Root(TyperGroup):
+    """All commands; one that other tools have says what stands for it here."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; a usage error where there is none."""
+        if args and (advice := _MEANT.get(args[0])) is not None:
+            raise UsageError(f"no such command: {args[0]}; {advice}")
+        return super().resolve_command(ctx, args)
 
 
 class _LazyCommand(TyperCommand):
@@ -151,7 +169,9 @@ def _options(
 
 def _build() -> Any:
     """The whole command line, with every command still to be loaded."""
-    made = typer.Typer(name="mns-consumer", help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False, **_RICH)
+    made = typer.Typer(
+        name="mns-consumer", cls=_Root, help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False, **_RICH
+    )
     made.callback()(_options)
     top: Any = typer.main.get_command(made)
     groups: dict[str, TyperGroup] = {}

@@ -21,13 +21,14 @@ from typing import Annotated, Any, Concatenate, Final, Literal, ParamSpec, Self,
 import typer
 
 from consumer.cli.output import note
-from consumer.config import QueueSettings, Settings, info_of, is_given, load, setting_fields
+from consumer.config import QueueSettings, Settings, info_of, load, setting_fields
 from consumer.errors import SettingsError, UsageError
 from consumer.instance import Instance, find_instance, only_instance
 from consumer.notify_url import EXPECTED, NotifyUrl
 from consumer.ops.sanitize import protect_settings
 from consumer.plugin.registry import Registry, Sources, discover
 from consumer.policy import Reason
+from consumer.settings_sources import is_given
 from consumer.store.ledger import Filter, LetterState
 
 MOST_ID: Final = 2**63 - 1

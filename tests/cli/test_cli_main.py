@@ -262,6 +262,17 @@ def test_the_flags_of_the_settings_are_those_of_their_fields() -> None:
     assert made - {"--help"} == {*flags, "--instance", "--config", "--set"}
 
 
+@pytest.mark.parametrize(
+    ("word", "advice"), [("dlq", "dead-letters list"), ("retry", "dead-letters replay"), ("logs", "journalctl")]
+)
+def test_words_of_other_tools(cli: Cli, word: str, advice: str) -> None:
+    """A command by another tool's name is exit code 2, with the one that is meant."""
+    ran = cli(word)
+    assert ran.code == 2
+    assert f"no such command: {word}; " in ran.err
+    assert advice in ran.err
+
+
 def test_assignments() -> None:
     """Assignments give settings by name; lanes are decoded, since they are objects."""
     found = parse_assignments(["retry-base-s=10", "store=a=b", 'lanes=[{"slots": 1}]'])

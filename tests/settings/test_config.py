@@ -290,3 +290,17 @@ def test_an_endpoint_of_one_command_is_checked_too() -> None:
     with pytest.raises(SettingsError, match="allow_insecure_endpoint"):
         QueueSettings(settings=own, of=load({}))
     assert QueueSettings(settings=own, of=load({"allow_insecure_endpoint": True})).mps_endpoint == "http://10.0.0.1:1"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1 d", 86_400)])
+def test_durations(text: str, seconds: float) -> None:
+    """A setting in seconds is given as a number, or with its unit, also where it is a whole number."""
+    settings = load({"retry_base_s": text, "retry_cap_s": "3d", "lease_step_s": "1m", "log_level": "INFO"})
+    assert (settings.retry_base_s, settings.lease_step_s, settings.log_level) == (seconds, 60, "info")
+
+
+@pytest.mark.parametrize("text", ["m", "1w", "1m30s", "-1m", "\u0661m", "1e3m"])
+def test_what_is_no_duration(text: str) -> None:
+    """Another text is refused by name."""
+    with pytest.raises(SettingsError, match=r"retry_base_s \(command line\): .*number"):
+        load({"retry_base_s": text})
