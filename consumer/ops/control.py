@@ -110,25 +110,24 @@ class ControlSocket:
                         line += part
                 answer = await self._answer(line)
                 with anyio.fail_after(_TALK_S):
-                    await loop.sock_sendall(client, json_text(answer).encode() + b"\n")
+                    await loop.sock_sendall(client, answer)
         finally:
             self._clients -= 1
 
-    async def _answer(self, line: bytes) -> Mapping[str, Any]:
+    async def _answer(self, line: bytes) -> bytes:
         try:
             request = json.loads(line[: _REQUEST_BYTES + 1])
             command = self._commands[request["command"]]
         except (ValueError, TypeError, KeyError, RecursionError):
             problem = f"expected a JSON object with one of the commands {', '.join(self._commands)}"
-            return {"problems": [problem], "exit_code": ExitCode.USAGE}
+            return _line({"problems": [problem], "exit_code": ExitCode.USAGE})
         try:
-            answer = dict(await command(request))
+            return _line(await command(request))
         except ConsumerError as error:
-            answer = {"problems": list(error.problems), "exit_code": error.exit_code}
+            return _line({"problems": list(error.problems), "exit_code": error.exit_code})
         except Exception:  # a bug must reach the one who asks, and stop nothing else
             log.exception("a control answer failed", command=request["command"])
-            answer = {"problems": ["internal error; see the daemon's log"], "exit_code": ExitCode.FAILURE}
-        return SECRETS.redact(None, "", answer)
+            return _line({"problems": ["internal error; see the daemon's log"], "exit_code": ExitCode.FAILURE})
 
 
 def ask(path: Path, request: Mapping[str, Any], timeout_s: float | None = 10.0) -> dict[str, Any]:
@@ -157,6 +156,11 @@ def ask(path: Path, request: Mapping[str, Any], timeout_s: float | None = 10.0) 
     if "exit_code" in found:
         raise _KINDS.get(found["exit_code"], ConsumerError)(*found["problems"])
     return found
+
+
+def _line(answer: Mapping[str, Any]) -> bytes:
+    """An answer as it is sent, masked."""
+    return json_text(SECRETS.redact(None, "", dict(answer))).encode() + b"\n"
 
 
 def _may_ask(client: socket.socket) -> bool:

@@ -196,13 +196,15 @@ def test_a_wrong_place_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_that_start_at_once(tmp_path: Path) -> None:
-    """A socket that does not answer yet, and has as many clients as it takes, is alive."""
-    first = ControlSocket(tmp_path / "c", {})
+    """A socket that does not answer yet, and has as many clients as it takes, is alive; its folder is made for it."""
+    path = tmp_path / "made" / "c"
+    first = ControlSocket(path, {})
+    assert path.parent.stat().st_mode & 0o777 == 0o700
     clients = [socket.socket(socket.AF_UNIX) for _ in range(64)]
     for client in clients:
         client.settimeout(0)
-        client.connect_ex(str(tmp_path / "c"))
+        client.connect_ex(str(path))
     with pytest.raises(SocketTakenError):
-        ControlSocket(tmp_path / "c", {})
+        ControlSocket(path, {})
     for each in (*clients, first._listener):
         each.close()
