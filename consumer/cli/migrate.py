@@ -28,7 +28,7 @@ def migrate(
     *,
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit with 1 if there is work.")] = False,
     sql: Annotated[
-        bool, typer.Option("--sql", help="Print the statements instead, for who may change tables.")
+        bool, typer.Option("--sql", help="Print the SQL of the migration instead, one transaction.")
     ] = False,
 ) -> None:
     """Bring the store's tables to this program's revision.
@@ -47,8 +47,9 @@ def migrate(
     if found is not None and found > SCHEMA_REVISION:
         check_revision(str(address), found)
     if sql:
-        for statement in migration("sqlite" if isinstance(address, SqliteAddress) else "postgresql", found):
-            print(statement)
+        statements = migration("sqlite" if isinstance(address, SqliteAddress) else "postgresql", found)
+        if statements:
+            print("BEGIN;", *statements, "COMMIT;", sep="\n")
         return
     print(f"store {address} has {f'revision {found}' if found else 'no tables'}, this program has {SCHEMA_REVISION}")
     if found != SCHEMA_REVISION:

@@ -18,7 +18,7 @@ Cli = Callable[..., Any]
 
 
 def test_migrate(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``--check`` exits with 1 while there is work, ``--sql`` prints it, and both change nothing."""
+    """``--check`` exits with 1 while there is work, ``--sql`` prints it as one transaction, and both change nothing."""
     path = tmp_path / "ledger.db"
     new_file(path).close()
     ran = cli("migrate", "--check", "--store", str(path))
@@ -28,7 +28,8 @@ def test_migrate(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (ran.code, ran.err) == (1, "run: mns-consumer migrate\n")
     assert ran.out == f"store {path} has revision {SCHEMA_REVISION}, this program has {NEXT}\n"
     ran = cli("migrate", "--sql", "--store", str(path))
-    assert "ALTER TABLE letter ADD COLUMN note" in ran.out
+    assert ran.out.startswith("BEGIN;\nALTER TABLE letter ADD COLUMN note")
+    assert ran.out.endswith(";\nCOMMIT;\n")
     ran = cli("migrate", "--store", str(path))
     assert (ran.code, ran.out) == (
         0,
