@@ -139,7 +139,7 @@ async def test_a_daemon_migrates_its_file(
     make_letter: MakeLetter,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A start migrates the file after a private copy; everything is kept; the next start removes the copy."""
+    """A start migrates the file after a private copy; everything is kept; the next start removes the copy if it can."""
     await fill(sqlite_path, make_record, make_letter)
     update_program(monkeypatch, tmp_path / "migrations")
     with pytest.raises(StoreSchemaError, match=f"revision {SCHEMA_REVISION}, .* run: mns-consumer migrate"):
@@ -156,6 +156,9 @@ async def test_a_daemon_migrates_its_file(
     await ledger.open()
     await ledger.close()
     assert {one.name for one in sqlite_path.parent.iterdir()} == {sqlite_path.name, f"{sqlite_path.name}.lock"}
+    copy.mkdir()
+    await ledger.open()
+    await ledger.close()
 
 
 async def test_a_migration_that_fails_changes_nothing(

@@ -1,7 +1,8 @@
 """The tables of a file: made in a new one, migrated in one of an earlier revision. For the file's owner alone.
 
 Before a migration the file is copied to ``FILE.before-REVISION``. The copy stays until the next start finds the tables
-as they should be: to go back, stop the daemon, put the copy in the file's place and start the older program.
+as they should be. To go back, stop the daemon, remove ``FILE-wal`` and ``FILE-shm`` if they are there, put the copy in
+the file's place and start the older program: SQLite would write the log of the newer file into the copy.
 """
 
 from __future__ import annotations
@@ -125,8 +126,12 @@ def _sync(folder: Path) -> None:
 
 def _remove_copies(path: Path) -> None:
     for copy in path.parent.glob(f"{escape(path.name)}.before-*"):
-        copy.unlink()
-        log.info("the copy of before the migration is removed", store=str(path), copy=str(copy))
+        about = {"store": str(path), "copy": str(copy)}
+        try:
+            copy.unlink()
+            log.info("the copy of before the migration is removed", **about)
+        except OSError as error:
+            log.warning("the copy of before the migration can't be removed; remove it", error=error.strerror, **about)
 
 
 def _execute(connection: sqlite3.Connection, statements: list[str]) -> None:
