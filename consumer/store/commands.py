@@ -8,6 +8,7 @@ holds a key at most once, and a second command about the key waits for the next 
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from asyncio import Future, get_running_loop
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -36,7 +37,7 @@ class AnyCommand(ABC):
     @property
     def name(self) -> str:
         """The call as errors name it."""
-        return type(self).__name__.removesuffix("Command").lower()
+        return re.sub(r"\B(?=[A-Z])", "_", type(self).__name__.removesuffix("Command")).lower()
 
     @abstractmethod
     def refused(self, error: StoreError) -> Reply:

@@ -8,13 +8,14 @@ import asyncpg
 import pytest
 
 from consumer.errors import StoreError
-from consumer.store.ledger import Claimed, JobRecord
+from consumer.store.ledger import Claimed, DeadLetterRecord, JobRecord
 from consumer.store.postgres import connection as postgres_connection
 from consumer.store.postgres import database as postgres_database
 from consumer.store.postgres import ledger as postgres_ledger
 from consumer.store.postgres.ledger import PostgresLedger
 from tests.store.postgres_rig import at, psql, until
 
+MakeLetter = Callable[..., DeadLetterRecord]
 MakeRecord = Callable[..., JobRecord]
 
 
@@ -40,9 +41,9 @@ async def test_long_waits_are_cut(ledgers: list[PostgresLedger], monkeypatch: py
     assert await second.claim("k", 60) == Claimed()
 
 
-@pytest.mark.parametrize("verb", ["done", "claim", "renew"])
+@pytest.mark.parametrize("verb", ["set_aside", "claim", "renew"])
 async def test_a_locked_row_fails_alone(
-    ledgers: list[PostgresLedger], postgres_target: str, make_record: MakeRecord, verb: str
+    ledgers: list[PostgresLedger], postgres_target: str, make_letter: MakeLetter, verb: str
 ) -> None:
     """Of a batch only the call about a row that another session locks fails, soon and in plain words."""
     ledger = ledgers[0]
@@ -52,11 +53,11 @@ async def test_a_locked_row_fails_alone(
         if verb == "claim":
             await ledger.release(key)
     calls: dict[str, Callable[[str], Awaitable[object]]] = {
-        "done": lambda key: ledger.done(make_record(key)),
+        "set_aside": lambda key: ledger.set_aside(make_letter(key)),
         "claim": lambda key: ledger.claim(key, 60),
         "renew": lambda key: ledger.renew([key], 60),
     }
-    expected: dict[str, object] = {"done": True, "claim": Claimed(), "renew": []}
+    expected: dict[str, object] = {"set_aside": True, "claim": Claimed(), "renew": []}
     async with psql(postgres_target) as other, other.transaction():
         await other.execute("UPDATE mns_consumer_job SET failures = failures WHERE key = 'k7'")
         with anyio.fail_after(postgres_connection.LOCK_TIMEOUT_S + 5):
