@@ -121,7 +121,7 @@ class StoreDiedError(StoreError):
 
 
 class StoreSchemaError(StoreError):
-    """The store has the schema of another version of this program."""
+    """The store has tables of another revision, or of another program, or an encoding that can't hold all text."""
 
     exit_code = ExitCode.SETTINGS
 

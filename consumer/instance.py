@@ -87,7 +87,7 @@ def default_socket() -> Path | None:
 
 
 def find_socket(name: str | None) -> Path:
-    """Where the daemon listens that a command means: that of a name, else of the variables, else the only one here.
+    """Where a command's daemon listens: the one of this name, else of the variables, else the only one set up here.
 
     The settings file is read for its ``control_socket`` alone, so that a daemon is found whose settings are wrong now.
 

@@ -156,8 +156,8 @@ def configure(
 def gather(level: LogLevel, **event: object) -> None:
     """Log a line from the event loop's thread; the lines of one turn of the loop share one write.
 
-    A process that dies within that turn loses the line; all other lines are written at once. It passes by structlog's
-    loggers, which take as long as the rendering, and by ``structlog.contextvars``.
+    A process that dies within that turn loses the line; all other lines are written at once. Structlog's loggers, which
+    take as long as the rendering, and ``structlog.contextvars`` are left out.
     """
     if _LEVELS[level] >= _log.level:
         _log.gather(_render(None, level, event))

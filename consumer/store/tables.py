@@ -74,9 +74,9 @@ def _record(*, required: bool = True) -> list[Column[Any]]:
     ]
 
 
-def _error(name: str = "error", *, required: bool = False) -> Column[str]:
+def _error(*, required: bool = False) -> Column[str]:
     limit = CheckConstraint(f"length(error) <= {MAX_ERROR_BYTES}", name="error_length")
-    return Column(name, Text, limit, nullable=not required, comment="one sentence: what was expected, what came")
+    return Column("error", Text, limit, nullable=not required, comment="one sentence: what was expected, what came")
 
 
 def _counts() -> list[Column[int]]:
@@ -94,7 +94,7 @@ def _counts() -> list[Column[int]]:
 
 
 def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
-    """The column has one of these values. A new one is a new version of the schema."""
+    """The column has one of these values; a new value needs a revision."""
     return CheckConstraint(f"{column} IN ({', '.join(repr(one.value) for one in values)})", name=f"{column}_known")
 
 

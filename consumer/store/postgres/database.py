@@ -73,10 +73,10 @@ async def _read_revision(connection: asyncpg.Connection) -> str:
 
 
 async def make_tables(connection: asyncpg.Connection, address: str) -> None:
-    """Make the tables that are missing, in a transaction that has ``MAKE_SETTINGS``.
+    """Make the tables that are missing, in a transaction without a limit for its statements.
 
     Raises:
-        StoreSchemaError: Another version of this program has made them meanwhile.
+        StoreSchemaError: A program of another revision has made them meanwhile.
     """
     # Several daemons may start at once. A second look for the tables would not do: a transaction remembers that a table
     # is missing, also when another session has made it meanwhile. CREATE TABLE IF NOT EXISTS does not.

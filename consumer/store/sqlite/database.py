@@ -79,7 +79,7 @@ def connect(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
         A connection without implicit transactions.
 
     Raises:
-        StoreSchemaError: It has the tables of another version of this program, or of another program.
+        StoreSchemaError: It has tables of another revision, or of another program.
         StoreLostError: The ledger that was made here is gone.
         StoreError: Anything else.
     """
