@@ -483,6 +483,22 @@ async def test_a_writer_thread_that_dies_fails_every_call(
     assert not tries(sqlite_path)
 
 
+async def test_a_writer_thread_that_dies_at_the_close_fails_every_call(
+    owned: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that is not answered yet when the store is closed gets an error too."""
+
+    def fault(_commands: list[Command[object]]) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sqlite_ledger, "take", fault)
+    calling = asyncio.ensure_future(owned.ping())
+    await asyncio.sleep(0)
+    await owned.close()
+    with pytest.raises(StoreError, match="its writer thread ended"):
+        await asyncio.wait_for(calling, 5)
+
+
 async def test_watching_ends_with_the_store(owned: SqliteLedger) -> None:
     """A store that is closed in order has not died."""
     watching = asyncio.ensure_future(owned.watch())

@@ -23,7 +23,7 @@ STORE = Path(tables.__file__).parent
 
 @pytest.mark.parametrize(("path", "text"), schemas().items(), ids=["sqlite", "postgres"])
 def test_the_schema_is_made_from_the_tables(path: Path, text: str) -> None:
-    """New stores have the tables that are defined. After a change: a new SCHEMA_VERSION, and a new file."""
+    """New stores have the tables that are defined. After a change: a revision, and a new file."""
     assert path.read_text(encoding="utf-8") == text, "run: python -m tests.store.schema"
 
 

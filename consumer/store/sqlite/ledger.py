@@ -20,6 +20,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -83,7 +84,7 @@ class SqliteLedger(QueuedLedger):
         finally:
             self._opening = None
         self._writer = writer
-        writer.closed.add_done_callback(self._fail_unanswered)
+        writer.closed.add_done_callback(partial(self._fail_unanswered, writer))
 
     async def close(self) -> None:
         """See ``Ledger.close``."""
@@ -154,10 +155,10 @@ class SqliteLedger(QueuedLedger):
             commands, self._gathered = self._gathered, []
             self._writer.put(commands)
 
-    def _fail_unanswered(self, closed: asyncio.Future[None]) -> None:
+    def _fail_unanswered(self, writer: WriterThread, closed: asyncio.Future[None]) -> None:
         """Fail the commands that a thread which has died left behind."""
-        if self._writer is not None and (error := closed.exception()) is not None:
-            commands = [*self._writer.unanswered(), *self._gathered]
+        if (error := closed.exception()) is not None:
+            commands = [*writer.unanswered(), *self._gathered]
             self._gathered = []
             resolve(refuse(commands, StoreError(*error.args)))
 
@@ -173,17 +174,17 @@ class SqliteStandby:
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
         """See ``Standby.renew``."""
-        self._writer.put([RenewCommand(None, self._nobody(), tuple(keys), lease_s)])
+        self._writer.put([RenewCommand(None, self._no_caller(), tuple(keys), lease_s)])
         return ()
 
     async def take_back_starts(self, keys: Sequence[str]) -> None:
         """See ``Standby.take_back_starts``."""
-        self._writer.put([UndoStartCommand(key, self._nobody()) for key in keys])
+        self._writer.put([UndoStartCommand(key, self._no_caller()) for key in keys])
 
     async def close(self) -> None:
         """See ``Standby.close``."""
 
-    def _nobody(self) -> asyncio.Future[A]:
+    def _no_caller(self) -> asyncio.Future[A]:
         """Where no caller waits."""
         future: asyncio.Future[A] = self._writer.loop.create_future()
         future.cancel()
