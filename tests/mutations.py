@@ -265,7 +265,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "A write-ahead log that was cut off is noticed.",
-        "store: OpenFiles.problem",
+        "store: OpenFiles._truncation",
         rewrite("wal_bytes < needed", "wal_bytes < 0"),
         ("tests/store/test_store_owner.py",),
     ),

@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC221, ASYNC240 - a test waits for its own small files and processes
 
 import asyncio
+import errno
 import fcntl
 import os
 import shutil
@@ -459,6 +460,32 @@ async def test_a_forked_child_does_not_keep_the_store(
     finally:
         with suppress(ProcessLookupError):
             os.kill(int(child), signal.SIGKILL)
+
+
+async def test_a_disk_that_can_not_be_read_does_not_end_the_writer(
+    owned: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails to read costs calls until it works again: the thread lives on."""
+    read = os.pread
+    fails = False
+
+    def pread(descriptor: int, size: int, place: int) -> bytes:
+        if fails:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(descriptor, size, place)
+
+    def fail(_connection: sqlite3.Connection) -> None:
+        nonlocal fails
+        fails = True
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(StoreError, match="disk I/O error"):
+        await owned._keep_up(fail)
+    with pytest.raises(StoreError, match=r"could not be read \(Input/output error\)"):
+        await owned.ping()
+    fails = False
+    await owned.ping()
 
 
 async def test_a_writer_thread_that_dies_fails_every_call(

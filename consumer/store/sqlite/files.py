@@ -431,10 +431,16 @@ class OpenFiles:
             sizes.append(found.st_size)
         if self._index is None or len(sizes) < len(self._identities):
             return None
-        database_bytes, wal_bytes, index_bytes = sizes
+        try:
+            return self._truncation(self._index, *sizes)
+        except OSError as error:
+            return f"{self._path} could not be read ({error.strerror})"
+
+    def _truncation(self, index: int, database_bytes: int, wal_bytes: int, index_bytes: int) -> str | None:
+        """Which file is shorter than the database's header or the index says; raises ``OSError``."""
         if index_bytes < _INDEX_BYTES:
             return f"{self._index_path} was truncated"
-        known, copy = (os.pread(self._index, _INDEX_HEADER.size, place) for place in (0, _INDEX_HEADER.size))
+        known, copy = (os.pread(index, _INDEX_HEADER.size, place) for place in (0, _INDEX_HEADER.size))
         valid, page_bytes, frames = _INDEX_HEADER.unpack(known)
         needed = _WAL_HEADER_BYTES + frames * (_FRAME_HEADER_BYTES + _page_bytes(page_bytes)) if frames else 0
         if valid and wal_bytes < needed and known == copy:
