@@ -231,7 +231,7 @@ async def test_the_command_makes_the_tables_of_an_empty_database(postgres_target
     assert await find_revision(at(postgres_target)) == SCHEMA_REVISION
 
 
-def test_a_kill_during_a_migration_changes_nothing(sqlite_path: Path, tmp_path: Path) -> None:
+def test_an_unfinished_copy_is_replaced(sqlite_path: Path, tmp_path: Path) -> None:
     """A copy that a killed process left unfinished is replaced."""
     make_folder(sqlite_path.parent)
     new_file(sqlite_path).close()
