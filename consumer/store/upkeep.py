@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from anyio import to_thread
 from sqlalchemy import MetaData
 
-from consumer.errors import StoreError
+from consumer.errors import StoreError, StoreSchemaError
 from consumer.store import tables
 from consumer.store.ledger import COUNT_CAP
 from consumer.store.open import open_database
@@ -135,6 +135,9 @@ async def find_damage(address: StoreAddress) -> Sequence[str]:
     """What is wrong with a store, one line for each finding; empty when it is whole.
 
     On SQLite this reads every page, on PostgreSQL only what the server knows and the form of the tables.
+
+    Raises:
+        StoreSchemaError: Its tables are of another revision, or another program's: no damage.
     """
     engine = _engine(address)
 
@@ -153,6 +156,8 @@ async def find_damage(address: StoreAddress) -> Sequence[str]:
     try:
         async with open_database(address) as database:
             return await database.run(look)
+    except StoreSchemaError:
+        raise
     except StoreError as error:
         return [str(error)]
 

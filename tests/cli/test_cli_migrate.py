@@ -18,7 +18,7 @@ Cli = Callable[..., Any]
 
 
 def test_migrate(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``--check`` exits with 1 while there is work, ``--sql`` prints it as one transaction, and both change nothing."""
+    """While there is work ``--check`` exits with 1, ``--sql`` prints it as one transaction, and both change nothing."""
     path = tmp_path / "ledger.db"
     new_file(path).close()
     ran = cli("migrate", "--check", "--store", str(path))
@@ -27,6 +27,8 @@ def test_migrate(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ran = cli("migrate", "--check", "--store", str(path))
     assert (ran.code, ran.err) == (1, "run: mns-consumer migrate\n")
     assert ran.out == f"store {path} has revision {SCHEMA_REVISION}, this program has {NEXT}\n"
+    ran = cli("store", "check", "--store", str(path))
+    assert (ran.code, ran.out, "run: mns-consumer migrate" in ran.err) == (78, "", True)
     ran = cli("migrate", "--sql", "--store", str(path))
     assert ran.out.startswith("BEGIN;\nALTER TABLE letter ADD COLUMN note")
     assert ran.out.endswith(";\nCOMMIT;\n")
