@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from consumer.cli.output import JsonFlag, one_line, print_json, print_table
+from consumer.cli.output import JsonFlag, one_line, print_fields, print_json, print_table
 from consumer.instance import find_socket
 from consumer.ops.control import ask
 from consumer.ops.sanitize import printable
@@ -76,12 +76,10 @@ def _print_status(found: Mapping[str, Any]) -> None:
         print(f"\noutage{began}, {one_line(outage['queue'] or 'store', 200)}: {one_line(outage['event'], 200)}")
         print(f"  {one_line(outage['error'] or 'no fault known yet', 500)}")
     print("\nhandlers")
-    print_table(("function", "origin"), [(one["function"], one["origin"]) for one in found["handlers"]])
+    print_fields({one["function"]: one["origin"] for one in found["handlers"]})
     print("\nsettings that are not the defaults")
-    given = [
-        (name, each["value"], each["from"]) for name, each in found["settings"].items() if each["from"] != "default"
-    ]
-    print_table(("setting", "value", "from"), given)
+    settings = {name: (each["value"], each["from"]) for name, each in found["settings"].items()}
+    print_fields({name: f"{value}  ({place})" for name, (value, place) in settings.items() if place != "default"})
 
 
 def _ago(time: str) -> str:

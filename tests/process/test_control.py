@@ -71,7 +71,8 @@ async def test_status_shows_what_runs(sandbox: Sandbox, tmp_path: Path, started:
     code, out, _ = await command("status", "--socket", str(tmp_path / "c"))
     assert code == 0
     assert JOB in out
-    assert "environment MNS_CONSUMER_SLOTS" in out
+    assert "7  (environment MNS_CONSUMER_SLOTS)" in out
+    assert f"{tmp_path / 'handlers' / 'mine.py'}:9\n" in out
 
 
 async def test_reload_answers(sandbox: Sandbox, tmp_path: Path, started: list[Process], command: Run) -> None:
