@@ -106,7 +106,8 @@ async def migrate(address: StoreAddress) -> str | None:
     """Bring a store's tables to this program's revision; returns the one that they had before, as ``find_revision``.
 
     Raises:
-        StoreError: It can't be done now; nothing has changed. ``StoreBusyError``: a daemon uses the file.
+        StoreError: It can't be done now; nothing has changed, unless PostgreSQL's answer to the commit was lost.
+            ``StoreBusyError``: a daemon uses the file.
             ``StoreSchemaError``: the tables are of a later revision, or others.
         SettingsError: As for ``make_ledger``.
     """

@@ -62,7 +62,7 @@ def read_waiting(row: Sequence[Any]) -> WaitingLetters:
     return WaitingLetters(queue, Reason(reason), count, size_bytes, oldest_at)
 
 
-def is_fit(text: str) -> bool:
+def _is_fit(text: str) -> bool:
     """Whether a text can be stored as it is."""
     # Nearly all text is ASCII without NUL: two scans in C.
     return (text.isascii() and "\x00" not in text) or not _UNFIT.search(text)
@@ -70,7 +70,7 @@ def is_fit(text: str) -> bool:
 
 def fit(text: str) -> str:
     """Replace what can't be stored (NUL, halves of surrogate pairs) by U+FFFD."""
-    return text if is_fit(text) else _UNFIT.sub("\ufffd", text)
+    return text if _is_fit(text) else _UNFIT.sub("\ufffd", text)
 
 
 def cut(text: str, limit_bytes: int) -> str:
@@ -88,7 +88,7 @@ def fit_record(record: JobRecord) -> JobRecord:
     """A record whose texts can be stored; the same object when nothing changes."""
     # One look at all texts: hardly any has to change.
     texts = _texts_of(record)
-    if is_fit("".join(filter(None, texts))):
+    if _is_fit("".join(filter(None, texts))):
         return record
     fitting: dict[str, Any] = {name: text and fit(text) for name, text in zip(_TEXTS, texts, strict=True)}
     return replace(record, **fitting)

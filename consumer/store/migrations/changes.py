@@ -16,7 +16,7 @@ def change_check(tables: Mapping[str, str], name: str, before: str, after: str) 
     Args:
         tables: The table's name by dialect.
         name: Of the constraint.
-        before: Its condition as ``schema.sql`` has it.
+        before: Its condition as ``schema.sql`` has it; with another one nothing changes on SQLite.
         after: The new one.
     """
     dialect = op.get_context().dialect.name

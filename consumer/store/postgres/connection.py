@@ -65,10 +65,10 @@ PLANS: Final[Mapping[str, str]] = {
 }
 """Always use an index: a plan made while the tables were empty stays when they are large."""
 
-AT_START: Final = frozenset({"application_name", "options"})
+_AT_START: Final = frozenset({"application_name", "options"})
 """Sent when connecting: poolers know the first, and the second can't be set later."""
 
-ARRAY_TYPES: Final = ("bigint", "boolean", "bytea", "float8", "text")
+_ARRAY_TYPES: Final = ("bigint", "boolean", "bytea", "float8", "text")
 """The types of which statements take arrays."""
 
 _POOLER_REFUSALS: Final[Mapping[str, str]] = {
@@ -150,8 +150,10 @@ T = TypeVar("T")
 def set_for_session(settings: Mapping[str, str], pid: int) -> str:
     """Statements that set everything for the session, if the session is ours alone.
 
+    Commits then wait for the server's disk, also where it is configured not to.
+
     Args:
-        settings: By their names. Commits wait for the server's disk too, whatever is configured there.
+        settings: By their names.
         pid: The process id that the server announced when connecting. A pooler announces a number of its own, which
             differs from the session's: then nothing is set.
 
@@ -287,7 +289,7 @@ class Link:
             "direct_tls": to.direct_tls or None,
             "timeout": to.connect_timeout_s or CONNECT_TIMEOUT_S,
             "command_timeout": ANSWER_TIMEOUT_S,
-            "server_settings": {"application_name": "mns-consumer", **self._written(AT_START)},
+            "server_settings": {"application_name": "mns-consumer", **self._written(_AT_START)},
             **to.driver,
         }
         for _ in range(_CONNECTS):
@@ -315,7 +317,7 @@ class Link:
 
     def _session_settings(self) -> dict[str, str]:
         return {
-            **self._written(self._to.server_settings.keys() - AT_START),
+            **self._written(self._to.server_settings.keys() - _AT_START),
             "statement_timeout": str(int(STATEMENT_TIMEOUT_S * 1000)),
             "idle_in_transaction_session_timeout": str(int(IDLE_TIMEOUT_S * 1000)),
             **self._settings,
@@ -325,8 +327,8 @@ class Link:
 async def _learn_types(connection: asyncpg.Connection) -> None:
     """Let the driver look up the types of arrays: that sets ``jit`` for the session, which is undone here."""
     await connection.execute("BEGIN")
-    arrays = ", ".join(f"${number}::{name}[]" for number, name in enumerate(ARRAY_TYPES, start=1))
-    await connection.fetch(f"SELECT {arrays}", *[[]] * len(ARRAY_TYPES))  # names of types only
+    arrays = ", ".join(f"${number}::{name}[]" for number, name in enumerate(_ARRAY_TYPES, start=1))
+    await connection.fetch(f"SELECT {arrays}", *[[]] * len(_ARRAY_TYPES))  # names of types only
     await connection.execute("ROLLBACK")
 
 

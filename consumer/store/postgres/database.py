@@ -93,7 +93,8 @@ async def migrate(address: PostgresAddress) -> str | None:
         The revision that they had; ``None`` if there were none.
 
     Raises:
-        StoreError: They can't be changed now; nothing has changed. ``StoreSchemaError``: as for ``revision_of``.
+        StoreError: They can't be changed now. Nothing has changed, unless the answer to the commit was lost.
+            ``StoreSchemaError``: They are of a later revision, or as for ``revision_of``.
     """
     link = Link(address, {})
 

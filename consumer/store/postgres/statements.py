@@ -52,7 +52,7 @@ from consumer.store.rows import (
 
 _UNKNOWN_REMAINING_S: Final = 1.0  # when to retry a key that another holder took while we asked
 
-NOW_SQL: Final = "extract(epoch FROM clock_timestamp())::float8"
+_NOW_SQL: Final = "extract(epoch FROM clock_timestamp())::float8"
 
 _SQL_TYPES: Final = {
     "str": "text",
@@ -87,22 +87,22 @@ def _mine(which: str) -> str:
 _MINE: Final = _mine("dead IS NULL")
 CLAIM: Final = f"""WITH {_given({"key": "text", "lease_s": "float8"})}, taken AS (
   INSERT INTO mns_consumer_job AS job (key_id, key, holder, held_until, claimed_at)
-  SELECT key_id, key, $1, {NOW_SQL} + lease_s, {NOW_SQL}
+  SELECT key_id, key, $1, {_NOW_SQL} + lease_s, {_NOW_SQL}
   FROM given ORDER BY key_id
   ON CONFLICT (key_id) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until,
     claimed_at = excluded.claimed_at, started = false
   WHERE job.dead IS NULL
-    AND (job.held_until IS NULL OR job.held_until <= {NOW_SQL}
+    AND (job.held_until IS NULL OR job.held_until <= {_NOW_SQL}
       OR job.holder = excluded.holder AND job.key_id <> ALL ($5::bytea[]))
   RETURNING key_id, failures, starts)
 SELECT key_id, taken.failures, taken.starts, {ENDED_COLUMNS_SQL},
-  job.held_until - {NOW_SQL} AS remaining_s
+  job.held_until - {_NOW_SQL} AS remaining_s
 FROM given LEFT JOIN taken USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
 """$5 are the confirmed claims of this holder. What the answer says of a row that was not taken may be outdated: it only
 says when to retry."""
 
 RENEW: Final = f"""WITH {_given({"lease_s": "float8"})}, {_MINE}
-UPDATE mns_consumer_job AS job SET held_until = {NOW_SQL} + given.lease_s
+UPDATE mns_consumer_job AS job SET held_until = {_NOW_SQL} + given.lease_s
 FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id"""  # noqa: S608 - see above
 
 START: Final = f"""WITH {_given({})}, {_MINE}, begun AS (
@@ -111,7 +111,7 @@ START: Final = f"""WITH {_given({})}, {_MINE}, begun AS (
 SELECT key_id, coalesce(begun.starts, CASE WHEN job.dead IS NULL THEN job.starts END, 0) AS number
 FROM given LEFT JOIN begun USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
 
-UNDO_START: Final = f"""WITH {_given({})}, {_MINE}
+_UNDO_START: Final = f"""WITH {_given({})}, {_MINE}
 UPDATE mns_consumer_job AS job SET starts = starts - started::integer, started = false
 FROM mine WHERE job.key_id = mine.key_id"""  # noqa: S608 - see above
 
@@ -130,7 +130,7 @@ FROM mine WHERE job.key_id = mine.key_id"""  # noqa: S608 - see above
 def _ended(dead: str) -> str:
     copied = ", ".join(f"{name} = given.{name}" for name in _JOB_TYPES if name != "key")
     return f"""ended AS (
-  UPDATE mns_consumer_job AS job SET dead = {dead}, stored_at = {NOW_SQL}, held_until = NULL, error = NULL,
+  UPDATE mns_consumer_job AS job SET dead = {dead}, stored_at = {_NOW_SQL}, held_until = NULL, error = NULL,
     failures = 0, starts = 0, started = false, {copied}
   FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id AND mine.dead IS NULL
   RETURNING job.key_id)"""  # noqa: S608 - see above
@@ -153,7 +153,7 @@ DONE: Final = f"WITH {_given(_JOB_TYPES)}, {_mine_or_ended('false')}, {_ended('f
 _GIVEN_LETTERS: Final = _given({**_JOB_TYPES, **_LETTER_TYPES, "bytes": "bigint"})
 SET_ASIDE: Final = f"""WITH {_GIVEN_LETTERS}, {_mine_or_ended("true")}, {_ended("true")}, filed AS (
   INSERT INTO mns_consumer_letter (stored_at, {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes)
-  SELECT {NOW_SQL}, {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes
+  SELECT {_NOW_SQL}, {JOB_COLUMNS_SQL}, {LETTER_COLUMNS_SQL}, bytes
   FROM given JOIN ended USING (key_id) ORDER BY key_id)
 {_IS_ENDED}"""  # noqa: S608 - see above
 
@@ -168,7 +168,7 @@ def _prune_sql(table: str, column: str, time_column: str, condition: str) -> str
   ORDER BY {time_column} LIMIT $2 FOR UPDATE SKIP LOCKED)"""  # noqa: S608 - constants only
 
 
-_OPEN_AND_FREE: Final = f"dead IS NULL AND (held_until IS NULL OR held_until <= {NOW_SQL})"
+_OPEN_AND_FREE: Final = f"dead IS NULL AND (held_until IS NULL OR held_until <= {_NOW_SQL})"
 _PRUNE: Final = (
     _prune_sql("mns_consumer_job", "key_id", "stored_at", "dead IS NOT NULL"),
     _prune_sql("mns_consumer_job", "key_id", "claimed_at", _OPEN_AND_FREE),
@@ -178,7 +178,7 @@ _PRUNE_LETTERS: Final = _prune_sql("mns_consumer_letter", "id", "stored_at", "tr
 
 COUNT_WAITING: Final = count_waiting_sql("mns_consumer_letter")
 
-NOW: Final = f"SELECT {NOW_SQL}"
+NOW: Final = f"SELECT {_NOW_SQL}"
 
 PING: Final = "UPDATE mns_consumer_revision SET version_num = version_num"
 
@@ -235,7 +235,7 @@ class PostgresStatements:
 
     async def undo_starts(self, connection: asyncpg.Connection, keys: Sequence[str]) -> None:
         """Undo the starts that our claims have recorded."""
-        await connection.execute(UNDO_START, self._holder, [key_id(key) for key in keys])
+        await connection.execute(_UNDO_START, self._holder, [key_id(key) for key in keys])
 
     async def _claim(self, connection: asyncpg.Connection, commands: Sequence[ClaimCommand]) -> list[Reply]:
         keys, leases_s = [command.key for command in commands], [command.lease_s for command in commands]
