@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,11 +29,14 @@ from consumer.message.strict_json import Undecodable
 from consumer.ops.sanitize import SECRETS, json_text, printable, printable_block
 from consumer.store.ledger import COUNT_CAP, JobRecord, LetterGroup, StoredJob, StoredLetter
 
+WideFlag = Annotated[bool, typer.Option("--wide", help="All columns, whole, also on a narrow terminal.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
 _NAMES: Final = {"id", "job", "fingerprint"}
 _LONGEST_CELL: Final = 60
 _LEAST_WIDTH: Final = 150
+_LONGEST_WIDE: Final = 2_000
+_AGES: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (0, "s"))
 
 
 def print_json(value: Mapping[str, Any], out: TextIO | None = None) -> None:
@@ -61,6 +66,18 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     wide_console().print(table)
 
 
+def print_list(head: Sequence[str], rows: Iterable[Sequence[object]], *, wide: bool) -> None:
+    """Print a line for each record: its last cell is cut where the terminal ends; a file or a pipe gets it whole."""
+    console = Console(highlight=False)
+    cut = console.is_terminal and not wide
+    lines = [[*head], *([one_line(cell, _LONGEST_CELL if cut else _LONGEST_WIDE) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for *first, last in lines:
+        line = "".join(f"{set_cell_size(cell, width)}  " for cell, width in zip(first, widths, strict=False)) + last
+        too_long = cut and cell_len(line) > console.width
+        print(f"{set_cell_size(line, console.width - 1)}\u2026" if too_long else line.rstrip())
+
+
 def print_fields(fields: Mapping[str, Any]) -> None:
     """Print each known field on a line of its own; those of an inner object, too."""
     flat = {key: value for key, value in fields.items() if not isinstance(value, dict)}
@@ -81,6 +98,15 @@ def time_text(seconds: float | None) -> str | None:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def age_text(seconds: float | None) -> str:
+    """How long ago UNIX seconds were: ``7s``, ``5m``, ``3h``, ``12d``; "" for an unknown time."""
+    if not seconds:
+        return ""
+    age_s = max(0.0, time.time() - seconds)
+    unit_s, unit = next(one for one in _AGES if age_s >= one[0])
+    return f"{int(age_s // max(1, unit_s))}{unit}"
 
 
 def count_text(count: int) -> str:

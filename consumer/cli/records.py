@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -30,6 +31,8 @@ from consumer.cli.options import (
 )
 from consumer.cli.output import (
     JsonFlag,
+    WideFlag,
+    age_text,
     count_text,
     group_json,
     job_json,
@@ -38,7 +41,7 @@ from consumer.cli.output import (
     note,
     print_fields,
     print_json,
-    print_table,
+    print_list,
     readable_body,
     whole_letter_json,
 )
@@ -54,9 +57,14 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _PAGE: Final = 200
+_NARROW_JOB: Final = ("stored_at", "ended", "function", "job_id", "code")
+_NARROW_LETTER: Final = ("id", "stored_at", "reason", "function", "error")
+_NARROW_GROUP: Final = ("count", "last_at", "reason", "function", "latest", "error")
+"""What a terminal of 80 columns has room for: ages instead of times."""
 _JOB_COLUMNS: Final = ("stored_at", "ended", "function", "job_id", "queue", "state", "code", "attempts", "user_data")
 _LETTER_COLUMNS: Final = ("id", "stored_at", "state", "reason", "function", "job_id", "queue", "attempts", "error")
 _GROUP_COLUMNS: Final = ("count", "reason", "function", "fingerprint", "first_at", "last_at", "latest", "error")
+_AGE_HEADS: Final = {"stored_at": "age", "last_at": "last", "job_id": "job"}
 _HEADS: Final = {
     "first_at": "first at (UTC)",
     "last_at": "last at (UTC)",
@@ -82,7 +90,9 @@ def _ask(settings: Settings, call: Callable[[Operators], Awaitable[_T]]) -> _T:
 
 
 @selects(*JOBS)
-def list_jobs(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonFlag = False) -> None:
+def list_jobs(
+    selection: Selection, *, limit: LimitFlag = 100, wide: WideFlag = False, as_json: JsonFlag = False
+) -> None:
     """List the jobs that have ended, the latest first.
 
     A job that still runs, or waits for its next attempt, is in its queue and not in this list.
@@ -102,7 +112,7 @@ def list_jobs(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonFlag
 
     found = _ask(selection.settings, look)
     shown = found[:limit] if limit else found
-    _print_records([job_json(stored) for stored in shown], _JOB_COLUMNS, as_json=as_json)
+    _print_records([job_json(stored) for stored in shown], _JOB_COLUMNS, _NARROW_JOB, as_json=as_json, wide=wide)
     if not found:
         note("no job that has ended matches")
     elif len(found) > len(shown):
@@ -144,7 +154,9 @@ def show_job(
 
 
 @selects(*LETTERS)
-def list_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonFlag = False) -> None:
+def list_letters(
+    selection: Selection, *, limit: LimitFlag = 100, wide: WideFlag = False, as_json: JsonFlag = False
+) -> None:
     """List dead letters, the latest last."""
 
     async def look(operators: Operators) -> tuple[list[dict[str, Any]], int]:
@@ -157,7 +169,7 @@ def list_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonF
         return shown[::-1], len(shown)
 
     shown, count = _ask(selection.settings, look)
-    _print_records(shown, _LETTER_COLUMNS, as_json=as_json)
+    _print_records(shown, _LETTER_COLUMNS, _NARROW_LETTER, as_json=as_json, wide=wide)
     if not count:
         note(_NO_LETTER)
     elif 0 < limit < count:
@@ -165,7 +177,9 @@ def list_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonF
 
 
 @selects(*LETTERS)
-def group_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: JsonFlag = False) -> None:
+def group_letters(
+    selection: Selection, *, limit: LimitFlag = 100, wide: WideFlag = False, as_json: JsonFlag = False
+) -> None:
     """Group dead letters by the cause of their error, the largest group first.
 
     Each has its number of letters, the number of the latest one, and that one's reason, function and error.
@@ -173,7 +187,7 @@ def group_letters(selection: Selection, *, limit: LimitFlag = 100, as_json: Json
     found = _ask(
         selection.settings, lambda operators: operators.group_letters(selection.wanted, limit=limit or MOST_ID)
     )
-    _print_records([group_json(group) for group in found], _GROUP_COLUMNS, as_json=as_json)
+    _print_records([group_json(group) for group in found], _GROUP_COLUMNS, _NARROW_GROUP, as_json=as_json, wide=wide)
     if not found:
         note(_NO_LETTER)
     elif len(found) == limit:
@@ -309,18 +323,29 @@ def purge(
     _ask(selection.settings, remove)
 
 
-def _print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
+def _print_records(
+    records: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    narrow: Sequence[str],
+    *,
+    as_json: bool,
+    wide: bool,
+) -> None:
     if as_json:
         for fields in records:
             print_json(fields)
     elif records:
+        is_narrow = sys.stdout.isatty() and not wide
+        shown = narrow if is_narrow else columns
         rows = ({**fields.get("job", {}), **fields} for fields in records)
-        heads = [_HEADS.get(name, name) for name in columns]
-        print_table(heads, ([_cell(name, row[name]) for name in columns] for row in rows))
+        heads = [_AGE_HEADS.get(name, name) if is_narrow else _HEADS.get(name, name) for name in shown]
+        print_list(heads, ([_cell(name, row[name], is_narrow) for name in shown] for row in rows), wide=wide)
 
 
-def _cell(name: str, value: Any) -> object:
+def _cell(name: str, value: Any, is_narrow: bool) -> object:  # noqa: FBT001 - of a table, not of a caller
     match name:
+        case "stored_at" | "first_at" | "last_at" if is_narrow and value:
+            return age_text(datetime.fromisoformat(value).timestamp())
         case "stored_at" | "first_at" | "last_at":
             return (value or "")[:19].replace("T", " ")
         case "queue":

@@ -1,0 +1,62 @@
+"""Lists on a terminal of 80 columns, and in a pipe."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
+
+from consumer.cli.output import age_text
+from tests.cli.letters_rig import fill, letter, record
+
+Cli = Callable[..., Any]
+ERROR = "expected a film of a known length, came one whose \u957f\u5ea6 is unknown to all; see its file " * 3
+
+
+def on_a_terminal(*argv: str) -> list[str]:
+    """The lines that a command prints on a terminal of 80 columns."""
+    main_side, its_side = pty.openpty()
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    process = subprocess.Popen([sys.executable, "-m", "consumer", *argv], stdout=its_side, stderr=its_side, env=env)
+    os.close(its_side)
+    parts: list[bytes] = []
+    while True:
+        try:
+            parts.append(os.read(main_side, 65_536))
+        except OSError:  # Linux says so when the other side has ended
+            break
+    os.close(main_side)
+    assert process.wait(30) == 0
+    return b"".join(parts).decode().splitlines()
+
+
+def test_lists_fit_a_terminal(tmp_path: Path, cli: Cli) -> None:
+    """A record is one line of at most 80 columns, with its age; a pipe and ``--wide`` have all of it."""
+    store = str(tmp_path / "ledger.db")
+    fill(store, [letter("dead", error=ERROR, function="VideoGreenScreenMatting")], [record("done")])
+    for argv in (["jobs", "list"], ["dead-letters", "list"], ["dead-letters", "groups"]):
+        head, *rows = on_a_terminal(*argv, "--store", store)
+        assert len(rows) == (2 if argv[0] == "jobs" else 1)
+        assert all(cell_len(line) <= 80 for line in (head, *rows))
+        assert all(any(word[:-1].isdigit() and word[-1] in "sm" for word in row.split()) for row in rows)
+        piped = cli(*argv, "--store", store).out.splitlines()
+        assert len(piped) == len(rows) + 1
+        assert not any(line.endswith(" ") for line in piped)
+    assert " ".join(ERROR.split()) in cli("dead-letters", "list", "--store", store).out
+    (wide,) = on_a_terminal("dead-letters", "list", "--wide", "--store", store)[1:]
+    assert " ".join(ERROR.split()) in wide
+    assert on_a_terminal("dead-letters", "list", "--store", store)[1].endswith("\u2026")
+
+
+def test_ages() -> None:
+    """An age has one unit, the largest that is full; the future is now."""
+    now_s = time.time()
+    ages = {0.0: "", now_s + 60: "0s", now_s - 5: "5s", now_s - 61: "1m", now_s - 7_300: "2h", now_s - 900_000: "10d"}
+    assert {at: age_text(at) for at in ages} == ages
