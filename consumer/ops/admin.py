@@ -177,6 +177,7 @@ class _Server(web.Server):
         return _Connection(
             self,
             loop=self._loop,
+            access_log=None,  # type: ignore[arg-type]  # it means none, as where web.Server makes it
             max_line_size=_LINE_LIMIT_BYTES,
             max_field_size=_LINE_LIMIT_BYTES,
             max_headers=_HEADERS_LIMIT,

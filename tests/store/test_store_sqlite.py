@@ -367,7 +367,7 @@ async def test_another_programs_database(sqlite_path: Path) -> None:
 
 
 async def test_locked_by_another_process(
-    sqlite_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+    sqlite_path: Path, make_record: MakeRecord, make_letter: MakeLetter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lock that stays is an error; a repeated call succeeds later and is stored once."""
     monkeypatch.setattr(sqlite_database, "BUSY_TIMEOUT_MS", 50)
@@ -375,6 +375,8 @@ async def test_locked_by_another_process(
     await ledger.open()
     for key in ("done", "fail", "start", "release"):
         await ledger.claim(key, 60)
+    await ledger.claim("dead", 60)
+    await ledger.set_aside(make_letter("dead"))
     with closing(sqlite3.connect(sqlite_path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         refused = await asyncio.gather(
