@@ -392,8 +392,8 @@ class _StdlibHandler(logging.Handler):
             return
         try:
             line = self.format(record)
-        except Exception as error:  # noqa: BLE001  # a library's wrong format string must not reach its caller
-            text = f"{record.msg!s:.200} ({type(error).__name__} while formatting)"
+        except Exception as error:  # noqa: BLE001  # a wrong format string, or a text that raises, must not reach its caller
+            text = f"{_plain(record.msg, 0)!s:.200} ({type(error).__name__} while formatting)"
             line = self.format(logging.makeLogRecord({**record.__dict__, "msg": text, "args": ()}))
         _log.write(line.encode())
 

@@ -221,14 +221,18 @@ def test_one_bridge_however_often() -> None:
     assert plain.getvalue() == ""
 
 
-def test_a_wrong_format_string() -> None:
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("%d of %d", "%d of %d (TypeError"), (Unshowable(), "<Unshowable that can't be shown> (RuntimeError")],
+)
+def test_a_wrong_format_string(text: object, shown: str) -> None:
     """A library's log call that doesn't format still gives a line, and no error."""
     stream = io.StringIO()
     logs.configure(stream=stream)
     (bridge,) = [handler for handler in logging.getLogger().handlers if isinstance(handler, logs._StdlibHandler)]
-    bridge.handle(logging.LogRecord("x", logging.ERROR, __file__, 1, "%d of %d", ("a",), None))
+    bridge.handle(logging.LogRecord("x", logging.ERROR, __file__, 1, text, ("a",), None))
     (line,) = read(stream)
-    assert line["event"].startswith("%d of %d (TypeError")
+    assert line["event"].startswith(shown)
 
 
 def fail(text: str) -> None:
