@@ -16,7 +16,7 @@ from consumer.store import migrate as migration_module
 from consumer.store import rows
 from consumer.store.postgres import database
 from consumer.store.rows import SCHEMA_REVISION
-from consumer.store.sqlite import schema
+from consumer.store.sqlite import ledger, schema
 
 NEXT: Final = "9000"
 ADD: Final = """    tables = {"sqlite": "letter", "postgresql": "mns_consumer_letter"}
@@ -43,7 +43,7 @@ down_revision = "{head}"
 def upgrade() -> None:
 {body}
 '''
-_KNOW_IT: Final[tuple[ModuleType, ...]] = (rows, schema, database, check, migrate)
+_KNOW_IT: Final[tuple[ModuleType, ...]] = (rows, schema, ledger, database, check, migrate)
 
 
 def write_revision(folder: Path, body: str = ADD) -> Path:
@@ -66,9 +66,9 @@ def in_a_process(folder: Path) -> str:
     return f"""
 import pathlib
 from consumer.store import migrate, rows
-from consumer.store.sqlite import schema
+from consumer.store.sqlite import ledger, schema
 migrate._FOLDER = pathlib.Path({str(folder)!r})
-rows.SCHEMA_REVISION = schema.SCHEMA_REVISION = {NEXT!r}
+rows.SCHEMA_REVISION = schema.SCHEMA_REVISION = ledger.SCHEMA_REVISION = {NEXT!r}
 """
 
 

@@ -152,6 +152,7 @@ async def test_a_daemon_migrates_its_file(
     assert look(sqlite_path, "SELECT key, note, version_num FROM letter, revision") == [("dead", "none", NEXT)]
     assert (await ledger.claim("new", 60), type(await ledger.claim("done", 60)).__name__) == (Claimed(), "Ended")
     await ledger.close()
+    assert await migrate(parse_store_address(str(sqlite_path))) == NEXT
     assert copy.exists()
     await ledger.open()
     await ledger.close()

@@ -40,9 +40,10 @@ from consumer.store.commands import (
     take,
 )
 from consumer.store.ledger import Standby, WaitingLetters
+from consumer.store.rows import SCHEMA_REVISION
 from consumer.store.sqlite.database import connect, explain, is_damage, spoils_connection
 from consumer.store.sqlite.files import FileOwner, OpenFiles, access_refusal, make_folder
-from consumer.store.sqlite.schema import prepare
+from consumer.store.sqlite.schema import prepare, remove_copies
 from consumer.store.sqlite.statements import (
     SqliteStatements,
     UndoStartCommand,
@@ -266,11 +267,13 @@ class WriterThread:
         self._files.own(self._owner.acquire())
         try:
             # Only where no ledger was: a file that is empty now has lost it.
-            prepare(self._path, make=not self._owner.has_ledger, on_migration=self._migrates)
+            found = prepare(self._path, make=not self._owner.has_ledger, on_migration=self._migrates)
         finally:
             self.migrating = False
         self._owner.mark()
         self._connect()
+        if found == SCHEMA_REVISION:
+            remove_copies(self._path)
 
     def _migrates(self) -> None:
         self.migrating = True

@@ -59,7 +59,6 @@ def prepare(path: Path, *, make: bool, on_migration: Callable[[], None] = lambda
                 _migrate(connection, path, found)
             else:
                 check_revision(str(path), found)
-                _remove_copies(path)
         except sqlite3.Error as error:
             raise explain(path, error) from error
     return found
@@ -124,7 +123,8 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_copies(path: Path) -> None:
+def remove_copies(path: Path) -> None:
+    """Remove the copies of before migrations, once a start has found the tables as they should be."""
     for copy in path.parent.glob(f"{escape(path.name)}.before-*"):
         about = {"store": str(path), "copy": str(copy)}
         try:
