@@ -6,20 +6,19 @@ Neither loads the settings: a daemon must be found also while they are wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from consumer.cli.output import JsonFlag, one_line, print_fields, print_json, print_table
+from consumer.cli.output import JsonFlag, age_text, one_line, print_fields, print_json, print_table
 from consumer.instance import find_socket
 from consumer.ops.control import ask
 from consumer.ops.sanitize import printable
 
 _RELOAD_S: Final = 120.0
 """A reload imports the handlers' files."""
-_UNITS_S: Final = ((86_400, "d"), (3600, "h"), (60, "m"))
 
 InstanceFlag = Annotated[
     str | None,
@@ -83,5 +82,4 @@ def _print_status(found: Mapping[str, Any]) -> None:
 
 
 def _ago(time: str) -> str:
-    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
-    return next((f"{seconds / unit:.0f} {name}" for unit, name in _UNITS_S if seconds >= 2 * unit), f"{seconds:.0f} s")
+    return age_text(datetime.fromisoformat(time).timestamp())
