@@ -76,8 +76,10 @@ _COMMANDS: Final = (
     _Command(
         "functions", "functions:functions", "List each FunctionName with its handler and its result's fields.", _JOBS
     ),
-    _Command("jobs list", "records:list_jobs", "List the jobs that have ended, the latest first."),
-    _Command("jobs show", "records:show_job", "Show one job that has ended, UserData and result included."),
+    _Command("jobs list", "records:list_jobs", "List the jobs that have ended, or by --state those that run or retry."),
+    _Command(
+        "jobs show", "records:show_job", "Show one job: its end with UserData and result, or its failures so far."
+    ),
     _Command("jobs run", "daemon:run_job", "Handle a job whose notification was lost or that had no NotifyUrl."),
     _Command("dead-letters list", "records:list_letters", "List dead letters, the latest last."),
     _Command(

@@ -190,6 +190,15 @@ class Ending(StrEnum):
     DEAD = "dead"
 
 
+class WhichJobs(StrEnum):
+    """Where a job is, as far as the store or its daemon knows."""
+
+    RUNNING = "running"
+    RETRYING = "retrying"
+    ENDED = "ended"
+    DEAD = "dead"
+
+
 def _which(name: str, text: str, metavar: str | None = None) -> Any:
     return typer.Option(name, help=text, metavar=metavar, rich_help_panel=_WHICH)
 
@@ -217,10 +226,13 @@ _RECORD_FLAGS: Final[Mapping[str, Any]] = {
         str | None, _which("--fingerprint", "With this fingerprint of the error, as groups shows it.", "HEX")
     ],
     "ended": Annotated[Ending | None, _which("--ended", "Ended this way.")],
+    "job_state": Annotated[
+        WhichJobs | None, _which("--state", "In this state; retrying: it has failed and waits for its next attempt.")
+    ],
     "everything": Annotated[bool, _which("--all", "All of them, if no other flag chooses.")],
 }
 _DEFAULTS: Final[Mapping[str, Any]] = {"everything": False}
-JOBS: Final = ("function", "since", "until", "job_id", "queue", "ended")
+JOBS: Final = ("function", "since", "until", "job_id", "queue", "ended", "job_state")
 LETTERS: Final = ("function", "reason", "since", "until", "job_id", "queue", "state", "error", "error_fingerprint")
 
 
@@ -231,15 +243,20 @@ class Selection:
     settings: Settings
     wanted: Filter
     ended: Ending | None = None
+    job_state: WhichJobs | None = None
     everything: bool = False
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Selection:
         """The values of some of ``_RECORD_FLAGS`` and of the settings' flags, by name."""
         own = {name: given.pop(name) for name in _RECORD_FLAGS if name in given}
-        ended, everything = own.pop("ended", None), own.pop("everything", False)
+        ended, state, everything = own.pop("ended", None), own.pop("job_state", None), own.pop("everything", False)
+        if ended is not None and state is not None:
+            raise UsageError("expected either --state or --ended, not both")
+        if state is WhichJobs.DEAD:
+            ended = Ending.DEAD
         settings = SettingsFlags.of(given).load()
-        return cls(settings, filter_of(settings, **own), ended, everything)
+        return cls(settings, filter_of(settings, **own), ended, state, everything)
 
     def demand(self, verb: str) -> None:
         """Check that a command which changes records names them in exactly one way.

@@ -25,9 +25,10 @@ from rich.text import Text
 
 from consumer.errors import ConsumerError, UsageError
 from consumer.message.envelope import read_text
+from consumer.message.notification import job_of
 from consumer.message.strict_json import Undecodable
 from consumer.ops.sanitize import SECRETS, json_text, printable, printable_block
-from consumer.store.ledger import COUNT_CAP, JobRecord, LetterGroup, StoredJob, StoredLetter
+from consumer.store.ledger import COUNT_CAP, JobRecord, LetterGroup, OpenJob, StoredJob, StoredLetter
 
 WideFlag = Annotated[bool, typer.Option("--wide", help="All columns, whole, also on a narrow terminal.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
@@ -130,6 +131,23 @@ def job_json(stored: StoredJob) -> dict[str, Any]:
     """An ended job as JSON, masked."""
     ended = "dead" if stored.dead else "done"
     return masked({"ended": ended, "stored_at": time_text(stored.stored_at), **_record_json(stored.record)})
+
+
+def open_json(job: OpenJob) -> dict[str, Any]:
+    """A job that runs or retries as JSON, masked."""
+    queue, job_id = job_of(job.key)
+    return masked(
+        {
+            "state": "retrying" if job.held_until is None else "running",
+            "since": time_text(job.since),
+            "attempt": job.failures + 1,
+            "queue": queue,
+            "function": None,
+            "job_id": job_id,
+            "held_until": time_text(job.held_until),
+            "error": job.error,
+        }
+    )
 
 
 def letter_json(stored: StoredLetter) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from consumer.cli.options import (
     Ending,
     Selection,
     SettingsFlags,
+    WhichJobs,
     demand_text,
     selects,
     takes_settings,
@@ -39,6 +40,7 @@ from consumer.cli.output import (
     letter_json,
     new_file,
     note,
+    open_json,
     print_fields,
     print_json,
     print_list,
@@ -47,16 +49,21 @@ from consumer.cli.output import (
 )
 from consumer.config import Settings
 from consumer.errors import ExitCode, UsageError
+from consumer.ops.control import ask
 from consumer.ops.sanitize import SECRETS, printable, printable_block
-from consumer.store.ledger import StoredJob
+from consumer.store.ledger import Filter, StoredJob
 from consumer.store.open import open_operators
 from consumer.store.queries import Operators
+from consumer.store_address import SqliteAddress
 
 if TYPE_CHECKING:
     from consumer.replay import Candidate, Replayed
 
 _T = TypeVar("_T")
 _PAGE: Final = 200
+_MOST_OPEN: Final = 100_000
+_OPEN_COLUMNS: Final = ("since", "state", "attempt", "function", "job_id", "queue", "held_until", "error")
+_NARROW_OPEN: Final = ("since", "attempt", "job_id", "error")
 _NARROW_JOB: Final = ("stored_at", "ended", "function", "job_id", "code")
 _NARROW_LETTER: Final = ("id", "stored_at", "reason", "function", "error")
 _NARROW_GROUP: Final = ("count", "last_at", "reason", "function", "latest", "error")
@@ -93,10 +100,14 @@ def _ask(settings: Settings, call: Callable[[Operators], Awaitable[_T]]) -> _T:
 def list_jobs(
     selection: Selection, *, limit: LimitFlag = 100, wide: WideFlag = False, as_json: JsonFlag = False
 ) -> None:
-    """List the jobs that have ended, the latest first.
+    """List the jobs that have ended, or by --state those that run or retry.
 
-    A job that still runs, or waits for its next attempt, is in its queue and not in this list.
+    The latest come first. A running job of a store in a file is known to its daemon alone, which is asked. A job that
+    waits for its first run is in its queue and in no list.
     """
+    if selection.job_state in {WhichJobs.RUNNING, WhichJobs.RETRYING}:
+        _list_open(selection, limit=limit, as_json=as_json, wide=wide)
+        return
     dead = None if selection.ended is None else selection.ended is Ending.DEAD
 
     async def look(operators: Operators) -> list[StoredJob]:
@@ -119,6 +130,51 @@ def list_jobs(
         note(f"the latest {len(shown)} are shown; say --limit for more")
 
 
+def _list_open(selection: Selection, *, limit: int, as_json: bool, wide: bool) -> None:
+    wanted, is_running = selection.wanted, selection.job_state is WhichJobs.RUNNING
+    if wanted != Filter(queue=wanted.queue, job_id=wanted.job_id):
+        raise UsageError("--state running and --state retrying: expected no other flag than --queue and --job-id")
+    settings = selection.settings
+    if is_running and isinstance(settings.store_address(), SqliteAddress):
+        found = _running_here(settings)
+    else:
+        most = _MOST_OPEN if wanted.queue or wanted.job_id or not limit else limit + 1
+        jobs = _ask(settings, lambda operators: operators.list_open(limit=most))
+        found = [open_json(job) for job in jobs if (job.held_until is not None) is is_running]
+    for name in ("queue", "job_id"):
+        value = getattr(wanted, name)
+        found = [one for one in found if value in {None, one[name]}]
+    shown = found[:limit] if limit else found
+    _print_records(shown, _OPEN_COLUMNS, _NARROW_OPEN, as_json=as_json, wide=wide)
+    if not found:
+        note(f"no job that is {selection.job_state} matches")
+    elif len(found) > len(shown):
+        note(f"the latest {len(shown)} are shown; say --limit for more")
+
+
+def _running_here(settings: Settings) -> list[dict[str, Any]]:
+    """The jobs that the daemon of a store in a file runs, as ``open_json``."""
+    path = settings.socket_path()
+    if path is None:
+        raise UsageError("--state running: the daemon of a store in a file is asked, and control_socket is not set")
+    answer = ask(path, {"command": "status"})
+    return [
+        {
+            "state": one["state"],
+            "since": one["since"],
+            "attempt": one["attempt"],
+            "queue": queue["queue"],
+            "function": one["function"],
+            "job_id": one["job_id"],
+            "held_until": None,
+            "error": None,
+        }
+        for queue in answer["queues"]
+        for one in queue["in_flight"]
+        if one["state"] == WhichJobs.RUNNING
+    ]
+
+
 @selects("queue")
 def show_job(
     selection: Selection,
@@ -126,15 +182,21 @@ def show_job(
     *,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show one job that has ended, UserData and result included."""
+    """Show one job: its end with UserData and result, or its failures so far."""
     demand_text("JOBID", job_id, LONGEST_JOB_ID)
     queue, settings = selection.wanted.queue, selection.settings
     queues = [lane.url.identity for lane in settings.queues()]
     jobs, letters = _ask(settings, lambda operators: operators.find_job(job_id, queue=queue, queues=queues))
     if not jobs and not letters:
-        raise UsageError(
-            f"the ledger knows no job {job_id!r} that has ended; expected a JobId of 'mns-consumer jobs list'"
-        )
+        began = [open_json(job) for job in _ask(settings, lambda operators: operators.list_open(limit=_MOST_OPEN))]
+        began = [one for one in began if one["job_id"] == job_id and queue in {None, one["queue"]}]
+        if not began:
+            raise UsageError(
+                f"the ledger knows no job {job_id!r} that has ended or failed; expected a JobId of 'mns-consumer jobs"
+                " list'"
+            )
+        for open_one in began:
+            print_json(open_one) if as_json else print_fields(open_one)
     for number, stored in enumerate(jobs):
         if as_json:
             numbers = [one.id for one in letters if one.letter.job.key == stored.record.key]
@@ -344,9 +406,9 @@ def _print_records(
 
 def _cell(name: str, value: Any, is_narrow: bool) -> object:  # noqa: FBT001 - of a table, not of a caller
     match name:
-        case "stored_at" | "first_at" | "last_at" if is_narrow and value:
+        case "stored_at" | "first_at" | "last_at" | "since" if is_narrow and value:
             return age_text(datetime.fromisoformat(value).timestamp())
-        case "stored_at" | "first_at" | "last_at":
+        case "stored_at" | "first_at" | "last_at" | "since" | "held_until":
             return (value or "")[:19].replace("T", " ")
         case "queue":
             return value.rpartition("/")[2]

@@ -42,6 +42,8 @@ MAX_KEY_CHARACTERS: Final = MAX_QUEUE_CHARACTERS + 3 * MAX_PART_CHARACTERS + 3
 
 _EVENT_ENDS = frozenset({"success", "fail", "failed"})
 """Other states of an event may come several times for one job (facts/iproduction.md#ims-events)."""
+_ESCAPED: Final = re.compile(r"%([0-9A-F]{2,6})\.")
+_MESSAGE_KEY: Final = "MessageId"
 _UNSAFE = re.compile(r"[%|\x00-\x20\x7f-\uffff\U00010000-\U0010ffff]")
 
 
@@ -207,7 +209,13 @@ def job_keys(queue_identity: str, job_id: str) -> Sequence[str]:
 
 def message_key(queue_identity: str, message_id: str) -> str:
     """The key of a message by MNS's own id: for bodies that can't be read or that have no id."""
-    return _join(queue_identity, "MessageId", message_id)
+    return _join(queue_identity, _MESSAGE_KEY, message_id)
+
+
+def job_of(key: str) -> tuple[str, str | None]:
+    """The queue's identity and the job's id in a key; ``None`` where it names a message."""
+    queue, kind, *rest = (_ESCAPED.sub(lambda match: chr(int(match[1], 16)), part) for part in key.split("|"))
+    return queue, rest[0] if rest and kind != _MESSAGE_KEY else None
 
 
 def _notification(fields: dict[str, JsonValue], document: dict[str, JsonValue]) -> Notification:

@@ -204,6 +204,17 @@ class StoredJob:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenJob:
+    """A job that has begun and not ended."""
+
+    key: str
+    failures: int
+    error: str | None  # of the last failure
+    since: float  # when it last failed or was claimed: UNIX seconds by the store's clock
+    held_until: float | None  # when the claim of the daemon that runs it ends; SQLite keeps claims in the daemon alone
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """A replay that has begun, with what is needed to cancel it."""
 

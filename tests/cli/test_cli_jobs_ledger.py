@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from tests.cli.letters_rig import ACCOUNT, fill, letter, record
 from tests.postgres import postgres_store
-from tests.stores import operators_at
+from tests.stores import ledger_at, operators_at
 
 Cli = Callable[..., Any]
 
@@ -48,6 +50,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         pytest.param(["--queue", f"{ACCOUNT}/other"], ["J-second"], id="queue"),
         pytest.param(["--job-id", "J-first"], ["J-first"], id="job"),
         pytest.param(["--ended", "dead"], ["J-dead"], id="dead"),
+        pytest.param(["--state", "dead"], ["J-dead"], id="state"),
         pytest.param(["--ended", "done", "--limit", "1"], ["J-second"], id="done"),
         pytest.param(["--since", "1h"], ["J-second", "J-first", "J-dead"], id="since"),
         pytest.param(["--since", "2999-01-01"], [], id="since then"),
@@ -86,6 +89,49 @@ def test_show(cli: Cli, target: str) -> None:
     assert json.loads(cli("jobs", "show", "J-first", "--store", target, "--json").out)["result"] == '{"stills": 5}'
 
 
+async def test_jobs_that_have_not_ended(target: str, process: Cli) -> None:
+    """A job that has failed is retrying, with attempt and error; PostgreSQL also knows which run, and until when."""
+    ledger = ledger_at(target)
+    await ledger.open()
+    for name in ("failed", "runs", "released"):
+        await ledger.claim(f"{ACCOUNT}/jobs|IProduction|J-{name}", 600)
+    await ledger.fail(f"{ACCOUNT}/jobs|IProduction|J-failed", "ValueError: no such film")
+    await ledger.release(f"{ACCOUNT}/jobs|IProduction|J-released")
+
+    async def ask(*argv: str) -> Any:
+        return await anyio.to_thread.run_sync(partial(process, *argv, "--store", target))
+
+    ran = await ask("jobs", "list", "--state", "retrying", "--json")
+    (found,) = [json.loads(line) for line in ran.out.splitlines()]
+    assert (found["job_id"], found["queue"], found["attempt"]) == ("J-failed", f"{ACCOUNT}/jobs", 2)
+    assert (found["state"], found["error"]) == ("retrying", "ValueError: no such film")
+    assert "no such film" in (await ask("jobs", "list", "--state", "retrying")).out
+    assert json.loads((await ask("jobs", "show", "J-failed", "--json")).out) == found
+    ran = await ask("jobs", "list", "--state", "running", "--json")
+    if "://" in target:
+        (found,) = [json.loads(line) for line in ran.out.splitlines()]
+        assert (found["job_id"], found["state"], found["attempt"]) == ("J-runs", "running", 1)
+        assert datetime.fromisoformat(found["held_until"]) > datetime.now(UTC) + timedelta(seconds=500)
+    else:
+        assert (ran.code, ran.out) == (2, "")
+        assert "the daemon of a store in a file is asked" in ran.err
+    await ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--state", "running", "--since", "1h"], "expected no other flag than --queue and --job-id"),
+        (["--state", "dead", "--ended", "dead"], "expected either --state or --ended"),
+    ],
+)
+def test_states_and_other_flags(cli: Cli, store: str, flags: list[str], said: str) -> None:
+    """Flags that the open jobs have no field for are refused."""
+    ran = cli("jobs", "list", "--store", store, *flags)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+
+
 async def test_show_by_its_letter(store: str, process: Cli) -> None:
     """A job whose key was opened again, and that has not ended since, is shown by its dead letter."""
     await operators_at(store).begin_replay(1)
@@ -97,7 +143,7 @@ async def test_show_by_its_letter(store: str, process: Cli) -> None:
 @pytest.mark.parametrize(
     ("job_id", "printed"),
     [
-        ("J-none", "knows no job 'J-none' that has ended; expected a JobId"),
+        ("J-none", "knows no job 'J-none' that has ended or failed; expected a JobId"),
         ("", "JOBID is empty"),
         ("J" * 65, "JOBID has 65 characters: expected at most 64"),
         ("J\x00", "expected one line without control characters"),

@@ -68,6 +68,10 @@ async def test_status_shows_what_runs(sandbox: Sandbox, tmp_path: Path, started:
         f"{tmp_path / 'handlers' / 'mine.py'}:{line}" for line in (5, 9)
     }
     assert found["breakers"] == []
+    here = ("--store", str(tmp_path / "ledger.db"), "--set", f"control_socket={tmp_path / 'c'}")
+    code, out, _ = await command("jobs", "list", "--state", "running", "--json", *here)
+    (listed,) = [json.loads(line) for line in out.splitlines()]
+    assert (code, listed["job_id"], listed["state"], listed["queue"]) == (0, JOB, "running", queue["queue"])
     code, out, _ = await command("status", "--socket", str(tmp_path / "c"))
     assert code == 0
     assert JOB in out

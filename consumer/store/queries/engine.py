@@ -26,6 +26,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    null,
     select,
     update,
 )
@@ -102,6 +103,10 @@ class Engine(ABC):
         """The condition that finds the jobs of these keys."""
 
     @abstractmethod
+    def open_jobs(self, now: float) -> Select[Any]:
+        """The fields of ``OpenJob`` of each key that is open, has failed or is held."""
+
+    @abstractmethod
     def forget_attempts(self, key: str) -> Update | Delete:
         """Forget the failures and starts of a key. It may even run: that run continues."""
 
@@ -140,6 +145,13 @@ class SqliteEngine(Engine):
     def has_key(self, *keys: str) -> ColumnElement[bool]:
         """See ``Engine.has_key``."""
         return self.jobs.c.key_hash.in_(map(key_hash, keys)) & self.jobs.c.key.in_(keys)
+
+    def open_jobs(self, now: float) -> Select[Any]:  # noqa: ARG002 - as the other engine's
+        """See ``Engine.open_jobs``."""
+        column = tables.SQLITE_ATTEMPTS.c
+        return select(column.key, column.failures, column.error, column.stored_at.label("since"), null()).where(
+            column.failures > 0
+        )
 
     def forget_attempts(self, key: str) -> Delete:
         """See ``Engine.forget_attempts``."""
@@ -186,6 +198,13 @@ class PostgresEngine(Engine):
     def has_key(self, *keys: str) -> ColumnElement[bool]:
         """See ``Engine.has_key``."""
         return self.jobs.c.key_id.in_(map(key_id, keys))
+
+    def open_jobs(self, now: float) -> Select[Any]:
+        """See ``Engine.open_jobs``."""
+        column = self.jobs.c
+        held_until = case((column.held_until > now, column.held_until), else_=None)
+        fields = (column.key, column.failures, column.error, column.claimed_at.label("since"), held_until)
+        return select(*fields).where(column.dead.is_(None), (column.failures > 0) | (column.held_until > now))
 
     def forget_attempts(self, key: str) -> Update:
         """See ``Engine.forget_attempts``."""

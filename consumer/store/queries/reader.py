@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, Table, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, Select, Table, func, literal, literal_column, select, tuple_
 from sqlalchemy.sql.dml import ReturningDelete
 
 from consumer.errors import UsageError
@@ -24,6 +24,7 @@ from consumer.store.ledger import (
     JobRecord,
     LetterGroup,
     LetterState,
+    OpenJob,
     StoredJob,
     StoredLetter,
 )
@@ -173,6 +174,19 @@ class Reader:
             latest_first=True,
         )
         return [self._stored_job(row) for row in rows]
+
+    async def list_open(self, *, limit: int) -> Sequence[OpenJob]:
+        """The jobs that have begun and not ended, the latest first: those that have failed, and those that run.
+
+        Of a store in a file only the first: its daemon alone knows what it runs.
+        """
+
+        async def look(session: Session) -> Sequence[OpenJob]:
+            statement = self._engine.open_jobs(await session.now())
+            latest_first = statement.order_by(literal_column("since").desc()).limit(limit)
+            return [OpenJob(*row) for row in await session.fetch(*self._engine.written(latest_first))]
+
+        return await self._database.run(look)
 
     async def find_job(
         self, job_id: str, *, queue: str | None = None, queues: Sequence[str] = ()
