@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumer.errors import ConsumerError, UsageError
+from consumer.file_safety import sync_folder
 from consumer.message.envelope import read_text
 from consumer.message.notification import job_of
 from consumer.message.strict_json import Undecodable
@@ -37,7 +38,7 @@ _NAMES: Final = {"id", "job", "fingerprint"}
 _LONGEST_CELL: Final = 60
 _LEAST_WIDTH: Final = 150
 _LONGEST_WIDE: Final = 2_000
-_AGES: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (0, "s"))
+_AGES: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
 def print_json(value: Mapping[str, Any], out: TextIO | None = None) -> None:
@@ -106,8 +107,8 @@ def age_text(seconds: float | None) -> str:
     if not seconds:
         return ""
     age_s = max(0.0, time.time() - seconds)
-    unit_s, unit = next(one for one in _AGES if age_s >= one[0])
-    return f"{int(age_s // max(1, unit_s))}{unit}"
+    unit_s, unit = next((one for one in _AGES if age_s >= one[0]), (1, "s"))
+    return f"{int(age_s // unit_s)}{unit}"
 
 
 def count_text(count: int) -> str:
@@ -250,9 +251,7 @@ def new_file(path: Path) -> Iterator[TextIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        os.fsync(folder)  # its name
-        os.close(folder)
+        sync_folder(path.parent)
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError):

@@ -18,6 +18,7 @@ from typing import Final
 import structlog
 
 from consumer.errors import StoreError, StoreUnsafeError
+from consumer.file_safety import sync_folder
 from consumer.store.migrate import migration
 from consumer.store.rows import SCHEMA_REVISION, check_revision
 from consumer.store.sqlite import files
@@ -105,22 +106,13 @@ def _copy(connection: sqlite3.Connection, path: Path, copy: Path) -> None:
         with closing(sqlite3.connect(unfinished)) as target:
             connection.backup(target)
         unfinished.replace(copy)
-        _sync(copy.parent)
+        sync_folder(copy.parent)
     except (OSError, sqlite3.Error) as error:
         unfinished.unlink(missing_ok=True)
         raise StoreError(
             f"store {path}: it is not migrated, because no copy of it can be made as {copy} ({error}); free some"
             f" space (it takes {path.stat().st_size:,} bytes) and start again"
         ) from error
-
-
-def _sync(folder: Path) -> None:
-    """Write the folder's names to disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_copies(path: Path) -> None:
