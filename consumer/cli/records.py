@@ -138,9 +138,9 @@ def _list_open(selection: Selection, *, limit: int, as_json: bool, wide: bool) -
     if is_running and isinstance(settings.store_address(), SqliteAddress):
         found = _running_here(settings)
     else:
-        most = _MOST_OPEN if wanted.queue or wanted.job_id or not limit else limit + 1
-        jobs = _ask(settings, lambda operators: operators.list_open(limit=most))
-        found = [open_json(job) for job in jobs if (job.held_until is not None) is is_running]
+        which: dict[str, Any] = {"running": is_running, "queue": wanted.queue, "job_id": wanted.job_id}
+        most = limit + 1 if limit else _MOST_OPEN
+        found = [open_json(job) for job in _ask(settings, lambda operators: operators.list_open(limit=most, **which))]
     for name in ("queue", "job_id"):
         value = getattr(wanted, name)
         found = [one for one in found if value in {None, one[name]}]
@@ -159,16 +159,7 @@ def _running_here(settings: Settings) -> list[dict[str, Any]]:
         raise UsageError("--state running: the daemon of a store in a file is asked, and control_socket is not set")
     answer = ask(path, {"command": "status"})
     return [
-        {
-            "state": one["state"],
-            "since": one["since"],
-            "attempt": one["attempt"],
-            "queue": queue["queue"],
-            "function": one["function"],
-            "job_id": one["job_id"],
-            "held_until": None,
-            "error": None,
-        }
+        {**{name: one.get(name) for name in _OPEN_COLUMNS}, "queue": queue["queue"]}
         for queue in answer["queues"]
         for one in queue["in_flight"]
         if one["state"] == WhichJobs.RUNNING
@@ -188,8 +179,9 @@ def show_job(
     queues = [lane.url.identity for lane in settings.queues()]
     jobs, letters = _ask(settings, lambda operators: operators.find_job(job_id, queue=queue, queues=queues))
     if not jobs and not letters:
-        began = [open_json(job) for job in _ask(settings, lambda operators: operators.list_open(limit=_MOST_OPEN))]
-        began = [one for one in began if one["job_id"] == job_id and queue in {None, one["queue"]}]
+        which: dict[str, Any] = {"queue": queue, "job_id": job_id, "limit": _PAGE}
+        began = [open_json(job) for job in _ask(settings, lambda operators: operators.list_open(**which))]
+        began = [one for one in began if one["job_id"] == job_id]
         if not began:
             raise UsageError(
                 f"the ledger knows no job {job_id!r} that has ended or failed; expected a JobId of 'mns-consumer jobs"

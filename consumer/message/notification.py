@@ -212,6 +212,12 @@ def message_key(queue_identity: str, message_id: str) -> str:
     return _join(queue_identity, _MESSAGE_KEY, message_id)
 
 
+def key_pieces(queue_identity: str | None, job_id: str | None) -> tuple[str, str]:
+    """What the keys of a queue begin with, and what those of a job hold; "" for any."""
+    begins = "" if queue_identity is None else f"{_queue_part(queue_identity)}|"
+    return begins, "" if job_id is None else f"|{_part(job_id)}"
+
+
 def job_of(key: str) -> tuple[str, str | None]:
     """The queue's identity and the job's id in a key; ``None`` where it names a message."""
     queue, kind, *rest = (_ESCAPED.sub(lambda match: chr(int(match[1], 16)), part) for part in key.split("|"))

@@ -93,7 +93,7 @@ async def test_jobs_that_have_not_ended(target: str, process: Cli) -> None:
     """A job that has failed is retrying, with attempt and error; PostgreSQL also knows which run, and until when."""
     ledger = ledger_at(target)
     await ledger.open()
-    for name in ("failed", "runs", "released"):
+    for name in ("failed", "released", "runs too", "runs"):
         await ledger.claim(f"{ACCOUNT}/jobs|IProduction|J-{name}", 600)
     await ledger.fail(f"{ACCOUNT}/jobs|IProduction|J-failed", "ValueError: no such film")
     await ledger.release(f"{ACCOUNT}/jobs|IProduction|J-released")
@@ -101,13 +101,17 @@ async def test_jobs_that_have_not_ended(target: str, process: Cli) -> None:
     async def ask(*argv: str) -> Any:
         return await anyio.to_thread.run_sync(partial(process, *argv, "--store", target))
 
-    ran = await ask("jobs", "list", "--state", "retrying", "--json")
+    # The limit counts the jobs of that state alone: later ones that run hide none.
+    ran = await ask("jobs", "list", "--state", "retrying", "--limit", "1", "--json")
     (found,) = [json.loads(line) for line in ran.out.splitlines()]
     assert (found["job_id"], found["queue"], found["attempt"]) == ("J-failed", f"{ACCOUNT}/jobs", 2)
     assert (found["state"], found["error"]) == ("retrying", "ValueError: no such film")
     assert "no such film" in (await ask("jobs", "list", "--state", "retrying")).out
     assert json.loads((await ask("jobs", "show", "J-failed", "--json")).out) == found
-    ran = await ask("jobs", "list", "--state", "running", "--json")
+    for flags, count in ((["--job-id", "J-failed"], 1), (["--job-id", "J-fail"], 0), (["--queue", "9/r/q"], 0)):
+        ran = await ask("jobs", "list", "--state", "retrying", "--json", *flags)
+        assert len(ran.out.splitlines()) == count
+    ran = await ask("jobs", "list", "--state", "running", "--limit", "1", "--json")
     if "://" in target:
         (found,) = [json.loads(line) for line in ran.out.splitlines()]
         assert (found["job_id"], found["state"], found["attempt"]) == ("J-runs", "running", 1)

@@ -23,6 +23,7 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    false,
     func,
     insert,
     literal,
@@ -103,8 +104,8 @@ class Engine(ABC):
         """The condition that finds the jobs of these keys."""
 
     @abstractmethod
-    def open_jobs(self, now: float) -> Select[Any]:
-        """The fields of ``OpenJob`` of each key that is open, has failed or is held."""
+    def open_jobs(self, now: float, *, running: bool | None) -> Select[Any]:
+        """The fields of ``OpenJob`` of each open key that is held (``running``), has failed and is not, or either."""
 
     @abstractmethod
     def forget_attempts(self, key: str) -> Update | Delete:
@@ -146,12 +147,11 @@ class SqliteEngine(Engine):
         """See ``Engine.has_key``."""
         return self.jobs.c.key_hash.in_(map(key_hash, keys)) & self.jobs.c.key.in_(keys)
 
-    def open_jobs(self, now: float) -> Select[Any]:  # noqa: ARG002 - as the other engine's
-        """See ``Engine.open_jobs``."""
+    def open_jobs(self, now: float, *, running: bool | None) -> Select[Any]:  # noqa: ARG002 - as the other engine's
+        """See ``Engine.open_jobs``. The file does not say what its daemon holds."""
         column = tables.SQLITE_ATTEMPTS.c
-        return select(column.key, column.failures, column.error, column.stored_at.label("since"), null()).where(
-            column.failures > 0
-        )
+        fields = (column.key, column.failures, column.error, column.stored_at.label("since"), null())
+        return select(*fields).where(false() if running else column.failures > 0)
 
     def forget_attempts(self, key: str) -> Delete:
         """See ``Engine.forget_attempts``."""
@@ -199,12 +199,14 @@ class PostgresEngine(Engine):
         """See ``Engine.has_key``."""
         return self.jobs.c.key_id.in_(map(key_id, keys))
 
-    def open_jobs(self, now: float) -> Select[Any]:
+    def open_jobs(self, now: float, *, running: bool | None) -> Select[Any]:
         """See ``Engine.open_jobs``."""
         column = self.jobs.c
-        held_until = case((column.held_until > now, column.held_until), else_=None)
+        is_held = func.coalesce(column.held_until > now, false())
+        held_until = case((is_held, column.held_until), else_=None)
         fields = (column.key, column.failures, column.error, column.claimed_at.label("since"), held_until)
-        return select(*fields).where(column.dead.is_(None), (column.failures > 0) | (column.held_until > now))
+        wanted = {True: is_held, False: ~is_held & (column.failures > 0), None: is_held | (column.failures > 0)}
+        return select(*fields).where(column.dead.is_(None), wanted[running])
 
     def forget_attempts(self, key: str) -> Update:
         """See ``Engine.forget_attempts``."""

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Select, Table, func, literal, literal_colu
 from sqlalchemy.sql.dml import ReturningDelete
 
 from consumer.errors import UsageError
-from consumer.message.notification import job_keys
+from consumer.message.notification import job_keys, key_pieces
 from consumer.policy import Reason
 from consumer.store.ledger import (
     COUNT_CAP,
@@ -175,15 +175,26 @@ class Reader:
         )
         return [self._stored_job(row) for row in rows]
 
-    async def list_open(self, *, limit: int) -> Sequence[OpenJob]:
-        """The jobs that have begun and not ended, the latest first: those that have failed, and those that run.
+    async def list_open(
+        self, *, limit: int, running: bool | None = None, queue: str | None = None, job_id: str | None = None
+    ) -> Sequence[OpenJob]:
+        """The jobs that have begun and not ended, the latest first.
 
-        Of a store in a file only the first: its daemon alone knows what it runs.
+        Args:
+            limit: The most of them.
+            running: Those that run (``True``), or that have failed and do not run (``False``). A store in a file has
+                only the latter: its daemon alone knows what it runs.
+            queue: Of this queue, ``account/region/name``.
+            job_id: Of this JobId or RunId.
         """
+        begins, holds = key_pieces(queue, job_id)
 
         async def look(session: Session) -> Sequence[OpenJob]:
-            statement = self._engine.open_jobs(await session.now())
-            latest_first = statement.order_by(literal_column("since").desc()).limit(limit)
+            statement = self._engine.open_jobs(await session.now(), running=running)
+            key = statement.selected_columns[0]
+            of_queue = key.startswith(begins, autoescape=True)
+            of_job = key.endswith(holds, autoescape=True) | key.contains(f"{holds}|", autoescape=True)
+            latest_first = statement.where(of_queue, of_job).order_by(literal_column("since").desc()).limit(limit)
             return [OpenJob(*row) for row in await session.fetch(*self._engine.written(latest_first))]
 
         return await self._database.run(look)
