@@ -5,6 +5,7 @@ commands    calls of the ledger that share a transaction
 tables      the definition of every table
 rows        how records become rows
 migrations/ the revisions of the tables; migrate writes their SQL
+session     statements beside a running daemon
 queries/    what operators ask, on both engines
 upkeep      what a store holds, whether it is whole, a copy of it
 open        an address becomes a ledger, or an operator's access

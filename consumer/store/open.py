@@ -19,7 +19,8 @@ from consumer.store.ledger import Ledger
 from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress
 
 if TYPE_CHECKING:
-    from consumer.store.queries import Database, Operators
+    from consumer.store.queries import Operators
+    from consumer.store.session import Database
 
 
 def make_ledger(address: StoreAddress) -> Ledger:

@@ -25,7 +25,7 @@ from consumer.store.sqlite.database import explain
 from consumer.store_address import SqliteAddress, StoreAddress
 
 if TYPE_CHECKING:
-    from consumer.store.queries import Session
+    from consumer.store.session import Session
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ import pytest
 
 from consumer.policy import Reason
 from consumer.store.ledger import Filter, Ledger
-from consumer.store.queries import Database, Operators, Session
+from consumer.store.queries import Operators
+from consumer.store.session import Database, Session
 from tests.store.postgres_rig import psql
 
 T = TypeVar("T")

@@ -21,8 +21,9 @@ import pytest
 from consumer.errors import ExitCode, StoreBusyError, StoreError, StoreSchemaError
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, Filter, JobRecord, StoredJob
-from consumer.store.queries import Operators, Session, SqliteEngine
+from consumer.store.queries import Operators, SqliteEngine
 from consumer.store.rows import SCHEMA_REVISION
+from consumer.store.session import Session
 from consumer.store.sqlite import database as sqlite_database
 from consumer.store.sqlite import statements as sqlite_statements
 from consumer.store.sqlite.database import SqliteDatabase

@@ -16,7 +16,7 @@ from consumer.store.rows import SCHEMA_REVISION, check_revision, too_slow, unrel
 from consumer.store_address import PostgresAddress
 
 if TYPE_CHECKING:
-    from consumer.store.queries import Session
+    from consumer.store.session import Session
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""How a statement is carried out, and what differs between the engines: the table of jobs.
+"""What differs between the engines: the table of jobs.
 
 SQLAlchemy writes the statements; an engine's ``Database`` carries them out on its own connection. Not SQLAlchemy's:
 behind a pooler it would leave prepared statements in sessions of other programs.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
     ColumnElement,
@@ -40,39 +40,6 @@ from consumer.store.ledger import StoredJob
 from consumer.store.rows import JOB_COLUMNS, job_values, key_hash, key_id
 
 Statement: TypeAlias = Select[Any] | Update | Delete | Insert
-T = TypeVar("T")
-
-
-class Session(Protocol):
-    """A connection, perhaps in a transaction."""
-
-    async def fetch(self, statement: str, values: Sequence[object]) -> Sequence[Sequence[Any]]:
-        """The rows of a query.
-
-        Raises:
-            StoreError: It took too long and was stopped.
-        """
-
-    async def execute(self, statement: str, values: Sequence[object]) -> int:
-        """The number of rows that a statement has changed."""
-
-    async def now(self) -> float:
-        """UNIX seconds by the store's clock."""
-
-
-class Database(Protocol):
-    """An engine's way to run work in a session."""
-
-    async def run(self, work: Callable[[Session], Awaitable[T]], *, atomic: bool = False) -> T:
-        """Run the work, in one transaction if ``atomic``. It may run a second time when a connection is lost.
-
-        Raises:
-            StoreError: The store can't be reached or refuses.
-        """
-
-    async def close(self) -> None:
-        """Close what is open."""
-
 
 _CLOCK_STEP_S: Final = 86_400.0
 """How far a clock may be set back: a machine that took its time zone's time for UTC is off by less."""

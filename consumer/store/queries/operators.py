@@ -21,8 +21,8 @@ from sqlalchemy import Delete, Insert, Update, delete, select, update
 
 from consumer.errors import UsageError
 from consumer.store.ledger import NEVER_REPLAYED, Begun, Filter, LetterState, Progress, StoredJob, StoredLetter
-from consumer.store.queries.engine import Session
 from consumer.store.queries.reader import Reader
+from consumer.store.session import Session
 
 _PURGE_STEP: Final = 200
 

@@ -28,8 +28,9 @@ from consumer.store.ledger import (
     StoredJob,
     StoredLetter,
 )
-from consumer.store.queries.engine import Database, Engine, Session
+from consumer.store.queries.engine import Engine
 from consumer.store.rows import JOB_COLUMNS, LETTER_COLUMNS
+from consumer.store.session import Database, Session
 
 _MOST_OF_A_JOB: Final = 200
 _NOT_BY_NAME: Final = {"ids", "since", "until", "state", "error"}

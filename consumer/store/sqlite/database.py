@@ -22,7 +22,7 @@ from consumer.store.rows import check_revision, too_slow, unreleased
 from consumer.store.sqlite.files import access_refusal, hard_link_refusal, lost_ledger_refusal
 
 if TYPE_CHECKING:
-    from consumer.store.queries import Session
+    from consumer.store.session import Session
 
 T = TypeVar("T")
 
