@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import sysconfig
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,41 +31,6 @@ async def my_cover(job: Job[CoverResult]) -> None:
 LOUD: Final = "raise RuntimeError('a file of the user was imported')\n"
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from this checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build = (
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        str(folder),
-        str(ROOT),
-    )
-    subprocess.run([sys.executable, *build], check=True)
-    (made,) = folder.glob("*.whl")
-    return made
-
-
-@pytest.fixture(scope="module")
-def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of a new environment that holds the wheel; its dependencies are borrowed from ours."""
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    install = ("-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index", str(wheel))
-    subprocess.run([sys.executable, *install], check=True)
-    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = Path(subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip())
-    # Python reads no .pth file of a folder that is added so: our editable installation is not seen.
-    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
-    return folder / "bin"
 
 
 @pytest.fixture
