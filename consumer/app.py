@@ -260,8 +260,14 @@ class App:
     async def _clients(self, stack: AsyncExitStack, queue: QueueSettings) -> Clients:
         account = f"{queue.url.account}/{queue.url.region}"
         limiter = self._limiters.setdefault(account, RateLimiter(self.settings.mps_rate))
+        traces = self._shared.traces
         clients = open_clients(
-            queue, ca_file=self.settings.ca_file, limiter=limiter, observe=self.metrics.api_call, on_keys=_mask
+            queue,
+            ca_file=self.settings.ca_file,
+            limiter=limiter,
+            observe=self.metrics.api_call,
+            trace=None if traces is None else traces.calling,
+            on_keys=_mask,
         )
         return await stack.enter_async_context(clients)
 

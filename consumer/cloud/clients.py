@@ -10,7 +10,7 @@ from pathlib import Path
 from consumer.cloud.credentials import CredentialsSource, DefaultChain, Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.mps import Mps, RateLimiter
-from consumer.cloud.pool import Observe, Pool, open_pool
+from consumer.cloud.pool import Observe, Pool, TraceCall, open_pool
 from consumer.config import QueueSettings
 
 
@@ -42,12 +42,13 @@ async def open_clients(
     ca_file: Path | None = None,
     limiter: RateLimiter | None = None,
     observe: Observe | None = None,
+    trace: TraceCall | None = None,
     on_keys: Callable[[Keys], None] | None = None,
 ) -> AsyncIterator[Clients]:
     """Open the clients of one queue; closing ends their connections.
 
     The keys are those of the settings if they have some, else those of the default chain, which ``on_keys`` receives.
-    ``ca_file`` replaces the system's certificates. ``limiter`` is the account's.
+    ``ca_file`` replaces the system's certificates. ``limiter`` is the account's. ``trace`` is put around calls of MPS.
 
     Raises:
         SettingsError: ``ca_file`` can't be read.
@@ -61,6 +62,7 @@ async def open_clients(
             pool=pool,
             limiter=limiter or RateLimiter(),
             observe=observe,
+            trace=trace,
         )
         yield Clients(_queue(settings, credentials, pool, observe), mps, credentials)
 

@@ -24,7 +24,7 @@ from urllib.parse import quote, urlsplit
 
 from consumer.cloud.credentials import CredentialsSource, Keys
 from consumer.cloud.faults import cut, describe, mps_fault
-from consumer.cloud.pool import Exchange, HttpAnswer, Observe, Pool
+from consumer.cloud.pool import Exchange, HttpAnswer, Observe, Pool, TraceCall
 from consumer.errors import CloudError, Fault
 
 _OK, _REDIRECT, _REFUSED, _THROTTLED, _FAILED = 200, 300, 400, 429, 500
@@ -74,6 +74,7 @@ class Mps:
 
     Args:
         limiter: The account's, shared by all its callers.
+        trace: Put around each call, after its wait for the limiter.
         read_margin_s: The time limit of a call.
     """
 
@@ -85,6 +86,7 @@ class Mps:
         pool: Pool,
         limiter: RateLimiter,
         observe: Observe | None = None,
+        trace: TraceCall | None = None,
         read_margin_s: float = 10.0,
     ) -> None:
         parts = urlsplit(endpoint)
@@ -94,6 +96,8 @@ class Mps:
         self._pool = pool
         self._limiter = limiter
         self._observe = observe
+        self._trace = trace
+        self._port = parts.port
         self._deadline_s = read_margin_s
         self._signer = MpsSigner(parts.netloc)
 
@@ -159,6 +163,14 @@ class Mps:
 
     async def _ask(self, action: str, query: Mapping[str, str], needed: str = "RequestId") -> Mapping[str, Any]:
         await self._limiter.wait()
+        if self._trace is None:
+            return await self._send(action, query, needed)
+        with self._trace(action, self._host, self._port) as answered:
+            found = await self._send(action, query, needed)
+            answered(str(found["RequestId"]))
+            return found
+
+    async def _send(self, action: str, query: Mapping[str, str], needed: str) -> Mapping[str, Any]:
         async with Exchange(action, self._host, self._credentials, self._observe) as exchange:
             await self._signer.load()
             keys = await self._credentials.keys()

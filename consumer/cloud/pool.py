@@ -20,7 +20,7 @@ import select
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -60,6 +60,8 @@ _PROBE_STATUS: Final = 299
 
 Observe = Callable[[str, Fault | None, float], None]
 """Called once for each request that ended: the API's name, what failed, seconds; it must not raise."""
+TraceCall = Callable[[str, str, int | None], AbstractContextManager[Callable[[str], None]]]
+"""A block around each request: the API's name, host and port; what it gives is called with the answer's request id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ def report(lane: Lane, delivery: Delivery, outcome: Outcome) -> SettledAs:
     name = delivery.notification.name
     counters = lane.metrics.function(name)
     level: LogLevel = "info"
-    details: dict[str, object] = {}
+    details: dict[str, str | int] = {}
     match outcome:
         case Done():
             status, event = SettledAs.DONE, "job done"
@@ -192,14 +192,37 @@ def report(lane: Lane, delivery: Delivery, outcome: Outcome) -> SettledAs:
     }
     error = _handlers_error(delivery)
     if lane.traces is not None and delivery.span is not None:
-        lane.traces.ended(delivery.span, str(status) if status in _ERROR_STATUSES else "", error, **common)
-    more = {"message_id": delivery.message.message_id, "seconds": round(delivery.run_s, 4), **details}
+        failure = _failure(delivery, outcome, status) if status in _ERROR_STATUSES else None
+        lane.traces.ended(delivery.span, failure, **common, reason=details.get("reason"))
+    more: dict[str, object] = {
+        "message_id": delivery.message.message_id,
+        "seconds": round(delivery.run_s, 4),
+        **details,
+    }
     if said.state:
         more |= {"state": said.state, "code": said.code} if said.code else {"state": said.state}
     if error is not None and lane.shown.is_new((delivery.message.message_id, text_of(error))):
         more["exc_info"] = error
     gather(level, event=event, queue=lane.name, **common, **more)
     return status
+
+
+def _failure(delivery: Delivery, outcome: Outcome, status: SettledAs) -> tuple[Exception | str, str]:
+    """Why a delivery failed, for its span: what was raised, or a label where nothing was; and a sentence."""
+    match outcome:
+        case DeadLetter():
+            label, text = str(outcome.reason), outcome.error
+        case RetryLater():
+            label, text = str(_cause(delivery, outcome)), outcome.why
+        case _:  # Abandon()
+            return str(status), "lease or claim lost"
+    match delivery.result:
+        case Raised(error=error) | Unanswered(error=error) | Unavailable(error=error):
+            return error, text
+        case TimedOut():
+            return TimeoutError(text), text
+        case _:
+            return label, text
 
 
 def _handlers_error(delivery: Delivery) -> Exception | None:

@@ -3,6 +3,7 @@
     receive JOBS     one receive that brought messages        kind client
     process JOBS     one delivery, linked to its receive and to the span that its sender named in ``traceparent``
     delete, hide     how a batch or a message was settled     kind client, linked to the deliveries that it ends
+    Mts/METHOD       one call of MPS                          kind client, within the delivery that waits for it
 
 Everyone who may send to the queue may write a ``traceparent``. As a link it joins two traces and decides nothing. As a
 parent (setting ``trust_trace_parent``) it also decides which trace the spans belong to and whether they are sampled,
@@ -11,28 +12,32 @@ and the sender's ``baggage`` goes on to what the handler calls.
 Where the extra is off, nothing of OpenTelemetry is imported. The exporter, sampling and names follow OpenTelemetry's
 own variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` and its like).
 
-See OpenTelemetry semantic conventions 1.37, messaging spans and metrics; W3C Trace Context.
+See OpenTelemetry semantic conventions 1.37, messaging spans and metrics, RPC spans, exceptions; W3C Trace Context.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from consumer.errors import SettingsError, text_of, traceback_of
+from consumer.errors import CloudError, SettingsError, text_of, traceback_of
 from consumer.ops.logs import LogFields
 from consumer.ops.sanitize import SECRETS
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.metrics import Meter
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Span, SpanContext, Tracer
+    from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Tracer
 
 SYSTEM: Final = "alibaba_mns"
+_MPS_API: Final = "Mts"
+"""MPS's name as an API (facts/iproduction.md#submit-a-job)."""
+_OK: Final = 200
 _NS: Final = 1_000_000_000
 _NAMELESS: Final = "unknown_service"
 """How OpenTelemetry begins the name of a service that its variables do not name."""
@@ -111,8 +116,8 @@ class Traces:
         began_s = time.monotonic()
         token = self._context.attach(parent)
         try:
-            with self._tracer.start_as_current_span(
-                f"process {queue}", parent, self._trace.SpanKind.CONSUMER, attributes, links
+            with self._failing_span(
+                f"process {queue}", self._trace.SpanKind.CONSUMER, attributes, links=links, parent=parent
             ) as span:
                 ids = span.get_span_context()
                 with LogFields(trace_id=f"{ids.trace_id:032x}", span_id=f"{ids.span_id:016x}"):
@@ -121,20 +126,49 @@ class Traces:
             self._context.detach(token)
             self._process_s.record(time.monotonic() - began_s, _attributes(queue, "process", "process"))
 
-    def ended(self, span: Span, fault: str, error: Exception | None, **attributes: str | int | None) -> None:
-        """Record in a delivery's span how it ended: a ``fault``, empty for a success, and what its handler raised."""
+    @contextmanager
+    def calling(self, method: str, host: str, port: int | None) -> Iterator[Callable[[str], None]]:
+        """Put one call of MPS into a span, which belongs to the delivery whose task makes it, if one does.
+
+        Yields:
+            To be called with the request id of the answer.
+        """
+        attributes: dict[str, str | int] = {
+            "rpc.system": "aliyun-api",
+            "rpc.service": _MPS_API,
+            "rpc.method": method,
+            "server.address": host,
+            "http.request.method": "POST",
+        }
+        if port is not None:
+            attributes["server.port"] = port
+        with self._failing_span(f"{_MPS_API}/{method}", self._trace.SpanKind.CLIENT, attributes) as span:
+
+            def answered(request_id: str) -> None:
+                span.set_attributes({"aliyun.request_id": request_id, "http.response.status_code": _OK})
+
+            yield answered
+
+    def ended(self, span: Span, failure: tuple[Exception | str, str] | None, **attributes: str | int | None) -> None:
+        """Record in a delivery's span how it ended; a ``failure`` is an exception or a label, and a sentence."""
         span.set_attributes({f"mns_consumer.{name}": value for name, value in attributes.items() if value is not None})
-        if error is not None:
-            kind = type(error)
+        if failure is not None:
+            self._fail(span, *failure)
+
+    def _fail(self, span: Span, failure: BaseException | str, text: str = "") -> None:
+        # Not by record_exception, which knows no secrets.
+        if isinstance(failure, str):
+            name, said = failure, {"message": text}
+        else:
+            kind = type(failure)
             name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-            # Not by record_exception, which knows no secrets.
-            texts = {"type": name, "message": text_of(error), "stacktrace": traceback_of(error)}
-            span.add_event("exception", {f"exception.{key}": SECRETS.mask(text) for key, text in texts.items()})
-            span.set_attribute("error.type", name)
-        elif fault:
-            span.set_attribute("error.type", fault)
-        if fault:
-            span.set_status(self._trace.StatusCode.ERROR)
+            said = {"message": text_of(failure)}
+            if failure.__traceback__ is not None:
+                said["stacktrace"] = traceback_of(failure)
+        event = {f"exception.{key}": SECRETS.mask(value) for key, value in said.items()}
+        span.add_event("exception", {"exception.type": name, **event})
+        span.set_attribute("error.type", name)
+        span.set_status(self._trace.StatusCode.ERROR)
 
     def close(self, within_s: float) -> None:
         """Send what is left; blocks for at most that time."""
@@ -142,6 +176,28 @@ class Traces:
         self._meters.force_flush(int(within_s * 1000))
         self._spans.shutdown()
         self._meters.shutdown()
+
+    @contextmanager
+    def _failing_span(
+        self,
+        name: str,
+        kind: SpanKind,
+        attributes: Mapping[str, str | int],
+        *,
+        links: Sequence[Link] = (),
+        parent: Context | None = None,
+    ) -> Iterator[Span]:
+        """A current span that fails with what its block raises, without the secrets in it."""
+        with self._tracer.start_as_current_span(
+            name, parent, kind, attributes, links, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield span
+            except BaseException as error:
+                if isinstance(error, CloudError):
+                    span.set_attributes(_answer(error))
+                self._fail(span, error)
+                raise
 
     def _operation(
         self, attributes: dict[str, str | int], count: int, seconds: float, links: Sequence[SpanContext]
@@ -186,6 +242,16 @@ def open_traces(version: str, *, trusted: bool = False) -> Traces:
     spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     reader = PeriodicExportingMetricReader(OTLPMetricExporter())
     return Traces(spans, MeterProvider([reader], resource=resource), version, trusted=trusted)
+
+
+def _answer(error: CloudError) -> dict[str, str | int]:
+    """What is known of the answer to a call that failed."""
+    found = {
+        "aliyun.error_code": error.code,
+        "aliyun.request_id": error.request_id,
+        "http.response.status_code": error.status,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _attributes(queue: str, name: str, kind: str) -> dict[str, str | int]:

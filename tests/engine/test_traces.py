@@ -6,7 +6,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,21 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
+from opentelemetry.trace import SpanKind, StatusCode
 
 from consumer.errors import SettingsError
+from consumer.functions.video_clip import VideoClipResult
 from consumer.ops import traces
+from consumer.ops.sanitize import SECRETS
+from consumer.plugin.handler import Job, Reject
 from consumer.sandbox import Sandbox
+from consumer.sandbox.faults import Fault
 from consumer.sandbox.queue import Message
-from tests.engine.rig import QUEUE, body
+from tests.engine.rig import QUEUE, Serve, body, handlers
 from tests.process.rig import Process
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -147,7 +152,7 @@ async def test_a_message_s_life_is_traced(
         "mns_consumer.outcome": "done",
     }
     assert not bad.parent_span_id
-    assert attributes(bad)["error.type"] == "dead"
+    assert attributes(bad)["error.type"] == "consumer.plugin.handler.Reject"
     received = {span.span_id.hex() for span in played.named(f"receive {QUEUE}")}
     linked = {link.span_id.hex(): link.trace_id.hex() for life in (good, bad) for link in life.links}
     assert linked.keys() & received
@@ -180,10 +185,137 @@ async def test_a_failed_span_says_what_was_raised(
     (span,) = played.named(f"process {QUEUE}")
     assert attributes(span)["error.type"] == "KeyError"
     (event,) = span.events
-    raised = {one.key: one.value.string_value for one in event.attributes}
-    assert (event.name, raised["exception.type"]) == ("exception", "KeyError")
-    assert raised["exception.message"] == "'1 by the secret ***'"
-    assert "in captions" in raised["exception.stacktrace"]
+    said = attributes(event)
+    assert (event.name, said["exception.type"]) == ("exception", "KeyError")
+    assert said["exception.message"] == "'1 by the secret ***'"
+    assert "in captions" in said["exception.stacktrace"]
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """What a daemon of this process with ``otel`` on exports."""
+    exporter, spans = InMemorySpanExporter(), TracerProvider()
+    spans.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("consumer.app.open_traces", lambda *_, **__: traces.Traces(spans, MeterProvider(), "1"))
+    return exporter
+
+
+def ended(exported: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
+    return [span for span in exported.get_finished_spans() if span.name == name]
+
+
+def raised(span: ReadableSpan) -> Mapping[str, Any]:
+    """What its one event ``exception`` says."""
+    assert span.status.status_code is StatusCode.ERROR
+    (event,) = span.events
+    assert event.name == "exception"
+    return dict(event.attributes or {})
+
+
+@pytest.fixture
+def secret() -> None:
+    """``pass-word-7`` is a secret, also of the tests to come."""
+    SECRETS.protect("pass-word-7")
+
+
+@pytest.mark.usefixtures("secret")
+async def test_a_query_of_mps_is_a_client_span(serve: Serve, exported: InMemorySpanExporter) -> None:
+    """Each query is a client span within its delivery's, with MPS's host and request id, and its fault if it failed."""
+
+    async def clip(job: Job[VideoClipResult, None]) -> None:
+        pass
+
+    async with serve(handlers(VideoClip=clip), otel=True) as daemon:
+        daemon.sandbox.faults.add(
+            Fault(
+                kind="error", status=500, code="InternalError", message="of pass-word-7", operations=("query",), count=1
+            )
+        )
+        params = '{"sandbox": {"result": {"Data": "[]"}}}'
+        url = daemon.sandbox.notify_url(QUEUE)
+        mps = daemon.app.lanes[0].mps
+        await mps.submit(function="VideoClip", params=params, input="oss://b/i", output="oss://b/o", notify_url=url)
+        await daemon.until(lambda: bool(ended(exported, f"process {QUEUE}")))
+    (submitted,) = ended(exported, "Mts/SubmitIProductionJob")
+    assert submitted.parent is None
+    (life,) = ended(exported, f"process {QUEUE}")
+    failed, *rest = ended(exported, "Mts/QueryIProductionJob")
+    assert rest
+    for span in (failed, *rest):
+        assert span.kind is SpanKind.CLIENT
+        assert span.parent == life.context
+    found = dict(rest[-1].attributes or {})
+    assert len(str(found.pop("aliyun.request_id"))) >= 30
+    port = int(daemon.sandbox.url.rpartition(":")[2])
+    called = {
+        "rpc.system": "aliyun-api",
+        "rpc.service": "Mts",
+        "rpc.method": "QueryIProductionJob",
+        "server.address": "127.0.0.1",
+        "server.port": port,
+        "http.request.method": "POST",
+    }
+    assert found == called | {"http.response.status_code": 200}
+    found = dict(failed.attributes or {})
+    assert len(str(found.pop("aliyun.request_id"))) >= 30
+    type_ = "consumer.errors.CloudError"
+    assert found == called | {
+        "http.response.status_code": 500,
+        "aliyun.error_code": "InternalError",
+        "error.type": type_,
+    }
+    fault = raised(failed)
+    assert fault["exception.type"] == type_
+    assert "InternalError: of *** (" in fault["exception.message"]
+
+
+FAILED = [
+    pytest.param("Cover", "KeyError", "exhausted", id="raised"),
+    pytest.param("CaptionExtraction", "TimeoutError", "exhausted", id="timed out"),
+    pytest.param("VideoClip", "consumer.plugin.handler.Reject", "rejected", id="rejected"),
+    pytest.param("VideoDelogo", "unrouted", "unrouted", id="nothing was raised"),
+]
+
+
+@pytest.mark.parametrize(("function", "kind", "reason"), FAILED)
+async def test_every_failed_delivery_says_why(
+    serve: Serve, exported: InMemorySpanExporter, function: str, kind: str, reason: str
+) -> None:
+    """The span of a dead letter has one exception event: what was raised, the time limit, or else the reason."""
+
+    async def raises(job: Job) -> None:
+        raise KeyError(job.attempt)
+
+    async def rejects(job: Job) -> None:
+        raise Reject("not this one")
+
+    async def hangs(job: Job) -> None:
+        await anyio.sleep(60)
+
+    registry = handlers(Cover=raises, CaptionExtraction=hangs, VideoClip=rejects)
+    async with serve(registry, otel=True, max_failures=1, handler_timeout_s=0.2) as daemon:
+        daemon.sandbox.put(QUEUE, body(function=function).decode())
+        await daemon.until(lambda: bool(ended(exported, f"process {QUEUE}")))
+    (span,) = ended(exported, f"process {QUEUE}")
+    found = dict(span.attributes or {})
+    assert (found["mns_consumer.outcome"], found["mns_consumer.reason"]) == ("dead", reason)
+    assert raised(span)["exception.type"] == found["error.type"] == kind
+    assert raised(span)["exception.message"]
+
+
+@pytest.mark.usefixtures("secret")
+def test_a_bug_s_traceback_has_no_secret() -> None:
+    """An error that passes through a span is recorded once, with secrets masked."""
+    exporter, spans = InMemorySpanExporter(), TracerProvider()
+    spans.add_span_processor(SimpleSpanProcessor(exporter))
+    with (
+        pytest.raises(RuntimeError),
+        traces.Traces(spans, MeterProvider(), "1").processing(QUEUE, "M", {}, None),
+    ):
+        raise RuntimeError("with pass-word-7")
+    (span,) = exporter.get_finished_spans()
+    assert raised(span)["exception.message"] == "with ***"
+    assert "pass-word-7" not in str(raised(span))
 
 
 MALFORMED = [
