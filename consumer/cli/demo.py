@@ -113,7 +113,7 @@ def demo(
 
 async def _demo(folder: Path, keep: bool) -> bool:  # noqa: FBT001 - handed on by anyio.run
     console = wide_console()
-    async with Sandbox.on_free_port(job_s=_JOB_S) as sandbox:
+    async with Sandbox.on_free_port(job_s=_JOB_S, create_queues=True) as sandbox:
         sandbox.account.ensure(_QUEUE)
         # Given whole: no environment and no file counts.
         settings = Settings(

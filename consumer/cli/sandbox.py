@@ -25,6 +25,11 @@ _FIELDS: Final[Mapping[str, tuple[str, str | None, str]]] = {
     "access_key_secret": ("--access-key-secret", None, "Its secret."),
     "job_s": ("--job-seconds", "SECONDS", "Duration of a job."),
     "lenient_handles": ("--lenient-handles", None, "Replaced and expired receipt handles keep working."),
+    "create_queues": (
+        "--create-queues",
+        None,
+        "Create the queue of a NotifyUrl where it is missing; else the notification is lost, as in the cloud.",
+    ),
     "plain_denials": ("--plain-denials", None, "MPS refuses with 400 and no AccessDeniedDetail, not with 403 and it."),
     "late_redelivery_s": (
         "--late-redelivery",
@@ -141,6 +146,14 @@ async def _serve(settings: SandboxSettings) -> None:
             await server.__aexit__(None, None, None)
 
 
+def _about_queues(url: str, settings: SandboxSettings) -> str:
+    if settings.create_queues:
+        return "The queue of a NotifyUrl is created where it is missing (--create-queues)."
+    return f"""The queue '{QUEUE}' exists. Create any other before a job names it in its NotifyUrl,
+or the notification is lost:
+  curl -X PUT {url}/_sandbox/queues/NAME"""
+
+
 def _announcement(url: str, notify_url: str, settings: SandboxSettings) -> str:
     bucket = f"oss://demo.oss-{settings.region}.aliyuncs.com"
     warning = (
@@ -160,5 +173,7 @@ Then try:
     --output '{bucket}/{{source}}-{{sequenceId}}.jpg' \\
     --notify-url {notify_url}
   curl {url}/_sandbox/state
+
+{_about_queues(url, settings)}
 
 Ctrl-C ends it; queues and jobs are gone then."""

@@ -130,6 +130,10 @@ class Account:
             raise queue_not_exist()
         return mailbox
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a queue."""
+        return name in self._mailboxes
+
     def create(self, name: str, elements: Mapping[str, str] | None = None) -> bool:
         """Create a queue with the attributes of a request's ``<Queue>``; False when an equal one exists.
 

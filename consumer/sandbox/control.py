@@ -71,11 +71,13 @@ class RequestLog:
 
     ``by_operation`` counts requests as they arrive, ``by_status`` responses by operation and HTTP status; status 0 is
     none: the connection was dropped, or the client had gone. ``latest`` holds the latest responses, oldest first.
+    ``without_queue`` counts the notifications that were lost because their queue did not exist.
     """
 
     def __init__(self) -> None:
         self.by_operation: Counter[str] = Counter()
         self.by_status: Counter[tuple[str, int]] = Counter()
+        self.without_queue = 0
         self.latest: deque[dict[str, Any]] = deque(maxlen=2000)
 
     def add(self, now_ms: int, operation: str, queue: str | None, status: int, fault: str) -> None:
@@ -166,6 +168,7 @@ class Control:
             "jobs": {state: states.count(state) for state in JobState},
             "requests": dict(self._log.by_operation),
             "answers": {f"{name} {status}": count for (name, status), count in self._log.by_status.items()},
+            "notifications_without_queue": self._log.without_queue,
             "held_long_polls": self._account.held_long_polls,
             "faults_applied": dict(self._faults.applied),
             "clock_offset_ms": self._account.clock.offset_ms,

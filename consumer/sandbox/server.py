@@ -4,6 +4,7 @@ For each request: find its operation, draw faults, wait for latency, carry it ou
 """
 
 import asyncio
+import logging
 import random
 from functools import partial
 from types import TracebackType
@@ -32,6 +33,7 @@ _KEEP_ALIVE_S: Final = 75.0
 _STOP_S: Final = 2.0
 # Lets the response of ``refuse_connections`` leave before its own connection is dropped.
 _LAST_RESPONSE_S: Final = 0.05
+_log: Final = logging.getLogger(__name__)
 # Returned where nothing can be sent any more: the connection is closed.
 _DROPPED: Final = Response(503)
 
@@ -114,8 +116,18 @@ class Sandbox:
         self.jobs.add(job)
 
     def notify(self, job: SandboxJob) -> None:
-        """Put the notification of a job into its queue, if it has one."""
+        """Put the notification of a job into its queue, if it names one.
+
+        It is lost where that queue does not exist, unless ``settings.create_queues``.
+        """
         if job.notify_queue is None:
+            return
+        if not (self.settings.create_queues or self.account.has(job.notify_queue)):
+            self.log.without_queue += 1
+            _log.warning(
+                "notification of job %s lost: queue '%s' does not exist; create it before the next job: curl -X PUT %s",
+                *(job.job_id, job.notify_queue, f"{self.url}{control.PREFIX}/queues/{job.notify_queue}"),
+            )
             return
         now_ms, message_id = self.clock.now_ms(), f"{self._chance.getrandbits(128):032X}"
         body = message_body(notification(job), self.settings, message_id=message_id, now_ms=now_ms)

@@ -34,6 +34,8 @@ class SandboxSettings(BaseModel):
         small_batches: A batch receive may bring fewer messages than it asks for and the queue has.
         lenient_handles: Replaced and expired receipt handles keep working while their message exists.
         max_long_polls: Long polls held at once; one more is answered at once as empty. None is no limit.
+        create_queues: Create the queue that a job's NotifyUrl names where it is missing; else the notification is lost,
+            as in the cloud.
         fifo_queues: Queues that keep order within a MessageGroupId.
         seed: Of the faults' chance. Ids never repeat, as a ledger outlives a sandbox.
         tls: Serve https with this context.
@@ -63,6 +65,7 @@ class SandboxSettings(BaseModel):
     lenient_handles: bool = False
     max_long_polls: Annotated[int | None, Field(ge=0)] = None
     dlq_policies: dict[str, DlqPolicy] = Field(default_factory=dict)
+    create_queues: bool = False
     fifo_queues: frozenset[str] = frozenset()
     faults: tuple[Fault, ...] = ()
     seed: int = 0

@@ -26,7 +26,7 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox.on_free_port(job_s=0.01) as running:
+    async with Sandbox.on_free_port(job_s=0.01, create_queues=True) as running:
         yield running
 
 

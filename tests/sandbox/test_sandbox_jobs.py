@@ -241,6 +241,24 @@ async def test_no_notify_url_no_message(sandbox: Sandbox) -> None:
     assert sandbox.account.all() == []
 
 
+async def test_a_notification_without_its_queue_is_lost(
+    control: Callable[..., Any], sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A NotifyUrl of a missing queue creates none: the message is lost, and the log says how to create the queue."""
+    sandbox.settings = sandbox.settings.model_copy(update={"create_queues": False})
+    job_id = await submitted(sandbox)
+    assert (await ended(sandbox, job_id))["State"] == "Success"
+    assert not sandbox.account.has("done")
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "consumer.sandbox.server"]
+    assert f"notification of job {job_id} lost: queue 'done' does not exist" in line
+    assert line.endswith(f"curl -X PUT {sandbox.url}/_sandbox/queues/done")
+    assert (await control("GET", "/state"))[1]["notifications_without_queue"] == 1
+    await control("PUT", "/queues/done")
+    later = await submitted(sandbox)
+    await ended(sandbox, later)
+    assert [message["JobId"] for message in notifications(sandbox)] == [later]
+
+
 async def test_a_pipeline_runs_ten_at_once() -> None:
     """Of 30 jobs in one pipeline ten are Analysing at a time; another pipeline doesn't wait for them."""
     async with Sandbox.on_free_port(job_s=0.1, pipeline_concurrency=10) as sandbox:
@@ -340,7 +358,7 @@ async def make_sandbox() -> AsyncIterator[Callable[..., Any]]:
     running: list[Sandbox] = []
 
     async def make(**values: Any) -> Sandbox:
-        sandbox = Sandbox.on_free_port(job_s=0, **values)
+        sandbox = Sandbox.on_free_port(job_s=0, create_queues=True, **values)
         running.append(await sandbox.__aenter__())
         return sandbox
 
