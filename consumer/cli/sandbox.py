@@ -37,7 +37,8 @@ _FIELDS: Final[Mapping[str, tuple[str, str | None, str]]] = {
         "Hidden messages come late, by half of this time to all of it.",
     ),
     "small_batches": ("--small-batches", None, "A batch receive may bring fewer messages than are there."),
-    "seed": ("--seed", None, "Of the faults' chance."),
+    "lose": ("--lose", "SHARE", "Drop this share of the notifications, 0 to 1: those jobs end without a message."),
+    "seed": ("--seed", None, "Of the chance of --fault and --lose."),
 }
 """Flag, metavar and help of each setting whose type and default are the flag's own."""
 _LISTS: Final[Mapping[str, tuple[str, str, str]]] = {

@@ -10,6 +10,8 @@ All under ``/_sandbox``, JSON in and out, without keys (it binds loopback by def
     PUT    /_sandbox/faults                   [fault, ...]: replace all rules
     POST   /_sandbox/faults                   fault: add one rule
     DELETE /_sandbox/faults                   remove all rules
+    GET    /_sandbox/lose                     the share of notifications that are dropped
+    PUT    /_sandbox/lose                     {"share": n}: 0 to 1; changes nothing of the rules
     GET    /_sandbox/rights                   the RAM actions that are granted
     PUT    /_sandbox/rights                   {"allow": [ACTION, ...] or null, "deny": [ACTION, ...]}
     POST   /_sandbox/clock                    {"advance_s": n}: move the messages' clock
@@ -55,6 +57,10 @@ class _Advance(_Body):
 
 class _Refuse(_Body):
     seconds: Annotated[float, Field(ge=0, le=3600)]
+
+
+class _Lose(_Body):
+    share: Annotated[float, Field(ge=0, le=1)]
 
 
 class _LongPolls(_Body):
@@ -132,6 +138,8 @@ class Control:
             case "faults":
                 faults = [fault.model_dump(exclude_defaults=True) for fault in self._faults.current()]
                 return {"faults": faults, "applied": dict(self._faults.applied)}
+            case "lose":
+                return {"share": self._faults.lose}
             case "rights":
                 return self._grants.model_dump()
         return None
@@ -148,6 +156,8 @@ class Control:
                 self._faults.add(Fault.model_validate_json(body))
             case "DELETE faults":
                 self._faults.clear()
+            case "PUT lose":
+                self._faults.lose = _Lose.model_validate_json(body).share
             case "PUT rights":
                 rights = Grants.model_validate_json(body)
                 self._grants.set(rights.allow, rights.deny)

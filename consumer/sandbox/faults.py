@@ -34,6 +34,7 @@ Kind = Literal[
     "entry_error",
     "duplicate",
     "revoke",
+    "submit_answer_lost",
     "job_stuck",
     "notification_lost",
     "notification_twice",
@@ -47,6 +48,7 @@ _ONLY_FOR: Final = {
     "duplicate": GROUPS["receive"],
     "revoke": GROUPS["receive"],
     "entry_error": frozenset({"BatchDeleteMessage", "BatchSendMessage"}),
+    "submit_answer_lost": GROUPS["submit"],
     "job_stuck": GROUPS["submit"],
     "notification_lost": GROUPS["submit"],
     "notification_twice": GROUPS["submit"],
@@ -79,7 +81,8 @@ class Fault(BaseModel):
             ``duplicate`` makes a received message visible a second time at once, ``revoke`` ends the lease of a
             received message after ``seconds``.
 
-            For jobs: ``job_stuck`` stays Analysing, ``notification_lost``, ``notification_twice``.
+            For jobs: ``submit_answer_lost`` runs the job and closes the connection of its submit without an answer;
+            ``job_stuck`` stays Analysing; ``notification_lost``, ``notification_twice``.
         operations: Operation or group names of ``protocol``; empty means all.
         queues: Patterns of queue names with ``*`` and ``?``; empty means all, and calls without a queue.
         count: After this many hits the rule is removed; None is unlimited.
@@ -162,11 +165,16 @@ class Plan:
 
 
 class Faults:
-    """The current rules. ``applied`` counts hits by kind since the start and is never reset."""
+    """The current rules, and beside them ``lose``: the share of all jobs that end without a notification.
 
-    def __init__(self, faults: Iterable[Fault] = (), *, seed: int = 0) -> None:
+    ``applied`` counts hits by kind since the start and is never reset.
+    """
+
+    def __init__(self, faults: Iterable[Fault] = (), *, lose: float = 0.0, seed: int = 0) -> None:
         self.applied: Counter[str] = Counter()
+        self.lose = lose
         self._chance = random.Random(seed)  # noqa: S311 - chance that a test can repeat, no secret
+        self._lots = random.Random(seed)  # noqa: S311 - as above
         self._rules = list(faults)
 
     def set(self, faults: Iterable[Fault]) -> None:
@@ -207,6 +215,16 @@ class Faults:
             if fault.kind == kind and self._is_drawn(fault, operation, queue):
                 return fault
         return None
+
+    def draw_lot(self) -> float:
+        """Draw the lot of a job, from 0 to 1, when it is submitted: seed and order alone decide which job is lost."""
+        return self._lots.random()
+
+    def loses(self, lot: float) -> bool:
+        """Whether ``lose`` takes the notification of the job with this lot."""
+        is_lost = lot < self.lose
+        self.applied["notification_lost"] += is_lost
+        return is_lost
 
     def spoil_messages(self, queue: Queue, operation: str, taken: Iterable[Message]) -> None:
         """Draw and do what happens to each message that was just received."""

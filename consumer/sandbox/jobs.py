@@ -51,6 +51,7 @@ class JobOrders(BaseModel):
         result: The whole ``Result``: text unchanged, anything else as JSON.
         stuck: Stay Analysing.
         notify: Send no notification (``lost``), or two (``twice``).
+        answer: Run the job, and close the connection of its submit without an answer (``lost``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +61,7 @@ class JobOrders(BaseModel):
     result: Any = None
     stuck: bool = False
     notify: Literal["once", "lost", "twice"] = "once"
+    answer: Literal["once", "lost"] = "once"
 
 
 class SandboxJob(BaseModel):
@@ -168,9 +170,14 @@ class Jobs:
         self._keep(job)
         pipeline = self._pipelines.setdefault(job.pipeline_id, _Pipeline(asyncio.Semaphore(self._concurrency)))
         pipeline.queued += 1
-        task = asyncio.create_task(self._run(pipeline, job))
+        task = asyncio.create_task(self._run(pipeline, job, self._faults.draw_lot()))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    def loses_answer(self, job_id: str) -> bool:
+        """Draw whether the answer of a job's submit is lost, by its order or by a fault."""
+        job = self._jobs[job_id]
+        return job.orders.answer == "lost" or self._is_hit("submit_answer_lost", job)
 
     def add(self, job: SandboxJob) -> None:
         """Add a job in its final form; it replaces one that has its id, which then never ends."""
@@ -194,7 +201,7 @@ class Jobs:
                 break
             del self._jobs[oldest.job_id]
 
-    async def _run(self, pipeline: _Pipeline, job: SandboxJob) -> None:
+    async def _run(self, pipeline: _Pipeline, job: SandboxJob, lot: float) -> None:
         length_s = self._job_s if job.orders.job_s is None else job.orders.job_s
         await asyncio.sleep(length_s * _QUEUING_SHARE)
         async with pipeline.slots:
@@ -203,9 +210,9 @@ class Jobs:
             # A stuck job gives its slot back: a few of them would stop every other one.
             if not (job.orders.stuck or self._is_hit("job_stuck", job)):
                 await asyncio.sleep(length_s * (1 - _QUEUING_SHARE))
-                self._end(job)
+                self._end(job, lot)
 
-    def _end(self, job: SandboxJob) -> None:
+    def _end(self, job: SandboxJob, lot: float) -> None:
         if self._jobs.get(job.job_id) is not job:
             # It was replaced meanwhile: no notification.
             return
@@ -214,12 +221,14 @@ class Jobs:
         job.code, job.message = (fail.code, fail.message) if fail else ("", "")
         job.result = job.orders.result
         job.end(self._clock.now_ms())
-        for _ in range(self._notifications(job)):
+        for _ in range(self._notifications(job, lot)):
             self._on_end(job)
 
-    def _notifications(self, job: SandboxJob) -> int:
+    def _notifications(self, job: SandboxJob, lot: float) -> int:
         notify = job.orders.notify
-        if job.notify_queue is None or notify == "lost" or self._is_hit("notification_lost", job):
+        if job.notify_queue is None or notify == "lost":
+            return 0
+        if self._faults.loses(lot) or self._is_hit("notification_lost", job):
             return 0
         return 2 if notify == "twice" or self._is_hit("notification_twice", job) else 1
 

@@ -90,9 +90,11 @@ class MpsApi:
             self._check(call)
             carry_out = self._submit if call.operation == "SubmitIProductionJob" else self._query
             body = carry_out(call.parameters, request_id)
-            return _written(body, 200, root=f"{call.operation}Response", parameters=call.parameters)
+            response = _written(body, 200, root=f"{call.operation}Response", parameters=call.parameters)
         except MpsError as error:
             return self._error(request_id, call.parameters, error)
+        response.is_lost = call.operation == "SubmitIProductionJob" and self._jobs.loses_answer(body["JobId"])
+        return response
 
     def error(self, request_id: str, request: Request, status: int, code: str | None, message: str) -> Response:
         """Render an error; without a code, the one that fits the status."""

@@ -157,13 +157,17 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """An HTTP response. ``content_type`` is sent with an empty body too, unless it is ""; ``headers`` come last."""
+    """An HTTP response. ``content_type`` is sent with an empty body too, unless it is ""; ``headers`` come last.
+
+    One that ``is_lost`` is not sent: its call has had its effect, and the connection is closed.
+    """
 
     status: int
     body: bytes = b""
     content_type: str = XML
     headers: Mapping[str, str] = field(default_factory=dict)
     closes: bool = False
+    is_lost: bool = False
 
     def to_web(
         self, date: str, *, keep_alive: bool, server: str = "sandbox", headers: Mapping[str, str] = _NO_HEADERS

@@ -15,7 +15,7 @@ from aiohttp import web
 from consumer.sandbox import control
 from consumer.sandbox.access import Grants, Keys, Origins
 from consumer.sandbox.account import Account, Clock
-from consumer.sandbox.faults import Faults, replace_effect, spoil_response
+from consumer.sandbox.faults import Fault, Faults, replace_effect, spoil_response
 from consumer.sandbox.jobs import Jobs, SandboxJob, message_body, notification
 from consumer.sandbox.mns_api import MnsApi
 from consumer.sandbox.mps_api import MpsApi
@@ -36,6 +36,7 @@ _LAST_RESPONSE_S: Final = 0.05
 _log: Final = logging.getLogger(__name__)
 # Returned where nothing can be sent any more: the connection is closed.
 _DROPPED: Final = Response(503)
+_ANSWER_LOST: Final = Fault(kind="submit_answer_lost")
 
 
 class Sandbox:
@@ -55,7 +56,7 @@ class Sandbox:
         self.settings = settings = settings or SandboxSettings()
         self._chance = random.Random()  # noqa: S311 - ids, no secrets; they never repeat, as a ledger outlives a sandbox
         self.clock = Clock()
-        self.faults = Faults(settings.faults, seed=settings.seed)
+        self.faults = Faults(settings.faults, lose=settings.lose, seed=settings.seed)
         self.account = Account(settings, self.clock, self._chance)
         self.grants = Grants(allow=settings.allowed_actions, deny=settings.denied_actions)
         self.log = control.RequestLog()
@@ -239,18 +240,20 @@ class Sandbox:
                 response = await replace_effect(http, plan.before, partial(service.error, request_id, request))
             else:
                 response = await service.answer(call, request_id)
-            is_without_id = plan.after is not None and plan.after.kind == "no_request_id"
+            after = _ANSWER_LOST if response is not None and response.is_lost else plan.after
+            is_without_id = after is not None and after.kind == "no_request_id"
             sent = (response or _DROPPED).to_web(
                 self.clock.date_header(),
                 keep_alive=http.keep_alive,
                 server=service.server,
                 headers=service.headers("" if is_without_id else request_id),
             )
-            return sent if plan.after is None else await spoil_response(http, sent, plan.after)
+            return sent if after is None else await spoil_response(http, sent, after)
         finally:
             # A client that leaves cancels this; its request is logged all the same.
             status = response.status if response else 0
-            self.log.add(self.clock.now_ms(), call.operation, call.queue or None, status, plan.kind)
+            kind = _ANSWER_LOST.kind if response and response.is_lost else plan.kind
+            self.log.add(self.clock.now_ms(), call.operation, call.queue or None, status, kind)
 
 
 def _bounded_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:

@@ -37,6 +37,8 @@ class SandboxSettings(BaseModel):
         create_queues: Create the queue that a job's NotifyUrl names where it is missing; else the notification is lost,
             as in the cloud.
         fifo_queues: Queues that keep order within a MessageGroupId.
+        lose: Share of the jobs whose notification is dropped. With one seed and one order of submissions it is the same
+            jobs; what else goes wrong does not change that.
         seed: Of the faults' chance. Ids never repeat, as a ledger outlives a sandbox.
         tls: Serve https with this context.
     """
@@ -68,5 +70,6 @@ class SandboxSettings(BaseModel):
     create_queues: bool = False
     fifo_queues: frozenset[str] = frozenset()
     faults: tuple[Fault, ...] = ()
+    lose: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: int = 0
     tls: ssl.SSLContext | None = None

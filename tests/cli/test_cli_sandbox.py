@@ -47,13 +47,23 @@ def test_its_rights_and_its_slack(start: Cli, fetch: Callable[..., str]) -> None
             "--deny",
             "mns:ListQueue",
         ),
-        *("--plain-denials", "--allow-host", "films.test", "--late-redelivery", "10", "--small-batches"),
+        *(
+            "--plain-denials",
+            "--lose",
+            "0.25",
+            "--allow-host",
+            "films.test",
+            "--late-redelivery",
+            "10",
+            "--small-batches",
+        ),
     )
     url = started.wait_for(r"are at (http://127\.0\.0\.1:\d+)")[1]
     assert json.loads(fetch(f"{url}/_sandbox/rights")) == {
         "allow": ["mns:ListQueue", "mns:SendMessage"],
         "deny": ["mns:ListQueue"],
     }
+    assert json.loads(fetch(f"{url}/_sandbox/lose")) == {"share": 0.25}
     asked = HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=5)
     asked.request("GET", "/_sandbox/state", headers={"Host": "films.test"})
     assert asked.getresponse().status == 200
@@ -80,6 +90,7 @@ def test_open_to_others_is_warned_of(start: Cli) -> None:
         pytest.param(["--dlq", "jobs=dead:x"], "expected QUEUE=TARGET", id="no count"),
         pytest.param(["--allow", "mns:RecieveMessage"], "--allow: unknown action", id="no action"),
         pytest.param(["--deny", "mns:Send"], "the nearest is 'mns:SendMessage'", id="no action to deny"),
+        pytest.param(["--lose", "10"], "lose: Input should be less than or equal to 1", id="no share"),
         pytest.param(["--late-redelivery", "-1"], "late_redelivery_s", id="a time before"),
         pytest.param(["--dlq", "jobs=dead:0"], "max_receive_count", id="a count out of range"),
     ],

@@ -15,6 +15,7 @@ from alibabacloud_mts20140618.models import QueryIProductionJobRequest, SubmitIP
 from alibabacloud_tea_openapi.exceptions import ClientException
 from alibabacloud_tea_openapi.models import Config
 from anyio.to_thread import run_sync
+from darabonba.exceptions import UnretryableException
 
 from consumer.functions.catalogue import names
 from consumer.job_state import JobState
@@ -220,6 +221,51 @@ async def test_notifications_lost_and_doubled(sandbox: Sandbox, notify: str | No
     await ended(sandbox, await submitted(sandbox, job_params=orders))
     messages = sandbox.messages("done")
     assert len({message.message_id for message in messages}) == len(messages) == count
+
+
+async def lost_of(sandbox: Sandbox, count: int) -> list[int]:
+    """Submit that many jobs; return the numbers of those that ended without a notification."""
+    ids = [await submitted(sandbox) for _ in range(count)]
+    for job_id in ids:
+        await ended(sandbox, job_id)
+    shown = {message["JobId"] for message in notifications(sandbox)}
+    return [number for number, job_id in enumerate(ids) if job_id not in shown]
+
+
+async def test_a_share_of_notifications_is_lost(make_sandbox: Callable[..., Any]) -> None:
+    """With ``lose`` that share of jobs gets no message; one seed loses the same jobs, whatever faults there are."""
+    first = await make_sandbox(lose=0.3, seed=7)
+    again = await make_sandbox(lose=0.3, seed=7, faults=[Fault(kind="latency", probability=0.5)])
+    other = await make_sandbox(lose=0.3, seed=8)
+    lost = await lost_of(first, 40)
+    assert 4 <= len(lost) <= 20
+    assert await lost_of(again, 40) == lost != await lost_of(other, 40)
+    assert first.faults.applied["notification_lost"] == len(lost)
+
+
+async def test_the_lost_share_is_changed_while_it_runs(sandbox: Sandbox, control: Callable[..., Any]) -> None:
+    """The control API shows and sets the share beside the rules, and refuses what is no share."""
+    assert await control("GET", "/lose") == (200, {"share": 0.0})
+    assert await control("PUT", "/lose", {"share": 1}) == (200, {"share": 1.0})
+    await control("DELETE", "/faults")
+    assert await lost_of(sandbox, 3) == [0, 1, 2]
+    assert (await control("PUT", "/lose", {"share": 1.1}))[0] == 400
+    await control("PUT", "/lose", {"share": 0})
+    assert await lost_of(sandbox, 3) == []
+
+
+@pytest.mark.parametrize("is_ordered", [True, False], ids=["ordered", "by a fault"])
+async def test_the_answer_of_a_submit_is_lost(sandbox: Sandbox, is_ordered: bool) -> None:  # noqa: FBT001 - a case
+    """The vendor's client gets no answer, by JobParams or by a fault; the job exists, runs and notifies."""
+    if not is_ordered:
+        sandbox.faults.add(Fault(kind="submit_answer_lost", count=1))
+    with pytest.raises(UnretryableException, match="Server disconnected"):
+        await submitted(sandbox, job_params=ordering(answer="lost") if is_ordered else "{}")
+    (job,) = sandbox.jobs.all()
+    assert (await ended(sandbox, job.job_id))["State"] == "Success"
+    assert [message["JobId"] for message in notifications(sandbox)] == [job.job_id]
+    assert sandbox.log.latest[0]["fault"] == "submit_answer_lost"
+    await submitted(sandbox)
 
 
 @pytest.mark.parametrize("is_ordered", [True, False], ids=["ordered", "by a fault"])
