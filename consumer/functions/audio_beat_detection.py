@@ -5,7 +5,14 @@ Source: facts/iproduction.md#audiobeatdetection.
 
 from pydantic import Field
 
-from consumer.functions.catalogue import Family, FilesResult, Function, ResultFile, Sample
+from consumer.functions.catalogue import Family, FilesResult, Function, Medium, ResultFile, Sample
+from consumer.functions.parameters import FunctionParams
+
+
+class AudioBeatDetectionParams(FunctionParams):
+    """JobParams of an AudioBeatDetection job: it has none."""
+
+    function = "AudioBeatDetection"
 
 
 class AudioBeatDetectionResult(FilesResult):
@@ -22,6 +29,9 @@ FUNCTION = Function(
     input="audio or video",
     output="one .txt file with BeatList and DownBeatList",
     family=Family.OBJECT,
+    params=AudioBeatDetectionParams,
     result=AudioBeatDetectionResult,
+    media=frozenset({Medium.AUDIO, Medium.VIDEO}),
+    output_ending=".txt",
     sample=Sample(input="song.mp3", ending="txt", files=1),
 )

@@ -3,9 +3,51 @@
 Source: facts/iproduction.md#captionextraction.
 """
 
-from pydantic import Field
+from typing import Annotated, Literal, NamedTuple
 
-from consumer.functions.catalogue import Family, FilesResult, Function, ResultFile, Sample
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from consumer.functions.catalogue import Family, FilesResult, Function, Medium, ResultFile, Sample
+from consumer.functions.parameters import INFERRED, FunctionParams, decoded, inferred_error
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Region(NamedTuple):
+    """The part of a picture that is read: ``[[top, bottom], [left, right]]``, shares of height and width, 0 to 1."""
+
+    top_bottom: tuple[_Share, _Share]
+    left_right: tuple[_Share, _Share]
+
+
+def _not_empty(region: Region) -> Region:
+    for low, high in region:
+        if low >= high:
+            raise inferred_error(f"the region from {low:g} to {high:g} is empty")
+    return region
+
+
+class CaptionExtractionParams(FunctionParams):
+    """JobParams of a CaptionExtraction job: ``{"fps":5,"roi":[[0.75,1],[0,1]],"track":"main"}``."""
+
+    function = "CaptionExtraction"
+
+    fps: int = Field(default=5, ge=2, le=10, description="pictures that are read in a second, 2 to 10, by default 5")
+    roi: Annotated[Region, BeforeValidator(decoded), AfterValidator(_not_empty)] | None = Field(
+        default=None,
+        description="the part that is read, [[top,bottom],[left,right]] from 0 to 1, by default the bottom quarter",
+    )
+    sep: bool = Field(default=False, description="whether each language gets a file of its own, by default false")
+    formatter: str | None = Field(default=None, description="text that formats the captions in the file")
+    track: Literal["main"] | None = Field(default=None, description='"main" reads the main captions alone')
+    lang: Annotated[Literal["ch", "en", "ch_ml"], INFERRED] = Field(
+        default="ch", description="language: ch, en or ch_ml, by default ch (inferred)"
+    )
+
+    @property
+    def needs_result_type(self) -> bool:
+        """With ``sep`` the files differ by ``{resultType}`` alone."""
+        return self.sep
 
 
 class CaptionExtractionResult(FilesResult):
@@ -20,6 +62,9 @@ FUNCTION = Function(
     input="video",
     output="subtitles; with sep, Output needs {resultType}",
     family=Family.OBJECT,
+    params=CaptionExtractionParams,
     result=CaptionExtractionResult,
+    media=frozenset({Medium.VIDEO}),
+    output_ending=".srt",
     sample=Sample(input="film.mp4", ending="srt", params={"fps": 5, "track": "main"}, files=1),
 )

@@ -1,5 +1,7 @@
 """What a function is, the forms that results share, and how functions are found.
 
+What parameters share is in ``parameters.py``; the rules for a whole request are in ``request.py``.
+
 A module's name is its FunctionName in snake case: ``video_h2v`` is ``VideoH2V``, and ``a_s_r`` would be ``ASR``. So the
 names are listed without importing the modules: all 16 together take 25 ms of CPU, to build pydantic models.
 
@@ -29,7 +31,12 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel
 
+from consumer.functions.parameters import FunctionParams
+
 _MOST_CHARS: Final = 120
+_NO_FUNCTIONS: Final = frozenset({"catalogue", "parameters", "request"})
+"""The modules here that are no function's."""
+_PAGE: Final = "iproduction.md"
 
 
 class ResultModel(BaseModel):
@@ -131,6 +138,14 @@ class Sample:
     data: Callable[[Sequence[str], Random], JsonValue] = _files
 
 
+class Medium(StrEnum):
+    """A kind of file."""
+
+    AUDIO = "audio"
+    IMAGE = "image"
+    VIDEO = "video"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
     """What is known of one function.
@@ -140,22 +155,43 @@ class Function:
         input: What Input must be.
         output: What is written to Output; ``None`` for nothing.
         result: It has a method ``summary`` that returns one line.
+        media: The kinds that Input may be, as far as its name shows; empty where that is not known.
+        input_ending: The ending of Input, where only one kind of file is taken.
+        output_media: The kind of the files that come out; ``output_ending`` where only one ending fits.
+        output_is_inferred: What comes out is known of the sister service only.
+        needs_sequence_id: Several files come out, so that Output needs ``{sequenceId}``.
+        sequence_id_is_inferred: No page says so.
+        model_ids: The models that are known for ModelId; empty where none is.
     """
 
     name: str
     title: str
     input: str
     output: str | None
+    params: type[FunctionParams]
     result: type[BaseModel]
     sample: Sample
     family: Family = Family.DETAILS
+    media: frozenset[Medium] = frozenset()
+    input_ending: str | None = None
+    output_media: Medium | None = None
+    output_ending: str | None = None
+    output_is_inferred: bool = False
+    needs_sequence_id: bool = False
+    sequence_id_is_inferred: bool = False
+    model_ids: frozenset[str] = frozenset()
+
+    @property
+    def source(self) -> str:
+        """The heading of its facts."""
+        return f"facts/{_PAGE}#{self.name.lower()}"
 
 
 @functools.cache
 def _modules() -> Mapping[str, str]:
     """Each FunctionName with its module's name."""
     inside = (info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return {stem.title().replace("_", ""): stem for stem in inside if stem != "catalogue"}
+    return {stem.title().replace("_", ""): stem for stem in inside if stem not in _NO_FUNCTIONS}
 
 
 def names() -> Sequence[str]:
@@ -187,7 +223,7 @@ def nearest(name: str) -> str | None:
 
 
 def model(name: str) -> object:
-    """A result model, or a part of one, by its class name. Imports as few modules as it can.
+    """A model of results or parameters, or a part of one, by its class name. Imports as few modules as it can.
 
     Raises:
         AttributeError: No module defines the name.
@@ -195,9 +231,9 @@ def model(name: str) -> object:
     if name[:1].isupper():
         # A model's name usually begins with its FunctionName; that module is imported first.
         likely_first = sorted(_modules(), key=lambda function: not name.startswith(function))
-        for stem in ("catalogue", *(_modules()[function] for function in likely_first)):
+        for stem in ("catalogue", "parameters", *(_modules()[function] for function in likely_first)):
             module = importlib.import_module(f"{__package__}.{stem}")
             found = vars(module).get(name)
-            if isinstance(found, type) and issubclass(found, BaseModel) and found.__module__ == module.__name__:
+            if isinstance(found, type) and issubclass(found, BaseModel | tuple) and found.__module__ == module.__name__:
                 return found
-    raise AttributeError(f"no result model is named {name!r}")
+    raise AttributeError(f"no model of results or parameters is named {name!r}")

@@ -5,10 +5,22 @@ Source: facts/iproduction.md#cover.
 
 from collections.abc import Sequence
 from random import Random
+from typing import Literal
 
 from pydantic import Field, FiniteFloat, JsonValue, model_validator
 
-from consumer.functions.catalogue import Family, Function, ResultModel, Sample
+from consumer.functions.catalogue import Family, Function, Medium, ResultModel, Sample
+from consumer.functions.parameters import FunctionParams
+
+
+class CoverParams(FunctionParams):
+    """JobParams of a Cover job: ``{"Model":"gif"}``."""
+
+    function = "Cover"
+
+    model: Literal["", "gif"] = Field(
+        default="", alias="Model", description='what is made: "" for still pictures, the default, or "gif"'
+    )
 
 
 class CoverStill(ResultModel):
@@ -62,6 +74,10 @@ FUNCTION = Function(
     input="video",
     output="pictures; Output needs {sequenceId}",
     family=Family.ARRAY,
+    params=CoverParams,
     result=CoverResult,
+    media=frozenset({Medium.VIDEO}),
+    output_media=Medium.IMAGE,
+    needs_sequence_id=True,
     sample=Sample(input="film.mp4", ending="jpg", files=5, data=_stills),
 )

@@ -3,9 +3,17 @@
 Source: facts/iproduction.md#imagecartoonize.
 """
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from consumer.functions.catalogue import Family, FilesResult, Function, ResultFile, Sample
+from consumer.functions.parameters import FunctionParams
+
+
+class ImageCartoonizeParams(FunctionParams):
+    """JobParams of an ImageCartoonize job: not documented, so any are taken and written as they are."""
+
+    model_config = ConfigDict(extra="allow")
+    function = "ImageCartoonize"
 
 
 class ImageCartoonizeResult(FilesResult):
@@ -20,6 +28,10 @@ FUNCTION = Function(
     input="image",
     output="pictures; Output needs {sequenceId} (inferred)",
     family=Family.OBJECT,
+    params=ImageCartoonizeParams,
     result=ImageCartoonizeResult,
+    # No media: the vendor's own sample of this function names a video and an .srt file.
+    needs_sequence_id=True,
+    sequence_id_is_inferred=True,
     sample=Sample(input="poster.jpg", ending="jpg", files=2),
 )

@@ -1,6 +1,13 @@
 """ImageDelogo (facts/iproduction.md#imagedelogo)."""
 
-from consumer.functions.catalogue import DetailsResult, Function, Sample
+from consumer.functions.catalogue import DetailsResult, Function, Medium, Sample
+from consumer.functions.parameters import FunctionParams
+
+
+class ImageDelogoParams(FunctionParams):
+    """JobParams of an ImageDelogo job: it has none."""
+
+    function = "ImageDelogo"
 
 
 class ImageDelogoResult(DetailsResult):
@@ -12,6 +19,9 @@ FUNCTION = Function(
     title="remove logos from a picture",
     input="image",
     output="image",
+    params=ImageDelogoParams,
     result=ImageDelogoResult,
+    media=frozenset({Medium.IMAGE}),
+    output_media=Medium.IMAGE,
     sample=Sample(input="poster.jpg", ending="jpg"),
 )

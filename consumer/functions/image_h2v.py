@@ -1,6 +1,13 @@
 """ImageH2V (facts/iproduction.md#imageh2v)."""
 
-from consumer.functions.catalogue import DetailsResult, Function, Sample
+from consumer.functions.catalogue import DetailsResult, Function, Medium, Sample
+from consumer.functions.parameters import FunctionParams
+
+
+class ImageH2VParams(FunctionParams):
+    """JobParams of an ImageH2V job: it has none."""
+
+    function = "ImageH2V"
 
 
 class ImageH2VResult(DetailsResult):
@@ -12,6 +19,9 @@ FUNCTION = Function(
     title="turn a landscape picture into a portrait one",
     input="image",
     output="image",
+    params=ImageH2VParams,
     result=ImageH2VResult,
+    media=frozenset({Medium.IMAGE}),
+    output_media=Medium.IMAGE,
     sample=Sample(input="poster.jpg", ending="jpg"),
 )

@@ -10,7 +10,8 @@ from random import Random
 
 from pydantic import Field, FiniteFloat, JsonValue
 
-from consumer.functions.catalogue import Family, Function, ResultModel, Sample
+from consumer.functions.catalogue import Family, Function, Medium, ResultModel, Sample
+from consumer.functions.parameters import FunctionParams
 
 
 class MusicSegment(ResultModel):
@@ -19,6 +20,12 @@ class MusicSegment(ResultModel):
     start_s: FiniteFloat = Field(alias="start", description="its beginning, in seconds")
     end_s: FiniteFloat = Field(alias="end", description="its end, in seconds")
     title: str | None = Field(default=None, description="what it is, as it came")
+
+
+class MusicSegmentDetectParams(FunctionParams):
+    """JobParams of a MusicSegmentDetect job: it has none."""
+
+    function = "MusicSegmentDetect"
 
 
 class MusicSegmentDetectResult(ResultModel):
@@ -57,6 +64,8 @@ FUNCTION = Function(
     input="audio or video",
     output=None,
     family=Family.OBJECT,
+    params=MusicSegmentDetectParams,
     result=MusicSegmentDetectResult,
+    media=frozenset({Medium.AUDIO, Medium.VIDEO}),
     sample=Sample(input="song.mp3", ending="json", data=_choruses),
 )

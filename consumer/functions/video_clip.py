@@ -7,7 +7,8 @@ from typing import Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from consumer.functions.catalogue import Family, FilesResult, Function, ResultFile, ResultModel, Sample
+from consumer.functions.catalogue import Family, FilesResult, Function, Medium, ResultFile, ResultModel, Sample
+from consumer.functions.parameters import FunctionParams
 
 
 class ClipSpan(ResultModel):
@@ -15,6 +16,12 @@ class ClipSpan(ResultModel):
 
     start_s: FiniteFloat = Field(alias="StartTime", description="its beginning, in seconds")
     end_s: FiniteFloat = Field(alias="EndTime", description="its end, in seconds")
+
+
+class VideoClipParams(FunctionParams):
+    """JobParams of a VideoClip job: it has none."""
+
+    function = "VideoClip"
 
 
 class VideoClipResult(FilesResult):
@@ -44,6 +51,9 @@ FUNCTION = Function(
     input="video",
     output="video",
     family=Family.OBJECT,
+    params=VideoClipParams,
     result=VideoClipResult,
+    media=frozenset({Medium.VIDEO}),
+    output_media=Medium.VIDEO,
     sample=Sample(input="film.mp4", ending="mp4", files=1),
 )

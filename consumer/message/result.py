@@ -30,7 +30,10 @@ _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILE_KEYS = frozenset({"file", "url"})
 _OSS = "oss://"
 NOT_SAVED: Final = "oss fail to save the image in the given bucket"
-"""The text in place of a file that a job with State Success has not written (facts/iproduction.md#output-not-saved)."""
+"""The text in place of a file that was not written, State Success or not.
+
+Source: facts/iproduction.md#output-not-written.
+"""
 _HEAD_KEYS = frozenset({"code", "message", "data"})
 
 

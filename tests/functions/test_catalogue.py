@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -43,13 +44,16 @@ def test_a_module_is_named_after_its_function(function: Function) -> None:
     assert find(function.name) is function
     assert function.result.__name__ == f"{function.name}Result"
     assert function.result.__module__ == f"consumer.functions.{catalogue._modules()[function.name]}"
+    assert function.params.__name__ == f"{function.name}Params"
+    assert function.params.function == function.name
 
 
 @each_function
 def test_each_field_is_described(function: Function) -> None:
-    """Every field that a result model names has a description, for the listing of functions."""
+    """Every field that a model names has a description, for the listing of functions and for errors."""
     assert callable(function.result.summary)  # type: ignore[attr-defined]  # of every result, see Function
     assert all(field.description for key, field in function.result.model_fields.items() if key != "root")
+    assert all(field.description for field in function.params.model_fields.values())
 
 
 @each_function
@@ -96,16 +100,16 @@ def _texts(path: Path) -> list[str]:
 
 def test_names_are_listed_without_the_modules() -> None:
     """Listing the names imports no function's module; finding one imports its own alone."""
-    assert loaded_by("from consumer.functions.catalogue import names; names()") == {"catalogue"}
-    of_cover = {"catalogue", "cover"}
+    assert loaded_by("from consumer.functions.catalogue import names; names()") == {"catalogue", "parameters"}
+    of_cover = {"catalogue", "parameters", "cover"}
     assert loaded_by("from consumer.functions.catalogue import find; find('Cover')") == of_cover
 
 
 def test_a_model_is_imported_alone() -> None:
     """The public face imports only the module of the model that is asked for."""
-    needed = {"catalogue", "cover"}
-    assert loaded_by("from mns_consumer.functions import CoverResult, CoverStill") == needed
-    assert loaded_by("from mns_consumer.functions import ResultModel") == {"catalogue"}
+    needed = {"catalogue", "parameters", "cover"}
+    assert loaded_by("from mns_consumer.functions import CoverParams, CoverResult, CoverStill") == needed
+    assert loaded_by("from mns_consumer.functions import ResultModel, FunctionParams") == {"catalogue", "parameters"}
 
 
 def test_the_face_exports_every_model() -> None:
@@ -114,7 +118,8 @@ def test_the_face_exports_every_model() -> None:
         (f"consumer.functions.{path.stem}", node.name)
         for path in (ROOT / "consumer" / "functions").glob("*.py")
         for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef) and issubclass(getattr(catalogue, node.name, BaseModel), BaseModel)
+        if isinstance(node, ast.ClassDef)
+        and issubclass(getattr(import_module(f"consumer.functions.{path.stem}"), node.name), (BaseModel, tuple))
     }
     face = ast.parse(Path(str(mns_consumer.functions.__file__)).read_text(encoding="utf-8"))
     declared = {
@@ -128,11 +133,11 @@ def test_the_face_exports_every_model() -> None:
     for module, name in models:
         found = getattr(mns_consumer.functions, name)
         assert found.__module__ == module
-        assert issubclass(found, BaseModel)
+        assert issubclass(found, (BaseModel, tuple))
 
 
 @pytest.mark.parametrize("name", ["CoverResults", "Job", "find", "__path__", "BaseModel", "FUNCTION", "Sample"])
 def test_the_face_exports_nothing_else(name: str) -> None:
-    """A name that is no result model raises AttributeError."""
-    with pytest.raises(AttributeError, match=f"no result model is named '{name}'"):
+    """A name that is no model raises AttributeError."""
+    with pytest.raises(AttributeError, match=f"no model of results or parameters is named '{name}'"):
         getattr(mns_consumer.functions, name)
