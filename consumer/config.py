@@ -6,9 +6,7 @@ flags of the command line and the reload's check are derived from these fields; 
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from platformdirs import user_state_path
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -33,13 +29,32 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 
 from consumer.errors import SettingsError
 from consumer.instance import STORE_FILE, Instance, default_socket
-from consumer.notify_url import NotifyUrl, exposure, parse_endpoint
+from consumer.notify_url import NotifyUrl, exposure
 from consumer.policy import (
     MAX_HIDE_S,
     MAX_WAIT_S,
     RetryPolicy,
     UnroutedPolicy,
     Verify,
+)
+from consumer.setting_problems import problem_lines
+from consumer.setting_values import (
+    DAY_S,
+    FROM_TEXT,
+    HOST_NAMES,
+    LANES,
+    LEVELS,
+    LOWER,
+    NO_SWITCH,
+    QUEUE_URLS,
+    SWITCH_OR_WORDS,
+    WORDS,
+    Endpoint,
+    FilePath,
+    Level,
+    Number,
+    QueueUrl,
+    parse_store,
 )
 from consumer.settings_sources import (
     CONFIG_VARIABLE,
@@ -50,16 +65,10 @@ from consumer.settings_sources import (
     from_secret_files,
     from_settings_file,
     nearest,
-    problem_lines,
     problems_of_environment,
     strays,
 )
-from consumer.store_address import SqliteAddress, StoreAddress, parse_store_address
-
-_DAY_S: Final = 86_400
-_HOST_NAME: Final = re.compile(r"\.?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,250}[A-Za-z0-9_])?")
-_YES: Final = frozenset({"true", "yes", "on", "1"})
-_NO: Final = frozenset({"false", "no", "off", "0"})
+from consumer.store_address import SqliteAddress, StoreAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +88,7 @@ class SettingInfo:
 _RELOADABLE: Final = SettingInfo(reloadable=True)
 _SECONDS: Final = SettingInfo(unit="s", reloadable=True)
 _BYTES: Final = SettingInfo(unit="bytes", reloadable=True)
-_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])", re.ASCII)
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": _DAY_S}
-
-
-def _parse_seconds(value: object) -> object:
-    """Also a text such as ``30m``; numbers and other texts are pydantic's."""
-    found = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    return value if found is None else float(found[1]) * _UNITS_S[found[2]]
-
-
-_FROM_TEXT: Final = BeforeValidator(_parse_seconds)
-_Seconds = Annotated[float, _FROM_TEXT, Field(gt=0, le=365 * _DAY_S, allow_inf_nan=False), _SECONDS]
+_Seconds = Annotated[float, FROM_TEXT, Field(gt=0, le=365 * DAY_S, allow_inf_nan=False), _SECONDS]
 
 
 def info_of(field: FieldInfo) -> SettingInfo:
@@ -98,62 +96,16 @@ def info_of(field: FieldInfo) -> SettingInfo:
     return next((each for each in field.metadata if isinstance(each, SettingInfo)), SettingInfo())
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _split(value: object) -> object:
-    return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
-
-
-def _parse_json(value: object) -> object:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        raise ValueError("expected JSON, an array of objects") from None
-
-
-def _parse_switch_or_words(value: object) -> object:
-    switch = str(value).strip().lower()
-    if switch in {*_YES, *_NO}:
-        return switch in _YES
-    if not isinstance(value, str | list | tuple):
-        raise ValueError("expected true, false or a list of distributions")  # noqa: TRY004 - pydantic's own kind
-    return _split(value)
-
-
-def _parse_store(value: object) -> StoreAddress | None:
-    if value is None or isinstance(value, StoreAddress):
-        return value
-    return parse_store_address(str(value) if isinstance(value, str | Path) else "")
-
-
-def _check_notify_url(value: str) -> str:
-    NotifyUrl.parse(value)
-    return value
-
-
-def _check_notify_urls(value: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(_check_notify_url(text) for text in value)
-
-
-def _check_host_names(value: tuple[str, ...]) -> tuple[str, ...]:
-    if wrong := [name for name in value if not _HOST_NAME.fullmatch(name)]:
-        raise ValueError(f"expected names without scheme and port, such as films or .example.com; not {wrong[0]!r}")
-    return value
-
-
-_Endpoint = Annotated[str, AfterValidator(parse_endpoint)]
-_Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+_Words = Annotated[tuple[str, ...], NoDecode, WORDS]
 
 
 class Connection(BaseModel):
     """How the services are reached and with which keys: for the daemon or for one lane."""
 
-    endpoint: Annotated[_Endpoint | None, SettingInfo(flag="--endpoint", metavar="URL")] = Field(
+    endpoint: Annotated[Endpoint | None, SettingInfo(flag="--endpoint", metavar="URL")] = Field(
         None, description="Address of MNS in place of the NotifyUrl's own, such as http://127.0.0.1:8420."
     )
-    mps_endpoint: Annotated[_Endpoint | None, SettingInfo(flag="--mps-endpoint", metavar="URL")] = Field(
+    mps_endpoint: Annotated[Endpoint | None, SettingInfo(flag="--mps-endpoint", metavar="URL")] = Field(
         None, description="Address of MPS in place of the region's own; default: `endpoint` where that is set."
     )
     access_key_id: Annotated[SecretStr | None, _RELOADABLE] = Field(
@@ -178,8 +130,10 @@ class LaneSettings(Connection):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    notify_url: Annotated[str, AfterValidator(_check_notify_url)] = Field(description="The queue's address.")
-    slots: int | None = Field(None, ge=1, le=4096, description="Messages of this queue that handlers work on at once.")
+    notify_url: QueueUrl = Field(description="The queue's address.")
+    slots: Number | None = Field(
+        None, ge=1, le=4096, description="Messages of this queue that handlers work on at once."
+    )
     signature: Literal["v2", "v4"] | None = Field(None, description="Version of the signature of its requests.")
 
 
@@ -200,42 +154,42 @@ class Policy(BaseModel):
         default=False, description="Use a result that is in the message itself; MPS is then not queried for it."
     )
     job_retention_s: _Seconds = Field(
-        14 * _DAY_S,
+        14 * DAY_S,
         description="How long ended jobs are remembered; at least twice the queue's retention, in PostgreSQL at "
         "least 14 days.",
     )
-    dead_letter_retention_s: _Seconds = Field(90 * _DAY_S, description="How long dead letters are kept.")
-    dead_letters_max: Annotated[int, _RELOADABLE] = Field(
+    dead_letter_retention_s: _Seconds = Field(90 * DAY_S, description="How long dead letters are kept.")
+    dead_letters_max: Annotated[Number, _RELOADABLE] = Field(
         100_000, ge=1, le=10_000_000, description="Dead letters in the store, not replayed, at which polling pauses."
     )
-    dead_letters_max_bytes: Annotated[int, _BYTES] = Field(
+    dead_letters_max_bytes: Annotated[Number, _BYTES] = Field(
         1024**3, ge=100_000, le=1024**4, description="Size of their bodies and texts at which polling pauses."
     )
-    max_polls: Annotated[int, _RELOADABLE] = Field(
+    max_polls: Annotated[Number, _RELOADABLE] = Field(
         4, ge=1, le=32, description="Polls at once for each queue while messages flow."
     )
-    wait_s: Annotated[int, _FROM_TEXT, _SECONDS] = Field(
+    wait_s: Annotated[int, FROM_TEXT, _SECONDS] = Field(
         MAX_WAIT_S, ge=1, le=MAX_WAIT_S, description="Length of a long poll."
     )
-    lease_step_s: Annotated[int, _FROM_TEXT, _SECONDS] = Field(
+    lease_step_s: Annotated[int, FROM_TEXT, _SECONDS] = Field(
         60, ge=10, le=MAX_HIDE_S, description="How long each renewal of the lease hides a message."
     )
     max_hold_s: _Seconds = Field(MAX_HIDE_S, description="Longest time for which the lease of one run is renewed.")
     handler_timeout_s: _Seconds = Field(300, description="Time for one run of a handler.")
-    cancel_grace_s: Annotated[float, _FROM_TEXT, _SECONDS] = Field(
+    cancel_grace_s: Annotated[float, FROM_TEXT, _SECONDS] = Field(
         5,
         ge=0,
         le=60,
         allow_inf_nan=False,
         description="Time for an async handler to clean up once it is cancelled; within `stop_deadline_s` at a stop.",
     )
-    stuck_limit: Annotated[int, _RELOADABLE] = Field(
+    stuck_limit: Annotated[Number, _RELOADABLE] = Field(
         4,
         ge=1,
         le=256,
         description="Stuck handlers of all queues together at which `/livez` and the watchdog ask for a restart.",
     )
-    max_failures: Annotated[int, _RELOADABLE] = Field(
+    max_failures: Annotated[Number, _RELOADABLE] = Field(
         10, ge=1, le=1_000_000, description="Failures of the handler after which a message is set aside."
     )
     retry_base_s: _Seconds = Field(30, description="Upper end of the first retry's delay; doubled for each later one.")
@@ -255,10 +209,10 @@ class Settings(BaseSettings, Policy, Connection):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
-    notify_url: Annotated[
-        _Words, AfterValidator(_check_notify_urls), SettingInfo(flag="--notify-url", metavar="MNS_URL")
-    ] = Field((), description="Queues to take messages from: the NotifyUrls that jobs are submitted with.")
-    lanes: Annotated[tuple[LaneSettings, ...], NoDecode, BeforeValidator(_parse_json)] = Field(
+    notify_url: Annotated[_Words, QUEUE_URLS, SettingInfo(flag="--notify-url", metavar="MNS_URL")] = Field(
+        (), description="Queues to take messages from: the NotifyUrls that jobs are submitted with."
+    )
+    lanes: Annotated[tuple[LaneSettings, ...], NoDecode, LANES] = Field(
         (), description="Queues with settings of their own: `notify_url`, `slots`, `signature`, endpoints, keys."
     )
     signature: Literal["v2", "v4"] = Field(
@@ -267,17 +221,15 @@ class Settings(BaseSettings, Policy, Connection):
     allow_insecure_endpoint: bool = Field(
         default=False, description="Let requests go unencrypted (`http://`) to an endpoint that is not on this machine."
     )
-    ca_file: Path | None = Field(None, description="Certificates to trust in place of the system's, a PEM file.")
+    ca_file: FilePath | None = Field(None, description="Certificates to trust in place of the system's, a PEM file.")
 
-    handlers_dir: Annotated[Path | None, SettingInfo(reloadable=True, flag="--handlers", metavar="DIR")] = Field(
+    handlers_dir: Annotated[FilePath | None, SettingInfo(reloadable=True, flag="--handlers", metavar="DIR")] = Field(
         None, description="Folder of drop-in handler files."
     )
     handler_modules: Annotated[_Words, SettingInfo(reloadable=True, flag="--handler-module", metavar="MODULE")] = Field(
         (), description="Import paths that hold handlers."
     )
-    handler_entry_points: Annotated[
-        bool | tuple[str, ...], NoDecode, BeforeValidator(_parse_switch_or_words), _RELOADABLE
-    ] = Field(
+    handler_entry_points: Annotated[bool | tuple[str, ...], NoDecode, SWITCH_OR_WORDS, _RELOADABLE] = Field(
         default=True,
         description="Take handlers of installed distributions (entry points `mns_consumer.handlers`): of all, of none, "
         "or of those listed by name.",
@@ -287,34 +239,34 @@ class Settings(BaseSettings, Policy, Connection):
     )
 
     store: Annotated[
-        StoreAddress | None, NoDecode, PlainValidator(_parse_store), SettingInfo(flag="--store", metavar="TARGET")
+        StoreAddress | None, NoDecode, PlainValidator(parse_store), SettingInfo(flag="--store", metavar="TARGET")
     ] = Field(
         None,
         description="Ledger and dead letters: a file's path, or postgresql://...; default: `mns-consumer.db` in "
         "`$STATE_DIRECTORY`, else in the user's state folder.",
     )
 
-    slots: Annotated[int, SettingInfo(flag="--slots", metavar="N")] = Field(
+    slots: Annotated[Number, SettingInfo(flag="--slots", metavar="N")] = Field(
         64, ge=1, le=4096, description="Messages that handlers work on at once, for each queue."
     )
-    mps_rate: Annotated[float, SettingInfo(unit="1/s")] = Field(
+    mps_rate: Annotated[float, NO_SWITCH, SettingInfo(unit="1/s")] = Field(
         100, gt=0, le=100, allow_inf_nan=False, description="Calls to MPS for one account; MPS allows 100."
     )
-    stop_deadline_s: Annotated[float, _FROM_TEXT, SettingInfo(unit="s")] = Field(
+    stop_deadline_s: Annotated[float, FROM_TEXT, SettingInfo(unit="s")] = Field(
         25, ge=1, le=3600, allow_inf_nan=False, description="Time to stop after SIGTERM."
     )
 
     admin: bool = Field(default=True, description="Serve /metrics, /livez, /readyz and /startupz.")
     admin_host: str = Field("127.0.0.1", min_length=1, description="Address that the admin server listens on.")
-    admin_port: Annotated[int, SettingInfo(flag="--admin-port", metavar="PORT")] = Field(
+    admin_port: Annotated[Number, SettingInfo(flag="--admin-port", metavar="PORT")] = Field(
         9464, ge=0, le=65_535, description="Port of the admin server; 0 takes a free one."
     )
-    admin_allowed_hosts: Annotated[_Words, AfterValidator(_check_host_names)] = Field(
+    admin_allowed_hosts: Annotated[_Words, HOST_NAMES] = Field(
         (),
         description="Host names that requests to the admin server may use, beside IP addresses, localhost and "
         "`admin_host`; `.example.com` means every name below.",
     )
-    control_socket: Path | None = Field(
+    control_socket: FilePath | None = Field(
         None,
         description="Socket by which commands ask the running daemon; default: `control.sock` in `$RUNTIME_DIRECTORY`, "
         "else in `$XDG_RUNTIME_DIR/mns-consumer`, else none.",
@@ -326,14 +278,12 @@ class Settings(BaseSettings, Policy, Connection):
         default=False, description="Continue the trace of a message's sender and hand on its baggage; else link to it."
     )
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        BeforeValidator(_lower),
+        Level,
+        LOWER,
         SettingInfo(reloadable=True, flag="--log-level"),
     ] = Field("info", description="The lowest level that is logged.")
-    log_levels: Annotated[Mapping[str, Literal["debug", "info", "warning", "error"]], SettingInfo(reloadable=True)] = (
-        Field(
-            {}, description="Levels of loggers of the standard library, children included, such as `myapp` = `debug`."
-        )
+    log_levels: Annotated[Mapping[str, Level], NoDecode, LEVELS, SettingInfo(reloadable=True)] = Field(
+        {}, description="Levels of loggers of the standard library, children included, such as `myapp` = `debug`."
     )
     log_format: Annotated[Literal["auto", "json", "console"], SettingInfo(reloadable=True, flag="--log-format")] = (
         Field("auto", description="`auto`: JSON lines, but readable ones on a terminal.")

@@ -66,7 +66,7 @@ class NotifyUrl:
             # A query may hold a secret.
             address, mark, _ = masked(text).partition("?")
             shown = f"{address}?..." if mark else address
-            raise NotifyUrlError(f"NotifyUrl {shown!r} is not an MNS queue address; expected {EXPECTED}")
+            raise NotifyUrlError(f"expected a NotifyUrl, {EXPECTED}, got {shown!r}")
         return cls(match["account"], match["region"], match["network"] or "", match["queue"])
 
     @property

@@ -1,4 +1,4 @@
-"""Where settings come from, which of them hold secrets, and how errors in them are worded.
+"""Where settings come from, and which of them hold secrets.
 
 Strongest first: command line, environment, secret files, settings file. ``config.load`` merges them.
 
@@ -17,15 +17,12 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 from consumer.errors import SettingsError, UsageError
 from consumer.file_safety import UnsafeFileError, read
 from consumer.instance import Instance
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 PREFIX: Final = "MNS_CONSUMER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
@@ -33,9 +30,6 @@ RUN_SECRETS: Final = Path("/run/secrets")
 """Where Docker and Podman mount secrets."""
 # Kubernetes sets these in every pod beside a Service that is called mns-consumer.
 _KUBERNETES: Final = re.compile(r"MNS_CONSUMER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-_HIDDEN: Final = re.compile(r"key|token|secret|^store\b|^lanes(\.\d+)?$")
-"""Settings whose value no error shows; a text that stands for whole lanes may hold keys."""
-_QUERY: Final = re.compile(r"\?.*", re.DOTALL)
 SECRETS: Final = ("access_key_secret", "security_token")
 """Settings whose whole value is a secret."""
 _ADDRESSES: Final = frozenset({"store", "endpoint", "mps_endpoint"})
@@ -187,30 +181,6 @@ def _close(name: str, names: Collection[str]) -> str | None:
     """The setting that a variable's name misspells."""
     written = name.upper().removeprefix(PREFIX).removesuffix("_FILE").lower()
     return next(iter(difflib.get_close_matches(written, names, n=1, cutoff=_MISSPELT)), None)
-
-
-def problem_lines(
-    detail: ErrorDetails, given: Mapping[str, Given], names: Collection[str], lane_names: Collection[str]
-) -> Sequence[str]:
-    """The lines for one of pydantic's errors: setting, place, what was expected, what came if it can't be a secret.
-
-    ``names`` are those of all settings, ``lane_names`` those of a lane's.
-    """
-    location = ".".join(str(part) for part in detail["loc"])
-    top = str(detail["loc"][0]) if detail["loc"] else ""
-    message = detail["msg"].removeprefix("Value error, ")
-    if not top:
-        # A check across settings: one line for each contradiction.
-        return message.splitlines()
-    place = given[top].place
-    if detail["type"] == "extra_forbidden":
-        known = lane_names if top == "lanes" else names
-        return [f"{location} ({place}): no such setting{nearest(str(detail['loc'][-1]), known)}"]
-    is_hidden = _HIDDEN.search(location) or isinstance(detail["input"], dict)
-    shown = _QUERY.sub("?***", masked(str(detail["input"])))[:80]
-    got = "" if is_hidden else f", got {shown!r}"
-    expected = message[0].lower() + message[1:] if detail["type"] != "value_error" else message
-    return [f"{location} ({place}): {expected.replace('input should be', 'expected')}{got}"]
 
 
 def nearest(name: str, known: Collection[str]) -> str:

@@ -444,8 +444,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "An error in a setting that may hold a secret does not show its value.",
-        "settings_sources: problem_lines",
-        rewrite("_HIDDEN.search(location) or _", "False"),
+        "setting_problems: _came",
+        rewrite("_HIDDEN.search(location) or _1 or _2", "False"),
         ("tests/settings/test_config.py",),
     ),
     Mutation(

@@ -42,6 +42,8 @@ FLOORS: Final = {
     "notify_url": 1,
     "policy": 1,
     "rights": 1,
+    "setting_problems": 1,
+    "setting_values": 1,
     "settings_sources": 1,
     "store_address": 1,
 }
@@ -213,7 +215,7 @@ def test_only_the_settings_parse_the_stores_address() -> None:
     """Every other module gets the address as a value."""
     parser = "consumer.store_address.parse_store_address"
     found = {name_of(path) for path in files() if parser in {t for _, t in imports(parsed(path), name_of(path))}}
-    assert found == {"consumer.config"}
+    assert found == {"consumer.setting_values"}
 
 
 def test_every_part_has_a_floor() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import typer
 
 from consumer.cli.output import note
 from consumer.config import QueueSettings, Settings, info_of, load, setting_fields
-from consumer.errors import SettingsError, UsageError
+from consumer.errors import UsageError
 from consumer.instance import Instance, find_instance, only_instance
 from consumer.notify_url import EXPECTED, NotifyUrl
 from consumer.ops.sanitize import protect_settings
@@ -75,15 +74,8 @@ class SettingsFlags:
 
         Raises:
             SettingsError: One line for each problem.
-            UsageError: The only problem is a NotifyUrl of the command line.
         """
-        try:
-            settings = load(self.flags, self.config_file, self._find_instance(for_run=for_run))
-        except SettingsError as error:
-            # On the command line it is a slip (exit code 2), in a file a wrong setting (78).
-            if all(problem.startswith("notify_url (command line)") for problem in error.problems):
-                raise UsageError("; ".join(error.problems)) from None
-            raise
+        settings = load(self.flags, self.config_file, self._find_instance(for_run=for_run))
         protect_settings(settings.secrets())
         for name in () if for_run else settings.strays:
             note(f"warning: {name} is set, and no setting has this name")
@@ -119,15 +111,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         # pydantic-settings takes its own options as arguments with a leading underscore.
         if not equals or not key.isidentifier() or key.startswith("_"):
             raise UsageError(f"--set number {number}: expected KEY=VALUE, such as --set retry_base_s=10")
-        found[key] = _parse_json(key, value) if key == "lanes" else value
+        found[key] = value
     return found
-
-
-def _parse_json(key: str, value: str) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise UsageError(f"--set {key}: expected a JSON array of objects: {error}") from None
 
 
 def takes_settings(command: Callable[Concatenate[SettingsFlags, _Own], None]) -> Callable[..., None]:
@@ -176,11 +161,10 @@ def _parameter(name: str, kind: Any, flag: str, text: str, metavar: str) -> insp
 
 
 def _kind(annotation: Any) -> Any:
-    """What typer parses a flag as; the settings check the value."""
+    """What typer parses a flag as. The settings check the value, so that it is refused alike from every place."""
     if get_origin(annotation) is tuple:
         return list[str]
-    kinds = get_args(annotation) or (annotation,)
-    return next((kind for kind in (bool, int, Path) if kind in kinds), str)
+    return bool if annotation is bool else str
 
 
 class Ending(StrEnum):

@@ -23,13 +23,14 @@ from consumer.cloud.clients import open_clients
 from consumer.cloud.faults import surely_not_sent
 from consumer.cloud.mps import JobStatus, Mps, Submitted
 from consumer.config import LaneSettings, QueueSettings, Settings, load
-from consumer.errors import CloudError, ConsumerError, ExitCode, UncertainError, UsageError
+from consumer.errors import CloudError, ConsumerError, ExitCode, SettingsError, UncertainError, UsageError
 from consumer.functions.catalogue import find, names, nearest
 from consumer.job_state import ENDED, JobState
 from consumer.message.notification import decode_user_data
 from consumer.message.result import read_result
-from consumer.notify_url import NotifyUrl, parse_endpoint
+from consumer.notify_url import NotifyUrl, NotifyUrlError, parse_endpoint
 from consumer.ops.sanitize import json_text, printable
+from consumer.settings_sources import masked
 
 _LONGEST_SUMMARY: Final = 160
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
@@ -74,7 +75,7 @@ def submit(
     Without --notify-url and --pipeline-id no message reports its end; `jobs run` handles such a job later.
     """
     function, params = _checked_function(function), _checked_object("--params", params) or "{}"
-    notify_url = None if notify_url is None else str(NotifyUrl.parse(notify_url))
+    notify_url = None if notify_url is None else _checked_queue(notify_url)
     if schedule_params is not None:
         schedule_params = _checked_object("--schedule-params", schedule_params)
     if not notify_url and not pipeline_id:
@@ -136,6 +137,14 @@ def _checked_function(name: str) -> str:
     return name
 
 
+def _checked_queue(text: str) -> str:
+    """A NotifyUrl; wrong, it is reported as the setting of this name is, from wherever it comes."""
+    try:
+        return str(NotifyUrl.parse(text))
+    except NotifyUrlError as error:
+        raise SettingsError(f"notify_url (command line): {error}") from None
+
+
 def _checked_object(flag: str, text: str) -> str | None:
     """The text of a JSON object; ``None`` for the JSON value null, which stands for a parameter that is not given."""
     try:
@@ -170,7 +179,7 @@ def _queue(
     try:
         mps_endpoint = known and parse_endpoint(known)
     except ValueError as error:
-        raise UsageError(f"--endpoint {known!r}: {error}") from None
+        raise SettingsError(f"endpoint (command line): {error}, got {masked(known or '')!r}") from None
     # Without a NotifyUrl nothing asks this queue; only MPS's address and the keys are used.
     place = notify_url or f"mns://none.mns.{region or 'none'}.aliyuncs.com/queues/none"
     own = LaneSettings.model_construct(notify_url=place, mps_endpoint=mps_endpoint)

@@ -35,11 +35,7 @@ def spoil(keys: str, fetch: Callable[..., str]) -> Iterator[Spoil]:
         pytest.param(["--function", "Cover", "--params", "{"], "expected a JSON object", id="no JSON"),
         pytest.param(["--function", "Cover", "--params", "[1]"], "expected a JSON object", id="an array"),
         pytest.param(["--function", "Cover", "--schedule-params", "1"], "--schedule-params", id="a number"),
-        pytest.param(
-            ["--function", "Cover", "--notify-url", "http://x/queues/q"], "expected mns://ACCOUNT", id="no queue"
-        ),
         pytest.param(["--function", "Cover", "--pipeline-id", "p"], "no region of MPS", id="MPS is not known"),
-        pytest.param(["--function", "Cover", "--endpoint", "mns:x"], "expected http://HOST:PORT", id="no address"),
     ],
 )
 def test_refused(cli: Cli, argv: list[str], printed: str) -> None:

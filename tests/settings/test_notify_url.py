@@ -107,7 +107,7 @@ def test_anything_else_is_refused(text: str) -> None:
         NotifyUrl.parse(text)
     address, mark, _ = text.partition("?")
     shown = f"{address}?..." if mark else address
-    assert str(caught.value) == f"NotifyUrl {shown!r} is not an MNS queue address; expected {EXPECTED}"
+    assert str(caught.value) == f"expected a NotifyUrl, {EXPECTED}, got {shown!r}"
     assert caught.value.exit_code is ExitCode.USAGE
     assert isinstance(caught.value, ValueError)
 

@@ -81,7 +81,7 @@ def test_a_file_that_a_variable_names_is_checked_like_any_other(
     file = tmp_path / "slots.txt"
     file.write_text("many", encoding="utf-8")
     monkeypatch.setenv("MNS_CONSUMER_SLOTS_FILE", str(file))
-    assert problems()[0].startswith(f"slots ({file}): expected a valid integer")
+    assert problems()[0].startswith(f"slots ({file}): expected a whole number")
     file.chmod(mode)
     assert problems()[0].startswith(f"slots: {file}: expected that only root and user ")
     file.unlink()
@@ -210,7 +210,9 @@ def test_a_bad_value_in_the_credentials_directory_names_the_file(credentials: Cr
 def test_broken_json_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanes in the environment are JSON; the error does not show a text that does not parse."""
     monkeypatch.setenv("MNS_CONSUMER_LANES", '[{"access_key_secret": "hunter2"')
-    assert problems() == ["lanes (environment MNS_CONSUMER_LANES): expected JSON, an array of objects"]
+    (line,) = problems()
+    assert line.startswith("lanes (environment MNS_CONSUMER_LANES): expected a JSON array of objects: ")
+    assert "hunter2" not in line
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,9 @@ def test_lanes_and_empty_files_of_the_credentials_directory(credentials: Credent
     folder = credentials("MNS_CONSUMER_LANES", json.dumps([{"notify_url": A, "slots": 2}]))
     assert [lane.slots for lane in load({}).queues()] == [2]
     credentials("MNS_CONSUMER_LANES", '[{"access_key_secret": "hunter2"')
-    assert problems() == [f"lanes ({folder}/MNS_CONSUMER_LANES): expected JSON, an array of objects"]
+    (line,) = problems()
+    assert line.startswith(f"lanes ({folder}/MNS_CONSUMER_LANES): expected a JSON array of objects: ")
+    assert "hunter2" not in line
     (folder / "MNS_CONSUMER_LANES").write_bytes(b"\xff")
     assert problems() == [f"lanes ({folder}/MNS_CONSUMER_LANES): expected UTF-8 text"]
 
