@@ -6,8 +6,8 @@ Where a table differs, the failure prints the expected one, ready to be pasted.
 from __future__ import annotations
 
 import ast
+import inspect
 import itertools
-import json
 import re
 import shutil
 import subprocess
@@ -17,24 +17,21 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
-import anyio
 import pytest
-from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from consumer import policy, rights
-from consumer.app import App
 from consumer.cli import main as command_line
 from consumer.config import LaneSettings, Settings, info_of, load, setting_fields
 from consumer.errors import ExitCode
 from consumer.functions.catalogue import documented
-from consumer.ops.metrics import OTHER, Metrics, RetryCause
-from consumer.plugin.registry import Registry, Sources, discover
+from consumer.ops.metrics import OTHER, Metrics
+from consumer.plugin.registry import Sources, discover
 from consumer.policy import Reason
-from consumer.sandbox import Sandbox
+from consumer.sandbox import Fault, control
+from consumer.sandbox.faults import Kind
+from consumer.sandbox.jobs import JobOrders
 from consumer.settings_sources import variable
-from consumer.store.ledger import Filter
-from tests.stores import operators_at
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -199,6 +196,46 @@ def rights_table() -> Iterator[Row]:
         yield (code(call), listed(right.actions), code(resource), listed(commands_of))
 
 
+# Of the sandbox.
+
+
+def attributes_of(described: type) -> dict[str, str]:
+    """The attributes that a class describes in its docstring, each with its text."""
+    text = inspect.cleandoc(str(described.__doc__)).partition("Attributes:\n")[2]
+    entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+|\n$)*)", text, re.MULTILINE)
+    return {name: " ".join(words.split()).replace("``", "`") for name, words in entries}
+
+
+def orders_table() -> Iterator[Row]:
+    texts = attributes_of(JobOrders)
+    yield ("Order", "Default", "Meaning")
+    for name, field in JobOrders.model_fields.items():
+        yield (code(name), default(field), texts[name])
+
+
+def sandbox_flags_table() -> Iterator[Row]:
+    yield ("Flag", "Default", "Meaning")
+    command: Any = command_line.app
+    for flag in command.commands["sandbox"].load().params:
+        words = " ".join(filter(None, [*flag.opts, flag.metavar]))
+        yield (code(words), "" if flag.default is None or flag.default is False else code(flag.default), flag.help)
+
+
+def fault_options_table() -> Iterator[Row]:
+    texts = attributes_of(Fault)
+    yield ("Option", "Default", "Meaning")
+    for name, field in Fault.model_fields.items():
+        if name != "kind":
+            yield (code(name), default(field), texts[name])
+
+
+def control_table() -> Iterator[Row]:
+    """The calls that the module of the control API lists."""
+    yield ("Call", "What it does")
+    for call, text in re.findall(r"^    ([A-Z]+ +/_sandbox/\S+) +(.+)$", str(control.__doc__), re.MULTILINE):
+        yield (code(" ".join(call.split())), text)
+
+
 @pytest.mark.parametrize(
     ("heading", "expected"),
     [
@@ -209,12 +246,23 @@ def rights_table() -> Iterator[Row]:
         pytest.param("Dead-letter reasons", list(reasons_table()), id="reasons"),
         pytest.param("Shipped handlers", list(shipped_table()), id="shipped handlers"),
         pytest.param("Least rights", list(rights_table()), id="least rights"),
+        pytest.param("Orders", list(orders_table()), id="orders of the sandbox"),
+        pytest.param("Flags of the sandbox", list(sandbox_flags_table()), id="flags of the sandbox"),
+        pytest.param("Options of a fault", list(fault_options_table()), id="options of a fault"),
+        pytest.param("Control API", list(control_table()), id="control API of the sandbox"),
     ],
 )
 def test_table_is_what_the_code_says(heading: str, expected: Sequence[Row]) -> None:
     """Each table of the documentation is, cell by cell, what the code says."""
     found = rows_of(heading)
     assert found == list(expected), f"under {heading!r} should stand:\n\n{written(expected)}\n"
+
+
+def test_every_kind_of_fault_is_described() -> None:
+    """The table of faults has each kind of the sandbox, in the order of the code, and no other."""
+    rows = rows_of("Faults")[1:]
+    assert [row[0].strip("`") for row in rows] == list(get_args(Kind))
+    assert all(row[1] for row in rows)
 
 
 def test_every_reason_has_a_sentence() -> None:
@@ -351,89 +399,6 @@ def test_settings_file_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.write_text(example, encoding="utf-8")
     settings = load({}, path)
     assert len(settings.queues()) == len(settings.notify_url) + len(tomllib.loads(example)["lanes"])
-
-
-def handler_example(folder: Path) -> Registry:
-    """The documentation's handler file, found as the daemon finds it."""
-    (example,) = (block for block in blocks("python") if '@handler("*")' in block)
-    folder.mkdir()
-    (folder / "films.py").write_text(example, encoding="utf-8")
-    return discover(Sources(directory=folder, use_entry_points=False))
-
-
-async def test_handler_example_handles_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The documentation's handler file, unchanged, handles, rejects and delays jobs of a real queue."""
-    monkeypatch.chdir(tmp_path)
-    registry = handler_example(tmp_path / "films")
-    store = tmp_path / "films.db"
-    async with Sandbox.on_free_port(job_s=0.01) as sandbox:
-        sandbox.account.ensure("jobs")
-        settings = Settings(
-            notify_url=(sandbox.notify_url("jobs"),),
-            endpoint=sandbox.url,
-            access_key_id=SecretStr("sandbox"),
-            access_key_secret=SecretStr("sandbox"),
-            store=str(store),
-            admin=False,
-        )
-        app = App(settings, registry)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(app.serve)
-            ids = await submit_examples(settings)
-            with anyio.fail_after(12):
-                while not await all_seen(app, str(store), len(ids)):  # noqa: ASYNC110 - the store has no event for it
-                    await anyio.sleep(0.05)
-            app.stop()
-    operators = operators_at(str(store))
-    done = {job.record.job_id for job in await operators.list_jobs(Filter(), limit=100) if not job.dead}
-    assert done == {ids["cover"], ids["failed cover"], ids["choruses"], ids["other"]}
-    letters = {letter.letter.job.job_id: letter.letter for letter in await operators.list_letters(Filter(), limit=100)}
-    assert {job_id: letter.reason for job_id, letter in letters.items()} == {
-        ids["no film"]: Reason.ILL_TYPED,
-        ids["no song"]: Reason.REJECTED,
-        ids["failed song"]: Reason.JOB_FAILED,
-    }
-    assert (tmp_path / "choruses" / f"{ids['choruses']}.txt").read_text(encoding="utf-8").strip()
-
-
-async def submit_examples(settings: Settings) -> dict[str, str]:
-    """Submit one job for each way that the example goes; returns what each is for with its JobId."""
-    from consumer.cloud.clients import open_clients  # noqa: PLC0415 - the tables need no client
-
-    bucket = "oss://demo.oss-cn-hangzhou.aliyuncs.com"
-    fails = {"sandbox": {"fail": {"code": "Bad.Input", "message": "no picture"}}}
-    empty = {"sandbox": {"result": {"Code": "Success", "Data": json.dumps({"result": []}), "Message": "ok"}}}
-    orders = {
-        "cover": ("Cover", {}, {"film": 7}),
-        "failed cover": ("Cover", fails, {"film": 8}),
-        "no film": ("Cover", {}, {"song": 1}),
-        "not yet": ("Cover", {}, {"film": 9, "not_before": "2999-01-01T00:00:00Z"}),
-        "choruses": ("MusicSegmentDetect", {}, None),
-        "no song": ("MusicSegmentDetect", empty, None),
-        "failed song": ("MusicSegmentDetect", fails, None),
-        "other": ("MusicDemix", {}, "a name that no handler has"),
-    }
-    ids: dict[str, str] = {}
-    lane = settings.queues()[0]
-    async with open_clients(lane) as clients:
-        for what, (function, params, user_data) in orders.items():
-            answer = await clients.mps.submit(
-                function=function,
-                params=json.dumps(params),
-                input=f"{bucket}/film.mp4",
-                output=f"{bucket}/{{source}}-{{sequenceId}}.jpg",
-                user_data=user_data if isinstance(user_data, str) or user_data is None else json.dumps(user_data),
-                notify_url=str(lane.url),
-            )
-            ids[what] = answer.job_id
-    return ids
-
-
-async def all_seen(app: App, store: str, most: int) -> bool:
-    """Whether every job has ended or was hidden for a retry."""
-    labels = {"queue": "jobs", "function": "Cover", "cause": RetryCause.WAITING.value}
-    back = app.metrics.registry.get_sample_value("mns_consumer_retries_total", labels)
-    return back == 1 and len(await operators_at(store).list_jobs(Filter(), limit=100)) == most - 1
 
 
 # What no file may say.

@@ -5,7 +5,7 @@ All under ``/_sandbox``, JSON in and out, without keys (it binds loopback by def
     GET    /_sandbox/state                    queues, jobs, requests, faults applied
     GET    /_sandbox/requests                 the latest requests, one by one
     GET    /_sandbox/jobs                     every job
-    POST   /_sandbox/jobs                     a job in its final form, without running it (``jobs.SandboxJob``)
+    POST   /_sandbox/jobs                     a job in its final form, without running it
     GET    /_sandbox/faults                   the current rules, and how often each kind was applied
     PUT    /_sandbox/faults                   [fault, ...]: replace all rules
     POST   /_sandbox/faults                   fault: add one rule
@@ -16,7 +16,7 @@ All under ``/_sandbox``, JSON in and out, without keys (it binds loopback by def
     PUT    /_sandbox/rights                   {"allow": [ACTION, ...] or null, "deny": [ACTION, ...]}
     POST   /_sandbox/clock                    {"advance_s": n}: move the messages' clock
     POST   /_sandbox/refuse                   {"seconds": n}: refuse every connection for that long
-    PUT    /_sandbox/long-polls               {"max": n or null}
+    PUT    /_sandbox/long-polls               {"max": n or null}: long polls held at once
     GET    /_sandbox/queues/Q                 its messages (?limit=, default 100)
     PUT    /_sandbox/queues/Q                 {"fifo": bool, "dlq": policy or null}: create if missing
     DELETE /_sandbox/queues/Q                 delete it

@@ -83,12 +83,16 @@ class Fault(BaseModel):
 
             For jobs: ``submit_answer_lost`` runs the job and closes the connection of its submit without an answer;
             ``job_stuck`` stays Analysing; ``notification_lost``, ``notification_twice``.
-        operations: Operation or group names of ``protocol``; empty means all.
-        queues: Patterns of queue names with ``*`` and ``?``; empty means all, and calls without a queue.
-        count: After this many hits the rule is removed; None is unlimited.
+        operations: Names of calls, or ``mns``, ``mps``, ``send``, ``receive``, ``peek``, ``delete``, ``hide``,
+            ``submit``, ``query``; none means all.
+        queues: Names of queues, with ``*`` and ``?``; none means all, and calls without a queue.
+        probability: Chance of a hit.
+        count: After this many hits the fault is removed; none is unlimited.
+        seconds: A time, see the kinds.
         jitter_s: Additional latency, evenly distributed from 0.
         status: HTTP status of ``error`` and ``html``, and of a batch send with an ``entry_error``.
         code: Error code; by default one that fits the status and the service.
+        message: Text of the error.
         xml: Whether an ``error`` has a body.
     """
 

@@ -46,12 +46,12 @@ class JobOrders(BaseModel):
     """What ``JobParams`` may order of the sandbox, as ``{"sandbox": {...}}``.
 
     Attributes:
-        fail: End as Fail.
+        fail: End as Fail, with this ``code`` and ``message``; ``{}`` has defaults for both.
         job_s: Seconds from submission to end, in place of the sandbox's.
         result: The whole ``Result``: text unchanged, anything else as JSON.
-        stuck: Stay Analysing.
-        notify: Send no notification (``lost``), or two (``twice``).
-        answer: Run the job, and close the connection of its submit without an answer (``lost``).
+        stuck: ``true``: stay Analysing.
+        notify: How often to send the notification: ``once``, ``lost`` (never) or ``twice``.
+        answer: ``lost``: run the job, and close the connection of its submit without an answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -24,6 +24,7 @@ FIXED: Final = {
     "setuptools": "78.1.1",
 }
 """The first release without a known vulnerability, by the advisories known when this was written."""
+INSTALLS: Final = ("README.md", "consumer/docs/deploy.md", "consumer/docs/upgrade.md", "Dockerfile", "tests/run.sh")
 
 each_lock = pytest.mark.parametrize("name", LOCKS)
 
@@ -71,7 +72,7 @@ def test_the_tests_run_what_is_shipped() -> None:
     assert {name: tested[name].split()[0] for name in shipped} == {name: shipped[name].split()[0] for name in shipped}
 
 
-@pytest.mark.parametrize("name", ["README.md", "consumer/docs/deploy.md", "Dockerfile", "tests/run.sh"])
+@pytest.mark.parametrize("name", INSTALLS)
 def test_every_way_to_install_goes_by_hash(name: str) -> None:
     """Each place installs in three steps: the builders, the dependencies, and this package without dependencies."""
     text = re.sub(r'", "', " ", text_of(name))
