@@ -269,6 +269,8 @@ class Lane:
             return Unavailable(error)
         if isinstance(claim, Claimed):
             delivery.claim_granted(claim)
+            if claim.trace_parent is not None and self.traces is not None and delivery.span is not None:
+                self.traces.link_to_earlier(delivery.span, claim.trace_parent)
             return claim
         delivery.claim_refused()
         return claim if isinstance(claim, Ended) else ClaimedElsewhere(claim.remaining_s)

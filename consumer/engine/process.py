@@ -23,12 +23,10 @@ from consumer.engine.invoke import invoke
 from consumer.engine.lane import Lane
 from consumer.engine.outcome import (
     Busy,
-    ClaimedElsewhere,
     DeadLetter,
     Discard,
     Done,
     Interrupted,
-    NotReady,
     Outcome,
     Raised,
     RetryLater,
@@ -41,7 +39,7 @@ from consumer.engine.outcome import (
     decide,
     too_many_starts,
 )
-from consumer.engine.settle import settle
+from consumer.engine.settle import retry_cause, settle
 from consumer.errors import StoreError, text_of
 from consumer.message.notification import Kind, Notification, contradictions, ledger_key, verified_key
 from consumer.message.strict_json import Undecodable
@@ -165,7 +163,7 @@ def report(lane: Lane, delivery: Delivery, outcome: Outcome) -> SettledAs:
             status, level, event = SettledAs.DEAD, "error", "moved to dead letters"
             details = {"reason": str(outcome.reason), "error": outcome.error}
             counters.dead_letters[outcome.reason].inc()
-        case RetryLater() if (cause := _cause(delivery, outcome)) is not None:
+        case RetryLater() if (cause := retry_cause(delivery, outcome)) is not None:
             status, event = SettledAs.RETRY, "retry scheduled"
             level = "info" if cause is RetryCause.WAITING else "warning"
             details = {"delay_seconds": outcome.delay_s, "error": outcome.why}
@@ -213,7 +211,7 @@ def _failure(delivery: Delivery, outcome: Outcome, status: SettledAs) -> tuple[E
         case DeadLetter():
             label, text = str(outcome.reason), outcome.error
         case RetryLater():
-            label, text = str(_cause(delivery, outcome)), outcome.why
+            label, text = str(retry_cause(delivery, outcome)), outcome.why
         case _:  # Abandon()
             return str(status), "lease or claim lost"
     match delivery.result:
@@ -234,26 +232,3 @@ def _handlers_error(delivery: Delivery) -> Exception | None:
             return error
         case _:
             return None
-
-
-def _cause(delivery: Delivery, outcome: RetryLater) -> RetryCause | None:
-    """Why it is retried; ``None`` where it is only released."""
-    if outcome.no_room:
-        return RetryCause.NO_ROOM
-    match delivery.result:
-        case Busy() | Interrupted() | ClaimedElsewhere():
-            return None
-        case Raised(error=Retry(counts=False)):
-            return RetryCause.WAITING
-        case Raised(error=Retry()):
-            return RetryCause.ASKED
-        case Raised():
-            return RetryCause.FAILED
-        case TimedOut():
-            return RetryCause.TIMED_OUT
-        case NotReady():
-            return RetryCause.NOT_READY
-        case Unanswered():
-            return RetryCause.UNANSWERED
-        case _:
-            return RetryCause.UNAVAILABLE

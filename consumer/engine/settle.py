@@ -2,7 +2,7 @@
 
     Done          ledger: done                                                        then delete
     Discard                                                                           delete
-    RetryLater    ledger: count the failure, or release the claim                     then hide
+    RetryLater    ledger: the run and its failure, or release the claim               then hide
     DeadLetter    ledger: dead letter and the key's end in one transaction            then delete
     Abandon       ledger: release the claim                                           the message is left alone
 
@@ -22,20 +22,30 @@ from consumer.engine.fingerprint import error_fingerprint
 from consumer.engine.lane import Lane
 from consumer.engine.outcome import (
     Abandon,
+    Busy,
     ClaimedElsewhere,
     DeadLetter,
     Discard,
     Done,
+    Interrupted,
+    NotReady,
     Outcome,
+    Raised,
     RetryLater,
     Skipped,
+    TimedOut,
+    Unanswered,
     decide,
 )
 from consumer.engine.store_access import no_room_outcome
+from consumer.engine.without_message import has_message
 from consumer.errors import CloudError, traceback_of
 from consumer.message.notification import message_key
+from consumer.ops.metrics import RetryCause
 from consumer.ops.sanitize import SECRETS
-from consumer.store.ledger import Claimed, DeadLetterRecord, Ended
+from consumer.ops.traces import trace_parent
+from consumer.plugin.handler import Retry
+from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, RunRecord
 from consumer.store.rows import fit_letter
 
 log = structlog.stdlib.get_logger(__name__)
@@ -60,12 +70,12 @@ async def settle(lane: Lane, delivery: Delivery, outcome: Outcome) -> Outcome:
         case RetryLater():
             if outcome.failure is not None and not delivery.is_claimed:
                 return await _count_for_message(lane, delivery)
-            await _release(lane, delivery, outcome.failure)
+            await _release(lane, delivery, outcome)
             await _hide(lane, delivery, outcome.delay_s)
         case DeadLetter():
             return await _set_aside(lane, delivery, outcome)
         case Abandon():
-            await _release(lane, delivery)
+            await _release(lane, delivery, outcome)
             delivery.close()
     return outcome
 
@@ -128,14 +138,17 @@ def _claim_lost(lane: Lane, delivery: Delivery) -> Abandon:
     return Abandon()
 
 
-async def _release(lane: Lane, delivery: Delivery, failure: str | None = None) -> None:
-    """Release its claim, where it has one; ``failure`` is counted for its job."""
-    if delivery.claim_key is None:
+async def _release(lane: Lane, delivery: Delivery, after: RetryLater | Abandon | None = None) -> None:
+    """Release its claim, where it has one; the run that has ended with this outcome is stored, if there was one."""
+    store, key = lane.store, delivery.claim_key
+    if key is None:
         return
-    if failure is None:
-        await lane.store.persist(lane.store.ledger.release, delivery.claim_key)
+    if isinstance(after, RetryLater) and after.failure is not None:
+        await store.persist(store.ledger.fail, _run_record(lane, delivery, after))
+    elif after is not None and delivery.started_at:
+        await store.persist(store.ledger.release, key, _run_record(lane, delivery, after))
     else:
-        await lane.store.persist(lane.store.ledger.fail, delivery.claim_key, SECRETS.mask(failure))
+        await store.persist(store.ledger.release, key)
     delivery.claim_dropped()
 
 
@@ -166,6 +179,29 @@ def _trace(lane: Lane, delivery: Delivery, asked_at: float, fault: str = "") -> 
         lane.traces.settled(lane.name, "hide", [delivery.span], time.monotonic() - asked_at, fault)
 
 
+def _run_record(lane: Lane, delivery: Delivery, outcome: RetryLater | Abandon) -> RunRecord:
+    """The run that leaves its job open; known secrets are masked in its texts."""
+    job, result, cause, why = delivery.record(lane.identity), delivery.result, None, "its lease was lost"
+    wait_s = max(0.0, delivery.receipt.expires_at - time.monotonic())
+    if isinstance(outcome, RetryLater):
+        cause, why, wait_s = retry_cause(delivery, outcome), outcome.why, outcome.delay_s
+    return RunRecord(
+        key=job.key,
+        queue=job.queue,
+        function=job.function,
+        message_id=job.message_id,
+        job_id=job.job_id,
+        attempt=job.attempts,
+        started_at=job.started_at,
+        ended_at=job.ended_at,
+        result="interrupted" if cause is None else cause.value,
+        error=SECRETS.mask(why),
+        traceback=SECRETS.mask(traceback_of(result.error)) if isinstance(result, Raised) else None,
+        retry_at=job.ended_at + wait_s if has_message(delivery.receipt) else None,
+        trace_parent=trace_parent(delivery.span),
+    )
+
+
 def _letter(lane: Lane, delivery: Delivery, dead: DeadLetter) -> DeadLetterRecord:
     """Its texts have known secrets masked; its body stays byte for byte, since a replay sends it."""
     message = delivery.message
@@ -182,3 +218,26 @@ def _letter(lane: Lane, delivery: Delivery, dead: DeadLetter) -> DeadLetterRecor
         first_dequeued_at=message.first_dequeued_at,
         error_fingerprint=error_fingerprint(dead.reason, job.function, error, dead.cause, handler_file),
     )
+
+
+def retry_cause(delivery: Delivery, outcome: RetryLater) -> RetryCause | None:
+    """Why it is retried; ``None`` where it is only released."""
+    if outcome.no_room:
+        return RetryCause.NO_ROOM
+    match delivery.result:
+        case Busy() | Interrupted() | ClaimedElsewhere():
+            return None
+        case Raised(error=Retry(counts=False)):
+            return RetryCause.WAITING
+        case Raised(error=Retry()):
+            return RetryCause.ASKED
+        case Raised():
+            return RetryCause.FAILED
+        case TimedOut():
+            return RetryCause.TIMED_OUT
+        case NotReady():
+            return RetryCause.NOT_READY
+        case Unanswered():
+            return RetryCause.UNANSWERED
+        case _:
+            return RetryCause.UNAVAILABLE

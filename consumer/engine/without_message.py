@@ -21,6 +21,11 @@ _HANDLE: Final = "no message "
 """How the receipt handles of such jobs begin; none of MNS's holds a space."""
 
 
+def has_message(receipt: Receipt) -> bool:
+    """Whether a delivery's receipt is of a message, which comes again when it is hidden."""
+    return not receipt.handle.startswith(_HANDLE)
+
+
 class NoQueue:
     """Stands for a queue's client: there is no message, so every call about it succeeds."""
 

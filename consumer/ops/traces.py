@@ -1,7 +1,8 @@
 """OpenTelemetry spans and metrics for messages, by its messaging conventions. The extra ``otel``.
 
     receive JOBS     one receive that brought messages        kind client
-    process JOBS     one delivery, linked to its receive and to the span that its sender named in ``traceparent``
+    process JOBS     one delivery, linked to its receive, to the span that its sender named in ``traceparent``, and to
+                     the job's last run before
     delete, hide     how a batch or a message was settled     kind client, linked to the deliveries that it ends
     Mts/METHOD       one call of MPS                          kind client, within the delivery that waits for it
 
@@ -62,7 +63,8 @@ class Traces:
         self._trace = trace
         self._context = context
         self._trusted = trusted
-        self._extract = propagate.extract if trusted else tracecontext.TraceContextTextMapPropagator().extract
+        self._extract_w3c = tracecontext.TraceContextTextMapPropagator().extract
+        self._extract = propagate.extract if trusted else self._extract_w3c
         self._spans = spans
         self._meters = meters
         self._tracer: Tracer = spans.get_tracer("mns-consumer", version)
@@ -149,6 +151,13 @@ class Traces:
 
             yield answered
 
+    def link_to_earlier(self, span: Span, earlier: str) -> None:
+        """Link the span of a delivery to that of an earlier run of its job, given as by ``trace_parent``."""
+        context = self._extract_w3c({"traceparent": earlier}, self._context.Context())
+        linked = self._trace.get_current_span(context).get_span_context()
+        if linked.is_valid:
+            span.add_link(linked)
+
     def ended(self, span: Span, failure: tuple[Exception | str, str] | None, **attributes: str | int | None) -> None:
         """Record in a delivery's span how it ended; a ``failure`` is an exception or a label, and a sentence."""
         span.set_attributes({f"mns_consumer.{name}": value for name, value in attributes.items() if value is not None})
@@ -215,6 +224,14 @@ class Traces:
             span.set_status(self._trace.StatusCode.ERROR)
         span.end(ended_ns)
         return span.get_span_context()
+
+
+def trace_parent(span: Span | None) -> str | None:
+    """The context of a span in the form of W3C's header ``traceparent``."""
+    if span is None:
+        return None
+    ids = span.get_span_context()
+    return f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags:02x}"
 
 
 def open_traces(version: str, *, trusted: bool = False) -> Traces:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from consumer.errors import StoreError
-from consumer.store.ledger import ClaimAnswer, DeadLetterRecord, JobRecord, Standby
+from consumer.store.ledger import ClaimAnswer, DeadLetterRecord, JobRecord, RunRecord, Standby
 
 MAX_BATCH: Final = 256  # commands in one transaction: more save nothing, and each would wait longer
 
@@ -94,15 +94,16 @@ class DoneCommand(KeyedCommand[bool]):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FailCommand(KeyedCommand[int]):
-    """See ``Ledger.fail``."""
+class EndRunCommand(KeyedCommand[int]):
+    """See ``Ledger.fail``, and ``Ledger.release`` of a run, which is not counted."""
 
-    failure: str
+    run: RunRecord
+    is_counted: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReleaseCommand(KeyedCommand[None]):
-    """See ``Ledger.release``."""
+    """See ``Ledger.release``, without a run."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,13 +205,16 @@ class QueuedLedger(ABC):
         """See ``Ledger.done``."""
         return await self._ask(DoneCommand(record.key, pending(), record))
 
-    async def fail(self, key: str, error: str) -> int:
+    async def fail(self, run: RunRecord) -> int:
         """See ``Ledger.fail``."""
-        return await self._ask(FailCommand(key, pending(), error))
+        return await self._ask(EndRunCommand(run.key, pending(), run, is_counted=True))
 
-    async def release(self, key: str) -> None:
+    async def release(self, key: str, run: RunRecord | None = None) -> None:
         """See ``Ledger.release``."""
-        await self._ask(ReleaseCommand(key, pending()))
+        if run is None:
+            await self._ask(ReleaseCommand(key, pending()))
+        else:
+            await self._ask(EndRunCommand(key, pending(), run, is_counted=False))
 
     async def set_aside(self, letter: DeadLetterRecord) -> bool:
         """See ``Ledger.set_aside``."""

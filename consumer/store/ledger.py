@@ -27,6 +27,7 @@ class Claimed:
 
     failures: int = 0  # failed runs of the handler so far
     starts: int = 0  # recorded starts without an end
+    trace_parent: str | None = None  # of the last run that left the job open, as in ``RunRecord``
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,29 @@ class JobRecord:
     enqueued_at: float = 0.0  # when MNS took the message
     started_at: float = 0.0  # when this run started
     ended_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run that has left its job open: a failure, or one that does not count.
+
+    The run that ends a job is in its ``JobRecord``. Times are UNIX seconds by the daemon's clock; the fields are the
+    columns, in their order.
+    """
+
+    key: str
+    queue: str  # ``account/region/name``
+    function: str  # as in ``JobRecord``
+    message_id: str
+    job_id: str | None
+    attempt: int  # its number, from 1; a run that does not count and the next one have the same
+    started_at: float
+    ended_at: float
+    result: str  # in one word
+    error: str  # one sentence: what came, or what it waits for
+    traceback: str | None = None  # in the store only with the last run of the same error
+    retry_at: float | None = None  # when the message is delivered again; ``None`` where there is no message
+    trace_parent: str | None = None  # its span, in the form of W3C's ``traceparent``
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +232,19 @@ class OpenJob:
     """A job that has begun and not ended."""
 
     key: str
+    queue: str  # ``account/region/name``
+    function: str | None  # known once a run has ended, as ``error`` and ``retry_at``
+    job_id: str | None
     failures: int
-    error: str | None  # of the last failure
-    since: float  # when it last failed or was claimed: UNIX seconds by the store's clock
+    error: str | None  # of the last run
+    since: float  # when its last run ended or it was claimed: UNIX seconds by the store's clock
     held_until: float | None  # when the claim of the daemon that runs it ends; SQLite keeps claims in the daemon alone
+    retry_at: float | None  # when its message is delivered again; ``None`` while it runs
+
+    @property
+    def attempt(self) -> int:
+        """The number of its present or next run."""
+        return self.failures + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,14 +321,15 @@ class Ledger(Protocol):
             the key was closed otherwise. Then nothing is written.
         """
 
-    async def fail(self, key: str, error: str) -> int:
-        """Count a failed run, undo its start and release the key; returns the failures so far.
+    async def fail(self, run: RunRecord) -> int:
+        """Store a failed run and count it, undo its start and release the key; returns the failures so far.
 
+        All in one transaction. Of a key's runs the last ``rows.RUNS_KEPT`` are kept. Texts are cut as by ``set_aside``.
         A key that is not ours does not change; then its present number is returned.
         """
 
-    async def release(self, key: str) -> None:
-        """Release a key and undo its recorded start; counts nothing."""
+    async def release(self, key: str, run: RunRecord | None = None) -> None:
+        """Release a key and undo its recorded start; counts nothing. ``run`` is stored as by ``fail``."""
 
     async def set_aside(self, letter: DeadLetterRecord) -> bool:
         """Store a dead letter and close its key, in one transaction, once. Returns as ``done``.
@@ -310,8 +344,8 @@ class Ledger(Protocol):
         Small steps keep messages from waiting behind it.
 
         Args:
-            older_than_s: Age in seconds, by the store's clock, of ended jobs, replayed dead letters and the failures
-                of keys that never ended.
+            older_than_s: Age in seconds, by the store's clock, of ended jobs, stored runs, replayed dead letters and
+                the failures of keys that never ended.
             limit: Rows of one step.
             letters_older_than_s: Age of dead letters that were not replayed; ``None`` keeps them.
         """

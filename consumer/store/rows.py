@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from consumer.errors import StoreError, StoreSchemaError
 from consumer.policy import Reason
-from consumer.store.ledger import DeadLetterRecord, Ended, JobRecord, WaitingLetters
+from consumer.store.ledger import DeadLetterRecord, Ended, JobRecord, RunRecord, WaitingLetters
 
-SCHEMA_REVISION: Final = "0002"
+SCHEMA_REVISION: Final = "0003"
 """The newest revision in ``migrations``: these are its tables."""
 REVISION_TABLES: Final = {"sqlite": "revision", "postgresql": "mns_consumer_revision"}
 """By dialect, the table whose one row names the revision of the others."""
@@ -27,9 +27,16 @@ JOB_COLUMNS_SQL: Final = ", ".join(JOB_COLUMNS)
 LETTER_COLUMNS_SQL: Final = ", ".join(LETTER_COLUMNS)
 ENDED_COLUMNS: Final = tuple(field.name for field in fields(Ended))
 ENDED_COLUMNS_SQL: Final = ", ".join(ENDED_COLUMNS)
+RUN_COLUMNS: Final = tuple(field.name for field in fields(RunRecord))
+OPEN_COLUMNS: Final = ("error", "function", "job_id", "retry_at", "trace_parent")
+"""What the row of an open key says of its last run."""
+RUNS_KEPT: Final = 20
+"""The most runs that are stored of a key."""
 
 job_values: Final[Callable[[JobRecord], tuple[object, ...]]] = attrgetter(*JOB_COLUMNS)
 letter_values: Final[Callable[[DeadLetterRecord], tuple[object, ...]]] = attrgetter(*LETTER_COLUMNS)
+run_values: Final[Callable[[RunRecord], tuple[object, ...]]] = attrgetter(*RUN_COLUMNS)
+open_values: Final[Callable[[RunRecord], tuple[object, ...]]] = attrgetter(*OPEN_COLUMNS)
 
 MAX_ERROR_BYTES: Final = 2 * 1024
 MAX_TRACEBACK_BYTES: Final = 16 * 1024
@@ -98,6 +105,14 @@ def fit_letter(letter: DeadLetterRecord) -> DeadLetterRecord:
     """A letter whose texts can be stored, with its error and traceback cut."""
     traceback = None if letter.traceback is None else cut(letter.traceback, MAX_TRACEBACK_BYTES)
     return replace(letter, job=fit_record(letter.job), error=cut(letter.error, MAX_ERROR_BYTES), traceback=traceback)
+
+
+def fit_run(run: RunRecord) -> RunRecord:
+    """A run whose texts can be stored, with its error and traceback cut."""
+    texts: dict[str, Any] = {name: fit(text) for name in RUN_COLUMNS if isinstance(text := getattr(run, name), str)}
+    texts |= {"key": run.key, "error": cut(run.error, MAX_ERROR_BYTES)}
+    traceback = None if run.traceback is None else cut(run.traceback, MAX_TRACEBACK_BYTES)
+    return replace(run, **texts | {"traceback": traceback})
 
 
 def too_slow(store: str, limit_s: float) -> StoreError:

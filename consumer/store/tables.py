@@ -109,6 +109,45 @@ def _index(name: str, *columns: Column[Any], where: ColumnElement[bool] | None =
     Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
+def _last_run() -> list[Column[Any]]:
+    """The columns ``OPEN_COLUMNS`` that no ended job has."""
+    return [
+        Column("retry_at", Double, comment="while the key is open: when its message is delivered again"),
+        Column("trace_parent", Text, comment="while the key is open: the span of its last run"),
+    ]
+
+
+def _traceback() -> Column[str]:
+    return Column("traceback", Text, CheckConstraint(f"length(traceback) <= {MAX_TRACEBACK_BYTES}"))
+
+
+def _runs(metadata: MetaData, name: str, found_by: Column[Any]) -> Table:
+    """The columns of ``RunRecord``, and what a run is found by: the hash of its key."""
+    table = Table(
+        name,
+        metadata,
+        Column("id", _NUMBER, Identity(always=True), primary_key=True, comment="rises with time"),
+        found_by,
+        Column("stored_at", Double, nullable=False),
+        _key(),
+        Column("queue", Text, nullable=False, comment="account/region/name"),
+        Column("function", Text, nullable=False, comment="FunctionName, or the name of another kind"),
+        Column("message_id", Text, nullable=False, comment="MessageId of MNS"),
+        Column("job_id", Text, comment="JobId or RunId"),
+        Column("attempt", BigInteger, nullable=False, comment="its number, from 1"),
+        Column("started_at", Double, nullable=False),
+        Column("ended_at", Double, nullable=False),
+        Column("result", Text, nullable=False, comment="in one word"),
+        _error(required=True),
+        _traceback(),
+        Column("retry_at", Double, comment="when its message is delivered again"),
+        Column("trace_parent", Text, comment="its span"),
+        comment="runs that have left their jobs open",
+    )
+    _index(f"{name}_key", found_by, table.c.id)
+    return table
+
+
 def _letters(metadata: MetaData, name: str) -> Table:
     table = Table(
         name,
@@ -119,7 +158,7 @@ def _letters(metadata: MetaData, name: str) -> Table:
         Column("stored_at", Double, nullable=False),
         Column("reason", Text, _one_of("reason", Reason), nullable=False),
         _error(required=True),
-        Column("traceback", Text, CheckConstraint(f"length(traceback) <= {MAX_TRACEBACK_BYTES}")),
+        _traceback(),
         Column("body", LargeBinary, nullable=False, comment="the raw bytes as MNS returned them"),
         Column("dequeue_count", BigInteger, nullable=False),
         Column("first_dequeued_at", Double, nullable=False),
@@ -172,10 +211,14 @@ SQLITE_ATTEMPTS: Final = Table(
     *_counts(),
     _error(),
     Column("stored_at", Double, nullable=False),
-    comment="failures and starts of keys that have not ended",
+    Column("function", Text, comment="of its last run"),
+    Column("job_id", Text, comment="of its last run"),
+    *_last_run(),
+    comment="failures, starts and the last run of keys that have not ended",
     sqlite_with_rowid=False,
 )
 _index("attempt_age", SQLITE_ATTEMPTS.c.stored_at)
+SQLITE_RUNS: Final = _runs(SQLITE, "run", Column("key_hash", BigInteger, nullable=False, comment="rows.key_hash"))
 POSTGRES_LETTERS: Final = _letters(POSTGRES, "mns_consumer_letter")
 POSTGRES_JOBS: Final = Table(
     "mns_consumer_job",
@@ -191,12 +234,19 @@ POSTGRES_JOBS: Final = Table(
     Column("dead", Boolean, comment="null while the key is open, else whether it ended as a dead letter"),
     Column("stored_at", Double, comment="when it ended"),
     *_record(required=False),
+    *_last_run(),
     _whole_when_ended(),
     comment="keys from their first claim on",
 )
 _index("mns_consumer_job_ended", POSTGRES_JOBS.c.stored_at, where=POSTGRES_JOBS.c.dead.is_not(None))
 _index("mns_consumer_job_dead", POSTGRES_JOBS.c.stored_at, where=POSTGRES_JOBS.c.dead.is_(True))
 _index("mns_consumer_job_open", POSTGRES_JOBS.c.claimed_at, where=POSTGRES_JOBS.c.dead.is_(None))
+POSTGRES_RUNS: Final = _runs(
+    POSTGRES,
+    "mns_consumer_run",
+    Column("key_id", LargeBinary, CheckConstraint("length(key_id) = 16"), nullable=False, comment="rows.key_id"),
+)
+_index("mns_consumer_run_stored", POSTGRES_RUNS.c.stored_at)
 
 
 def _revision(metadata: MetaData, dialect: str) -> None:

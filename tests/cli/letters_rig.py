@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, Filter, JobRecord, StoredLetter
+from tests.store.records import run
 from tests.stores import ledger_at, operators_at
 
 ACCOUNT = "1234567890123456/cn-hangzhou"
@@ -62,7 +63,7 @@ def fill(target: str, letters: Sequence[DeadLetterRecord] = (), done: Sequence[J
         try:
             for one in letters:
                 await ledger.claim(one.job.key, 60)
-                await ledger.fail(one.job.key, "failed")
+                await ledger.fail(run(one.job.key, "failed"))
                 await ledger.claim(one.job.key, 60)
                 assert await ledger.set_aside(one)
             for job in done:

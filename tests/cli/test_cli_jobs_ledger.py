@@ -14,6 +14,7 @@ import pytest
 
 from tests.cli.letters_rig import ACCOUNT, fill, letter, record
 from tests.postgres import postgres_store
+from tests.store.records import run
 from tests.stores import ledger_at, operators_at
 
 Cli = Callable[..., Any]
@@ -95,7 +96,7 @@ async def test_jobs_that_have_not_ended(target: str, process: Cli) -> None:
     await ledger.open()
     for name in ("failed", "released", "runs too", "runs"):
         await ledger.claim(f"{ACCOUNT}/jobs|IProduction|J-{name}", 600)
-    await ledger.fail(f"{ACCOUNT}/jobs|IProduction|J-failed", "ValueError: no such film")
+    await ledger.fail(run(f"{ACCOUNT}/jobs|IProduction|J-failed", "ValueError: no such film"))
     await ledger.release(f"{ACCOUNT}/jobs|IProduction|J-released")
 
     async def ask(*argv: str) -> Any:

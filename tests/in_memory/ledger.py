@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from consumer.errors import StoreError
 from consumer.policy import Reason
@@ -25,13 +26,14 @@ from consumer.store.ledger import (
     JobRecord,
     LetterState,
     Progress,
+    RunRecord,
     Standby,
     StoredJob,
     StoredLetter,
     WaitingLetters,
 )
 from consumer.store.queries import unknown_letter
-from consumer.store.rows import fit, fit_letter, fit_record
+from consumer.store.rows import RUNS_KEPT, fit, fit_letter, fit_record, fit_run
 
 _MOST = 2**63 - 1
 
@@ -45,7 +47,7 @@ class _Key:
     holder: object = None
     held_until: float = 0.0
     started: bool = False
-    failed: bool = False
+    trace_parent: str | None = None
     stored_at: float = field(default_factory=lambda: time.time())  # noqa: PLW0108 - looked up anew: it may be replaced
 
 
@@ -56,6 +58,9 @@ class MemoryStore:
         self.open_keys: dict[str, _Key] = {}
         self.ended: dict[str, StoredJob] = {}
         self.ended_by: dict[str, object] = {}
+        self.runs: dict[int, tuple[float, RunRecord]] = {}
+        """Those that have left their jobs open, and when they were stored."""
+        self.last_run = 0
         self.letters: dict[int, StoredLetter] = {}
         self.last_letter = 0
         self.down: StoreError | None = None
@@ -114,8 +119,8 @@ class MemoryLedger:
         if found.holder is not None and left_s > 0:
             return Elsewhere(left_s)
         found.holder, found.held_until = self, time.monotonic() + lease_s
-        found.started = found.failed = False
-        return Claimed(found.failures, found.starts)
+        found.started = False
+        return Claimed(found.failures, found.starts, found.trace_parent)
 
     async def renew(self, keys: Sequence[str], lease_s: float) -> Sequence[str]:
         _demand_finite(lease_s)
@@ -143,22 +148,36 @@ class MemoryLedger:
         await self._pause()
         return closed
 
-    async def fail(self, key: str, error: str) -> int:
-        self._demand("fail", key)
-        fit(error)
-        if (found := self._ours(key)) is not None:
+    async def fail(self, run: RunRecord) -> int:
+        self._demand("fail", run.key)
+        if (found := self._ours(run.key)) is not None:
             found.failures += 1
-            found.failed = True
+            self._store_run(found, run)
             self._let_go(found)
-        failures = self._counts(key).failures
+        failures = self._counts(run.key).failures
         await self._pause()
         return failures
 
-    async def release(self, key: str) -> None:
+    async def release(self, key: str, run: RunRecord | None = None) -> None:
         self._demand("release", key)
         if (found := self._ours(key)) is not None:
+            if run is not None:
+                self._store_run(found, run)
             self._let_go(found)
         await self._pause()
+
+    def _store_run(self, found: _Key, run: RunRecord) -> None:
+        run, runs = fit_run(run), self.store.runs
+        found.trace_parent = run.trace_parent
+        earlier = [number for number, (_, one) in runs.items() if one.key == run.key]
+        for number in earlier:
+            at, one = runs[number]
+            if run.traceback is not None and one.error == run.error:
+                runs[number] = (at, replace(one, traceback=None))
+        for number in earlier[: max(0, len(earlier) + 1 - RUNS_KEPT)]:
+            del runs[number]
+        self.store.last_run += 1
+        runs[self.store.last_run] = (time.time(), run)
 
     async def set_aside(self, letter: DeadLetterRecord) -> bool:
         self._demand("set_aside", letter.job.key)
@@ -175,13 +194,14 @@ class MemoryLedger:
     async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
         self._demand("prune")
         store, before = self.store, time.time() - older_than_s
-        old: list[tuple[dict[str, StoredJob] | dict[str, _Key] | dict[int, StoredLetter], str | int]] = []
+        old: list[tuple[dict[Any, Any], str | int]] = []
         old += [(store.ended, key) for key, job in store.ended.items() if job.stored_at <= before]
         old += [
             (store.open_keys, key)
             for key, found in store.open_keys.items()
             if found.holder is None and found.stored_at <= before
         ]
+        old += [(store.runs, number) for number, (at, _) in store.runs.items() if at <= before]
         old += [
             (store.letters, number)
             for number, one in store.letters.items()
@@ -189,7 +209,7 @@ class MemoryLedger:
             or (letters_older_than_s is not None and one.stored_at <= time.time() - letters_older_than_s)
         ]
         for table, key in old[:limit]:
-            del table[key]  # type: ignore[arg-type]  # each key belongs to its table
+            del table[key]
         await self._pause()
         return len(old[:limit])
 
@@ -338,6 +358,9 @@ class MemoryOperators:
         self._store.letters[begun.before.id] = begun.before
         if begun.ended is not None:
             self._store.ended[begun.ended.record.key] = begun.ended
+
+    async def list_runs(self, *keys: str) -> Sequence[RunRecord]:
+        return [run for _, run in self._store.runs.values() if run.key in keys]
 
     async def purge(self, wanted: Filter) -> int:
         found = await self.list_letters(wanted, limit=_MOST)

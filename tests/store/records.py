@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from consumer.policy import Reason
-from consumer.store.ledger import DeadLetterRecord, Ended, JobRecord
+from consumer.store.ledger import DeadLetterRecord, Ended, JobRecord, RunRecord
 
 
 def record(key: str, **fields: object) -> JobRecord:
@@ -46,6 +46,23 @@ def letter(
         first_dequeued_at=999.5,
         error_fingerprint=error_fingerprint,
     )
+
+
+def run(key: str, error: str = "ValueError: it broke", **fields: object) -> RunRecord:
+    """A run with a value in every field but the last."""
+    values: dict[str, object] = {
+        "queue": "1234/cn-hangzhou/done",
+        "function": "Cover",
+        "message_id": f"M-{key}",
+        "job_id": f"J-{key}",
+        "attempt": 1,
+        "started_at": 1001.5,
+        "ended_at": 1002.25,
+        "result": "failed",
+        "traceback": f"Traceback: {error}",
+        "retry_at": 1010.5,
+    }
+    return RunRecord(key=key, error=error, **{**values, **fields})  # type: ignore[arg-type]  # a test names fields freely
 
 
 def ended(*, dead: bool, key: str = "k") -> Ended:

@@ -21,11 +21,13 @@ from consumer.store.ledger import (
     WaitingLetters,
 )
 from consumer.store.queries import Operators
-from tests.store.records import ended
+from consumer.store.rows import RUNS_KEPT
+from tests.store.records import ended, run
 
 Make = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetterRecord]
 Successor = Callable[[], Awaitable[Ledger]]
+TRACE = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 
 
 pytestmark = pytest.mark.parametrize("target", ["memory", "sqlite", "postgres", "pooled"], indirect=True)
@@ -127,11 +129,13 @@ async def test_not_ours(
         key = "k"
     assert not await stale.done(make_record(key))
     assert not await stale.set_aside(make_letter(key))
-    assert await stale.fail(key, "x") == 0
+    assert await stale.fail(run(key, "x")) == 0
     assert await stale.start(key) == (1 if key == "k" else 0)
     await stale.release(key)
     assert list(await stale.renew([key, "unknown"], 60)) == [key, "unknown"]
     assert isinstance(await other.claim("k", 60), Elsewhere)
+    await stale.release(key, run(key))
+    assert list(await operators.list_runs(key)) == []
     assert await operators.count_letters(Filter()) == 0
     assert list(await operators.list_jobs(Filter(), limit=10)) == []
 
@@ -157,12 +161,64 @@ async def test_failures_are_counted(ledger: Ledger, successor: Successor, make_r
     """Failures add up over claims and holders until the key ends; each one releases the key."""
     for failures in range(3):
         assert await ledger.claim("k", 60) == Claimed(failures=failures)
-        assert await ledger.fail("k", "it broke") == failures + 1
+        assert await ledger.fail(run("k", "it broke")) == failures + 1
         # Repeated when the first answer was lost: counted once.
-        assert await ledger.fail("k", "it broke") == failures + 1
+        assert await ledger.fail(run("k", "it broke")) == failures + 1
     other = await successor()
     assert await other.claim("k", 60) == Claimed(failures=3)
     assert await other.done(make_record("k"))
+
+
+async def test_runs_are_stored(ledger: Ledger, successor: Successor, operators: Operators, make_record: Make) -> None:
+    """Each run that leaves its job open is kept as given, also when the job ends; the next claim has its span."""
+    failed = run("k", trace_parent=TRACE)
+    waits = run("k", "too early", attempt=2, result="waiting", traceback=None, job_id=None, retry_at=None)
+    await ledger.claim("k", 60)
+    assert await ledger.fail(failed) == 1
+    # Repeated when the first answer was lost: stored once.
+    assert await ledger.fail(failed) == 1
+    assert await ledger.claim("k", 60) == Claimed(failures=1, trace_parent=failed.trace_parent)
+    await ledger.start("k")
+    await ledger.release("k", waits)
+    await ledger.release("k", waits)
+    await ledger.claim("other", 60)
+    await ledger.release("other", run("other"))
+    other = await successor()
+    assert await other.claim("other", 60) == Claimed()
+    assert await other.claim("k", 60) == Claimed(failures=1)
+    assert await other.done(make_record("k"))
+    assert list(await operators.list_runs("k")) == [failed, waits]
+    assert list(await operators.list_runs("other", "unknown")) == [run("other")]
+    assert list(await operators.list_runs()) == []
+
+
+async def test_a_released_key_without_a_run_has_none(ledger: Ledger, operators: Operators) -> None:
+    """A release without a run stores nothing, and leaves what the last run has left."""
+    for _ in range(2):
+        await ledger.claim("k", 60)
+        await ledger.release("k")
+    assert list(await operators.list_runs("k")) == []
+    await ledger.claim("k", 60)
+    await ledger.fail(run("k", trace_parent=TRACE))
+    for _ in range(2):
+        assert await ledger.claim("k", 60) == Claimed(failures=1, trace_parent=TRACE)
+        await ledger.start("k")
+        await ledger.release("k")
+    assert list(await operators.list_runs("k")) == [run("k", trace_parent=TRACE)]
+
+
+async def test_the_last_runs_are_kept(ledger: Ledger, operators: Operators) -> None:
+    """Of a key's runs the last 20 are kept, and a traceback with the last run of its error alone."""
+    runs = [run("k", f"error {number % 2}", attempt=number, result="waiting") for number in range(RUNS_KEPT + 5)]
+    for one in runs:
+        await ledger.claim("k", 60)
+        await ledger.release("k", one)
+    await ledger.claim("k", 60)
+    await ledger.release("k", replace(runs[0], traceback=None, error="no traceback"))
+    found = await operators.list_runs("k")
+    assert [one.attempt for one in found] == [*range(6, RUNS_KEPT + 5), 0]
+    assert [one.traceback for one in found[-3:]] == ["Traceback: error 1", "Traceback: error 0", None]
+    assert {one.traceback for one in found[:-3]} == {None}
 
 
 async def test_starts_are_counted(ledger: Ledger, successor: Successor) -> None:
@@ -193,7 +249,7 @@ async def test_a_failure_ends_its_start(ledger: Ledger) -> None:
     """A run that failed has ended: it is a failure and no crash."""
     await ledger.claim("k", 60)
     await ledger.start("k")
-    assert await ledger.fail("k", "x") == 1
+    assert await ledger.fail(run("k", "x")) == 1
     assert await ledger.claim("k", 60) == Claimed(failures=1, starts=0)
 
 
@@ -245,7 +301,7 @@ async def test_cancelled_calls_run_their_course(ledger: Ledger, make_record: Mak
 async def test_calls_about_a_key_keep_their_order(ledger: Ledger) -> None:
     """Calls of one turn about one key take effect in the order in which they were made."""
     answers = await asyncio.gather(
-        ledger.claim("k", 60), ledger.start("k"), ledger.release("k"), ledger.claim("k", 60), ledger.fail("k", "x")
+        ledger.claim("k", 60), ledger.start("k"), ledger.release("k"), ledger.claim("k", 60), ledger.fail(run("k", "x"))
     )
     assert list[object](answers) == [Claimed(), 1, None, Claimed(), 1]
 
@@ -259,7 +315,7 @@ async def test_many_at_once(ledger: Ledger, make_record: Make, make_letter: Make
         if number % 3 == 0:
             return await ledger.set_aside(make_letter(key))
         if number % 3 == 1:
-            return await ledger.fail(key, "x") == 1
+            return await ledger.fail(run(key, "x")) == 1
         return await ledger.done(make_record(key))
 
     assert all(await asyncio.gather(*(live(number) for number in range(600))))
@@ -279,7 +335,11 @@ async def test_text_that_databases_refuse(
     await ledger.claim("k", 60)
     await ledger.claim("r", 60)
     await ledger.claim("f", 60)
-    assert await ledger.fail("f", nasty * 5000) == 1
+    assert await ledger.fail(run("f", nasty * 5000, traceback=nasty * 90_000, job_id=nasty)) == 1
+    (failed,) = await operators.list_runs("f")
+    assert (len(failed.error.encode()) <= 2048, failed.job_id) == (True, "a\ufffdb\ufffdc")
+    assert failed.traceback is not None
+    assert 16_000 < len(failed.traceback.encode()) <= 16_384
     assert await ledger.set_aside(dead)
     assert await ledger.done(make_record("r", result=nasty, code="\ud800"))
     (stored,) = await operators.list_letters(Filter(), limit=1)
@@ -318,13 +378,14 @@ async def test_pruning(ledger: Ledger, operators: Operators, make_record: Make, 
     await ledger.claim("dead", 60)
     await ledger.set_aside(make_letter("dead"))
     await ledger.claim("failing", 60)
-    await ledger.fail("failing", "x")
+    await ledger.fail(run("failing", "x"))
     assert await ledger.prune(older_than_s=3600, limit=100, letters_older_than_s=3600) == 0
     await anyio.sleep(0.02)
     assert await ledger.prune(older_than_s=0, limit=2) == 2
-    assert await ledger.prune(older_than_s=0, limit=100) == 5
+    assert await ledger.prune(older_than_s=0, limit=100) == 6
     assert await ledger.claim("k0", 60) == Claimed()
     assert await ledger.claim("failing", 60) == Claimed()
+    assert list(await operators.list_runs("failing")) == []
     assert await operators.count_letters(Filter()) == 1
     assert await ledger.prune(older_than_s=3600, limit=100, letters_older_than_s=0) == 1
     assert await operators.count_letters(Filter()) == 0

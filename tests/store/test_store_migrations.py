@@ -103,6 +103,17 @@ def test_letters_of_before_have_no_fingerprint(tmp_path: Path) -> None:
         assert old.execute("SELECT error_fingerprint FROM letter").fetchall() == [("",), ("",)]
 
 
+def test_failures_of_before_have_no_run(tmp_path: Path) -> None:
+    """A key's failures of revision 0002 are kept, without a run, and a daemon of then counts on."""
+    count = """INSERT INTO attempt (key, failures, starts, error, stored_at) VALUES ('k', 1, 0, 'e', 1)
+      ON CONFLICT (key) DO UPDATE SET failures = failures + 1"""
+    with closing(sqlite3.connect(tmp_path / "old")) as old:
+        for statement in [*migration("sqlite", None, "0002"), count, *migration("sqlite", "0002", "0003"), count]:
+            old.execute(statement)
+        assert old.execute("SELECT failures, function, retry_at FROM attempt").fetchall() == [(2, None, None)]
+        assert old.execute("SELECT count(*) FROM run").fetchall() == [(0,)]
+
+
 @pytest.fixture
 def second_target() -> Iterator[str]:
     with postgres_store() as target:

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from consumer.policy import Reason
 from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, Ledger
 from tests.store.postgres_rig import psql
+from tests.store.records import run
 from tests.stores import ledger_at
 
 LONG_S = 3600.0
@@ -127,7 +128,7 @@ class LedgerModel(RuleBasedStateMachine):
         if state.holder == who:
             state.failures += 1
             self._release(state)
-        assert self.do(ledger.fail(self.name(key), "broke")) == state.failures
+        assert self.do(ledger.fail(run(self.name(key), "broke"))) == state.failures
 
     @rule(key=KEYS, holder=HOLDERS)
     def release(self, key: str, holder: int) -> None:

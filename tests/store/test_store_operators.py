@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from consumer.errors import StoreError, UsageError
+from consumer.message.notification import message_key
 from consumer.policy import Reason
 from consumer.store.ledger import (
     Begun,
@@ -23,7 +24,7 @@ from consumer.store.ledger import (
     StoredLetter,
 )
 from consumer.store.queries import Operators
-from tests.store.records import ended
+from tests.store.records import ended, run
 from tests.stores import operators_at
 
 MakeRecord = Callable[..., JobRecord]
@@ -272,6 +273,45 @@ async def test_a_job_is_found_with_its_letters(
     assert ([job.record.key for job in jobs], [one.id for one in letters]) == ([key, "message"], [1])
 
 
+async def test_open_jobs(ledger: Ledger, operators: Operators) -> None:
+    """A job whose last run has left it open is listed with that run's facts, also one that waits; others are not."""
+    keys = {name: f"1/r/q|IProduction|{name}" for name in ("failed", "waits", "released", "began")}
+    for key in keys.values():
+        await ledger.claim(key, 60)
+    await ledger.fail(run(keys["failed"], "it broke", queue="1/r/q", job_id="failed"))
+    await ledger.release(keys["waits"], run(keys["waits"], "too early", function="Other", retry_at=None))
+    await ledger.release(keys["released"])
+    waiting = {one.key: one for one in await operators.list_open(limit=9, running=False)}
+    assert waiting.keys() == {keys["failed"], keys["waits"]}
+    one = waiting[keys["failed"]]
+    assert (one.queue, one.function, one.job_id, one.error) == ("1/r/q", "Cover", "failed", "it broke")
+    assert (one.failures, one.attempt, one.held_until, one.retry_at) == (1, 2, None, 1010.5)
+    two = waiting[keys["waits"]]
+    assert (two.failures, two.attempt, two.error, two.retry_at) == (0, 1, "too early", None)
+    assert list(await operators.list_open(limit=9, function="Other")) == [two]
+    assert list(await operators.list_open(limit=9, function="None")) == []
+
+
+async def test_an_open_job_is_found_by_its_message(ledger: Ledger, operators: Operators) -> None:
+    """A run that was counted for its message, not for its job, is found by the job's id all the same."""
+    await ledger.claim(message_key("1/r/q", "M"), 60)
+    await ledger.fail(run(message_key("1/r/q", "M"), job_id="J"))
+    (one,) = await operators.list_open(limit=9, job_id="J")
+    assert (one.job_id, one.queue) == ("J", "1/r/q")
+
+
+async def test_a_replay_forgets_the_last_run(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
+    """A replayed key is like a new one, and the runs of before stay in its history."""
+    await ledger.claim("k", 60)
+    await ledger.fail(run("k", trace_parent="00-0"))
+    assert await ledger.claim("k", 60) == Claimed(failures=1, trace_parent="00-0")
+    await ledger.set_aside(make_letter("k"))
+    assert await operators.begin_replay(1) is not None
+    assert list(await operators.list_open(limit=9)) == []
+    assert await ledger.claim("k", 60) == Claimed()
+    assert [one.key for one in await operators.list_runs("k")] == ["k"]
+
+
 async def test_a_query_that_takes_long(ledger: Ledger, operators: Operators, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is stopped, the error says how to ask for less, and the next query works."""
     monkeypatch.setattr("consumer.store.sqlite.database.QUERY_TIMEOUT_S", 0.05)
@@ -293,7 +333,7 @@ async def test_a_foreign_cursor(operators: Operators, five: list[DeadLetterRecor
 async def test_replay(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
     """A replayed letter's key runs again from nothing; dying again makes a new letter and leaves the old one."""
     await ledger.claim("k", 60)
-    await ledger.fail("k", "x")
+    await ledger.fail(run("k", "x"))
     await ledger.claim("k", 60)
     await ledger.set_aside(make_letter("k"))
     begun = await operators.begin_replay(1)

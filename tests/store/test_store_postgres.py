@@ -19,7 +19,7 @@ from consumer.store.postgres.ledger import PostgresLedger
 from consumer.store.queries import Operators, PostgresEngine
 from consumer.store.rows import SCHEMA_REVISION
 from tests.store.postgres_rig import at, psql
-from tests.store.records import ended
+from tests.store.records import ended, run
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetterRecord]
@@ -62,7 +62,7 @@ async def test_two_holders(ledgers: list[PostgresLedger], make_record: MakeRecor
     assert list(await first.renew(["k"], 60)) == ["k"]
     assert not await first.done(make_record("k"))
     assert not await first.set_aside(make_letter("k"))
-    assert await first.fail("k", "x") == 0
+    assert await first.fail(run("k", "x")) == 0
     assert await first.start("k") == 1
     await first.release("k")
     assert await second.start("k") == 2

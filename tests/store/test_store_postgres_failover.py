@@ -16,7 +16,7 @@ from consumer.store.postgres import connection as postgres_connection
 from consumer.store.postgres.ledger import PostgresLedger
 from tests.store.postgres_rig import at, psql
 from tests.store.postgres_server import copy_server, cut_off, promote, run_server, server_folder
-from tests.store.records import ended
+from tests.store.records import ended, run
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetterRecord]
@@ -84,7 +84,7 @@ async def test_a_failover_to_a_standby_that_lacks_the_last_second(
             assert not await first.done(make_record("done"))
             assert not await first.set_aside(make_letter("dead"))
             assert await first.start("failed") == 0
-            assert await first.fail("failed", "x") == 0
+            assert await first.fail(run("failed", "x")) == 0
             assert await second.claim("ended", 60) == ended(dead=False)
             assert isinstance(await second.claim("kept", 60), Elsewhere)
             assert await first.done(make_record("kept"))

@@ -13,7 +13,7 @@ from consumer.store.open import make_operators
 from consumer.store.postgres import connection as postgres_connection
 from consumer.store.postgres.ledger import PostgresLedger
 from tests.store.postgres_rig import at
-from tests.store.records import ended
+from tests.store.records import ended, run
 from tests.tcp_proxy import TcpProxy
 
 MakeRecord = Callable[..., JobRecord]
@@ -45,7 +45,7 @@ async def test_a_database_that_goes_away(proxy: TcpProxy, proxied: str, make_rec
         errors = await asyncio.gather(
             ledger.done(make_record("k")),
             ledger.claim("n", 60),
-            ledger.fail("f", "x"),
+            ledger.fail(run("f", "x")),
             ledger.ping(),
             operators.count_letters(Filter()),
             PostgresLedger(at(proxied)).open(),
@@ -59,7 +59,7 @@ async def test_a_database_that_goes_away(proxy: TcpProxy, proxied: str, make_rec
         assert "\n" not in str(error)
     await proxy.accept()
     assert await ledger.done(make_record("k"))
-    assert await ledger.fail("f", "x") == 1
+    assert await ledger.fail(run("f", "x")) == 1
     await ledger.ping()
     assert await operators.count_letters(Filter()) == 0
     await ledger.close()

@@ -18,6 +18,7 @@ from consumer.store.postgres.ledger import PostgresLedger
 from tests.pooler import SIZE, Pooler, left_in_sessions, pooler
 from tests.postgres import postgres_schema
 from tests.store.postgres_rig import at, psql
+from tests.store.records import run
 
 MakeRecord = Callable[..., JobRecord]
 MakeLetter = Callable[..., DeadLetterRecord]
@@ -69,7 +70,7 @@ async def test_nothing_is_left_in_shared_sessions(
         await asyncio.gather(*(ledger.claim(key, 60) for key in keys))
         await ledger.renew(keys[:2], 60)
         await asyncio.gather(*(ledger.start(key) for key in keys))
-        await ledger.fail(keys[0], "x")
+        await ledger.fail(run(keys[0], "x"))
         await ledger.release(keys[1])
         await asyncio.gather(*(ledger.done(make_record(key)) for key in keys[2:-1]))
         await ledger.set_aside(make_letter(keys[-1]))
@@ -139,7 +140,7 @@ async def test_a_refused_value_behind_a_pooler_harms_nothing(
     with pytest.raises(StoreError, match="DivisionByZero"):
         await link.run(half)
     assert link._connection is before or before is None
-    assert await first.fail("k", "x") == 1
+    assert await first.fail(run("k", "x")) == 1
     assert await first.claim("k", 60) == Claimed(failures=1)
     assert await first.done(make_record("k"))
 

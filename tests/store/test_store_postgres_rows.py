@@ -14,6 +14,7 @@ from consumer.store.postgres import database as postgres_database
 from consumer.store.postgres import ledger as postgres_ledger
 from consumer.store.postgres.ledger import PostgresLedger
 from tests.store.postgres_rig import at, psql, until
+from tests.store.records import run
 
 MakeLetter = Callable[..., DeadLetterRecord]
 MakeRecord = Callable[..., JobRecord]
@@ -130,7 +131,7 @@ async def test_a_key_is_let_go_of_once(
         keeps_slow, keeps_k = other.transaction(), another.transaction()
         await keeps_slow.start()
         await other.execute("SELECT FROM mns_consumer_job WHERE key = 'slow' FOR UPDATE")
-        batch = asyncio.gather(ledger.fail("k", "x"), ledger.done(make_record("slow")))
+        batch = asyncio.gather(ledger.fail(run("k", "x")), ledger.done(make_record("slow")))
         await until(lambda: "k" in ledger._busy_keys)
         await until(lambda: "k" not in ledger._busy_keys)
         await keeps_k.start()

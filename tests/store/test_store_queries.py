@@ -35,16 +35,20 @@ LETTER = "stored_at, reason, error_fingerprint, error, body, dequeue_count, firs
 LETTER_VALUES = (
     "n, CASE WHEN n % 1000 = 0 THEN 'stuck' ELSE 'rejected' END, 'g' || (n % 1000), 'e', '', 1, 1, 0, 'k' || n"
 )
+RUN = "stored_at, key, queue, function, message_id, attempt, started_at, ended_at, result, error"
+RUN_VALUES = "n, 'k' || n, '1/r/q', 'Cover', 'm', 1, 1, 1, 'failed', 'e'"
 FILL = {
     "sqlite": {
-        f"job (key_hash, dead, holder, stored_at, key, {RECORD})": "n, n % 1000 = 0, '', n, 'k' || n",
-        f"letter ({LETTER}, {RECORD})": LETTER_VALUES,
+        f"job (key_hash, dead, holder, stored_at, key, {RECORD})": f"n, n % 1000 = 0, '', n, 'k' || n, {VALUES}",
+        f"letter ({LETTER}, {RECORD})": f"{LETTER_VALUES}, {VALUES}",
+        f"run (key_hash, {RUN})": f"n, {RUN_VALUES}",
     },
     "postgres": {
         f"mns_consumer_job (key_id, key, claimed_at, dead, stored_at, {RECORD})": (
-            "decode(md5(n::text), 'hex'), 'k' || n, 1, n % 1000 = 0, n"
+            f"decode(md5(n::text), 'hex'), 'k' || n, 1, n % 1000 = 0, n, {VALUES}"
         ),
-        f"mns_consumer_letter ({LETTER}, {RECORD})": LETTER_VALUES,
+        f"mns_consumer_letter ({LETTER}, {RECORD})": f"{LETTER_VALUES}, {VALUES}",
+        f"mns_consumer_run (key_id, {RUN})": f"decode(md5(n::text), 'hex'), {RUN_VALUES}",
     },
 }
 """Rows by SQL: each 1,000th is of a rare kind."""
@@ -108,7 +112,7 @@ ASKED: Final[dict[str, tuple[int, Callable[[Operators], Awaitable[Any]]]]] = {
 async def fill(target: str) -> None:
     """Fill the tables; the planner knows what they hold."""
     for into, values in FILL["postgres" if "://" in target else "sqlite"].items():
-        statement = f"{NUMBERS} INSERT INTO {into} SELECT {values}, {VALUES} FROM number"  # noqa: S608 - constants only
+        statement = f"{NUMBERS} INSERT INTO {into} SELECT {values} FROM number"  # noqa: S608 - constants only
         analyze = f"ANALYZE {into.partition(' ')[0]}"
         if "://" in target:
             async with psql(target) as server:
@@ -143,7 +147,8 @@ async def test_a_filter_with_an_index_reads_it(target: str, ledger: Ledger, oper
     assert await ask.count_letters(RARE) == ROWS // 1000
     assert len((await ask.find_job("J-7", queues=["1/r/q"]))[1]) == 1
     assert await ask.begin_replay(1000) is not None
-    scans = [plan for plan in plans if re.search(r"Seq Scan on mns|SCAN (job|letter)\b", plan)]
+    assert list(await ask.list_runs("k7", "k8")) == []
+    scans = [plan for plan in plans if re.search(r"Seq Scan on mns|SCAN (job|letter|run)\b", plan)]
     assert scans == []
 
 

@@ -30,7 +30,7 @@ from consumer.store.sqlite.database import SqliteDatabase
 from consumer.store.sqlite.files import FileOwner
 from consumer.store.sqlite.ledger import SqliteLedger
 from consumer.store.sqlite.statements import COUNT_WAITING, INSERT_JOB, job_row
-from tests.store.records import ended, record
+from tests.store.records import ended, record, run
 from tests.stores import new_file, operators_at
 
 MakeRecord = Callable[..., JobRecord]
@@ -41,11 +41,14 @@ import asyncio, os, resource, structlog, sys
 from pathlib import Path
 from consumer.errors import StoreError
 from consumer.policy import Reason
-from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, JobRecord
+from consumer.store.ledger import Claimed, DeadLetterRecord, Ended, JobRecord, RunRecord
 from consumer.store.sqlite.ledger import SqliteLedger
 
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 ledger = SqliteLedger(Path(sys.argv[1]))
+
+def run(key, error):
+    return RunRecord(key, "q", "f", "m", None, 1, 1.0, 2.0, "failed", error)
 
 def record(key, **more):
     return JobRecord(key=key, queue="q", kind="k", function="f", message_id="m", **more)
@@ -169,7 +172,7 @@ async def main():
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     await ledger.ping()
     assert await ledger.done(large)
-    assert await ledger.fail("failing", "x") == 1
+    assert await ledger.fail(run("failing", "x")) == 1
     await ledger.close()
     print("went on")
 asyncio.run(main())
@@ -382,7 +385,7 @@ async def test_locked_by_another_process(
         other.execute("BEGIN IMMEDIATE")
         refused = await asyncio.gather(
             ledger.done(make_record("done")),
-            ledger.fail("fail", "x"),
+            ledger.fail(run("fail", "x")),
             ledger.start("start"),
             ledger.start("release"),
             return_exceptions=True,
@@ -394,7 +397,7 @@ async def test_locked_by_another_process(
         assert await ledger.claim("done too", 60) == Claimed()
         other.execute("ROLLBACK")
     assert await ledger.done(make_record("done"))
-    assert await ledger.fail("fail", "x") == 1
+    assert await ledger.fail(run("fail", "x")) == 1
     assert await ledger.start("start") == 1
     await ledger.release("release")
     assert await ledger.claim("release", 60) == Claimed()

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from consumer.store import tables
-from consumer.store.ledger import DeadLetterRecord, JobRecord
+from consumer.store.ledger import DeadLetterRecord, JobRecord, RunRecord
 from consumer.store.postgres.ledger import PostgresLedger
 from tests.store.postgres_rig import psql
 from tests.store.schema import schemas
@@ -37,6 +37,13 @@ def test_a_record_has_its_columns(jobs: Any) -> None:
     if jobs is tables.SQLITE_JOBS:
         assert record.items() <= {column.name: column.nullable for column in jobs.columns}.items()
     assert record.keys() <= {column.name for column in jobs.columns}
+
+
+@pytest.mark.parametrize("runs", [tables.SQLITE_RUNS, tables.POSTGRES_RUNS])
+def test_a_run_has_its_columns(runs: Any) -> None:
+    """The columns of runs are the fields of their record, and what may be missing is the same."""
+    record = {field.name: "None" in str(field.type) for field in fields(RunRecord)}
+    assert record.items() <= {column.name: column.nullable for column in runs.columns}.items()
 
 
 def spelt(source: str) -> set[str]:

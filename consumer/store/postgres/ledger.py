@@ -4,7 +4,7 @@ Commands gather while a statement is in progress and go out together. Two lanes 
 don't wait for ends. Upkeep has a third: nothing waits for it.
 
     claims   claim, renew, release
-    ends     start, done, fail, set_aside
+    ends     start, done, fail, release of a run, set_aside
     upkeep   prune, waiting, ping, now
 """
 
@@ -24,7 +24,7 @@ from consumer.store.commands import (
     AnyCommand,
     ClaimCommand,
     DoneCommand,
-    FailCommand,
+    EndRunCommand,
     QueuedLedger,
     ReleaseCommand,
     RenewCommand,
@@ -68,7 +68,7 @@ class PostgresLedger(QueuedLedger):
         self._ends = Link(address, _SETTINGS)
         self._lanes = (
             _CommandLane(frozenset({ClaimCommand, RenewCommand, ReleaseCommand}), Link(address, _SETTINGS)),
-            _CommandLane(frozenset({StartCommand, DoneCommand, FailCommand, SetAsideCommand}), self._ends),
+            _CommandLane(frozenset({StartCommand, DoneCommand, EndRunCommand, SetAsideCommand}), self._ends),
         )
         self._upkeep = Link(address, _SETTINGS)
         self._loop: asyncio.AbstractEventLoop | None = None

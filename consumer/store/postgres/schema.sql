@@ -25,6 +25,8 @@ CREATE TABLE IF NOT EXISTS mns_consumer_job (
   enqueued_at DOUBLE PRECISION,
   started_at DOUBLE PRECISION,
   ended_at DOUBLE PRECISION,
+  retry_at DOUBLE PRECISION,
+  trace_parent TEXT,
   PRIMARY KEY (key_id),
   CONSTRAINT whole_when_ended CHECK (dead IS NULL OR (stored_at IS NOT NULL AND queue IS NOT NULL AND kind IS NOT NULL AND function IS NOT NULL AND message_id IS NOT NULL AND state IS NOT NULL AND attempts IS NOT NULL AND enqueued_at IS NOT NULL AND started_at IS NOT NULL AND ended_at IS NOT NULL))
 );
@@ -52,6 +54,8 @@ COMMENT ON COLUMN mns_consumer_job.result IS 'JSON; null when the handler wanted
 COMMENT ON COLUMN mns_consumer_job.attempts IS 'runs of the handler';
 COMMENT ON COLUMN mns_consumer_job.enqueued_at IS 'when MNS took the message';
 COMMENT ON COLUMN mns_consumer_job.started_at IS 'when the last run started';
+COMMENT ON COLUMN mns_consumer_job.retry_at IS 'while the key is open: when its message is delivered again';
+COMMENT ON COLUMN mns_consumer_job.trace_parent IS 'while the key is open: the span of its last run';
 CREATE TABLE IF NOT EXISTS mns_consumer_letter (
   id BIGINT GENERATED ALWAYS AS IDENTITY,
   replay TEXT DEFAULT 'set_aside' NOT NULL CONSTRAINT replay_known CHECK (replay IN ('set_aside', 'replaying', 'replayed')),
@@ -112,3 +116,37 @@ CREATE TABLE IF NOT EXISTS mns_consumer_revision (
   version_num VARCHAR(32) NOT NULL,
   CONSTRAINT mns_consumer_revision_pkc PRIMARY KEY (version_num)
 );
+CREATE TABLE IF NOT EXISTS mns_consumer_run (
+  id BIGINT GENERATED ALWAYS AS IDENTITY,
+  key_id BYTEA NOT NULL CHECK (length(key_id) = 16),
+  stored_at DOUBLE PRECISION NOT NULL,
+  key TEXT NOT NULL CONSTRAINT key_length CHECK (length(key) <= 1087),
+  queue TEXT NOT NULL,
+  function TEXT NOT NULL,
+  message_id TEXT NOT NULL,
+  job_id TEXT,
+  attempt BIGINT NOT NULL,
+  started_at DOUBLE PRECISION NOT NULL,
+  ended_at DOUBLE PRECISION NOT NULL,
+  result TEXT NOT NULL,
+  error TEXT NOT NULL CONSTRAINT error_length CHECK (length(error) <= 2048),
+  traceback TEXT CHECK (length(traceback) <= 16384),
+  retry_at DOUBLE PRECISION,
+  trace_parent TEXT,
+  PRIMARY KEY (id)
+);
+CREATE INDEX IF NOT EXISTS mns_consumer_run_key ON mns_consumer_run (key_id, id);
+CREATE INDEX IF NOT EXISTS mns_consumer_run_stored ON mns_consumer_run (stored_at);
+COMMENT ON TABLE mns_consumer_run IS 'runs that have left their jobs open';
+COMMENT ON COLUMN mns_consumer_run.id IS 'rises with time';
+COMMENT ON COLUMN mns_consumer_run.key_id IS 'rows.key_id';
+COMMENT ON COLUMN mns_consumer_run.key IS 'the ledger key of its job, or of its message';
+COMMENT ON COLUMN mns_consumer_run.queue IS 'account/region/name';
+COMMENT ON COLUMN mns_consumer_run.function IS 'FunctionName, or the name of another kind';
+COMMENT ON COLUMN mns_consumer_run.message_id IS 'MessageId of MNS';
+COMMENT ON COLUMN mns_consumer_run.job_id IS 'JobId or RunId';
+COMMENT ON COLUMN mns_consumer_run.attempt IS 'its number, from 1';
+COMMENT ON COLUMN mns_consumer_run.result IS 'in one word';
+COMMENT ON COLUMN mns_consumer_run.error IS 'one sentence: what was expected, what came';
+COMMENT ON COLUMN mns_consumer_run.retry_at IS 'when its message is delivered again';
+COMMENT ON COLUMN mns_consumer_run.trace_parent IS 'its span';

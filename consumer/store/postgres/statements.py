@@ -22,7 +22,7 @@ from consumer.store.commands import (
     AnyCommand,
     ClaimCommand,
     DoneCommand,
-    FailCommand,
+    EndRunCommand,
     KeyedCommand,
     ReleaseCommand,
     RenewCommand,
@@ -31,7 +31,16 @@ from consumer.store.commands import (
     StartCommand,
     only,
 )
-from consumer.store.ledger import ClaimAnswer, Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, WaitingLetters
+from consumer.store.ledger import (
+    ClaimAnswer,
+    Claimed,
+    DeadLetterRecord,
+    Elsewhere,
+    Ended,
+    JobRecord,
+    RunRecord,
+    WaitingLetters,
+)
 from consumer.store.rows import (
     ENDED_COLUMNS,
     ENDED_COLUMNS_SQL,
@@ -39,15 +48,18 @@ from consumer.store.rows import (
     JOB_COLUMNS_SQL,
     LETTER_COLUMNS,
     LETTER_COLUMNS_SQL,
-    MAX_ERROR_BYTES,
+    OPEN_COLUMNS,
+    RUN_COLUMNS,
+    RUNS_KEPT,
     count_waiting_sql,
-    cut,
     fit_letter,
     fit_record,
+    fit_run,
     job_values,
     key_id,
     letter_values,
     read_waiting,
+    run_values,
 )
 
 _UNKNOWN_REMAINING_S: Final = 1.0  # when to retry a key that another holder took while we asked
@@ -60,6 +72,7 @@ _SQL_TYPES: Final = {
     "Reason": "text",
     "int": "bigint",
     "float": "float8",
+    "float | None": "float8",
     "bytes": "bytea",
 }
 _ANNOTATIONS: Final = {
@@ -67,6 +80,8 @@ _ANNOTATIONS: Final = {
 }
 _JOB_TYPES: Final = {name: _SQL_TYPES[_ANNOTATIONS[name]] for name in JOB_COLUMNS}
 _LETTER_TYPES: Final = {name: _SQL_TYPES[_ANNOTATIONS[name]] for name in LETTER_COLUMNS}
+_RUN_TYPES: Final = {field.name: _SQL_TYPES[str(field.type)] for field in fields(RunRecord)}
+_RUN_COLUMNS_SQL: Final = ", ".join(RUN_COLUMNS)
 
 
 def _given(types: Mapping[str, str]) -> str:
@@ -94,8 +109,8 @@ CLAIM: Final = f"""WITH {_given({"key": "text", "lease_s": "float8"})}, taken AS
   WHERE job.dead IS NULL
     AND (job.held_until IS NULL OR job.held_until <= {_NOW_SQL}
       OR job.holder = excluded.holder AND job.key_id <> ALL ($5::bytea[]))
-  RETURNING key_id, failures, starts)
-SELECT key_id, taken.failures, taken.starts, {ENDED_COLUMNS_SQL},
+  RETURNING key_id, failures, starts, trace_parent)
+SELECT key_id, taken.failures, taken.starts, taken.trace_parent, {ENDED_COLUMNS_SQL},
   job.held_until - {_NOW_SQL} AS remaining_s
 FROM given LEFT JOIN taken USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
 """$5 are the confirmed claims of this holder. What the answer says of a row that was not taken may be outdated: it only
@@ -115,12 +130,24 @@ _UNDO_START: Final = f"""WITH {_given({})}, {_MINE}
 UPDATE mns_consumer_job AS job SET starts = starts - started::integer, started = false
 FROM mine WHERE job.key_id = mine.key_id"""  # noqa: S608 - see above
 
-FAIL: Final = f"""WITH {_given({"error": "text"})}, {_MINE}, failed AS (
-  UPDATE mns_consumer_job AS job SET failures = failures + 1, starts = starts - started::integer, started = false,
-    holder = NULL, held_until = NULL, error = given.error
-  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id, job.failures)
-SELECT key_id, coalesce(failed.failures, CASE WHEN job.dead IS NULL THEN job.failures END, 0) AS number
-FROM given LEFT JOIN failed USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
+END_RUN: Final = f"""WITH {_given({**_RUN_TYPES, "is_counted": "boolean"})}, {_MINE}, left_open AS (
+  UPDATE mns_consumer_job AS job SET failures = failures + is_counted::integer, starts = starts - started::integer,
+    started = false, holder = NULL, held_until = NULL, {", ".join(f"{name} = given.{name}" for name in OPEN_COLUMNS)}
+  FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id RETURNING job.key_id, job.failures),
+dropped AS (
+  DELETE FROM mns_consumer_run WHERE id IN (SELECT id FROM (
+    SELECT id, row_number() OVER (PARTITION BY key_id ORDER BY id DESC) AS place
+    FROM mns_consumer_run JOIN mine USING (key_id)) AS earlier WHERE place >= {RUNS_KEPT}) RETURNING id),
+shortened AS (
+  UPDATE mns_consumer_run AS run SET traceback = NULL FROM given JOIN mine USING (key_id)
+  WHERE run.key_id = mine.key_id AND run.error = given.error AND run.traceback IS NOT NULL
+    AND given.traceback IS NOT NULL AND run.id NOT IN (SELECT id FROM dropped)),
+added AS (
+  INSERT INTO mns_consumer_run (key_id, stored_at, {_RUN_COLUMNS_SQL})
+  SELECT key_id, {_NOW_SQL}, {_RUN_COLUMNS_SQL} FROM given JOIN mine USING (key_id) ORDER BY key_id)
+SELECT key_id, coalesce(left_open.failures, CASE WHEN job.dead IS NULL THEN job.failures END, 0) AS number
+FROM given LEFT JOIN left_open USING (key_id) LEFT JOIN mns_consumer_job AS job USING (key_id)"""  # noqa: S608 - see above
+"""All parts see the rows as they were before: the run that is added is not among those that are dropped."""
 
 RELEASE: Final = f"""WITH {_given({})}, {_MINE}
 UPDATE mns_consumer_job AS job SET starts = starts - started::integer, started = false, holder = NULL, held_until = NULL
@@ -131,7 +158,7 @@ def _ended(dead: str) -> str:
     copied = ", ".join(f"{name} = given.{name}" for name in _JOB_TYPES if name != "key")
     return f"""ended AS (
   UPDATE mns_consumer_job AS job SET dead = {dead}, stored_at = {_NOW_SQL}, held_until = NULL, error = NULL,
-    failures = 0, starts = 0, started = false, {copied}
+    failures = 0, starts = 0, started = false, retry_at = NULL, trace_parent = NULL, {copied}
   FROM given JOIN mine USING (key_id) WHERE job.key_id = mine.key_id AND mine.dead IS NULL
   RETURNING job.key_id)"""  # noqa: S608 - see above
 
@@ -171,6 +198,7 @@ def _prune_sql(table: str, column: str, time_column: str, condition: str) -> str
 _OPEN_AND_FREE: Final = f"dead IS NULL AND (held_until IS NULL OR held_until <= {_NOW_SQL})"
 _PRUNE: Final = (
     _prune_sql("mns_consumer_job", "key_id", "stored_at", "dead IS NOT NULL"),
+    _prune_sql("mns_consumer_run", "id", "stored_at", "true"),
     _prune_sql("mns_consumer_job", "key_id", "claimed_at", _OPEN_AND_FREE),
     _prune_sql("mns_consumer_letter", "id", "replayed_at", "replay = 'replayed'"),
 )
@@ -206,11 +234,11 @@ class PostgresStatements:
             case StartCommand():
                 started = only(StartCommand, commands)
                 return _numbers(started, await self._by_key(connection, START, started))
-            case FailCommand():
-                failed = only(FailCommand, commands)
-                errors = [cut(command.failure, MAX_ERROR_BYTES) for command in failed]
-                rows = await self._by_key(connection, FAIL, failed, errors)
-                return [*_numbers(failed, rows), self._end_claims(failed)]
+            case EndRunCommand():
+                over = only(EndRunCommand, commands)
+                runs = [(*run_values(fit_run(command.run)), command.is_counted) for command in over]
+                rows = await self._by_key(connection, END_RUN, over, *zip(*runs, strict=True))
+                return [*_numbers(over, rows), self._end_claims(over)]
             case DoneCommand():
                 done = only(DoneCommand, commands)
                 columns = zip(*(job_values(fit_record(command.record)) for command in done), strict=True)
@@ -292,7 +320,7 @@ def _numbers(commands: Sequence[KeyedCommand[int]], rows: Sequence[asyncpg.Recor
 
 def _claim_answer(row: asyncpg.Record) -> ClaimAnswer:
     if row["failures"] is not None:
-        return Claimed(row["failures"], row["starts"])
+        return Claimed(row["failures"], row["starts"], row["trace_parent"])
     if row["dead"] is not None:
         return Ended(*(row[name] for name in ENDED_COLUMNS))
     remaining_s = row["remaining_s"]

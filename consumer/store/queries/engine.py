@@ -28,6 +28,7 @@ from sqlalchemy import (
     insert,
     literal,
     null,
+    or_,
     select,
     update,
 )
@@ -37,7 +38,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from consumer.store import tables
 from consumer.store.ledger import StoredJob
-from consumer.store.rows import JOB_COLUMNS, job_values, key_hash, key_id
+from consumer.store.rows import JOB_COLUMNS, OPEN_COLUMNS, job_values, key_hash, key_id
 
 Statement: TypeAlias = Select[Any] | Update | Delete | Insert
 
@@ -51,6 +52,7 @@ class Engine(ABC):
     dialect: Dialect
     jobs: Table
     letters: Table
+    runs: Table
     job_order: Sequence[ColumnElement[Any]]
     """The unique columns by which jobs are listed."""
 
@@ -71,8 +73,15 @@ class Engine(ABC):
         """The condition that finds the jobs of these keys."""
 
     @abstractmethod
+    def runs_of(self, *keys: str) -> ColumnElement[bool]:
+        """The condition that finds the stored runs of these keys."""
+
+    @abstractmethod
     def open_jobs(self, now: float, *, running: bool | None) -> Select[Any]:
-        """The fields of ``OpenJob`` of each open key that is held (``running``), has failed and is not, or either."""
+        """Of each open key that is held (``running``), of which a run has ended and that is not held, or either.
+
+        The columns: key, function, job id, failures, error, since, held until, retry at.
+        """
 
     @abstractmethod
     def forget_attempts(self, key: str) -> Update | Delete:
@@ -96,6 +105,7 @@ class SqliteEngine(Engine):
 
     jobs = tables.SQLITE_JOBS
     letters = tables.SQLITE_LETTERS
+    runs = tables.SQLITE_RUNS
     job_order = (jobs.c.id,)
 
     dialect = SQLiteDialect_pysqlite()
@@ -114,11 +124,15 @@ class SqliteEngine(Engine):
         """See ``Engine.has_key``."""
         return self.jobs.c.key_hash.in_(map(key_hash, keys)) & self.jobs.c.key.in_(keys)
 
+    def runs_of(self, *keys: str) -> ColumnElement[bool]:
+        """See ``Engine.runs_of``."""
+        return self.runs.c.key_hash.in_(map(key_hash, keys)) & self.runs.c.key.in_(keys)
+
     def open_jobs(self, now: float, *, running: bool | None) -> Select[Any]:  # noqa: ARG002 - as the other engine's
         """See ``Engine.open_jobs``. The file does not say what its daemon holds."""
-        column = tables.SQLITE_ATTEMPTS.c
-        fields = (column.key, column.failures, column.error, column.stored_at.label("since"), null())
-        return select(*fields).where(false() if running else column.failures > 0)
+        attempts = tables.SQLITE_ATTEMPTS
+        fields = (attempts.c.stored_at.label("since"), null().label("held_until"), attempts.c.retry_at)
+        return select(*_about_open(attempts), *fields).where(false() if running else _has_run(attempts))
 
     def forget_attempts(self, key: str) -> Delete:
         """See ``Engine.forget_attempts``."""
@@ -158,6 +172,7 @@ class PostgresEngine(Engine):
 
     jobs = tables.POSTGRES_JOBS
     letters = tables.POSTGRES_LETTERS
+    runs = tables.POSTGRES_RUNS
     job_order = (jobs.c.stored_at, jobs.c.key_id)
 
     dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # as it comes
@@ -166,18 +181,26 @@ class PostgresEngine(Engine):
         """See ``Engine.has_key``."""
         return self.jobs.c.key_id.in_(map(key_id, keys))
 
+    def runs_of(self, *keys: str) -> ColumnElement[bool]:
+        """See ``Engine.runs_of``."""
+        return self.runs.c.key_id.in_(map(key_id, keys))
+
     def open_jobs(self, now: float, *, running: bool | None) -> Select[Any]:
         """See ``Engine.open_jobs``."""
         column = self.jobs.c
         is_held = func.coalesce(column.held_until > now, false())
         held_until = case((is_held, column.held_until), else_=None)
-        fields = (column.key, column.failures, column.error, column.claimed_at.label("since"), held_until)
-        wanted = {True: is_held, False: ~is_held & (column.failures > 0), None: is_held | (column.failures > 0)}
-        return select(*fields).where(column.dead.is_(None), wanted[running])
+        retry_at = case((is_held, None), else_=column.retry_at)
+        fields = (column.claimed_at.label("since"), held_until, retry_at)
+        has_run = _has_run(self.jobs)
+        wanted = {True: is_held, False: ~is_held & has_run, None: is_held | has_run}
+        return select(*_about_open(self.jobs), *fields).where(column.dead.is_(None), wanted[running])
 
     def forget_attempts(self, key: str) -> Update:
-        """See ``Engine.forget_attempts``."""
-        return update(self.jobs).where(self.has_key(key)).values(_NO_ATTEMPTS)
+        """See ``Engine.forget_attempts``. An ended job keeps its function and id."""
+        column = self.jobs.c
+        of_open = {name: case((column.dead.is_(None), None), else_=column[name]) for name in OPEN_COLUMNS}
+        return update(self.jobs).where(self.has_key(key)).values({**of_open, **_NO_ATTEMPTS})
 
     def close(self, job: StoredJob, now: float) -> Insert:
         """See ``Engine.close``. Like a claim, it takes over a key whose lease has ended."""
@@ -186,7 +209,7 @@ class PostgresEngine(Engine):
         statement = upsert(self.jobs).values(key_id=key_id(job.record.key), claimed_at=now, **row)
         return statement.on_conflict_do_update(
             index_elements=[column.key_id],
-            set_={**row, **_NO_ATTEMPTS, "holder": None, "held_until": None},
+            set_={**dict.fromkeys(OPEN_COLUMNS), **_NO_ATTEMPTS, **row, "holder": None, "held_until": None},
             where=column.dead.is_(None) & (column.held_until.is_(None) | (column.held_until <= now)),
         )
 
@@ -201,7 +224,17 @@ class PostgresEngine(Engine):
         return None if found is None else [float(found[1]), bytes.fromhex(found[2])]
 
 
-_NO_ATTEMPTS: Final = {"failures": 0, "starts": 0, "started": False, "error": None}
+_NO_ATTEMPTS: Final = {"failures": 0, "starts": 0, "started": False}
+
+
+def _about_open(table: Table) -> Sequence[ColumnElement[Any]]:
+    column = table.c
+    return (column.key, column.function, column.job_id, column.failures, column.error)
+
+
+def _has_run(table: Table) -> ColumnElement[bool]:
+    """Whether a run of an open key has ended; of one of before revision 0003 only its failures are known."""
+    return or_(table.c.failures > 0, table.c.function.is_not(None))
 
 
 def _ended_row(job: StoredJob, now: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Select, Table, func, literal, literal_colu
 from sqlalchemy.sql.dml import ReturningDelete
 
 from consumer.errors import UsageError
-from consumer.message.notification import job_keys, key_pieces
+from consumer.message.notification import job_keys, job_of, key_pieces
 from consumer.policy import Reason
 from consumer.store.ledger import (
     COUNT_CAP,
@@ -25,11 +25,12 @@ from consumer.store.ledger import (
     LetterGroup,
     LetterState,
     OpenJob,
+    RunRecord,
     StoredJob,
     StoredLetter,
 )
 from consumer.store.queries.engine import Engine
-from consumer.store.rows import JOB_COLUMNS, LETTER_COLUMNS
+from consumer.store.rows import JOB_COLUMNS, LETTER_COLUMNS, RUN_COLUMNS
 from consumer.store.session import Database, Session
 
 _MOST_OF_A_JOB: Final = 200
@@ -177,28 +178,46 @@ class Reader:
         return [self._stored_job(row) for row in rows]
 
     async def list_open(
-        self, *, limit: int, running: bool | None = None, queue: str | None = None, job_id: str | None = None
+        self,
+        *,
+        limit: int,
+        running: bool | None = None,
+        queue: str | None = None,
+        function: str | None = None,
+        job_id: str | None = None,
     ) -> Sequence[OpenJob]:
         """The jobs that have begun and not ended, the latest first.
 
         Args:
             limit: The most of them.
-            running: Those that run (``True``), or that have failed and do not run (``False``). A store in a file has
-                only the latter: its daemon alone knows what it runs.
+            running: Those that run (``True``), or that wait for their next run (``False``). A store in a file has only
+                the latter: its daemon alone knows what it runs.
             queue: Of this queue, ``account/region/name``.
+            function: Of this function. It is unknown until a first run has ended.
             job_id: Of this JobId or RunId.
         """
         begins, holds = key_pieces(queue, job_id)
 
         async def look(session: Session) -> Sequence[OpenJob]:
             statement = self._engine.open_jobs(await session.now(), running=running)
-            key = statement.selected_columns[0]
-            of_queue = key.startswith(begins, autoescape=True)
-            of_job = key.endswith(holds, autoescape=True) | key.contains(f"{holds}|", autoescape=True)
-            latest_first = statement.where(of_queue, of_job).order_by(literal_column("since").desc()).limit(limit)
-            return [OpenJob(*row) for row in await session.fetch(*self._engine.written(latest_first))]
+            column = statement.selected_columns
+            found = statement.where(column.key.startswith(begins, autoescape=True))
+            if function is not None:
+                found = found.where(column.function == function)
+            if job_id is not None:
+                last = column.key.endswith(holds, autoescape=True)
+                inner = column.key.contains(f"{holds}|", autoescape=True)
+                found = found.where(last | inner | (column.job_id == job_id))
+            latest_first = found.order_by(literal_column("since").desc()).limit(limit)
+            return [_open_job(row) for row in await session.fetch(*self._engine.written(latest_first))]
 
         return await self._database.run(look)
+
+    async def list_runs(self, *keys: str) -> Sequence[RunRecord]:
+        """The stored runs of these keys, the oldest first. The last run of an ended job is in its record."""
+        runs = self._engine.runs.c
+        found = select(*(runs[name] for name in RUN_COLUMNS)).where(self._engine.runs_of(*keys)).order_by(runs.id)
+        return [RunRecord(*row) for row in await self._fetch(found)] if keys else []
 
     async def find_job(
         self, job_id: str, *, queue: str | None = None, queues: Sequence[str] = ()
@@ -295,6 +314,12 @@ def _stored_letter(row: Sequence[Any]) -> StoredLetter:
     letter = dict(zip(LETTER_COLUMNS, values, strict=False))
     record = DeadLetterRecord(job=JobRecord(*values[len(letter) :]), **{**letter, "reason": Reason(letter["reason"])})
     return StoredLetter(letter_id, record, LetterState(state), stored_at, replayed_at)
+
+
+def _open_job(row: Sequence[Any]) -> OpenJob:
+    key, function, job_id, *rest = row
+    queue, id_of_key = job_of(key)
+    return OpenJob(key, queue, function, id_of_key or job_id, *rest)
 
 
 def unknown_letter(letter_id: int) -> UsageError:

@@ -5,6 +5,10 @@ CREATE TABLE IF NOT EXISTS attempt (
   starts INTEGER DEFAULT 0 NOT NULL CHECK (starts >= 0),
   error TEXT CONSTRAINT error_length CHECK (length(error) <= 2048),
   stored_at DOUBLE NOT NULL,
+  function TEXT,
+  job_id TEXT,
+  retry_at DOUBLE,
+  trace_parent TEXT,
   PRIMARY KEY ("key")
 )
  WITHOUT ROWID;
@@ -74,3 +78,23 @@ CREATE TABLE IF NOT EXISTS revision (
   version_num VARCHAR(32) NOT NULL,
   CONSTRAINT revision_pkc PRIMARY KEY (version_num)
 );
+CREATE TABLE IF NOT EXISTS run (
+  id INTEGER NOT NULL,
+  key_hash BIGINT NOT NULL,
+  stored_at DOUBLE NOT NULL,
+  "key" TEXT NOT NULL CONSTRAINT key_length CHECK (length(key) <= 1087),
+  queue TEXT NOT NULL,
+  function TEXT NOT NULL,
+  message_id TEXT NOT NULL,
+  job_id TEXT,
+  attempt BIGINT NOT NULL,
+  started_at DOUBLE NOT NULL,
+  ended_at DOUBLE NOT NULL,
+  result TEXT NOT NULL,
+  error TEXT NOT NULL CONSTRAINT error_length CHECK (length(error) <= 2048),
+  traceback TEXT CHECK (length(traceback) <= 16384),
+  retry_at DOUBLE,
+  trace_parent TEXT,
+  PRIMARY KEY (id)
+);
+CREATE INDEX IF NOT EXISTS run_key ON run (key_hash, id);

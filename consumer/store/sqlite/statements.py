@@ -26,7 +26,7 @@ from consumer.store.commands import (
     ClaimCommand,
     Command,
     DoneCommand,
-    FailCommand,
+    EndRunCommand,
     KeyedCommand,
     ReleaseCommand,
     RenewCommand,
@@ -35,20 +35,24 @@ from consumer.store.commands import (
     StartCommand,
     only,
 )
-from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, WaitingLetters
+from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, RunRecord, WaitingLetters
 from consumer.store.rows import (
     ENDED_COLUMNS_SQL,
     JOB_COLUMNS,
     LETTER_COLUMNS,
-    MAX_ERROR_BYTES,
+    OPEN_COLUMNS,
+    RUN_COLUMNS,
+    RUNS_KEPT,
     count_waiting_sql,
-    cut,
     fit_letter,
     fit_record,
+    fit_run,
     job_values,
     key_hash,
     letter_values,
+    open_values,
     read_waiting,
+    run_values,
 )
 from consumer.store.sqlite.database import writing
 
@@ -64,15 +68,28 @@ INSERT_JOB: Final = _insert("job", "key_hash", "dead", "holder", "stored_at", *J
 _INSERT_LETTER: Final = _insert("letter", "stored_at", "bytes", *LETTER_COLUMNS, *JOB_COLUMNS)
 COUNT_WAITING: Final = count_waiting_sql("letter")
 _FIND_ENDED: Final = "SELECT dead, holder FROM job WHERE key_hash = ? AND key = ? ORDER BY id DESC LIMIT 1"
-_SET_COUNTS: Final = (
-    "INSERT INTO attempt (key, failures, starts, error, stored_at) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT (key) DO UPDATE SET failures = excluded.failures, starts = excluded.starts,"
-    " stored_at = excluded.stored_at, error = coalesce(excluded.error, error)"
-)
+
+
+def _upsert_attempt(*columns: str) -> str:
+    changes = ", ".join(f"{name} = excluded.{name}" for name in columns)
+    return f"{_insert('attempt', 'key', *columns)} ON CONFLICT (key) DO UPDATE SET {changes}"
+
+
+_SET_COUNTS: Final = _upsert_attempt("failures", "starts", "stored_at")
+_SET_LAST_RUN: Final = _upsert_attempt("failures", "starts", "stored_at", *OPEN_COLUMNS)
+
+# ?1 is the hash of the key, ?2 the key.
+_INSERT_RUN: Final = _insert("run", "key_hash", "stored_at", *RUN_COLUMNS)
+_FORGET_TRACEBACK: Final = """UPDATE run SET traceback = NULL
+WHERE key_hash = ?1 AND key = ?2 AND error = ?3 AND traceback IS NOT NULL"""
+_DROP_OLDER_RUNS: Final = f"""DELETE FROM run WHERE key_hash = ?1 AND key = ?2 AND id <=
+  (SELECT id FROM run WHERE key_hash = ?1 AND key = ?2 ORDER BY id DESC LIMIT 1 OFFSET {RUNS_KEPT})"""  # noqa: S608 - a constant
+_DROP_REPEATED_RUN: Final = "DELETE FROM run WHERE key_hash = ?1 AND key = ?2 AND attempt = ?3 AND ended_at = ?4"
 
 # Rows are added in the order of time, so the oldest have the smallest ids: no index by time is needed.
 _PRUNE: Final = (
     "DELETE FROM job WHERE id IN (SELECT id FROM job ORDER BY id LIMIT ?) AND stored_at <= ?",
+    "DELETE FROM run WHERE id IN (SELECT id FROM run ORDER BY id LIMIT ?) AND stored_at <= ?",
     "DELETE FROM attempt WHERE key IN (SELECT key FROM attempt WHERE stored_at <= ?2 LIMIT ?1)",
     """DELETE FROM letter WHERE id IN
   (SELECT id FROM letter WHERE replay = 'replayed' AND replayed_at <= ?2 ORDER BY replayed_at LIMIT ?1)""",
@@ -106,13 +123,14 @@ class _Claim:
     until: float  # on the monotonic clock
     failures: int  # on file before this claim, like ``starts``
     starts: int
+    had_row: bool = False  # in ``attempt``, when it was claimed
     started: bool = False  # this claim has recorded a start
     doubtful: bool = False  # a commit about it failed: read the file before writing again
 
     @property
     def on_file(self) -> bool:
-        """Whether the file may have failures or starts of the key."""
-        return self.failures > 0 or self.starts > 0 or self.started or self.doubtful
+        """Whether the file may have failures, starts or runs of the key."""
+        return self.had_row or self.started or self.doubtful
 
 
 class SqliteStatements:
@@ -162,16 +180,17 @@ class SqliteStatements:
         keys = [command.key for command in free]
         # Read everything before the first claim: a failing read must leave no claim that its caller never gets.
         ended = _find_ended(connection, keys)
-        counts = _find_counts(connection, keys)
+        known = _find_known(connection, keys)
         for command in free:
             key = command.key
             if key in ended:
                 self._claims.pop(key, None)
                 replies.append(command.answered(ended[key]))
                 continue
-            failures, starts = counts.get(key, (0, 0))
-            self._claims[key] = _Claim(now + command.lease_s, failures, starts)
-            replies.append(command.answered(Claimed(failures, starts)))
+            found = known.get(key)
+            answer = found or Claimed()
+            self._claims[key] = _Claim(now + command.lease_s, answer.failures, answer.starts, found is not None)
+            replies.append(command.answered(answer))
         return replies
 
     def _renew(self, command: RenewCommand) -> list[str]:
@@ -199,8 +218,8 @@ class SqliteStatements:
                 return command.answered(self._end(connection, command.letter.job, command.letter))
             case StartCommand():
                 return command.answered(self._start(connection, command.key))
-            case FailCommand():
-                return command.answered(self._fail(connection, command.key, command.failure))
+            case EndRunCommand():
+                return command.answered(self._end_run(connection, command.key, command.run, command.is_counted))
             case UndoStartCommand() | ReleaseCommand():
                 self._undo_start(connection, command.key)
                 return command.answered(None)
@@ -210,7 +229,7 @@ class SqliteStatements:
     def _remember(self, command: AnyCommand) -> None:
         """Change the memory after the commit."""
         match command:
-            case DoneCommand(key=key) | SetAsideCommand(key=key) | FailCommand(key=key) | ReleaseCommand(key=key):
+            case DoneCommand(key=key) | SetAsideCommand(key=key) | EndRunCommand(key=key) | ReleaseCommand(key=key):
                 self._claims.pop(key, None)
             case StartCommand(key=key) | UndoStartCommand(key=key) if key in self._claims:
                 self._claims[key].started = isinstance(command, StartCommand)
@@ -219,20 +238,32 @@ class SqliteStatements:
         claim = self._claims.get(key)
         if claim is None:
             return _counts(connection, key)[1]
-        _set_counts(connection, key, claim.failures, claim.starts + 1)
+        connection.execute(_SET_COUNTS, (key, claim.failures, claim.starts + 1, time.time()))
         return claim.starts + 1
 
     def _undo_start(self, connection: sqlite3.Connection, key: str) -> None:
         claim = self._claims.get(key)
-        if claim is not None and (claim.started or claim.doubtful):
-            _set_counts(connection, key, claim.failures, claim.starts)
+        if claim is None or not (claim.started or claim.doubtful):
+            return
+        if claim.had_row:
+            connection.execute(_SET_COUNTS, (key, claim.failures, claim.starts, time.time()))
+        else:
+            connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
 
-    def _fail(self, connection: sqlite3.Connection, key: str, failure: str) -> int:
+    def _end_run(self, connection: sqlite3.Connection, key: str, run: RunRecord, is_counted: bool) -> int:  # noqa: FBT001 - a field of the command
         claim = self._claims.get(key)
         if claim is None:
             return _counts(connection, key)[0]
-        _set_counts(connection, key, claim.failures + 1, claim.starts, cut(failure, MAX_ERROR_BYTES))
-        return claim.failures + 1
+        run, now, failures = fit_run(run), time.time(), claim.failures + is_counted
+        found_by = (key_hash(key), key)
+        if claim.doubtful:
+            connection.execute(_DROP_REPEATED_RUN, (*found_by, run.attempt, run.ended_at))
+        if run.traceback is not None:
+            connection.execute(_FORGET_TRACEBACK, (*found_by, run.error))
+        connection.execute(_INSERT_RUN, (found_by[0], now, *run_values(run)))
+        connection.execute(_DROP_OLDER_RUNS, found_by)
+        connection.execute(_SET_LAST_RUN, (key, failures, claim.starts, now, *open_values(run)))
+        return failures
 
     def _end(self, connection: sqlite3.Connection, record: JobRecord, letter: DeadLetterRecord | None) -> bool:
         key, dead = record.key, letter is not None
@@ -282,20 +313,13 @@ def _find_ended(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str
     return ended
 
 
-def _find_counts(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """The failures and starts of those keys that have any."""
-    counts: dict[str, tuple[int, int]] = {}
+def _find_known(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Claimed]:
+    """What the file has of those keys that have failures, starts or runs."""
+    found: dict[str, Claimed] = {}
     for some in _chunks(keys):
-        rows = connection.execute(f"SELECT key, failures, starts FROM attempt WHERE key IN ({_marks(some)})", some)  # noqa: S608 - question marks only
-        counts.update((key, (failures, starts)) for key, failures, starts in rows)
-    return counts
-
-
-def _set_counts(connection: sqlite3.Connection, key: str, failures: int, starts: int, error: str | None = None) -> None:
-    if failures == 0 and starts == 0:
-        connection.execute("DELETE FROM attempt WHERE key = ?", (key,))
-    else:
-        connection.execute(_SET_COUNTS, (key, failures, starts, error, time.time()))
+        statement = f"SELECT key, failures, starts, trace_parent FROM attempt WHERE key IN ({_marks(some)})"  # noqa: S608 - question marks only
+        found.update((key, Claimed(*known)) for key, *known in connection.execute(statement, some))
+    return found
 
 
 def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
