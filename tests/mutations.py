@@ -352,8 +352,14 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "No secret is stored in a failure's error.",
-        "engine: _release",
-        rewrite("SECRETS.mask(_1)", "_1"),
+        "engine: _run_record",
+        rewrite("SECRETS.mask(why)", "why"),
+        ("tests/engine/test_stored_secrets.py",),
+    ),
+    Mutation(
+        "No secret is stored in a failure's traceback.",
+        "engine: _run_record",
+        rewrite("SECRETS.mask(traceback_of(_1))", "traceback_of(_1)"),
         ("tests/engine/test_stored_secrets.py",),
     ),
     Mutation(
