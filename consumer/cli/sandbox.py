@@ -15,13 +15,16 @@ from consumer.cli.options import with_flags
 from consumer.errors import ConsumerError, UsageError
 from consumer.sandbox import DlqPolicy, Fault, Sandbox, SandboxSettings
 from consumer.sandbox.access import check_actions
+from consumer.sandbox.pipelines import PipelineSettings
+from consumer.sandbox.settings import AccountKeys
 
 QUEUE: Final = "jobs"
+_KEY_PARTS: Final = ("access_key_id", "access_key_secret", "account", "region")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _FIELDS: Final[Mapping[str, tuple[str, str | None, str]]] = {
     "host": ("--host", None, "Address to listen on."),
     "port": ("--port", None, "Port to listen on; 0 takes a free one."),
-    "access_key_id": ("--access-key-id", None, "The only AccessKey that it knows."),
+    "access_key_id": ("--access-key-id", None, "The AccessKey of its own account."),
     "access_key_secret": ("--access-key-secret", None, "Its secret."),
     "job_s": ("--job-seconds", "SECONDS", "Duration of a job."),
     "lenient_handles": ("--lenient-handles", None, "Replaced and expired receipt handles keep working."),
@@ -51,6 +54,12 @@ _LISTS: Final[Mapping[str, tuple[str, str, str]]] = {
     ),
     "fifo_queues": ("--fifo", "QUEUE", "A queue that keeps order."),
     "dlq": ("--dlq", "QUEUE=TARGET[:MAX]", "Dead-letter queue of a queue, after MAX receives (16)."),
+    "pipeline": (
+        "--pipeline",
+        "ID[:KEY=VALUE,...]",
+        "A pipeline, as in ID:concurrency=2,state=Paused,notify_queue=films; a job for any other is then refused.",
+    ),
+    "key": ("--key", "ID:SECRET:ACCOUNT[:REGION]", "A further AccessKey: another account, or another region."),
     "fault": ("--fault", "KIND[:KEY=VALUE,...]", "A fault, as in error:status=503,probability=0.1."),
 }
 
@@ -86,16 +95,24 @@ def _settings(given: dict[str, Any]) -> SandboxSettings:
             faults=tuple(Fault.parse(text) for text in lists["fault"]),
             allowed_actions=_actions("--allow", allow) if allow else None,
             denied_actions=_actions("--deny", lists["deny"]),
+            pipelines=dict(_pipeline(text) for text in lists["pipeline"]) or None,
+            more_keys=tuple(_key(text) for text in lists["key"]),
             allowed_hosts=tuple(lists["allowed_hosts"]),
             fifo_queues=frozenset(lists["fifo_queues"]),
             notification_encoding="raw" if given.pop("raw") else "base64",
             **given,
         )
     except ValidationError as error:
-        lines = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors())
-        raise UsageError("; ".join(lines)) from None
+        raise UsageError("; ".join(_problem(one) for one in error.errors())) from None
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    if not error["loc"]:
+        # Its input is all the settings, secrets among them.
+        return str(error["msg"])
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}, got {error['input']!r}"
 
 
 def _actions(flag: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -103,6 +120,21 @@ def _actions(flag: str, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(check_actions(names))
     except ValueError as error:
         raise UsageError(f"{flag}: {error}") from None
+
+
+def _pipeline(text: str) -> tuple[str, PipelineSettings]:
+    name, _, rest = text.partition(":")
+    values = dict(part.partition("=")[::2] for part in rest.split(",") if part)
+    if not name:
+        raise UsageError(f"--pipeline {text!r}: expected ID or ID:KEY=VALUE,..., such as films:concurrency=2")
+    return name, PipelineSettings.model_validate(values)
+
+
+def _key(text: str) -> AccountKeys:
+    parts = text.split(":")
+    if not 3 <= len(parts) <= len(_KEY_PARTS):  # noqa: PLR2004 - the region may be left out
+        raise UsageError("--key: expected ID:SECRET:ACCOUNT or ID:SECRET:ACCOUNT:REGION")
+    return AccountKeys.model_validate(dict(zip(_KEY_PARTS, parts, strict=False)))
 
 
 def _dlq(text: str) -> tuple[str, DlqPolicy]:

@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from consumer.sandbox.protocol import JOB_OPERATIONS, QUEUE_OPERATIONS, MnsError, MpsError, Request
+from consumer.sandbox.protocol import JOB_OPERATIONS, QUEUE_OPERATIONS, MnsError, Request, RpcError
 
 _NAME_AND_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
 _FOREIGN_SITES: Final = frozenset({"cross-site", "same-site"})
@@ -86,15 +86,23 @@ class Origins:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The only credentials that are accepted."""
+    """An AccessKey, its account, and the region of its calls whose Host names none."""
 
     access_key_id: str
     access_key_secret: str
     security_token: str | None
+    account: str = ""
+    region: str = ""
 
 
-def verify_mns(request: Request, keys: Keys, now_s: float) -> None:
-    """Check an MNS request's signature, date and digest. ``now_s`` is real time, in seconds since 1970.
+Keyring = Mapping[str, Keys]
+"""The AccessKeys that are accepted, by their ids."""
+
+_NO_KEYS: Final = Keys("", "", None)
+
+
+def verify_mns(request: Request, keyring: Keyring, now_s: float) -> Keys:
+    """Check an MNS request's signature, date and digest; return its keys. ``now_s`` is in seconds since 1970.
 
     Raises:
         MnsError: MissingAuthorizationHeader, InvalidAuthorizationHeader, MissingDateHeader, InvalidDateHeader,
@@ -112,19 +120,22 @@ def verify_mns(request: Request, keys: Keys, now_s: float) -> None:
     scheme, _, rest = authorization.partition(" ")
     access_key_id = signature = ""
     expected: list[str] = []
+    keys = _NO_KEYS
     if scheme == "MNS":
         access_key_id, _, signature = rest.partition(":")
+        keys = keyring.get(access_key_id, keys)
         # x-mns-date stands "in place" of Date: whether the signed text then has it or an empty line is left open.
         dates = [headers["date"]] if "date" in headers else [headers["x-mns-date"], ""]
         expected = [classic_signature(request, keys.access_key_secret, date) for date in dates]
     elif scheme == _V4 and (parts := _V4_PARTS.fullmatch(rest)) is not None:
         access_key_id, day, region, signature = parts.groups()
+        keys = keyring.get(access_key_id, keys)
         expected = [v4_signature(request, keys.access_key_secret, signed_at_s, day, region)]
     if not access_key_id or not signature:
         raise MnsError("InvalidAuthorizationHeader", "The Authorization header format is invalid.")
     # A wrong STS token is refused like a wrong key: the facts name no code of its own.
     has_token = keys.security_token is None or headers.get("security-token") == keys.security_token
-    if access_key_id != keys.access_key_id or not has_token:
+    if access_key_id not in keyring or not has_token:
         raise MnsError("InvalidAccessKeyId", "The access Id you provided does not exist.")
     if not any(hmac.compare_digest(signature.encode(), one.encode()) for one in expected):
         raise MnsError(
@@ -133,6 +144,7 @@ def verify_mns(request: Request, keys: Keys, now_s: float) -> None:
             " Check your key and signing method.",
         )
     _check_digest(headers, request.body)
+    return keys
 
 
 def classic_signature(request: Request, secret: str, date: str) -> str:
@@ -192,27 +204,28 @@ def _check_digest(headers: Mapping[str, str], body: bytes) -> None:
         raise MnsError("InvalidDigest", "The Content-MD5 you specified is not valid for the body.")
 
 
-class MpsVerifier:
+class RpcVerifier:
     """Checks MPS's signatures. Accepts a nonce once, as the gateway does: that reveals a client's hidden retry."""
 
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
         self._nonces: dict[str, None] = {}
 
-    def verify(self, request: Request, parameters: Mapping[str, str], now_s: float) -> None:
-        """Check a request with its parameters of query and form. ``now_s`` is real time, in seconds since 1970.
+    def verify(self, request: Request, parameters: Mapping[str, str], now_s: float) -> Keys:
+        """Check a request with its parameters of query and form; return its keys. ``now_s`` is in seconds since 1970.
 
         Raises:
-            MpsError: IncompleteSignature, InvalidTimeStamp.*, InvalidAccessKeyId.NotFound, MissingSecurityToken,
+            RpcError: IncompleteSignature, InvalidTimeStamp.*, InvalidAccessKeyId.NotFound, MissingSecurityToken,
                 InvalidSecurityToken, SignatureDoesNotMatch, MissingSignatureNonce, SignatureNonceUsed.
 
         Source: facts/iproduction.md#api-signature.
         """
-        headers, keys = request.headers, self._keys
+        headers = request.headers
         if "Signature" in parameters:
             access_key_id, token = parameters.get("AccessKeyId", ""), parameters.get("SecurityToken")
             date, nonce = parameters.get("Timestamp", ""), parameters.get("SignatureNonce", "")
             signature = parameters["Signature"]
+            keys = self._keyring.get(access_key_id, _NO_KEYS)
             text = _rpc_text(request.method, parameters)
             digest = hmac.digest(f"{keys.access_key_secret}&".encode(), text.encode(), "sha1")
             expected = base64.b64encode(digest).decode()
@@ -221,38 +234,40 @@ class MpsVerifier:
             parts = _ACS3_PARTS.fullmatch(rest)
             if scheme != _ACS3 or parts is None:
                 form = f"'{_ACS3} Credential=ID,SignedHeaders=a;b,Signature=HEX' or a signed query"
-                raise MpsError("IncompleteSignature", f"Expected {form}.")
+                raise RpcError("IncompleteSignature", f"Expected {form}.")
             access_key_id, signed_headers, signature = parts.groups()
+            keys = self._keyring.get(access_key_id, _NO_KEYS)
             token = headers.get("x-acs-security-token")
             date, nonce = headers.get("x-acs-date", ""), headers.get("x-acs-signature-nonce", "")
             text = _acs3_text(request, signed_headers)
             expected = hmac.digest(keys.access_key_secret.encode(), text.encode(), "sha256").hex()
         _check_timestamp(date, now_s)
-        if access_key_id != keys.access_key_id:
-            raise MpsError("InvalidAccessKeyId.NotFound", "Specified access key is not found.", status=404)
+        if access_key_id not in self._keyring:
+            raise RpcError("InvalidAccessKeyId.NotFound", "Specified access key is not found.", status=404)
         if keys.security_token is not None and token != keys.security_token:
             if not token:
-                raise MpsError("MissingSecurityToken", "SecurityToken is mandatory for this action.")
-            raise MpsError("InvalidSecurityToken", "Specified SecurityToken is wrong.")
+                raise RpcError("MissingSecurityToken", "SecurityToken is mandatory for this action.")
+            raise RpcError("InvalidSecurityToken", "Specified SecurityToken is wrong.")
         if not hmac.compare_digest(signature.encode(), expected.encode()):
             raise _does_not_match(text)
         self._use(nonce)
+        return keys
 
     def _use(self, nonce: str) -> None:
         if not nonce:
-            raise MpsError("MissingSignatureNonce", "A signature nonce is mandatory.")
+            raise RpcError("MissingSignatureNonce", "A signature nonce is mandatory.")
         if nonce in self._nonces:
-            raise MpsError("SignatureNonceUsed", "Specified signature nonce was used already.")
+            raise RpcError("SignatureNonceUsed", "Specified signature nonce was used already.")
         self._nonces[nonce] = None
         if len(self._nonces) > _MOST_NONCES:
             del self._nonces[next(iter(self._nonces))]
 
 
-def _does_not_match(text: str) -> MpsError:
+def _does_not_match(text: str) -> RpcError:
     # Clients look for the text after the colon, and the old Python one fails without it
     # (facts/iproduction.md#api-error-codes).
     prefix = "Specified signature is not matched with our calculation. server string to sign is:"
-    return MpsError("SignatureDoesNotMatch", prefix + text)
+    return RpcError("SignatureDoesNotMatch", prefix + text)
 
 
 def _acs3_text(request: Request, signed_headers: str) -> str:
@@ -278,9 +293,9 @@ def _check_timestamp(date: str, now_s: float) -> None:
         signed_at = datetime.strptime(date, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError as error:
         text = f"The date must be YYYY-MM-DDThh:mm:ssZ, not '{date[:64]}'."
-        raise MpsError("InvalidTimeStamp.Format", text) from error
+        raise RpcError("InvalidTimeStamp.Format", text) from error
     if abs(now_s - signed_at.timestamp()) > _WINDOW_S:
-        raise MpsError("InvalidTimeStamp.Expired", f"The date is more than {_WINDOW_S} s off the server's.")
+        raise RpcError("InvalidTimeStamp.Expired", f"The date is more than {_WINDOW_S} s off the server's.")
 
 
 # Three batch calls have an action of their own, and may need the single one too. Source: facts/mns.md#rights.

@@ -1,4 +1,4 @@
-"""The queues of the account, their clock, and the long polls that wait on them."""
+"""The queues of an account in a region, their clock, and the long polls that wait on them."""
 
 import asyncio
 import random
@@ -25,10 +25,21 @@ class Clock:
 
     def __init__(self) -> None:
         self.offset_ms = 0
+        self._on_move: list[Callable[[], None]] = []
 
     def now_ms(self) -> int:
         """Milliseconds since 1970, by this clock."""
         return time.time_ns() // 1_000_000 + self.offset_ms
+
+    def advance(self, seconds: float) -> None:
+        """Move it (back, when negative), and call everyone who waits by it."""
+        self.offset_ms += round(seconds * 1000)
+        for call in self._on_move:
+            call()
+
+    def when_moved(self, call: Callable[[], None]) -> None:
+        """Let this be called each time that the clock is moved."""
+        self._on_move.append(call)
 
     def date_header(self) -> str:
         """The value of the Date header."""
@@ -120,6 +131,7 @@ class Account:
         self._mailboxes: dict[str, Mailbox] = {}
         self._policies: dict[str, DlqPolicy] = {}
         self._fifo = set(settings.fifo_queues)
+        clock.when_moved(self._wake)
         for name, policy in settings.dlq_policies.items():
             self.set_dlq(name, policy)
 
@@ -207,8 +219,10 @@ class Account:
         self._fifo.add(name)
 
     def advance_clock(self, seconds: float) -> None:
-        """Move the clock (back, when negative) and wake the long polls."""
-        self.clock.offset_ms += round(seconds * 1000)
+        """Move the clock (back, when negative) and wake the long polls of every account."""
+        self.clock.advance(seconds)
+
+    def _wake(self) -> None:
         for mailbox in self._mailboxes.values():
             mailbox.polls.wake()
 

@@ -14,6 +14,9 @@ All under ``/_sandbox``, JSON in and out, without keys (it binds loopback by def
     PUT    /_sandbox/lose                     {"share": n}: 0 to 1; changes nothing of the rules
     GET    /_sandbox/rights                   the RAM actions that are granted
     PUT    /_sandbox/rights                   {"allow": [ACTION, ...] or null, "deny": [ACTION, ...]}
+    GET    /_sandbox/pipelines                the pipelines by id ("" is the default one), with queued and running jobs
+    PUT    /_sandbox/pipelines/ID             {"concurrency": n, "state": "Active" or "Paused", "notify_queue": Q}
+    GET    /_sandbox/tenants                  every account and region
     POST   /_sandbox/clock                    {"advance_s": n}: move the messages' clock
     POST   /_sandbox/refuse                   {"seconds": n}: refuse every connection for that long
     PUT    /_sandbox/long-polls               {"max": n or null}: long polls held at once
@@ -23,6 +26,9 @@ All under ``/_sandbox``, JSON in and out, without keys (it binds loopback by def
     POST   /_sandbox/queues/Q/messages        the raw body is the message's body (?priority= &delay_s= &group_id=)
     POST   /_sandbox/queues/Q/revoke          end leases now (?message_id=, else all)
     POST   /_sandbox/queues/Q/duplicate       deliver again now (?message_id=, else all)
+
+Queues, jobs, pipelines, long polls and the state are those of the sandbox's own account and region; ``?account=`` and
+``?region=`` choose others.
 """
 
 import json
@@ -35,11 +41,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from consumer.job_state import JobState
 from consumer.sandbox.access import Grants
-from consumer.sandbox.account import Account
 from consumer.sandbox.faults import Fault, Faults
-from consumer.sandbox.jobs import Jobs, SandboxJob
+from consumer.sandbox.jobs import SandboxJob
+from consumer.sandbox.pipelines import Pipeline, PipelineSettings
 from consumer.sandbox.protocol import JSON, MnsError, Request, Response
 from consumer.sandbox.queue import DlqPolicy, Message, Queue, State, whole_number
+from consumer.sandbox.tenants import Tenant, Tenants
 
 PREFIX: Final = "/_sandbox"
 
@@ -97,9 +104,8 @@ class RequestLog:
 class Control:
     """The control API of one sandbox."""
 
-    def __init__(self, account: Account, jobs: Jobs, faults: Faults, grants: Grants, log: RequestLog) -> None:
-        self._account = account
-        self._jobs = jobs
+    def __init__(self, tenants: Tenants, faults: Faults, grants: Grants, log: RequestLog) -> None:
+        self._tenants = tenants
         self._faults = faults
         self._grants = grants
         self._log = log
@@ -107,18 +113,24 @@ class Control:
     async def answer(self, request: Request, refuse_connections: Callable[[float], Awaitable[None]]) -> Response:
         """Carry out one control request; a wrong one gets a 400 or 404 that names the mistake."""
         parts = [unquote(part) for part in request.path.removeprefix(PREFIX).split("/") if part]
+        place = dict(parse_qsl(request.query))
+        own = self._tenants.own
+        tenant = self._tenants.get(place.get("account", own.account), place.get("region", own.region))
         try:
             match request.method, parts:
                 case _, ["queues", name, *rest]:
-                    return self._on_queue(request, name, rest)
+                    return self._on_queue(tenant, request, name, rest)
+                case "PUT", ["pipelines", name]:
+                    tenant.jobs.change_pipeline(name, PipelineSettings.model_validate_json(request.body or b"{}"))
+                    shown = self._shown(tenant, "pipelines")
                 case "POST", ["refuse"]:
                     seconds = _Refuse.model_validate_json(request.body).seconds
                     await refuse_connections(seconds)
                     return _json({"seconds": seconds})
                 case "GET", [what]:
-                    shown = self._shown(what)
+                    shown = self._shown(tenant, what)
                 case method, [what]:
-                    shown = self._changed(f"{method} {what}", request.body)
+                    shown = self._changed(tenant, f"{method} {what}", request.body)
                 case _:
                     shown = None
         except ValidationError as error:
@@ -127,14 +139,14 @@ class Control:
             return _json({"error": f"{error.code}: {error.message}"}, 404 if "NotExist" in error.code else 400)
         return _not_found(request) if shown is None else _json(shown)
 
-    def _shown(self, what: str) -> Any:
+    def _shown(self, tenant: Tenant, what: str) -> Any:
         match what:
             case "state":
-                return self._state()
+                return self._state(tenant)
             case "requests":
                 return list(self._log.latest)
             case "jobs":
-                return [_shown_job(job) for job in self._jobs.all()]
+                return [_shown_job(job) for job in tenant.jobs.all()]
             case "faults":
                 faults = [fault.model_dump(exclude_defaults=True) for fault in self._faults.current()]
                 return {"faults": faults, "applied": dict(self._faults.applied)}
@@ -142,13 +154,17 @@ class Control:
                 return {"share": self._faults.lose}
             case "rights":
                 return self._grants.model_dump()
+            case "pipelines":
+                return {name: _shown_pipeline(one) for name, one in tenant.jobs.pipelines.items()}
+            case "tenants":
+                return [{"account": one.account, "region": one.region} for one in self._tenants]
         return None
 
-    def _changed(self, call: str, body: bytes) -> Any:
+    def _changed(self, tenant: Tenant, call: str, body: bytes) -> Any:
         match call:
             case "POST jobs":
                 job = SandboxJob.model_validate_json(body)
-                self._jobs.add(job)
+                tenant.jobs.add(job)
                 return _shown_job(job)
             case "PUT faults":
                 self._faults.set(_FAULTS.validate_json(body))
@@ -162,75 +178,55 @@ class Control:
                 rights = Grants.model_validate_json(body)
                 self._grants.set(rights.allow, rights.deny)
             case "POST clock":
-                self._account.advance_clock(_Advance.model_validate_json(body).advance_s)
-                return {"clock_offset_ms": self._account.clock.offset_ms}
+                tenant.queues.clock.advance(_Advance.model_validate_json(body).advance_s)
+                return {"clock_offset_ms": tenant.queues.clock.offset_ms}
             case "PUT long-polls":
-                self._account.max_long_polls = _LongPolls.model_validate_json(body).max
-                return {"max": self._account.max_long_polls}
+                tenant.queues.max_long_polls = _LongPolls.model_validate_json(body).max
+                return {"max": tenant.queues.max_long_polls}
             case _:
                 return None
-        return self._shown(call.partition(" ")[2])
+        return self._shown(tenant, call.partition(" ")[2])
 
-    def _state(self) -> dict[str, Any]:
-        states = [job.state for job in self._jobs.all()]
+    def _state(self, tenant: Tenant) -> dict[str, Any]:
+        states = [job.state for job in tenant.jobs.all()]
         return {
-            "queues": {mailbox.queue.name: self._shown_queue(mailbox.queue) for mailbox in self._account.all()},
+            "queues": {mailbox.queue.name: _shown_queue(tenant, mailbox.queue) for mailbox in tenant.queues.all()},
             "jobs": {state: states.count(state) for state in JobState},
             "requests": dict(self._log.by_operation),
             "answers": {f"{name} {status}": count for (name, status), count in self._log.by_status.items()},
             "notifications_without_queue": self._log.without_queue,
-            "held_long_polls": self._account.held_long_polls,
+            "held_long_polls": tenant.queues.held_long_polls,
             "faults_applied": dict(self._faults.applied),
-            "clock_offset_ms": self._account.clock.offset_ms,
+            "clock_offset_ms": tenant.queues.clock.offset_ms,
         }
 
-    def _shown_queue(self, queue: Queue) -> dict[str, Any]:
-        queue.sweep(self._account.clock.now_ms())
-        return {
-            "active": queue.counts[State.ACTIVE] + queue.counts[State.BLOCKED],
-            "inactive": queue.counts[State.INACTIVE],
-            "delayed": queue.counts[State.DELAYED],
-            "fifo": queue.fifo,
-            "dlq": None if queue.dlq is None else queue.dlq.model_dump(),
-            **queue.attributes.by_element(),
-        }
-
-    def _on_queue(self, request: Request, name: str, rest: list[str]) -> Response:
+    def _on_queue(self, tenant: Tenant, request: Request, name: str, rest: list[str]) -> Response:
         query = dict(parse_qsl(request.query))
         match request.method, *rest:
             case ["GET"]:
-                queue = self._account.get(name).queue
+                queue = tenant.queues.get(name).queue
                 limit = whole_number("limit", query.get("limit", "100"), 0, 100_000)
-                shown = self._shown_queue(queue)
+                shown = _shown_queue(tenant, queue)
                 return _json({**shown, "messages": [_shown_message(one) for one in list(queue)[:limit]]})
             case ["PUT"]:
                 kind = _QueueKind.model_validate_json(request.body or b"{}")
                 if kind.fifo:
-                    self._account.make_fifo(name)
-                self._account.set_dlq(name, kind.dlq)
-                return _json(self._shown_queue(self._account.ensure(name).queue))
+                    tenant.queues.make_fifo(name)
+                tenant.queues.set_dlq(name, kind.dlq)
+                return _json(_shown_queue(tenant, tenant.queues.ensure(name).queue))
             case ["DELETE"]:
-                self._account.delete(name)
+                tenant.queues.delete(name)
                 return _json({})
             case ["POST", "messages"]:
-                return _json({"message_id": self._put_message(name, request.body, query).message_id}, 201)
+                return _json({"message_id": _put_message(tenant, name, request.body, query).message_id}, 201)
             case ["POST", "revoke" | "duplicate" as how]:
-                return _json({"messages": self._spoil(name, how, query.get("message_id"))})
+                return _json({"messages": self._spoil(tenant, name, how, query.get("message_id"))})
             case _:
                 return _not_found(request)
 
-    def _put_message(self, name: str, body: bytes, query: Mapping[str, str]) -> Message:
-        message = Message(
-            readable_text(body),
-            whole_number("priority", query.get("priority", "8"), 1, 16),
-            whole_number("delay_s", query["delay_s"], 0, 604_800) if "delay_s" in query else None,
-            query.get("group_id", ""),
-        )
-        return self._account.ensure(name).queue.send(message, self._account.clock.now_ms())
-
-    def _spoil(self, name: str, how: str, message_id: str | None) -> int:
-        queue = self._account.get(name).queue
-        queue.promote(self._account.clock.now_ms())
+    def _spoil(self, tenant: Tenant, name: str, how: str, message_id: str | None) -> int:
+        queue = tenant.queues.get(name).queue
+        queue.promote(tenant.queues.clock.now_ms())
         spoil = queue.duplicate if how == "duplicate" else queue.revoke
         chosen = [
             message
@@ -266,6 +262,32 @@ def _not_found(request: Request) -> Response:
 
 def _json(body: Any, status: int = 200) -> Response:
     return Response(status, json.dumps(body, ensure_ascii=False).encode(), JSON)
+
+
+def _shown_queue(tenant: Tenant, queue: Queue) -> dict[str, Any]:
+    queue.sweep(tenant.queues.clock.now_ms())
+    return {
+        "active": queue.counts[State.ACTIVE] + queue.counts[State.BLOCKED],
+        "inactive": queue.counts[State.INACTIVE],
+        "delayed": queue.counts[State.DELAYED],
+        "fifo": queue.fifo,
+        "dlq": None if queue.dlq is None else queue.dlq.model_dump(),
+        **queue.attributes.by_element(),
+    }
+
+
+def _put_message(tenant: Tenant, name: str, body: bytes, query: Mapping[str, str]) -> Message:
+    message = Message(
+        readable_text(body),
+        whole_number("priority", query.get("priority", "8"), 1, 16),
+        whole_number("delay_s", query["delay_s"], 0, 604_800) if "delay_s" in query else None,
+        query.get("group_id", ""),
+    )
+    return tenant.queues.ensure(name).queue.send(message, tenant.queues.clock.now_ms())
+
+
+def _shown_pipeline(pipeline: Pipeline) -> dict[str, Any]:
+    return {**pipeline.settings.model_dump(), "queued": pipeline.queued, "running": pipeline.running}
 
 
 def _shown_job(job: SandboxJob) -> dict[str, Any]:

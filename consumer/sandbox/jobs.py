@@ -11,7 +11,6 @@ import posixpath
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -21,11 +20,9 @@ from consumer.functions.catalogue import Family, find
 from consumer.job_state import ENDED, JobState
 from consumer.sandbox.account import Clock
 from consumer.sandbox.faults import Faults, Kind
-from consumer.sandbox.protocol import escaped
+from consumer.sandbox.pipelines import Pipeline, PipelineSettings
+from consumer.sandbox.protocol import RpcError, escaped
 from consumer.sandbox.settings import SandboxSettings
-
-MOST_QUEUED: Final = 10_000
-"""Jobs that wait in one pipeline at most. Source: facts/iproduction.md#job-limits."""
 
 _MOST_KEPT: Final = 100_000
 _QUEUING_SHARE: Final = 0.2
@@ -70,6 +67,8 @@ class SandboxJob(BaseModel):
     Attributes:
         user_data: None is a job that was submitted without it.
         notify_queue: The queue that gets the notification; None sends none.
+        notify_account: The account of that queue; an account and region that no key names stand for the job's own.
+        notify_region: The region of that queue.
         state: ``Queuing`` and ``Analysing`` never change in a job that was added.
         code: Of the notification and of a sample result; "" becomes ``Success`` or ``InternalError``.
         message: Of a failure.
@@ -88,6 +87,8 @@ class SandboxJob(BaseModel):
     pipeline_id: str = ""
     user_data: str | None = None
     notify_queue: str | None = None
+    notify_account: str = ""
+    notify_region: str = ""
     orders: JobOrders = JobOrders()
     state: JobState = JobState.SUCCESS
     code: str = ""
@@ -120,31 +121,29 @@ class SandboxJob(BaseModel):
             self.result = sample_result(self)
 
 
-@dataclass(slots=True)
-class _Pipeline:
-    slots: asyncio.Semaphore
-    queued: int = 0
-
-
 class Jobs:
-    """All jobs of the account, and the pipelines they run in.
+    """All jobs of one account in one region, and the pipelines they run in.
 
     Args:
-        job_s: Seconds from submission to end.
-        concurrency: Jobs of one pipeline that run at once.
         on_end: Called with an ended job, once for each notification that is due.
+
+    Attributes:
+        pipelines: By id; "" is the default one.
     """
 
     def __init__(
-        self, clock: Clock, faults: Faults, *, job_s: float, concurrency: int, on_end: Callable[[SandboxJob], None]
+        self, clock: Clock, faults: Faults, settings: SandboxSettings, *, on_end: Callable[[SandboxJob], None]
     ) -> None:
         self._clock = clock
         self._faults = faults
-        self._job_s = job_s
-        self._concurrency = concurrency
+        self._job_s = settings.job_s
+        self._new_pipeline = PipelineSettings(concurrency=settings.pipeline_concurrency)
+        self._is_strict = settings.pipelines is not None
         self._on_end = on_end
         self._jobs: dict[str, SandboxJob] = {}
-        self._pipelines: dict[str, _Pipeline] = {}
+        self.pipelines = {
+            name: Pipeline(one) for name, one in {"": self._new_pipeline, **(settings.pipelines or {})}.items()
+        }
         self._running: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -158,17 +157,28 @@ class Jobs:
         """All jobs, oldest first."""
         return list(self._jobs.values())
 
-    def is_full(self, pipeline_id: str) -> bool:
-        """Whether a pipeline takes no more jobs."""
-        pipeline = self._pipelines.get(pipeline_id)
-        return pipeline is not None and pipeline.queued >= MOST_QUEUED
+    def pipeline(self, pipeline_id: str) -> Pipeline:
+        """Look a pipeline up. An unknown one is InvalidParameter where pipelines are named, else made."""
+        pipeline = self.pipelines.get(pipeline_id)
+        if pipeline is None:
+            if self._is_strict:
+                # That it is refused is known, its code is not.
+                raise RpcError("InvalidParameter", f"PipelineId '{pipeline_id[:128]}' does not exist.")
+            pipeline = self.change_pipeline(pipeline_id, self._new_pipeline)
+        return pipeline
+
+    def change_pipeline(self, pipeline_id: str, changes: PipelineSettings) -> Pipeline:
+        """Change what ``changes`` sets of a pipeline, and nothing else; make the pipeline where it is missing."""
+        pipeline = self.pipelines.setdefault(pipeline_id, Pipeline(self._new_pipeline))
+        pipeline.change(pipeline.settings.model_copy(update=changes.model_dump(exclude_unset=True)))
+        return pipeline
 
     def submit(self, job: SandboxJob) -> None:
         """Queue a job in its pipeline; it runs and ends by itself."""
         job.state = JobState.QUEUING
         job.submitted_ms = self._clock.now_ms()
         self._keep(job)
-        pipeline = self._pipelines.setdefault(job.pipeline_id, _Pipeline(asyncio.Semaphore(self._concurrency)))
+        pipeline = self.pipeline(job.pipeline_id)
         pipeline.queued += 1
         task = asyncio.create_task(self._run(pipeline, job, self._faults.draw_lot()))
         self._running.add(task)
@@ -201,10 +211,10 @@ class Jobs:
                 break
             del self._jobs[oldest.job_id]
 
-    async def _run(self, pipeline: _Pipeline, job: SandboxJob, lot: float) -> None:
+    async def _run(self, pipeline: Pipeline, job: SandboxJob, lot: float) -> None:
         length_s = self._job_s if job.orders.job_s is None else job.orders.job_s
         await asyncio.sleep(length_s * _QUEUING_SHARE)
-        async with pipeline.slots:
+        async with pipeline.slot():
             pipeline.queued -= 1
             job.state = JobState.ANALYSING
             # A stuck job gives its slot back: a few of them would stop every other one.

@@ -18,11 +18,12 @@ from urllib.parse import unquote
 from xml.etree.ElementTree import Element, ParseError
 from xml.etree.ElementTree import fromstring as parse_xml
 
-from consumer.sandbox.access import Grants, Keys, verify_mns
-from consumer.sandbox.account import Account, Mailbox
+from consumer.sandbox.access import Grants, Keyring, verify_mns
+from consumer.sandbox.account import Account, Clock, Mailbox
 from consumer.sandbox.faults import Faults
 from consumer.sandbox.protocol import UNKNOWN, Call, MnsError, Request, Response, escaped, message_not_exist
 from consumer.sandbox.queue import LONGEST_NEW_NAME, Message, Property, Queue, State, check_queue_name, whole_number
+from consumer.sandbox.tenants import Tenants
 
 # Every spelling that a client of the vendor sends, and its canonical one. The real service knows the case of a query
 # item (a wrongly-cased one is InvalidQueryString: facts/mns.md#what-clients-send) while its clients differ: PHP,
@@ -55,19 +56,27 @@ _DOCTYPE: Final = re.compile(r"<!(?!--|\[CDATA\[)")
 
 
 class MnsApi:
-    """The service MNS; without keys no signature is checked."""
+    """The service MNS; without a keyring no signature is checked."""
 
     server = "AliyunMQS"
 
     def __init__(
-        self, account: Account, faults: Faults, grants: Grants, *, keys: Keys | None, chance: random.Random
+        self,
+        tenants: Tenants,
+        clock: Clock,
+        faults: Faults,
+        grants: Grants,
+        *,
+        keyring: Keyring | None,
+        chance: random.Random,
     ) -> None:
-        self._account = account
+        self._tenants = tenants
+        self._clock = clock
         self._faults = faults
         self._grants = grants
-        self._keys = keys
+        self._keyring = keyring
         self._chance = chance
-        self._on_account: Mapping[str, Callable[[Call], Response]] = {
+        self._on_account: Mapping[str, Callable[[Account, Call], Response]] = {
             "CreateQueue": self._create_queue,
             "DeleteQueue": self._delete_queue,
             "ListQueue": self._list_queue,
@@ -113,15 +122,15 @@ class MnsApi:
     async def answer(self, call: Call, request_id: str) -> Response:
         """Check and carry out a call; an error becomes a response too."""
         try:
-            if self._keys is not None:
-                verify_mns(call.request, self._keys, time.time())
+            keys = None if self._keyring is None else verify_mns(call.request, self._keyring, time.time())
             self._check(call)
+            account = self._tenants.of(keys, call.request.headers.get("host", "")).queues
             if call.operation in self._on_account:
-                return self._on_account[call.operation](call)
-            mailbox = self._account.get(call.queue)
+                return self._on_account[call.operation](account, call)
+            mailbox = account.get(call.queue)
             if call.operation in self._on_queue:
                 return self._on_queue[call.operation](mailbox, call)
-            return await self._receive_message(mailbox, call)
+            return await self._receive_message(account, mailbox, call)
         except MnsError as error:
             return _error(request_id, call.request, error)
 
@@ -144,19 +153,19 @@ class MnsApi:
 
     # Operations on queues.
 
-    def _create_queue(self, call: Call) -> Response:
+    def _create_queue(self, account: Account, call: Call) -> Response:
         check_queue_name(call.queue, LONGEST_NEW_NAME)
-        is_new = self._account.create(call.queue, _attributes(call.request.body))
+        is_new = account.create(call.queue, _attributes(call.request.body))
         return Response(201 if is_new else 204, headers={"Location": _url(call, call.queue)})
 
-    def _delete_queue(self, call: Call) -> Response:
-        self._account.delete(call.queue)
+    def _delete_queue(self, account: Account, call: Call) -> Response:
+        account.delete(call.queue)
         return Response(204)
 
-    def _list_queue(self, call: Call) -> Response:
+    def _list_queue(self, account: Account, call: Call) -> Response:
         headers = call.request.headers
         number = whole_number("x-mns-ret-number", headers.get("x-mns-ret-number", "1000"), 1, 1000)
-        page, marker = self._account.page(headers.get("x-mns-prefix", ""), headers.get("x-mns-marker", ""), number)
+        page, marker = account.page(headers.get("x-mns-prefix", ""), headers.get("x-mns-marker", ""), number)
         with_meta = headers.get("x-mns-with-meta", "").lower() == "true"
         # Some clients read the name from the URL, some from QueueName.
         entries = [
@@ -168,14 +177,14 @@ class MnsApi:
     def _set_queue_attributes(self, mailbox: Mailbox, call: Call) -> Response:
         queue = mailbox.queue
         queue.attributes = queue.attributes.changed(_attributes(call.request.body))
-        queue.modified_ms = self._account.clock.now_ms()
+        queue.modified_ms = self._clock.now_ms()
         return Response(204)
 
     def _get_queue_attributes(self, mailbox: Mailbox, _call: Call) -> Response:
         return Response(200, _element("Queue", self._meta(mailbox.queue)))
 
     def _meta(self, queue: Queue) -> dict[str, str]:
-        queue.sweep(self._account.clock.now_ms())
+        queue.sweep(self._clock.now_ms())
         return {
             "QueueName": queue.name,
             "CreateTime": str(queue.created_ms // 1000),
@@ -191,13 +200,13 @@ class MnsApi:
 
     def _send_message(self, mailbox: Mailbox, call: Call) -> Response:
         (message,) = _sent_messages(call.request.body)
-        mailbox.queue.send(message, self._account.clock.now_ms())
+        mailbox.queue.send(message, self._clock.now_ms())
         return Response(201, _element("Message", _sent(message)))
 
     def _batch_send_message(self, mailbox: Mailbox, call: Call) -> Response:
         # One wrong entry refuses the whole batch. Single entries fail only by a fault. The response then has the
         # fault's status: the real one is not documented, and clients look for failed entries only in error responses.
-        queue, now_ms = mailbox.queue, self._account.clock.now_ms()
+        queue, now_ms = mailbox.queue, self._clock.now_ms()
         entries: list[dict[str, str]] = []
         status = 201
         for message in _sent_messages(call.request.body):
@@ -213,40 +222,29 @@ class MnsApi:
         fault = self._faults.draw("entry_error", call.operation, call.queue)
         return None if fault is None else MnsError(fault.code or "InternalError", fault.message, status=fault.status)
 
-    async def _receive_message(self, mailbox: Mailbox, call: Call) -> Response:
+    async def _receive_message(self, account: Account, mailbox: Mailbox, call: Call) -> Response:
         limit = _limit(call)
         if "numofmessages" in call.parameters:
-            limit = self._account.batch_limit(limit)
+            limit = account.batch_limit(limit)
         wait_s = mailbox.queue.attributes.polling_wait_s
         if "waitseconds" in call.parameters:
             wait_s = whole_number("waitseconds", call.parameters["waitseconds"], 0, 30, "seconds")
-        taken = await self._poll(mailbox, limit, wait_s, call.request)
+        taken = await _poll(account, mailbox, limit, wait_s, call.request)
         response = _found(call, taken)
         self._faults.spoil_messages(mailbox.queue, call.operation, taken)
         return response
 
-    async def _poll(self, mailbox: Mailbox, limit: int, wait_s: int, request: Request) -> list[Message]:
-        account = self._account
-        if wait_s and account.max_long_polls is not None and account.held_long_polls >= account.max_long_polls:
-            # One too many is answered at once, as empty. Source: facts/mns.md#too-many-long-polls.
-            wait_s = 0
-        account.held_long_polls += 1 if wait_s else 0
-        try:
-            return await mailbox.polls.receive(limit, wait_s, request.is_abandoned)
-        finally:
-            account.held_long_polls -= 1 if wait_s else 0
-
     def _peek_message(self, mailbox: Mailbox, call: Call) -> Response:
-        return _found(call, mailbox.queue.peek(_limit(call), self._account.clock.now_ms()), is_peek=True)
+        return _found(call, mailbox.queue.peek(_limit(call), self._clock.now_ms()), is_peek=True)
 
     def _delete_message(self, mailbox: Mailbox, call: Call) -> Response:
-        mailbox.queue.delete(_handle(call.parameters), self._account.clock.now_ms())
+        mailbox.queue.delete(_handle(call.parameters), self._clock.now_ms())
         return Response(204)
 
     def _batch_delete_message(self, mailbox: Mailbox, call: Call) -> Response:
         if not call.request.body:
             raise MnsError("MissingReceiptHandle", "ReceiptHandle is required.")
-        now_ms = self._account.clock.now_ms()
+        now_ms = self._clock.now_ms()
         failed: list[dict[str, str]] = []
         for entry in _entries(_root(call.request.body, "ReceiptHandles"), "ReceiptHandle"):
             handle = (entry.text or "").strip()
@@ -269,9 +267,20 @@ class MnsApi:
             raise MnsError("MissingVisibilityTimeout", "VisibilityTimeout is required.")
         text = call.parameters["visibilitytimeout"]
         timeout_s = whole_number("VisibilityTimeout", text, 1, 43_200, "seconds")
-        message = mailbox.queue.change_visibility(handle, timeout_s, self._account.clock.now_ms())
+        message = mailbox.queue.change_visibility(handle, timeout_s, self._clock.now_ms())
         children = {"ReceiptHandle": message.handle or "", "NextVisibleTime": str(message.visible_ms)}
         return Response(200, _element("ChangeVisibility", children))
+
+
+async def _poll(account: Account, mailbox: Mailbox, limit: int, wait_s: int, request: Request) -> list[Message]:
+    if wait_s and account.max_long_polls is not None and account.held_long_polls >= account.max_long_polls:
+        # One too many is answered at once, as empty. Source: facts/mns.md#too-many-long-polls.
+        wait_s = 0
+    account.held_long_polls += 1 if wait_s else 0
+    try:
+        return await mailbox.polls.receive(limit, wait_s, request.is_abandoned)
+    finally:
+        account.held_long_polls -= 1 if wait_s else 0
 
 
 def _operation(request: Request, parts: list[str], query: Mapping[str, str]) -> str:

@@ -84,8 +84,11 @@ class MnsError(ServiceError):
         super().__init__(code, message, status=status or _MNS_STATUS.get(code, _BAD_REQUEST))
 
 
-class MpsError(ServiceError):
-    """An error of MPS's RPC gateway (facts/iproduction.md#api-error-codes); ``detail`` is AccessDeniedDetail."""
+class RpcError(ServiceError):
+    """An error of the RPC gateway of MPS and IMS (facts/iproduction.md#api-error-codes).
+
+    ``detail`` is its AccessDeniedDetail.
+    """
 
     detail: Mapping[str, str] | None = None
 

@@ -13,15 +13,17 @@ from typing import Any, Final, Self
 from aiohttp import web
 
 from consumer.sandbox import control
-from consumer.sandbox.access import Grants, Keys, Origins
-from consumer.sandbox.account import Account, Clock
+from consumer.sandbox.access import Grants, Origins
+from consumer.sandbox.account import Clock
 from consumer.sandbox.faults import Fault, Faults, replace_effect, spoil_response
-from consumer.sandbox.jobs import Jobs, SandboxJob, message_body, notification
+from consumer.sandbox.jobs import SandboxJob, message_body, notification
 from consumer.sandbox.mns_api import MnsApi
 from consumer.sandbox.mps_api import MpsApi
 from consumer.sandbox.protocol import Request, Response
 from consumer.sandbox.queue import Message
+from consumer.sandbox.rpc import is_rpc
 from consumer.sandbox.settings import SandboxSettings
+from consumer.sandbox.tenants import Tenant, Tenants
 
 # Sixteen bodies of 64 KB with every character escaped as five, and some room.
 _LARGEST_BODY_BYTES: Final = 6 * 1024 * 1024
@@ -46,7 +48,9 @@ class Sandbox:
             sandbox.put("jobs", body)
 
     Attributes:
-        account: The queues; ``account.advance_clock`` moves the time that messages live by.
+        tenants: Every account in every region.
+        account: The queues of its own account and region; ``account.advance_clock`` moves the clock of all messages.
+        jobs: The jobs of its own account and region.
         faults: What goes wrong; may be changed at any time.
         grants: The RAM actions that the AccessKey has; may be changed at any time.
         log: What was asked and answered.
@@ -57,22 +61,21 @@ class Sandbox:
         self._chance = random.Random()  # noqa: S311 - ids, no secrets; they never repeat, as a ledger outlives a sandbox
         self.clock = Clock()
         self.faults = Faults(settings.faults, lose=settings.lose, seed=settings.seed)
-        self.account = Account(settings, self.clock, self._chance)
+        self.tenants = Tenants(settings, self.clock, self.faults, self._chance, self._notify)
+        self.account = self.tenants.own.queues
+        self.jobs = self.tenants.own.jobs
         self.grants = Grants(allow=settings.allowed_actions, deny=settings.denied_actions)
         self.log = control.RequestLog()
-        self.jobs = Jobs(
+        self._mns = MnsApi(
+            self.tenants,
             self.clock,
             self.faults,
-            job_s=settings.job_s,
-            concurrency=settings.pipeline_concurrency,
-            on_end=self.notify,
+            self.grants,
+            keyring=settings.keyring if settings.verify_signatures else None,
+            chance=self._chance,
         )
-        keys = None
-        if settings.verify_signatures:
-            keys = Keys(settings.access_key_id, settings.access_key_secret, settings.security_token)
-        self._mns = MnsApi(self.account, self.faults, self.grants, keys=keys, chance=self._chance)
-        self._mps = MpsApi(self.jobs, self.grants, settings, keys=keys, chance=self._chance)
-        self._control = control.Control(self.account, self.jobs, self.faults, self.grants, self.log)
+        self._mps = MpsApi(self.tenants, self.grants, settings, chance=self._chance)
+        self._control = control.Control(self.tenants, self.faults, self.grants, self.log)
         self._scheme = "http" if settings.tls is None else "https"
         self._origins = Origins(settings.host, settings.allowed_hosts, scheme=self._scheme)
         self._site: web.TCPSite | None = None
@@ -117,22 +120,28 @@ class Sandbox:
         self.jobs.add(job)
 
     def notify(self, job: SandboxJob) -> None:
-        """Put the notification of a job into its queue, if it names one.
+        """Put the notification of a job of ``jobs`` into its queue, if it names one.
 
         It is lost where that queue does not exist, unless ``settings.create_queues``.
         """
+        self._notify(self.tenants.own, job)
+
+    def _notify(self, tenant: Tenant, job: SandboxJob) -> None:
         if job.notify_queue is None:
             return
-        if not (self.settings.create_queues or self.account.has(job.notify_queue)):
+        owner = self.tenants.find(job.notify_account, job.notify_region) or tenant
+        if not (self.settings.create_queues or owner.queues.has(job.notify_queue)):
             self.log.without_queue += 1
+            place = "" if owner is self.tenants.own else f"?account={owner.account}&region={owner.region}"
             _log.warning(
-                "notification of job %s lost: queue '%s' does not exist; create it before the next job: curl -X PUT %s",
-                *(job.job_id, job.notify_queue, f"{self.url}{control.PREFIX}/queues/{job.notify_queue}"),
+                "notification of job %s lost: queue '%s' of %s does not exist;"
+                " create it before the next job: curl -X PUT '%s%s/queues/%s%s'",
+                *(job.job_id, job.notify_queue, owner, self.url, control.PREFIX, job.notify_queue, place),
             )
             return
         now_ms, message_id = self.clock.now_ms(), f"{self._chance.getrandbits(128):032X}"
-        body = message_body(notification(job), self.settings, message_id=message_id, now_ms=now_ms)
-        queue = self.account.ensure(job.notify_queue).queue
+        body = message_body(notification(job), owner.settings, message_id=message_id, now_ms=now_ms)
+        queue = owner.queues.ensure(job.notify_queue).queue
         # Unchecked: the service's own notification is not refused for a queue's settings.
         queue.enqueue(Message(body, group_id=job.function if queue.fifo else ""), now_ms)
 
@@ -162,7 +171,7 @@ class Sandbox:
     ) -> None:
         if self._relisten is not None:
             self._relisten.cancel()
-        self.jobs.close()
+        self.tenants.close()
         self._drop_connections()
         await self._runner.cleanup()
 
@@ -215,7 +224,7 @@ class Sandbox:
         return await self._serve(http, self._service(request), request)
 
     def _service(self, request: Request) -> MnsApi | MpsApi:
-        return self._mps if self._mps.is_for_mps(request) else self._mns
+        return self._mps if is_rpc(request) else self._mns
 
     def _refuse(self, request: Request, reason: str) -> web.StreamResponse:
         # The body is not read, so the connection can't be used again.

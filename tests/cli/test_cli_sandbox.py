@@ -51,6 +51,10 @@ def test_its_rights_and_its_slack(start: Cli, fetch: Callable[..., str]) -> None
             "--plain-denials",
             "--lose",
             "0.25",
+            "--pipeline",
+            "p:concurrency=2",
+            "--key",
+            "k:s:99",
             "--allow-host",
             "films.test",
             "--late-redelivery",
@@ -64,6 +68,8 @@ def test_its_rights_and_its_slack(start: Cli, fetch: Callable[..., str]) -> None
         "deny": ["mns:ListQueue"],
     }
     assert json.loads(fetch(f"{url}/_sandbox/lose")) == {"share": 0.25}
+    assert json.loads(fetch(f"{url}/_sandbox/pipelines"))["p"]["concurrency"] == 2
+    assert json.loads(fetch(f"{url}/_sandbox/tenants"))[1] == {"account": "99", "region": "cn-hangzhou"}
     asked = HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=5)
     asked.request("GET", "/_sandbox/state", headers={"Host": "films.test"})
     assert asked.getresponse().status == 200
@@ -90,6 +96,10 @@ def test_open_to_others_is_warned_of(start: Cli) -> None:
         pytest.param(["--dlq", "jobs=dead:x"], "expected QUEUE=TARGET", id="no count"),
         pytest.param(["--allow", "mns:RecieveMessage"], "--allow: unknown action", id="no action"),
         pytest.param(["--deny", "mns:Send"], "the nearest is 'mns:SendMessage'", id="no action to deny"),
+        pytest.param(["--pipeline", ":concurrency=2"], "expected ID or ID:KEY=VALUE", id="no pipeline"),
+        pytest.param(["--pipeline", "p:state=Asleep"], "state: Input should be 'Active' or 'Paused'", id="no state"),
+        pytest.param(["--key", "id:secret"], "expected ID:SECRET:ACCOUNT", id="a key without account"),
+        pytest.param(["--key", "sandbox:x:9"], "each AccessKey is given once", id="a key twice"),
         pytest.param(["--lose", "10"], "lose: Input should be less than or equal to 1", id="no share"),
         pytest.param(["--late-redelivery", "-1"], "late_redelivery_s", id="a time before"),
         pytest.param(["--dlq", "jobs=dead:0"], "max_receive_count", id="a count out of range"),

@@ -20,7 +20,8 @@ from darabonba.exceptions import UnretryableException
 from consumer.functions.catalogue import names
 from consumer.job_state import JobState
 from consumer.sandbox import Fault, Sandbox, SandboxJob
-from consumer.sandbox.jobs import MOST_QUEUED, object_keys
+from consumer.sandbox.jobs import object_keys
+from consumer.sandbox.pipelines import MOST_QUEUED
 
 INPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/in/a film.mp4"
 OUTPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/out/{source}-{timestamp}-{sequenceId}-{resultType}.x"
@@ -296,8 +297,8 @@ async def test_a_notification_without_its_queue_is_lost(
     assert (await ended(sandbox, job_id))["State"] == "Success"
     assert not sandbox.account.has("done")
     (line,) = [record.getMessage() for record in caplog.records if record.name == "consumer.sandbox.server"]
-    assert f"notification of job {job_id} lost: queue 'done' does not exist" in line
-    assert line.endswith(f"curl -X PUT {sandbox.url}/_sandbox/queues/done")
+    assert f"notification of job {job_id} lost: queue 'done' of {sandbox.tenants.own} does not exist" in line
+    assert line.endswith(f"curl -X PUT '{sandbox.url}/_sandbox/queues/done'")
     assert (await control("GET", "/state"))[1]["notifications_without_queue"] == 1
     await control("PUT", "/queues/done")
     later = await submitted(sandbox)
@@ -324,7 +325,7 @@ async def test_a_pipeline_runs_ten_at_once() -> None:
 async def test_a_pipeline_is_full_at_10000(sandbox: Sandbox) -> None:
     """A pipeline with 10,000 queued jobs takes no more."""
     await submitted(sandbox, pipeline_id="p", job_params=ordering(job_s=3600))
-    sandbox.jobs._pipelines["p"].queued = MOST_QUEUED
+    sandbox.jobs.pipelines["p"].queued = MOST_QUEUED
     with pytest.raises(ClientException) as caught:
         await submitted(sandbox, pipeline_id="p")
     assert caught.value.code == "Throttling"
@@ -385,17 +386,17 @@ async def test_more_than_100_a_second_are_throttled(sandbox: Sandbox) -> None:
         return codes
 
     # Time stands still for the limit alone: the vendor's client may need longer than a second for 120.
-    sandbox._mps._limits["QueryIProductionJob"]._now = lambda: 1.0
+    sandbox._mps.limit(sandbox.settings.account, "QueryIProductionJob")._now = lambda: 1.0
     codes = await run_sync(drive)
     assert codes == ["Throttling.User"] * 20
-    sandbox._mps._limits["QueryIProductionJob"]._now = lambda: 2.0
+    sandbox._mps.limit(sandbox.settings.account, "QueryIProductionJob")._now = lambda: 2.0
     assert set(await queried(sandbox, "x")) == {"RequestId", "JobId"}
 
 
 async def test_the_limit_can_be_lifted() -> None:
     """With mps_calls_per_s 0 nothing is throttled."""
     async with Sandbox.on_free_port(mps_calls_per_s=0) as sandbox:
-        limit = sandbox._mps._limits["QueryIProductionJob"]
+        limit = sandbox._mps.limit(sandbox.settings.account, "QueryIProductionJob")
         assert all(limit.admits() for _ in range(1000))
 
 

@@ -15,8 +15,8 @@ from urllib.parse import quote
 import pytest
 
 from consumer.sandbox import Sandbox
-from consumer.sandbox.access import Keys, MpsVerifier, classic_signature, v4_signature, verify_mns
-from consumer.sandbox.protocol import MnsError, MpsError, Request
+from consumer.sandbox.access import Keys, RpcVerifier, classic_signature, v4_signature, verify_mns
+from consumer.sandbox.protocol import MnsError, Request, RpcError
 
 Reply = tuple[int, dict[str, str], bytes]
 Ask = Callable[..., Awaitable[Reply]]
@@ -116,7 +116,7 @@ async def test_x_mns_date_stands_in_for_date(is_line_empty: bool) -> None:  # no
     signature = classic_signature(sent, "s", "" if is_line_empty else date)
     verify_mns(
         Request("GET", "/queues/q", {**sent.headers, "authorization": f"MNS a:{signature}"}, b""),
-        Keys("a", "s", None),
+        {"a": Keys("a", "s", None)},
         now_s,
     )
 
@@ -135,7 +135,7 @@ async def test_both_content_md5_conventions(with_queue: Sandbox, ask: Ask, kind:
 
 async def test_sts_token_must_match() -> None:
     """With a security token set, a request without it or with another is refused."""
-    keys = Keys("a", "s", "token")
+    keys = {"a": Keys("a", "s", "token")}
     now_s = time.time()
     headers = {"date": formatdate(now_s, usegmt=True)}
     sent = Request("GET", "/queues", headers, b"")
@@ -244,8 +244,10 @@ async def test_mps_sts_token_must_match() -> None:
     """With a security token set, MPS too refuses a request without it or with another."""
     for token, code in (({}, "MissingSecurityToken"), ({"SecurityToken": "u"}, "InvalidSecurityToken")):
         parameters = rpc("QueryIProductionJob", JobId="x", **token)
-        with pytest.raises(MpsError, match=code):
-            MpsVerifier(Keys("sandbox", "sandbox", "t")).verify(Request("GET", "/", {}, b""), parameters, time.time())
+        with pytest.raises(RpcError, match=code):
+            RpcVerifier({"sandbox": Keys("sandbox", "sandbox", "t")}).verify(
+                Request("GET", "/", {}, b""), parameters, time.time()
+            )
 
 
 async def test_a_wrong_mps_signature_is_answered_with_the_text_to_sign(ask: Ask) -> None:
