@@ -123,6 +123,7 @@ class App:
         for lane, queue in zip(self.lanes, settings.queues(), strict=True):
             lane.rules = self.rules
             lane.leases.policy = policy
+            lane.letter_hooks.wake()
             keys = given_keys(queue)
             if keys is not None and isinstance(lane.credentials, StaticCredentials):
                 lane.credentials.replace(keys)
@@ -170,6 +171,7 @@ class App:
                         background.start_soon(lane.mps.warm_up)
                     background.start_soon(lane.leases.run)
                     background.start_soon(lane.deletes.run)
+                    background.start_soon(lane.letter_hooks.run)
                     background.start_soon(watch_attributes, lane)
                 await self._work(started)
                 background.cancel_scope.cancel("stopped")

@@ -70,12 +70,14 @@ def set_up_logs(app: App) -> None:
         settings.log_level,
         json=None if settings.log_format == "auto" else settings.log_format == "json",
         # Lines that handlers log by ``logging`` pass at the daemon's own level.
-        own=sorted({handler.function.__module__ for handler in registry.handlers.values()}),
+        own=sorted({function.__module__ for function in registry.functions}),
         levels=settings.log_levels,
         on_drop=app.metrics.log_lines_dropped.inc,
     )
     for name, handler in registry.handlers.items():
         log.info("handler registered", function=name, origin=handler.origin, provider=handler.provider)
+    if (hook := registry.letter_hook) is not None:
+        log.info("dead-letter hook registered", origin=hook.origin, provider=hook.provider)
     for name in settings.strays:
         log.warning("variable is no setting", name=name)
     for skipped in registry.skipped:

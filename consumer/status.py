@@ -21,7 +21,7 @@ _STAGES: Final = {Stage.RECEIVED: "waiting", Stage.RUNNING: "running"}
 
 def status(app: App) -> dict[str, Any]:
     """The daemon's queues with what is in flight, its open circuit breakers, its settings and handlers."""
-    vitals = app.vitals
+    vitals, hook = app.vitals, app.registry.letter_hook
     return {
         "version": app.version,
         "pid": os.getpid(),
@@ -43,6 +43,7 @@ def status(app: App) -> dict[str, Any]:
             {"function": name, "origin": handler.origin, "provider": handler.provider}
             for name, handler in app.registry.handlers.items()
         ],
+        "letter_hook": None if hook is None else {"origin": hook.origin, "provider": hook.provider},
     }
 
 

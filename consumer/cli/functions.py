@@ -14,6 +14,7 @@ from consumer.cli.output import JsonFlag, print_json, wide_console
 from consumer.functions.catalogue import find, names
 from consumer.ops.sanitize import printable
 from consumer.plugin.handler import Handler, Strength
+from consumer.plugin.letter_hook import LetterHook
 from consumer.plugin.registry import Registry
 
 _FOUND_IN: Final = {
@@ -33,6 +34,8 @@ def functions(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
     registry = find_handlers(flags.load())
     # The documented names, then every other name that has a handler.
     rows = [_row(name, registry) for name in [*names(), *sorted(registry.handlers.keys() - set(names()))]]
+    if registry.letter_hook is not None:
+        rows.append(_hook_row(registry.letter_hook))
     if not as_json:
         _print_table(rows)
         return
@@ -56,6 +59,20 @@ def _row(name: str, registry: Registry) -> dict[str, Any]:
         "origin": handler.origin,
         "result": None if handler.result is None else _type_name(handler.result.annotation),
         "fields": fields_of(handler),
+    }
+
+
+def _hook_row(hook: LetterHook) -> dict[str, Any]:
+    return {
+        "function": "@on_dead_letter",
+        "title": "called for each dead letter",
+        "input": None,
+        "output": None,
+        "handler": getattr(hook.function, "__qualname__", repr(hook.function)),
+        "found_in": _FOUND_IN[hook.strength],
+        "origin": hook.origin,
+        "result": None,
+        "fields": [],
     }
 
 

@@ -163,6 +163,7 @@ def letter_json(stored: StoredLetter) -> dict[str, Any]:
             "fingerprint": letter.error_fingerprint or None,
             "stored_at": time_text(stored.stored_at),
             "replayed_at": time_text(stored.replayed_at),
+            "hook_due_at": None if letter.hook_at is None else time_text(max(letter.hook_at, stored.stored_at)),
             "dequeue_count": letter.dequeue_count,
             "first_dequeued_at": time_text(letter.first_dequeued_at),
             "body_bytes": len(letter.body),

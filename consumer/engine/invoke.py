@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -32,6 +32,8 @@ from consumer.plugin.handler import Handler, Job
 from consumer.policy import Reason
 
 log = structlog.stdlib.get_logger(__name__)
+
+T = TypeVar("T")
 
 _RETURNED: Final = Returned()
 
@@ -96,7 +98,7 @@ class _TaskRun:
         self._grace_timer: asyncio.TimerHandle | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
         self._is_cancelled = self._is_logged = False
-        self._task = self._loop.create_task(_guarded(function, job))
+        self._task = self._loop.create_task(guarded(function, job))
         self._task.add_done_callback(self._end)
 
     async def wait(self) -> HandlerResult:
@@ -173,17 +175,20 @@ def _stack_of(task: asyncio.Task[Any]) -> str:
     return "".join(traceback.StackSummary.extract(iter(frames)).format())
 
 
-async def _guarded(function: Callable[[Job[Any, Any]], Any], job: Job[Any, Any]) -> Returned | Raised:
+async def guarded(function: Callable[[T], Any], argument: T, what: str = "handler") -> Returned | Raised:
+    """Call an async function of a user: whatever it raises but its cancellation is its result."""
     process = os.getpid()
     try:
-        returned = await function(job)
+        returned = await function(argument)
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is the result of this run
-        return Raised(_ordinary(error))
+        return Raised(_ordinary(error, what))
     finally:
         _end_a_fork_of(process)
-    return _RETURNED if returned is None else _unless_awaitable(returned, "it returned a coroutine: await it there")
+    if returned is None:
+        return _RETURNED
+    return _unless_awaitable(returned, "it returned a coroutine: await it there", what)
 
 
 def _end_a_fork_of(process: int) -> None:
@@ -219,22 +224,21 @@ def _stuck(what: str, limits: CallLimits) -> Unprocessable:
     return Unprocessable(Reason.STUCK, f"the {what} still runs after {limits.max_hold_s:g} s, the most for one run")
 
 
-def _unless_awaitable(returned: object, why: str) -> Returned | Raised:
+def _unless_awaitable(returned: object, why: str, what: str = "handler") -> Returned | Raised:
     """The result of a function that returned something: an awaitable was never awaited, so nothing was done."""
     if not inspect.isawaitable(returned):
         return _RETURNED
     if inspect.iscoroutine(returned):
         returned.close()
-    return Raised(TypeError(f"the handler did nothing: {why}"))
+    return Raised(TypeError(f"the {what} did nothing: {why}"))
 
 
-def _ordinary(error: BaseException) -> Exception:
+def _ordinary(error: BaseException, what: str = "handler") -> Exception:
     """Wrap what is no ``Exception`` (an exit, an interrupt, a panic of compiled code): it is a failure like others."""
     if isinstance(error, Exception):
         return error
-    failure = RuntimeError(
-        f"the handler raised {type(error).__name__}: {text_of(error)}; raise Reject or Retry instead"
-    )
+    instead = "; raise Reject or Retry instead" if what == "handler" else ""
+    failure = RuntimeError(f"the {what} raised {type(error).__name__}: {text_of(error)}{instead}")
     failure.__cause__ = error
     return failure
 

@@ -22,6 +22,7 @@ from consumer.engine.delivery import Delivery, QueueCalls
 from consumer.engine.invoke import CallLimits, Threads
 from consumer.engine.lease import LeaseKeeper, Visibility
 from consumer.engine.lease_state import Stage
+from consumer.engine.letter_hooks import LetterHooks
 from consumer.engine.outcome import ClaimedElsewhere, Interrupted, Skipped, Unavailable, Unprocessable
 from consumer.engine.slots import Slot, Slots
 from consumer.engine.store_access import LetterLimit, StoreAccess
@@ -159,6 +160,7 @@ class Lane:
         """When a job was last done, in UNIX seconds."""
         self.shown = Shown()
         """The failures whose tracebacks were logged."""
+        self.letter_hooks = LetterHooks(self)
         self.deliveries: set[Delivery] = set()
         """Every delivery in flight."""
         self.stopping = False

@@ -97,6 +97,8 @@ async def _set_aside(lane: Lane, delivery: Delivery, dead: DeadLetter) -> Outcom
             return _claim_lost(lane, delivery)
     finally:
         lane.letters.settled(size_bytes)
+    if letter.hook_at is not None:
+        lane.letter_hooks.wake()
     lane.deletes.add(delivery)
     return dead
 
@@ -217,6 +219,7 @@ def _letter(lane: Lane, delivery: Delivery, dead: DeadLetter) -> DeadLetterRecor
         dequeue_count=message.dequeue_count,
         first_dequeued_at=message.first_dequeued_at,
         error_fingerprint=error_fingerprint(dead.reason, job.function, error, dead.cause, handler_file),
+        hook_at=None if delivery.rules.registry.letter_hook is None else 0.0,
     )
 
 

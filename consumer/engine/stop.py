@@ -4,6 +4,7 @@
     received    released at once
     running     may finish, up to a second before the deadline; async handlers are cancelled a grace earlier, so that
                 they can clean up; what still runs then is released all the same
+    hooks       of dead letters: as async handlers
     settling    goes on to the deadline
     deletes     go on to the deadline
 
@@ -83,17 +84,19 @@ class Stop:
 
     async def drain(self) -> None:
         """Let running handlers finish; before the deadline, or when hurried, interrupt and release them."""
-        await self._while(self._in_flight, self._settle_reserve_s + self._grace_s, unless_hurried=True)
+        await self._while(self._at_work, self._settle_reserve_s + self._grace_s, unless_hurried=True)
         for delivery in self._in_flight():
             if not delivery.in_thread:
                 delivery.interrupt(Interrupted.STOPPING)
+        for lane in self._lanes:
+            lane.letter_hooks.cut()
         # Threads can't be cancelled, so they get all the time that there is.
         await self._while(self._in_threads, self._settle_reserve_s, unless_hurried=True)
         await self._while(self._cleaning_up, self._settle_reserve_s, unless_hurried=False)
         self._interrupt(Stage.RUNNING)
         for delivery in self._in_flight():
             delivery.leave_running()
-        await self._while(self._in_flight, min(_FLUSH_RESERVE_S, self._deadline_s / 8), unless_hurried=False)
+        await self._while(self._at_work, min(_FLUSH_RESERVE_S, self._deadline_s / 8), unless_hurried=False)
 
     async def flush(self) -> None:
         """Delete everything that is settled, up to the deadline."""
@@ -132,6 +135,9 @@ class Stop:
 
     def _in_flight(self) -> list[Delivery]:
         return [delivery for lane in self._lanes for delivery in lane.deliveries]
+
+    def _at_work(self) -> bool:
+        return any(lane.deliveries or lane.letter_hooks.busy for lane in self._lanes)
 
     def _in_threads(self) -> list[Delivery]:
         return [one for one in self._in_flight() if one.in_thread and one.stage is Stage.RUNNING]

@@ -89,6 +89,14 @@ class RetryCause(StrEnum):
     NO_ROOM = "no_room"  # it would become a dead letter, and the store holds as many as it may
 
 
+class LetterHookResult(StrEnum):
+    """How one call of the hook of dead letters ended."""
+
+    DONE = "done"
+    FAILED = "failed"  # it raised: it is called again, with a growing pause, like one that timed out
+    TIMED_OUT = "timed_out"
+
+
 class QueryResult(StrEnum):
     """What a query for a job's result brought."""
 
@@ -176,6 +184,7 @@ class QueueMetrics:
         self.polls = metrics.polls(queue, eager=PollResult)
         self.renewals = metrics.lease_renewals(queue, eager=RenewalResult)
         self.deletes = metrics.deletes(queue, eager=DeleteResult)
+        self.letter_hooks = metrics.letter_hooks(queue, eager=LetterHookResult)
         self.received: Counter = metrics.messages_received.labels(queue)
         self.wait_seconds: Histogram = metrics.queue_wait_seconds.labels(queue)
         self.settled_seconds: Histogram = metrics.settled_seconds.labels(queue)
@@ -293,6 +302,9 @@ class Metrics:
         self.deletes = by_value("deletes_total", "Deletions of messages, by result.", "queue", result=DeleteResult)
         self.retries = by_value("retries_total", "Messages hidden for a later attempt.", *work, cause=RetryCause)
         self.dead_letters = by_value("dead_letters_total", "Messages set aside, by reason.", *work, reason=Reason)
+        self.letter_hooks = by_value(
+            "letter_hooks_total", "Calls of the hook of dead letters, by result.", "queue", result=LetterHookResult
+        )
         self.mps_jobs = by_value(
             "mps_jobs_total",
             "Jobs done or set aside, by MPS's state and the class of its code.",

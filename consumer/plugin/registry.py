@@ -7,7 +7,8 @@ There are four kinds of sources. For the same name a stronger one wins (``Streng
     2  entry points           group ``mns_consumer.handlers`` of installed distributions: all, or those that are named
     1  the shipped handlers   only when asked for: they log, nothing more
 
-Two handlers of equal strength for one name are refused. A module counts only for the functions that are defined in it,
+Two handlers of equal strength for one name are refused. The hook of dead letters (``letter_hook``) is found like a
+handler for ``*``. A module counts only for the functions that are defined in it,
 not for those that it imports. A handler for ``*`` takes every message that has no other; an entry point's counts only
 if its distribution is named.
 
@@ -43,6 +44,7 @@ from typing import Final, TypeAlias, TypeVar
 from consumer.errors import HandlersError
 from consumer.file_safety import problems_of_folder, read
 from consumer.plugin.handler import ANY_NAME, Handler, Strength, build, notes
+from consumer.plugin.letter_hook import LetterHook, build_letter_hook, is_letter_hook
 
 LoadedT = TypeVar("LoadedT")
 Functions: TypeAlias = list[Callable[..., object]]
@@ -82,12 +84,20 @@ class Registry:
         empty: Sources without any handler; worth a warning.
         skipped: Handlers that are not used, each with the reason; worth a warning.
         packages: Private packages, to be forgotten once none of their functions runs.
+        letter_hook: What is called for each dead letter.
     """
 
     handlers: Mapping[str, Handler]
     empty: Sequence[str] = ()
     skipped: Sequence[str] = ()
     packages: Sequence[str] = ()
+    letter_hook: LetterHook | None = None
+
+    @property
+    def functions(self) -> list[Callable[..., object]]:
+        """The users' functions, those of the handlers and the hook."""
+        functions: list[Callable[..., object]] = [handler.function for handler in self.handlers.values()]
+        return functions if self.letter_hook is None else [*functions, self.letter_hook.function]
 
     def find(self, name: str) -> Handler | None:
         """The handler of this name, or the one for ``*``. The name may come from outside: it is only looked up."""
@@ -96,13 +106,22 @@ class Registry:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """One file, module or entry point to load. ``may_take_all``: whether its handler for ``*`` counts."""
+    """One file, module or entry point to load. ``may_take_all``: whether its handler for ``*`` and its hook count."""
 
     strength: Strength
     name: str
     provider: str
     load: Callable[[], Functions]
     may_take_all: bool = True
+
+    def built(self) -> tuple[list[Handler], list[LetterHook]]:
+        """Its handlers and hooks; raises ``HandlersError`` as ``load``, and for a function that can't be one."""
+        functions, strength, provider = self.load(), self.strength, self.provider
+        handlers = [build(one, note, strength=strength, provider=provider) for one in functions for note in notes(one)]
+        hooks = [
+            build_letter_hook(one, strength=strength, provider=provider) for one in functions if is_letter_hook(one)
+        ]
+        return handlers, hooks
 
 
 def discover(sources: Sources) -> Registry:
@@ -113,39 +132,20 @@ def discover(sources: Sources) -> Registry:
             no handler at all. It names every problem, one line each; a broken file with its traceback.
     """
     problems: list[str] = []
-    found: dict[str, Handler] = {}
+    found = _Found({}, None, problems, [])
     empty: list[str] = []
-    skipped: list[str] = []
     packages: list[str] = []
     for candidate in _candidates(sources, problems, packages):
         try:
-            handlers = [
-                build(function, note, strength=candidate.strength, provider=candidate.provider)
-                for function in candidate.load()
-                for note in notes(function)
-            ]
+            handlers, hooks = candidate.built()
         except HandlersError as error:
             problems.extend(error.problems)
             continue
-        if not handlers:
+        if not (handlers or hooks):
             empty.append(candidate.name)
-        for new in handlers:
-            if new.name == ANY_NAME and not candidate.may_take_all:
-                skipped.append(
-                    f"{candidate.name} of {candidate.provider} has a handler for '*' ({new.origin}), which is not used"
-                    ": it would take every message without a handler of its own; to allow it, list the distribution in "
-                    "handler_entry_points"
-                )
-                continue
-            rival = found.get(new.name)
-            if rival is None or new.strength > rival.strength:
-                found[new.name] = new
-            elif new.strength == rival.strength:
-                problems.append(
-                    f"two handlers for {new.name!r}: {rival.origin} and {new.origin}; remove or rename one of them"
-                )
-    if not problems and not found:
-        problems.extend(skipped)
+        found.add(candidate, handlers, hooks)
+    if not problems and not found.handlers:
+        problems.extend(found.skipped)
         problems.append(
             "no handler found: expected a drop-in folder (handlers_dir), import paths (handler_modules), an installed "
             f"package with the entry point group {ENTRY_POINT_GROUP!r}, or shipped = true for those that only log"
@@ -154,11 +154,46 @@ def discover(sources: Sources) -> Registry:
         forget(packages)
         raise HandlersError(*problems)
     return Registry(
-        handlers=dict(sorted(found.items())),
+        handlers=dict(sorted(found.handlers.items())),
         empty=tuple(empty),
-        skipped=tuple(skipped),
+        skipped=tuple(found.skipped),
         packages=tuple(packages),
+        letter_hook=found.hook,
     )
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the candidates so far have brought; of two for the same the stronger counts."""
+
+    handlers: dict[str, Handler]
+    hook: LetterHook | None
+    problems: list[str]
+    skipped: list[str]
+
+    def add(self, candidate: _Candidate, handlers: Iterable[Handler], hooks: Iterable[LetterHook]) -> None:
+        """Add what a candidate has."""
+        for new in handlers:
+            if new.name == ANY_NAME and not candidate.may_take_all:
+                self._skip(candidate, "handler for '*'", new.origin, "message without a handler of its own")
+            elif self._wins(f"handlers for {new.name!r}", new, self.handlers.get(new.name)):
+                self.handlers[new.name] = new
+        for hook in hooks:
+            if not candidate.may_take_all:
+                self._skip(candidate, "function of @on_dead_letter", hook.origin, "dead letter")
+            elif self._wins("functions of @on_dead_letter", hook, self.hook):
+                self.hook = hook
+
+    def _skip(self, candidate: _Candidate, what: str, origin: str, takes: str) -> None:
+        self.skipped.append(
+            f"{candidate.name} of {candidate.provider} has a {what} ({origin}), which is not used: it would take every "
+            f"{takes}; to allow it, list the distribution in handler_entry_points"
+        )
+
+    def _wins(self, what: str, new: Handler | LetterHook, rival: Handler | LetterHook | None) -> bool:
+        if rival is not None and new.strength == rival.strength:
+            self.problems.append(f"two {what}: {rival.origin} and {new.origin}; remove or rename one of them")
+        return rival is None or new.strength > rival.strength
 
 
 def _candidates(sources: Sources, problems: list[str], packages: list[str]) -> Iterator[_Candidate]:
@@ -342,7 +377,7 @@ def _load_entry_point(point: EntryPoint) -> Functions:
     target = _user_code(point.load, place)
     if isinstance(target, ModuleType):
         return _marked(target)
-    if not callable(target) or not notes(target):
+    if not callable(target) or not _is_marked(target):
         raise HandlersError(f"{place}: expected a module or a function marked with @handler, got {target!r}")
     return [target]
 
@@ -377,6 +412,10 @@ def _marked(module: ModuleType) -> Functions:
     marked = [
         value
         for value in vars(module).values()
-        if callable(value) and notes(value) and getattr(value, "__module__", None) == module.__name__
+        if callable(value) and _is_marked(value) and getattr(value, "__module__", None) == module.__name__
     ]
     return list({id(value): value for value in marked}.values())
+
+
+def _is_marked(function: object) -> bool:
+    return bool(notes(function)) or is_letter_hook(function)

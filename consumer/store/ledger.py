@@ -106,6 +106,7 @@ class DeadLetterRecord:
     dequeue_count: int = 1
     first_dequeued_at: float = 0.0  # UNIX seconds
     error_fingerprint: str = ""  # equal for letters of one cause; empty where it is unknown
+    hook_at: float | None = None  # UNIX seconds at which its hook is due; 0: from the start; None: none is due
 
     @property
     def size_bytes(self) -> int:
@@ -337,6 +338,17 @@ class Ledger(Protocol):
         The error is cut to 2 KiB, the traceback to 16 KiB; characters that a database refuses (NUL, halves of
         surrogate pairs) become U+FFFD. The body stays byte for byte.
         """
+
+    async def take_due_hooks(self, queue: str, *, limit: int, least_s: float, most_s: float) -> Sequence[StoredLetter]:
+        """Take the letters of one queue whose hook is due and that no replay has taken, the longest due first.
+
+        In the same step each becomes due again, after as many seconds as its letter is old, at least ``least_s`` and
+        at most ``most_s``. So no other holder takes it meanwhile, a hook that fails or whose process dies is tried
+        again with growing pauses, and nothing else has to be written for that.
+        """
+
+    async def hook_done(self, letter_id: int) -> None:
+        """The hook has succeeded with a letter: it is due no more. A number without a letter changes nothing."""
 
     async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
         """Remove at most ``limit`` old records and return their number; repeat while it equals ``limit``.

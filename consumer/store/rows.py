@@ -14,9 +14,17 @@ from typing import Any, Final
 
 from consumer.errors import StoreError, StoreSchemaError
 from consumer.policy import Reason
-from consumer.store.ledger import DeadLetterRecord, Ended, JobRecord, RunRecord, WaitingLetters
+from consumer.store.ledger import (
+    DeadLetterRecord,
+    Ended,
+    JobRecord,
+    LetterState,
+    RunRecord,
+    StoredLetter,
+    WaitingLetters,
+)
 
-SCHEMA_REVISION: Final = "0003"
+SCHEMA_REVISION: Final = "0004"
 """The newest revision in ``migrations``: these are its tables."""
 REVISION_TABLES: Final = {"sqlite": "revision", "postgresql": "mns_consumer_revision"}
 """By dialect, the table whose one row names the revision of the others."""
@@ -25,6 +33,9 @@ JOB_COLUMNS: Final = tuple(field.name for field in fields(JobRecord))
 LETTER_COLUMNS: Final = tuple(field.name for field in fields(DeadLetterRecord) if field.name != "job")
 JOB_COLUMNS_SQL: Final = ", ".join(JOB_COLUMNS)
 LETTER_COLUMNS_SQL: Final = ", ".join(LETTER_COLUMNS)
+STORED_LETTER_COLUMNS: Final = ("id", "replay", "stored_at", "replayed_at", *LETTER_COLUMNS, *JOB_COLUMNS)
+"""Those of ``read_letter``."""
+STORED_LETTER_COLUMNS_SQL: Final = ", ".join(STORED_LETTER_COLUMNS)
 ENDED_COLUMNS: Final = tuple(field.name for field in fields(Ended))
 ENDED_COLUMNS_SQL: Final = ", ".join(ENDED_COLUMNS)
 RUN_COLUMNS: Final = tuple(field.name for field in fields(RunRecord))
@@ -67,6 +78,14 @@ def read_waiting(row: Sequence[Any]) -> WaitingLetters:
     """The group in a row of its fields."""
     queue, reason, count, size_bytes, oldest_at = row
     return WaitingLetters(queue, Reason(reason), count, size_bytes, oldest_at)
+
+
+def read_letter(row: Sequence[Any]) -> StoredLetter:
+    """The dead letter in a row of ``STORED_LETTER_COLUMNS``."""
+    letter_id, state, stored_at, replayed_at, *values = row
+    letter = dict(zip(LETTER_COLUMNS, values, strict=False))
+    record = DeadLetterRecord(job=JobRecord(*values[len(letter) :]), **{**letter, "reason": Reason(letter["reason"])})
+    return StoredLetter(letter_id, record, LetterState(state), stored_at, replayed_at)
 
 
 def _is_fit(text: str) -> bool:

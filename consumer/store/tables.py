@@ -172,6 +172,7 @@ def _letters(metadata: MetaData, name: str) -> Table:
             nullable=False,
             comment="equal for letters of one cause; empty where it is unknown",
         ),
+        Column("hook_at", Double, comment="when its hook is due; null where none is, 0 from the start"),
         CheckConstraint("(replay = 'set_aside') = (replayed_at IS NULL)", name="replayed_at_known"),
         comment="dead letters",
         sqlite_autoincrement=True,
@@ -184,6 +185,7 @@ def _letters(metadata: MetaData, name: str) -> Table:
     _index(f"{name}_stored", column.stored_at)
     _index(f"{name}_reason", column.reason, column.id)
     _index(f"{name}_job", column.job_id, column.id)
+    _index(f"{name}_hook", column.queue, column.hook_at, where=column.hook_at.is_not(None))
     # With time and state, so that groups are counted in the index alone.
     _index(f"{name}_fingerprint", column.error_fingerprint, column.id, column.stored_at, column.replay)
     return table

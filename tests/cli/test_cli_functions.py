@@ -115,3 +115,27 @@ def test_nothing_to_list(cli: Cli) -> None:
     ran = cli("functions")
     assert ran.code == 78
     assert "shipped = true" in ran.err
+
+
+def test_the_hook_of_dead_letters_is_listed(cli: Cli, tmp_path: Path) -> None:
+    """The function of ``@on_dead_letter`` comes last, with its file and line, as JSON and in the table."""
+    (tmp_path / "films").mkdir(mode=0o755)
+    path = tmp_path / "films" / "notify.py"
+    path.write_text(
+        "from mns_consumer import Job, Letter, handler, on_dead_letter\n"
+        '@handler("Cover")\nasync def cover(job: Job) -> None: ...\n'
+        "@on_dead_letter\nasync def notify(letter: Letter) -> None: ...\n"
+    )
+    rows = [json.loads(line) for line in cli("functions", "--handlers", str(path.parent), "--json").out.splitlines()]
+    assert rows[-1] | {"title": ""} == {
+        "function": "@on_dead_letter",
+        "title": "",
+        "input": None,
+        "output": None,
+        "handler": "notify",
+        "found_in": "drop-in folder",
+        "origin": f"{path}:4",
+        "result": None,
+        "fields": [],
+    }
+    assert "@on_dead_letter" in cli("functions", "--handlers", str(path.parent)).out

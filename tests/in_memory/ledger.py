@@ -213,6 +213,29 @@ class MemoryLedger:
         await self._pause()
         return len(old[:limit])
 
+    async def take_due_hooks(self, queue: str, *, limit: int, least_s: float, most_s: float) -> Sequence[StoredLetter]:
+        self._demand("take_due_hooks")
+        now = time.time()
+        due = [
+            (one.letter.hook_at, one)
+            for one in self.store.letters.values()
+            if one.state is LetterState.SET_ASIDE and one.letter.job.queue == queue and one.letter.hook_at is not None
+        ]
+        ripe = sorted((at, one.id) for at, one in due if at <= now)[:limit]
+        for _, number in ripe:
+            one = self.store.letters[number]
+            again_at = now + min(max(now - one.stored_at, least_s), most_s)
+            self.store.letters[number] = replace(one, letter=replace(one.letter, hook_at=again_at))
+        taken = [self.store.letters[number] for _, number in ripe]
+        await self._pause()
+        return taken
+
+    async def hook_done(self, letter_id: int) -> None:
+        self._demand("hook_done")
+        if (one := self.store.letters.get(letter_id)) is not None:
+            self.store.letters[letter_id] = replace(one, letter=replace(one.letter, hook_at=None))
+        await self._pause()
+
     async def waiting(self) -> Sequence[WaitingLetters]:
         await self._answer("waiting")
         groups: dict[tuple[str, Reason], list[StoredLetter]] = {}

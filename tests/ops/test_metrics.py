@@ -20,6 +20,7 @@ from consumer.ops.metrics import (
     OTHER,
     PREFIX,
     DeleteResult,
+    LetterHookResult,
     MessageState,
     Metrics,
     PollResult,
@@ -64,6 +65,8 @@ def busy(functions: tuple[str, ...] = ("Cover",)) -> Metrics:
             function.dead_letters[reason].inc()
     for fault in (None, *Fault):
         metrics.api_call("BatchReceiveMessage", fault, 0.01)
+    for hook in LetterHookResult:
+        metrics.queue("jobs").letter_hooks[hook].inc()
     for query in QueryResult:
         metrics.result_queries[query].inc()
     for reload in ReloadResult:

@@ -30,6 +30,8 @@ Successor = Callable[[], Awaitable[Ledger]]
 TRACE = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 
 
+QUEUE = "1234/cn-hangzhou/done"
+
 pytestmark = pytest.mark.parametrize("target", ["memory", "sqlite", "postgres", "pooled"], indirect=True)
 
 
@@ -457,6 +459,83 @@ async def test_waiting_letters_are_grouped(ledger: Ledger, operators: Operators,
     await operators.purge(Filter(queue="q1"))
     expected = [expected[1], WaitingLetters("q2", Reason.REJECTED, 1, bytes_a, stored["d"].stored_at)]
     assert list(await ledger.waiting()) == expected
+
+
+async def hook_due(ledger: Ledger, make_letter: MakeLetter, *keys: str, **job: object) -> None:
+    """Store letters whose hook is due."""
+    for key in keys:
+        await ledger.claim(key, 60)
+        assert await ledger.set_aside(replace(make_letter(key, **job), hook_at=0.0))
+
+
+async def take(ledger: Ledger, *, limit: int = 9, least_s: float = 60.0, queue: str = QUEUE) -> list[str]:
+    """The keys of the letters that are taken for their hook."""
+    found = await ledger.take_due_hooks(queue, limit=limit, least_s=least_s, most_s=3600.0)
+    return [one.letter.job.key for one in found]
+
+
+async def test_a_due_hook_is_taken_once(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
+    """A letter stored with a due hook is taken whole, once, in steps of the limit; one stored without is not."""
+    await ledger.claim("none", 60)
+    await ledger.set_aside(make_letter("none"))
+    await hook_due(ledger, make_letter, "a", "b", "c")
+    await hook_due(ledger, make_letter, "elsewhere", queue="1234/cn-hangzhou/other")
+    assert await take(ledger, limit=2) == ["a", "b"]
+    (last,) = await ledger.take_due_hooks(QUEUE, limit=2, least_s=60, most_s=3600)
+    (stored,) = await operators.list_letters(Filter(ids=(last.id,)), limit=1)
+    assert last == stored
+    assert last.letter == replace(make_letter("c"), hook_at=last.letter.hook_at)
+    assert await take(ledger) == []
+    assert await take(ledger, queue="1234/cn-hangzhou/other") == ["elsewhere"]
+
+
+async def test_a_taken_hook_is_due_again(ledger: Ledger, make_letter: MakeLetter) -> None:
+    """A taken hook is due again after the letter's age within the two bounds, for the next holder too, until done."""
+    before = await ledger.now()
+    await hook_due(ledger, make_letter, "k")
+    (found,) = await ledger.take_due_hooks(QUEUE, limit=9, least_s=0.05, most_s=3600.0)
+    assert found.letter.hook_at is not None
+    assert before + 0.05 <= found.letter.hook_at <= await ledger.now() + 3600
+    await anyio.sleep(1.1 * (found.letter.hook_at - await ledger.now()) + 0.05)
+    earliest = await ledger.now()
+    (found,) = await ledger.take_due_hooks(QUEUE, limit=9, least_s=0.0, most_s=3600.0)
+    assert found.letter.hook_at is not None
+    age_s = (found.letter.hook_at - found.stored_at) / 2
+    assert earliest <= found.stored_at + age_s <= await ledger.now()
+    await anyio.sleep(1.1 * (found.letter.hook_at - await ledger.now()) + 0.05)
+    (found,) = await ledger.take_due_hooks(QUEUE, limit=9, least_s=0.0, most_s=0.02)
+    await anyio.sleep(0.1)
+    (found,) = await ledger.take_due_hooks(QUEUE, limit=9, least_s=0.0, most_s=0.02)
+    await ledger.hook_done(found.id)
+    await ledger.hook_done(found.id)
+    await ledger.hook_done(found.id + 1)
+    await anyio.sleep(0.1)
+    assert await take(ledger) == []
+
+
+async def test_a_hook_that_was_taken_survives_its_holder(
+    ledger: Ledger, successor: Successor, make_letter: MakeLetter
+) -> None:
+    """A hook that was due or taken when its holder died is due for the next one."""
+    await hook_due(ledger, make_letter, "taken", "due")
+    assert await take(ledger, limit=1, least_s=0.05) == ["taken"]
+    after = await successor()
+    await anyio.sleep(0.2)
+    assert sorted(await take(after)) == ["due", "taken"]
+
+
+async def test_a_replayed_letter_has_no_due_hook(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
+    """A letter whose replay has begun is not taken, nor one that is purged; a cancelled replay leaves it due."""
+    await hook_due(ledger, make_letter, "replayed", "cancelled", "purged")
+    replayed, cancelled, purged = await operators.list_letters(Filter(), limit=9)
+    begun = await operators.begin_replay(cancelled.id)
+    assert begun is not None
+    await operators.begin_replay(replayed.id)
+    await operators.finish_replay(replayed.id)
+    await operators.purge(Filter(ids=(purged.id,)))
+    assert await take(ledger) == []
+    await operators.cancel_replay(begun)
+    assert await take(ledger) == ["cancelled"]
 
 
 async def test_ping(ledger: Ledger) -> None:

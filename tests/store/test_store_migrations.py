@@ -92,11 +92,14 @@ def test_all_revisions_make_the_tables_of_a_new_file(sqlite_path: Path, tmp_path
         assert old.execute("SELECT * FROM revision").fetchall() == new.execute("SELECT * FROM revision").fetchall()
 
 
+LETTER_OF_BEFORE = """INSERT INTO letter (stored_at, reason, error, body, dequeue_count, first_dequeued_at, bytes, key,
+  queue, kind, function, message_id, state, attempts, enqueued_at, started_at, ended_at)
+  VALUES (1, 'rejected', 'e', '', 1, 1, 0, 'k', 'q', 'k', 'f', 'm', '', 1, 1, 1, 1)"""
+
+
 def test_letters_of_before_have_no_fingerprint(tmp_path: Path) -> None:
     """A letter of revision 0001 is kept, without a fingerprint, and so is one that a daemon of then adds later."""
-    letter = """INSERT INTO letter (stored_at, reason, error, body, dequeue_count, first_dequeued_at, bytes, key,
-      queue, kind, function, message_id, state, attempts, enqueued_at, started_at, ended_at)
-      VALUES (1, 'rejected', 'e', '', 1, 1, 0, 'k', 'q', 'k', 'f', 'm', '', 1, 1, 1, 1)"""
+    letter = LETTER_OF_BEFORE
     with closing(sqlite3.connect(tmp_path / "old")) as old:
         for statement in [*migration("sqlite", None, "0001"), letter, *migration("sqlite", "0001", "0002"), letter]:
             old.execute(statement)
@@ -112,6 +115,14 @@ def test_failures_of_before_have_no_run(tmp_path: Path) -> None:
             old.execute(statement)
         assert old.execute("SELECT failures, function, retry_at FROM attempt").fetchall() == [(2, None, None)]
         assert old.execute("SELECT count(*) FROM run").fetchall() == [(0,)]
+
+
+def test_letters_of_before_have_no_due_hook(tmp_path: Path) -> None:
+    """A letter of before hooks is kept, and none is due for it."""
+    with closing(sqlite3.connect(tmp_path / "old")) as old:
+        for statement in [*migration("sqlite", None, "0003"), LETTER_OF_BEFORE, *migration("sqlite", "0003")]:
+            old.execute(statement)
+        assert old.execute("SELECT hook_at FROM letter").fetchall() == [(None,)]
 
 
 @pytest.fixture

@@ -14,5 +14,7 @@ from consumer.plugin.handler import Reject as Reject
 from consumer.plugin.handler import Retry as Retry
 from consumer.plugin.handler import Wait as Wait
 from consumer.plugin.handler import handler as handler
+from consumer.plugin.letter_hook import Letter as Letter
+from consumer.plugin.letter_hook import on_dead_letter as on_dead_letter
 
-__all__ = ["Job", "JobFailed", "Reject", "Retry", "Wait", "handler"]
+__all__ = ["Job", "JobFailed", "Letter", "Reject", "Retry", "Wait", "handler", "on_dead_letter"]

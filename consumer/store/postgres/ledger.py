@@ -5,7 +5,7 @@ don't wait for ends. Upkeep has a third: nothing waits for it.
 
     claims   claim, renew, release
     ends     start, done, fail, release of a run, set_aside
-    upkeep   prune, waiting, ping, now
+    upkeep   prune, waiting, take_due_hooks, hook_done, ping, now
 """
 
 from __future__ import annotations
@@ -35,10 +35,18 @@ from consumer.store.commands import (
     resolve,
     take,
 )
-from consumer.store.ledger import Standby, WaitingLetters
+from consumer.store.ledger import Standby, StoredLetter, WaitingLetters
 from consumer.store.postgres.connection import LOCK_TIMEOUT_S, PLANS, Link, RefusedError
 from consumer.store.postgres.database import MAKE_SETTINGS, has_tables, make_tables
-from consumer.store.postgres.statements import PING, PostgresStatements, ask_now, count_waiting, prune
+from consumer.store.postgres.statements import (
+    HOOK_DONE,
+    PING,
+    PostgresStatements,
+    ask_now,
+    count_waiting,
+    prune,
+    take_due_hooks,
+)
 from consumer.store_address import PostgresAddress
 
 T = TypeVar("T")
@@ -106,6 +114,14 @@ class PostgresLedger(QueuedLedger):
         """See ``Ledger.standby``."""
         self._open_loop()
         return PostgresStandby(Link(self._to, _SETTINGS), self._statements)
+
+    async def take_due_hooks(self, queue: str, *, limit: int, least_s: float, most_s: float) -> Sequence[StoredLetter]:
+        """See ``Ledger.take_due_hooks``."""
+        return await self._keep_up(lambda connection: take_due_hooks(connection, queue, limit, least_s, most_s))
+
+    async def hook_done(self, letter_id: int) -> None:
+        """See ``Ledger.hook_done``."""
+        await self._keep_up(lambda connection: connection.execute(HOOK_DONE, letter_id))
 
     async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
         """See ``Ledger.prune``."""

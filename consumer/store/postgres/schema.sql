@@ -84,10 +84,12 @@ CREATE TABLE IF NOT EXISTS mns_consumer_letter (
   started_at DOUBLE PRECISION NOT NULL,
   ended_at DOUBLE PRECISION NOT NULL,
   error_fingerprint TEXT DEFAULT '' NOT NULL,
+  hook_at DOUBLE PRECISION,
   PRIMARY KEY (id),
   CONSTRAINT replayed_at_known CHECK ((replay = 'set_aside') = (replayed_at IS NULL))
 );
 CREATE INDEX IF NOT EXISTS mns_consumer_letter_fingerprint ON mns_consumer_letter (error_fingerprint, id, stored_at, replay);
+CREATE INDEX IF NOT EXISTS mns_consumer_letter_hook ON mns_consumer_letter (queue, hook_at) WHERE hook_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS mns_consumer_letter_job ON mns_consumer_letter (job_id, id);
 CREATE INDEX IF NOT EXISTS mns_consumer_letter_reason ON mns_consumer_letter (reason, id);
 CREATE INDEX IF NOT EXISTS mns_consumer_letter_replayed ON mns_consumer_letter (replayed_at) WHERE replay = 'replayed';
@@ -112,6 +114,7 @@ COMMENT ON COLUMN mns_consumer_letter.attempts IS 'runs of the handler';
 COMMENT ON COLUMN mns_consumer_letter.enqueued_at IS 'when MNS took the message';
 COMMENT ON COLUMN mns_consumer_letter.started_at IS 'when the last run started';
 COMMENT ON COLUMN mns_consumer_letter.error_fingerprint IS 'equal for letters of one cause; empty where it is unknown';
+COMMENT ON COLUMN mns_consumer_letter.hook_at IS 'when its hook is due; null where none is, 0 from the start';
 CREATE TABLE IF NOT EXISTS mns_consumer_revision (
   version_num VARCHAR(32) NOT NULL,
   CONSTRAINT mns_consumer_revision_pkc PRIMARY KEY (version_num)

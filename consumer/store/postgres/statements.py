@@ -39,6 +39,7 @@ from consumer.store.ledger import (
     Ended,
     JobRecord,
     RunRecord,
+    StoredLetter,
     WaitingLetters,
 )
 from consumer.store.rows import (
@@ -51,6 +52,7 @@ from consumer.store.rows import (
     OPEN_COLUMNS,
     RUN_COLUMNS,
     RUNS_KEPT,
+    STORED_LETTER_COLUMNS,
     count_waiting_sql,
     fit_letter,
     fit_record,
@@ -58,6 +60,7 @@ from consumer.store.rows import (
     job_values,
     key_id,
     letter_values,
+    read_letter,
     read_waiting,
     run_values,
 )
@@ -206,6 +209,17 @@ _PRUNE_LETTERS: Final = _prune_sql("mns_consumer_letter", "id", "stored_at", "tr
 
 COUNT_WAITING: Final = count_waiting_sql("mns_consumer_letter")
 
+_LETTERS_COLUMNS_SQL: Final = ", ".join(f"letter.{name}" for name in STORED_LETTER_COLUMNS)
+# By the time at which the statement began, as in ``_prune_sql``.
+TAKE_DUE_HOOKS: Final = f"""WITH begun AS (SELECT extract(epoch FROM statement_timestamp())::float8 AS at), due AS (
+  SELECT id FROM mns_consumer_letter
+  WHERE queue = $1 AND hook_at <= extract(epoch FROM statement_timestamp())::float8 AND replay = 'set_aside'
+  ORDER BY hook_at, id LIMIT $2 FOR UPDATE SKIP LOCKED)
+UPDATE mns_consumer_letter AS letter
+SET hook_at = begun.at + least(greatest(begun.at - letter.stored_at, $3), $4)
+FROM due, begun WHERE letter.id = due.id RETURNING {_LETTERS_COLUMNS_SQL}"""  # noqa: S608 - see above
+HOOK_DONE: Final = "UPDATE mns_consumer_letter SET hook_at = NULL WHERE id = $1"
+
 NOW: Final = f"SELECT {_NOW_SQL}"
 
 PING: Final = "UPDATE mns_consumer_revision SET version_num = version_num"
@@ -330,6 +344,14 @@ def _claim_answer(row: asyncpg.Record) -> ClaimAnswer:
 async def count_waiting(connection: asyncpg.Connection) -> list[WaitingLetters]:
     """See ``Ledger.waiting``."""
     return [read_waiting(tuple(row)) for row in await connection.fetch(COUNT_WAITING)]
+
+
+async def take_due_hooks(
+    connection: asyncpg.Connection, queue: str, limit: int, least_s: float, most_s: float
+) -> list[StoredLetter]:
+    """See ``Ledger.take_due_hooks``."""
+    rows = await connection.fetch(TAKE_DUE_HOOKS, queue, limit, least_s, most_s)
+    return sorted((read_letter(tuple(row)) for row in rows), key=lambda letter: letter.id)
 
 
 async def ask_now(connection: asyncpg.Connection) -> float:

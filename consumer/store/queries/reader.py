@@ -19,18 +19,16 @@ from consumer.message.notification import job_keys, job_of, key_pieces
 from consumer.policy import Reason
 from consumer.store.ledger import (
     COUNT_CAP,
-    DeadLetterRecord,
     Filter,
     JobRecord,
     LetterGroup,
-    LetterState,
     OpenJob,
     RunRecord,
     StoredJob,
     StoredLetter,
 )
 from consumer.store.queries.engine import Engine
-from consumer.store.rows import JOB_COLUMNS, LETTER_COLUMNS, RUN_COLUMNS
+from consumer.store.rows import JOB_COLUMNS, RUN_COLUMNS, STORED_LETTER_COLUMNS, read_letter
 from consumer.store.session import Database, Session
 
 _MOST_OF_A_JOB: Final = 200
@@ -46,9 +44,7 @@ class Reader:
         self._database = database
         self._engine = engine
         jobs, letters = engine.jobs.c, engine.letters.c
-        self._letters = select(
-            *(letters[name] for name in ("id", "replay", "stored_at", "replayed_at", *LETTER_COLUMNS, *JOB_COLUMNS))
-        )
+        self._letters = select(*(letters[name] for name in STORED_LETTER_COLUMNS))
         self._jobs = select(
             *engine.job_order, jobs.dead, jobs.stored_at.label("ended"), *(jobs[name] for name in JOB_COLUMNS)
         ).where(jobs.dead.is_not(None))
@@ -84,7 +80,7 @@ class Reader:
             before=None if before is None else [before],
             latest_first=latest_first,
         )
-        return [_stored_letter(row) for row in rows]
+        return [read_letter(row) for row in rows]
 
     async def walk_letters(
         self, wanted: Filter, *, page: int = 100, latest_first: bool = False
@@ -284,7 +280,7 @@ class Reader:
         rows = await session.fetch(*self._engine.written(statement.with_for_update() if lock else statement))
         if not rows:
             raise unknown_letter(letter_id)
-        return _stored_letter(rows[0])
+        return read_letter(rows[0])
 
     async def _newest_letter(self) -> int:
         """The highest number of a letter; 0 without any."""
@@ -307,13 +303,6 @@ class Reader:
                 f"unknown cursor {text[:80]!r}: expected the cursor of a listed job; begin with the first page"
             )
         return values
-
-
-def _stored_letter(row: Sequence[Any]) -> StoredLetter:
-    letter_id, state, stored_at, replayed_at, *values = row
-    letter = dict(zip(LETTER_COLUMNS, values, strict=False))
-    record = DeadLetterRecord(job=JobRecord(*values[len(letter) :]), **{**letter, "reason": Reason(letter["reason"])})
-    return StoredLetter(letter_id, record, LetterState(state), stored_at, replayed_at)
 
 
 def _open_job(row: Sequence[Any]) -> OpenJob:

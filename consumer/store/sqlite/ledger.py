@@ -39,7 +39,7 @@ from consumer.store.commands import (
     resolve,
     take,
 )
-from consumer.store.ledger import Standby, WaitingLetters
+from consumer.store.ledger import Standby, StoredLetter, WaitingLetters
 from consumer.store.rows import SCHEMA_REVISION
 from consumer.store.sqlite.database import connect, explain, is_damage, spoils_connection
 from consumer.store.sqlite.files import FileOwner, OpenFiles, access_refusal, make_folder
@@ -49,8 +49,10 @@ from consumer.store.sqlite.statements import (
     UndoStartCommand,
     UpkeepCommand,
     count_waiting,
+    hook_done,
     ping,
     prune,
+    take_due_hooks,
 )
 
 _READS: Final = (ClaimCommand, RenewCommand)
@@ -97,6 +99,14 @@ class SqliteLedger(QueuedLedger):
         writer.stop()
         await asyncio.wait([writer.closed])
         writer.join()
+
+    async def take_due_hooks(self, queue: str, *, limit: int, least_s: float, most_s: float) -> Sequence[StoredLetter]:
+        """See ``Ledger.take_due_hooks``."""
+        return await self._keep_up(lambda connection: take_due_hooks(connection, queue, limit, least_s, most_s))
+
+    async def hook_done(self, letter_id: int) -> None:
+        """See ``Ledger.hook_done``."""
+        await self._keep_up(lambda connection: hook_done(connection, letter_id))
 
     async def prune(self, *, older_than_s: float, limit: int, letters_older_than_s: float | None = None) -> int:
         """See ``Ledger.prune``."""

@@ -66,9 +66,11 @@ CREATE TABLE IF NOT EXISTS letter (
   started_at DOUBLE NOT NULL,
   ended_at DOUBLE NOT NULL,
   error_fingerprint TEXT DEFAULT '' NOT NULL,
+  hook_at DOUBLE,
   CONSTRAINT replayed_at_known CHECK ((replay = 'set_aside') = (replayed_at IS NULL))
 );
 CREATE INDEX IF NOT EXISTS letter_fingerprint ON letter (error_fingerprint, id, stored_at, replay);
+CREATE INDEX IF NOT EXISTS letter_hook ON letter (queue, hook_at) WHERE hook_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS letter_job ON letter (job_id, id);
 CREATE INDEX IF NOT EXISTS letter_reason ON letter (reason, id);
 CREATE INDEX IF NOT EXISTS letter_replayed ON letter (replayed_at) WHERE replay = 'replayed';

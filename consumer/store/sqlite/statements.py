@@ -35,7 +35,16 @@ from consumer.store.commands import (
     StartCommand,
     only,
 )
-from consumer.store.ledger import Claimed, DeadLetterRecord, Elsewhere, Ended, JobRecord, RunRecord, WaitingLetters
+from consumer.store.ledger import (
+    Claimed,
+    DeadLetterRecord,
+    Elsewhere,
+    Ended,
+    JobRecord,
+    RunRecord,
+    StoredLetter,
+    WaitingLetters,
+)
 from consumer.store.rows import (
     ENDED_COLUMNS_SQL,
     JOB_COLUMNS,
@@ -43,6 +52,7 @@ from consumer.store.rows import (
     OPEN_COLUMNS,
     RUN_COLUMNS,
     RUNS_KEPT,
+    STORED_LETTER_COLUMNS_SQL,
     count_waiting_sql,
     fit_letter,
     fit_record,
@@ -51,6 +61,7 @@ from consumer.store.rows import (
     key_hash,
     letter_values,
     open_values,
+    read_letter,
     read_waiting,
     run_values,
 )
@@ -95,6 +106,11 @@ _PRUNE: Final = (
   (SELECT id FROM letter WHERE replay = 'replayed' AND replayed_at <= ?2 ORDER BY replayed_at LIMIT ?1)""",
 )
 _PRUNE_LETTERS: Final = "DELETE FROM letter WHERE id IN (SELECT id FROM letter ORDER BY id LIMIT ?) AND stored_at <= ?"
+FIND_DUE_HOOKS: Final = """SELECT id FROM letter
+WHERE queue = ? AND hook_at <= ? AND replay = 'set_aside' ORDER BY hook_at, id LIMIT ?"""
+_PUT_OFF_HOOK: Final = f"""UPDATE letter SET hook_at = ?2 + min(max(?2 - stored_at, ?3), ?4) WHERE id = ?1
+RETURNING {STORED_LETTER_COLUMNS_SQL}"""  # noqa: S608 - names alone
+_HOOK_DONE: Final = "UPDATE letter SET hook_at = NULL WHERE id = ?"
 _PING: Final = "UPDATE revision SET version_num = version_num"
 
 T = TypeVar("T")
@@ -294,6 +310,25 @@ def _letter_row(letter: DeadLetterRecord, *, now: float) -> tuple[object, ...]:
 def count_waiting(connection: sqlite3.Connection) -> list[WaitingLetters]:
     """See ``Ledger.waiting``."""
     return [read_waiting(row) for row in connection.execute(COUNT_WAITING)]
+
+
+def take_due_hooks(
+    connection: sqlite3.Connection, queue: str, limit: int, least_s: float, most_s: float
+) -> list[StoredLetter]:
+    """See ``Ledger.take_due_hooks``."""
+    now = time.time()
+    due = connection.execute(FIND_DUE_HOOKS, (queue, now, limit)).fetchall()
+    if not due:
+        return []
+    with writing(connection):
+        rows = [row for (number,) in due for row in connection.execute(_PUT_OFF_HOOK, (number, now, least_s, most_s))]
+    return [read_letter(row) for row in rows]
+
+
+def hook_done(connection: sqlite3.Connection, letter_id: int) -> None:
+    """See ``Ledger.hook_done``."""
+    with writing(connection):
+        connection.execute(_HOOK_DONE, (letter_id,))
 
 
 def ping(connection: sqlite3.Connection) -> None:
