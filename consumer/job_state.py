@@ -20,8 +20,8 @@ class JobState(StrEnum):
 
 ENDED: Final = frozenset({JobState.SUCCESS, JobState.FAIL})
 """The final states; MPS's text can be looked up in it."""
-NOT_SAVED_CODE: Final = "OutputNotSaved"
-"""The code of a job that reports Success and has written nothing: ours, since MPS gives none."""
+NOT_WRITTEN_CODE: Final = "OutputNotWritten"
+"""The code of a job that reports Success and has written nothing (facts/iproduction.md#output-not-written): ours."""
 
 
 class CodeClass(StrEnum):
@@ -29,7 +29,7 @@ class CodeClass(StrEnum):
 
     NONE = "none"
     SUCCESS = "success"
-    NOT_SAVED = "not_saved"
+    NOT_WRITTEN = "not_written"
     INVALID_PARAMETER = "invalid_parameter"
     PERMISSION_DENIED = "permission_denied"
     INVALID_IDENTITY = "invalid_identity"
@@ -40,7 +40,7 @@ class CodeClass(StrEnum):
 
 _CLASSES: Final = {
     "Success": CodeClass.SUCCESS,
-    NOT_SAVED_CODE: CodeClass.NOT_SAVED,
+    NOT_WRITTEN_CODE: CodeClass.NOT_WRITTEN,
     "InvalidParameter": CodeClass.INVALID_PARAMETER,
     "PermissionDenied": CodeClass.PERMISSION_DENIED,
     "InvalidIdentity": CodeClass.INVALID_IDENTITY,

@@ -308,6 +308,7 @@ Still serving. MNS and MPS are at {sandbox.url}, the daemon's log is {folder / "
   curl http://127.0.0.1:{app.admin_port}/metrics
   curl {sandbox.url}/_sandbox/state
   MNS_CONSUMER_ACCESS_KEY_ID=sandbox MNS_CONSUMER_ACCESS_KEY_SECRET=sandbox mns-consumer submit --function Cover\
+ --input {_BUCKET}/film.mp4 --output '{_BUCKET}/{{source}}-{{sequenceId}}.jpg'\
  --endpoint {sandbox.url} --notify-url {sandbox.notify_url(_QUEUE)} --wait
 Ctrl-C ends it."""
     console.print(Text(text), soft_wrap=True)

@@ -1,7 +1,8 @@
-"""``mns-consumer submit``: submit one job, and wait for its result if asked to.
+"""``mns-consumer submit``: check and submit one job, and wait for its result if asked to.
 
-Wrong arguments are reported before anything is sent. The job is sent once: MPS has no ClientToken, so a second
-submission would be a second job and a second bill. A lost answer has an exit code of its own.
+A request that breaks a rule of ``functions/request.py`` is refused with all its problems before anything is sent. The
+job is sent once: MPS has no ClientToken, so a second submission would be a second job and a second bill. A lost answer
+has an exit code of its own.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import anyio
 import typer
@@ -24,8 +26,16 @@ from consumer.cloud.faults import surely_not_sent
 from consumer.cloud.mps import JobStatus, Mps, Submitted
 from consumer.config import LaneSettings, QueueSettings, Settings, load
 from consumer.errors import CloudError, ConsumerError, ExitCode, SettingsError, UncertainError, UsageError
-from consumer.functions.catalogue import find, names, nearest
-from consumer.job_state import ENDED, JobState
+from consumer.functions.catalogue import find
+from consumer.functions.request import (
+    Destination,
+    FindingLevel,
+    JobRequest,
+    RequestFinding,
+    refused,
+    typed_params,
+)
+from consumer.job_state import ENDED, NOT_WRITTEN_CODE, JobState
 from consumer.message.notification import decode_user_data
 from consumer.message.result import read_result
 from consumer.notify_url import NotifyUrl, NotifyUrlError, parse_endpoint
@@ -33,7 +43,8 @@ from consumer.ops.sanitize import json_text, printable
 from consumer.settings_sources import masked
 
 _LONGEST_SUMMARY: Final = 160
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
+_OWN_ENDPOINT: Final = re.compile(r"mts(?:-vpc)?\.(?P<region>[a-z0-9-]+)\.aliyuncs\.com")
+_ALIBABAS: Final = ".aliyuncs.com"
 _FIRST_LOOK_S: Final = 0.2
 _LONGEST_LOOK_S: Final = 5.0
 _CLOUD: Final = "Where to"
@@ -47,10 +58,30 @@ def _cloud(text: str, metavar: str | None = None) -> Any:
     return typer.Option(help=text, metavar=metavar, rich_help_panel=_CLOUD, show_default=False)
 
 
+class RequestRefusedError(UsageError):
+    """A request breaks rules; one problem for each."""
+
+    def __init__(self, findings: Sequence[RequestFinding]) -> None:
+        super().__init__("; ".join(map(str, findings)))
+        self.findings = findings
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """One line for each finding, and how to send it all the same where that is possible."""
+        lines = [str(finding) for finding in self.findings]
+        if all(finding.level is FindingLevel.FORCEABLE for finding in self.findings):
+            lines.append("nothing was sent; these rules are inferred, and --force sends it all the same")
+        return lines
+
+
 def submit(
     *,
     function: Annotated[str, typer.Option(metavar="NAME", help="FunctionName, such as Cover.")],
     params: Annotated[str, typer.Option(metavar="JSON", help="JobParams: a JSON object.")] = "{}",
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="One parameter of JobParams, such as model=gif; repeat it for more."),
+    ] = None,
     input_url: Annotated[str | None, typer.Option("--input", metavar="OSS_URL", help="Input.")] = None,
     output_url: Annotated[
         str | None, typer.Option("--output", metavar="OSS_URL", help="Output; may hold {source}, {sequenceId}, ...")
@@ -60,6 +91,8 @@ def submit(
     pipeline_id: Annotated[str | None, typer.Option(metavar="ID", help="PipelineId: the MPS queue.")] = None,
     model_id: Annotated[str | None, typer.Option(metavar="ID", help="ModelId: the algorithm's model.")] = None,
     schedule_params: Annotated[str | None, typer.Option(metavar="JSON", help="ScheduleParams.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Send what only an inferred rule refuses.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the request and print it; send nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the job's end and print its typed result.")] = False,
     wait_seconds: Annotated[float, typer.Option(metavar="SECONDS", help="For how long at the most.")] = 600.0,
     as_json: JsonFlag = False,
@@ -74,35 +107,55 @@ def submit(
 
     Without --notify-url and --pipeline-id no message reports its end; `jobs run` handles such a job later.
     """
-    function, params = _checked_function(function), _checked_object("--params", params) or "{}"
-    notify_url = None if notify_url is None else _checked_queue(notify_url)
-    if schedule_params is not None:
-        schedule_params = _checked_object("--schedule-params", schedule_params)
-    if not notify_url and not pipeline_id:
-        _warn("neither --notify-url nor --pipeline-id is given: no message will report the end of this job")
+    request = JobRequest(
+        function=function,
+        params=_params(function, params, param or ()),
+        input=input_url,
+        output=output_url,
+        user_data=user_data,
+        notify_url=None if notify_url is None else _checked_queue(notify_url),
+        pipeline_id=pipeline_id,
+        model_id=model_id,
+        schedule_params=schedule_params,
+    )
+    endpoint = None if endpoint is None else _checked_endpoint(endpoint)
     keys = {"access_key_id": access_key_id, "access_key_secret": access_key_secret}
     settings = load({name: value for name, value in keys.items() if value is not None}, config)
-    queue = _queue(settings, notify_url, endpoint, region, own_keys=any(keys.values()))
-
-    request = {
-        "function": function,
-        "params": params,
-        "input": input_url,
-        "output": output_url,
-        "user_data": user_data,
-        "notify_url": notify_url,
-        "pipeline_id": pipeline_id,
-        "model_id": model_id,
-        "schedule_params": schedule_params,
-    }
+    findings = request.findings(_destination(settings, request.notify_url, endpoint, region))
+    _judge(request, findings, force=force, dry_run=dry_run, as_json=as_json)
+    if dry_run:
+        return
+    queue = _queue(settings, request.notify_url, endpoint, region, own_keys=any(keys.values()))
     code = anyio.run(_submit, queue, settings.ca_file, request, wait_seconds if wait else None, as_json)
     raise typer.Exit(code)
+
+
+def _judge(
+    request: JobRequest, findings: Sequence[RequestFinding], *, force: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Print what is doubtful, and in a dry run the request.
+
+    Raises:
+        RequestRefusedError: It breaks a rule.
+    """
+    refusing = refused(findings, force=force)
+    for finding in findings:
+        if finding not in refusing:
+            _warn(f"forced: {finding}" if finding.level is FindingLevel.FORCEABLE else str(finding))
+    if as_json and (dry_run or refusing):
+        shown = {"refused": bool(refusing), "findings": [asdict(finding) for finding in findings]}
+        print_json({**shown, "request": request.parameters()})
+    elif dry_run:
+        for name, value in request.parameters().items():
+            print(printable(f"{name}: {value}"))
+    if refusing:
+        raise RequestRefusedError(refusing)
 
 
 async def _submit(
     queue: QueueSettings,
     ca_file: Path | None,
-    request: Mapping[str, Any],
+    request: JobRequest,
     wait_s: float | None,
     as_json: bool,  # noqa: FBT001 - handed on by anyio.run
 ) -> ExitCode:
@@ -119,22 +172,38 @@ async def _submit(
             answer = await _wait(clients.mps, job_id, wait_s)
         except CloudError as error:
             raise ConsumerError(f"job {printable(job_id)} was submitted, but its end is unknown: {error}") from None
-    _print_end(answer, as_json=as_json)
-    return ExitCode.OK if answer.state == JobState.SUCCESS else ExitCode.FAILURE
+    return ExitCode.OK if _print_end(answer, as_json=as_json) else ExitCode.FAILURE
 
 
 def _warn(text: str) -> None:
     note(f"warning: {text}")
 
 
-def _checked_function(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"--function {name!r}: expected a FunctionName such as Cover; known: {', '.join(names())}")
-    if name not in names():
-        near = nearest(name)
-        hint = f"did you mean {near}?" if near else f"documented are {', '.join(names())}."
-        _warn(f"{name!r} is not a documented FunctionName, and is sent as it is; {hint}")
-    return name
+def _params(function: str, text: str, given: Sequence[str]) -> str | Mapping[str, JsonValue]:
+    """JobParams of ``--params`` and of each ``--param``.
+
+    Raises:
+        UsageError: A ``--param`` has another form, or its name came twice.
+    """
+    pairs: dict[str, str] = {}
+    for number, pair in enumerate(given, 1):
+        name, mark, value = pair.partition("=")
+        if not mark or not name:
+            raise UsageError(f"--param number {number}: expected NAME=VALUE, such as --param model=gif; came {pair!r}")
+        if name in pairs:
+            raise UsageError(f"--param {name}: expected each name once")
+        pairs[name] = value
+    if not pairs:
+        return text
+    try:
+        base = json.loads(text)
+    except (ValueError, RecursionError):
+        base = None
+    if not isinstance(base, dict):
+        raise UsageError(f"--params {text[:200]!r}: expected a JSON object")
+    if both := base.keys() & pairs.keys():
+        raise UsageError(f"--param {min(both)}: expected each name once, it is in --params too")
+    return base | dict(typed_params(function, pairs))
 
 
 def _checked_queue(text: str) -> str:
@@ -145,19 +214,28 @@ def _checked_queue(text: str) -> str:
         raise SettingsError(f"notify_url (command line): {error}") from None
 
 
-def _checked_object(flag: str, text: str) -> str | None:
-    """The text of a JSON object; ``None`` for the JSON value null, which stands for a parameter that is not given."""
+def _checked_endpoint(text: str) -> str:
+    """An address of MPS; wrong, it is reported as a setting is."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f'{flag} {text[:200]!r}: expected a JSON object such as \'{{"Model": "gif"}}\': {error}'
-        ) from None
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise UsageError(f"{flag} {text[:200]!r}: expected a JSON object, got JSON of another kind")
-    return text
+        return parse_endpoint(text)
+    except ValueError as error:
+        raise SettingsError(f"endpoint (command line): {error}, got {masked(text)!r}") from None
+
+
+def _destination(settings: Settings, notify_url: str | None, endpoint: str | None, region: str | None) -> Destination:
+    """What is known of the place that the request goes to: as in ``_queue``, and the accounts of the settings."""
+    urls = [lane.url for lane in settings.queues()]
+    given = endpoint or settings.mps_endpoint or settings.endpoint
+    host = urlsplit(given or "").hostname or ""
+    is_sandbox = given is not None and not host.endswith(_ALIBABAS)
+    own = _OWN_ENDPOINT.fullmatch(host)
+    known = region or (own["region"] if own else None)
+    if known is None and not is_sandbox:
+        # MPS's address follows from the queue then.
+        first = next(iter(urls), None)
+        url = NotifyUrl.parse(notify_url) if notify_url else first
+        known = url.region if url else None
+    return Destination(region=known, accounts=frozenset(url.account for url in urls), is_sandbox=is_sandbox)
 
 
 def _queue(
@@ -176,17 +254,13 @@ def _queue(
             "no region of MPS is known; expected --region cn-hangzhou, --endpoint URL, --notify-url MNS_URL,"
             " or a queue in the settings"
         )
-    try:
-        mps_endpoint = known and parse_endpoint(known)
-    except ValueError as error:
-        raise SettingsError(f"endpoint (command line): {error}, got {masked(known or '')!r}") from None
     # Without a NotifyUrl nothing asks this queue; only MPS's address and the keys are used.
     place = notify_url or f"mns://none.mns.{region or 'none'}.aliyuncs.com/queues/none"
-    own = LaneSettings.model_construct(notify_url=place, mps_endpoint=mps_endpoint)
+    own = LaneSettings.model_construct(notify_url=place, mps_endpoint=known)
     return QueueSettings(settings=own, of=settings)
 
 
-async def _send_once(mps: Mps, request: Mapping[str, Any]) -> Submitted:
+async def _send_once(mps: Mps, request: JobRequest) -> Submitted:
     """Submit the job once.
 
     Raises:
@@ -194,7 +268,7 @@ async def _send_once(mps: Mps, request: Mapping[str, Any]) -> Submitted:
         CloudError: The job certainly does not exist.
     """
     try:
-        return await mps.submit(**request)
+        return await mps.submit(**request.arguments())
     except CloudError as error:
         if surely_not_sent(error):
             raise
@@ -221,19 +295,21 @@ async def _wait(mps: Mps, job_id: str, wait_s: float) -> JobStatus:
         pause_s = min(pause_s * 1.5, _LONGEST_LOOK_S)
 
 
-def _print_end(answer: JobStatus, *, as_json: bool) -> None:
+def _print_end(answer: JobStatus, *, as_json: bool) -> bool:
+    """Print a job's end; returns whether it succeeded, which a job that has written nothing has not."""
     shown = typed(answer.function or "", answer.result, answer.output)
+    is_good = answer.state == JobState.SUCCESS and shown.code != NOT_WRITTEN_CODE
     if as_json:
         job = {"job_id": answer.job_id, "function": answer.function, "state": answer.state}
         result = {"code": shown.code, "message": shown.message, "result": shown.data, "typed": shown.fits}
         print_json({**job, **result, "user_data": decode_user_data(answer.user_data)})
-        return
-    is_good = answer.state == JobState.SUCCESS
+        return is_good
     print(printable(f"{answer.state}: {shown.summary if is_good else f'{shown.code}: {shown.message}'}"))
     if is_good:
         print(json_text(shown.data, indent=2))
     if shown.problem:
         _warn(shown.problem)
+    return is_good
 
 
 @dataclass(frozen=True, slots=True)

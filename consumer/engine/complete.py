@@ -28,9 +28,9 @@ from consumer.engine.breaker import Breaker
 from consumer.engine.delivery import Delivery
 from consumer.engine.outcome import NotReady, Unanswered, Unavailable, Unprocessable
 from consumer.errors import CloudError, Fault, text_of
-from consumer.job_state import ENDED, NOT_SAVED_CODE
+from consumer.job_state import ENDED
 from consumer.message.notification import Kind, Notification, Phase, contradictions, read_user_data
-from consumer.message.result import NOT_SAVED, JobResult, read_result
+from consumer.message.result import JobResult, read_result
 from consumer.ops.metrics import QueryResult
 from consumer.plugin.handler import NOT_WANTED, Handler, Job, Wanted
 from consumer.policy import Reason, Verify
@@ -236,9 +236,8 @@ def _validate(delivery: Delivery, handler: Handler, queue: str, answer: JobStatu
     # MPS may say no more of a failed job; then the message's own code and message are all there is.
     code, message = (notification.code, notification.message) if answer is None or failed else (None, None)
     read = None if text is None else read_result(text, output)
-    if read is not None and not read.is_saved:
-        failed, code, message = True, NOT_SAVED_CODE, f"{NOT_SAVED}: is the output bucket in the region of MPS?"
-    elif read is not None and (failed or answer is not None):
+    failed = failed or (read is not None and not read.is_written)
+    if read is not None and (failed or answer is not None):
         code, message = read.code or code, read.message or message
     result: object = None
     if handler.result is not None and not failed:

@@ -1,11 +1,11 @@
-"""CaptionExtraction. Result: family (a), SubRip files; with ``sep`` they differ only by name.
+"""CaptionExtraction. Result: family (a), SubRip files; with ``sep`` they differ only by name. IMS's is ``{}``.
 
 Source: facts/iproduction.md#captionextraction.
 """
 
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from consumer.functions.catalogue import Family, FilesResult, Function, Medium, ResultFile, Sample
 from consumer.functions.parameters import INFERRED, FunctionParams, decoded, inferred_error
@@ -51,9 +51,14 @@ class CaptionExtractionParams(FunctionParams):
 
 
 class CaptionExtractionResult(FilesResult):
-    """Result of a CaptionExtraction job."""
+    """Result of a CaptionExtraction job; without files it is the sister service's, and Output names the file."""
 
     files: list[ResultFile] = Field(alias="result", description="the .srt subtitle files, in the order they came")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_file_named(cls, data: object) -> object:
+        return {"result": []} if data == {} else data
 
 
 FUNCTION = Function(

@@ -1,6 +1,6 @@
 """MusicSegmentDetect. Result: family (a), ``{"result": [{"start": 39.32, "end": 63.85, "title": "副歌"}]}``.
 
-副歌 is a chorus.
+副歌 is a chorus. The sister service's result is the bare array of parts.
 
 Source: facts/iproduction.md#musicsegmentdetect.
 """
@@ -8,7 +8,7 @@ Source: facts/iproduction.md#musicsegmentdetect.
 from collections.abc import Sequence
 from random import Random
 
-from pydantic import Field, FiniteFloat, JsonValue
+from pydantic import Field, FiniteFloat, JsonValue, model_validator
 
 from consumer.functions.catalogue import Family, Function, Medium, ResultModel, Sample
 from consumer.functions.parameters import FunctionParams
@@ -33,6 +33,11 @@ class MusicSegmentDetectResult(ResultModel):
 
     # Documented is only "empty when there is no chorus": an absent list counts as an empty one.
     segments: list[MusicSegment] = Field(default_factory=list, alias="result", description="the parts, as they came")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _either_form(cls, data: object) -> object:
+        return {"result": data} if isinstance(data, list) else data
 
     @property
     def total_s(self) -> float:

@@ -64,6 +64,19 @@ _ENDINGS: Final = {
 _TEXTS: Final = frozenset({".srt", ".txt", ".json"})
 
 
+_API_NAMES: Final = {
+    "function": "FunctionName",
+    "params": "JobParams",
+    "input": "Input",
+    "output": "Output",
+    "user_data": "UserData",
+    "notify_url": "NotifyUrl",
+    "pipeline_id": "PipelineId",
+    "model_id": "ModelId",
+    "schedule_params": "ScheduleParams",
+}
+
+
 class FindingLevel(StrEnum):
     """What a finding means for the submission."""
 
@@ -150,17 +163,15 @@ class JobRequest:
 
         JobParams that fit the function's model are written as they are documented, all others as they came.
         """
-        given = {
-            "FunctionName": self.function_name,
-            "JobParams": _read_params(self, find(self.function_name), is_sandbox=True).text,
-            "Input": self.input,
-            "Output": self.output,
-            "UserData": self.user_data,
-            "NotifyUrl": self.notify_url,
-            "PipelineId": self.pipeline_id,
-            "ModelId": self.model_id,
-            "ScheduleParams": None if _is_null(self.schedule_params) else self.schedule_params,
-        }
+        return {_API_NAMES[name]: value for name, value in self.arguments().items()}
+
+    def arguments(self) -> dict[str, str]:
+        """The same by the names of these fields, for a call in Python."""
+        given = {name: getattr(self, name) for name in _API_NAMES}
+        given["function"] = self.function_name
+        given["params"] = _read_params(self, find(self.function_name), is_sandbox=True).text
+        if _is_null(self.schedule_params):
+            given["schedule_params"] = None
         return {name: value for name, value in given.items() if value is not None}
 
 

@@ -16,24 +16,28 @@ strings stay strings: only a model knows which are numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 from pydantic import JsonValue
 
+from consumer.job_state import NOT_WRITTEN_CODE
 from consumer.message.strict_json import Undecodable, parse, parse_container, shown, storable, text_or_json
 
-# Bounded as buckets and regions are: the match is put before every file's key.
-_OUTPUT = re.compile(r"oss://[^/\s]{1,63}\.oss-[a-z0-9-]{1,40}\.aliyuncs\.com(?=/|$)")
+# Bounded as buckets and regions are: the match is put before every file's key. The second form is IMS's.
+_OUTPUT = re.compile(r"oss://[^/\s]{1,63}\.oss-[a-z0-9-]{1,40}\.aliyuncs\.com(?=/|$)|oss://[^/\s.]{1,63}(?=/)")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILE_KEYS = frozenset({"file", "url"})
+_WRITTEN_KEYS = _FILE_KEYS | {"output"}
+"""Where a text can stand in place of a file; ``Output`` is in a detail of family (c)."""
 _OSS = "oss://"
-NOT_SAVED: Final = "oss fail to save the image in the given bucket"
+NOT_WRITTEN: Final = "oss fail to save the image in the given bucket"
 """The text in place of a file that was not written, State Success or not.
 
 Source: facts/iproduction.md#output-not-written.
 """
+_NOT_WRITTEN_MESSAGE: Final = f"{NOT_WRITTEN}: is the output bucket in the region of MPS?"
 _HEAD_KEYS = frozenset({"code", "message", "data"})
 
 
@@ -45,7 +49,8 @@ class JobResult:
         data: Input of a handler's model (see the module); ``None`` where nothing came.
         text: The text as it came, always kept (characters that no store keeps are spelt as escapes).
         problem: Why some layer did not parse, with layer and position; ``None`` when all did.
-        is_saved: ``False`` where some file was not written (``NOT_SAVED``): the job failed, whatever its State.
+        is_written: ``False`` where some file was not written: the job failed, whatever its State, and ``code`` and
+            ``message`` are ours. No key is completed to a URL then.
     """
 
     code: str | None
@@ -53,14 +58,17 @@ class JobResult:
     data: JsonValue
     text: str
     problem: str | None
-    is_saved: bool = True
+    is_written: bool = True
 
 
 def read_result(raw: JsonValue, output: str | None) -> JobResult:
     """Read one Result, JSON in a string or the object itself. Total: any value gives a ``JobResult``.
 
-    ``output`` is the job's, such as ``oss://BUCKET.oss-REGION.aliyuncs.com/x/{source}``; where it has another form,
-    files keep their bare keys. Source: facts/iproduction.md#result-families, facts/iproduction.md#submit-a-job.
+    ``output`` is the job's, such as ``oss://BUCKET.oss-REGION.aliyuncs.com/x/{source}`` or ``oss://BUCKET/x``; where it
+    has another form, files keep their bare keys.
+
+    Source: facts/iproduction.md#result-families, facts/iproduction.md#result-files,
+    facts/iproduction.md#sister-service-ims.
     """
     try:
         text = storable(text_or_json(raw) or "")
@@ -73,9 +81,9 @@ def read_result(raw: JsonValue, output: str | None) -> JobResult:
     except Undecodable as fault:
         return JobResult(None, None, text, text, _problem("Result", fault))
     read = JobResult(None, None, document, text, None) if isinstance(document, list) else _read_document(document, text)
-    for file in _files(read.data):
-        if file.lower().startswith(NOT_SAVED):
-            return replace(read, is_saved=False)
+    if any(entry.strip().lower().startswith(NOT_WRITTEN) for entry in _strings(read.data, _WRITTEN_KEYS)):
+        return replace(read, is_written=False, code=NOT_WRITTEN_CODE, message=_NOT_WRITTEN_MESSAGE)
+    for file in _strings(read.data, _FILE_KEYS):
         if _HAS_SCHEME.match(file) and not file.startswith(_OSS):
             problem = f"Result: expected a file as an object's key or an oss:// URL, came {shown(file)}"
             return replace(read, data=read.text, problem=problem)
@@ -114,16 +122,16 @@ def _problem(layer: str, fault: Undecodable) -> str:
     return str(Undecodable(layer, fault.reason, fault.position))
 
 
-def _files(value: JsonValue) -> Iterator[str]:
-    """Every file in a result, by key or URL."""
+def _strings(value: JsonValue, keys: Collection[str]) -> Iterator[str]:
+    """Every text that a result has under one of these keys."""
     if isinstance(value, list):
         for item in value:
-            yield from _files(item)
+            yield from _strings(item, keys)
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(item, str):
-                yield from _files(item)
-            elif key.lower() in _FILE_KEYS:
+                yield from _strings(item, keys)
+            elif key.lower() in keys:
                 yield item
 
 

@@ -12,6 +12,8 @@ from typing import Any
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
 
+BUCKET = "oss://b.oss-cn-hangzhou.aliyuncs.com"
+
 
 def test_the_whole_way(
     *,
@@ -31,7 +33,9 @@ def test_the_whole_way(
         *("--admin-port", "0", "--log-format", "json"),
     )
     port = started.wait_for(r'"admin_port":\s*(\d+)')[1]
-    assert cli("submit", "--function", "Cover", "--notify-url", queue, "--user-data", '{"order": 7}').code == 0
+    files = ("--input", f"{BUCKET}/a.mp4", "--output", f"{BUCKET}/{{source}}-{{sequenceId}}.jpg")
+    submit = ("submit", "--function", "Cover", *files, "--notify-url", queue)
+    assert cli(*submit, "--user-data", '{"order": 7}').code == 0
     line = started.wait_for('"my own cover".*')[0]
     assert re.search(r'"stills":\s*5', line)
     assert re.search(r'"order":\s*7', line)
@@ -72,7 +76,8 @@ def test_a_port_that_is_taken(
 
 def test_jobs_run(cli: Cli, process: Cli, keys: str, queue_url: QueueUrl, tmp_path: Path) -> None:
     """A job without a message is handled by its id, once; an unknown id ends with an error."""
-    job_id = cli("submit", "--function", "VideoClip").out.strip()
+    files = ("--input", f"{BUCKET}/a.mp4", "--output", f"{BUCKET}/b.mp4")
+    job_id = cli("submit", "--function", "VideoClip", *files).out.strip()
     argv = ("--shipped", "--notify-url", queue_url("by-hand"), "--store", str(tmp_path / "s.db"))
     time.sleep(0.3)
     first = process("jobs", "run", job_id, *argv)

@@ -10,9 +10,19 @@ from typing import Any
 
 import pytest
 
+from tests.patience import CROWD
+
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
 Spoil = Callable[..., None]
+
+BUCKET = "oss://b.oss-cn-hangzhou.aliyuncs.com"
+STILLS = f"{BUCKET}/{{source}}-{{sequenceId}}.jpg"
+FILES = ("--input", f"{BUCKET}/a.mp4", "--output", STILLS)
+PIPELINE = "39f8e0bc005e4f309379701645f4abcd"
+CLIP = ("--input", f"{BUCKET}/a.mp4", "--output", f"{BUCKET}/b.mp4", "--pipeline-id", PIPELINE)
+DEMIX = ("submit", "--function", "MusicDemix", "--pipeline-id", PIPELINE, "--force")
+COVER = ("submit", "--function", "Cover", *FILES, "--pipeline-id", PIPELINE)
 
 
 @pytest.fixture
@@ -30,61 +40,162 @@ def spoil(keys: str, fetch: Callable[..., str]) -> Iterator[Spoil]:
 @pytest.mark.parametrize(
     ("argv", "printed"),
     [
-        pytest.param(["--function", ""], "expected a FunctionName", id="no name"),
-        pytest.param(["--function", "Co ver"], "expected a FunctionName", id="a blank in it"),
-        pytest.param(["--function", "Cover", "--params", "{"], "expected a JSON object", id="no JSON"),
-        pytest.param(["--function", "Cover", "--params", "[1]"], "expected a JSON object", id="an array"),
-        pytest.param(["--function", "Cover", "--schedule-params", "1"], "--schedule-params", id="a number"),
-        pytest.param(["--function", "Cover", "--pipeline-id", "p"], "no region of MPS", id="MPS is not known"),
+        pytest.param(["--function", ""], "FunctionName: expected a FunctionName such as Cover; came ''", id="no name"),
+        pytest.param(["--function", "Co ver"], "FunctionName: expected", id="a blank in it"),
+        pytest.param(["--function", "Covr"], "did you mean Cover?", id="a misspelt name"),
+        pytest.param(["--params", "{"], "JobParams: expected a JSON object", id="no JSON"),
+        pytest.param(["--params", "[1]"], "JobParams: expected a JSON object", id="an array"),
+        pytest.param(["--param", "model=png"], "JobParams.model: expected what is made", id="a wrong parameter"),
+        pytest.param(["--param", "model"], "--param number 1: expected NAME=VALUE", id="no value"),
+        pytest.param(["--param", "=gif"], "--param number 1: expected NAME=VALUE", id="no name of a parameter"),
+        pytest.param(["--param", "a=1", "--param", "a=2"], "--param a: expected each name once", id="twice"),
+        pytest.param(["--param", "a=1", "--params", '{"a":1}'], "it is in --params too", id="in both"),
+        pytest.param(["--param", "a=1", "--params", "[]"], "--params '[]': expected a JSON object", id="no base"),
+        pytest.param(["--schedule-params", "1"], "ScheduleParams: expected a JSON object", id="a number"),
+        pytest.param(["--input", "a.mp4"], "Input: expected oss://BUCKET.oss-REGION", id="no URL"),
+        pytest.param(["--output", f"{BUCKET}/a.jpg"], "Output: expected {sequenceId} in it", id="no placeholder"),
+        pytest.param(
+            ["--notify-url", "mns://1.mns.cn-beijing.aliyuncs.com/queues/q"],
+            "Input: expected a bucket in cn-beijing, the region of MPS",
+            id="another region",
+        ),
+        pytest.param(["--region", "cn-beijing"], "says Success and writes nothing", id="MPS in another region"),
+        pytest.param(
+            ["--endpoint", "https://mts-vpc.cn-beijing.aliyuncs.com"], "a bucket in cn-beijing", id="by its address"
+        ),
+        pytest.param(["--pipeline-id", "p"], "PipelineId: expected 32 hex digits; came 'p'", id="no pipeline"),
+        pytest.param(["--params", '{"sandbox":{}}'], "JobParams.sandbox: expected parameters of MPS", id="orders"),
+        pytest.param([], "no region of MPS", id="MPS is not known"),
     ],
 )
 def test_refused(cli: Cli, argv: list[str], printed: str) -> None:
     """A wrong argument ends with 2 and names what was expected."""
-    ran = cli("submit", *argv)
+    ran = cli(*COVER, *argv)
     assert ran.code == 2
     assert printed in ran.err
     assert ran.out == ""
 
 
-def test_the_job_id_is_printed(cli: Cli, keys: str, queue_url: QueueUrl, fetch: Callable[[str], str]) -> None:
+def test_every_problem_is_printed_and_nothing_sent(cli: Cli, keys: str, fetch: Callable[..., str]) -> None:
+    """All problems come in one run, one line each, and MPS is not asked."""
+    before = submissions(keys, fetch)
+    ran = cli(
+        "submit", "--function", "Cover", "--param", "Model=png", "--output", f"{BUCKET}/{{Source}}.jpg", "--force"
+    )
+    assert ran.code == 2
+    fields = [line.removeprefix("error: ").split(":")[0] for line in ran.err.splitlines() if line.startswith("error:")]
+    assert fields == ["Output", "Input", "Output", "JobParams.Model"]
+    assert submissions(keys, fetch) == before
+
+
+def test_refused_as_json(cli: Cli) -> None:
+    """With --json the findings are one object on stdout, each with its field, level and source."""
+    ran = cli(*COVER, "--output", f"{BUCKET}/a.jpg", "--json")
+    found = json.loads(ran.out)
+    assert (ran.code, found["refused"]) == (2, True)
+    (finding,) = found["findings"]
+    assert (finding["field"], finding["level"]) == ("Output", "error")
+    assert finding["source"].endswith("#cover")
+
+
+def test_force(cli: Cli, keys: str, fetch: Callable[..., str]) -> None:
+    """What only an inferred rule refuses is sent with --force, as it came, with a warning; the error names the flag."""
+    argv = (*COVER, "--param", "mode=gif")
+    refused = cli(*argv)
+    assert refused.code == 2
+    assert "JobParams.mode: expected a documented parameter; did you mean Model?" in refused.err
+    assert "--force sends it all the same" in refused.err
+    sent = cli(*argv, "--force")
+    assert sent.code == 0
+    assert "warning: forced: JobParams.mode: expected" in sent.err
+    assert job_of(keys, fetch, sent.out)["function"] == "Cover"
+    shown = json.loads(cli(*argv, "--force", "--dry-run", "--json").out)
+    assert (shown["refused"], shown["request"]["JobParams"]) == (False, '{"mode":"gif"}')
+
+
+def test_typed_parameters(cli: Cli) -> None:
+    """Parameters of the command line are written with the type and the name that are documented."""
+    argv = ("--input", f"{BUCKET}/a.mp4", "--output", f"{BUCKET}/{{resultType}}", "--pipeline-id", PIPELINE)
+    given = ("--param", "fps=3", "--param", "sep=true", "--params", '{"track": "main"}')
+    ran = cli("submit", "--function", "CaptionExtraction", *argv, *given, "--dry-run", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert json.loads(ran.out)["request"]["JobParams"] == '{"fps":3,"sep":true,"track":"main"}'
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_dry_run(cli: Cli, keys: str, fetch: Callable[..., str], flags: tuple[str, ...]) -> None:
+    """A dry run prints the request as it would be sent, and sends nothing."""
+    before = submissions(keys, fetch)
+    ran = cli(*COVER, "--param", "model=gif", "--schedule-params", "null", "--dry-run", *flags)
+    request = {
+        "FunctionName": "Cover",
+        "JobParams": '{"Model":"gif"}',
+        "Input": f"{BUCKET}/a.mp4",
+        "Output": STILLS,
+        "PipelineId": PIPELINE,
+    }
+    assert ran.code == 0
+    if flags:
+        assert json.loads(ran.out) == {"refused": False, "findings": [], "request": request}
+    else:
+        assert ran.out.splitlines() == [f"{name}: {value}" for name, value in request.items()]
+    assert submissions(keys, fetch) == before
+
+
+def test_a_dry_run_needs_no_place(cli: Cli) -> None:
+    """Without keys and region the request is checked all the same."""
+    assert cli(*COVER, "--dry-run").code == 0
+    assert cli(*COVER, "--dry-run", "--param", "model=png").code == 2
+
+
+def test_another_account(cli: Cli, queue_url: QueueUrl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NotifyUrl of an account that the settings do not consume is refused."""
+    monkeypatch.setenv("MNS_CONSUMER_NOTIFY_URL", queue_url("mine"))
+    ran = cli(*COVER, "--notify-url", queue_url("mine").replace("3456.", "6543."), "--dry-run")
+    assert ran.code == 2
+    assert "NotifyUrl: expected a queue of account 1234567890123456" in ran.err
+
+
+def job_of(keys: str, fetch: Callable[..., str], printed: str) -> dict[str, Any]:
+    """The sandbox's record of the job whose id a command printed."""
+    jobs: list[dict[str, Any]] = json.loads(fetch(f"{keys}/_sandbox/jobs"))
+    return next(job for job in jobs if job["job_id"] == printed.strip())
+
+
+def test_the_job_id_is_printed(cli: Cli, keys: str, queue_url: QueueUrl, fetch: Callable[..., str]) -> None:
     """The JobId is all that stdout gets, and MPS knows the job with every parameter."""
     ran = cli(
-        *("submit", "--function", "Cover", "--params", '{"Model":"gif"}', "--pipeline-id", "p1", "--model-id", "m"),
-        *(
-            "--input",
-            "oss://b.oss-cn-hangzhou.aliyuncs.com/a.mp4",
-            "--output",
-            "oss://b.oss-cn-hangzhou.aliyuncs.com/o",
-        ),
-        *("--user-data", "mine", "--notify-url", queue_url("sub"), "--schedule-params", "{}"),
+        *(*COVER, "--params", '{"Model":"gif"}', "--model-id", "m", "--user-data", "mine"),
+        *("--notify-url", queue_url("sub"), "--schedule-params", "{}"),
     )
     assert (ran.code, ran.err) == (0, "")
-    job = next(job for job in json.loads(fetch(f"{keys}/_sandbox/jobs")) if job["job_id"] == ran.out.strip())
+    job = job_of(keys, fetch, ran.out)
     assert (job["function"], job["user_data"], job["notify_queue"]) == ("Cover", "mine", "sub")
 
 
 def test_json_output(cli: Cli, keys: str) -> None:
     """With --json the ids come as one object; a missing NotifyUrl is a warning on stderr."""
-    ran = cli("submit", "--function", "Cover", "--json")
+    ran = cli("submit", "--function", "Cover", *FILES, "--json")
     assert ran.code == 0
     assert len(json.loads(ran.out)["job_id"]) == 32
-    assert "neither --notify-url nor --pipeline-id" in ran.err
+    assert "warning: NotifyUrl: expected one, or a PipelineId" in ran.err
 
 
 @pytest.mark.parametrize(
     ("name", "hint"), [("Covr", "did you mean Cover?"), ("Qqqqqqqq", "documented are AudioBeatDetection")]
 )
-def test_unknown_names_are_sent(cli: Cli, keys: str, name: str, hint: str) -> None:
-    """A name outside of the documented ones is warned of, and sent all the same."""
-    ran = cli("submit", "--function", name, "--pipeline-id", "p")
-    assert ran.code == 0
-    assert hint in ran.err
+def test_unknown_names_are_sent_by_force(cli: Cli, keys: str, name: str, hint: str) -> None:
+    """A name outside of the documented ones is refused with the nearest one, and sent with --force."""
+    argv = ("submit", "--function", name, "--pipeline-id", PIPELINE)
+    refused = cli(*argv)
+    assert refused.code == 2
+    assert hint in refused.err
+    assert cli(*argv, "--force").code == 0
 
 
 def test_waiting_prints_the_typed_result(cli: Cli, keys: str) -> None:
     """With --wait the end is printed: state, summary, the typed result."""
-    output = "oss://b.oss-cn-hangzhou.aliyuncs.com/{source}-{sequenceId}.jpg"
-    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--output", output, "--wait")
+    ran = cli(*COVER, "--wait")
     assert ran.code == 0
     assert "Success: stills: 5, best:" in ran.out
     assert '"Url": "oss://b.oss-cn-hangzhou.aliyuncs.com/' in ran.out
@@ -92,7 +203,7 @@ def test_waiting_prints_the_typed_result(cli: Cli, keys: str) -> None:
 
 def test_waiting_as_json(cli: Cli, keys: str) -> None:
     """With --wait and --json stdout is one object, typed and with UserData decoded."""
-    ran = cli("submit", "--function", "VideoClip", "--pipeline-id", "p", "--user-data", '{"a":1}', "--wait", "--json")
+    ran = cli("submit", "--function", "VideoClip", *CLIP, "--user-data", '{"a":1}', "--wait", "--json")
     found = json.loads(ran.out)
     assert (ran.code, found["state"], found["typed"], found["user_data"]) == (0, "Success", True, {"a": 1})
 
@@ -100,15 +211,27 @@ def test_waiting_as_json(cli: Cli, keys: str) -> None:
 def test_a_failed_job(cli: Cli, keys: str) -> None:
     """A failed job ends with 1 and its own code and message."""
     params = '{"sandbox":{"fail":{"code":"Bad","message":"worse"}}}'
-    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--params", params, "--wait")
+    ran = cli(*COVER, "--params", params, "--wait")
     assert ran.code == 1
     assert "Fail: Bad: worse" in ran.out
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_success_that_wrote_nothing(cli: Cli, keys: str, flags: tuple[str, ...]) -> None:
+    """A job that says Success and has written no file is a failed one: exit code 1, a code of its own, no URL."""
+    text = "oss fail to save the image in the given bucket"
+    params = json.dumps({"sandbox": {"result": {"Code": "Success", "Data": json.dumps([{"Url": text}])}}})
+    ran = cli(*COVER, "--params", params, "--wait", *flags)
+    assert ran.code == 1
+    assert "OutputNotWritten" in ran.out
+    assert f"{text}: is the output bucket in the region of MPS?" in ran.out
+    assert f"{BUCKET}/{text}" not in ran.out
 
 
 def test_a_result_that_does_not_fit(cli: Cli, keys: str) -> None:
     """A result of another shape is printed as it came, with a warning why."""
     params = '{"sandbox":{"result":{"Code":"Success","Data":"[{\\"Score\\":\\"high\\"}]"}}}'
-    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--params", params, "--wait")
+    ran = cli(*COVER, "--params", params, "--wait")
     assert ran.code == 0
     assert "does not fit CoverResult" in ran.err
     assert '"Score": "high"' in ran.out
@@ -116,7 +239,7 @@ def test_a_result_that_does_not_fit(cli: Cli, keys: str) -> None:
 
 def test_a_function_without_a_model(cli: Cli, keys: str) -> None:
     """The result of an unknown FunctionName is printed as it came."""
-    ran = cli("submit", "--function", "MusicDemix", "--pipeline-id", "p", "--wait", "--json")
+    ran = cli(*DEMIX, "--wait", "--json")
     found = json.loads(ran.out)
     assert (ran.code, found["typed"], found["result"]) == (0, False, {"Details": []})
 
@@ -124,7 +247,7 @@ def test_a_function_without_a_model(cli: Cli, keys: str) -> None:
 def test_waiting_ends(cli: Cli, keys: str) -> None:
     """The error for a job that runs longer than the wait names the flag that waits longer."""
     params = '{"sandbox":{"stuck":true}}'
-    argv = ("submit", "--function", "Cover", "--pipeline-id", "p", "--params", params, "--wait", "--wait-seconds")
+    argv = (*COVER, "--params", params, "--wait", "--wait-seconds")
     ran = cli(*argv, "0.3")
     assert ran.code == 1
     assert "still Analysing after 0.3 s" in ran.err
@@ -132,7 +255,7 @@ def test_waiting_ends(cli: Cli, keys: str) -> None:
 
 def test_keys_by_flag(cli: Cli, sandbox_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Address and id may stand on the command line, the secret may not; the error for wrong keys says so."""
-    argv = ["submit", "--function", "Cover", "--pipeline-id", "p", "--endpoint", sandbox_url, "--access-key-id"]
+    argv = [*COVER, "--endpoint", sandbox_url, "--access-key-id"]
     assert cli(*argv, "alone").code == 78
     refused = cli(*argv, "sandbox", "--access-key-secret", "sandbox")
     assert refused.code == 2
@@ -152,10 +275,10 @@ def test_the_settings_queue(
     monkeypatch.delenv("MNS_CONSUMER_ENDPOINT")
     monkeypatch.setenv("MNS_CONSUMER_MPS_ENDPOINT", sandbox_url)
     monkeypatch.setenv("MNS_CONSUMER_NOTIFY_URL", queue_url("mine"))
-    assert cli("submit", "--function", "Cover", "--pipeline-id", "p").code == 0
-    assert cli("submit", "--function", "Cover", "--notify-url", queue_url("mine")).code == 0
+    assert cli(*COVER).code == 0
+    assert cli(*COVER, "--notify-url", queue_url("mine")).code == 0
     monkeypatch.delenv("MNS_CONSUMER_NOTIFY_URL")
-    assert cli("submit", "--function", "Cover", "--region", "cn-beijing", "--pipeline-id", "p").code == 0
+    assert cli(*COVER, "--region", "cn-hangzhou").code == 0
 
 
 def submissions(keys: str, fetch: Callable[..., str]) -> int:
@@ -181,7 +304,7 @@ def test_a_lost_answer(
     """After a lost answer the job may exist: that is said with what to do, 76, and nothing is sent again."""
     before = submissions(keys, fetch)
     spoil(**fault)
-    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--wait")
+    ran = cli(*COVER, "--wait")
     assert (ran.code, ran.out) == (76, "")
     assert code in ran.err
     assert "the job may exist and be billed" in ran.err
@@ -195,7 +318,7 @@ def test_a_lost_answer(
 def test_nothing_was_sent(cli: Cli, keys: str, endpoint: str | None, code: str) -> None:
     """A failure before anything was sent is an ordinary one."""
     place = endpoint or keys.replace("http:", "https:")
-    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--endpoint", place)
+    ran = cli(*COVER, "--endpoint", place)
     assert ran.code == 1
     assert code in ran.err
     assert "may exist" not in ran.err
@@ -204,7 +327,7 @@ def test_nothing_was_sent(cli: Cli, keys: str, endpoint: str | None, code: str) 
 def test_a_refusal_is_certain(cli: Cli, spoil: Spoil) -> None:
     """A refused submission made no job; a missing right is named."""
     spoil("error", status=400, code="Forbidden.RAM")
-    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p")
+    ran = cli(*COVER)
     assert ran.code == 1
     assert "grant mts:SubmitIProductionJob" in ran.err
     assert "may exist" not in ran.err
@@ -216,8 +339,8 @@ def test_an_interrupted_submission(
     """Ctrl-C while MPS is asked says that the job may exist."""
     before = submissions(keys, fetch)
     spoil("hang")
-    running = start("submit", "--function", "Cover", "--pipeline-id", "p")
-    until = time.monotonic() + 10
+    running = start(*COVER)
+    until = time.monotonic() + CROWD * 10
     while submissions(keys, fetch) == before and time.monotonic() < until:
         time.sleep(0.02)
     assert running.end(signal.SIGINT) == 130
@@ -228,7 +351,7 @@ def test_an_interrupted_submission(
 def test_a_lost_end_keeps_the_job_id(cli: Cli, spoil: Spoil, flags: tuple[str, ...]) -> None:
     """When MPS can't be asked for the end of a submitted job, the error names the job."""
     spoil("error", "query", status=403, code="Forbidden.RAM")
-    ran = cli("submit", "--function", "Cover", "--pipeline-id", "p", "--wait", *flags)
+    ran = cli(*COVER, "--wait", *flags)
     assert ran.code == 1
     job_id = ran.err.split("error: job ")[1].split()[0]
     assert len(job_id) == 32
@@ -238,7 +361,7 @@ def test_a_lost_end_keeps_the_job_id(cli: Cli, spoil: Spoil, flags: tuple[str, .
 
 def test_parameters_of_null(cli: Cli, keys: str) -> None:
     """The JSON text null stands for a parameter that is not given."""
-    argv = ("submit", "--function", "Cover", "--pipeline-id", "p", "--schedule-params", "null", "--params", "null")
+    argv = (*COVER, "--schedule-params", "null", "--params", "null")
     assert cli(*argv).code == 0
 
 
@@ -247,7 +370,7 @@ def test_texts_of_mps_do_not_steer_a_terminal(cli: Cli, keys: str, flags: tuple[
     """Control characters, C1, bidi marks and line breaks in what MPS says are escaped, in text and in JSON."""
     evil = "a\x1b[2Jb\x9bc\u202ed\u2028e\nf\x7f"
     params = json.dumps({"sandbox": {"fail": {"code": evil, "message": evil}}})
-    argv = ("submit", "--function", "Cover", "--pipeline-id", "p", "--params", params, "--user-data", evil, "--wait")
+    argv = (*COVER, "--params", params, "--user-data", evil, "--wait")
     ran = cli(*argv, *flags)
     assert ran.code == 1
     assert all(line.isprintable() for line in (ran.out + ran.err).split("\n"))
@@ -262,7 +385,7 @@ def test_a_result_is_escaped(cli: Cli, keys: str) -> None:
     """A result is printed as JSON that reads the same and holds nothing that can't be printed."""
     data = {"Details": [], "evil": "\x1b]0;x\x07\u202e\U000e0001"}
     params = json.dumps({"sandbox": {"result": data}})
-    ran = cli("submit", "--function", "MusicDemix", "--pipeline-id", "p", "--params", params, "--wait")
+    ran = cli(*DEMIX, "--params", params, "--wait")
     assert ran.code == 0
     lines = ran.out.split("\n")
     assert all(line.isprintable() for line in lines)

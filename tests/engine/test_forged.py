@@ -269,8 +269,8 @@ async def test_an_inline_result_is_used_only_where_it_is_trusted(sandbox: Sandbo
     assert sandbox.log.by_operation["QueryIProductionJob"] == 0
 
 
-async def test_a_success_that_saved_nothing_is_a_failed_job(sandbox: Sandbox, serve: Serve) -> None:
-    """A job whose files are the text of a failed save reaches its handler as failed, with a code that says so."""
+async def test_a_success_that_wrote_nothing_is_a_failed_job(sandbox: Sandbox, serve: Serve) -> None:
+    """A job whose files are the text of a failed write reaches its handler as failed, with a code that says so."""
     seen: list[tuple[bool, str | None]] = []
 
     async def cover(job: Job[Any]) -> None:
@@ -284,4 +284,4 @@ async def test_a_success_that_saved_nothing_is_a_failed_job(sandbox: Sandbox, se
     sandbox.put(QUEUE, body(job_id).decode())
     async with serve(handlers(Cover=cover)) as daemon:
         await daemon.emptied()
-    assert seen == [(True, "OutputNotSaved")]
+    assert seen == [(True, "OutputNotWritten")]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from consumer.functions.catalogue import find, names
 from consumer.message.result import read_result
 from consumer.sandbox.jobs import SandboxJob
-from mns_consumer.functions import CoverResult, ImageCartoonizeResult
+from mns_consumer.functions import AudioQualityAssessmentResult, CoverResult, ImageCartoonizeResult
 
 OUTPUT = "oss://b.oss-cn-hangzhou.aliyuncs.com/out/{source}-{timestamp}-{sequenceId}.x"
 BASE = "oss://b.oss-cn-hangzhou.aliyuncs.com"
@@ -48,6 +48,27 @@ ONE_DETAIL = (
     '{"Code":"Success","Details":[{"Status":"Success","Input":"a.mp4","Output":"b.mp4"}],"Message":"Successful."}'
 )
 SPANS = '{"VideoSummaryList":[{"StartTime":"1.0","EndTime":"4.52"},{"StartTime":"7","EndTime":"8.5"}]}'
+QUALITY = json.dumps(
+    [
+        {
+            "Tag": "Valid",
+            "MOS(0-5)": "3.41",
+            "MOS": "Good",
+            "Discontinuity(0-5)": 4.5,
+            "Coloration(0-5)": 3.5,
+            "Noisiness(0-5)": 3.25,
+            "Loudness(0-5)": 4,
+            "Loudness(-90dB-0dB)": -20.5,
+            "Worst Noisiness(0-5)": 2.5,
+            "Speech Ratio": 0.75,
+            "Double Talk Ratio(%)": 1.5,
+            "Bad Mute Ratio(%)": 0,
+            "Saturated Ratio(%)": 0.5,
+        },
+        {"Tag": "Mute", "MOS(0-5)": 0},
+    ]
+)
+"""The sister service's array, with a key that no page names exactly."""
 NO_FILE = "no file named, see the output of the job"
 
 
@@ -118,6 +139,22 @@ def summary_of(function: str, raw: JsonValue) -> str:
             id="an output of another form",
         ),
         *(pytest.param(name, NO_DETAILS, '{"Details": []}', id=name) for name in UNKNOWN),
+        *(pytest.param(name, "{}", "{}", id=f"{name}, empty") for name in ("FaceBeauty", "SpeechDenoise")),
+        pytest.param("CaptionExtraction", "{}", "files: 0, first: none", id="the sister service's captions"),
+        pytest.param(
+            "MusicSegmentDetect",
+            '[{"start":39.32,"end":63.85,"title":"副歌"}]',
+            "segments: 1, together 24.53 s, first 39.32-63.85 s 副歌",
+            id="the sister service's choruses",
+        ),
+        pytest.param("MusicSegmentDetect", "[]", "segments: 0", id="the sister service's, no chorus"),
+        pytest.param(
+            "AudioQualityAssessment", QUALITY, "channels: 2 (Valid, Mute), worst: MOS 3.41 Good", id="two channels"
+        ),
+        pytest.param("AudioQualityAssessment", "[]", "channels: 0 (none)", id="no channel"),
+        pytest.param("AudioQualityAssessment", "[3]", "[3]", id="an array of another form"),
+        pytest.param("AudioQualityAssessment", '[{"MOS(0-5)":"high"}]', '[{"MOS(0-5)": "high"}]', id="no score"),
+        pytest.param("AudioQualityAssessment", '{"MOS":3}', '{"MOS": 3}', id="a quality of another form"),
     ],
 )
 @pytest.mark.parametrize("inline", [False, True], ids=["text", "object"])
@@ -186,6 +223,27 @@ def test_both_spellings(function: str, as_sent: JsonValue, as_named: JsonValue) 
     assert type(found).model_validate_json(found.model_dump_json()) == found
 
 
+def test_the_values_of_a_quality_assessment() -> None:
+    """Each channel is typed; a score that means nothing is no worst one, and other keys are kept."""
+    found = AudioQualityAssessmentResult.model_validate(json.loads(QUALITY))
+    first, second = found.channels
+    assert (first.tag, first.mos, first.band, first.is_valid) == ("Valid", 3.41, "Good", True)
+    assert (first.discontinuity, first.coloration, first.noisiness, first.loudness) == (4.5, 3.5, 3.25, 4)
+    assert (first.loudness_db, first.speech_ratio) == (-20.5, 0.75)
+    assert (first.double_talk_percent, first.bad_mute_percent, first.saturated_percent) == (1.5, 0, 0.5)
+    assert first.model_extra == {"Worst Noisiness(0-5)": 2.5}
+    assert not second.is_valid
+    assert found.worst is first
+    assert AudioQualityAssessmentResult.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize("data", [None, "text", 7, {"MOS": 3}, [3], [{"MOS(0-5)": "high"}]])
+def test_a_quality_of_another_form_is_kept(data: JsonValue) -> None:
+    """MPS's form is not documented: whatever is no array of channels is handed on as it came."""
+    found = AudioQualityAssessmentResult.model_validate(data)
+    assert (found.channels, found.other, found.worst) == ([], data, None)
+
+
 def test_what_is_not_documented_is_kept() -> None:
     """Fields that are not documented are kept, at the top and in each part."""
     sent: JsonValue = {"result": [{"file": "u", "size": 7}], "cost_ms": 12}
@@ -195,7 +253,8 @@ def test_what_is_not_documented_is_kept() -> None:
 @pytest.mark.parametrize(
     ("function", "data"),
     [
-        *(pytest.param(name, {}, id=f"{name} without files") for name in FILE_MAKERS),
+        *(pytest.param(name, {}, id=f"{name} without files") for name in FILE_MAKERS if name != "CaptionExtraction"),
+        pytest.param("CaptionExtraction", {"results": []}, id="captions of another form"),
         *(pytest.param(name, {"result": [{"file": ""}]}, id=f"{name} with an empty name") for name in FILE_MAKERS),
         *(pytest.param(name, {"result": [{"file": 7}]}, id=f"{name} with a number") for name in FILE_MAKERS),
         *(pytest.param(name, {"Details": {}}, id=f"{name} with details that are no list") for name in DETAILS_ONLY),

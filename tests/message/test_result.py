@@ -197,7 +197,9 @@ def test_each_rule(raw: JsonValue, expected: JobResult) -> None:
             "oss://b.oss-cn-hangzhou.aliyuncs.com", "a", "oss://b.oss-cn-hangzhou.aliyuncs.com/a", id="no template"
         ),
         pytest.param("oss://b.oss-cn-hangzhou.aliyuncs.com.evil/x", "a", "a", id="another host"),
-        pytest.param("oss://bucket/key", "a", "a", id="no endpoint"),
+        pytest.param("oss://bucket/key", "a", "oss://bucket/a", id="the sister service's form"),
+        pytest.param("oss://bucket", "a", "a", id="a bucket without a key"),
+        pytest.param("oss://bucket.example.com/key", "a", "a", id="an endpoint elsewhere"),
         pytest.param("", "a", "a", id="no Output"),
         pytest.param(None, "a", "a", id="Output unknown"),
     ],
@@ -222,13 +224,32 @@ def test_a_file_elsewhere_is_a_problem(name: str, url: str) -> None:
     assert url in found.problem
 
 
-@pytest.mark.parametrize("name", ["file", "Url"])
-def test_a_file_that_was_not_saved_is_recognised(name: str) -> None:
-    """A job that says Success and has written nothing has a text in place of a file."""
-    text = "oss fail to save the image in the given bucket"
-    raw: JsonValue = {"Code": "Success", "Data": json.dumps([{name: "a.jpg"}, {name: text}])}
-    assert not read_result(raw, OUTPUT).is_saved
-    assert read_result({"Code": "Success", "Data": json.dumps([{"title": text}])}, OUTPUT).is_saved
+NOT_WRITTEN = "oss fail to save the image in the given bucket"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param({"Data": json.dumps([{"Url": "a.jpg"}, {"Url": NOT_WRITTEN}])}, id="a still"),
+        pytest.param({"Data": json.dumps({"result": [{"file": NOT_WRITTEN}]})}, id="a file"),
+        pytest.param({"Data": {"result": [{"file": f" {NOT_WRITTEN.upper()}."}]}}, id="in capitals, with more"),
+        pytest.param({"Details": [{"Status": "Success", "Output": NOT_WRITTEN}]}, id="an output in the details"),
+        pytest.param({"result": [{"file": NOT_WRITTEN}]}, id="without a head"),
+    ],
+)
+def test_a_file_that_was_not_written_is_recognised(result: dict[str, JsonValue]) -> None:
+    """A job that says Success and has written nothing has a text in place of a file, which never becomes a URL."""
+    found = read_result({"Code": "Success", **result}, OUTPUT)
+    assert (found.is_written, found.code) == (False, "OutputNotWritten")
+    assert found.message is not None
+    assert found.message.endswith("is the output bucket in the region of MPS?")
+    assert "oss://" not in json.dumps(found.data)
+
+
+def test_the_text_elsewhere_means_nothing() -> None:
+    """The same text in a field that names no file is only text."""
+    found = read_result({"Code": "Success", "Data": json.dumps([{"title": NOT_WRITTEN}])}, OUTPUT)
+    assert (found.is_written, found.code) == (True, "Success")
 
 
 def test_a_value_that_can_not_be_written() -> None:

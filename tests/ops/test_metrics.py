@@ -143,7 +143,7 @@ def test_labels_are_bounded(names: list[str]) -> None:
     [
         (None, "none"),
         ("Success", "success"),
-        ("OutputNotSaved", "not_saved"),
+        ("OutputNotWritten", "not_written"),
         ("InvalidParameter.NotFound", "invalid_parameter"),
         ("InvalidParameterX", "other"),
     ],

@@ -66,9 +66,11 @@ export MNS_CONSUMER_ACCESS_KEY_ID=sandbox MNS_CONSUMER_ACCESS_KEY_SECRET=sandbox
 export MNS_CONSUMER_NOTIFY_URL=mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/jobs
 export MNS_CONSUMER_HANDLERS_DIR=films MNS_CONSUMER_STORE=films.db
 mns-consumer run &
-JOBID=$(mns-consumer submit --function Cover --notify-url $MNS_CONSUMER_NOTIFY_URL)
+BUCKET=oss://demo.oss-cn-hangzhou.aliyuncs.com
+COVER="--function Cover --input $BUCKET/film.mp4 --output $BUCKET/{sequenceId}.jpg"
+JOBID=$(mns-consumer submit $COVER --notify-url $MNS_CONSUMER_NOTIFY_URL)
 FAIL='{"sandbox": {"fail": {"message": "no picture"}}}'
-mns-consumer submit --function Cover --notify-url $MNS_CONSUMER_NOTIFY_URL --params "$FAIL"
+mns-consumer submit $COVER --notify-url $MNS_CONSUMER_NOTIFY_URL --params "$FAIL"
 """
 """The README's daemon, with one job done and one set aside: what the pages for operators begin with."""
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from consumer.functions.audio_mixing import AudioMixingParams as AudioMixingParams
     from consumer.functions.audio_mixing import AudioMixingResult as AudioMixingResult
     from consumer.functions.audio_mixing import MixedFile as MixedFile
+    from consumer.functions.audio_quality_assessment import AudioChannel as AudioChannel
     from consumer.functions.audio_quality_assessment import AudioQualityAssessmentParams as AudioQualityAssessmentParams
     from consumer.functions.audio_quality_assessment import AudioQualityAssessmentResult as AudioQualityAssessmentResult
     from consumer.functions.caption_extraction import CaptionExtractionParams as CaptionExtractionParams
