@@ -343,6 +343,18 @@ MUTATIONS: Final = (
         rewrite("_.trust_inline_result and _1", "_1"),
         ("tests/engine/test_forged.py",),
     ),
+    Mutation(
+        "A letter's row says from the start that its hook is due.",
+        "engine: _letter",
+        rewrite("delivery.rules.registry.letter_hook is None", "True"),
+        ("tests/in_memory/test_letter_hooks.py",),
+    ),
+    Mutation(
+        "A hook that has failed stays due.",
+        "engine: LetterHooks._call",
+        rewrite("failure is None", "True"),
+        ("tests/in_memory/test_letter_hooks.py",),
+    ),
     # Secrets, logs and the admin server.
     Mutation(
         "No secret is stored in a dead letter's error.",

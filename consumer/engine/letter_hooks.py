@@ -98,7 +98,7 @@ class LetterHooks:
         job = stored.letter.job
         with LogFields(queue=self._lane.name, letter=stored.id, function=job.function, job_id=job.job_id):
             result, failure = await self._within_limit(hook, _users_letter(stored, self._lane.name))
-            if failure is None:
+            if succeeded := failure is None:
                 await self._lane.store.persist(self._lane.store.ledger.hook_done, stored.id)
                 log.debug("dead-letter hook done")
             elif self._is_cut:
@@ -107,7 +107,7 @@ class LetterHooks:
             else:
                 self._log_failure(stored, failure)
             self._lane.metrics.letter_hooks[result].inc()
-            return failure is None
+            return succeeded
 
     async def _within_limit(self, hook: LetterHook, letter: Letter) -> tuple[LetterHookResult, Exception | None]:
         """Call the hook, and cancel it once after its limit; how it ended, and why it failed."""

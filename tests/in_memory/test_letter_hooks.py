@@ -72,7 +72,7 @@ async def test_a_hook_is_called_once_for_each_letter(queue: MemoryQueue, store: 
         for number in range(6):
             queue.put(body(f"{number:032x}", UserData='{"film": 7}', State="Success"))
         queue.put(body("f" * 32, "NoSuchFunction"))
-        await daemon.until(lambda: len(seen) == 7)
+        await daemon.until(lambda: len(seen) == 7, within_s=5)
         await anyio.sleep(4000)
         assert len(seen) == 7
         assert calls(daemon, "done") == 7

@@ -3,6 +3,7 @@
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import anyio
@@ -200,6 +201,35 @@ async def test_counting_letters_reads_their_index(ledgers: list[PostgresLedger])
     text = "\n".join(row[0] for row in plan)
     assert "mns_consumer_letter_waiting" in text
     assert "Seq Scan" not in text
+
+
+async def test_replicas_share_the_hooks(ledgers: list[PostgresLedger], make_letter: MakeLetter) -> None:
+    """Of daemons that take due hooks at the same time each letter goes to one, and none waits for another."""
+    for number in range(40):
+        await ledgers[0].claim(f"k{number}", 60)
+        await ledgers[0].set_aside(replace(make_letter(f"k{number}"), hook_at=0.0))
+    queue = make_letter("k").job.queue
+    taken: list[int] = []
+
+    async def take_all(ledger: PostgresLedger) -> None:
+        while some := await ledger.take_due_hooks(queue, limit=3, least_s=60, most_s=3600):
+            taken.extend(one.id for one in some)
+
+    async with anyio.create_task_group() as tasks:
+        for ledger in ledgers:
+            tasks.start_soon(take_all, ledger)
+    assert sorted(taken) == list(range(1, 41))
+
+
+async def test_due_hooks_read_their_index(ledgers: list[PostgresLedger]) -> None:
+    """Looking for due hooks reads none of the letters that have none."""
+    link = ledgers[0]._upkeep
+    plan = await link.run(
+        lambda connection: connection.fetch(f"EXPLAIN {postgres_statements.TAKE_DUE_HOOKS}", "q", 4, 60.0, 3600.0)
+    )
+    text = "\n".join(row[0] for row in plan)
+    assert "Index Scan using mns_consumer_letter_hook" in text
+    assert "Seq Scan on mns" not in text
 
 
 @pytest.mark.parametrize("statement", [*postgres_statements._PRUNE, postgres_statements._PRUNE_LETTERS])

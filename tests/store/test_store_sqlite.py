@@ -29,7 +29,7 @@ from consumer.store.sqlite import statements as sqlite_statements
 from consumer.store.sqlite.database import SqliteDatabase
 from consumer.store.sqlite.files import FileOwner
 from consumer.store.sqlite.ledger import SqliteLedger
-from consumer.store.sqlite.statements import COUNT_WAITING, INSERT_JOB, job_row
+from consumer.store.sqlite.statements import COUNT_WAITING, FIND_DUE_HOOKS, INSERT_JOB, job_row
 from tests.store.records import ended, record, run
 from tests.stores import new_file, operators_at
 
@@ -622,6 +622,13 @@ def test_counting_letters_reads_their_index(sqlite_path: Path) -> None:
     with closing(new_file(sqlite_path)) as connection:
         ((*_, step),) = connection.execute(f"EXPLAIN QUERY PLAN {COUNT_WAITING}").fetchall()
     assert step == "SCAN letter USING COVERING INDEX letter_waiting"
+
+
+def test_due_hooks_read_their_index(sqlite_path: Path) -> None:
+    """Looking for due hooks reads none of the letters that have none, and sorts nothing."""
+    with closing(new_file(sqlite_path)) as connection:
+        ((*_, step),) = connection.execute(f"EXPLAIN QUERY PLAN {FIND_DUE_HOOKS}", ("q", 1.0, 4)).fetchall()
+    assert step == "SEARCH letter USING INDEX letter_hook (queue=? AND hook_at<?)"
 
 
 async def test_times_are_found_after_the_clock_was_set_back(sqlite_path: Path, make_letter: MakeLetter) -> None:
