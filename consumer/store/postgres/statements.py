@@ -214,7 +214,7 @@ _LETTERS_COLUMNS_SQL: Final = ", ".join(f"letter.{name}" for name in STORED_LETT
 TAKE_DUE_HOOKS: Final = f"""WITH begun AS (SELECT extract(epoch FROM statement_timestamp())::float8 AS at), due AS (
   SELECT id FROM mns_consumer_letter
   WHERE queue = $1 AND hook_at <= extract(epoch FROM statement_timestamp())::float8 AND replay = 'set_aside'
-  ORDER BY hook_at, id LIMIT $2 FOR UPDATE SKIP LOCKED)
+  ORDER BY hook_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 UPDATE mns_consumer_letter AS letter
 SET hook_at = begun.at + least(greatest(begun.at - letter.stored_at, $3), $4)
 FROM due, begun WHERE letter.id = due.id RETURNING {_LETTERS_COLUMNS_SQL}"""  # noqa: S608 - see above
