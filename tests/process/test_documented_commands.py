@@ -43,6 +43,7 @@ SHOWN: Final = {
     "operations": ("job_failed", '"event":"stopped"'),
     "dead-letters": ("job_failed", "no picture"),
     "deploy": (),
+    "metrics": ("mns_consumer_jobs_total",),
 }
 """By page with blocks to run: words of their output."""
 HELPERS: Final = """
