@@ -50,7 +50,7 @@ def status(app: App) -> dict[str, Any]:
 def reload_json(problems: list[str], handlers: list[str]) -> Mapping[str, Any]:
     """The answer of a reload that has just ended."""
     return {
-        "result": "refused" if problems else "applied",
+        "outcome": "refused" if problems else "applied",
         "at": _iso(time.time()),
         "problems": problems,
         "handlers": handlers,

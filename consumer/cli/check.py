@@ -123,7 +123,7 @@ def bad(what: str, text: str, queue: str | None = None, code: ExitCode = ExitCod
     return Finding(Severity.BAD, what, text, queue, code)
 
 
-@takes_settings
+@takes_settings()
 def check(
     flags: SettingsFlags,
     *,

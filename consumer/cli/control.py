@@ -5,6 +5,7 @@ Neither loads the settings: a daemon must be found also while they are wrong.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from consumer.cli.output import JsonFlag, age_text, one_line, print_fields, print_json, print_table
+from consumer.cli.output import JsonFlag, age_text, one_line, print_json, print_list, print_places, value_text
 from consumer.instance import find_socket
 from consumer.ops.control import ask
 from consumer.ops.sanitize import printable
@@ -29,13 +30,21 @@ SocketFlag = Annotated[
 ]
 
 
-def status(*, instance: InstanceFlag = None, socket: SocketFlag = None, as_json: JsonFlag = False) -> None:
+def status(
+    *,
+    instance: InstanceFlag = None,
+    socket: SocketFlag = None,
+    all_settings: Annotated[
+        bool, typer.Option("--settings", help="All settings in force, also those that are the defaults.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
     """Show what the running daemon does: jobs in flight, outages, settings."""
     found = ask(socket or find_socket(instance), {"command": "status"})
     if as_json:
         print_json(found)
     else:
-        _print_status(found)
+        _print_status(found, all_settings=all_settings)
 
 
 def reload(*, instance: InstanceFlag = None, socket: SocketFlag = None, as_json: JsonFlag = False) -> None:
@@ -50,35 +59,44 @@ def reload(*, instance: InstanceFlag = None, socket: SocketFlag = None, as_json:
         print(printable(f"reloaded; handlers: {', '.join(answer['handlers']) or 'none'}"))
 
 
-def _print_status(found: Mapping[str, Any]) -> None:
+def _print_status(found: Mapping[str, Any], *, all_settings: bool) -> None:
     print(
         printable(f"mns-consumer {found['version']}, pid {found['pid']}, {found['state']}, up {_ago(found['since'])}")
     )
     last = found["last_reload"]
     if last is not None:
-        print(printable(f"last reload {last['result']} {_ago(last['at'])} ago"))
+        print(printable(f"last reload {last['outcome']} {_ago(last['at'])} ago"))
     for problem in last["problems"] if last else ():
         print(f"  {printable(problem)}")
     for queue in found["queues"]:
-        deliveries = queue["in_flight"]
-        print(printable(f"\n{queue['queue']}: {len(deliveries)} in flight, {queue['slots']} slots"))
-        if deliveries:
-            print_table(
-                ("function", "job", "attempt", "state", "for"),
-                [
-                    (one["function"], one["job_id"] or "-", one["attempt"], one["state"], _ago(one["since"]))
-                    for one in sorted(deliveries, key=lambda one: str(one["function"]))
-                ],
-            )
+        _print_queue(queue)
     for outage in found["breakers"]:
         began = f" for {_ago(outage['since'])}" if outage["since"] else ""
         print(f"\noutage{began}, {one_line(outage['queue'] or 'store', 200)}: {one_line(outage['event'], 200)}")
         print(f"  {one_line(outage['error'] or 'no fault known yet', 500)}")
     print("\nhandlers")
-    print_fields({one["function"]: one["origin"] for one in found["handlers"]})
-    print("\nsettings that are not the defaults")
-    settings = {name: (each["value"], each["from"]) for name, each in found["settings"].items()}
-    print_fields({name: f"{value}  ({place})" for name, (value, place) in settings.items() if place != "default"})
+    print_places([(each["function"], each["origin"]) for each in found["handlers"]])
+    print("\nsettings" if all_settings else "\nsettings that are not the defaults")
+    settings = [(name, value_text(each["value"]), each["from"]) for name, each in found["settings"].items()]
+    print_places([row for row in settings if all_settings or row[2] != "default"])
+
+
+def _print_queue(queue: Mapping[str, Any]) -> None:
+    deliveries = queue["in_flight"]
+    print(printable(f"\n{queue['queue']}: {len(deliveries)} in flight, {queue['slots']} slots"))
+    if not deliveries:
+        return
+    counts = Counter(str(one["function"] or "-") for one in deliveries)
+    print_list(("function", "in flight"), sorted(counts.items()), wide=True)
+    print()
+    print_list(
+        ("function", "attempt", "state", "for", "job_id"),
+        [
+            (one["function"] or "-", one["attempt"], one["state"], _ago(one["since"]), one["job_id"] or "-")
+            for one in sorted(deliveries, key=lambda one: str(one["function"]))
+        ],
+        wide=True,
+    )
 
 
 def _ago(time: str) -> str:

@@ -15,7 +15,16 @@ from urllib.parse import urlsplit
 import anyio
 import typer
 
-from consumer.cli.options import SettingsFlags, find_handlers, missing_queue, queue_named, takes_settings
+from consumer.cli.options import (
+    OF_HANDLERS,
+    OF_QUEUE,
+    OF_STORE,
+    SettingsFlags,
+    find_handlers,
+    missing_queue,
+    queue_named,
+    takes_settings,
+)
 from consumer.config import Settings
 from consumer.errors import ConsumerError, ExitCode, SettingsError, StoreBusyError, UsageError
 from consumer.ops.control import NoDaemonError, ask
@@ -48,7 +57,7 @@ class _Check(NamedTuple):
     detail: str
 
 
-@takes_settings
+@takes_settings()
 def run(flags: SettingsFlags) -> None:
     """Take messages from the queues and call the handlers.
 
@@ -67,7 +76,7 @@ def run(flags: SettingsFlags) -> None:
     daemon.run(*read(), read)
 
 
-@takes_settings
+@takes_settings(*OF_QUEUE, *OF_HANDLERS, *OF_STORE)
 def run_job(
     flags: SettingsFlags,
     job_id: Annotated[str, typer.Argument(metavar="JOBID", help="The job's id, as submit printed it.")],
@@ -140,7 +149,7 @@ def _handlers_of(settings: Settings) -> Registry:
     return registry
 
 
-@takes_settings
+@takes_settings("admin_port")
 def health(
     flags: SettingsFlags,
     *,

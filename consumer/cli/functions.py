@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any, Final
 
 from pydantic import BaseModel, RootModel
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consumer.cli.options import SettingsFlags, find_handlers, takes_settings
-from consumer.cli.output import JsonFlag, print_json, wide_console
+from consumer.cli.options import OF_HANDLERS, SettingsFlags, find_handlers, takes_settings
+from consumer.cli.output import JsonFlag, print_json, print_list, value_text
 from consumer.functions.catalogue import find, names
 from consumer.ops.sanitize import printable
 from consumer.plugin.handler import Handler, Strength
 from consumer.plugin.letter_hook import LetterHook
 from consumer.plugin.registry import Registry
 
+_COLUMNS: Final = ("function", "handler", "found_in", "origin", "result_type", "result_fields")
 _FOUND_IN: Final = {
     Strength.DIRECTORY: "drop-in folder",
     Strength.IMPORT_PATH: "import path",
@@ -25,7 +28,7 @@ _FOUND_IN: Final = {
 }
 
 
-@takes_settings
+@takes_settings(*OF_HANDLERS)
 def functions(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
     """List each FunctionName with its handler and its result's fields.
 
@@ -36,11 +39,14 @@ def functions(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
     rows = [_row(name, registry) for name in [*names(), *sorted(registry.handlers.keys() - set(names()))]]
     if registry.letter_hook is not None:
         rows.append(_hook_row(registry.letter_hook))
-    if not as_json:
+    if as_json:
+        for row in rows:
+            print_json(row)
+    elif sys.stdout.isatty():
         _print_table(rows)
-        return
-    for row in rows:
-        print_json(row)
+    else:
+        names_of = [{**row, "result_fields": [field["name"] for field in row["result_fields"]]} for row in rows]
+        print_list(_COLUMNS, ([value_text(row[name] or "-") for name in _COLUMNS] for row in names_of), wide=True)
 
 
 def _row(name: str, registry: Registry) -> dict[str, Any]:
@@ -52,13 +58,13 @@ def _row(name: str, registry: Registry) -> dict[str, Any]:
         "output": function and function.output,
     }
     if handler is None:
-        return row | {"handler": None, "found_in": None, "origin": None, "result": None, "fields": []}
+        return row | {"handler": None, "found_in": None, "origin": None, "result_type": None, "result_fields": []}
     return row | {
         "handler": getattr(handler.function, "__qualname__", repr(handler.function)),
         "found_in": _FOUND_IN[handler.strength],
         "origin": handler.origin,
-        "result": None if handler.result is None else _type_name(handler.result.annotation),
-        "fields": fields_of(handler),
+        "result_type": None if handler.result is None else _type_name(handler.result.annotation),
+        "result_fields": fields_of(handler),
     }
 
 
@@ -71,8 +77,8 @@ def _hook_row(hook: LetterHook) -> dict[str, Any]:
         "handler": getattr(hook.function, "__qualname__", repr(hook.function)),
         "found_in": _FOUND_IN[hook.strength],
         "origin": hook.origin,
-        "result": None,
-        "fields": [],
+        "result_type": None,
+        "result_fields": [],
     }
 
 
@@ -115,9 +121,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             where, result = "none: its messages are set aside as unrouted", ""
         else:
             where = f"{printable(row['handler'])}\n{row['found_in']}: {printable(row['origin'])}"
-            result = printable(row["result"] or "asks for no result")
-            fields = [printable(f"{field['name']}: {field['type']}") for field in row["fields"]]
+            result = printable(row["result_type"] or "asks for no result")
+            fields = [printable(f"{field['name']}: {field['type']}") for field in row["result_fields"]]
             result = "\n".join([f"{result}:" if fields else result, *(f"  {line}" for line in fields)])
         # As plain text: a name, a path or a type with brackets is no markup.
         table.add_row(Text(f"{printable(row['function'])}\n{row['title'] or ''}"), Text(where), Text(result))
-    wide_console().print(table)
+    Console(highlight=False).print(table)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 import os
 import sys
@@ -87,6 +88,11 @@ _COMMANDS: Final = (
         "records:group_letters",
         "Group dead letters by the cause of their error, the largest group first.",
     ),
+    _Command(
+        "dead-letters stats",
+        "records:count_letters",
+        "Count dead letters by function and reason, with the age of the oldest and the latest.",
+    ),
     _Command("dead-letters show", "records:show_letter", "Show one dead letter with its error, traceback and body."),
     _Command("dead-letters replay", "records:replay", "Send dead letters to their queues again."),
     _Command("dead-letters export", "records:export", "Export dead letters as JSON lines, bodies included."),
@@ -150,8 +156,16 @@ class _LazyCommand(TyperCommand):
         """Import the module and make the real command."""
         module, function = self._target.split(":")
         found = typer.Typer(add_completion=False, pretty_exceptions_enable=False, **_RICH)
-        found.command(self.name)(getattr(importlib.import_module(f"consumer.cli.{module}"), function))
-        return typer.main.get_command(found)
+        called = getattr(importlib.import_module(f"consumer.cli.{module}"), function)
+        # A paragraph is laid out for the terminal's width, not for the source's.
+        paragraphs = inspect.cleandoc(called.__doc__ or "").split("\n\n")
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        found.command(self.name, help=text)(called)
+        command: Any = typer.main.get_command(found)
+        for each in command.params:
+            if getattr(each, "is_flag", False):
+                each.metavar = ""  # a switch takes no value
+        return command
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value alone

@@ -11,7 +11,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from consumer.cli.options import SettingsFlags, takes_settings
+from consumer.cli.options import OF_STORE, SettingsFlags, takes_settings
 from consumer.cli.output import note
 from consumer.errors import ExitCode
 from consumer.ops.logs import configure
@@ -22,7 +22,7 @@ from consumer.store.rows import SCHEMA_REVISION, check_revision
 from consumer.store_address import SqliteAddress
 
 
-@takes_settings
+@takes_settings(*OF_STORE)
 def migrate(
     flags: SettingsFlags,
     *,

@@ -43,6 +43,10 @@ _FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
 _IDENTITY: Final = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
 SETTINGS_PANEL: Final = "Settings"
 _WHICH: Final = "Which ones"
+OF_STORE: Final = ("store",)
+OF_QUEUE: Final = ("notify_url", "endpoint")
+OF_HANDLERS: Final = ("handlers_dir", "handler_modules", "shipped")
+"""The settings that matter to a command of the store, of a queue, of handlers."""
 _CONFIG: Final = "config"
 _SET: Final = "assignments"
 _INSTANCE: Final = "instance"
@@ -115,9 +119,14 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def takes_settings(command: Callable[Concatenate[SettingsFlags, _Own], None]) -> Callable[..., None]:
-    """Give a command the flags of the settings besides its own; its first argument gets their values."""
-    return with_flags(command, list(settings_flags()), SettingsFlags.of)
+def takes_settings(
+    *shown: str,
+) -> Callable[[Callable[Concatenate[SettingsFlags, _Own], None]], Callable[..., None]]:
+    """Give a command the flags of the settings besides its own; its first argument gets their values.
+
+    ``shown`` are the settings that matter to it: its help has their flags alone, and it takes all. None means all.
+    """
+    return lambda command: with_flags(command, list(settings_flags(*shown)), SettingsFlags.of)
 
 
 def with_flags(
@@ -139,22 +148,34 @@ def with_flags(
     return flagged
 
 
-def settings_flags() -> Iterator[inspect.Parameter]:
-    """The flags of the settings, ``--config`` and ``--set``."""
+def settings_flags(*shown: str) -> Iterator[inspect.Parameter]:
+    """The flags of the settings, ``--config`` and ``--set``; ``shown`` as for ``takes_settings``."""
     for name, field in setting_fields().items():
         info = info_of(field)
         if info.flag is not None:
             kind = _kind(field.annotation)
             choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
             more = " May be repeated." if kind == list[str] else ""
-            yield _parameter(name, kind, info.flag, f"{field.description}{more}", info.metavar or "|".join(choices))
+            metavar, is_hidden = info.metavar or "|".join(choices), bool(shown) and name not in shown
+            yield _parameter(name, kind, info.flag, f"{field.description}{more}", metavar, is_hidden=is_hidden)
     yield _parameter(_INSTANCE, str, "--instance", "The installed daemon of this name; needed if several are.", "NAME")
     yield _parameter(_CONFIG, Path, "--config", "Settings file, TOML.", "FILE")
-    yield _parameter(_SET, list[str], "--set", "Any other setting. May be repeated.", "KEY=VALUE")
+    yield _parameter(
+        _SET, list[str], "--set", "Any other setting; the flags of run work too. May be repeated.", "KEY=VALUE"
+    )
 
 
-def _parameter(name: str, kind: Any, flag: str, text: str, metavar: str) -> inspect.Parameter:
-    option = typer.Option(flag, help=text, metavar=metavar or None, rich_help_panel=SETTINGS_PANEL, show_default=False)
+def _parameter(
+    name: str, kind: Any, flag: str, text: str, metavar: str, *, is_hidden: bool = False
+) -> inspect.Parameter:
+    option = typer.Option(
+        flag,
+        help=text,
+        metavar=metavar or None,
+        rich_help_panel=SETTINGS_PANEL,
+        show_default=False,
+        hidden=is_hidden,
+    )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
@@ -192,7 +213,9 @@ _RECORD_FLAGS: Final[Mapping[str, Any]] = {
         list[int] | None, typer.Argument(metavar="[ID]...", min=1, max=MOST_ID, help="Numbers, as list shows them.")
     ],
     "function": Annotated[str | None, _which("--function", "Of this FunctionName or kind.", "NAME")],
-    "reason": Annotated[Reason | None, _which("--reason", "Set aside for this reason.")],
+    "reason": Annotated[
+        Reason | None, _which("--reason", f"Set aside for this reason: {', '.join(Reason)}.", "REASON")
+    ],
     "since": Annotated[str | None, _which("--since", "Stored since: 30m, 2h, 7d, or an ISO time (UTC).", "TIME")],
     "until": Annotated[str | None, _which("--until", "Stored before: as for --since.", "TIME")],
     "job_id": Annotated[str | None, _which("--job-id", "Of this JobId or RunId.", "ID")],
@@ -202,16 +225,23 @@ _RECORD_FLAGS: Final[Mapping[str, Any]] = {
             "--queue", "Of this queue: ACCOUNT/REGION/NAME, its NotifyUrl, or the name of one in the settings.", "QUEUE"
         ),
     ],
-    "state": Annotated[LetterState | None, _which("--state", "In this state of replay.")],
+    "state": Annotated[
+        LetterState | None, _which("--state", f"In this state of replay: {', '.join(LetterState)}.", "STATE")
+    ],
     "error": Annotated[
         str | None, _which("--error", "With this text in the error; a to z match in either case.", "TEXT")
     ],
     "error_fingerprint": Annotated[
         str | None, _which("--fingerprint", "With this fingerprint of the error, as groups shows it.", "HEX")
     ],
-    "ended": Annotated[Ending | None, _which("--ended", "Ended this way.")],
+    "ended": Annotated[Ending | None, _which("--ended", "Ended this way: done or dead.", "END")],
     "job_state": Annotated[
-        WhichJobs | None, _which("--state", "In this state; retrying: it has failed and waits for its next attempt.")
+        WhichJobs | None,
+        _which(
+            "--state",
+            "In this state: running, retrying (it has failed and waits for its next attempt), ended or dead.",
+            "STATE",
+        ),
     ],
     "everything": Annotated[bool, _which("--all", "All of them, if no other flag chooses.")],
 }
@@ -255,11 +285,16 @@ class Selection:
             raise UsageError(f"{verb} what? Expected either numbers, or flags such as --reason, or --all, not several")
 
 
-def selects(*names: str) -> Callable[[Callable[Concatenate[Selection, _Own], None]], Callable[..., None]]:
-    """Give a command the settings' flags and some of ``_RECORD_FLAGS``; its first argument is the ``Selection``."""
+def selects(
+    *names: str, shown: Sequence[str] = OF_STORE
+) -> Callable[[Callable[Concatenate[Selection, _Own], None]], Callable[..., None]]:
+    """Give a command the settings' flags and some of ``_RECORD_FLAGS``; its first argument is the ``Selection``.
+
+    ``shown`` as for ``takes_settings``.
+    """
     kind = inspect.Parameter.KEYWORD_ONLY
     own = [inspect.Parameter(name, kind, default=_DEFAULTS.get(name), annotation=_RECORD_FLAGS[name]) for name in names]
-    return lambda command: with_flags(command, [*own, *settings_flags()], Selection.of)
+    return lambda command: with_flags(command, [*own, *settings_flags(*shown)], Selection.of)
 
 
 def filter_of(

@@ -20,21 +20,18 @@ from typing import Annotated, Any, Final, TextIO
 import typer
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from consumer.errors import ConsumerError, UsageError
 from consumer.file_safety import sync_folder
 from consumer.message.envelope import read_text
-from consumer.message.notification import job_of
+from consumer.message.notification import decode_user_data, job_of
 from consumer.message.strict_json import Undecodable
 from consumer.ops.sanitize import SECRETS, json_text, printable, printable_block
-from consumer.store.ledger import COUNT_CAP, JobRecord, LetterGroup, OpenJob, StoredJob, StoredLetter
+from consumer.store.ledger import COUNT_CAP, JobRecord, LetterCount, LetterGroup, OpenJob, StoredJob, StoredLetter
 
 WideFlag = Annotated[bool, typer.Option("--wide", help="All columns, whole, also on a narrow terminal.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
-_NAMES: Final = {"id", "job", "fingerprint"}
 _LONGEST_CELL: Final = 60
 _LEAST_WIDTH: Final = 150
 _LONGEST_WIDE: Final = 2_000
@@ -57,17 +54,6 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=max(console.width, _LEAST_WIDTH))
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table of single-line cells; those that name a record are never cut."""
-    table = Table(box=None, pad_edge=False)
-    for name in head:
-        table.add_column(name, no_wrap=name in _NAMES, min_width=None)
-    for row in rows:
-        # Text takes no markup: square brackets in an error are square brackets.
-        table.add_row(*(Text(one_line(cell)) for cell in row))
-    wide_console().print(table)
-
-
 def print_list(head: Sequence[str], rows: Iterable[Sequence[object]], *, wide: bool) -> None:
     """Print a line for each record: its last cell is cut where the terminal ends; a file or a pipe gets it whole."""
     console = Console(highlight=False)
@@ -80,16 +66,31 @@ def print_list(head: Sequence[str], rows: Iterable[Sequence[object]], *, wide: b
         print(f"{set_cell_size(line, console.width - 1)}\u2026" if too_long else line.rstrip())
 
 
+def print_places(rows: Sequence[Sequence[str]]) -> None:
+    """Print a name, perhaps a value, and a whole place a line; the place below where a terminal has no room for it."""
+    console = Console(highlight=False)
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)][:-1]
+    for *first, place in rows:
+        cells = [printable(cell) for cell in first]
+        line = "  ".join(
+            set_cell_size(cell, max(width, cell_len(cell))) for cell, width in zip(cells, widths, strict=True)
+        )
+        whole = f"{line}  {printable(place)}"
+        fits = not console.is_terminal or cell_len(whole) <= console.width
+        print(whole if fits else f"{line.rstrip()}\n    {printable(place)}")
+
+
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """Print each known field on a line of its own; those of an inner object, too."""
-    flat = {key: value for key, value in fields.items() if not isinstance(value, dict)}
-    for value in fields.values():
-        if isinstance(value, dict):
-            flat |= {key if key not in flat else f"job_{key}": inner for key, inner in value.items()}
-    shown = {key: value for key, value in flat.items() if value is not None}
+    """Print each known field on a line of its own; lists and objects as JSON."""
+    shown = {key: value for key, value in fields.items() if value is not None}
     width = max(map(len, shown), default=0)
     for key, value in shown.items():
-        print(f"{key:<{width}}  {printable(str(value))}")
+        print(f"{key:<{width}}  {printable(value_text(value))}")
+
+
+def value_text(value: object) -> str:
+    """A field's value for people: as it is, or as JSON where it has parts."""
+    return json_text(value) if isinstance(value, dict | list) else str("" if value is None else value)
 
 
 def time_text(seconds: float | None) -> str | None:
@@ -123,15 +124,26 @@ def one_line(text: object, longest: int = _LONGEST_CELL) -> str:
 
 
 def masked(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Mask known secrets in every text, also of inner objects."""
-    shown = {name: masked(value) if isinstance(value, dict) else value for name, value in fields.items()}
-    return {name: SECRETS.mask(value) if isinstance(value, str) else value for name, value in shown.items()}
+    """Mask known secrets in every text, also of inner values."""
+    return {SECRETS.mask(name): _masked(value) for name, value in fields.items()}
+
+
+def _masked(value: Any) -> Any:
+    match value:
+        case str():
+            return SECRETS.mask(value)
+        case dict():
+            return masked(value)
+        case list():
+            return [_masked(each) for each in value]
+        case _:
+            return value
 
 
 def job_json(stored: StoredJob) -> dict[str, Any]:
     """An ended job as JSON, masked."""
-    ended = "dead" if stored.dead else "done"
-    return masked({"ended": ended, "stored_at": time_text(stored.stored_at), **_record_json(stored.record)})
+    state = "dead" if stored.dead else "done"
+    return masked({"state": state, "stored_at": time_text(stored.stored_at), **_record_json(stored.record)})
 
 
 def open_json(job: OpenJob) -> dict[str, Any]:
@@ -167,58 +179,81 @@ def letter_json(stored: StoredLetter) -> dict[str, Any]:
             "dequeue_count": letter.dequeue_count,
             "first_dequeued_at": time_text(letter.first_dequeued_at),
             "body_bytes": len(letter.body),
-            "job": _record_json(letter.job),
+            **_record_json(letter.job),
         }
     )
 
 
 def group_json(group: LetterGroup) -> dict[str, Any]:
     """A group of dead letters as JSON, masked."""
-    times = {"first_at": time_text(group.first_at), "last_at": time_text(group.last_at)}
-    names = ("count", "reason", "function", "error", "latest")
-    return masked(
-        {"fingerprint": group.error_fingerprint or None, **{name: getattr(group, name) for name in names}, **times}
-    )
+    about = {"fingerprint": group.error_fingerprint or None, "error": group.error}
+    return masked(_count_json(group) | about)
 
 
-def whole_letter_json(stored: StoredLetter, *, exact: bool = False) -> dict[str, Any]:
-    """As ``letter_json``, with traceback and body; ``exact`` as for ``body_json``."""
-    traceback = masked({"traceback": stored.letter.traceback})
-    return letter_json(stored) | traceback | body_json(stored.letter.body, exact=exact)
+def letter_count_json(row: LetterCount) -> dict[str, Any]:
+    """The dead letters of one function and reason as JSON, masked."""
+    return masked(_count_json(row) | {"errors": row.errors})
+
+
+def _count_json(row: LetterGroup | LetterCount) -> dict[str, Any]:
+    return {
+        "count": row.count,
+        "function": row.function,
+        "reason": row.reason.value,
+        "oldest_at": time_text(row.first_at),
+        "latest_at": time_text(row.last_at),
+        "latest_id": row.latest,
+    }
+
+
+def whole_letter_json(stored: StoredLetter) -> dict[str, Any]:
+    """As ``letter_json``, with traceback and body."""
+    return letter_json(stored) | masked({"traceback": stored.letter.traceback}) | body_json(stored.letter.body)
+
+
+def exported_letter_json(stored: StoredLetter) -> dict[str, Any]:
+    """As ``letter_json``, with traceback and the exact body as base64: a masked copy could not be sent again."""
+    body = {"body_base64": base64.b64encode(stored.letter.body).decode()}
+    return letter_json(stored) | masked({"traceback": stored.letter.traceback}) | body
 
 
 def _record_json(record: JobRecord) -> dict[str, Any]:
-    times = {name: time_text(getattr(record, name)) for name in ("enqueued_at", "started_at", "ended_at")}
-    return asdict(record) | times
+    """What jobs and dead letters have in common: MPS's state is ``job_state``, UserData and result are decoded."""
+    fields = asdict(record)
+    fields["job_state"], fields["attempt"] = fields.pop("state") or None, fields.pop("attempts")
+    # Masked before they are decoded too: a secret may be a part of JSON text alone.
+    for name in ("user_data", "result"):
+        text = fields[name]
+        fields[name] = None if text is None else decode_user_data(SECRETS.mask(text))
+    return fields | {name: time_text(fields[name]) for name in ("enqueued_at", "started_at", "ended_at")}
 
 
-def body_json(body: bytes, *, exact: bool = False) -> dict[str, Any]:
-    """A message body in all its readings, masked.
-
-    Args:
-        body: The bytes as MNS stores them.
-        exact: Give ``body_base64`` also if the body holds a secret, for a copy that can be sent again.
+def body_json(body: bytes) -> dict[str, Any]:
+    """A message body once, masked.
 
     Returns:
-        ``body_base64``: the bytes, or ``None`` if they hold a secret; ``body_text``: the same as text, or ``None`` if
-        they are not UTF-8 or hold a secret under base64; ``body_decoded``: the text that their base64 holds, if any.
+        ``body``: its text, decoded from base64 where it is that; ``body_base64``: the bytes, if they are no text and
+        hold no secret. The other one is ``None``.
     """
-    try:
-        text: str | None = body.decode()
-    except UnicodeDecodeError:
-        text = None
-    try:
-        decoded: str | None = read_text(body)[0]
-    except Undecodable:
-        decoded = None
-    shown_text, shown_decoded = (one and SECRETS.mask(one) for one in (text, decoded))
-    readable = body.decode("utf-8", "replace")
-    hidden = SECRETS.mask(readable) != readable or shown_decoded != decoded
+    text, is_text = _text_of(body)
+    shown = SECRETS.mask(text)
+    has_text = is_text or shown != text
     return {
-        "body_base64": base64.b64encode(body).decode() if exact or not hidden else None,
-        "body_text": None if shown_text == text and shown_decoded != decoded else shown_text,
-        "body_decoded": shown_decoded,
+        "body": shown if has_text else None,
+        "body_base64": None if has_text else base64.b64encode(body).decode(),
     }
+
+
+def _text_of(body: bytes) -> tuple[str, bool]:
+    """A body's text, and whether it has one: else bytes that are no UTF-8 are replaced."""
+    try:
+        return read_text(body)[0], True
+    except Undecodable:
+        pass
+    try:
+        return body.decode(), True
+    except UnicodeDecodeError:
+        return body.decode("utf-8", "replace"), False
 
 
 def readable_body(body: bytes, longest: int | None = None) -> str:
@@ -228,8 +263,7 @@ def readable_body(body: bytes, longest: int | None = None) -> str:
         body: The bytes as MNS stores them.
         longest: Characters after which it is cut.
     """
-    readings = body_json(body)
-    shown = readings["body_decoded"] or readings["body_text"]
+    shown = body_json(body)["body"]
     text: str = SECRETS.mask(repr(body)[2:-1]) if shown is None else shown
     if longest is not None and len(text) > longest:
         text = f"{text[:longest]}... ({len(text) - longest} characters more; --json prints them)"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 import anyio
 import typer
 
-from consumer.cli.options import SettingsFlags, missing_queue, queue_named, takes_settings
+from consumer.cli.options import OF_QUEUE, SettingsFlags, missing_queue, queue_named, takes_settings
 from consumer.cli.output import JsonFlag, body_json, note, one_line, print_fields, print_json, readable_body, time_text
 from consumer.cloud.clients import open_clients
 from consumer.cloud.messages import Peeked
@@ -37,7 +37,7 @@ _WhichFlag = Annotated[
 ]
 
 
-@takes_settings
+@takes_settings(*OF_QUEUE)
 def stats(flags: SettingsFlags, *, which: _WhichFlag = None, as_json: JsonFlag = False) -> None:
     """Show how each queue is set up and how many messages it holds.
 
@@ -67,7 +67,7 @@ def stats(flags: SettingsFlags, *, which: _WhichFlag = None, as_json: JsonFlag =
     raise typer.Exit(ExitCode.FAILURE if failed else ExitCode.OK)
 
 
-@takes_settings
+@takes_settings(*OF_QUEUE)
 def peek(
     flags: SettingsFlags,
     *,
@@ -85,14 +85,14 @@ def peek(
     found = _ask(settings, lane, lambda opened: opened.peek(count))
     for message in found:
         if as_json:
-            print_json(_message_json(message))
+            print_json({"queue": lane.url.identity, **_message_json(message)})
         else:
             _print_message(message)
     if not found:
         note(f"no message waits in {lane.url.identity}")
 
 
-@takes_settings
+@takes_settings(*OF_QUEUE)
 def send(
     flags: SettingsFlags,
     body: Annotated[str | None, typer.Argument(metavar="[BODY]", help="The message's body, sent as it is.")] = None,
@@ -169,8 +169,8 @@ def _notification_json(body: bytes) -> dict[str, str | None]:
     """What the daemon would read in a body, or why it could not."""
     read = decode(body)
     if isinstance(read, Undecodable):
-        return {"function": None, "kind": None, "job_id": None, "state": None, "undecodable": str(read)}
-    shown = {"function": read.function, "kind": read.kind.value, "job_id": read.job_id, "state": read.state}
+        return {"function": None, "kind": None, "job_id": None, "job_state": None, "undecodable": str(read)}
+    shown = {"function": read.function, "kind": read.kind.value, "job_id": read.job_id, "job_state": read.state or None}
     return {**shown, "undecodable": None}
 
 

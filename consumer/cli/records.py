@@ -22,6 +22,8 @@ from consumer.cli.options import (
     LETTERS,
     LONGEST_JOB_ID,
     MOST_ID,
+    OF_QUEUE,
+    OF_STORE,
     Ending,
     Selection,
     SettingsFlags,
@@ -35,8 +37,10 @@ from consumer.cli.output import (
     WideFlag,
     age_text,
     count_text,
+    exported_letter_json,
     group_json,
     job_json,
+    letter_count_json,
     letter_json,
     new_file,
     note,
@@ -45,13 +49,14 @@ from consumer.cli.output import (
     print_json,
     print_list,
     readable_body,
+    value_text,
     whole_letter_json,
 )
 from consumer.config import Settings
 from consumer.errors import ExitCode, UsageError
 from consumer.ops.control import ask
 from consumer.ops.sanitize import SECRETS, printable, printable_block
-from consumer.store.ledger import Filter, StoredJob
+from consumer.store.ledger import COUNT_CAP, Filter, StoredJob
 from consumer.store.open import open_operators
 from consumer.store.queries import Operators
 from consumer.store_address import SqliteAddress
@@ -64,22 +69,19 @@ _PAGE: Final = 200
 _MOST_OPEN: Final = 100_000
 _OPEN_COLUMNS: Final = ("since", "state", "attempt", "function", "job_id", "queue", "held_until", "error")
 _NARROW_OPEN: Final = ("since", "attempt", "job_id", "error")
-_NARROW_JOB: Final = ("stored_at", "ended", "function", "job_id", "code")
+_NARROW_JOB: Final = ("stored_at", "state", "function", "job_id", "code")
 _NARROW_LETTER: Final = ("id", "stored_at", "reason", "function", "error")
-_NARROW_GROUP: Final = ("count", "last_at", "reason", "function", "latest", "error")
+_NARROW_GROUP: Final = ("count", "latest_at", "reason", "function", "latest_id", "error")
+_NARROW_COUNT: Final = ("function", "reason", "count", "errors", "oldest_at", "latest_at")
 """What a terminal of 80 columns has room for: ages instead of times."""
-_JOB_COLUMNS: Final = ("stored_at", "ended", "function", "job_id", "queue", "state", "code", "attempts", "user_data")
-_LETTER_COLUMNS: Final = ("id", "stored_at", "state", "reason", "function", "job_id", "queue", "attempts", "error")
-_GROUP_COLUMNS: Final = ("count", "reason", "function", "fingerprint", "first_at", "last_at", "latest", "error")
-_AGE_HEADS: Final = {"stored_at": "age", "last_at": "last", "job_id": "job"}
-_HEADS: Final = {
-    "first_at": "first at (UTC)",
-    "last_at": "last at (UTC)",
-    "stored_at": "stored at (UTC)",
-    "job_id": "job",
-    "attempts": "runs",
-    "user_data": "UserData",
-}
+_JOB_COLUMNS: Final = ("stored_at", "state", "function", "job_id", "queue", "job_state", "code", "attempt", "user_data")
+_LETTER_COLUMNS: Final = ("id", "stored_at", "state", "reason", "function", "job_id", "queue", "attempt", "error")
+_GROUP_COLUMNS: Final = (
+    *("count", "reason", "function", "fingerprint", "oldest_at", "latest_at", "latest_id", "error"),
+)
+_COUNT_COLUMNS: Final = ("function", "reason", "count", "errors", "oldest_at", "latest_at", "latest_id")
+_AGE_HEADS: Final = {"stored_at": "age", "oldest_at": "oldest", "latest_at": "latest", "latest_id": "id"}
+_TIMES: Final = frozenset({"stored_at", "oldest_at", "latest_at", "since", "held_until"})
 _NO_LETTER: Final = "no dead letter matches"
 
 LimitFlag = Annotated[int, typer.Option("--limit", min=0, help="The latest N; 0 means all.", metavar="N")]
@@ -248,7 +250,26 @@ def group_letters(
         note(f"the largest {limit} are shown; say --limit for more")
 
 
-@takes_settings
+@selects(*LETTERS)
+def count_letters(
+    selection: Selection, *, limit: LimitFlag = 100, wide: WideFlag = False, as_json: JsonFlag = False
+) -> None:
+    """Count dead letters by function and reason, with the age of the oldest and the latest.
+
+    Each has the number of its different errors too; groups shows them.
+    """
+    found = _ask(
+        selection.settings, lambda operators: operators.count_by_reason(selection.wanted, limit=limit or MOST_ID)
+    )
+    counts = [letter_count_json(row) for row in found]
+    _print_records(counts, _COUNT_COLUMNS, _NARROW_COUNT, as_json=as_json, wide=wide)
+    if not found:
+        note(_NO_LETTER)
+    elif len(found) == limit:
+        note(f"the largest {limit} are shown; say --limit for more")
+
+
+@takes_settings(*OF_STORE)
 def show_letter(
     flags: SettingsFlags,
     letter_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=MOST_ID, help="Its number, as list shows it.")],
@@ -266,7 +287,7 @@ def show_letter(
     print(f"\n{readable_body(stored.letter.body)}")
 
 
-@selects("ids", *LETTERS, "everything")
+@selects("ids", *LETTERS, "everything", shown=(*OF_STORE, *OF_QUEUE))
 def replay(
     selection: Selection,
     *,
@@ -329,9 +350,8 @@ def export(
 ) -> None:
     """Export dead letters as JSON lines, bodies included.
 
-    Without numbers and flags all of them. A line has body_base64 (the bytes as MNS stores them), body_text (the same as
-    text, if it is UTF-8) and body_decoded (what its base64 holds). Known secrets are masked in all texts, but never in
-    body_base64: a changed copy could not be sent again.
+    Without numbers and flags all of them. A line has the fields of show, and body_base64: the body's bytes as MNS
+    stores them. Known secrets are masked in all texts, but not in body_base64: a changed copy could not be sent again.
     """
     ids, wanted = selection.wanted.ids, selection.wanted
     if ids:
@@ -340,11 +360,11 @@ def export(
     async def write(operators: Operators) -> int:
         count = 0
         for letter_id in dict.fromkeys(ids):
-            print_json(whole_letter_json(await operators.get_letter(letter_id), exact=True), file)
+            print_json(exported_letter_json(await operators.get_letter(letter_id)), file)
             count += 1
         if not ids:
             async for stored in operators.walk_letters(wanted):
-                print_json(whole_letter_json(stored, exact=True), file)
+                print_json(exported_letter_json(stored), file)
                 count += 1
         return count
 
@@ -359,20 +379,29 @@ def purge(
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Do it: what is purged is gone.")] = False,
     dry_run: DryRunFlag = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Remove dead letters for good; their jobs stay ended."""
     selection.demand("purge")
+
+    def report(outcome: str, count: int, text: str) -> None:
+        if as_json:
+            print_json({"outcome": outcome, "count": min(count, COUNT_CAP) if dry_run else count})
+        note(text)
 
     async def remove(operators: Operators) -> None:
         for letter_id in selection.wanted.ids:
             await operators.get_letter(letter_id)
         if yes and not dry_run:
-            note(f"{await operators.purge(selection.wanted)} purged")
+            purged = await operators.purge(selection.wanted)
+            report("purged", purged, f"{purged} purged")
             return
-        count = count_text(await operators.count_letters(selection.wanted))
+        count = await operators.count_letters(selection.wanted)
         if not dry_run:
-            raise UsageError(f"purge: {count} would be gone for good; say --yes, or --dry-run; nothing was purged")
-        note(f"dry run: {count} would be purged")
+            raise UsageError(
+                f"purge: {count_text(count)} would be gone for good; say --yes, or --dry-run; nothing was purged"
+            )
+        report("would_purge", count, f"dry run: {count_text(count)} would be purged")
 
     _ask(selection.settings, remove)
 
@@ -391,27 +420,21 @@ def _print_records(
     elif records:
         is_narrow = sys.stdout.isatty() and not wide
         shown = narrow if is_narrow else columns
-        rows = ({**fields.get("job", {}), **fields} for fields in records)
-        heads = [_AGE_HEADS.get(name, name) if is_narrow else _HEADS.get(name, name) for name in shown]
-        print_list(heads, ([_cell(name, row[name], is_narrow) for name in shown] for row in rows), wide=wide)
+        heads = [_AGE_HEADS.get(name, name) if is_narrow else name for name in shown]
+        print_list(heads, ([_cell(name, row[name], is_narrow) for name in shown] for row in records), wide=wide)
 
 
-def _cell(name: str, value: Any, is_narrow: bool) -> object:  # noqa: FBT001 - of a table, not of a caller
-    match name:
-        case "stored_at" | "first_at" | "last_at" | "since" if is_narrow and value:
-            return age_text(datetime.fromisoformat(value).timestamp())
-        case "stored_at" | "first_at" | "last_at" | "since" | "held_until":
-            return (value or "")[:19].replace("T", " ")
-        case "queue":
-            return value.rpartition("/")[2]
-        case _:
-            return value
+def _cell(name: str, value: Any, is_narrow: bool) -> str:  # noqa: FBT001 - of a table, not of a caller
+    """A cell that is never empty, so that a program finds each column; a time as its age on a terminal."""
+    if is_narrow and name in _TIMES and value:
+        return age_text(datetime.fromisoformat(value).timestamp())
+    return value_text(value) or "-"
 
 
 def _print_replayed(letter: Candidate, word: str, *, as_json: bool, sent: str = "", **more: str | None) -> None:
     if as_json:
         about = {"function": letter.function, "job_id": letter.job_id, "queue": letter.queue, "reason": letter.reason}
-        print_json({"id": letter.id, "outcome": word, **about, **more})
+        print_json({"id": letter.id, "outcome": word, **about, "message_id": None, "error": None, **more})
         return
     about_it = f"{letter.function}, job {letter.job_id or 'none'}, {letter.reason}, queue {letter.queue}"
     print(printable(f"{word.replace('_', ' ')}: dead letter {letter.id} ({about_it}){sent}"))

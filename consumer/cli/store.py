@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from consumer.cli.options import SettingsFlags, takes_settings
-from consumer.cli.output import JsonFlag, new_file, note, print_fields, print_json, print_table, time_text
+from consumer.cli.options import OF_STORE, SettingsFlags, takes_settings
+from consumer.cli.output import JsonFlag, new_file, note, print_fields, print_json, print_list, time_text
 from consumer.errors import ConsumerError, ExitCode, StoreError, UsageError
 from consumer.ops.sanitize import printable
 from consumer.store.upkeep import back_up, describe, find_damage
@@ -25,7 +25,7 @@ _NAMES: Mapping[str, str] = {
 }
 
 
-@takes_settings
+@takes_settings(*OF_STORE)
 def check(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
     """Check whether the store is whole; exits with 0 or 1.
 
@@ -44,7 +44,7 @@ def check(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
     raise typer.Exit(ExitCode.FAILURE if found else ExitCode.OK)
 
 
-@takes_settings
+@takes_settings(*OF_STORE)
 def backup(
     flags: SettingsFlags,
     *,
@@ -62,7 +62,7 @@ def backup(
     note(f"{address} is saved in {out}")
 
 
-@takes_settings
+@takes_settings(*OF_STORE)
 def info(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
     """Show where the store is, its size, and how many jobs and dead letters it holds."""
     address = flags.load().store_address()
@@ -82,12 +82,13 @@ def info(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
         return
     print_fields(about)
     print()
-    print_table(
-        ("rows", "", "the oldest (UTC)"),
-        (
-            (f"{'' if held.exact else 'about '}{held.rows}", _NAMES[name], (time_text(held.oldest_at) or "")[:19])
+    print_list(
+        ("rows", "of", "oldest"),
+        [
+            (f"{'' if held.exact else '~'}{held.rows}", _NAMES[name], time_text(held.oldest_at) or "-")
             for name, held in found.held.items()
-        ),
+        ],
+        wide=True,
     )
 
 

@@ -300,7 +300,7 @@ def _print_end(answer: JobStatus, *, as_json: bool) -> bool:
     shown = typed(answer.function or "", answer.result, answer.output)
     is_good = answer.state == JobState.SUCCESS and shown.code != NOT_WRITTEN_CODE
     if as_json:
-        job = {"job_id": answer.job_id, "function": answer.function, "state": answer.state}
+        job = {"job_id": answer.job_id, "function": answer.function, "job_state": answer.state}
         result = {"code": shown.code, "message": shown.message, "result": shown.data, "typed": shown.fits}
         print_json({**job, **result, "user_data": decode_user_data(answer.user_data)})
         return is_good

@@ -219,6 +219,19 @@ class LetterGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterCount:
+    """The dead letters of one function and reason. Times are UNIX seconds by the store's clock."""
+
+    function: str
+    reason: Reason
+    count: int
+    errors: int  # fingerprints among them
+    first_at: float  # when the first was stored
+    last_at: float
+    latest: int  # the highest number of a letter
+
+
+@dataclass(frozen=True, slots=True)
 class StoredJob:
     """An ended job in the ledger."""
 

@@ -80,7 +80,7 @@ def test_shipped(cli: Cli) -> None:
         (function.name, function.title, function.input, function.output) for function in documented()
     ]
     assert all(row["found_in"] == "shipped" for row in rows.values())
-    assert {"name": "stills[].url", "type": "str"}.items() <= rows["Cover"]["fields"][3].items()
+    assert {"name": "stills[].url", "type": "str"}.items() <= rows["Cover"]["result_fields"][3].items()
 
 
 def test_own_handlers_are_stronger(cli: Cli, handlers_dir: Path) -> None:
@@ -102,8 +102,8 @@ def test_names_without_a_handler(cli: Cli, handlers_dir: Path) -> None:
         encoding="utf-8",
     )
     table = cli("functions", "--handlers", str(handlers_dir))
-    assert "set aside as unrouted" in table.out
-    assert "asks for no result" in table.out
+    rows_of = [line.split() for line in table.out.splitlines()]
+    assert ["AudioBeatDetection", *"-----"] in rows_of
     ran = cli("functions", "--handlers", str(handlers_dir), "--json")
     rows = [json.loads(line) for line in ran.out.splitlines()]
     assert rows[-1]["function"] == "Transcode"
@@ -135,7 +135,7 @@ def test_the_hook_of_dead_letters_is_listed(cli: Cli, tmp_path: Path) -> None:
         "handler": "notify",
         "found_in": "drop-in folder",
         "origin": f"{path}:4",
-        "result": None,
-        "fields": [],
+        "result_type": None,
+        "result_fields": [],
     }
     assert "@on_dead_letter" in cli("functions", "--handlers", str(path.parent)).out

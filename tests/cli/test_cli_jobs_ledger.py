@@ -82,12 +82,12 @@ def test_show(cli: Cli, target: str) -> None:
     ran = cli("jobs", "show", "J-dead", "--store", target)
     assert ran.code == 0
     assert '{"film": 7}' in ran.out
-    assert "ended        dead" in ran.out
+    assert "state        dead" in ran.out
     assert "dead letter 1 (rejected, set_aside): mns-consumer dead-letters show 1" in ran.err
     found = json.loads(cli("jobs", "show", "J-dead", "--store", target, "--json").out)
-    assert (found["ended"], found["attempts"], found["dead_letters"]) == ("dead", 3, [1])
+    assert (found["state"], found["attempt"], found["dead_letters"]) == ("dead", 3, [1])
     assert found["enqueued_at"] == "2023-11-14T22:13:20.000Z"
-    assert json.loads(cli("jobs", "show", "J-first", "--store", target, "--json").out)["result"] == '{"stills": 5}'
+    assert json.loads(cli("jobs", "show", "J-first", "--store", target, "--json").out)["result"] == {"stills": 5}
 
 
 async def test_jobs_that_have_not_ended(target: str, process: Cli) -> None:

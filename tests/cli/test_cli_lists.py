@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.cells import cell_len
 
 from consumer.cli.output import age_text
@@ -53,6 +54,37 @@ def test_lists_fit_a_terminal(tmp_path: Path, cli: Cli) -> None:
     (wide,) = on_a_terminal("dead-letters", "list", "--wide", "--store", store)[1:]
     assert " ".join(ERROR.split()) in wide
     assert on_a_terminal("dead-letters", "list", "--store", store)[1].endswith("\u2026")
+
+
+def test_functions_on_a_terminal_and_in_a_pipe(tmp_path: Path, cli: Cli) -> None:
+    """A terminal gets a table of its width; a pipe a line for each function, with every column."""
+    folder = tmp_path / "handlers"
+    folder.mkdir()
+    (folder / "own.py").write_text(
+        'from mns_consumer import Job, handler\n\n\n@handler("Cover")\ndef own(job: Job) -> None: ...\n',
+        encoding="utf-8",
+    )
+    table = on_a_terminal("functions", "--handlers", str(folder))
+    assert all(cell_len(line) <= 80 for line in table)
+    assert any("set aside as" in line for line in table)
+    head, *rows = cli("functions", "--handlers", str(folder)).out.splitlines()
+    assert {len(line.split()) for line in (head, *rows) if "own.py" not in line} == {6}
+    (own,) = [line for line in rows if "own.py" in line]
+    assert own.split()[:2] == ["Cover", "own"]
+
+
+def test_help_fits_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command's help has 80 columns and shows the settings that matter to it; it takes the others all the same."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in (["jobs", "list"], ["dead-letters", "replay"], ["store", "info"], ["queue", "peek"]):
+        shown = cli(*words, "--help").out
+        assert all(cell_len(line) <= 80 for line in shown.splitlines())
+        assert ("--store" in shown) == (words[0] != "queue")
+        assert ("--notify-url" in shown) == (words[-1] in {"replay", "peek"})
+        assert "--slots" not in shown
+        assert len(shown.splitlines()) <= 70
+    assert "--slots" in cli("run", "--help").out
+    assert cli("store", "info", "--store", "mysql://x", "--slots", "3").code == 78
 
 
 def test_ages() -> None:

@@ -75,11 +75,11 @@ def decoded(word: str) -> bytes:
 def test_a_body_without_a_secret_is_shown_whole(cli: Cli, store: str) -> None:
     """Only a body with a secret is shown without its bytes."""
     found = json.loads(cli("dead-letters", "show", "4", "--json", "--store", store).out)
-    assert (found["body_text"], found["body_decoded"]) == ('{"clean": 1}', '{"clean": 1}')
-    assert base64.b64decode(found["body_base64"]) == BODIES[3]
-    hidden = json.loads(cli("dead-letters", "show", "2", "--json", "--store", store).out)
-    assert (hidden["body_base64"], hidden["body_text"]) == (None, None)
-    assert "key=***" in hidden["body_decoded"]
+    assert found["body"] == '{"clean": 1}'
+    for number in ("2", "3"):
+        hidden = json.loads(cli("dead-letters", "show", number, "--json", "--store", store).out)
+        assert hidden["body_base64"] is None
+        assert "***" in hidden["body"]
 
 
 def test_an_export_keeps_the_bytes_and_masks_the_texts(cli: Cli, store: str) -> None:

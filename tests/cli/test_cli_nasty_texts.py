@@ -92,10 +92,10 @@ def test_what_programs_read_loses_nothing(cli: Cli, store: str, argv: list[str])
     honest(ran.out)
     for line in ran.out.splitlines():
         found = json.loads(line)
-        job = found.get("job", found)
-        assert {job[name] for name in ("function", "state", "code", "message", "user_data", "result")} == {NASTY}
+        names = ("function", "job_state", "code", "message", "user_data", "result")
+        assert {found[name] for name in names} == {NASTY}
         assert found.get("error", NASTY) == NASTY
-        assert found.get("body_text", f"raw {NASTY}") == f"raw {NASTY}"
+        assert found.get("body", f"raw {NASTY}") == f"raw {NASTY}"
 
 
 def test_an_exported_file_loses_nothing(process: Cli, store: str, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_queue_peek(cli: Cli, keys: str, fetch: Cli, queue_url: Callable[[str], 
     honest(ran.out)
     printed = cli("queue", "peek", "--json", *flags).out
     honest(printed)
-    assert json.loads(printed)["body_decoded"] == BODY
+    assert json.loads(printed)["body"] == BODY
 
 
 def test_functions(cli: Cli, tmp_path: Path) -> None:

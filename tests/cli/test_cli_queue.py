@@ -47,7 +47,7 @@ def test_send_and_peek(cli: Cli, lane: str, held: Callable[[], list[dict[str, An
     assert "Cover, job J1" in ran.out
     assert '"FunctionName": "Cover"' in ran.out
     found = json.loads(cli("queue", "peek", "--json", "--count", "1").out)
-    assert found["body_decoded"].encode() == NOTIFICATION
+    assert found["body"].encode() == NOTIFICATION
     assert (found["job_id"], found["priority"], found["dequeue_count"]) == ("J1", 3, 0)
     (message,) = held()
     assert base64.b64decode(message["body"]) == NOTIFICATION
@@ -63,7 +63,7 @@ def test_peek_of_what_is_no_notification(cli: Cli, lane: str) -> None:
     assert "characters more; --json prints them" in ran.out
     found = json.loads(cli("queue", "peek", "--json").out)
     assert found["undecodable"]
-    assert len(found["body_text"]) > 3000
+    assert len(found["body"]) > 3000
 
 
 def test_peek_of_nothing(cli: Cli, lane: str) -> None:

@@ -467,7 +467,7 @@ def test_while_the_daemon_runs(
     assert [(one.letter.reason, one.letter.job.attempts) for one in stored(target)] == [(Reason.REJECTED, 1)] * 2
     _until(lambda: place.bodies() == [])
     found = json.loads(cli("jobs", "show", "J-a", "--json").out)
-    assert (found["ended"], found["dead_letters"]) == ("done", [1, 2])
+    assert (found["state"], found["dead_letters"]) == ("done", [1, 2])
     assert daemon.end() == 0
 
 

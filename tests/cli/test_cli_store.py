@@ -114,7 +114,7 @@ def test_info_of_many_rows(cli: Cli, postgres: str, monkeypatch: pytest.MonkeyPa
     """On PostgreSQL more rows than are counted are the server's estimate, and are shown as one."""
     execute(postgres, "ANALYZE")
     monkeypatch.setattr(upkeep, "COUNT_CAP", 2)
-    assert "about 3  jobs that have ended" in cli("store", "info", "--store", postgres).out
+    assert "~3    jobs that have ended" in cli("store", "info", "--store", postgres).out
     assert json.loads(cli("store", "info", "--store", postgres, "--json").out)["ended_jobs"]["exact"] is False
 
 

@@ -94,7 +94,7 @@ async def test_reload_answers(sandbox: Sandbox, tmp_path: Path, started: list[Pr
     await started[0].logged("reload refused")
     await started[0].logged("polling failed")
     found = ask(tmp_path / "c", {"command": "status"})
-    assert (found["last_reload"]["result"], found["last_reload"]["handlers"]) == ("refused", ["Cover", "ImageH2V"])
+    assert (found["last_reload"]["outcome"], found["last_reload"]["handlers"]) == ("refused", ["Cover", "ImageH2V"])
     assert "mine.py" in found["last_reload"]["problems"][0]
     (outage,) = found["breakers"]
     assert outage["event"] == "polling failed; retrying until it works"

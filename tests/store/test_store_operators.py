@@ -133,6 +133,23 @@ async def test_groups(ledger: Ledger, operators: Operators, make_letter: MakeLet
     assert (one.count, one.latest, one.function) == (1, 2, "Fb")
 
 
+async def test_counts_by_function_and_reason(ledger: Ledger, operators: Operators, make_letter: MakeLetter) -> None:
+    """Letters are counted for each function and reason with their different errors; the most come first."""
+    for key, function, error in (("a", "F", "aa"), ("b", "F", "bb"), ("c", "F", "bb"), ("d", "G", "")):
+        await ledger.claim(key, 60)
+        await ledger.set_aside(make_letter(key, error_fingerprint=error, function=function, queue=f"q{key}"))
+    stored = await operators.list_letters(Filter(), limit=9)
+    counts = await operators.count_by_reason(Filter(), limit=9)
+    assert [(one.function, one.reason, one.count, one.errors, one.latest) for one in counts] == [
+        ("F", Reason.REJECTED, 3, 2, 3),
+        ("G", Reason.REJECTED, 1, 1, 4),
+    ]
+    assert (counts[0].first_at, counts[0].last_at) == (stored[0].stored_at, stored[2].stored_at)
+    assert await operators.count_by_reason(Filter(), limit=1) == counts[:1]
+    (one,) = await operators.count_by_reason(Filter(queue="qb"), limit=9)
+    assert (one.count, one.latest) == (1, 2)
+
+
 async def test_a_count_ends_at_its_cap(operators: Operators, five: list[DeadLetterRecord]) -> None:
     """Of more than the cap one more is counted."""
     assert [await operators.count_letters(Filter(), cap=cap) for cap in (0, 3, 4, 5, 6)] == [1, 4, 5, 5, 5]

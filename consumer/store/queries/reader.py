@@ -21,6 +21,7 @@ from consumer.store.ledger import (
     COUNT_CAP,
     Filter,
     JobRecord,
+    LetterCount,
     LetterGroup,
     OpenJob,
     RunRecord,
@@ -127,6 +128,21 @@ class Reader:
         )
         rows = await self._fetch(statement.order_by(groups.c.size.desc(), groups.c.latest.desc()))
         return [LetterGroup(Reason(reason), *rest) for reason, *rest in rows]
+
+    async def count_by_reason(self, wanted: Filter, *, limit: int) -> Sequence[LetterCount]:
+        """How many dead letters match, for each function and reason, the most first."""
+        column = self._engine.letters.c
+        size, latest = func.count().label("size"), func.max(column.id).label("latest")
+        errors = func.count(column.error_fingerprint.distinct())
+        times = func.min(column.stored_at), func.max(column.stored_at)
+        rows = await self._fetch(
+            select(column.function, column.reason, size, errors, *times, latest)
+            .where(*self._matching(self._engine.letters, wanted))
+            .group_by(column.function, column.reason)
+            .order_by(size.desc(), latest.desc())
+            .limit(limit)
+        )
+        return [LetterCount(function, Reason(reason), *rest) for function, reason, *rest in rows]
 
     async def get_letter(self, letter_id: int) -> StoredLetter:
         """One dead letter.
