@@ -25,6 +25,7 @@ from consumer.cli import main as command_line
 from consumer.config import LaneSettings, Settings, info_of, load, setting_fields
 from consumer.errors import ExitCode
 from consumer.functions.catalogue import documented
+from consumer.functions.face_beauty import BeautyParams
 from consumer.ops.metrics import OTHER, Metrics
 from consumer.plugin.registry import Sources, discover
 from consumer.policy import Reason
@@ -187,6 +188,31 @@ def shipped_table() -> Iterator[Row]:
         yield (code(function.name), code(f"handlers/{path.name}"), code(function.result.__name__), function.title)
 
 
+def files_table() -> Iterator[Row]:
+    yield ("FunctionName", "Input", "Output", "Its parameters in Python")
+    for function in documented():
+        row = (code(function.name), function.input, function.output or "none", code(function.params.__name__))
+        yield tuple(re.sub(r"\{\w+\}", lambda found: code(found[0]), cell) for cell in row)
+
+
+def parameters_table() -> Iterator[Row]:
+    """Every parameter as MPS spells it; a function without any has one row."""
+    yield ("FunctionName", "Parameter", "Meaning")
+    for function in documented():
+        names = function.params.wire_names()
+        for name, field in function.params.model_fields.items():
+            yield (code(function.name), code(names[name]), str(field.description))
+        if not names:
+            is_open = function.params.model_config.get("extra") == "allow"
+            yield (code(function.name), "any" if is_open else "none", "not documented" if is_open else "")
+
+
+def beauty_table() -> Iterator[Row]:
+    yield ("Name", "Meaning")
+    for name, field in BeautyParams.model_fields.items():
+        yield (code(name), str(field.description))
+
+
 def rights_table() -> Iterator[Row]:
     """Every call with its rights and the commands that make it."""
     yield ("Call", "RAM actions", "Resource", "Needed by")
@@ -245,6 +271,9 @@ def control_table() -> Iterator[Row]:
         pytest.param("Commands", list(commands_table()), id="commands"),
         pytest.param("Dead-letter reasons", list(reasons_table()), id="reasons"),
         pytest.param("Shipped handlers", list(shipped_table()), id="shipped handlers"),
+        pytest.param("Input and Output", list(files_table()), id="input and output"),
+        pytest.param("Parameters of each function", list(parameters_table()), id="parameters"),
+        pytest.param("What FaceBeauty changes", list(beauty_table()), id="beauty"),
         pytest.param("Least rights", list(rights_table()), id="least rights"),
         pytest.param("Orders", list(orders_table()), id="orders of the sandbox"),
         pytest.param("Flags of the sandbox", list(sandbox_flags_table()), id="flags of the sandbox"),

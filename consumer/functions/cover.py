@@ -19,7 +19,10 @@ class CoverParams(FunctionParams):
     function = "Cover"
 
     model: Literal["", "gif"] = Field(
-        default="", alias="Model", description='what is made: "" for still pictures, the default, or "gif"'
+        default="",
+        validation_alias="Model",
+        serialization_alias="Model",
+        description='what is made: "" for still pictures, the default, or "gif"',
     )
 
 

@@ -30,8 +30,9 @@ INFERRED: Final = Inferred()
 class FunctionParams(BaseModel):
     """JobParams of one function.
 
-    A field has MPS's spelling as its alias and takes both: ``model: str = Field(alias="Model")``. Parameters that are
-    not given are not written, so that MPS's defaults apply. A function that is not documented has parameters too:
+    A field takes its own name and MPS's: ``Field(validation_alias="Model", serialization_alias="Model")``. A plain
+    ``alias`` would hide its own name from type checkers. Parameters that are not given are not written, so that MPS's
+    defaults apply. A function that is not documented has parameters too:
 
         class MusicDemixParams(FunctionParams):
             '''JobParams of a MusicDemix job.'''
@@ -46,6 +47,11 @@ class FunctionParams(BaseModel):
     """The FunctionName."""
     ims_names: ClassVar[Mapping[str, str]] = {}
     """The sister service's names, each with MPS's name for the same (facts/iproduction.md#sister-service-ims)."""
+
+    @classmethod
+    def wire_names(cls) -> dict[str, str]:
+        """Each field's name with MPS's spelling."""
+        return {name: field.serialization_alias or name for name, field in cls.model_fields.items()}
 
     def job_params(self) -> str:
         """JobParams as MPS takes it: a JSON object as text."""

@@ -406,7 +406,8 @@ def _param_problem(function: Function, problem: ErrorDetails, given: Mapping[str
     """A validation error of a parameter, with its description as what was expected."""
     place = [str(part) for part in problem["loc"]]
     name, fields = place[0] if place else "", function.params.model_fields
-    info = fields.get(name) or next((field for field in fields.values() if field.alias == name), None)
+    by_wire_name = {wire: fields[key] for key, wire in function.params.wire_names().items()}
+    info = fields.get(name) or by_wire_name.get(name)
     if problem["type"] == "extra_forbidden" and info is None:
         return _unknown_param(function, name, given[name])
     wrong = problem["msg"].removeprefix("Value error, ")
@@ -418,7 +419,7 @@ def _param_problem(function: Function, problem: ErrorDetails, given: Mapping[str
 
 
 def _unknown_param(function: Function, name: str, value: JsonValue) -> RequestFinding:
-    known = [field.alias or key for key, field in function.params.model_fields.items()]
+    known = list(function.params.wire_names().values())
     by_folded = {key.lower(): key for key in known}
     close = difflib.get_close_matches(name.lower(), by_folded, n=1)
     source = function.source
@@ -447,8 +448,8 @@ def typed_params(function: str, given: Mapping[str, str]) -> Mapping[str, JsonVa
     Those of a function's model stay text: the model types them. Of all others, JSON is decoded and the rest is text.
     """
     known = find(function)
-    fields = known.params.model_fields if known else {}
-    typed = {*fields, *(field.alias for field in fields.values())}
+    both = known.params.wire_names() if known else {}
+    typed = {*both, *both.values()}
     return {name: value if name in typed else _decoded_or_text(value) for name, value in given.items()}
 
 

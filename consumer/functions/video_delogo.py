@@ -14,7 +14,8 @@ class VideoDelogoParams(FunctionParams):
 
     logo: Boxes | None = Field(
         default=None,
-        alias="Logo",
+        validation_alias="Logo",
+        serialization_alias="Logo",
         description="at most 2 boxes [xmin,ymin,width,height], each number from 0 to 1, inside the picture",
     )
 

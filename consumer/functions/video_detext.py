@@ -19,7 +19,8 @@ class VideoDetextParams(FunctionParams):
 
     text: Boxes | None = Field(
         default=None,
-        alias="Text",
+        validation_alias="Text",
+        serialization_alias="Text",
         description="at most 2 boxes [xmin,ymin,width,height], each number from 0 to 1, inside the picture",
     )
 
