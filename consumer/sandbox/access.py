@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from consumer.sandbox.protocol import JOB_OPERATIONS, QUEUE_OPERATIONS, MnsError, Request, RpcError
+from consumer.sandbox.protocol import IMS_OPERATIONS, JOB_OPERATIONS, QUEUE_OPERATIONS, MnsError, Request, RpcError
 
 _NAME_AND_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
 _FOREIGN_SITES: Final = frozenset({"cross-site", "same-site"})
@@ -302,6 +302,7 @@ def _check_timestamp(date: str, now_s: float) -> None:
 ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     **{name: (f"mns:{name}",) for name in QUEUE_OPERATIONS},
     **{name: (f"mts:{name}",) for name in JOB_OPERATIONS},
+    **{name: (name,) for name in IMS_OPERATIONS},
     **{
         f"Batch{name}": (f"mns:Batch{name}", f"mns:{name}")
         for name in ("ReceiveMessage", "PeekMessage", "DeleteMessage")

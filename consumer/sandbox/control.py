@@ -4,7 +4,8 @@ All under ``/_sandbox``, JSON in and out, without keys (it binds loopback by def
 
     GET    /_sandbox/state                    queues, jobs, requests, faults applied
     GET    /_sandbox/requests                 the latest requests, one by one
-    GET    /_sandbox/jobs                     every job
+    GET    /_sandbox/jobs                     every job of MPS
+    GET    /_sandbox/ims-jobs                 every job of IMS
     POST   /_sandbox/jobs                     a job in its final form, without running it
     GET    /_sandbox/faults                   the current rules, and how often each kind was applied
     PUT    /_sandbox/faults                   [fault, ...]: replace all rules
@@ -147,6 +148,8 @@ class Control:
                 return list(self._log.latest)
             case "jobs":
                 return [_shown_job(job) for job in tenant.jobs.all()]
+            case "ims-jobs":
+                return [_shown_job(job) for job in tenant.ims_jobs.all()]
             case "faults":
                 faults = [fault.model_dump(exclude_defaults=True) for fault in self._faults.current()]
                 return {"faults": faults, "applied": dict(self._faults.applied)}

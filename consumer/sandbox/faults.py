@@ -83,8 +83,8 @@ class Fault(BaseModel):
 
             For jobs: ``submit_answer_lost`` runs the job and closes the connection of its submit without an answer;
             ``job_stuck`` stays Analysing; ``notification_lost``, ``notification_twice``.
-        operations: Names of calls, or ``mns``, ``mps``, ``send``, ``receive``, ``peek``, ``delete``, ``hide``,
-            ``submit``, ``query``; none means all.
+        operations: Names of calls, or ``mns``, ``mps``, ``ims``, ``send``, ``receive``, ``peek``, ``delete``,
+            ``hide``, ``submit``, ``query``; none means all.
         queues: Names of queues, with ``*`` and ``?``; none means all, and calls without a queue.
         probability: Chance of a hit.
         count: After this many hits the fault is removed; none is unlimited.

@@ -11,7 +11,7 @@ import posixpath
 import random
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +37,9 @@ class JobFailure(BaseModel):
 
     code: str = "InternalError"
     message: str = "Failed as ordered."
+
+
+_CANCELLED: Final = JobFailure(code="Cancelled", message="The job was cancelled.")
 
 
 class JobOrders(BaseModel):
@@ -79,6 +82,9 @@ class SandboxJob(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    operation: ClassVar[str] = "SubmitIProductionJob"
+    """The operation that submits such a job, as faults name it."""
+
     job_id: Annotated[str, Field(min_length=1)]
     function: Annotated[str, Field(min_length=1)] = "Cover"
     params: str = "{}"
@@ -114,25 +120,39 @@ class SandboxJob(BaseModel):
         self.ended_ms = now_ms
         has_failed = self.state is JobState.FAIL
         self.code = self.code or ("InternalError" if has_failed else "Success")
-        if self.result is None and has_failed:
+        if self.result is None:
+            self.result = self.result_at_end()
+
+    def result_at_end(self) -> str:
+        """The ``Result`` of a job that has ended, where no other was ordered."""
+        if self.state is JobState.FAIL:
             # No sample of a failed result exists: this is the least that any result has.
-            self.result = compact({"Code": self.code, "Details": [], "Message": self.message})
-        elif self.result is None:
-            self.result = sample_result(self)
+            return compact({"Code": self.code, "Details": [], "Message": self.message})
+        return sample_result(self)
 
 
-class Jobs:
-    """All jobs of one account in one region, and the pipelines they run in.
+AnyJob = TypeVar("AnyJob", bound=SandboxJob)
+
+
+class Jobs(Generic[AnyJob]):
+    """All jobs of one service for one account in one region, and the pipelines they run in.
 
     Args:
         on_end: Called with an ended job, once for each notification that is due.
+        event_queue: The queue that all jobs notify when they end; without it each names its own.
 
     Attributes:
         pipelines: By id; "" is the default one.
     """
 
     def __init__(
-        self, clock: Clock, faults: Faults, settings: SandboxSettings, *, on_end: Callable[[SandboxJob], None]
+        self,
+        clock: Clock,
+        faults: Faults,
+        settings: SandboxSettings,
+        *,
+        on_end: Callable[[AnyJob], None],
+        event_queue: Callable[[], str | None] | None = None,
     ) -> None:
         self._clock = clock
         self._faults = faults
@@ -140,20 +160,21 @@ class Jobs:
         self._new_pipeline = PipelineSettings(concurrency=settings.pipeline_concurrency)
         self._is_strict = settings.pipelines is not None
         self._on_end = on_end
-        self._jobs: dict[str, SandboxJob] = {}
+        self._event_queue = event_queue
+        self._jobs: dict[str, AnyJob] = {}
         self.pipelines = {
             name: Pipeline(one) for name, one in {"": self._new_pipeline, **(settings.pipelines or {})}.items()
         }
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[str, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def get(self, job_id: str) -> SandboxJob | None:
+    def get(self, job_id: str) -> AnyJob | None:
         """Look a job up; None when it was never submitted or ended long ago."""
         return self._jobs.get(job_id)
 
-    def all(self) -> list[SandboxJob]:
+    def all(self) -> list[AnyJob]:
         """All jobs, oldest first."""
         return list(self._jobs.values())
 
@@ -173,7 +194,7 @@ class Jobs:
         pipeline.change(pipeline.settings.model_copy(update=changes.model_dump(exclude_unset=True)))
         return pipeline
 
-    def submit(self, job: SandboxJob) -> None:
+    def submit(self, job: AnyJob) -> None:
         """Queue a job in its pipeline; it runs and ends by itself."""
         job.state = JobState.QUEUING
         job.submitted_ms = self._clock.now_ms()
@@ -181,15 +202,15 @@ class Jobs:
         pipeline = self.pipeline(job.pipeline_id)
         pipeline.queued += 1
         task = asyncio.create_task(self._run(pipeline, job, self._faults.draw_lot()))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[job.job_id] = task
+        task.add_done_callback(lambda _: self._running.pop(job.job_id, None))
 
     def loses_answer(self, job_id: str) -> bool:
         """Draw whether the answer of a job's submit is lost, by its order or by a fault."""
         job = self._jobs[job_id]
         return job.orders.answer == "lost" or self._is_hit("submit_answer_lost", job)
 
-    def add(self, job: SandboxJob) -> None:
+    def add(self, job: AnyJob) -> None:
         """Add a job in its final form; it replaces one that has its id, which then never ends."""
         job.submitted_ms = self._clock.now_ms()
         if job.has_ended:
@@ -198,12 +219,24 @@ class Jobs:
         if job.notify_queue is not None:
             self._on_end(job)
 
+    def cancel(self, job_id: str) -> None:
+        """Let a job end as Fail now; one that has ended stays as it is."""
+        job = self._jobs[job_id]
+        task = self._running.pop(job_id, None)
+        if task is None or job.has_ended:
+            return
+        task.cancel()
+        if job.state is JobState.QUEUING:
+            self.pipelines[job.pipeline_id].queued -= 1
+        job.orders = JobOrders(fail=_CANCELLED)
+        self._end(job, lot=1.0)
+
     def close(self) -> None:
         """Stop all jobs; they keep their states."""
-        for task in self._running:
+        for task in list(self._running.values()):
             task.cancel()
 
-    def _keep(self, job: SandboxJob) -> None:
+    def _keep(self, job: AnyJob) -> None:
         self._jobs[job.job_id] = job
         while len(self._jobs) > _MOST_KEPT:
             oldest = next(iter(self._jobs.values()))
@@ -211,7 +244,7 @@ class Jobs:
                 break
             del self._jobs[oldest.job_id]
 
-    async def _run(self, pipeline: Pipeline, job: SandboxJob, lot: float) -> None:
+    async def _run(self, pipeline: Pipeline, job: AnyJob, lot: float) -> None:
         length_s = self._job_s if job.orders.job_s is None else job.orders.job_s
         await asyncio.sleep(length_s * _QUEUING_SHARE)
         async with pipeline.slot():
@@ -222,7 +255,7 @@ class Jobs:
                 await asyncio.sleep(length_s * (1 - _QUEUING_SHARE))
                 self._end(job, lot)
 
-    def _end(self, job: SandboxJob, lot: float) -> None:
+    def _end(self, job: AnyJob, lot: float) -> None:
         if self._jobs.get(job.job_id) is not job:
             # It was replaced meanwhile: no notification.
             return
@@ -231,10 +264,12 @@ class Jobs:
         job.code, job.message = (fail.code, fail.message) if fail else ("", "")
         job.result = job.orders.result
         job.end(self._clock.now_ms())
+        if self._event_queue is not None:
+            job.notify_queue = self._event_queue()
         for _ in range(self._notifications(job, lot)):
             self._on_end(job)
 
-    def _notifications(self, job: SandboxJob, lot: float) -> int:
+    def _notifications(self, job: AnyJob, lot: float) -> int:
         notify = job.orders.notify
         if job.notify_queue is None or notify == "lost":
             return 0
@@ -242,8 +277,8 @@ class Jobs:
             return 0
         return 2 if notify == "twice" or self._is_hit("notification_twice", job) else 1
 
-    def _is_hit(self, kind: Kind, job: SandboxJob) -> bool:
-        return self._faults.draw(kind, "SubmitIProductionJob", job.notify_queue) is not None
+    def _is_hit(self, kind: Kind, job: AnyJob) -> bool:
+        return self._faults.draw(kind, job.operation, job.notify_queue) is not None
 
 
 def object_keys(job: SandboxJob, count: int, ending: str) -> list[str]:

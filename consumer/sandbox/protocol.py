@@ -26,18 +26,27 @@ QUEUE_OPERATIONS: Final = (
     "ChangeMessageVisibility",
 )
 JOB_OPERATIONS: Final = ("SubmitIProductionJob", "QueryIProductionJob")
+IMS_OPERATIONS: Final = (
+    "ice:SubmitIProductionJob",
+    "ice:QueryIProductionJob",
+    "ice:CancelIProductionJob",
+    "ice:SetEventCallback",
+    "ice:GetEventCallback",
+)
+"""Those of IMS, as its RAM actions are spelt: two have the names of MPS's."""
 UNKNOWN: Final = "Unknown"
 
 GROUPS: Final = {
     "mns": frozenset(QUEUE_OPERATIONS),
     "mps": frozenset(JOB_OPERATIONS),
+    "ims": frozenset(IMS_OPERATIONS),
     "send": frozenset({"SendMessage", "BatchSendMessage"}),
     "receive": frozenset({"ReceiveMessage", "BatchReceiveMessage"}),
     "peek": frozenset({"PeekMessage", "BatchPeekMessage"}),
     "delete": frozenset({"DeleteMessage", "BatchDeleteMessage"}),
     "hide": frozenset({"ChangeMessageVisibility"}),
-    "submit": frozenset({"SubmitIProductionJob"}),
-    "query": frozenset({"QueryIProductionJob"}),
+    "submit": frozenset({"SubmitIProductionJob", "ice:SubmitIProductionJob"}),
+    "query": frozenset({"QueryIProductionJob", "ice:QueryIProductionJob"}),
 }
 """Short names for several operations, as a fault may name them."""
 
@@ -105,11 +114,11 @@ def queue_not_exist() -> MnsError:
 
 def operations_named(names: tuple[str, ...]) -> frozenset[str]:
     """The operations that these operation and group names stand for, or all; ValueError for any other name."""
-    every = (*QUEUE_OPERATIONS, *JOB_OPERATIONS, UNKNOWN)
+    every = (*QUEUE_OPERATIONS, *JOB_OPERATIONS, *IMS_OPERATIONS, UNKNOWN)
     chosen: set[str] = set()
     for name in names:
         if name not in GROUPS and name not in every:
-            known = ", ".join((*GROUPS, *QUEUE_OPERATIONS, *JOB_OPERATIONS))
+            known = ", ".join((*GROUPS, *QUEUE_OPERATIONS, *JOB_OPERATIONS, *IMS_OPERATIONS))
             raise ValueError(f"unknown operation '{name}'; expected one of {known}")
         chosen |= GROUPS.get(name, {name})
     return frozenset(chosen or every)

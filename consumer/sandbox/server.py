@@ -1,4 +1,4 @@
-"""The server of MNS and MPS on one port.
+"""The server of MNS, MPS and IMS on one port.
 
 For each request: find its operation, draw faults, wait for latency, carry it out, send the response intact or spoilt.
 """
@@ -16,12 +16,14 @@ from consumer.sandbox import control
 from consumer.sandbox.access import Grants, Origins
 from consumer.sandbox.account import Clock
 from consumer.sandbox.faults import Fault, Faults, replace_effect, spoil_response
+from consumer.sandbox.ims_api import ImsApi
+from consumer.sandbox.ims_jobs import ImsJob, event
 from consumer.sandbox.jobs import SandboxJob, message_body, notification
 from consumer.sandbox.mns_api import MnsApi
 from consumer.sandbox.mps_api import MpsApi
 from consumer.sandbox.protocol import Request, Response
 from consumer.sandbox.queue import Message
-from consumer.sandbox.rpc import is_rpc
+from consumer.sandbox.rpc import RpcApi, is_rpc, names_version
 from consumer.sandbox.settings import SandboxSettings
 from consumer.sandbox.tenants import Tenant, Tenants
 
@@ -42,7 +44,7 @@ _ANSWER_LOST: Final = Fault(kind="submit_answer_lost")
 
 
 class Sandbox:
-    """A local MNS and MPS. Use it as an async context manager; it listens inside the block.
+    """A local MNS, MPS and IMS. Use it as an async context manager; it listens inside the block.
 
         async with Sandbox.on_free_port(job_s=0) as sandbox:
             sandbox.put("jobs", body)
@@ -75,6 +77,7 @@ class Sandbox:
             chance=self._chance,
         )
         self._mps = MpsApi(self.tenants, self.grants, settings, chance=self._chance)
+        self._ims = ImsApi(self.tenants, self.grants, settings, chance=self._chance)
         self._control = control.Control(self.tenants, self.faults, self.grants, self.log)
         self._scheme = "http" if settings.tls is None else "https"
         self._origins = Origins(settings.host, settings.allowed_hosts, scheme=self._scheme)
@@ -140,7 +143,10 @@ class Sandbox:
             )
             return
         now_ms, message_id = self.clock.now_ms(), f"{self._chance.getrandbits(128):032X}"
-        body = message_body(notification(job), owner.settings, message_id=message_id, now_ms=now_ms)
+        text = notification(job)
+        if isinstance(job, ImsJob):
+            text = event(job, owner.account, self.settings.ims_event_type)
+        body = message_body(text, owner.settings, message_id=message_id, now_ms=now_ms)
         queue = owner.queues.ensure(job.notify_queue).queue
         # Unchecked: the service's own notification is not refused for a queue's settings.
         queue.enqueue(Message(body, group_id=job.function if queue.fifo else ""), now_ms)
@@ -223,8 +229,10 @@ class Sandbox:
             return response.to_web(self.clock.date_header(), keep_alive=http.keep_alive)
         return await self._serve(http, self._service(request), request)
 
-    def _service(self, request: Request) -> MnsApi | MpsApi:
-        return self._mps if is_rpc(request) else self._mns
+    def _service(self, request: Request) -> MnsApi | RpcApi:
+        if not is_rpc(request):
+            return self._mns
+        return self._ims if names_version(request, ImsApi.version) else self._mps
 
     def _refuse(self, request: Request, reason: str) -> web.StreamResponse:
         # The body is not read, so the connection can't be used again.
@@ -236,7 +244,7 @@ class Sandbox:
         headers = service.headers(request_id)
         return response.to_web(self.clock.date_header(), keep_alive=False, headers=headers)
 
-    async def _serve(self, http: web.BaseRequest, service: MnsApi | MpsApi, request: Request) -> web.StreamResponse:
+    async def _serve(self, http: web.BaseRequest, service: MnsApi | RpcApi, request: Request) -> web.StreamResponse:
         call = service.parse(request)
         request_id = service.new_request_id(self.clock.now_ms())
         self.log.by_operation[call.operation] += 1

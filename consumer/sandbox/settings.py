@@ -42,6 +42,7 @@ class SandboxSettings(BaseModel):
         pipeline_concurrency: Jobs of one pipeline that are Analysing at once, where ``pipelines`` says nothing else.
         pipelines: Those that exist, by PipelineId; a job for any other is refused. None accepts every PipelineId.
         mps_calls_per_s: Submits, and queries, per second before Throttling.User; 0 is no limit.
+        ims_event_type: EventType of the events of IMS: what it is for these jobs is not known.
         allowed_actions: The RAM actions that are granted; None grants all.
         denied_actions: RAM actions that are not granted, even if allowed.
         plain_denials: MPS refuses a missing right with 400 and no AccessDeniedDetail, not with 403 and the detail.
@@ -76,6 +77,7 @@ class SandboxSettings(BaseModel):
     mps_calls_per_s: Annotated[int, Field(ge=0, le=100_000)] = 100
     notification_encoding: NotificationEncoding = "base64"
     envelope: Envelope = "none"
+    ims_event_type: Annotated[str, Field(min_length=1)] = "SandboxIProduction"
     allowed_actions: Actions | None = None
     denied_actions: Actions = ()
     plain_denials: bool = False

@@ -7,12 +7,14 @@ The account of a request is that of its AccessKey. The region is the one that th
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Final
 
 from consumer.sandbox.access import Keys
 from consumer.sandbox.account import Account, Clock
 from consumer.sandbox.faults import Faults
+from consumer.sandbox.ims_jobs import ImsJob
 from consumer.sandbox.jobs import Jobs, SandboxJob
 from consumer.sandbox.settings import SandboxSettings
 
@@ -24,6 +26,14 @@ _HOST: Final = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class EventCallback:
+    """Where IMS sends its events. ``event_types`` filters nothing: the type of these jobs' events is unknown."""
+
+    queue: str
+    event_types: str
+
+
 class Tenant:
     """One account in one region.
 
@@ -31,6 +41,8 @@ class Tenant:
         settings: Those of the sandbox, with this account and region.
         queues: Its queues.
         jobs: Its jobs of MPS, and their pipelines.
+        ims_jobs: Its jobs of IMS, and their pipelines.
+        callback: The queue that gets the events of IMS; None until one is set.
     """
 
     def __init__(
@@ -45,7 +57,19 @@ class Tenant:
         self.region = settings.region
         self.settings = settings
         self.queues = Account(settings, clock, chance)
-        self.jobs = Jobs(clock, faults, settings, on_end=partial(on_end, self))
+        self.callback: EventCallback | None = None
+        self.jobs: Jobs[SandboxJob] = Jobs(clock, faults, settings, on_end=partial(on_end, self))
+        self.ims_jobs: Jobs[ImsJob] = Jobs(
+            clock, faults, settings, on_end=partial(on_end, self), event_queue=self._event_queue
+        )
+
+    def _event_queue(self) -> str | None:
+        return self.callback.queue if self.callback else None
+
+    def close(self) -> None:
+        """Stop all jobs."""
+        self.jobs.close()
+        self.ims_jobs.close()
 
     def __str__(self) -> str:
         return f"{self.account}/{self.region}"
@@ -112,7 +136,7 @@ class Tenants:
     def close(self) -> None:
         """Stop all jobs."""
         for tenant in self:
-            tenant.jobs.close()
+            tenant.close()
 
 
 @lru_cache(maxsize=64)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from consumer.rights import RIGHTS
 from consumer.sandbox import Sandbox, SandboxSettings
 from consumer.sandbox.access import ACTIONS, Grants
-from consumer.sandbox.protocol import JOB_OPERATIONS, QUEUE_OPERATIONS
+from consumer.sandbox.protocol import IMS_OPERATIONS, JOB_OPERATIONS, QUEUE_OPERATIONS
 
 Reply = tuple[int, dict[str, str], bytes]
 Ask = Callable[..., Awaitable[Reply]]
@@ -45,7 +45,9 @@ CALLS = {
 
 def test_every_operation_has_its_actions() -> None:
     """Operations of the table need its actions, all others the one of their own name."""
-    assert set(ACTIONS) == {*QUEUE_OPERATIONS, *JOB_OPERATIONS} == {*CALLS, *JOB_OPERATIONS}
+    assert set(ACTIONS) == {*QUEUE_OPERATIONS, *JOB_OPERATIONS, *IMS_OPERATIONS}
+    assert set(CALLS) == set(QUEUE_OPERATIONS)
+    assert all(ACTIONS[name] == (name,) for name in IMS_OPERATIONS)
     assert {name: ACTIONS[name] for name in RIGHTS} == {name: right.actions for name, right in RIGHTS.items()}
     assert ACTIONS["ListQueue"] == ("mns:ListQueue",)
 
