@@ -146,9 +146,13 @@ async def test_results_have_their_documented_shape(sandbox: Sandbox, function: s
         segments = json.loads(result["Data"])["result"]
         assert all(set(segment) == {"start", "end", "title"} for segment in segments)
         assert all(0 < segment["start"] < segment["end"] for segment in segments)
+    elif function == "AudioQualityAssessment":
+        assert all(
+            channel["Tag"] == "Valid" and 0 <= channel["MOS(0-5)"] <= 5 for channel in json.loads(result["Data"])
+        )
     else:
         assert result == {"Code": "Success", "Details": [], "Message": "success"}
-    has_details = "Data" not in result or function == "Cover"
+    has_details = "Data" not in result or function in ("Cover", "AudioQualityAssessment")
     assert message["Message"] == ("success" if has_details else "Successful.")
     assert ("Details" in message) == has_details
     assert "UserData" not in message
