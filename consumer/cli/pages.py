@@ -19,6 +19,22 @@ from rich.markdown import Markdown
 from consumer.errors import UsageError
 
 _FOLDER: Final = files("consumer") / "docs"
+_ORDER: Final = (
+    "handlers",
+    "parameters",
+    "sandbox",
+    "settings",
+    "security",
+    "deploy",
+    "operations",
+    "dead-letters",
+    "metrics",
+    "runbook",
+    "upgrade",
+    "performance",
+    "services",
+)
+"""The pages in the order of use, as the project's README lists them."""
 
 
 def docs(
@@ -33,7 +49,7 @@ def docs(
     """
     pages = {entry.name.removesuffix(".md"): entry for entry in _FOLDER.iterdir() if entry.name.endswith(".md")}
     if page is None:
-        for name in sorted(pages):
+        for name in sorted(pages, key=_ORDER.index):
             title, _, _ = pages[name].read_text(encoding="utf-8").partition("\n")
             print(f"{name:<14} {title.removeprefix('# ')}")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,9 +28,11 @@ def test_a_chapter_is_printed_alone(cli: Callable[..., Ran]) -> None:
 
 
 def test_without_a_page_all_are_listed(cli: Callable[..., Ran]) -> None:
-    """Each page stands in the list, with its title."""
-    listed = {line.split()[0] for line in cli("docs").out.splitlines()}
-    assert listed == {path.stem for path in DOCS.glob("*.md")}
+    """Each page stands in the list, with its title, in the order of the README."""
+    listed = [line.split()[0] for line in cli("docs").out.splitlines()]
+    readme = (DOCS.parents[1] / "README.md").read_text(encoding="utf-8").partition("## Documentation")[2]
+    assert listed == re.findall(r"^\d+\. \[.+?\]\(consumer/docs/(.+?)\.md\)", readme, re.MULTILINE)
+    assert set(listed) == {path.stem for path in DOCS.glob("*.md")}
 
 
 def test_an_unknown_page_names_those_that_are_there(cli: Callable[..., Ran]) -> None:
