@@ -79,7 +79,9 @@ _COMMANDS: Final = (
     ),
     _Command("jobs list", "records:list_jobs", "List the jobs that have ended, or by --state those that run or retry."),
     _Command(
-        "jobs show", "records:show_job", "Show one job: its end with UserData and result, or its failures so far."
+        "jobs show",
+        "records:show_job",
+        "Show one job: its runs, its end with UserData and result, or its next try.",
     ),
     _Command("jobs run", "daemon:run_job", "Handle a job whose notification was lost or that had no NotifyUrl."),
     _Command("dead-letters list", "records:list_letters", "List dead letters, the latest last."),

@@ -24,7 +24,7 @@ from rich.console import Console
 from consumer.errors import ConsumerError, UsageError
 from consumer.file_safety import sync_folder
 from consumer.message.envelope import read_text
-from consumer.message.notification import decode_user_data, job_of
+from consumer.message.notification import decode_user_data
 from consumer.message.strict_json import Undecodable
 from consumer.ops.sanitize import SECRETS, json_text, printable, printable_block
 from consumer.store.ledger import COUNT_CAP, JobRecord, LetterCount, LetterGroup, OpenJob, StoredJob, StoredLetter
@@ -112,6 +112,14 @@ def age_text(seconds: float | None) -> str:
     return f"{int(age_s // unit_s)}{unit}"
 
 
+def until_text(seconds: float | None) -> str:
+    """How long until UNIX seconds, as ``in 5m``; ``due`` when they are over, "" for an unknown time."""
+    if not seconds:
+        return ""
+    left_s = seconds - time.time()
+    return f"in {age_text(time.time() - left_s)}" if left_s > 0 else "due"
+
+
 def count_text(count: int) -> str:
     """A number of ``count_letters``; beyond its cap it is only known that there are more."""
     return f"{count:,}" if count <= COUNT_CAP else f"more than {COUNT_CAP:,}"
@@ -148,15 +156,15 @@ def job_json(stored: StoredJob) -> dict[str, Any]:
 
 def open_json(job: OpenJob) -> dict[str, Any]:
     """A job that runs or retries as JSON, masked."""
-    queue, job_id = job_of(job.key)
     return masked(
         {
             "state": "retrying" if job.held_until is None else "running",
             "since": time_text(job.since),
-            "attempt": job.failures + 1,
-            "queue": queue,
-            "function": None,
-            "job_id": job_id,
+            "attempt": job.attempt,
+            "queue": job.queue,
+            "function": job.function,
+            "job_id": job.job_id,
+            "next_try_at": time_text(job.retry_at),
             "held_until": time_text(job.held_until),
             "error": job.error,
         }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import anyio
 import typer
 
+from consumer.cli.history import history_json, print_history
 from consumer.cli.options import (
     JOBS,
     LETTERS,
@@ -49,6 +50,7 @@ from consumer.cli.output import (
     print_json,
     print_list,
     readable_body,
+    until_text,
     value_text,
     whole_letter_json,
 )
@@ -56,7 +58,7 @@ from consumer.config import Settings
 from consumer.errors import ExitCode, UsageError
 from consumer.ops.control import ask
 from consumer.ops.sanitize import SECRETS, printable, printable_block
-from consumer.store.ledger import COUNT_CAP, Filter, StoredJob
+from consumer.store.ledger import COUNT_CAP, Filter, OpenJob, RunRecord, StoredJob, StoredLetter
 from consumer.store.open import open_operators
 from consumer.store.queries import Operators
 from consumer.store_address import SqliteAddress
@@ -67,8 +69,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _PAGE: Final = 200
 _MOST_OPEN: Final = 100_000
-_OPEN_COLUMNS: Final = ("since", "state", "attempt", "function", "job_id", "queue", "held_until", "error")
-_NARROW_OPEN: Final = ("since", "attempt", "job_id", "error")
+_OPEN_COLUMNS: Final = (
+    *("since", "state", "attempt", "function", "job_id", "queue", "next_try_at", "held_until", "error"),
+)
+_NARROW_OPEN: Final = ("since", "attempt", "job_id", "next_try_at", "error")
 _NARROW_JOB: Final = ("stored_at", "state", "function", "job_id", "code")
 _NARROW_LETTER: Final = ("id", "stored_at", "reason", "function", "error")
 _NARROW_GROUP: Final = ("count", "latest_at", "reason", "function", "latest_id", "error")
@@ -80,7 +84,13 @@ _GROUP_COLUMNS: Final = (
     *("count", "reason", "function", "fingerprint", "oldest_at", "latest_at", "latest_id", "error"),
 )
 _COUNT_COLUMNS: Final = ("function", "reason", "count", "errors", "oldest_at", "latest_at", "latest_id")
-_AGE_HEADS: Final = {"stored_at": "age", "oldest_at": "oldest", "latest_at": "latest", "latest_id": "id"}
+_AGE_HEADS: Final = {
+    "stored_at": "age",
+    "oldest_at": "oldest",
+    "latest_at": "latest",
+    "latest_id": "id",
+    "next_try_at": "next",
+}
 _TIMES: Final = frozenset({"stored_at", "oldest_at", "latest_at", "since", "held_until"})
 _NO_LETTER: Final = "no dead letter matches"
 
@@ -134,17 +144,19 @@ def list_jobs(
 
 def _list_open(selection: Selection, *, limit: int, as_json: bool, wide: bool) -> None:
     wanted, is_running = selection.wanted, selection.job_state is WhichJobs.RUNNING
-    if wanted != Filter(queue=wanted.queue, job_id=wanted.job_id):
-        raise UsageError("--state running and --state retrying: expected no other flag than --queue and --job-id")
+    asked = {"queue": wanted.queue, "function": wanted.function, "job_id": wanted.job_id}
+    if wanted != Filter(queue=wanted.queue, function=wanted.function, job_id=wanted.job_id):
+        raise UsageError(
+            "--state running and --state retrying: expected no other flag than --queue, --function and --job-id"
+        )
     settings = selection.settings
     if is_running and isinstance(settings.store_address(), SqliteAddress):
         found = _running_here(settings)
     else:
-        which: dict[str, Any] = {"running": is_running, "queue": wanted.queue, "job_id": wanted.job_id}
+        which: dict[str, Any] = {"running": is_running, **asked}
         most = limit + 1 if limit else _MOST_OPEN
         found = [open_json(job) for job in _ask(settings, lambda operators: operators.list_open(limit=most, **which))]
-    for name in ("queue", "job_id"):
-        value = getattr(wanted, name)
+    for name, value in asked.items():
         found = [one for one in found if value in {None, one[name]}]
     shown = found[:limit] if limit else found
     _print_records(shown, _OPEN_COLUMNS, _NARROW_OPEN, as_json=as_json, wide=wide)
@@ -175,38 +187,45 @@ def show_job(
     *,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show one job: its end with UserData and result, or its failures so far."""
+    """Show one job: its runs, its end with UserData and result, or its next try."""
     demand_text("JOBID", job_id, LONGEST_JOB_ID)
     queue, settings = selection.wanted.queue, selection.settings
     queues = [lane.url.identity for lane in settings.queues()]
-    jobs, letters = _ask(settings, lambda operators: operators.find_job(job_id, queue=queue, queues=queues))
-    if not jobs and not letters:
-        which: dict[str, Any] = {"queue": queue, "job_id": job_id, "limit": _PAGE}
-        began = [open_json(job) for job in _ask(settings, lambda operators: operators.list_open(**which))]
-        began = [one for one in began if one["job_id"] == job_id]
-        if not began:
-            raise UsageError(
-                f"the ledger knows no job {job_id!r} that has ended or failed; expected a JobId of 'mns-consumer jobs"
-                " list'"
-            )
-        for open_one in began:
-            print_json(open_one) if as_json else print_fields(open_one)
-    for number, stored in enumerate(jobs):
+
+    async def look(
+        operators: Operators,
+    ) -> tuple[Sequence[StoredJob], Sequence[StoredLetter], Sequence[OpenJob], Sequence[RunRecord]]:
+        jobs, letters = await operators.find_job(job_id, queue=queue, queues=queues)
+        began = [] if jobs else await operators.list_open(limit=_PAGE, queue=queue, job_id=job_id)
+        began = [one for one in began if one.job_id == job_id]
+        keys = {one.record.key for one in jobs} | {one.letter.job.key for one in letters} | {one.key for one in began}
+        return jobs, letters, began, await operators.list_runs(*keys)
+
+    jobs, letters, began, runs = _ask(settings, look)
+    if not (jobs or letters or began):
+        raise UsageError(
+            f"the ledger knows no job {job_id!r} of which a run has ended; expected a JobId of 'mns-consumer jobs list'"
+        )
+    shown = [(one.record.queue, one.record.key, job_json(one)) for one in jobs]
+    shown += [(one.queue, one.key, open_json(one)) for one in began]
+    if not shown:
+        # The job was replayed and no run has ended since: its letters are all there is.
+        shown = [(one.letter.job.queue, one.letter.job.key, letter_json(one)) for one in letters]
+    for number, (of_queue, key, fields) in enumerate(shown):
+        history = history_json(of_queue, runs, jobs, letters)
         if as_json:
-            numbers = [one.id for one in letters if one.letter.job.key == stored.record.key]
-            print_json({**job_json(stored), "dead_letters": numbers})
+            numbers = [one.id for one in letters if one.letter.job.key == key]
+            print_json({**fields, "dead_letters": numbers, "history": history})
         else:
             print("\n" * bool(number), end="")
-            print_fields(job_json(stored))
-    for one in letters:
-        if not as_json:
+            print_fields(fields)
+            print_history(history)
+    if not as_json:
+        for one in letters:
             note(
                 f"dead letter {one.id} ({one.letter.reason.value}, {one.state.value}):"
                 f" mns-consumer dead-letters show {one.id}"
             )
-        elif not jobs:
-            # The job was replayed and has not ended again: its letters are all there is.
-            print_json(letter_json(one))
 
 
 @selects(*LETTERS)
@@ -426,6 +445,8 @@ def _print_records(
 
 def _cell(name: str, value: Any, is_narrow: bool) -> str:  # noqa: FBT001 - of a table, not of a caller
     """A cell that is never empty, so that a program finds each column; a time as its age on a terminal."""
+    if is_narrow and name == "next_try_at" and value:
+        return until_text(datetime.fromisoformat(value).timestamp())
     if is_narrow and name in _TIMES and value:
         return age_text(datetime.fromisoformat(value).timestamp())
     return value_text(value) or "-"

@@ -20,6 +20,7 @@ from consumer.store_address import PostgresAddress
 _NAMES: Mapping[str, str] = {
     "ended_jobs": "jobs that have ended",
     "open_jobs": "jobs that have begun and not ended",
+    "runs": "runs that have left their jobs open",
     "dead_letters": "dead letters",
     "waiting": "of these not replayed",
 }

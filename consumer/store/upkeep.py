@@ -81,16 +81,19 @@ _SQLITE: Final = _Engine(
     kinds={
         "ended_jobs": _Kind("job", "stored_at", "id", "job_key"),
         "open_jobs": _Kind("attempt", "stored_at", "stored_at", "attempt_age"),
+        "runs": _Kind("run", "stored_at", "id", "run_key"),
         "dead_letters": _Kind("letter", "stored_at", "stored_at", "letter_stored"),
         "waiting": _Kind("letter WHERE replay != 'replayed'", "stored_at", "stored_at", "letter_waiting"),
     },
 )
 _PG_JOB: Final = "mns_consumer_job"
 _PG_LETTER: Final = "mns_consumer_letter"
+_PG_RUN: Final = "mns_consumer_run"
 _POSTGRES: Final = _Engine(
     tables.POSTGRES,
     version="SELECT 'PostgreSQL ' || current_setting('server_version')",
-    size="SELECT pg_total_relation_size('mns_consumer_job') + pg_total_relation_size('mns_consumer_letter')",
+    size="SELECT sum(pg_total_relation_size(name))::bigint FROM"
+    " unnest(ARRAY['mns_consumer_job', 'mns_consumer_run', 'mns_consumer_letter']) AS of(name)",
     columns="SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
     indexes="SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid"
     " WHERE indrelid = to_regclass($1) AND indisvalid",
@@ -106,6 +109,7 @@ _POSTGRES: Final = _Engine(
     kinds={
         "ended_jobs": _Kind(f"{_PG_JOB} WHERE dead IS NOT NULL", "stored_at", "stored_at", f"{_PG_JOB}_ended"),
         "open_jobs": _Kind(f"{_PG_JOB} WHERE dead IS NULL", "claimed_at", "claimed_at", f"{_PG_JOB}_open"),
+        "runs": _Kind(_PG_RUN, "stored_at", "stored_at", f"{_PG_RUN}_stored"),
         "dead_letters": _Kind(_PG_LETTER, "stored_at", "stored_at", f"{_PG_LETTER}_stored"),
         "waiting": _Kind(f"{_PG_LETTER} WHERE replay != 'replayed'", "stored_at", "stored_at", f"{_PG_LETTER}_waiting"),
     },

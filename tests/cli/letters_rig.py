@@ -63,7 +63,7 @@ def fill(target: str, letters: Sequence[DeadLetterRecord] = (), done: Sequence[J
         try:
             for one in letters:
                 await ledger.claim(one.job.key, 60)
-                await ledger.fail(run(one.job.key, "failed"))
+                await ledger.fail(run(one.job.key, "failed", queue=one.job.queue, job_id=one.job.job_id))
                 await ledger.claim(one.job.key, 60)
                 assert await ledger.set_aside(one)
             for job in done:

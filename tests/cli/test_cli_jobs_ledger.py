@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -90,6 +91,52 @@ def test_show(cli: Cli, target: str) -> None:
     assert json.loads(cli("jobs", "show", "J-first", "--store", target, "--json").out)["result"] == {"stills": 5}
 
 
+def test_history(cli: Cli, target: str) -> None:
+    """All runs of a job are shown, the oldest first, and the latest traceback below; each has its own as JSON."""
+    found = json.loads(cli("jobs", "show", "J-dead", "--store", target, "--json").out)["history"]
+    assert [(run["attempt"], run["result"], run["error"]) for run in found] == [
+        (1, "failed", "failed"),
+        (3, "rejected", "expected this, came that"),
+    ]
+    assert [run["traceback"] for run in found] == ["Traceback: failed", "Traceback: here"]
+    assert [found[1][name] for name in ("started_at", "ended_at")] == [
+        "2023-11-14T22:13:21.000Z",
+        "2023-11-14T22:13:22.000Z",
+    ]
+    shown = cli("jobs", "show", "J-dead", "--store", target).out
+    assert re.search(r"^attempt +started_at +seconds +result +error$", shown, re.MULTILINE)
+    assert re.search(r"^3 +2023-11-14T22:13:21 +1\.0 +rejected +expected this, came that$", shown, re.MULTILINE)
+    assert shown.endswith("\n\n  Traceback: here\n")
+    (done,) = json.loads(cli("jobs", "show", "J-first", "--store", target, "--json").out)["history"]
+    assert (done["attempt"], done["result"], done["error"], done["traceback"]) == (3, "done", None, None)
+
+
+async def test_the_next_try(cli: Cli, target: str) -> None:
+    """A job that waits is listed with the time of its next try, by its function too, and with its runs when shown."""
+    ledger = ledger_at(target)
+    await ledger.open()
+    key = f"{ACCOUNT}/jobs|IProduction|J-waits"
+    about = {"job_id": "J-waits", "queue": f"{ACCOUNT}/jobs", "result": "waiting", "retry_at": 1_700_000_600.0}
+    await ledger.claim(key, 600)
+    await ledger.release(key, run(key, "too early", **about))
+    await ledger.close()
+
+    async def ask(*argv: str) -> str:
+        ran = await anyio.to_thread.run_sync(partial(cli, *argv, "--store", target))
+        return str(ran.out)
+
+    for flags, count in ((["--function", "Cover"], 1), (["--function", "VideoH2V"], 0)):
+        lines = (await ask("jobs", "list", "--state", "retrying", "--json", *flags)).splitlines()
+        assert len(lines) == count
+    (found,) = [json.loads(line) for line in (await ask("jobs", "list", "--state", "retrying", "--json")).splitlines()]
+    assert (found["function"], found["attempt"], found["error"]) == ("Cover", 1, "too early")
+    assert found["next_try_at"] == "2023-11-14T22:23:20.000Z"
+    assert "2023-11-14" in await ask("jobs", "list", "--state", "retrying")
+    shown = json.loads(await ask("jobs", "show", "J-waits", "--json"))
+    assert [(one["result"], one["error"]) for one in shown.pop("history")] == [("waiting", "too early")]
+    assert shown == found | {"dead_letters": []}
+
+
 async def test_jobs_that_have_not_ended(target: str, process: Cli) -> None:
     """A job that has failed is retrying, with attempt and error; PostgreSQL also knows which run, and until when."""
     ledger = ledger_at(target)
@@ -108,7 +155,10 @@ async def test_jobs_that_have_not_ended(target: str, process: Cli) -> None:
     assert (found["job_id"], found["queue"], found["attempt"]) == ("J-failed", f"{ACCOUNT}/jobs", 2)
     assert (found["state"], found["error"]) == ("retrying", "ValueError: no such film")
     assert "no such film" in (await ask("jobs", "list", "--state", "retrying")).out
-    assert json.loads((await ask("jobs", "show", "J-failed", "--json")).out) == found
+    shown = json.loads((await ask("jobs", "show", "J-failed", "--json")).out)
+    (attempt,) = shown.pop("history")
+    assert (attempt["attempt"], attempt["error"]) == (1, "ValueError: no such film")
+    assert shown == found | {"dead_letters": []}
     for flags, count in ((["--job-id", "J-failed"], 1), (["--job-id", "J-fail"], 0), (["--queue", "9/r/q"], 0)):
         ran = await ask("jobs", "list", "--state", "retrying", "--json", *flags)
         assert len(ran.out.splitlines()) == count
@@ -126,7 +176,7 @@ async def test_jobs_that_have_not_ended(target: str, process: Cli) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--state", "running", "--since", "1h"], "expected no other flag than --queue and --job-id"),
+        (["--state", "running", "--since", "1h"], "expected no other flag than --queue, --function and --job-id"),
         (["--state", "dead", "--ended", "dead"], "expected either --state or --ended"),
     ],
 )
@@ -148,7 +198,7 @@ async def test_show_by_its_letter(store: str, process: Cli) -> None:
 @pytest.mark.parametrize(
     ("job_id", "printed"),
     [
-        ("J-none", "knows no job 'J-none' that has ended or failed; expected a JobId"),
+        ("J-none", "knows no job 'J-none' of which a run has ended; expected a JobId"),
         ("", "JOBID is empty"),
         ("J" * 65, "JOBID has 65 characters: expected at most 64"),
         ("J\x00", "expected one line without control characters"),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from consumer.cli.output import age_text
+from consumer.cli.output import age_text, until_text
 from tests.cli.letters_rig import fill, letter, record
 
 Cli = Callable[..., Any]
@@ -85,6 +85,13 @@ def test_help_fits_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None
         assert len(shown.splitlines()) <= 70
     assert "--slots" in cli("run", "--help").out
     assert cli("store", "info", "--store", "mysql://x", "--slots", "3").code == 78
+
+
+def test_a_next_try() -> None:
+    """It is said how long it is until then; it is due once its time is over."""
+    now_s = time.time()
+    times = {0.0: "", now_s - 1: "due", now_s + 30.9: "in 30s", now_s + 7_300: "in 2h"}
+    assert {at: until_text(at) for at in times} == times
 
 
 def test_ages() -> None:

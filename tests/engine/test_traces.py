@@ -269,6 +269,23 @@ async def test_a_query_of_mps_is_a_client_span(serve: Serve, exported: InMemoryS
     assert "InternalError: of *** (" in fault["exception.message"]
 
 
+async def test_an_attempt_is_linked_to_the_one_before(serve: Serve, exported: InMemorySpanExporter) -> None:
+    """The span of a later attempt links to the span of the attempt before it, that of a first attempt to no process."""
+
+    async def cover(job: Job) -> None:
+        if job.attempt < 3:
+            raise ValueError(job.attempt)
+
+    async with serve(handlers(Cover=cover), otel=True, retry_base_s=1, retry_cap_s=1) as daemon:
+        daemon.sandbox.put(QUEUE, body().decode())
+        await daemon.until(lambda: len(ended(exported, f"process {QUEUE}")) == 3)
+    lives = sorted(ended(exported, f"process {QUEUE}"), key=lambda span: span.start_time or 0)
+    linked = [{link.context.span_id for link in span.links} for span in lives]
+    for number, ids in enumerate(linked):
+        before = {lives[number - 1].context.span_id} if number else set()
+        assert {span.context.span_id for span in lives} & ids == before
+
+
 FAILED = [
     pytest.param("Cover", "KeyError", "exhausted", id="raised"),
     pytest.param("CaptionExtraction", "TimeoutError", "exhausted", id="timed out"),
