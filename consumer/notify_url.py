@@ -108,7 +108,7 @@ def parse_endpoint(text: str) -> str:
         ValueError: It is not ``http(s)://HOST[:PORT]``.
     """
     found = _ENDPOINT.fullmatch(text)
-    if found is None or not 0 < int((found[2] or ":1")[1:]) <= _MAX_PORT:
+    if found is None or not text.isprintable() or not 0 < int((found[2] or ":1")[1:]) <= _MAX_PORT:
         raise ValueError("expected http://HOST:PORT or https://HOST[:PORT] without a path")
     return text.rstrip("/")
 

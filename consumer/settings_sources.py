@@ -123,6 +123,8 @@ def from_settings_file(path: Path) -> dict[str, Given]:
         raise SettingsError(*(f"settings file {problem}" for problem in error.problems)) from None
     except OSError as error:
         raise SettingsError(f"settings file {path} can't be read: {error.strerror}") from None
+    except RecursionError:
+        raise SettingsError(f"settings file {path} is not TOML of this kind: it is nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {path} is not TOML: {error}") from None
     secret = [name for name, value in settings.items() if holds_secret(name, value)]

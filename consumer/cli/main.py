@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import io
@@ -25,6 +26,8 @@ from consumer.settings_sources import refuse_secrets
 
 _INTERRUPTED: Final = 130
 _STANDARD_STREAMS: Final = 3
+_UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
+"""Why a file that takes the output refuses it."""
 
 _HELP: Final = """
 Take the notifications of Alibaba Cloud MPS jobs from MNS queues and call your handlers.
@@ -218,6 +221,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     replace_closed_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     try:
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        return ExitCode.FAILURE
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        _drop_output()
+        return _print_errors([ConsumerError(f"the output can't be written: {error.strerror}")])
+    return code
+
+
+def _run(words: Sequence[str]) -> int:
+    try:
         refuse_secrets(words)
         app(args=words, prog_name="mns-consumer")
     except SystemExit as end:
@@ -235,6 +253,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     return ExitCode.OK
+
+
+def _drop_output() -> None:
+    """Let what is still to be written go nowhere, so that the interpreter's end does not fail on it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _print_errors(errors: Sequence[ConsumerError]) -> int:
@@ -271,3 +294,5 @@ def replace_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
     if sys.stderr is None:
         sys.stderr = sys.stdout if sys.stdout is not None else SystemLog()
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)

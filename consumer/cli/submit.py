@@ -107,6 +107,8 @@ def submit(
 
     Without --notify-url and --pipeline-id no message reports its end; `jobs run` handles such a job later.
     """
+    given = (function, params, *(param or ()), input_url, output_url, user_data, pipeline_id, model_id, schedule_params)
+    _demand_utf8(*given, region)
     request = JobRequest(
         function=function,
         params=_params(function, params, param or ()),
@@ -204,6 +206,15 @@ def _params(function: str, text: str, given: Sequence[str]) -> str | Mapping[str
     if both := base.keys() & pairs.keys():
         raise UsageError(f"--param {min(both)}: expected each name once, it is in --params too")
     return base | dict(typed_params(function, pairs))
+
+
+def _demand_utf8(*texts: str | None) -> None:
+    """Refuse words of the command line that are bytes of another encoding: no request can carry them."""
+    for text in texts:
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{text!r}: expected UTF-8") from None
 
 
 def _checked_queue(text: str) -> str:

@@ -251,9 +251,9 @@ def _normal(name: str) -> str:
 
 def _unsafe(directory: Path) -> Sequence[str]:
     """Why a drop-in folder can't be used; anyone who may write to it could run code as the daemon."""
-    if not directory.is_dir():
-        return [f"{directory} is not a folder; expected one that holds .py files with @handler functions"]
     try:
+        if not directory.is_dir():
+            return [f"{directory} is not a folder; expected one that holds .py files with @handler functions"]
         return problems_of_folder(directory)
     except OSError as error:
         return [f"{directory} can't be read: {error.strerror}"]
