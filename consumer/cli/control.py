@@ -14,16 +14,27 @@ from typing import Annotated, Any, Final
 import typer
 
 from consumer.cli.output import JsonFlag, age_text, one_line, print_json, print_list, print_places, value_text
-from consumer.instance import find_socket
+from consumer.instance import find_socket, names
 from consumer.ops.control import ask
 from consumer.ops.sanitize import printable
+
+
+def complete_instance(begun: str) -> list[str]:
+    """The names of the daemons that are set up here, for a shell."""
+    return [name for name in names() if name.startswith(begun)]
+
 
 _RELOAD_S: Final = 120.0
 """A reload imports the handlers' files."""
 
 InstanceFlag = Annotated[
     str | None,
-    typer.Option("--instance", metavar="NAME", help="The installed daemon of this name; needed if several are."),
+    typer.Option(
+        "--instance",
+        metavar="NAME",
+        help="The installed daemon of this name; needed if several are.",
+        autocompletion=complete_instance,
+    ),
 ]
 SocketFlag = Annotated[
     Path | None, typer.Option("--socket", metavar="PATH", help="Its control socket, in place of the usual one.")

@@ -21,8 +21,9 @@ import typer
 
 from consumer.cli.output import note
 from consumer.config import QueueSettings, Settings, info_of, load, setting_fields
-from consumer.errors import UsageError
+from consumer.errors import ConsumerError, UsageError
 from consumer.instance import Instance, find_instance, only_instance
+from consumer.instance import names as instance_names
 from consumer.notify_url import EXPECTED, NotifyUrl
 from consumer.ops.sanitize import protect_settings
 from consumer.plugin.registry import Registry, Sources, discover
@@ -42,6 +43,7 @@ _LONGEST_QUEUE: Final = 500
 _FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
 _IDENTITY: Final = re.compile(r"[^/\s]+/[^/\s]+/[^/\s]+")
 SETTINGS_PANEL: Final = "Settings"
+_ANY_OTHER: Final = "Any other setting; the flags of run work too. May be repeated."
 _WHICH: Final = "Which ones"
 OF_STORE: Final = ("store",)
 OF_QUEUE: Final = ("notify_url", "endpoint")
@@ -158,15 +160,21 @@ def settings_flags(*shown: str) -> Iterator[inspect.Parameter]:
             more = " May be repeated." if kind == list[str] else ""
             metavar, is_hidden = info.metavar or "|".join(choices), bool(shown) and name not in shown
             yield _parameter(name, kind, info.flag, f"{field.description}{more}", metavar, is_hidden=is_hidden)
-    yield _parameter(_INSTANCE, str, "--instance", "The installed daemon of this name; needed if several are.", "NAME")
+    text = "The installed daemon of this name; needed if several are."
+    yield _parameter(_INSTANCE, str, "--instance", text, "NAME", completion=complete_instance)
     yield _parameter(_CONFIG, Path, "--config", "Settings file, TOML.", "FILE")
-    yield _parameter(
-        _SET, list[str], "--set", "Any other setting; the flags of run work too. May be repeated.", "KEY=VALUE"
-    )
+    yield _parameter(_SET, list[str], "--set", _ANY_OTHER, "KEY=VALUE", completion=complete_setting)
 
 
 def _parameter(
-    name: str, kind: Any, flag: str, text: str, metavar: str, *, is_hidden: bool = False
+    name: str,
+    kind: Any,
+    flag: str,
+    text: str,
+    metavar: str,
+    *,
+    is_hidden: bool = False,
+    completion: Callable[[str], Sequence[str]] | None = None,
 ) -> inspect.Parameter:
     option = typer.Option(
         flag,
@@ -175,6 +183,7 @@ def _parameter(
         rich_help_panel=SETTINGS_PANEL,
         show_default=False,
         hidden=is_hidden,
+        autocompletion=completion,
     )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
@@ -186,6 +195,44 @@ def _kind(annotation: Any) -> Any:
     if get_origin(annotation) is tuple:
         return list[str]
     return bool if annotation is bool else str
+
+
+def complete_function(begun: str) -> Sequence[str]:
+    """The documented FunctionNames that a shell offers."""
+    from consumer.functions.catalogue import names  # noqa: PLC0415 - completion alone needs the models
+
+    return [name for name in names() if name.startswith(begun)]
+
+
+def complete_instance(begun: str) -> Sequence[str]:
+    """The names of the daemons that are set up here."""
+    return [name for name in instance_names() if name.startswith(begun)]
+
+
+def complete_setting(begun: str) -> Sequence[str]:
+    """The settings by name, with the sign that follows, and the fixed values of one that has them."""
+    name, equals, value = begun.partition("=")
+    if not equals:
+        return [f"{each}=" for each in setting_fields() if each.startswith(name)]
+    field = setting_fields().get(name)
+    return [] if field is None else [f"{name}={each}" for each in _values(field.annotation) if each.startswith(value)]
+
+
+def complete_queue(begun: str) -> Sequence[str]:
+    """The queues that the settings of the environment, or of the only daemon here, name; none if they are wrong."""
+    try:
+        queues = SettingsFlags({}, None).load(for_run=False).queues()
+    except ConsumerError:
+        return []
+    return [lane.url.identity for lane in queues if lane.url.identity.startswith(begun)]
+
+
+def _values(annotation: Any) -> Sequence[str]:
+    if annotation is bool:
+        return ("true", "false")
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return tuple(annotation)
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 class Ending(StrEnum):
@@ -204,15 +251,17 @@ class WhichJobs(StrEnum):
     DEAD = "dead"
 
 
-def _which(name: str, text: str, metavar: str | None = None) -> Any:
-    return typer.Option(name, help=text, metavar=metavar, rich_help_panel=_WHICH)
+def _which(
+    name: str, text: str, metavar: str | None = None, completion: Callable[[str], Sequence[str]] | None = None
+) -> Any:
+    return typer.Option(name, help=text, metavar=metavar, rich_help_panel=_WHICH, autocompletion=completion)
 
 
 _RECORD_FLAGS: Final[Mapping[str, Any]] = {
     "ids": Annotated[
         list[int] | None, typer.Argument(metavar="[ID]...", min=1, max=MOST_ID, help="Numbers, as list shows them.")
     ],
-    "function": Annotated[str | None, _which("--function", "Of this FunctionName or kind.", "NAME")],
+    "function": Annotated[str | None, _which("--function", "Of this FunctionName or kind.", "NAME", complete_function)],
     "reason": Annotated[
         Reason | None, _which("--reason", f"Set aside for this reason: {', '.join(Reason)}.", "REASON")
     ],
@@ -222,7 +271,10 @@ _RECORD_FLAGS: Final[Mapping[str, Any]] = {
     "queue": Annotated[
         str | None,
         _which(
-            "--queue", "Of this queue: ACCOUNT/REGION/NAME, its NotifyUrl, or the name of one in the settings.", "QUEUE"
+            "--queue",
+            "Of this queue: ACCOUNT/REGION/NAME, its NotifyUrl, or the name of one in the settings.",
+            "QUEUE",
+            complete_queue,
         ),
     ],
     "state": Annotated[

@@ -107,6 +107,8 @@ def test_imports_stand_at_the_top() -> None:
         pytest.param(["dead-letters", "re"], ["replay"], id="a command"),
         pytest.param(["jobs", "list", "--end"], ["--ended"], id="flags of one command"),
         pytest.param(["jobs", "list", "--ended", "d"], ["done", "dead"], id="a value"),
+        pytest.param(["jobs", "list", "--function", "ImageH"], ["ImageH2V"], id="a FunctionName"),
+        pytest.param(["run", "--set", "verify"], ["verify="], id="a setting"),
     ],
 )
 def test_completion_in_bash(tmp_path: Path, words: list[str], found: list[str]) -> None:
@@ -122,6 +124,19 @@ def test_completion_in_bash(tmp_path: Path, words: list[str], found: list[str]) 
     env = {**os.environ, "HOME": str(tmp_path), "PATH": path}
     ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, check=True)
     assert (ran.stdout.split(), ran.stderr) == (found, "")
+
+
+def test_completion_loads_no_client_of_the_cloud() -> None:
+    """Completion of a flag's value imports neither an SDK nor an HTTP library."""
+    code = (
+        "import sys\nfrom consumer.cli.main import main\nmain([])\n"
+        "print([name for name in sys.modules if name.split('.')[0] in"
+        " {'mns', 'aiohttp', 'alibabacloud_credentials', 'alibabacloud_tea_openapi'}], file=sys.stderr)"
+    )
+    words = {"_MNS_CONSUMER_COMPLETE": "complete_bash", "COMP_WORDS": "mns-consumer jobs list --function ImageH"}
+    env = {**os.environ, **words, "COMP_CWORD": "4"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert (done.stdout.split(), done.stderr.strip()) == (["ImageH2V"], "[]")
 
 
 @pytest.mark.parametrize("flag", ["--version", "--help"])
