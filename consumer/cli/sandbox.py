@@ -194,7 +194,7 @@ def _announcement(url: str, notify_url: str, settings: SandboxSettings) -> str:
         "\nwarning: other machines can reach it and change its faults and queues: it asks for no keys."
         "\nIt answers to loopback names and to --host; add the name that others use by --allow-host."
     )
-    return f"""MNS and MPS are at {url}{"" if settings.host in _LOOPBACK else warning}
+    return f"""MNS, MPS and IMS are at {url}{"" if settings.host in _LOOPBACK else warning}
 
 In another terminal:
   export MNS_CONSUMER_ENDPOINT={url} \\

@@ -1,7 +1,6 @@
-"""A local MNS and MPS for the daemon, the demo and users' own tests: no cloud account, no SDK, nothing of the daemon.
+"""A local MNS, MPS and IMS for the daemon, the demo and users' own tests: no account, no SDK, nothing of the daemon.
 
-Elsewhere: ``server`` (start, stop, the way of a request), ``settings`` (what can be set), ``faults`` (what can go
-wrong), ``control`` (all of that over HTTP), ``mns_api`` and ``mps_api`` (the two services).
+``consumer/README.md`` says where things are.
 """
 
 from consumer.sandbox.faults import Fault, Faults

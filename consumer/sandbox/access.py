@@ -4,8 +4,8 @@ A page in a browser can send requests to any port of the browser's machine. With
 127.0.0.1) it can read the answers too, but the Host header still has its name. Otherwise its requests carry an
 ``Origin`` or ``Sec-Fetch-Site`` that differs.
 
-Signatures of MNS: the classic one and V4. Of MPS: ACS3 in the headers, or the older HMAC-SHA1 in the query. Everything
-is checked as it was received: the target is not normalised, no header is assumed.
+Signatures of MNS: the classic one and V4. Of MPS and IMS: ACS3 in the headers, or the older HMAC-SHA1 in the query.
+Everything is checked as it was received: the target is not normalised, no header is assumed.
 """
 
 import base64
@@ -205,7 +205,7 @@ def _check_digest(headers: Mapping[str, str], body: bytes) -> None:
 
 
 class RpcVerifier:
-    """Checks MPS's signatures. Accepts a nonce once, as the gateway does: that reveals a client's hidden retry."""
+    """Checks signatures as the RPC gateway does. A nonce is accepted once: that reveals a client's hidden retry."""
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring

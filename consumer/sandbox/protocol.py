@@ -1,4 +1,4 @@
-"""What MNS and MPS share on the sandbox's port: operation names, requests, responses and errors."""
+"""What MNS, MPS and IMS share on the sandbox's port: operation names, requests, responses and errors."""
 
 import asyncio
 import select
