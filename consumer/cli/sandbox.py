@@ -28,6 +28,7 @@ _FIELDS: Final[Mapping[str, tuple[str, str | None, str]]] = {
     "access_key_secret": ("--access-key-secret", None, "Its secret."),
     "job_s": ("--job-seconds", "SECONDS", "Duration of a job."),
     "ims_event_type": ("--ims-event-type", "NAME", "EventType of the events of IMS; the real one is not known."),
+    "lenient": ("--lenient", None, "Take submissions that are known to be wrong; else MPS refuses them."),
     "lenient_handles": ("--lenient-handles", None, "Replaced and expired receipt handles keep working."),
     "create_queues": (
         "--create-queues",

@@ -147,6 +147,11 @@ class JobRequest:
     model_id: str | None = None
     schedule_params: str | None = None
 
+    @classmethod
+    def of_parameters(cls, parameters: Mapping[str, str]) -> JobRequest:
+        """A request as it came over the wire; names that are none of SubmitIProductionJob's are left out."""
+        return cls(**{name: parameters[api] for name, api in _API_NAMES.items() if parameters.get(api)})
+
     @property
     def function_name(self) -> str:
         """FunctionName."""

@@ -288,8 +288,8 @@ def object_keys(job: SandboxJob, count: int, ending: str) -> list[str]:
     """
     source = posixpath.splitext(posixpath.basename(urlsplit(job.input).path))[0] or "input"
     template = urlsplit(job.output).path.lstrip("/") or f"iproduction/{{source}}-{{timestamp}}-{{sequenceId}}.{ending}"
-    # An extension after {resultType} is doubled; the type itself is known for CaptionExtraction only.
-    template = re.sub(r"\{resultType\}(\.\w+)?", r"main\1\1", template)
+    # An extension after {resultType} is doubled; the type is a language.
+    template = re.sub(r"\{resultType\}(\.\w+)?", r"zh\1\1", template)
     template = template.replace("{source}", source).replace("{timestamp}", str(job.ended_ms))
     return list(dict.fromkeys(template.replace("{sequenceId}", f"{number:05d}") for number in range(1, count + 1)))
 

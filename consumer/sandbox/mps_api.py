@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from consumer.functions.request import Destination, JobRequest, refused
 from consumer.job_state import JobState
 from consumer.sandbox.access import Grants
 from consumer.sandbox.jobs import JobOrders, SandboxJob, compact
@@ -39,6 +40,7 @@ class MpsApi(RpcApi):
         host_id = f"mts.{settings.region}.aliyuncs.com"
         super().__init__(tenants, grants, settings, host_id=host_id, operations=operations)
         self._chance = chance
+        self._is_lenient = settings.lenient
 
     def loses_answer(self, tenant: Tenant, operation: str, body: Mapping[str, Any]) -> bool:
         """Drawn for each job that was submitted."""
@@ -46,6 +48,8 @@ class MpsApi(RpcApi):
 
     def _submit(self, tenant: Tenant, parameters: Parameters) -> Mapping[str, Any]:
         job = submitted_job(tenant, parameters, f"{self._chance.getrandbits(128):032x}")
+        if not self._is_lenient:
+            check_request(tenant, parameters)
         tenant.jobs.submit(job)
         # As the documented sample: a submitted job already says Success here.
         result = {
@@ -100,6 +104,18 @@ def submitted_job(tenant: Tenant, parameters: Parameters, job_id: str) -> Sandbo
         # The limit is documented, its code is not.
         raise RpcError("Throttling", f"The pipeline holds {MOST_QUEUED} jobs already.")
     return job
+
+
+def check_request(tenant: Tenant, parameters: Parameters) -> None:
+    """Refuse what is known to be wrong; what only an inferred rule refuses is taken.
+
+    The real service may take it and fail the job later; here the mistake is found at once.
+    """
+    request = JobRequest.of_parameters(parameters)
+    wrong = refused(request.findings(Destination(region=tenant.region, is_sandbox=True)), force=True)
+    if wrong:
+        problems = "; ".join(f"{one.field} must be {one.expected}, not {one.came}" for one in wrong)
+        raise RpcError("InvalidParameter", f"{problems}.")
 
 
 def orders_of(params: Mapping[str, Any]) -> JobOrders:

@@ -49,6 +49,7 @@ class SandboxSettings(BaseModel):
         allowed_hosts: Host names, with ``*`` and ``?``, that are answered in addition to loopback and ``host``.
         late_redelivery_s: A hidden message becomes visible between half of these seconds and all of them late.
         small_batches: A batch receive may bring fewer messages than it asks for and the queue has.
+        lenient: MPS takes requests that are known to be wrong, such as an Output in another region.
         lenient_handles: Replaced and expired receipt handles keep working while their message exists.
         max_long_polls: Long polls held at once; one more is answered at once as empty. None is no limit.
         create_queues: Create the queue that a job's NotifyUrl names where it is missing; else the notification is lost,
@@ -84,6 +85,7 @@ class SandboxSettings(BaseModel):
     allowed_hosts: tuple[str, ...] = ()
     late_redelivery_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
     small_batches: bool = False
+    lenient: bool = False
     lenient_handles: bool = False
     max_long_polls: Annotated[int | None, Field(ge=0)] = None
     dlq_policies: dict[str, DlqPolicy] = Field(default_factory=dict)

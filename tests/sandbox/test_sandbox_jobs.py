@@ -17,7 +17,7 @@ from alibabacloud_tea_openapi.models import Config
 from anyio.to_thread import run_sync
 from darabonba.exceptions import UnretryableException
 
-from consumer.functions.catalogue import names
+from consumer.functions.catalogue import find, names
 from consumer.job_state import JobState
 from consumer.sandbox import Fault, Sandbox, SandboxJob
 from consumer.sandbox.jobs import object_keys
@@ -128,7 +128,8 @@ FILES = frozenset(
 @pytest.mark.parametrize("function", [*names(), "MusicDemix"])
 async def test_results_have_their_documented_shape(sandbox: Sandbox, function: str) -> None:
     """Each function's result is of its documented family, and its notification as the samples print it."""
-    job_id = await submitted(sandbox, function)
+    known = find(function)
+    job_id = await submitted(sandbox, function, job_params=json.dumps(dict(known.sample.params) if known else {}))
     result = json.loads((await ended(sandbox, job_id))["Result"])
     (message,) = notifications(sandbox)
     assert result["Code"] == "Success"
@@ -136,12 +137,12 @@ async def test_results_have_their_documented_shape(sandbox: Sandbox, function: s
         stills = json.loads(result["Data"])
         assert [set(still) for still in stills] == [{"Score", "Time", "Url"}] * 5
         assert all(isinstance(still["Score"], float) and float(still["Time"]) > 0 for still in stills)
-        assert re.fullmatch(r"out/a film-\d{13}-00001-main\.x\.x", stills[0]["Url"])
+        assert re.fullmatch(r"out/a film-\d{13}-00001-zh\.x\.x", stills[0]["Url"])
     elif function in FILES:
         files = json.loads(result["Data"])["result"]
         assert len(files) == (2 if function == "ImageCartoonize" else 1)
         for number, entry in enumerate(files, 1):
-            assert re.fullmatch(rf"out/a film-\d{{13}}-0000{number}-main\.x\.x", entry["file"])
+            assert re.fullmatch(rf"out/a film-\d{{13}}-0000{number}-zh\.x\.x", entry["file"])
     elif function == "MusicSegmentDetect":
         segments = json.loads(result["Data"])["result"]
         assert all(set(segment) == {"start", "end", "title"} for segment in segments)
@@ -177,7 +178,7 @@ def test_files_without_placeholders_or_names() -> None:
 
 @pytest.mark.parametrize(
     ("template", "key"),
-    [("{source}-{resultType}.wav", "a-main.wav.wav"), ("{resultType}/{source}", "main/a"), ("{source}.wav", "a.wav")],
+    [("{source}-{resultType}.wav", "a-zh.wav.wav"), ("{resultType}/{source}", "zh/a"), ("{source}.wav", "a.wav")],
 )
 def test_an_extension_after_the_result_type_is_doubled(template: str, key: str) -> None:
     """The service doubles an extension that follows {resultType}, and no other."""

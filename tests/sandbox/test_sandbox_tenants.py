@@ -25,7 +25,8 @@ KEYS = {"sandbox": "sandbox", "foreign": "f", "north": "n"}
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox.on_free_port(job_s=0, more_keys=[FOREIGN, NORTH], pipelines={"p": {}}) as running:
+    settings = {"job_s": 0, "more_keys": [FOREIGN, NORTH], "pipelines": {"p": {}}, "lenient": True}
+    async with Sandbox.on_free_port(**settings) as running:
         yield running
 
 
