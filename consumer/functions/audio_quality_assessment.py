@@ -125,5 +125,5 @@ FUNCTION = Function(
     family=Family.ARRAY,
     media=frozenset({Medium.AUDIO}),
     input_ending=".wav",
-    sample=Sample(input="voice.wav", ending="json", data=_channels),
+    sample=Sample(input="voice.wav", ending="json", data=_channels, ims=_channels),
 )

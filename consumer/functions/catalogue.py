@@ -120,6 +120,10 @@ def _files(keys: Sequence[str], _random: Random) -> JsonValue:
     return {"result": [{"file": key} for key in keys]}
 
 
+def _nothing(_keys: Sequence[str], _random: Random) -> JsonValue:
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """A job for the demo, and its result for the sandbox.
@@ -129,6 +133,7 @@ class Sample:
         ending: Ending of the files that the job writes.
         files: Number of files that the result names.
         data: Makes ``Data`` from the keys of these files; not called for ``Family.DETAILS``.
+        ims: Makes the sister service's whole result, which is bare JSON.
     """
 
     input: str
@@ -136,6 +141,7 @@ class Sample:
     params: Mapping[str, JsonValue] = field(default_factory=dict)
     files: int = 0
     data: Callable[[Sequence[str], Random], JsonValue] = _files
+    ims: Callable[[Sequence[str], Random], JsonValue] = _nothing
 
 
 class Medium(StrEnum):
@@ -162,6 +168,7 @@ class Function:
         needs_sequence_id: Several files come out, so that Output needs ``{sequenceId}``.
         sequence_id_is_inferred: No page says so.
         model_ids: The models that are known for ModelId; empty where none is.
+        is_in_ims: The sister service has it too.
     """
 
     name: str
@@ -180,6 +187,7 @@ class Function:
     needs_sequence_id: bool = False
     sequence_id_is_inferred: bool = False
     model_ids: frozenset[str] = frozenset()
+    is_in_ims: bool = True
 
     @property
     def source(self) -> str:

@@ -82,5 +82,5 @@ FUNCTION = Function(
     media=frozenset({Medium.VIDEO}),
     output_media=Medium.IMAGE,
     needs_sequence_id=True,
-    sample=Sample(input="film.mp4", ending="jpg", files=5, data=_stills),
+    sample=Sample(input="film.mp4", ending="jpg", files=5, data=_stills, ims=_stills),
 )

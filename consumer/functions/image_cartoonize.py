@@ -33,5 +33,6 @@ FUNCTION = Function(
     # No media: the vendor's own sample of this function names a video and an .srt file.
     needs_sequence_id=True,
     sequence_id_is_inferred=True,
+    is_in_ims=False,
     sample=Sample(input="poster.jpg", ending="jpg", files=2),
 )

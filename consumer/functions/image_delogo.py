@@ -23,5 +23,6 @@ FUNCTION = Function(
     result=ImageDelogoResult,
     media=frozenset({Medium.IMAGE}),
     output_media=Medium.IMAGE,
+    is_in_ims=False,
     sample=Sample(input="poster.jpg", ending="jpg"),
 )

@@ -53,14 +53,18 @@ class MusicSegmentDetectResult(ResultModel):
         return f"{head}, first {first.start_s:.2f}-{first.end_s:.2f} s {first.title or ''}".rstrip()
 
 
-def _choruses(_keys: Sequence[str], random: Random) -> JsonValue:
+def _choruses(_keys: Sequence[str], random: Random) -> list[JsonValue]:
     start = 30 + random.random() * 20
     segments: list[JsonValue] = []
     for _ in range(3):
         end = start + 20 + random.random() * 10
         segments.append({"start": round(start, 2), "end": round(end, 2), "title": "副歌"})
         start = end + 15 + random.random() * 10
-    return {"result": segments}
+    return segments
+
+
+def _data(keys: Sequence[str], random: Random) -> JsonValue:
+    return {"result": _choruses(keys, random)}
 
 
 FUNCTION = Function(
@@ -72,5 +76,5 @@ FUNCTION = Function(
     params=MusicSegmentDetectParams,
     result=MusicSegmentDetectResult,
     media=frozenset({Medium.AUDIO, Medium.VIDEO}),
-    sample=Sample(input="song.mp3", ending="json", data=_choruses),
+    sample=Sample(input="song.mp3", ending="json", data=_data, ims=_choruses),
 )

@@ -3,9 +3,11 @@
 Source: facts/iproduction.md#videoclip.
 """
 
+from collections.abc import Sequence
+from random import Random
 from typing import Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, JsonValue, model_validator
 
 from consumer.functions.catalogue import Family, FilesResult, Function, Medium, ResultFile, ResultModel, Sample
 from consumer.functions.parameters import FunctionParams
@@ -45,6 +47,11 @@ class VideoClipResult(FilesResult):
         return super().summary()
 
 
+def _spans(_keys: Sequence[str], random: Random) -> JsonValue:
+    start = round(random.uniform(0, 5), 2)
+    return {"VideoSummaryList": [{"StartTime": str(start), "EndTime": str(round(start + 4, 2))}]}
+
+
 FUNCTION = Function(
     name="VideoClip",
     title="cut the highlights out of a video",
@@ -55,5 +62,5 @@ FUNCTION = Function(
     result=VideoClipResult,
     media=frozenset({Medium.VIDEO}),
     output_media=Medium.VIDEO,
-    sample=Sample(input="film.mp4", ending="mp4", files=1),
+    sample=Sample(input="film.mp4", ending="mp4", files=1, ims=_spans),
 )

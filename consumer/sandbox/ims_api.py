@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from consumer.sandbox.access import Grants
-from consumer.sandbox.ims_jobs import FUNCTIONS, ImsJob, media_url, shown
+from consumer.sandbox.ims_jobs import ImsJob, functions, media_url, shown
 from consumer.sandbox.mps_api import orders_of
 from consumer.sandbox.pipelines import MOST_QUEUED
 from consumer.sandbox.protocol import MnsError, RpcError
@@ -57,8 +57,8 @@ class ImsApi(RpcApi):
 def submitted_job(tenant: Tenant, parameters: Parameters, job_id: str) -> ImsJob:
     """Make the job of a submit. Every check of a submit is here: RpcError for what is refused."""
     function = required(parameters, "FunctionName")
-    if function not in FUNCTIONS:
-        text = f"FunctionName '{function[:128]}' is not supported; supported are {', '.join(sorted(FUNCTIONS))}."
+    if function not in functions():
+        text = f"FunctionName '{function[:128]}' is not supported; supported are {', '.join(sorted(functions()))}."
         raise RpcError("InvalidParameter.FunctionNotSupported", text)
     source, target = _media(parameters, "Input"), _media(parameters, "Output")
     schedule = _schedule(parameters)

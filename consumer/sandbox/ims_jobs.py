@@ -3,6 +3,7 @@
 Source: facts/iproduction.md#sister-service-ims, facts/iproduction.md#ims-events.
 """
 
+import functools
 import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,14 +12,17 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import Field
 
-from consumer.functions.catalogue import find, names
+from consumer.functions.catalogue import documented, find
 from consumer.job_state import JobState
 from consumer.sandbox.jobs import SandboxJob, compact, object_keys
 
-FUNCTIONS: Final = (frozenset(names()) - {"ImageH2V", "ImageDelogo", "ImageCartoonize"}) | {"MusicDemix"}
-"""The 14 functions that IMS has."""
-
 _HOUR_S: Final = 3600
+
+
+@functools.cache
+def functions() -> frozenset[str]:
+    """The 14 functions that IMS has."""
+    return frozenset(function.name for function in documented() if function.is_in_ims) | {"MusicDemix"}
 
 
 class ImsJob(SandboxJob):
@@ -56,16 +60,7 @@ class ImsJob(SandboxJob):
 def _bare_result(job: ImsJob) -> Any:
     function = find(job.function)
     chance = random.Random(job.job_id)  # noqa: S311 - figures of a sample
-    match job.function:
-        case "Cover" | "AudioQualityAssessment" if function is not None:
-            return function.sample.data(job.files(), chance)
-        case "MusicSegmentDetect" if function is not None:
-            data: Any = function.sample.data([], chance)
-            return data["result"]
-        case "VideoClip":
-            start = round(chance.uniform(0, 5), 2)
-            return {"VideoSummaryList": [{"StartTime": str(start), "EndTime": str(round(start + 4, 2))}]}
-    return {}
+    return {} if function is None else function.sample.ims(job.files(), chance)
 
 
 def shown(job: ImsJob, region: str) -> dict[str, Any]:

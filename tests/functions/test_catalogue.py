@@ -68,6 +68,15 @@ def test_the_sample_fits_the_model(function: Function) -> None:
     assert all(key in found.model_dump_json() for key in keys)
 
 
+def test_the_sister_service_has_13_of_them() -> None:
+    """All but three are in IMS as well, and each of these has a bare result of it, without Code and Data."""
+    shared = [function for function in documented() if function.is_in_ims]
+    assert len(shared) == 13
+    for function in shared:
+        result = function.sample.ims(["oss://b/1"], Random(1))  # noqa: S311 - the figures of a sample
+        assert isinstance(result, list) or {"Code", "Data"}.isdisjoint(result)  # type: ignore[arg-type]
+
+
 def test_a_name_that_is_not_documented_is_not_found() -> None:
     """Another name, a module without a function, and a name in another case are no functions."""
     assert [find(name) for name in ("MusicDemix", "Catalogue", "cover", "", "*")] == [None] * 5

@@ -15,7 +15,7 @@ from darabonba.exceptions import UnretryableException
 
 from consumer.message.notification import Notification, decode
 from consumer.sandbox import Fault, Sandbox
-from consumer.sandbox.ims_jobs import FUNCTIONS, ImsJob
+from consumer.sandbox.ims_jobs import ImsJob, functions
 from consumer.sandbox.settings import AccountKeys
 from tests.missing import missing
 
@@ -162,7 +162,7 @@ async def test_the_sync_client_unchanged(sandbox: Sandbox) -> None:
     assert sandbox.tenants.own.ims_jobs.pipeline("").queued == 0
 
 
-@pytest.mark.parametrize("function", sorted(FUNCTIONS))
+@pytest.mark.parametrize("function", sorted(functions()))
 async def test_results_are_bare(sandbox: Sandbox, function: str) -> None:
     """Each of the 14 functions answers a bare result without Code and Data, and names the files that it wrote."""
     job = await ended(sandbox, await submitted(sandbox, function))
