@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -24,7 +25,7 @@ import structlog
 from consumer.cloud.clients import Clients, given_keys, open_clients, open_queue
 from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.messages import Message
-from consumer.cloud.mps import Mps, RateLimiter
+from consumer.cloud.mps import JobStatus, Mps, RateLimiter
 from consumer.config import QueueSettings, Settings
 from consumer.engine.breaker import Breaker
 from consumer.engine.delivery import Delivery, QueueCalls
@@ -40,15 +41,22 @@ from consumer.errors import StoreDiedError, UsageError, lacks_threads
 from consumer.job_state import ENDED
 from consumer.ops.admin import AdminServer
 from consumer.ops.control import NotNowError
-from consumer.ops.metrics import Metrics
+from consumer.ops.metrics import Metrics, SettledAs
 from consumer.ops.sanitize import SECRETS
 from consumer.ops.traces import open_traces
 from consumer.plugin.registry import Registry, forget
 from consumer.policy import MAX_RETENTION_S
 from consumer.store.ledger import Ledger
-from consumer.store.open import make_ledger
+from consumer.store.open import make_ledger, open_submissions
+from consumer.store.submissions import Submissions
+from consumer.submissions.reconcile import Handled, Reconciler
 
 log = structlog.stdlib.get_logger(__name__)
+
+_AGAIN_S: Final = 60.0
+"""When a job without a message is tried again that could not be handled now."""
+_CLOSED: Final = frozenset({SettledAs.DONE, SettledAs.DEAD, SettledAs.DUPLICATE, SettledAs.DROPPED})
+"""After these nothing more happens to a job."""
 
 
 class App:
@@ -76,6 +84,7 @@ class App:
         self.metrics.store_busy_seconds.set_function(self._ledger.busy_s)
         self._retired: Registry | None = None
         self._limiters: dict[str, RateLimiter] = {}
+        self._no_queue = NoQueue()
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
         self._shared_store = settings.store_address().is_shared
         self._letters = LetterLimit(self._store, self.rules.policy, self.metrics)
@@ -155,8 +164,10 @@ class App:
                 self.admin_port = admin.port
             for queue in self._queues:
                 clients = await self._clients(stack, queue)
-                calls, open_calls = QueueAndNoQueue(clients.queue), partial(self._second_client, queue, clients)
+                calls = QueueAndNoQueue(clients.queue, self._no_queue)
+                open_calls = partial(self._second_client, queue, clients)
                 self.lanes.append(Lane(queue, clients, self._shared, calls=calls, open_calls=open_calls))
+            submissions = await stack.enter_async_context(open_submissions(self.settings.store_address()))
             async with anyio.create_task_group() as background:
                 await background.start(self._watch.run)
                 background.start_soon(self._store.watch_disk)
@@ -164,7 +175,7 @@ class App:
                 background.start_soon(self._letters.run)
                 # A shared store may hold rows of other queues, which may be as old as MNS allows.
                 least_s = 2 * MAX_RETENTION_S if self._shared_store else 0.0
-                background.start_soon(prune, self._store, self.lanes, least_s)
+                background.start_soon(prune, self._store, submissions, self.lanes, least_s)
                 for lane in self.lanes:
                     if any(handler.result is not None for handler in self.registry.handlers.values()):
                         # The signer takes 0.25 s to load: before the first result is wanted.
@@ -173,6 +184,7 @@ class App:
                     background.start_soon(lane.deletes.run)
                     background.start_soon(lane.letter_hooks.run)
                     background.start_soon(watch_attributes, lane)
+                    background.start_soon(self._reconciler(lane, submissions).run)
                 await self._work(started)
                 background.cancel_scope.cancel("stopped")
 
@@ -218,13 +230,48 @@ class App:
             NotNowError: The daemon stops.
         """
         message = await _message_without_queue(lane.mps, job_id)
+        status = await self._process_beside(lane, message)
+        self._no_queue.take_delay(message.receipt.handle)
+        return str(status)
+
+    async def _process_beside(self, lane: Lane, message: Message) -> SettledAs | None:
+        """Process a message that did not come from the queue, while the daemon serves.
+
+        Raises:
+            NotNowError: The daemon stops.
+        """
         await lane.slots.reclaim()
         if self.vitals.stopping:
             lane.slots.give_back(1)
             raise NotNowError("the daemon stops; try again once it runs")
         task = self._deliveries.begin(process(lane, lane.receive(message)))
         self._watch.wake()
-        return str(await asyncio.shield(task))
+        return await asyncio.shield(task)
+
+    async def _handle_ended(self, lane: Lane, answer: JobStatus) -> Handled:
+        """See ``submissions.reconcile.Handle``."""
+        # Its start is recorded, so that a job that kills the process again and again is found.
+        message = message_of(answer, dequeue_count=2)
+        try:
+            status = await self._process_beside(lane, message)
+        except NotNowError:
+            return Handled(_AGAIN_S, was_lost=False)
+        delay_s = self._no_queue.take_delay(message.receipt.handle)
+        again_s = None if status in _CLOSED else delay_s or _AGAIN_S
+        return Handled(again_s, was_lost=status in _CLOSED and status is not SettledAs.DUPLICATE)
+
+    def _reconciler(self, lane: Lane, submissions: Submissions) -> Reconciler:
+        return Reconciler(
+            submissions,
+            lane.identity,
+            lane.name,
+            query=partial(lane.mps.query, background=True),
+            handle=partial(self._handle_ended, lane),
+            after_s=lambda: lane.rules.policy.reconcile_after_s,
+            is_ready=lambda: self._store.works and lane.queries.breaker.is_closed,
+            on_counts=lane.metrics.set_submissions,
+            on_found=lambda function: lane.metrics.function(function).reconciled.inc(),
+        )
 
     async def _open_store(self, stack: AsyncExitStack) -> None:
         await self._ledger.open()
@@ -280,7 +327,7 @@ class App:
         async with open_queue(
             queue, clients.credentials, ca_file=ca_file, observe=observe, read_margin_s=ANSWER_S
         ) as calls:
-            yield QueueAndNoQueue(calls)
+            yield QueueAndNoQueue(calls, NoQueue())
 
     async def _work(self, started: anyio.Event | None) -> None:
         """Poll and handle, then drain; returns when every delivery is settled or the deadline is over."""

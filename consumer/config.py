@@ -197,6 +197,9 @@ class Policy(BaseModel):
     result_wait_s: _Seconds = Field(
         3600, description="How long MPS may say that a result is not ready before the message is set aside."
     )
+    reconcile_after_s: _Seconds = Field(
+        900, description="Time after which MPS is asked for a recorded submission whose end was not reported."
+    )
 
     @cached_property
     def retry(self) -> RetryPolicy:

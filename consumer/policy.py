@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -54,6 +55,28 @@ class Verify(StrEnum):
     RESULTS = "results"
     """Those whose handler wants a result, and those of failed jobs."""
     ALWAYS = "always"
+
+
+class SubmissionState(StrEnum):
+    """What is known of a submission."""
+
+    INTENT = "intent"
+    """Recorded; the call to MPS is under way."""
+    SUBMITTED = "submitted"
+    """MPS has accepted it."""
+    UNKNOWN = "unknown"
+    """MPS gave no answer: the job may exist and be billed."""
+    ENDED = "ended"
+    """Its job is closed in the ledger: done, or a dead letter."""
+    EXPIRED = "expired"
+    """MPS does not keep the job any more, and its end was never reported."""
+    REFUSED = "refused"
+    """MPS has refused it, or the call was certainly not sent."""
+
+    @classmethod
+    def open(cls) -> Sequence[SubmissionState]:
+        """The states in which a job exists, or may exist, and has not ended."""
+        return (cls.INTENT, cls.SUBMITTED, cls.UNKNOWN)
 
 
 class UnroutedPolicy(StrEnum):

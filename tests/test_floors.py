@@ -26,6 +26,7 @@ FLOORS: Final = {
     "daemon": 8,
     "status": 8,
     "engine": 7,
+    "submissions": 6,
     "replay": 5,
     "public": 5,
     "plugin": 4,

@@ -108,9 +108,12 @@ class Mps:
         """Load the signer now, off the event loop, so that the first call needn't."""
         await self._signer.load()
 
-    async def query(self, job_id: str) -> JobStatus:
-        """Ask for one job (QueryIProductionJob); ``Fault.REQUEST``: MPS refuses the id itself."""
-        found = await self._ask("QueryIProductionJob", {"JobId": job_id})
+    async def query(self, job_id: str, *, background: bool = False) -> JobStatus:
+        """Ask for one job (QueryIProductionJob); ``Fault.REQUEST``: MPS refuses the id itself.
+
+        A ``background`` query lets all others pass: of those at most one at a time waits for the limiter's turn.
+        """
+        found = await self._ask("QueryIProductionJob", {"JobId": job_id}, background=background)
         function, state = _text(found, "FunctionName"), _text(found, "State")
         return JobStatus(
             job_id=_text(found, "JobId") or job_id,
@@ -161,8 +164,10 @@ class Mps:
         found = await self._ask("SubmitIProductionJob", query, needed="JobId")
         return Submitted(str(found["JobId"]), str(found["RequestId"]))
 
-    async def _ask(self, action: str, query: Mapping[str, str], needed: str = "RequestId") -> Mapping[str, Any]:
-        await self._limiter.wait()
+    async def _ask(
+        self, action: str, query: Mapping[str, str], needed: str = "RequestId", *, background: bool = False
+    ) -> Mapping[str, Any]:
+        await self._limiter.wait(background=background)
         if self._trace is None:
             return await self._send(action, query, needed)
         with self._trace(action, self._host, self._port) as answered:
@@ -207,6 +212,7 @@ class RateLimiter:
         self._halved_at = float("-inf")
         self._next_at = float("-inf")
         self._first = asyncio.Lock()
+        self._background = asyncio.Lock()
 
     @property
     def rate_per_s(self) -> float:
@@ -214,8 +220,15 @@ class RateLimiter:
         risen = (time.monotonic() - self._halved_at) / _RISE_S
         return min(self._full_per_s, self._base_per_s + risen * self._full_per_s)
 
-    async def wait(self) -> None:
-        """Return when it is the caller's turn; a caller that is cancelled while it waits costs no turn."""
+    async def wait(self, *, background: bool = False) -> None:
+        """Return when it is the caller's turn; a caller that is cancelled while it waits costs no turn.
+
+        Of the ``background`` callers one at a time stands in line, so that the others wait for at most one of them.
+        """
+        if background:
+            async with self._background:
+                await self.wait()
+            return
         async with self._first:
             if (early_s := self._next_at - time.monotonic()) > 0:
                 await asyncio.sleep(early_s)

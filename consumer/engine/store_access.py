@@ -30,6 +30,7 @@ from consumer.engine.outcome import RetryLater
 from consumer.errors import StoreError
 from consumer.ops.metrics import Metrics
 from consumer.store.ledger import Ledger, LettersHeld
+from consumer.store.submissions import Submissions
 
 if TYPE_CHECKING:
     from consumer.engine.lane import Lane
@@ -271,7 +272,7 @@ def no_room_outcome() -> RetryLater:
     )
 
 
-async def prune(store: StoreAccess, lanes: Sequence[Lane], least_s: float) -> None:
+async def prune(store: StoreAccess, submissions: Submissions, lanes: Sequence[Lane], least_s: float) -> None:
     """Remove old records in small steps; never sooner than twice the longest retention of the queues.
 
     Ages are measured by the store's clock. If that clock has jumped, everything would be old at once, so nothing is
@@ -294,6 +295,7 @@ async def prune(store: StoreAccess, lanes: Sequence[Lane], least_s: float) -> No
                 removed = await store.ledger.prune(
                     older_than_s=keep_s, limit=_PRUNE_STEP, letters_older_than_s=letters_s
                 )
+                removed = max(removed, await submissions.prune(older_than_s=keep_s, limit=_PRUNE_STEP))
             except StoreError as error:
                 breaker.failed(error)
                 break

@@ -29,8 +29,16 @@ def has_message(receipt: Receipt) -> bool:
 class NoQueue:
     """Stands for a queue's client: there is no message, so every call about it succeeds."""
 
+    def __init__(self) -> None:
+        self._delays: dict[str, int] = {}
+
+    def take_delay(self, handle: str) -> int | None:
+        """For how many seconds a message would be hidden now; ``None`` if it was never hidden."""
+        return self._delays.pop(handle, None)
+
     async def hide(self, handle: str, seconds: int) -> Receipt:
-        """There is nothing to hide."""
+        """There is nothing to hide; the delay is kept for ``take_delay``."""
+        self._delays[handle] = seconds
         return Receipt(handle, time.monotonic() + seconds)
 
     async def delete(self, handles: Sequence[str]) -> Sequence[DeleteFailure]:  # noqa: ARG002 - QueueCalls' signature
@@ -41,9 +49,9 @@ class NoQueue:
 class QueueAndNoQueue:
     """A queue's client, for deliveries with and without a message side by side."""
 
-    def __init__(self, queue: QueueCalls) -> None:
+    def __init__(self, queue: QueueCalls, none: NoQueue) -> None:
         self._queue = queue
-        self._none = NoQueue()
+        self._none = none
 
     async def hide(self, handle: str, seconds: int) -> Receipt:
         """Hide the message, if there is one."""
@@ -71,8 +79,11 @@ def notification_of(answer: JobStatus) -> bytes:
     return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
 
 
-def message_of(answer: JobStatus) -> Message:
-    """A message whose lease can always be renewed."""
+def message_of(answer: JobStatus, *, dequeue_count: int = 1) -> Message:
+    """A message whose lease can always be renewed.
+
+    With a ``dequeue_count`` above 1 the start of its run is recorded.
+    """
     now = time.time()
     # A new one for each try: a message that is set aside closes its own id.
     message_id = f"job-{answer.job_id}-{time.time_ns()}"
@@ -82,7 +93,7 @@ def message_of(answer: JobStatus) -> Message:
         receipt=Receipt(f"{_HANDLE}{message_id}", time.monotonic() + _LEASE_S),
         enqueued_at=now,
         first_dequeued_at=now,
-        dequeue_count=1,
+        dequeue_count=dequeue_count,
         priority=8,
         group_id=None,
         user_properties={},

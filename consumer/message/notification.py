@@ -187,7 +187,7 @@ def ledger_key(queue_identity: str, notification: Notification, message_id: str)
     if job_id is None:
         return message_key(queue_identity, message_id)
     if kind is Kind.IPRODUCTION and notification.phase is not Phase.INTERMEDIATE:
-        return _join(queue_identity, kind, job_id)
+        return job_key(queue_identity, job_id)
     if kind is Kind.IMS_EVENT and notification.event_type is not None and notification.state.lower() in _EVENT_ENDS:
         return _join(queue_identity, kind, job_id, notification.event_type)
     if kind in _ANY_STATE:
@@ -200,9 +200,14 @@ def verified_key(queue_identity: str, notification: Notification) -> str:
     return _join(queue_identity, notification.kind, notification.job_id or "", "verified")
 
 
+def job_key(queue_identity: str, job_id: str) -> str:
+    """The key of an intelligent production job's end."""
+    return _join(queue_identity, Kind.IPRODUCTION, job_id)
+
+
 def job_keys(queue_identity: str, job_id: str) -> Sequence[str]:
     """The keys that a job of this id may have, whatever its kind; not those of events, which name more than the id."""
-    end = (_join(queue_identity, Kind.IPRODUCTION, job_id), _join(queue_identity, Kind.IPRODUCTION, job_id, "verified"))
+    end = (job_key(queue_identity, job_id), _join(queue_identity, Kind.IPRODUCTION, job_id, "verified"))
     reports = (kind for kind in Kind if kind is not Kind.IPRODUCTION and kind not in _ANY_STATE)
     return [*end, *(_join(queue_identity, kind, job_id, state) for kind in reports for state in _USUAL_ENDS)]
 

@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from consumer.errors import Fault
 from consumer.job_state import CodeClass, JobState, code_class
 from consumer.notify_url import queue_names
-from consumer.policy import Reason
+from consumer.policy import Reason, SubmissionState
 
 PREFIX: Final = "mns_consumer_"
 OTHER: Final = "other"
@@ -168,6 +168,7 @@ class FunctionMetrics:
         self.dead_letters = metrics.dead_letters(*labels)
         self._mps_jobs = {state: metrics.mps_jobs(*labels, state) for state in (*JobState, OTHER)}
         self.seconds: Histogram = metrics.handler_seconds.labels(*labels)
+        self.reconciled: Counter = metrics.reconciled.labels(*labels)
 
     def count_mps_job(self, state: str, code: str | None) -> None:
         """Count one job that is done or set aside, by MPS's texts."""
@@ -203,6 +204,11 @@ class QueueMetrics:
                 self._metrics.queue_messages.remove(self.name, state)
             else:
                 self._metrics.queue_messages.labels(self.name, state).set(count)
+
+    def set_submissions(self, counts: Mapping[SubmissionState, int]) -> None:
+        """Set the open submissions by state."""
+        for state, count in counts.items():
+            self._metrics.submissions.labels(self.name, state).set(count)
 
     def count_in_flight(self) -> Mapping[str, int]:
         """The messages in flight, by the label ``function``."""
@@ -311,6 +317,12 @@ class Metrics:
             *work,
             state=(*JobState, OTHER),
             code=CodeClass,
+        )
+        self.submissions = gauge(
+            "submissions", "Recorded submissions whose jobs have not ended.", "queue", state=SubmissionState.open()
+        )
+        self.reconciled = self._counter(
+            "reconciled_total", "Jobs whose end was found by asking MPS, since no notification reported it.", *work
         )
         self.stuck_handlers = gauge("stuck_handlers", "Handlers left behind that run past their time limit.", "queue")
         self.last_poll = gauge("last_poll_timestamp_seconds", "UNIX time of the last successful receive.", "queue")

@@ -6,6 +6,7 @@ tables      the definition of every table
 rows        how records become rows
 migrations/ the revisions of the tables; migrate writes their SQL
 session     statements beside a running daemon
+submissions jobs that were sent to MPS, on both engines
 queries/    what operators ask, on both engines
 upkeep      what a store holds, whether it is whole, a copy of it
 open        an address becomes a ledger, or an operator's access

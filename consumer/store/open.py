@@ -16,6 +16,7 @@ from anyio import to_thread
 
 from consumer.errors import SettingsError
 from consumer.store.ledger import Ledger
+from consumer.store.submissions import POSTGRES, SQLITE, Submissions
 from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress
 
 if TYPE_CHECKING:
@@ -72,6 +73,20 @@ async def open_database(address: StoreAddress) -> AsyncIterator[Database]:
     database = _make_database(address, is_limited=False)
     try:
         yield database
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def open_submissions(address: StoreAddress) -> AsyncIterator[Submissions]:
+    """The submissions of a store, while a daemon runs or not; the connections close with the block.
+
+    Raises:
+        SettingsError: As for ``make_ledger``.
+    """
+    database = _make_database(address)
+    try:
+        yield Submissions(database, SQLITE if isinstance(address, SqliteAddress) else POSTGRES)
     finally:
         await database.close()
 

@@ -32,13 +32,15 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
     text,
 )
 
 from consumer.message.notification import MAX_KEY_CHARACTERS
-from consumer.policy import Reason
+from consumer.policy import Reason, SubmissionState
 from consumer.store.ledger import LetterState
 from consumer.store.rows import MAX_ERROR_BYTES, MAX_TRACEBACK_BYTES, REVISION_TABLES
+from consumer.store.submissions import IS_OPEN, MAX_REF_CHARACTERS
 
 SQLITE: Final = MetaData()
 POSTGRES: Final = MetaData()
@@ -104,7 +106,7 @@ def _whole_when_ended() -> CheckConstraint:
     return CheckConstraint(f"dead IS NULL OR ({whole})", name="whole_when_ended")
 
 
-def _index(name: str, *columns: Column[Any], where: ColumnElement[bool] | None = None) -> None:
+def _index(name: str, *columns: Column[Any], where: ColumnElement[bool] | TextClause | None = None) -> None:
     """An index, perhaps of some rows alone."""
     Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
@@ -249,6 +251,53 @@ POSTGRES_RUNS: Final = _runs(
     Column("key_id", LargeBinary, CheckConstraint("length(key_id) = 16"), nullable=False, comment="rows.key_id"),
 )
 _index("mns_consumer_run_stored", POSTGRES_RUNS.c.stored_at)
+
+
+def _submissions(metadata: MetaData, name: str) -> Table:
+    table = Table(
+        name,
+        metadata,
+        Column("id", _NUMBER, Identity(always=True), primary_key=True),
+        Column("state", Text, _one_of("state", SubmissionState), nullable=False),
+        Column(
+            "ref",
+            Text,
+            CheckConstraint(f"length(ref) <= {MAX_REF_CHARACTERS}", name="ref_length"),
+            nullable=False,
+            comment="the idempotency key of the caller, or a random one",
+        ),
+        Column("call_id", Text, nullable=False, comment="random: of the call that may send it"),
+        Column("queue", Text, nullable=False, comment="account/region/name: handles the end of the job"),
+        Column("function", Text, nullable=False, comment="FunctionName"),
+        Column("request", Text, nullable=False, comment="JSON: the parameters of the call to MPS"),
+        Column("created_at", Double, nullable=False),
+        Column("job_id", Text, comment="JobId of the answer"),
+        Column("key", Text, comment="the ledger key of the job"),
+        Column("request_id", Text, comment="RequestId of the answer"),
+        _error(),
+        Column("submitted_at", Double, comment="when MPS answered"),
+        Column("closed_at", Double, comment="when it was ended, expired, refused or unknown"),
+        Column("next_at", Double, comment="when MPS is asked for it, unless its end is known by then"),
+        Column("asked", Integer, server_default=text("0"), nullable=False, comment="how often MPS was asked"),
+        CheckConstraint("(state = 'submitted') = (next_at IS NOT NULL)", name="next_at_known"),
+        CheckConstraint("(state IN ('intent', 'submitted')) = (closed_at IS NULL)", name="closed_at_known"),
+        comment="jobs that were, or were to be, sent to MPS",
+        sqlite_autoincrement=True,
+    )
+    column = table.c
+    Index(f"{name}_ref", column.ref, unique=True)
+    _index(f"{name}_due", column.queue, column.next_at, where=column.next_at.is_not(None))
+    _index(f"{name}_key", column.key, where=column.state == SubmissionState.SUBMITTED.value)
+    _index(f"{name}_job", column.job_id)
+    _index(f"{name}_state", column.queue, column.state, column.id)
+    _index(f"{name}_closed", column.closed_at, where=column.closed_at.is_not(None))
+    # As ``submissions.IS_OPEN`` writes it: SQLite uses an index of some rows for a query with the same words alone.
+    _index(f"{name}_open", column.id, where=text(IS_OPEN))
+    return table
+
+
+SQLITE_SUBMISSIONS: Final = _submissions(SQLITE, "submission")
+POSTGRES_SUBMISSIONS: Final = _submissions(POSTGRES, "mns_consumer_submission")
 
 
 def _revision(metadata: MetaData, dialect: str) -> None:

@@ -18,6 +18,7 @@ from tests.in_memory.clock import Clock
 from tests.in_memory.ledger import MemoryStore
 from tests.in_memory.queue import MemoryQueue
 from tests.in_memory.rig import Daemon, Serve, Surroundings
+from tests.in_memory.submissions import no_submissions
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ async def around(monkeypatch: pytest.MonkeyPatch) -> Surroundings:
     """The queue, store and MPS that the daemons of a test share."""
     made = Surroundings()
     monkeypatch.setattr("consumer.app.make_ledger", lambda *_, **__: made.store.ledger())
+    monkeypatch.setattr("consumer.app.open_submissions", no_submissions)
     monkeypatch.setattr("consumer.app.open_clients", made.clients)
     # No disk hangs here; looking for it twice a second would be most of the work of an hour that passes.
     monkeypatch.setattr(store_access, "_LOOK_S", 60.0)

@@ -1,10 +1,22 @@
-"""Changes that Alembic writes for one engine alone."""
+"""Changes that differ between the engines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
 
 from alembic import op
+
+_SCRIPTS: Final = Path(__file__).with_name("versions")
+
+
+def run_script(revision: str) -> None:
+    """Execute the statements of a revision that makes tables: for new ones, SQL is the shortest form."""
+    script = _SCRIPTS / f"{revision}_{op.get_context().dialect.name}.sql"
+    for statement in script.read_text(encoding="utf-8").split(";\n"):
+        if statement:
+            op.execute(statement)
 
 
 def change_check(tables: Mapping[str, str], name: str, before: str, after: str) -> None:
