@@ -391,7 +391,7 @@ async def _try(call: str, clients: Clients) -> str:
             case "BatchPeekMessage":
                 await clients.queue.peek(1)
             case "SubmitIProductionJob":
-                submitted = await clients.mps.submit(function=NO_FUNCTION, params="{}")
+                submitted = await clients.mps.submit({"FunctionName": NO_FUNCTION, "JobParams": "{}"})
                 return (
                     f"given, but MPS accepted the FunctionName {NO_FUNCTION!r}, which no algorithm has: job"
                     f" {submitted.job_id} was made and may be billed; no message will say that it ended"

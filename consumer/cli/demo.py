@@ -36,6 +36,7 @@ from consumer.cloud.clients import open_clients
 from consumer.config import Settings
 from consumer.errors import ExitCode
 from consumer.functions.catalogue import documented
+from consumer.functions.request import JobRequest
 from consumer.job_state import JobState
 from consumer.message.notification import decode_user_data
 from consumer.ops.logs import configure
@@ -185,7 +186,7 @@ async def _submit_all(
     queue = settings.queues()[0]
     async with open_clients(queue) as clients:
         for order in orders:
-            answer = await clients.mps.submit(
+            request = JobRequest(
                 function=order.function,
                 params=order.params,
                 input=order.input,
@@ -193,6 +194,7 @@ async def _submit_all(
                 user_data=json.dumps(order.user_data),
                 notify_url=str(queue.url),
             )
+            answer = await clients.mps.submit(request.parameters())
             submitted[answer.job_id] = (order, time.time())
 
 

@@ -126,19 +126,7 @@ class Mps:
             found=bool(function or state),
         )
 
-    async def submit(
-        self,
-        *,
-        function: str,
-        params: str,
-        input: str | None = None,  # noqa: A002 - the API's own name
-        output: str | None = None,
-        user_data: str | None = None,
-        notify_url: str | None = None,
-        pipeline_id: str | None = None,
-        model_id: str | None = None,
-        schedule_params: str | None = None,
-    ) -> Submitted:
+    async def submit(self, parameters: Mapping[str, str]) -> Submitted:
         """Submit one job (SubmitIProductionJob); the parameters are those of facts/iproduction.md#submit-a-job.
 
         It is sent once: a second one would be a second job (facts/iproduction.md#submit-is-not-idempotent).
@@ -146,22 +134,7 @@ class Mps:
         Raises:
             CloudError: The job may exist all the same, unless ``faults.surely_not_sent``.
         """
-        given = {
-            "FunctionName": function,
-            "JobParams": params,
-            "Input": input,
-            "Output": output,
-            "UserData": user_data,
-            "NotifyUrl": notify_url,
-            "PipelineId": pipeline_id,
-            "ModelId": model_id,
-            "ScheduleParams": schedule_params,
-        }
-        # The JSON text null stands for a parameter that is not given.
-        if schedule_params is not None and schedule_params.strip() == "null":
-            given["ScheduleParams"] = None
-        query = {name: value for name, value in given.items() if value is not None}
-        found = await self._ask("SubmitIProductionJob", query, needed="JobId")
+        found = await self._ask("SubmitIProductionJob", parameters, needed="JobId")
         return Submitted(str(found["JobId"]), str(found["RequestId"]))
 
     async def _ask(

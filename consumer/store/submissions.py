@@ -270,7 +270,7 @@ class Submissions:
         return await self._database.run(count)
 
     async def prune(self, *, older_than_s: float, limit: int) -> int:
-        """Remove at most ``limit`` submissions that were closed so long ago; returns their number."""
+        """Remove at most ``limit`` submissions closed at least ``older_than_s`` seconds ago; returns their number."""
 
         async def remove(session: Session) -> int:
             return await self._execute(session, _PRUNE, await session.now() - older_than_s, limit)

@@ -1,5 +1,6 @@
 """Jobs from submit to end: recorded before they are sent, and found when no notification comes.
 
-client      submit a job once, wait for its end
+submitter   check, record, send once
+result      the end of a job, with its typed result
 reconcile   ask MPS for the jobs whose end was not reported
 """

@@ -45,7 +45,7 @@ async def test_a_result_is_text_whatever_it_came_as(start: Any, mns_reply: Any) 
         json_reply(mns_reply, 200, {"RequestId": "R", "JobId": "j", "Result": {"a": 1}}),
     )
     first, second = await talk.mps.query("j"), await talk.mps.query("j")
-    submitted = await talk.mps.submit(function="Cover", params="{}", user_data="")
+    submitted = await talk.mps.submit({"FunctionName": "Cover", "JobParams": "{}", "UserData": ""})
     assert (first.result, first.found, first.state) == ('{"Code": 1}', True, "Success")
     assert second.result == '{"Code": "é"}'
     assert (submitted.job_id, submitted.request_id) == ("j", "R")
@@ -79,7 +79,7 @@ async def test_a_submission_without_a_job_id_is_unreadable(start: Any, mns_reply
     """A submission must bring a JobId."""
     talk = await start(json_reply(mns_reply, 200, {"RequestId": "R"}))
     with pytest.raises(CloudError, match="JobId") as caught:
-        await talk.mps.submit(function="Cover", params="{}")
+        await talk.mps.submit({"FunctionName": "Cover", "JobParams": "{}"})
     assert caught.value.fault is Fault.UNREADABLE
 
 
@@ -185,15 +185,6 @@ def test_which_refusals_are_about_the_job() -> None:
     about = ["InvalidParameter", "InvalidParameter.JobNotFound", "InvalidParameter.JobId", "MissingJobId"]
     others = ["InvalidParameter.FunctionNotSupported", "InvalidAction.NotFound", "Forbidden.RAM", "MissingParameter"]
     assert [code for code in (*about, *others) if is_about_the_job(code)] == about
-
-
-@pytest.mark.parametrize("given", ["null", " null\n", None])
-async def test_schedule_params_of_null_are_left_out(start: Any, mns_reply: Any, given: str | None) -> None:
-    """ScheduleParams that are the JSON text null are not sent; an object is."""
-    talk = await start(json_reply(mns_reply, 200, {"RequestId": "R", "JobId": "j"}))
-    await talk.mps.submit(function="Cover", params="{}", schedule_params=given)
-    await talk.mps.submit(function="Cover", params="{}", schedule_params="{}")
-    assert ["ScheduleParams" in asked.line for asked in talk.peer.asked] == [False, True]
 
 
 @pytest.mark.parametrize(

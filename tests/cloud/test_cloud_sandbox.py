@@ -12,6 +12,7 @@ from consumer.cloud.credentials import Keys, StaticCredentials
 from consumer.cloud.mns import MnsQueue
 from consumer.cloud.pool import open_pool
 from consumer.errors import CloudError, Fault
+from consumer.functions.request import JobRequest
 from consumer.sandbox import Fault as Broken
 from consumer.sandbox import Sandbox, SandboxSettings
 
@@ -194,14 +195,14 @@ async def test_failing_entries_of_a_delete(local: Any) -> None:
 async def test_a_job_from_submission_to_its_result(local: Any) -> None:
     """A submitted job notifies its queue, and a query brings its result and UserData as they were given."""
     user_data = '{"order": "é /+&=%"}'
-    submitted = await local.mps.submit(
+    request = JobRequest(
         function="Cover",
-        params="{}",
         input="oss://b.oss-cn-hangzhou.aliyuncs.com/a.mp4",
         output="oss://b.oss-cn-hangzhou.aliyuncs.com/{source}-{sequenceId}.jpg",
         user_data=user_data,
         notify_url=local.sandbox.notify_url("q"),
     )
+    submitted = await local.mps.submit(request.parameters())
     assert len((await local.queue.receive(1, 10)).messages) == 1
     answer = await local.mps.query(submitted.job_id)
     assert (answer.function, answer.state, answer.user_data, answer.found) == ("Cover", "Success", user_data, True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 
+from consumer.functions.request import JobRequest
 from consumer.message.notification import job_key
 from consumer.plugin.handler import Job, Retry
 from consumer.policy import SubmissionState
@@ -22,14 +23,14 @@ async def submit(daemon: Daemon) -> Submission:
     lane = daemon.app.lanes[0]
     async with open_submissions(daemon.app.settings.store_address()) as submissions:
         one, _ = await submissions.record(NewSubmission(lane.identity, "Cover", "{}"))
-        answer = await lane.mps.submit(
+        request = JobRequest(
             function="Cover",
-            params="{}",
             input="oss://b.oss-cn-hangzhou.aliyuncs.com/f.mp4",
             output="oss://b.oss-cn-hangzhou.aliyuncs.com/{source}-{sequenceId}.jpg",
             user_data=json.dumps({"film": one.id}),
             notify_url=daemon.sandbox.notify_url(QUEUE),
         )
+        answer = await lane.mps.submit(request.parameters())
         key = job_key(lane.identity, answer.job_id)
         await submissions.submitted(one.id, job_id=answer.job_id, key=key, request_id=answer.request_id, next_in_s=0.5)
         found = await submissions.get(one.id)

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 from consumer.app import App
+from consumer.functions.request import JobRequest
 from consumer.plugin.handler import Job
 from consumer.policy import Reason
 from consumer.sandbox import Fault, Sandbox
@@ -31,7 +32,7 @@ class Files(BaseModel):
 
 
 async def submit(daemon: Daemon, function: str = "VideoClip", **more: str) -> str:
-    submitted = await daemon.app.lanes[0].mps.submit(
+    request = JobRequest(
         function=function,
         params=more.pop("params", "{}"),
         input="oss://bucket.oss-cn-hangzhou.aliyuncs.com/in/film.mp4",
@@ -39,6 +40,7 @@ async def submit(daemon: Daemon, function: str = "VideoClip", **more: str) -> st
         notify_url=daemon.sandbox.notify_url(QUEUE),
         **more,
     )
+    submitted = await daemon.app.lanes[0].mps.submit(request.parameters())
     return submitted.job_id
 
 

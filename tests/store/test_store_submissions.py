@@ -128,7 +128,7 @@ async def test_an_old_intent_is_unknown(submissions: Submissions, monkeypatch: p
 
 
 async def test_a_due_submission_is_taken_once(submissions: Submissions) -> None:
-    """Only what is due is taken, the longest due first, and nobody else gets it until its lease ends."""
+    """Only what is due is taken, the longest due first, and no other caller gets it until its lease ends."""
     first = await submit(submissions, "a")
     second = await submit(submissions, "b")
     await submit(submissions, "later", next_in_s=60)

@@ -1,0 +1,253 @@
+"""Submit jobs to MPS once, each recorded before it is sent.
+
+    check    the rules of its function; every problem is reported before the paid call
+    record   the intent, in the store
+    send     once: MPS takes no token against a second submission, and a second job is a second bill
+    note     the JobId; or that MPS refused; or that no answer came
+
+Where no answer comes the job may exist all the same. Then ``SubmissionUnknown`` is raised, and nothing sends it again:
+a submission with the same ``ref`` raises it too.
+
+Source: facts/iproduction.md#submit-a-job, facts/iproduction.md#submit-is-not-idempotent.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypedDict
+
+import anyio
+from pydantic import BaseModel, JsonValue
+from typing_extensions import Unpack
+
+from consumer.cloud.faults import surely_not_sent
+from consumer.cloud.mps import Mps, Submitted
+from consumer.errors import CloudError, StoreError, UncertainError, UsageError
+from consumer.functions.parameters import FunctionParams, compact_json
+from consumer.functions.request import Destination, FindingLevel, JobRequest, RequestFinding, refused
+from consumer.message.notification import job_key
+from consumer.notify_url import NotifyUrl
+from consumer.policy import SubmissionState
+from consumer.store.submissions import CALL_LIMIT_S, NewSubmission, Submission, Submissions
+
+MAY_EXIST: Final = (
+    "the job may exist and be billed, and MPS can't be asked for it without its JobId. Nothing was sent again. Look for"
+    " its notification, by its UserData, and for its output; submit it again only if a second job does no harm"
+)
+_LOOK_S: Final = 0.2
+_NOTE_TRIES: Final = 5
+
+
+class RequestRefusedError(UsageError):
+    """The request breaks rules, and nothing was sent.
+
+    Args:
+        findings: Each with the field, what was expected, what came and where that is documented.
+    """
+
+    def __init__(self, findings: Sequence[RequestFinding]) -> None:
+        super().__init__("\n".join(map(str, findings)))
+        self.findings = findings
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """One line for each finding."""
+        return tuple(map(str, self.findings))
+
+
+class SubmissionUnknown(UncertainError):  # noqa: N818 - it is a state of the world, not a mistake
+    """A job was sent and MPS gave no answer: it may exist and be billed.
+
+    Args:
+        number: The submission's number in the store.
+    """
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedJob:
+    """A job that MPS has accepted.
+
+    Args:
+        number: The submission's number in the store.
+        ref: The caller's idempotency key, or a random one.
+        queue: The identity of the queue that handles its end.
+        is_new: Whether this call sent it; ``False``: an earlier one with the same ``ref`` did.
+        warnings: What is allowed and probably not meant.
+    """
+
+    job_id: str
+    function: str
+    number: int
+    ref: str
+    queue: str
+    is_new: bool = True
+    warnings: Sequence[str] = ()
+
+
+class RequestOptions(TypedDict, total=False):
+    """What a submission may have beside its parameters.
+
+    ``user_data`` is text, or what is written as JSON: an object, a list, a pydantic model. ``notify_url`` is by default
+    the queue of the settings; ``""`` asks for no notification. ``ref`` is the caller's idempotency key. ``force`` sends
+    a request that breaks an inferred rule.
+    """
+
+    input: str | None
+    output: str | None
+    user_data: str | Mapping[str, JsonValue] | Sequence[JsonValue] | BaseModel | None
+    ref: str | None
+    notify_url: str | None
+    pipeline_id: str | None
+    model_id: str | None
+    schedule_params: str | None
+    force: bool
+
+
+class Submitter:
+    """Submits the jobs of one queue.
+
+    Args:
+        url: The queue that jobs notify by default.
+        destination: What is known of where requests go, for their check.
+        reconcile_after_s: When MPS is asked for a job whose end was not reported.
+    """
+
+    def __init__(
+        self, mps: Mps, submissions: Submissions, url: NotifyUrl, *, destination: Destination, reconcile_after_s: float
+    ) -> None:
+        self._mps = mps
+        self._submissions = submissions
+        self._url = url
+        self._destination = destination
+        self._reconcile_after_s = reconcile_after_s
+
+    async def submit(
+        self,
+        params: FunctionParams | str,
+        given: Mapping[str, JsonValue] | None = None,
+        /,
+        **options: Unpack[RequestOptions],
+    ) -> SubmittedJob:
+        """Submit a job once.
+
+        Args:
+            params: The parameters' model, which names the function; or a FunctionName.
+            given: The parameters, where ``params`` is a FunctionName.
+
+        Returns:
+            The job. Where a submission with the same ``ref`` exists, that one, and nothing is sent.
+
+        Raises:
+            RequestRefusedError: The request breaks a rule; nothing was sent.
+            SubmissionUnknown: No answer came, now or for the same ``ref`` before: the job may exist.
+            CloudError: MPS refused it, or could not be reached: the job does not exist.
+            StoreError: It could not be recorded, and was not sent; or the text names a job that was sent.
+            UsageError: The ``ref`` belongs to another request.
+        """
+        request = self._request(params, given, options)
+        findings = request.findings(self._destination)
+        if problems := refused(findings, force=options.get("force", False)):
+            raise RequestRefusedError(problems)
+        sent, queue = request.parameters(), self._identity(request)
+        new = NewSubmission(queue, request.function_name, compact_json(sent), options.get("ref"))
+        found, is_new = await self._submissions.record(new)
+        while not is_new and (known := await self._wait_for_answer(found)) is None:
+            # The call that had the same ``ref`` was refused meanwhile.
+            found, is_new = await self._submissions.record(new)
+        job_id = await self._send(found, sent) if is_new else known or ""
+        warnings = tuple(str(one) for one in findings if one.level is FindingLevel.WARNING)
+        return SubmittedJob(job_id, found.function, found.id, found.ref, found.queue, is_new, warnings)
+
+    async def _send(self, recorded: Submission, sent: Mapping[str, str]) -> str:
+        """Send a recorded submission, and note what came of it."""
+        unknown, number = SubmissionState.UNKNOWN, recorded.id
+        try:
+            answer = await self._mps.submit(sent)
+        except CloudError as error:
+            if surely_not_sent(error):
+                await self._submissions.close_as(number, SubmissionState.REFUSED, str(error))
+                raise
+            await self._submissions.close_as(number, unknown, str(error))
+            raise SubmissionUnknown(f"{error}; {MAY_EXIST}", number) from error
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._submissions.close_as(number, unknown, f"interrupted before MPS answered; {MAY_EXIST}")
+            raise
+        with anyio.CancelScope(shield=True):
+            await self._note(recorded, answer)
+        return answer.job_id
+
+    async def _note(self, recorded: Submission, answer: Submitted) -> None:
+        job_id, tries = answer.job_id, 0
+        while True:
+            try:
+                await self._submissions.submitted(
+                    recorded.id,
+                    job_id=job_id,
+                    key=job_key(recorded.queue, job_id),
+                    request_id=answer.request_id,
+                    next_in_s=self._reconcile_after_s,
+                )
+            except StoreError as error:
+                tries += 1
+                if tries == _NOTE_TRIES:
+                    raise StoreError(
+                        f"job {job_id} was submitted, and the store could not record that: {error};"
+                        f" record it by: mns-consumer jobs track {job_id}"
+                    ) from error
+                await anyio.sleep(_LOOK_S * tries)
+            else:
+                return
+
+    async def _wait_for_answer(self, found: Submission) -> str | None:
+        """The JobId of a submission that another call sends or has sent; ``None`` when it was refused."""
+        until = time.monotonic() + CALL_LIMIT_S
+        while found.state is SubmissionState.INTENT and time.monotonic() < until:
+            await anyio.sleep(_LOOK_S)
+            found = await self._submissions.get(found.id) or found
+        if found.state is SubmissionState.REFUSED:
+            return None
+        if found.job_id is None:
+            why = found.error or "another call with the same ref has got no answer from MPS"
+            raise SubmissionUnknown(f"submission {found.id} with ref {found.ref!r}: {why}; {MAY_EXIST}", found.id)
+        return found.job_id
+
+    def _request(
+        self, params: FunctionParams | str, given: Mapping[str, JsonValue] | None, options: RequestOptions
+    ) -> JobRequest:
+        notify_url = options.get("notify_url")
+        return JobRequest(
+            function=params if isinstance(params, str) else params.function,
+            params=(given or {}) if isinstance(params, str) else params,
+            input=options.get("input"),
+            output=options.get("output"),
+            user_data=_text_of(options.get("user_data")),
+            notify_url=(str(self._url) if notify_url is None else notify_url) or None,
+            pipeline_id=options.get("pipeline_id"),
+            model_id=options.get("model_id"),
+            schedule_params=options.get("schedule_params"),
+        )
+
+    def _identity(self, request: JobRequest) -> str:
+        """The queue that handles the job's end: that of its NotifyUrl, else the default one."""
+        url = self._url if request.notify_url is None else NotifyUrl.parse(request.notify_url)
+        return url.identity
+
+
+def _text_of(user_data: object) -> str | None:
+    """UserData as it is sent."""
+    if user_data is None or isinstance(user_data, str):
+        return user_data
+    if isinstance(user_data, BaseModel):
+        return user_data.model_dump_json(by_alias=True)
+    try:
+        return json.dumps(user_data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"user_data: expected text, JSON or a pydantic model: {error}") from None
