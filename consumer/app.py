@@ -50,6 +50,7 @@ from consumer.store.ledger import Ledger
 from consumer.store.open import make_ledger, open_submissions
 from consumer.store.submissions import Submissions
 from consumer.submissions.reconcile import Handled, Reconciler
+from consumer.submissions.submitter import Submitter
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -162,12 +163,14 @@ class App:
                 admin = AdminServer(*address, metrics=self.metrics, checks=self.vitals, allowed_hosts=names)
                 await stack.enter_async_context(admin)
                 self.admin_port = admin.port
+            submissions = await stack.enter_async_context(open_submissions(self.settings.store_address()))
             for queue in self._queues:
                 clients = await self._clients(stack, queue)
+                submitter = self._submitter(queue, clients, submissions)
                 calls = QueueAndNoQueue(clients.queue, self._no_queue)
                 open_calls = partial(self._second_client, queue, clients)
-                self.lanes.append(Lane(queue, clients, self._shared, calls=calls, open_calls=open_calls))
-            submissions = await stack.enter_async_context(open_submissions(self.settings.store_address()))
+                lane = Lane(queue, clients, self._shared, submitter=submitter, calls=calls, open_calls=open_calls)
+                self.lanes.append(lane)
             async with anyio.create_task_group() as background:
                 await background.start(self._watch.run)
                 background.start_soon(self._store.watch_disk)
@@ -209,7 +212,9 @@ class App:
             await self._open_store(stack)
             clients = await self._clients(stack, named[0])
             message = await _message_without_queue(clients.mps, job_id)
-            lane = Lane(named[0], clients, self._shared, calls=NoQueue())
+            submissions = await stack.enter_async_context(open_submissions(self.settings.store_address()))
+            submitter = self._submitter(named[0], clients, submissions)
+            lane = Lane(named[0], clients, self._shared, submitter=submitter, calls=NoQueue())
             self.lanes.append(lane)
             async with anyio.create_task_group() as background:
                 await background.start(self._watch.run)
@@ -259,6 +264,11 @@ class App:
         delay_s = self._no_queue.take_delay(message.receipt.handle)
         again_s = None if status in _CLOSED else delay_s or _AGAIN_S
         return Handled(again_s, was_lost=status in _CLOSED and status is not SettledAs.DUPLICATE)
+
+    def _submitter(self, queue: QueueSettings, clients: Clients, submissions: Submissions) -> Submitter:
+        accounts = {one.url.account for one in self._queues}
+        after_s = self.settings.reconcile_after_s
+        return Submitter(clients.mps, submissions, queue, accounts=accounts, reconcile_after_s=after_s)
 
     def _reconciler(self, lane: Lane, submissions: Submissions) -> Reconciler:
         return Reconciler(

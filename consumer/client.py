@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -25,12 +24,11 @@ from consumer.cloud.mps import JobStatus, Mps, RateLimiter
 from consumer.config import QueueSettings, Settings, load
 from consumer.errors import UsageError
 from consumer.functions.parameters import FunctionParams
-from consumer.functions.request import Destination
 from consumer.job_state import ENDED
-from consumer.notify_url import is_loopback
+from consumer.plugin.submission import RequestOptions, SubmittedJob
 from consumer.store.open import open_submissions
 from consumer.submissions.result import EndedJob, ended_job
-from consumer.submissions.submitter import RequestOptions, SubmittedJob, Submitter
+from consumer.submissions.submitter import Submitter
 
 _FIRST_LOOK_S: Final = 0.2
 _LONGEST_LOOK_S: Final = 5.0
@@ -73,8 +71,8 @@ class Client:
         self._submitter = Submitter(
             clients.mps,
             submissions,
-            queue.url,
-            destination=destination_of(settings, queue),
+            queue,
+            accounts={one.url.account for one in settings.queues()},
             reconcile_after_s=settings.reconcile_after_s,
         )
         return self
@@ -91,6 +89,8 @@ class Client:
         params: FunctionParams | str,
         given: Mapping[str, JsonValue] | None = None,
         /,
+        *,
+        ref: str | None = None,
         **options: Unpack[RequestOptions],
     ) -> SubmittedJob:
         """Submit a job once.
@@ -98,6 +98,7 @@ class Client:
         Args:
             params: The parameters' model, which names the function; or a FunctionName.
             given: The parameters, where ``params`` is a FunctionName.
+            ref: The caller's idempotency key; ``None`` for a job of its own.
 
         Returns:
             The job. Where a submission with the same ``ref`` exists, that one, and nothing is sent.
@@ -111,7 +112,7 @@ class Client:
         """
         if self._submitter is None:
             raise RuntimeError(_NOT_OPEN.format("async with Client()"))
-        return await self._submitter.submit(params, given, **options)
+        return await self._submitter.submit(params, given, ref=ref, **options)
 
     async def query(self, job: SubmittedJob | str) -> EndedJob | None:
         """The job as MPS knows it now; ``None`` while it runs.
@@ -182,10 +183,12 @@ class SyncClient:
         params: FunctionParams | str,
         given: Mapping[str, JsonValue] | None = None,
         /,
+        *,
+        ref: str | None = None,
         **options: Unpack[RequestOptions],
     ) -> SubmittedJob:
         """See ``Client.submit``."""
-        return self._running.call(partial(self._client.submit, params, given, **options))
+        return self._running.call(partial(self._client.submit, params, given, ref=ref, **options))
 
     def query(self, job: SubmittedJob | str) -> EndedJob | None:
         """See ``Client.query``."""
@@ -200,13 +203,6 @@ class SyncClient:
         if self._portal is None:
             raise RuntimeError(_NOT_OPEN.format("with SyncClient()"))
         return self._portal
-
-
-def destination_of(settings: Settings, queue: QueueSettings) -> Destination:
-    """Where the requests of a queue go, for their check."""
-    accounts = frozenset(one.url.account for one in settings.queues())
-    is_sandbox = is_loopback(urlsplit(queue.mps_endpoint).hostname or "")
-    return Destination(region=queue.url.region, accounts=accounts, is_sandbox=is_sandbox)
 
 
 def _queue_of(settings: Settings, name: str | None) -> QueueSettings:

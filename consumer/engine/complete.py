@@ -33,6 +33,7 @@ from consumer.message.notification import Kind, Notification, Phase, contradicti
 from consumer.message.result import JobResult, read_result
 from consumer.ops.metrics import QueryResult
 from consumer.plugin.handler import NOT_WANTED, Handler, Job, Wanted
+from consumer.plugin.submission import SubmitsJobs
 from consumer.policy import Reason, Verify
 
 PATIENCE_S: Final = 300.0
@@ -160,11 +161,17 @@ class Completed:
 
 
 async def complete(
-    delivery: Delivery, handler: Handler, queries: JobQueries, queue: str, *, always_verify: bool = False
+    delivery: Delivery,
+    handler: Handler,
+    queries: JobQueries,
+    queue: str,
+    *,
+    submitter: SubmitsJobs | None = None,
+    always_verify: bool = False,
 ) -> Completed | Unprocessable | NotReady | Unanswered | Unavailable:
     """Get what a handler wants besides the message: the job, or why it can't be called.
 
-    ``always_verify`` asks MPS whatever the policy says.
+    ``submitter`` serves ``job.submit``. ``always_verify`` asks MPS whatever the policy says.
     """
     notification, policy = delivery.notification, delivery.rules.policy
     answer: JobStatus | None = None
@@ -182,7 +189,7 @@ async def complete(
         ):
             error = f"MPS contradicts the message about job {notification.job_id!r}: {'; '.join(different)}"
             return Unprocessable(Reason.CONTRADICTED, error)
-    return _validate(delivery, handler, queue, answer)
+    return _validate(delivery, handler, queue, submitter, answer)
 
 
 def _must_ask(notification: Notification, handler: Handler, policy: Policy, *, always_verify: bool) -> bool:
@@ -219,7 +226,9 @@ async def _ask(
     return answer
 
 
-def _validate(delivery: Delivery, handler: Handler, queue: str, answer: JobStatus | None) -> Completed | Unprocessable:
+def _validate(
+    delivery: Delivery, handler: Handler, queue: str, submitter: SubmitsJobs | None, answer: JobStatus | None
+) -> Completed | Unprocessable:
     """Make the job of MPS's answer, or of the message alone where MPS was not asked."""
     notification = delivery.notification
     if answer is None:
@@ -265,6 +274,8 @@ def _validate(delivery: Delivery, handler: Handler, queue: str, answer: JobStatu
         message_id=delivery.message.message_id,
         document=notification.document,
         result_or_none=NOT_WANTED if handler.result is None else result,
+        user_data_text=user_data_text,
+        submitter=submitter,
     )
     return Completed(job, text, user_data_text)
 

@@ -33,6 +33,7 @@ from consumer.ops.metrics import MessageState, Metrics
 from consumer.ops.traces import Traces
 from consumer.plugin.handler import ANY_NAME, Handler
 from consumer.plugin.registry import Registry
+from consumer.plugin.submission import SubmitsJobs
 from consumer.policy import SUSPECT_STARTS, Reason, UnroutedPolicy
 from consumer.store.ledger import Claimed, Ended
 
@@ -118,6 +119,7 @@ class Lane:
     """One queue's parts.
 
     Args:
+        submitter: Sends what handlers submit.
         calls: Hides and deletes messages in place of the queue's client.
         open_calls: Opens one more client of the queue, in another event loop; ``None`` where there are no leases.
     """
@@ -128,6 +130,7 @@ class Lane:
         clients: Clients,
         shared: Shared,
         *,
+        submitter: SubmitsJobs | None = None,
         calls: QueueCalls | None = None,
         open_calls: Callable[[], AbstractAsyncContextManager[QueueCalls]] | None = None,
     ) -> None:
@@ -140,6 +143,7 @@ class Lane:
         self.queue = clients.queue
         self.mps = clients.mps
         self.credentials = clients.credentials
+        self.submitter = submitter
         self.open_calls = open_calls
         self.store = shared.store
         self.letters = shared.letters

@@ -102,7 +102,9 @@ async def run(lane: Lane, delivery: Delivery) -> RunResult:
         claim = await lane.claim(delivery, verified_key(lane.identity, notification))
     if not isinstance(claim, Claimed | Ended):
         return claim
-    completed = await complete(delivery, handler, lane.queries, lane.name, always_verify=is_contradicting)
+    completed = await complete(
+        delivery, handler, lane.queries, lane.name, submitter=lane.submitter, always_verify=is_contradicting
+    )
     if not isinstance(completed, Completed):
         return completed
     if isinstance(claim, Ended):

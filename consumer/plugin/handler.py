@@ -28,9 +28,11 @@ from typing import Any, Final, Generic, TypeAlias
 
 from pydantic import JsonValue, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, Unpack
 
 from consumer.errors import HandlersError
+from consumer.functions.parameters import FunctionParams
+from consumer.plugin.submission import RequestOptions, SubmitsJobs, SubmittedJob
 from consumer.policy import MAX_HIDE_S
 
 ResultT = TypeVar("ResultT", default=Any)
@@ -138,6 +140,8 @@ class Job(Generic[ResultT, UserDataT]):
             asked.
         attempt: Number of this run of the handler, from 1.
         document: The notification as JSON, as it came.
+        user_data_text: UserData as it came.
+        submitter: Sends what ``submit`` submits; the daemon's.
         kind: ``IProduction``, or the name of another kind of message, which MPS can't be asked about.
     """
 
@@ -156,6 +160,8 @@ class Job(Generic[ResultT, UserDataT]):
     document: Mapping[str, JsonValue] = field(default_factory=dict, repr=False)
     kind: str = "IProduction"
     result_or_none: ResultT | _NotWanted | None = field(default=NOT_WANTED, repr=False)
+    user_data_text: str | None = field(default=None, repr=False)
+    submitter: SubmitsJobs | None = field(default=None, repr=False, compare=False)
 
     @property
     def result(self) -> ResultT:
@@ -174,6 +180,35 @@ class Job(Generic[ResultT, UserDataT]):
             )
         # ``None`` is a result like any other if the model is optional.
         return self.result_or_none  # type: ignore[return-value]  # ResultT may include None
+
+    async def submit(
+        self,
+        params: FunctionParams | str,
+        given: Mapping[str, JsonValue] | None = None,
+        /,
+        *,
+        key: str,
+        **options: Unpack[RequestOptions],
+    ) -> SubmittedJob:
+        """Submit a job that follows this one, once: however often the handler runs, the same ``key`` is the same job.
+
+        Args:
+            params: The parameters' model, which names the function; or a FunctionName.
+            given: The parameters, where ``params`` is a FunctionName.
+            key: What this submission is for, such as ``cartoon``; one handler may submit several.
+            options: UserData is by default this job's, and the notification goes to this job's queue.
+
+        Raises:
+            consumer.submissions.submitter.RequestRefusedError: The request breaks a rule; nothing was sent.
+            consumer.submissions.submitter.SubmissionUnknown: No answer came, now or in an earlier run: the job may
+                exist, and is not sent again.
+            CloudError: MPS refused it, or could not be reached: the next run sends it.
+            StoreError: It could not be recorded, and was not sent.
+        """
+        if self.submitter is None:
+            raise RuntimeError("job.submit: this job does not come from a daemon, so it can submit nothing")
+        options.setdefault("user_data", self.user_data_text)
+        return await self.submitter.submit(params, given, ref=f"{self.job_id or self.message_id}/{key}", **options)
 
     @property
     def failure(self) -> dict[str, str | None]:

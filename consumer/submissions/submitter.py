@@ -16,8 +16,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypedDict
+from collections.abc import Set as AbstractSet
+from typing import Final
+from urllib.parse import urlsplit
 
 import anyio
 from pydantic import BaseModel, JsonValue
@@ -25,11 +26,13 @@ from typing_extensions import Unpack
 
 from consumer.cloud.faults import surely_not_sent
 from consumer.cloud.mps import Mps, Submitted
+from consumer.config import QueueSettings
 from consumer.errors import CloudError, StoreError, UncertainError, UsageError
 from consumer.functions.parameters import FunctionParams, compact_json
 from consumer.functions.request import Destination, FindingLevel, JobRequest, RequestFinding, refused
 from consumer.message.notification import job_key
-from consumer.notify_url import NotifyUrl
+from consumer.notify_url import NotifyUrl, is_loopback
+from consumer.plugin.submission import RequestOptions, SubmittedJob
 from consumer.policy import SubmissionState
 from consumer.store.submissions import CALL_LIMIT_S, NewSubmission, Submission, Submissions
 
@@ -70,62 +73,29 @@ class SubmissionUnknown(UncertainError):  # noqa: N818 - it is a state of the wo
         self.number = number
 
 
-@dataclass(frozen=True, slots=True)
-class SubmittedJob:
-    """A job that MPS has accepted.
-
-    Args:
-        number: The submission's number in the store.
-        ref: The caller's idempotency key, or a random one.
-        queue: The identity of the queue that handles its end.
-        is_new: Whether this call sent it; ``False``: an earlier one with the same ``ref`` did.
-        warnings: What is allowed and probably not meant.
-    """
-
-    job_id: str
-    function: str
-    number: int
-    ref: str
-    queue: str
-    is_new: bool = True
-    warnings: Sequence[str] = ()
-
-
-class RequestOptions(TypedDict, total=False):
-    """What a submission may have beside its parameters.
-
-    ``user_data`` is text, or what is written as JSON: an object, a list, a pydantic model. ``notify_url`` is by default
-    the queue of the settings; ``""`` asks for no notification. ``ref`` is the caller's idempotency key. ``force`` sends
-    a request that breaks an inferred rule.
-    """
-
-    input: str | None
-    output: str | None
-    user_data: str | Mapping[str, JsonValue] | Sequence[JsonValue] | BaseModel | None
-    ref: str | None
-    notify_url: str | None
-    pipeline_id: str | None
-    model_id: str | None
-    schedule_params: str | None
-    force: bool
-
-
 class Submitter:
     """Submits the jobs of one queue.
 
     Args:
-        url: The queue that jobs notify by default.
-        destination: What is known of where requests go, for their check.
+        queue: The queue that jobs notify by default; its region is that of MPS and of the buckets.
+        accounts: Those whose queues the settings name.
         reconcile_after_s: When MPS is asked for a job whose end was not reported.
     """
 
     def __init__(
-        self, mps: Mps, submissions: Submissions, url: NotifyUrl, *, destination: Destination, reconcile_after_s: float
+        self,
+        mps: Mps,
+        submissions: Submissions,
+        queue: QueueSettings,
+        *,
+        accounts: AbstractSet[str],
+        reconcile_after_s: float,
     ) -> None:
         self._mps = mps
         self._submissions = submissions
-        self._url = url
-        self._destination = destination
+        self._url = queue.url
+        is_sandbox = is_loopback(urlsplit(queue.mps_endpoint).hostname or "")
+        self._destination = Destination(region=queue.url.region, accounts=frozenset(accounts), is_sandbox=is_sandbox)
         self._reconcile_after_s = reconcile_after_s
 
     async def submit(
@@ -133,6 +103,8 @@ class Submitter:
         params: FunctionParams | str,
         given: Mapping[str, JsonValue] | None = None,
         /,
+        *,
+        ref: str | None = None,
         **options: Unpack[RequestOptions],
     ) -> SubmittedJob:
         """Submit a job once.
@@ -140,6 +112,7 @@ class Submitter:
         Args:
             params: The parameters' model, which names the function; or a FunctionName.
             given: The parameters, where ``params`` is a FunctionName.
+            ref: The caller's idempotency key; ``None`` for a job of its own.
 
         Returns:
             The job. Where a submission with the same ``ref`` exists, that one, and nothing is sent.
@@ -156,7 +129,7 @@ class Submitter:
         if problems := refused(findings, force=options.get("force", False)):
             raise RequestRefusedError(problems)
         sent, queue = request.parameters(), self._identity(request)
-        new = NewSubmission(queue, request.function_name, compact_json(sent), options.get("ref"))
+        new = NewSubmission(queue, request.function_name, compact_json(sent), ref)
         found, is_new = await self._submissions.record(new)
         while not is_new and (known := await self._wait_for_answer(found)) is None:
             # The call that had the same ``ref`` was refused meanwhile.
@@ -167,18 +140,20 @@ class Submitter:
 
     async def _send(self, recorded: Submission, sent: Mapping[str, str]) -> str:
         """Send a recorded submission, and note what came of it."""
-        unknown, number = SubmissionState.UNKNOWN, recorded.id
+        number = recorded.id
         try:
             answer = await self._mps.submit(sent)
         except CloudError as error:
-            if surely_not_sent(error):
-                await self._submissions.close_as(number, SubmissionState.REFUSED, str(error))
+            state = SubmissionState.REFUSED if surely_not_sent(error) else SubmissionState.UNKNOWN
+            with anyio.CancelScope(shield=True):
+                await self._submissions.close_as(number, state, str(error))
+            if state is SubmissionState.REFUSED:
                 raise
-            await self._submissions.close_as(number, unknown, str(error))
             raise SubmissionUnknown(f"{error}; {MAY_EXIST}", number) from error
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await self._submissions.close_as(number, unknown, f"interrupted before MPS answered; {MAY_EXIST}")
+                error_text = f"interrupted before MPS answered; {MAY_EXIST}"
+                await self._submissions.close_as(number, SubmissionState.UNKNOWN, error_text)
             raise
         with anyio.CancelScope(shield=True):
             await self._note(recorded, answer)

@@ -234,7 +234,7 @@ async def test_a_query_of_mps_is_a_client_span(serve: Serve, exported: InMemoryS
         params = '{"sandbox": {"result": {"Data": "[]"}}}'
         url = daemon.sandbox.notify_url(QUEUE)
         mps = daemon.app.lanes[0].mps
-        await mps.submit(function="VideoClip", params=params, input="oss://b/i", output="oss://b/o", notify_url=url)
+        await mps.submit({"FunctionName": "VideoClip", "JobParams": params, "Input": "oss://b/i", "NotifyUrl": url})
         await daemon.until(lambda: bool(ended(exported, f"process {QUEUE}")))
     (submitted,) = ended(exported, "Mts/SubmitIProductionJob")
     assert submitted.parent is None

@@ -86,7 +86,7 @@ async def test_one_of_many_callers_sends_a_ref(submissions: Submissions) -> None
 
 
 async def test_a_ref_belongs_to_one_request(submissions: Submissions) -> None:
-    """Another request with a ref that is taken is refused by both numbers of facts: the ref and the function."""
+    """Another request with a ref that is taken is refused; the error names the submission and its function."""
     await submissions.record(replace(COVER, ref="film-7"))
     with pytest.raises(UsageError, match="ref 'film-7' belongs to submission 1 of Cover"):
         await submissions.record(replace(COVER, ref="film-7", request="{}"))

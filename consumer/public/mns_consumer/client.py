@@ -12,11 +12,11 @@ async with Client() as client:
 from consumer.client import Client as Client
 from consumer.client import SyncClient as SyncClient
 from consumer.errors import CloudError as CloudError
+from consumer.plugin.submission import RequestOptions as RequestOptions
+from consumer.plugin.submission import SubmittedJob as SubmittedJob
 from consumer.submissions.result import EndedJob as EndedJob
-from consumer.submissions.submitter import RequestOptions as RequestOptions
 from consumer.submissions.submitter import RequestRefusedError as RequestRefusedError
 from consumer.submissions.submitter import SubmissionUnknown as SubmissionUnknown
-from consumer.submissions.submitter import SubmittedJob as SubmittedJob
 
 __all__ = [
     "Client",
