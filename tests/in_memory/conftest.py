@@ -14,6 +14,7 @@ from consumer.app import App
 from consumer.config import load
 from consumer.engine import store_access
 from consumer.plugin.registry import Registry
+from consumer.submissions import reconcile
 from tests.in_memory.clock import Clock
 from tests.in_memory.ledger import MemoryStore
 from tests.in_memory.queue import MemoryQueue
@@ -40,8 +41,9 @@ async def around(monkeypatch: pytest.MonkeyPatch) -> Surroundings:
     monkeypatch.setattr("consumer.app.make_ledger", lambda *_, **__: made.store.ledger())
     monkeypatch.setattr("consumer.app.open_submissions", no_submissions)
     monkeypatch.setattr("consumer.app.open_clients", made.clients)
-    # No disk hangs here; looking for it twice a second would be most of the work of an hour that passes.
+    # No disk hangs here, and nothing is submitted; to look for it would be most of the work of an hour that passes.
     monkeypatch.setattr(store_access, "_LOOK_S", 60.0)
+    monkeypatch.setattr(reconcile, "_LONGEST_PAUSE_S", 3600.0)
     return made
 
 

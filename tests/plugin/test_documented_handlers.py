@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from consumer.app import App
 from consumer.cloud.clients import open_clients
 from consumer.config import Settings
+from consumer.functions.request import JobRequest
 from consumer.ops.metrics import RetryCause
 from consumer.plugin.registry import Registry, Sources, discover
 from consumer.policy import Reason
@@ -87,7 +88,7 @@ async def submit_examples(settings: Settings) -> dict[str, str]:
     lane = settings.queues()[0]
     async with open_clients(lane) as clients:
         for what, (function, params, user_data) in orders.items():
-            answer = await clients.mps.submit(
+            request = JobRequest(
                 function=function,
                 params=json.dumps(params),
                 input=f"{bucket}/film.mp4",
@@ -95,6 +96,7 @@ async def submit_examples(settings: Settings) -> dict[str, str]:
                 user_data=user_data if isinstance(user_data, str) or user_data is None else json.dumps(user_data),
                 notify_url=str(lane.url),
             )
+            answer = await clients.mps.submit(request.parameters())
             ids[what] = answer.job_id
     return ids
 
