@@ -24,7 +24,7 @@ from consumer.store.ledger import (
     WaitingLetters,
 )
 
-SCHEMA_REVISION: Final = "0004"
+SCHEMA_REVISION: Final = "0005"
 """The newest revision in ``migrations``: these are its tables."""
 REVISION_TABLES: Final = {"sqlite": "revision", "postgresql": "mns_consumer_revision"}
 """By dialect, the table whose one row names the revision of the others."""

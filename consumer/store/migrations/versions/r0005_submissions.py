@@ -2,10 +2,10 @@
 
 from consumer.store.migrations.changes import run_script
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:
     """Make the table."""
-    run_script("r0004")
+    run_script("r0005")
