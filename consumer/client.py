@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
@@ -14,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import JsonValue
 from typing_extensions import Unpack
@@ -27,11 +25,9 @@ from consumer.functions.parameters import FunctionParams
 from consumer.job_state import ENDED
 from consumer.plugin.submission import RequestOptions, SubmittedJob
 from consumer.store.open import open_submissions
-from consumer.submissions.result import EndedJob, ended_job
+from consumer.submissions.result import EndedJob, ended_job, wait_for_end
 from consumer.submissions.submitter import Submitter
 
-_FIRST_LOOK_S: Final = 0.2
-_LONGEST_LOOK_S: Final = 5.0
 _NOT_OPEN: Final = "the client is not open; use it in a block: {} as client"
 
 
@@ -120,7 +116,7 @@ class Client:
         Raises:
             CloudError: MPS could not be asked, or does not know the job.
         """
-        answer = await self._ask(job)
+        answer = await self._ask(_job_id(job))
         return ended_job(answer) if answer.state in ENDED else None
 
     async def wait(self, job: SubmittedJob | str, *, timeout_s: float = 600.0) -> EndedJob:
@@ -130,22 +126,12 @@ class Client:
             TimeoutError: It still runs after ``timeout_s`` seconds.
             CloudError: As for ``query``.
         """
-        until, pause_s = time.monotonic() + timeout_s, _FIRST_LOOK_S
-        while True:
-            answer = await self._ask(job)
-            if answer.state in ENDED:
-                return ended_job(answer)
-            left_s = until - time.monotonic()
-            if left_s <= 0:
-                state = answer.state or "unknown to MPS"
-                raise TimeoutError(f"job {answer.job_id} is still {state} after {timeout_s:g} s")
-            await anyio.sleep(min(pause_s, left_s))
-            pause_s = min(pause_s * 1.5, _LONGEST_LOOK_S)
+        return ended_job(await wait_for_end(self._ask, _job_id(job), timeout_s))
 
-    async def _ask(self, job: SubmittedJob | str) -> JobStatus:
+    async def _ask(self, job_id: str) -> JobStatus:
         if self._mps is None:
             raise RuntimeError(_NOT_OPEN.format("async with Client()"))
-        return await self._mps.query(job if isinstance(job, str) else job.job_id)
+        return await self._mps.query(job_id)
 
 
 class SyncClient:
@@ -203,6 +189,10 @@ class SyncClient:
         if self._portal is None:
             raise RuntimeError(_NOT_OPEN.format("with SyncClient()"))
         return self._portal
+
+
+def _job_id(job: SubmittedJob | str) -> str:
+    return job if isinstance(job, str) else job.job_id
 
 
 def _queue_of(settings: Settings, name: str | None) -> QueueSettings:

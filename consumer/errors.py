@@ -126,6 +126,10 @@ class StoreSchemaError(StoreError):
     exit_code = ExitCode.SETTINGS
 
 
+class NoStoreError(StoreError):
+    """There is no store yet; a daemon makes it when it first runs."""
+
+
 class StoreLostError(StoreError):
     """The ledger that was here is gone; a new one would handle its jobs again."""
 

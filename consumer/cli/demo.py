@@ -31,8 +31,8 @@ from rich.text import Text
 from consumer.app import App
 from consumer.cli.options import find_handlers
 from consumer.cli.output import wide_console
-from consumer.cli.submit import typed
 from consumer.cloud.clients import open_clients
+from consumer.cloud.mps import JobStatus
 from consumer.config import Settings
 from consumer.errors import ExitCode
 from consumer.functions.catalogue import documented
@@ -44,6 +44,7 @@ from consumer.sandbox import Sandbox
 from consumer.store.ledger import Filter, StoredJob, StoredLetter
 from consumer.store.open import open_operators
 from consumer.store.queries import Operators
+from consumer.submissions.result import ended_job
 
 _QUEUE: Final = "demo"
 _BUCKET: Final = "oss://demo.oss-cn-hangzhou.aliyuncs.com"
@@ -267,9 +268,10 @@ def _row(order: DemoJob, job: StoredJob | None, submitted_at: float) -> Row:
         good = record.state == JobState.FAIL
         summary = f"failed as ordered: {record.code}: {record.message}"
     else:
-        shown = typed(record.function, record.result, order.output)
-        good = shown.fits and record.state == JobState.SUCCESS
-        summary = shown.summary if good else str(shown.problem)
+        about = JobStatus("", record.function, record.state, None, order.output, record.result, None, found=True)
+        shown = ended_job(about)
+        good = shown.problem is None and not shown.failed
+        summary = shown.summary() if good else str(shown.problem)
     return Row(record.function, record.state, summary, user_data, seconds, good and user_data == order.user_data)
 
 

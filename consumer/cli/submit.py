@@ -1,15 +1,13 @@
 """``mns-consumer submit``: check and submit one job, and wait for its result if asked to.
 
-A request that breaks a rule of ``functions/request.py`` is refused with all its problems before anything is sent. The
-job is sent once: MPS has no ClientToken, so a second submission would be a second job and a second bill. A lost answer
-has an exit code of its own.
+A request that breaks a rule of ``functions/request.py`` is refused with all its problems before anything is sent. Then
+``submissions/submitter.py`` records it and sends it once. A lost answer has an exit code of its own.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,15 +16,13 @@ from urllib.parse import urlsplit
 
 import anyio
 import typer
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue
 
 from consumer.cli.output import JsonFlag, note, print_json
 from consumer.cloud.clients import open_clients
-from consumer.cloud.faults import surely_not_sent
-from consumer.cloud.mps import JobStatus, Mps, Submitted
+from consumer.cloud.mps import Mps
 from consumer.config import LaneSettings, QueueSettings, Settings, load
-from consumer.errors import CloudError, ConsumerError, ExitCode, SettingsError, UncertainError, UsageError
-from consumer.functions.catalogue import find
+from consumer.errors import CloudError, ConsumerError, ExitCode, NoStoreError, SettingsError, UsageError
 from consumer.functions.request import (
     Destination,
     FindingLevel,
@@ -35,43 +31,20 @@ from consumer.functions.request import (
     refused,
     typed_params,
 )
-from consumer.job_state import ENDED, NOT_WRITTEN_CODE, JobState
-from consumer.message.notification import decode_user_data
-from consumer.message.result import read_result
 from consumer.notify_url import NotifyUrl, NotifyUrlError, parse_endpoint
 from consumer.ops.sanitize import json_text, printable
 from consumer.settings_sources import masked
+from consumer.store.open import open_submissions
+from consumer.submissions.result import EndedJob, ended_job, wait_for_end
+from consumer.submissions.submitter import MAY_EXIST, RequestRefusedError, Submitter, send_once
 
-_LONGEST_SUMMARY: Final = 160
 _OWN_ENDPOINT: Final = re.compile(r"mts(?:-vpc)?\.(?P<region>[a-z0-9-]+)\.aliyuncs\.com")
 _ALIBABAS: Final = ".aliyuncs.com"
-_FIRST_LOOK_S: Final = 0.2
-_LONGEST_LOOK_S: Final = 5.0
 _CLOUD: Final = "Where to"
-_MAY_EXIST: Final = (
-    "the job may exist and be billed, and MPS can't be asked for it without its JobId. Nothing was sent again. Look for"
-    " its notification, by its UserData, and for its output; submit it again only if a second job does no harm"
-)
 
 
 def _cloud(text: str, metavar: str | None = None) -> Any:
     return typer.Option(help=text, metavar=metavar, rich_help_panel=_CLOUD, show_default=False)
-
-
-class RequestRefusedError(UsageError):
-    """A request breaks rules; one problem for each."""
-
-    def __init__(self, findings: Sequence[RequestFinding]) -> None:
-        super().__init__("; ".join(map(str, findings)))
-        self.findings = findings
-
-    @property
-    def problems(self) -> Sequence[str]:
-        """One line for each finding, and how to send it all the same where that is possible."""
-        lines = [str(finding) for finding in self.findings]
-        if all(finding.level is FindingLevel.FORCEABLE for finding in self.findings):
-            lines.append("nothing was sent; these rules are inferred, and --force sends it all the same")
-        return lines
 
 
 def submit(
@@ -91,6 +64,9 @@ def submit(
     pipeline_id: Annotated[str | None, typer.Option(metavar="ID", help="PipelineId: the MPS queue.")] = None,
     model_id: Annotated[str | None, typer.Option(metavar="ID", help="ModelId: the algorithm's model.")] = None,
     schedule_params: Annotated[str | None, typer.Option(metavar="JSON", help="ScheduleParams.")] = None,
+    ref: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Idempotency key: submitted again, it gives the first job.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Send what only an inferred rule refuses.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the request and print it; send nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the job's end and print its typed result.")] = False,
@@ -101,11 +77,13 @@ def submit(
     access_key_id: Annotated[str | None, _cloud("AccessKey id; default: settings, then the credentials chain.")] = None,
     # refuse_secrets refuses it, with the safe ways to give it.
     access_key_secret: Annotated[str | None, typer.Option(hidden=True)] = None,
+    store: Annotated[str | None, _cloud("Where the submission is recorded: the daemon's store.", "TARGET")] = None,
     config: Annotated[Path | None, _cloud("Settings file, TOML.", "FILE")] = None,
 ) -> None:
     """Submit one job to MPS; prints its JobId.
 
-    Without --notify-url and --pipeline-id no message reports its end; `jobs run` handles such a job later.
+    The submission is recorded in the store before it is sent, so that the daemon finds the job's end even if no message
+    reports it.
     """
     given = (function, params, *(param or ()), input_url, output_url, user_data, pipeline_id, model_id, schedule_params)
     _demand_utf8(*given, region)
@@ -122,14 +100,21 @@ def submit(
     )
     endpoint = None if endpoint is None else _checked_endpoint(endpoint)
     keys = {"access_key_id": access_key_id, "access_key_secret": access_key_secret}
-    settings = load({name: value for name, value in keys.items() if value is not None}, config)
+    given = {**keys, "store": store}
+    settings = load({name: value for name, value in given.items() if value is not None}, config)
     findings = request.findings(_destination(settings, request.notify_url, endpoint, region))
     _judge(request, findings, force=force, dry_run=dry_run, as_json=as_json)
     if dry_run:
         return
-    queue = _queue(settings, request.notify_url, endpoint, region, own_keys=any(keys.values()))
-    code = anyio.run(_submit, queue, settings.ca_file, request, wait_seconds if wait else None, as_json)
-    raise typer.Exit(code)
+    sending = _Sending(
+        settings=settings,
+        queue=_queue(settings, request.notify_url, endpoint, region, own_keys=any(keys.values())),
+        is_recorded=bool(request.notify_url or settings.queues()),
+        ref=ref,
+        wait_s=wait_seconds if wait else None,
+        as_json=as_json,
+    )
+    raise typer.Exit(anyio.run(sending.submit, request))
 
 
 def _judge(
@@ -151,30 +136,70 @@ def _judge(
         for name, value in request.parameters().items():
             print(printable(f"{name}: {value}"))
     if refusing:
+        if all(finding.level is FindingLevel.FORCEABLE for finding in refusing):
+            note("nothing was sent; these rules are inferred, and --force sends it all the same")
         raise RequestRefusedError(refusing)
 
 
-async def _submit(
-    queue: QueueSettings,
-    ca_file: Path | None,
-    request: JobRequest,
-    wait_s: float | None,
-    as_json: bool,  # noqa: FBT001 - handed on by anyio.run
-) -> ExitCode:
-    async with open_clients(queue, ca_file=ca_file) as clients:
-        submitted = await _send_once(clients.mps, request)
-        job_id = submitted.job_id
-        if not as_json:
-            print(printable(job_id), flush=True)
-        elif wait_s is None:
-            print_json({"job_id": job_id, "request_id": submitted.request_id})
-        if wait_s is None:
-            return ExitCode.OK
-        try:
-            answer = await _wait(clients.mps, job_id, wait_s)
-        except CloudError as error:
-            raise ConsumerError(f"job {printable(job_id)} was submitted, but its end is unknown: {error}") from None
-    return ExitCode.OK if _print_end(answer, as_json=as_json) else ExitCode.FAILURE
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """How a request is sent and followed.
+
+    Args:
+        is_recorded: Whether the settings or the command line name the queue that handles the job's end.
+        wait_s: How long its end is waited for; ``None``: not at all.
+    """
+
+    settings: Settings
+    queue: QueueSettings
+    is_recorded: bool
+    ref: str | None
+    wait_s: float | None
+    as_json: bool
+
+    async def submit(self, request: JobRequest) -> ExitCode:
+        """Submit the request and print what comes of it."""
+        async with open_clients(self.queue, ca_file=self.settings.ca_file) as clients:
+            try:
+                job = await self._send(clients.mps, request)
+            except anyio.get_cancelled_exc_class():
+                _warn(f"interrupted before MPS answered; {MAY_EXIST}")
+                raise
+            job_id = str(job["job_id"])
+            if not self.as_json:
+                print(printable(job_id), flush=True)
+            elif self.wait_s is None:
+                print_json(job)
+            if self.wait_s is None:
+                return ExitCode.OK
+            try:
+                answer = await wait_for_end(clients.mps.query, job_id, self.wait_s)
+            except CloudError as error:
+                raise ConsumerError(f"job {printable(job_id)} was submitted, but its end is unknown: {error}") from None
+            except TimeoutError as error:
+                raise ConsumerError(printable(f"{error}; wait longer by --wait-seconds")) from None
+        return _print_end(ended_job(answer), as_json=self.as_json)
+
+    async def _send(self, mps: Mps, request: JobRequest) -> Mapping[str, object]:
+        """Record and send the request; without a store it is sent all the same, unless a ``ref`` needs one."""
+        why = "its end would be handled by no queue of the settings"
+        if self.is_recorded:
+            async with open_submissions(self.settings.store_address()) as submissions:
+                accounts = {lane.url.account for lane in self.settings.queues()}
+                after_s = self.settings.reconcile_after_s
+                submitter = Submitter(mps, submissions, self.queue, accounts=accounts, reconcile_after_s=after_s)
+                try:
+                    job = await submitter.send(request, ref=self.ref)
+                except NoStoreError as error:
+                    why = str(error)
+                else:
+                    names = {"job_id": job.job_id, "request_id": job.request_id, "submission": job.number}
+                    return {**names, "ref": job.ref, "is_new": job.is_new}
+        if self.ref is not None:
+            raise UsageError(f"--ref {self.ref}: it needs a record, and {why}")
+        _warn(f"this job is not recorded: {why}")
+        answer = await send_once(mps, request.parameters())
+        return {"job_id": answer.job_id, "request_id": answer.request_id, "submission": None}
 
 
 def _warn(text: str) -> None:
@@ -271,93 +296,15 @@ def _queue(
     return QueueSettings(settings=own, of=settings)
 
 
-async def _send_once(mps: Mps, request: JobRequest) -> Submitted:
-    """Submit the job once.
-
-    Raises:
-        UncertainError: It was sent, and no answer says whether the job exists.
-        CloudError: The job certainly does not exist.
-    """
-    try:
-        return await mps.submit(**request.arguments())
-    except CloudError as error:
-        if surely_not_sent(error):
-            raise
-        raise UncertainError(f"{error}; {_MAY_EXIST}") from None
-    except anyio.get_cancelled_exc_class():
-        _warn(f"interrupted before MPS answered; {_MAY_EXIST}")
-        raise
-
-
-async def _wait(mps: Mps, job_id: str, wait_s: float) -> JobStatus:
-    """Query the job until it has ended, at growing intervals."""
-    until, pause_s = time.monotonic() + wait_s, _FIRST_LOOK_S
-    while True:
-        answer = await mps.query(job_id)
-        if answer.state in ENDED:
-            return answer
-        left_s = until - time.monotonic()
-        if left_s <= 0:
-            state = answer.state or "unknown to MPS"
-            raise ConsumerError(
-                printable(f"job {job_id} is still {state} after {wait_s:g} s; wait longer by --wait-seconds")
-            )
-        await anyio.sleep(min(pause_s, left_s))
-        pause_s = min(pause_s * 1.5, _LONGEST_LOOK_S)
-
-
-def _print_end(answer: JobStatus, *, as_json: bool) -> bool:
-    """Print a job's end; returns whether it succeeded, which a job that has written nothing has not."""
-    shown = typed(answer.function or "", answer.result, answer.output)
-    is_good = answer.state == JobState.SUCCESS and shown.code != NOT_WRITTEN_CODE
+def _print_end(job: EndedJob, *, as_json: bool) -> ExitCode:
     if as_json:
-        job = {"job_id": answer.job_id, "function": answer.function, "job_state": answer.state}
-        result = {"code": shown.code, "message": shown.message, "result": shown.data, "typed": shown.fits}
-        print_json({**job, **result, "user_data": decode_user_data(answer.user_data)})
-        return is_good
-    print(printable(f"{answer.state}: {shown.summary if is_good else f'{shown.code}: {shown.message}'}"))
-    if is_good:
-        print(json_text(shown.data, indent=2))
-    if shown.problem:
-        _warn(shown.problem)
-    return is_good
-
-
-@dataclass(frozen=True, slots=True)
-class TypedResult:
-    """A job's result in its function's model, with the code and the message that it carries itself."""
-
-    fits: bool
-    summary: str
-    data: JsonValue
-    """The model as JSON; what came if it does not fit."""
-    code: str | None
-    message: str | None
-    problem: str | None
-    """Why it does not fit, in one line."""
-
-
-def typed(function: str, text: str | None, output: str | None) -> TypedResult:
-    """Validate Result, as it came, with the function's model. The bucket of ``output`` completes the files' names."""
-    result = read_result(text, output)
-    known = find(function)
-    data, problem, value = result.data, result.problem, None
-    if known is None:
-        problem = problem or f"no shipped model for FunctionName {function!r}"
+        about = {"job_id": job.job_id, "function": job.function, "job_state": job.state}
+        result = {"code": job.code, "message": job.message, "result": job.result_json, "typed": job.problem is None}
+        print_json({**about, **result, "user_data": job.user_data})
     else:
-        try:
-            value = known.result.model_validate(result.data)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "its top"
-            problem = f"does not fit {known.result.__name__}: {first['msg']} at {place}"
-        else:
-            data = value.model_dump(mode="json", by_alias=True)
-    summary = _summary(value, data)
-    return TypedResult(value is not None, summary, data, result.code, result.message, problem)
-
-
-def _summary(value: BaseModel | None, data: JsonValue) -> str:
-    own = getattr(value, "summary", None)
-    text = str(own()) if callable(own) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return text if len(text) <= _LONGEST_SUMMARY else f"{text[:_LONGEST_SUMMARY]}..."
+        print(printable(f"{job.state}: {f'{job.code}: {job.message}' if job.failed else job.summary()}"))
+        if not job.failed:
+            print(json_text(job.result_json, indent=2))
+        if job.problem:
+            _warn(job.problem)
+    return ExitCode.FAILURE if job.failed else ExitCode.OK

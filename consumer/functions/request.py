@@ -168,16 +168,12 @@ class JobRequest:
 
         JobParams that fit the function's model are written as they are documented, all others as they came.
         """
-        return {_API_NAMES[name]: value for name, value in self.arguments().items()}
-
-    def arguments(self) -> dict[str, str]:
-        """The same by the names of these fields, for a call in Python."""
         given = {name: getattr(self, name) for name in _API_NAMES}
         given["function"] = self.function_name
         given["params"] = _read_params(self, find(self.function_name), is_sandbox=True).text
         if _is_null(self.schedule_params):
             given["schedule_params"] = None
-        return {name: value for name, value in given.items() if value is not None}
+        return {_API_NAMES[name]: value for name, value in given.items() if value is not None}
 
 
 def refused(findings: Sequence[RequestFinding], *, force: bool = False) -> Sequence[RequestFinding]:

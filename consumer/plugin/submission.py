@@ -18,6 +18,7 @@ class SubmittedJob:
 
     Args:
         number: The submission's number in the store.
+        request_id: Of MPS's answer.
         ref: The caller's idempotency key, or a random one.
         queue: The identity of the queue that handles its end.
         is_new: Whether this call sent it; ``False``: an earlier one with the same ``ref`` did.
@@ -29,6 +30,7 @@ class SubmittedJob:
     number: int
     ref: str
     queue: str
+    request_id: str | None = None
     is_new: bool = True
     warnings: Sequence[str] = ()
 

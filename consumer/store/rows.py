@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any, Final
 
-from consumer.errors import StoreError, StoreSchemaError
+from consumer.errors import NoStoreError, StoreError, StoreSchemaError
 from consumer.policy import Reason
 from consumer.store.ledger import (
     DeadLetterRecord,
@@ -150,7 +150,7 @@ def check_revision(store: str, found: str | None) -> None:
         StoreSchemaError: They are of an earlier or a later revision.
     """
     if found is None:
-        raise StoreError(f"store {store} has no tables yet; the daemon makes them when it first runs")
+        raise NoStoreError(f"store {store} has no tables yet; the daemon makes them when it first runs")
     if found != SCHEMA_REVISION:
         newer = "run the newer mns-consumer that wrote it, or name another store"
         raise StoreSchemaError(

@@ -1,17 +1,25 @@
-"""The end of a job as MPS reports it, with its result in the function's own model."""
+"""Wait for the end of a job by asking MPS, and read it, with its result in the function's own model."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import anyio
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from consumer.cloud.mps import JobStatus
 from consumer.functions.catalogue import find
-from consumer.job_state import NOT_SAVED_CODE, JobState
+from consumer.functions.parameters import compact_json
+from consumer.job_state import ENDED, JobState
 from consumer.message.notification import decode_user_data
-from consumer.message.result import NOT_SAVED, read_result
+from consumer.message.result import read_result
+
+_FIRST_LOOK_S: Final = 0.2
+_LONGEST_LOOK_S: Final = 5.0
+_LONGEST_SUMMARY: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +53,39 @@ class EndedJob:
         """The result as JSON."""
         return self.result.model_dump(mode="json", by_alias=True) if isinstance(self.result, BaseModel) else self.result
 
+    def summary(self) -> str:
+        """The result in one line."""
+        own = getattr(self.result, "summary", None)
+        text = str(own()) if callable(own) else compact_json(self.result_json)
+        return text if len(text) <= _LONGEST_SUMMARY else f"{text[:_LONGEST_SUMMARY]}..."
+
+
+async def wait_for_end(query: Callable[[str], Awaitable[JobStatus]], job_id: str, timeout_s: float) -> JobStatus:
+    """Ask for a job at growing intervals, until it has ended.
+
+    Raises:
+        TimeoutError: It still runs after ``timeout_s`` seconds.
+        CloudError: MPS can't be asked.
+    """
+    until, pause_s = time.monotonic() + timeout_s, _FIRST_LOOK_S
+    while True:
+        answer = await query(job_id)
+        if answer.state in ENDED:
+            return answer
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError(f"job {job_id} is still {answer.state or 'unknown to MPS'} after {timeout_s:g} s")
+        await anyio.sleep(min(pause_s, left_s))
+        pause_s = min(pause_s * 1.5, _LONGEST_LOOK_S)
+
 
 def ended_job(answer: JobStatus) -> EndedJob:
     """Read MPS's answer about a job that has ended; the bucket of its Output completes the names of its files."""
     read = read_result(answer.result, answer.output)
     function, known = answer.function or "", find(answer.function or "")
     result: Any = read.data
-    problem, failed = read.problem, answer.state != JobState.SUCCESS
-    code, message = read.code, read.message
-    if not read.is_saved:
-        failed, code, message = True, NOT_SAVED_CODE, f"{NOT_SAVED}: is the output bucket in the region of MPS?"
-    elif known is None:
+    problem, failed = read.problem, answer.state != JobState.SUCCESS or not read.is_written
+    if known is None:
         problem = problem or f"no model for FunctionName {function!r}"
     elif not failed:
         try:
@@ -69,8 +99,8 @@ def ended_job(answer: JobStatus) -> EndedJob:
         function=function,
         state=answer.state or "",
         failed=failed,
-        code=code,
-        message=message,
+        code=read.code,
+        message=read.message,
         user_data=decode_user_data(answer.user_data),
         input=answer.input,
         output=answer.output,

@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -62,15 +63,7 @@ class RequestRefusedError(UsageError):
 
 
 class SubmissionUnknown(UncertainError):  # noqa: N818 - it is a state of the world, not a mistake
-    """A job was sent and MPS gave no answer: it may exist and be billed.
-
-    Args:
-        number: The submission's number in the store.
-    """
-
-    def __init__(self, text: str, number: int) -> None:
-        super().__init__(text)
-        self.number = number
+    """A job was sent and MPS gave no answer: it may exist and be billed. Nothing sends it again."""
 
 
 class Submitter:
@@ -128,36 +121,40 @@ class Submitter:
         findings = request.findings(self._destination)
         if problems := refused(findings, force=options.get("force", False)):
             raise RequestRefusedError(problems)
+        warnings = tuple(str(one) for one in findings if one.level is FindingLevel.WARNING)
+        return replace(await self.send(request, ref=ref), warnings=warnings)
+
+    async def send(self, request: JobRequest, *, ref: str | None = None) -> SubmittedJob:
+        """Submit a request that is checked already; otherwise as ``submit``."""
         sent, queue = request.parameters(), self._identity(request)
         new = NewSubmission(queue, request.function_name, compact_json(sent), ref)
         found, is_new = await self._submissions.record(new)
         while not is_new and (known := await self._wait_for_answer(found)) is None:
             # The call that had the same ``ref`` was refused meanwhile.
             found, is_new = await self._submissions.record(new)
-        job_id = await self._send(found, sent) if is_new else known or ""
-        warnings = tuple(str(one) for one in findings if one.level is FindingLevel.WARNING)
-        return SubmittedJob(job_id, found.function, found.id, found.ref, found.queue, is_new, warnings)
+        answer = await self._send(found, sent) if is_new else known or Submitted("", "")
+        return SubmittedJob(
+            answer.job_id, found.function, found.id, found.ref, found.queue, answer.request_id, is_new=is_new
+        )
 
-    async def _send(self, recorded: Submission, sent: Mapping[str, str]) -> str:
+    async def _send(self, recorded: Submission, sent: Mapping[str, str]) -> Submitted:
         """Send a recorded submission, and note what came of it."""
         number = recorded.id
         try:
-            answer = await self._mps.submit(sent)
-        except CloudError as error:
-            state = SubmissionState.REFUSED if surely_not_sent(error) else SubmissionState.UNKNOWN
+            answer = await send_once(self._mps, sent)
+        except (CloudError, SubmissionUnknown) as error:
+            is_unknown = isinstance(error, SubmissionUnknown)
+            state = SubmissionState.UNKNOWN if is_unknown else SubmissionState.REFUSED
             with anyio.CancelScope(shield=True):
-                await self._submissions.close_as(number, state, str(error))
-            if state is SubmissionState.REFUSED:
-                raise
-            raise SubmissionUnknown(f"{error}; {MAY_EXIST}", number) from error
+                await self._submissions.close_as(number, state, str(error.__cause__ or error))
+            raise
         except BaseException:
             with anyio.CancelScope(shield=True):
-                error_text = f"interrupted before MPS answered; {MAY_EXIST}"
-                await self._submissions.close_as(number, SubmissionState.UNKNOWN, error_text)
+                await self._submissions.close_as(number, SubmissionState.UNKNOWN, "interrupted before MPS answered")
             raise
         with anyio.CancelScope(shield=True):
             await self._note(recorded, answer)
-        return answer.job_id
+        return answer
 
     async def _note(self, recorded: Submission, answer: Submitted) -> None:
         job_id, tries = answer.job_id, 0
@@ -181,8 +178,8 @@ class Submitter:
             else:
                 return
 
-    async def _wait_for_answer(self, found: Submission) -> str | None:
-        """The JobId of a submission that another call sends or has sent; ``None`` when it was refused."""
+    async def _wait_for_answer(self, found: Submission) -> Submitted | None:
+        """MPS's answer to a submission that another call sends or has sent; ``None`` when it was refused."""
         until = time.monotonic() + CALL_LIMIT_S
         while found.state is SubmissionState.INTENT and time.monotonic() < until:
             await anyio.sleep(_LOOK_S)
@@ -191,8 +188,8 @@ class Submitter:
             return None
         if found.job_id is None:
             why = found.error or "another call with the same ref has got no answer from MPS"
-            raise SubmissionUnknown(f"submission {found.id} with ref {found.ref!r}: {why}; {MAY_EXIST}", found.id)
-        return found.job_id
+            raise SubmissionUnknown(f"submission {found.id} with ref {found.ref!r}: {why}; {MAY_EXIST}")
+        return Submitted(found.job_id, found.request_id or "")
 
     def _request(
         self, params: FunctionParams | str, given: Mapping[str, JsonValue] | None, options: RequestOptions
@@ -214,6 +211,21 @@ class Submitter:
         """The queue that handles the job's end: that of its NotifyUrl, else the default one."""
         url = self._url if request.notify_url is None else NotifyUrl.parse(request.notify_url)
         return url.identity
+
+
+async def send_once(mps: Mps, parameters: Mapping[str, str]) -> Submitted:
+    """Send a job once.
+
+    Raises:
+        SubmissionUnknown: It was sent, and no answer says whether the job exists.
+        CloudError: The job certainly does not exist.
+    """
+    try:
+        return await mps.submit(parameters)
+    except CloudError as error:
+        if surely_not_sent(error):
+            raise
+        raise SubmissionUnknown(f"{error}; {MAY_EXIST}") from error
 
 
 def _text_of(user_data: object) -> str | None:

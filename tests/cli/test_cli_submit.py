@@ -6,11 +6,13 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.patience import CROWD
+from tests.stores import new_file
 
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
@@ -168,9 +170,38 @@ def test_the_job_id_is_printed(cli: Cli, keys: str, queue_url: QueueUrl, fetch: 
         *(*COVER, "--params", '{"Model":"gif"}', "--model-id", "m", "--user-data", "mine"),
         *("--notify-url", queue_url("sub"), "--schedule-params", "{}"),
     )
-    assert (ran.code, ran.err) == (0, "")
+    assert ran.code == 0
+    assert "warning: this job is not recorded: store" in ran.err
     job = job_of(keys, fetch, ran.out)
     assert (job["function"], job["user_data"], job["notify_queue"]) == ("Cover", "mine", "sub")
+
+
+def test_a_job_is_recorded(cli: Cli, keys: str, queue_url: QueueUrl, tmp_path: Path, fetch: Callable[..., str]) -> None:
+    """Where a store is, the submission is recorded in it, and its ref submits one job, however often it is typed."""
+    path = tmp_path / "state" / "s.db"
+    new_file(path).close()
+    argv = (*COVER, "--notify-url", queue_url("sub"), "--store", str(path), "--ref", "film-7", "--json")
+    before = submissions(keys, fetch)
+    first, second = cli(*argv), cli(*argv)
+    assert (first.code, first.err) == (0, "")
+    one, other = json.loads(first.out), json.loads(second.out)
+    assert (one["ref"], one["submission"], one["is_new"], other["is_new"]) == ("film-7", 1, True, False)
+    assert one["job_id"] == other["job_id"]
+    assert submissions(keys, fetch) == before + 1
+    changed = cli(*argv, "--user-data", "other")
+    assert changed.code == 2
+    assert "ref 'film-7' belongs to submission 1 of Cover" in changed.err
+
+
+@pytest.mark.parametrize("place", [("--pipeline-id", PIPELINE), ("--store", "/nowhere/s.db")])
+def test_a_ref_needs_a_record(cli: Cli, keys: str, fetch: Callable[..., str], place: tuple[str, str]) -> None:
+    """A ref without a queue or a store to record it in is refused, and nothing is sent."""
+    before = submissions(keys, fetch)
+    queue = () if place[0] == "--pipeline-id" else ("--notify-url", "mns://1.mns.cn-hangzhou.aliyuncs.com/queues/q")
+    ran = cli(*COVER, *place, *queue, "--ref", "film-7")
+    assert ran.code == 2
+    assert "--ref film-7: it needs a record" in ran.err
+    assert submissions(keys, fetch) == before
 
 
 def test_json_output(cli: Cli, keys: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from anyio import CancelScope, to_thread
 
-from consumer.errors import StoreError, StoreLostError, StoreSchemaError, StoreUnsafeError
+from consumer.errors import NoStoreError, StoreError, StoreLostError, StoreSchemaError, StoreUnsafeError
 from consumer.store.rows import check_revision, too_slow, unreleased
 from consumer.store.sqlite.files import access_refusal, hard_link_refusal, lost_ledger_refusal
 
@@ -112,7 +112,7 @@ def open_file(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
         raise StoreLostError(problem)
     try:
         if not path.exists():
-            raise StoreError(f"store {path}: there is no such file; the daemon makes it when it first runs")
+            raise NoStoreError(f"store {path}: there is no such file; the daemon makes it when it first runs")
         # mode=rw: a file that was removed meanwhile is not made again.
         address = f"{Path(os.path.abspath(path)).as_uri()}?mode=rw"  # noqa: PTH100 - links stay as they are
         connection = sqlite3.connect(
@@ -164,7 +164,7 @@ def refuse_without_tables(path: Path) -> NoReturn:
     """Raise ``StoreLostError`` where a ledger was made, else ``StoreError``."""
     if problem := lost_ledger_refusal(path, without_tables=True):
         raise StoreLostError(problem)
-    raise StoreError(f"store {path}: it holds no ledger; the daemon makes one when it first runs")
+    raise NoStoreError(f"store {path}: it holds no ledger; the daemon makes one when it first runs")
 
 
 class SqliteDatabase:
