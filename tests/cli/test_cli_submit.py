@@ -236,7 +236,7 @@ def test_waiting_as_json(cli: Cli, keys: str) -> None:
     """With --wait and --json stdout is one object, typed and with UserData decoded."""
     ran = cli("submit", "--function", "VideoClip", *CLIP, "--user-data", '{"a":1}', "--wait", "--json")
     found = json.loads(ran.out)
-    assert (ran.code, found["state"], found["typed"], found["user_data"]) == (0, "Success", True, {"a": 1})
+    assert (ran.code, found["job_state"], found["typed"], found["user_data"]) == (0, "Success", True, {"a": 1})
 
 
 def test_a_failed_job(cli: Cli, keys: str) -> None:
