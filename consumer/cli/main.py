@@ -87,6 +87,9 @@ _COMMANDS: Final = (
         "Show one job: its runs, its end with UserData and result, or its next try.",
     ),
     _Command("jobs run", "daemon:run_job", "Handle a job whose notification was lost or that had no NotifyUrl."),
+    _Command(
+        "jobs track", "submissions:track", "Record jobs that others submitted, so that the daemon finds their ends."
+    ),
     _Command("dead-letters list", "records:list_letters", "List dead letters, the latest last."),
     _Command(
         "dead-letters groups",

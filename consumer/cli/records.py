@@ -110,13 +110,24 @@ def _ask(settings: Settings, call: Callable[[Operators], Awaitable[_T]]) -> _T:
 
 @selects(*JOBS)
 def list_jobs(
-    selection: Selection, *, limit: LimitFlag = 100, wide: WideFlag = False, as_json: JsonFlag = False
+    selection: Selection,
+    *,
+    is_open: Annotated[bool, typer.Option("--open", help="The recorded submissions that have not ended.")] = False,
+    limit: LimitFlag = 100,
+    wide: WideFlag = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """List the jobs that have ended, or by --state those that run or retry.
 
     The latest come first. A running job of a store in a file is known to its daemon alone, which is asked. A job that
-    waits for its first run is in its queue and in no list.
+    waits for its first run is in its queue, and in the list of --open if it was submitted by mns-consumer.
     """
+    if is_open:
+        # It prints by functions of this module.
+        from consumer.cli.submissions import list_submissions  # noqa: PLC0415
+
+        list_submissions(selection, limit=limit, wide=wide, as_json=as_json)
+        return
     if selection.job_state in {WhichJobs.RUNNING, WhichJobs.RETRYING}:
         _list_open(selection, limit=limit, as_json=as_json, wide=wide)
         return
@@ -135,7 +146,7 @@ def list_jobs(
 
     found = _ask(selection.settings, look)
     shown = found[:limit] if limit else found
-    _print_records([job_json(stored) for stored in shown], _JOB_COLUMNS, _NARROW_JOB, as_json=as_json, wide=wide)
+    print_records([job_json(stored) for stored in shown], _JOB_COLUMNS, _NARROW_JOB, as_json=as_json, wide=wide)
     if not found:
         note("no job that has ended matches")
     elif len(found) > len(shown):
@@ -159,7 +170,7 @@ def _list_open(selection: Selection, *, limit: int, as_json: bool, wide: bool) -
     for name, value in asked.items():
         found = [one for one in found if value in {None, one[name]}]
     shown = found[:limit] if limit else found
-    _print_records(shown, _OPEN_COLUMNS, _NARROW_OPEN, as_json=as_json, wide=wide)
+    print_records(shown, _OPEN_COLUMNS, _NARROW_OPEN, as_json=as_json, wide=wide)
     if not found:
         note(f"no job that is {selection.job_state} matches")
     elif len(found) > len(shown):
@@ -244,7 +255,7 @@ def list_letters(
         return shown[::-1], len(shown)
 
     shown, count = _ask(selection.settings, look)
-    _print_records(shown, _LETTER_COLUMNS, _NARROW_LETTER, as_json=as_json, wide=wide)
+    print_records(shown, _LETTER_COLUMNS, _NARROW_LETTER, as_json=as_json, wide=wide)
     if not count:
         note(_NO_LETTER)
     elif 0 < limit < count:
@@ -262,7 +273,7 @@ def group_letters(
     found = _ask(
         selection.settings, lambda operators: operators.group_letters(selection.wanted, limit=limit or MOST_ID)
     )
-    _print_records([group_json(group) for group in found], _GROUP_COLUMNS, _NARROW_GROUP, as_json=as_json, wide=wide)
+    print_records([group_json(group) for group in found], _GROUP_COLUMNS, _NARROW_GROUP, as_json=as_json, wide=wide)
     if not found:
         note(_NO_LETTER)
     elif len(found) == limit:
@@ -281,7 +292,7 @@ def count_letters(
         selection.settings, lambda operators: operators.count_by_reason(selection.wanted, limit=limit or MOST_ID)
     )
     counts = [letter_count_json(row) for row in found]
-    _print_records(counts, _COUNT_COLUMNS, _NARROW_COUNT, as_json=as_json, wide=wide)
+    print_records(counts, _COUNT_COLUMNS, _NARROW_COUNT, as_json=as_json, wide=wide)
     if not found:
         note(_NO_LETTER)
     elif len(found) == limit:
@@ -425,7 +436,7 @@ def purge(
     _ask(selection.settings, remove)
 
 
-def _print_records(
+def print_records(
     records: Sequence[Mapping[str, Any]],
     columns: Sequence[str],
     narrow: Sequence[str],
@@ -433,6 +444,7 @@ def _print_records(
     as_json: bool,
     wide: bool,
 ) -> None:
+    """Print records as JSON lines, or as a list with the columns that there is room for."""
     if as_json:
         for fields in records:
             print_json(fields)

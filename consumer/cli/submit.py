@@ -100,8 +100,8 @@ def submit(
     )
     endpoint = None if endpoint is None else _checked_endpoint(endpoint)
     keys = {"access_key_id": access_key_id, "access_key_secret": access_key_secret}
-    given = {**keys, "store": store}
-    settings = load({name: value for name, value in given.items() if value is not None}, config)
+    flags = {**keys, "store": store}
+    settings = load({name: value for name, value in flags.items() if value is not None}, config)
     findings = request.findings(_destination(settings, request.notify_url, endpoint, region))
     _judge(request, findings, force=force, dry_run=dry_run, as_json=as_json)
     if dry_run:

@@ -136,6 +136,9 @@ _NOTE_ENDED: Final = """UPDATE {submission} SET state = 'ended', closed_at = $1,
 WHERE state = 'submitted' AND key IN (SELECT key FROM {job} WHERE {ended_since})"""
 _LOSE: Final = """UPDATE {submission} SET state = 'unknown', closed_at = $2, error = $3 WHERE id IN
 (SELECT id FROM {submission} WHERE queue = $1 AND state = 'intent' AND created_at <= $4 LIMIT 1000)"""
+_TRACK: Final = """INSERT INTO {submission} (state, ref, call_id, queue, function, request, created_at, job_id, key,
+submitted_at, next_at) VALUES ('submitted', $1, '', $2, $3, '{{}}', $4, $5, $6, $4, $4) ON CONFLICT (ref) DO NOTHING"""
+_LIST_OPEN: Final = f"{IS_OPEN} AND id < $1 AND ($2 = '' OR queue = $2) ORDER BY id DESC LIMIT $3"
 _COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM {submission} WHERE queue = $1 AND state = $2 LIMIT $3) AS found"
 _PRUNE: Final = """DELETE FROM {submission} WHERE id IN
 (SELECT id FROM {submission} WHERE closed_at <= $1 ORDER BY closed_at LIMIT $2)"""
@@ -207,6 +210,28 @@ class Submissions:
     async def find_job(self, job_id: str) -> Submission | None:
         """The submission of this job."""
         return await self._one("job_id = $1", job_id)
+
+    async def track(self, queue: str, job_id: str, function: str = "") -> bool:
+        """Record a job that another program has submitted; MPS is asked for it at once. ``False``: it was recorded."""
+
+        async def note(session: Session) -> bool:
+            if await self._fetch(session, _FIND + "job_id = $1", job_id):
+                return False
+            given = (f"tracked/{job_id}", queue, fit(function), await session.now(), job_id, job_key(queue, job_id))
+            return bool(await self._execute(session, _TRACK, *given))
+
+        return await self._database.run(note, atomic=True)
+
+    async def list_open(
+        self, *, limit: int, queue: str | None = None, before: int | None = None
+    ) -> Sequence[Submission]:
+        """The open submissions, the latest first, below the number ``before``."""
+
+        async def find(session: Session) -> Sequence[Submission]:
+            below = 2**62 if before is None else before
+            return await self._fetch(session, _FIND + _LIST_OPEN, below, queue or "", limit)
+
+        return await self._database.run(find)
 
     async def take_due(self, queue: str, *, limit: int, lease_s: float) -> Sequence[Submission]:
         """Take the open submissions of a queue whose end is due; no other caller gets them for ``lease_s`` seconds.

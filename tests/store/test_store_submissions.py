@@ -208,3 +208,27 @@ async def test_a_closed_submission_stays_closed(submissions: Submissions) -> Non
     await submissions.close_as(number, SubmissionState.EXPIRED)
     await submissions.submitted(number, job_id="b", key=job_key(QUEUE, "b"), request_id="R", next_in_s=1)
     assert await get(submissions, number) == ended
+
+
+async def test_open_submissions_are_listed(submissions: Submissions) -> None:
+    """Open submissions are listed by pages, the latest first, of all queues or of one; closed ones are not."""
+    first = await submit(submissions, "a")
+    other, _ = await submissions.record(replace(COVER, queue="1/cn-hangzhou/other"))
+    closed = await submit(submissions, "b")
+    await submissions.close_as(closed, SubmissionState.ENDED)
+    unknown, _ = await submissions.record(COVER)
+    await submissions.close_as(unknown.id, SubmissionState.UNKNOWN)
+    assert [one.id for one in await submissions.list_open(limit=2)] == [unknown.id, other.id]
+    assert [one.id for one in await submissions.list_open(limit=2, before=other.id)] == [first]
+    assert [one.id for one in await submissions.list_open(limit=9, queue=QUEUE)] == [unknown.id, first]
+
+
+async def test_a_job_of_another_program_is_tracked_once(submissions: Submissions) -> None:
+    """A job that another program submitted is recorded once and is due at once; one that is recorded stays as it is."""
+    own = await submit(submissions, "own", next_in_s=600)
+    assert not await submissions.track(QUEUE, "own", "Cover")
+    assert await submissions.track(QUEUE, "other", "Cover")
+    assert not await submissions.track(QUEUE, "other", "Cover")
+    (due,) = await submissions.take_due(QUEUE, limit=9, lease_s=30)
+    assert (due.job_id, due.function, due.state) == ("other", "Cover", SubmissionState.SUBMITTED)
+    assert (await get(submissions, own)).state is SubmissionState.SUBMITTED
