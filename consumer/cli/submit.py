@@ -23,14 +23,8 @@ from consumer.cloud.clients import open_clients
 from consumer.cloud.mps import Mps
 from consumer.config import LaneSettings, QueueSettings, Settings, load
 from consumer.errors import CloudError, ConsumerError, ExitCode, NoStoreError, SettingsError, UsageError
-from consumer.functions.request import (
-    Destination,
-    FindingLevel,
-    JobRequest,
-    RequestFinding,
-    refused,
-    typed_params,
-)
+from consumer.functions.finding import FindingLevel, RequestFinding, refused
+from consumer.functions.request import Destination, JobRequest, typed_params
 from consumer.notify_url import NotifyUrl, NotifyUrlError, parse_endpoint
 from consumer.ops.sanitize import json_text, printable
 from consumer.settings_sources import masked

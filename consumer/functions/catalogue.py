@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel
 from consumer.functions.parameters import FunctionParams
 
 _MOST_CHARS: Final = 120
-_NO_FUNCTIONS: Final = frozenset({"catalogue", "parameters", "request"})
+_NO_FUNCTIONS: Final = frozenset({"catalogue", "finding", "parameters", "request"})
 """The modules here that are no function's."""
 _PAGE: Final = "iproduction.md"
 

@@ -16,13 +16,13 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from pydantic import JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from consumer.functions.catalogue import Function, Medium, find, names, nearest
+from consumer.functions.finding import LONGEST, FindingLevel, RequestFinding, error, forceable, shown, warning
 from consumer.functions.parameters import INFERRED, INFERRED_RULE, FunctionParams, compact_json
 
 SANDBOX_ORDERS: Final = "sandbox"
@@ -54,7 +54,6 @@ _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _DOUBLED: Final = re.compile(r"\{resultType\}\.\w+$")
 _INTERNAL: Final = "-internal"
 _LIKE: Final = 0.75
-_LONGEST: Final = 160
 # Endings that are one medium's alone.
 _ENDINGS: Final = {
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".flv", ".webm", ".wmv", ".mpg", ".mpeg"), Medium.VIDEO),
@@ -75,38 +74,6 @@ _API_NAMES: Final = {
     "model_id": "ModelId",
     "schedule_params": "ScheduleParams",
 }
-
-
-class FindingLevel(StrEnum):
-    """What a finding means for the submission."""
-
-    ERROR = "error"
-    """Known to be wrong: refused always."""
-    FORCEABLE = "forceable"
-    """Refused, unless it is forced."""
-    WARNING = "warning"
-    """Allowed, and probably not meant."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestFinding:
-    """One problem of a request.
-
-    Args:
-        field: The API's name of the parameter, such as ``Output`` or ``JobParams.fps``.
-        expected: What would be right.
-        came: What was given, cut; ``nothing`` for nothing.
-        source: The heading of the facts that has the rule.
-    """
-
-    field: str
-    level: FindingLevel
-    expected: str
-    came: str
-    source: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: expected {self.expected}; came {self.came} ({self.source})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,31 +143,6 @@ class JobRequest:
         return {_API_NAMES[name]: value for name, value in given.items() if value is not None}
 
 
-def refused(findings: Sequence[RequestFinding], *, force: bool = False) -> Sequence[RequestFinding]:
-    """The findings that refuse a request; with ``force`` only its errors."""
-    refusing = {FindingLevel.ERROR} if force else {FindingLevel.ERROR, FindingLevel.FORCEABLE}
-    return tuple(finding for finding in findings if finding.level in refusing)
-
-
-def _error(field: str, expected: str, came: object, source: str) -> RequestFinding:
-    return RequestFinding(field, FindingLevel.ERROR, expected, _shown(came), source)
-
-
-def _forceable(field: str, expected: str, came: object, source: str) -> RequestFinding:
-    return RequestFinding(field, FindingLevel.FORCEABLE, expected, _shown(came), source)
-
-
-def _warning(field: str, expected: str, came: object, source: str) -> RequestFinding:
-    return RequestFinding(field, FindingLevel.WARNING, expected, _shown(came), source)
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "nothing"
-    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
 def _is_null(text: str | None) -> bool:
     return text is None or text.strip() in ("", "null")
 
@@ -218,22 +160,22 @@ def _findings(request: JobRequest, destination: Destination) -> Iterator[Request
     size = len((request.user_data or "").encode("utf-8", "surrogatepass"))
     if size > SAFE_USER_DATA_BYTES:
         expected = f"at most {SAFE_USER_DATA_BYTES} bytes, which are safe to come back"
-        yield _warning("UserData", expected, f"{size} bytes", "facts/iproduction.md#userdata")
+        yield warning("UserData", expected, f"{size} bytes", "facts/iproduction.md#userdata")
 
 
 def _function_name(name: str) -> Iterator[RequestFinding]:
     if not _NAME.fullmatch(name):
-        yield _error("FunctionName", "a FunctionName such as Cover", name, _FUNCTIONS)
+        yield error("FunctionName", "a FunctionName such as Cover", name, _FUNCTIONS)
     elif name not in names():
         near = nearest(name)
         hint = f"did you mean {near}?" if near else f"documented are {', '.join(names())}"
-        yield _forceable("FunctionName", f"a documented FunctionName; {hint}", name, _FUNCTIONS)
+        yield forceable("FunctionName", f"a documented FunctionName; {hint}", name, _FUNCTIONS)
 
 
 def _model_id(model_id: str | None, function: Function | None) -> Iterator[RequestFinding]:
     if model_id and function is not None and function.model_ids and model_id not in function.model_ids:
         expected = f"none, or {' or '.join(sorted(function.model_ids))}"
-        yield _forceable("ModelId", expected, model_id, function.source)
+        yield forceable("ModelId", expected, model_id, function.source)
 
 
 # Input and Output
@@ -244,16 +186,16 @@ def _files(request: JobRequest, function: Function | None, params: FunctionParam
     yield from _url("Output", request.output)
     yield from _placeholders(request.output or "")
     if any(f"{{{name}}}" in (request.input or "") for name in PLACEHOLDERS):
-        yield _forceable("Input", "the URL of one file; placeholders belong in Output", request.input, _OUTPUT)
+        yield forceable("Input", "the URL of one file; placeholders belong in Output", request.input, _OUTPUT)
     if function is None:
         return
     if not request.input:
-        yield _error("Input", f"the URL of its input: {function.input}", None, function.source)
+        yield error("Input", f"the URL of its input: {function.input}", None, function.source)
     else:
         yield from _kind("Input", request.input, function.media, function.input_ending, function)
     if function.output is None:
         if request.output:
-            yield _warning("Output", f"none: {function.name} writes no file", request.output, function.source)
+            yield warning("Output", f"none: {function.name} writes no file", request.output, function.source)
         return
     if not request.output:
         level = FindingLevel.FORCEABLE if function.output_is_inferred else FindingLevel.ERROR
@@ -272,13 +214,13 @@ def _url(field: str, url: str | None) -> Iterator[RequestFinding]:
         return
     found = _OSS.fullmatch(url)
     if found is None and _IMS_FORM.fullmatch(url):
-        yield _forceable(field, f"{_OSS_FORM}; this is a form of IMS", url, _IMS)
+        yield forceable(field, f"{_OSS_FORM}; this is a form of IMS", url, _IMS)
     elif found is None:
-        yield _error(field, _OSS_FORM, url, _SUBMIT)
+        yield error(field, _OSS_FORM, url, _SUBMIT)
     elif found["region"].endswith(_INTERNAL):
-        yield _forceable(field, f"{_OSS_FORM} without {_INTERNAL}", url, _SUBMIT)
+        yield forceable(field, f"{_OSS_FORM} without {_INTERNAL}", url, _SUBMIT)
     elif found["key"].endswith("/"):
-        yield _forceable(field, "the name of a file after the folder", url, _SUBMIT)
+        yield forceable(field, "the name of a file after the folder", url, _SUBMIT)
 
 
 def _placeholders(output: str) -> Iterator[RequestFinding]:
@@ -288,13 +230,13 @@ def _placeholders(output: str) -> Iterator[RequestFinding]:
             continue
         near = _like(name)
         if near is not None:
-            yield _error("Output", f"{{{near}}}", f"{{{name}}}", _OUTPUT)
+            yield error("Output", f"{{{near}}}", f"{{{name}}}", _OUTPUT)
         else:
-            yield _forceable("Output", f"one of the placeholders {known}", f"{{{name}}}", _OUTPUT)
+            yield forceable("Output", f"one of the placeholders {known}", f"{{{name}}}", _OUTPUT)
     if not {"{", "}"}.isdisjoint(_BRACES.sub("", output)):
-        yield _forceable("Output", f"placeholders in pairs of braces: {known}", output, _OUTPUT)
+        yield forceable("Output", f"placeholders in pairs of braces: {known}", output, _OUTPUT)
     if _DOUBLED.search(output):
-        yield _forceable("Output", "no ending after {resultType}: MPS adds it, so it would come twice", output, _OUTPUT)
+        yield forceable("Output", "no ending after {resultType}: MPS adds it, so it would come twice", output, _OUTPUT)
 
 
 def _like(name: str) -> str | None:
@@ -310,13 +252,13 @@ def _needed(output: str, function: Function, params: FunctionParams | None) -> I
     if function.needs_sequence_id and "sequenceId" not in meant:
         level = FindingLevel.FORCEABLE if function.sequence_id_is_inferred else FindingLevel.ERROR
         expected = f"{{sequenceId}} in it, since {function.name} writes several files"
-        yield RequestFinding("Output", level, expected, _shown(output), function.source)
+        yield RequestFinding("Output", level, expected, shown(output), function.source)
     if params is None:
         return
     if params.needs_result_type and "resultType" not in meant:
-        yield _error("Output", "{resultType} in it, since sep writes a file of each kind", output, function.source)
+        yield error("Output", "{resultType} in it, since sep writes a file of each kind", output, function.source)
     elif not params.needs_result_type and "{resultType}" in output:
-        yield _forceable("Output", "no {resultType}: one kind of file comes out", output, _OUTPUT)
+        yield forceable("Output", "no {resultType}: one kind of file comes out", output, _OUTPUT)
 
 
 def _kind(
@@ -328,9 +270,9 @@ def _kind(
         return
     if ending is not None:
         if came != ending:
-            yield _forceable(field, f"a file whose name ends with {ending}", url, function.source)
+            yield forceable(field, f"a file whose name ends with {ending}", url, function.source)
     elif media and (came in _TEXTS or _ENDINGS.get(came, next(iter(media))) not in media):
-        yield _forceable(field, f"{' or '.join(sorted(media))}", url, function.source)
+        yield forceable(field, f"{' or '.join(sorted(media))}", url, function.source)
 
 
 def _regions(request: JobRequest, destination: Destination) -> Iterator[RequestFinding]:
@@ -343,12 +285,12 @@ def _regions(request: JobRequest, destination: Destination) -> Iterator[RequestF
             expected = f"a bucket in {known}, the region of {whose}"
             if field == "Output":
                 expected += "; a job that writes to another region is billed, says Success and writes nothing"
-            yield _error(field, expected, url, source)
+            yield error(field, expected, url, source)
         elif region and known is None:
             known, whose = region, field
     queue = _QUEUE.fullmatch((request.notify_url or "").strip())
     if queue is not None and known and queue["region"] != known:
-        yield _forceable("NotifyUrl", f"a queue in {known}, the region of {whose}", request.notify_url, _RULES)
+        yield forceable("NotifyUrl", f"a queue in {known}, the region of {whose}", request.notify_url, _RULES)
 
 
 # JobParams
@@ -368,39 +310,50 @@ def _read_params(request: JobRequest, function: Function | None, *, is_sandbox: 
     if isinstance(given, FunctionParams):
         if given.function == request.function_name:
             return _ReadParams(given.job_params(), given, _doubts(given, function))
-        wrong = _error("JobParams", f"parameters of {request.function_name}", type(given).__name__, _SUBMIT)
+        wrong = error("JobParams", f"parameters of {request.function_name}", type(given).__name__, _SUBMIT)
         return _ReadParams(given.job_params(), None, (wrong,))
     text = given if isinstance(given, str) else compact_json(given)
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
     except (ValueError, RecursionError):
         document = text
     if document is None:
         text, document = "{}", {}
     if not isinstance(document, dict):
-        expected = 'a JSON object, such as {"Model":"gif"}, or {} for none'
-        return _ReadParams(text, None, (_error("JobParams", expected, text, _SUBMIT),))
+        expected = 'a JSON object with each key once, such as {"Model":"gif"}, or {} for none'
+        return _ReadParams(text, None, (error("JobParams", expected, text, _SUBMIT),))
     orders = {SANDBOX_ORDERS: document.pop(SANDBOX_ORDERS)} if SANDBOX_ORDERS in document else {}
     found: list[RequestFinding] = []
     if orders and not is_sandbox:
         expected = "parameters of MPS; this one orders how a job of the local sandbox ends"
-        found.append(_forceable("JobParams.sandbox", expected, orders[SANDBOX_ORDERS], _SUBMIT))
+        found.append(forceable("JobParams.sandbox", expected, orders[SANDBOX_ORDERS], _SUBMIT))
     if function is None:
         return _ReadParams(text, None, found)
     try:
         value = function.params.model_validate(document)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False)
+    except ValidationError as refusal:
+        problems = refusal.errors(include_url=False, include_context=False)
         found += [_param_problem(function, problem, document) for problem in problems]
         return _ReadParams(text, None, found)
     written = json.loads(value.job_params())
     return _ReadParams(compact_json(written | orders), value, [*found, *_doubts(value, function)])
 
 
+def _each_once(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key came twice")
+    return found
+
+
+def _no_number(name: str) -> JsonValue:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _doubts(params: FunctionParams, function: Function | None) -> list[RequestFinding]:
     source = function.source if function else _SUBMIT
     given = json.loads(params.job_params())
-    return [_warning(f"JobParams.{name}", text, given.get(name), source) for name, text in params.warnings()]
+    return [warning(f"JobParams.{name}", text, given.get(name), source) for name, text in params.warnings()]
 
 
 def _param_problem(function: Function, problem: ErrorDetails, given: Mapping[str, JsonValue]) -> RequestFinding:
@@ -416,7 +369,7 @@ def _param_problem(function: Function, problem: ErrorDetails, given: Mapping[str
     expected = f"{info.description if info else 'what is documented'} ({wrong[:1].lower()}{wrong[1:]})"
     is_inferred = problem["type"] == INFERRED_RULE or (info is not None and INFERRED in info.metadata)
     level = FindingLevel.FORCEABLE if is_inferred else FindingLevel.ERROR
-    return RequestFinding(_param_field(place), level, expected, _shown(came), function.source)
+    return RequestFinding(_param_field(place), level, expected, shown(came), function.source)
 
 
 def _unknown_param(function: Function, name: str, value: JsonValue) -> RequestFinding:
@@ -433,13 +386,13 @@ def _unknown_param(function: Function, name: str, value: JsonValue) -> RequestFi
         expected = f"a documented parameter; did you mean {by_folded[close[0]]}?"
     else:
         expected = f"a documented parameter; {function.name} has {', '.join(known)}"
-    came = "null" if value is None else _shown(value)
+    came = "null" if value is None else shown(value)
     return RequestFinding(_param_field([name]), FindingLevel.FORCEABLE, expected, came, source)
 
 
 def _param_field(place: Sequence[str]) -> str:
     """The name of a parameter in errors: of one that is not documented it may hold anything."""
-    parts = (part if part.isprintable() and len(part) <= _LONGEST else _shown(part) for part in place)
+    parts = (part if part.isprintable() and len(part) <= LONGEST else shown(part) for part in place)
     return ".".join(("JobParams", *parts))
 
 
@@ -470,19 +423,19 @@ def _schedule(text: str | None) -> Iterator[RequestFinding]:
         return
     value = _decoded_or_text(text or "")
     if not isinstance(value, dict):
-        yield _forceable("ScheduleParams", "a JSON object, or none: its content is not documented", text, _SUBMIT)
+        yield forceable("ScheduleParams", "a JSON object, or none: its content is not documented", text, _SUBMIT)
 
 
 def _notification(request: JobRequest, destination: Destination) -> Iterator[RequestFinding]:
     if request.notify_url:
         queue = _QUEUE.fullmatch(request.notify_url.strip())
         if queue is None:
-            yield _error("NotifyUrl", f"{_QUEUE_FORM}: MPS notifies MNS queues alone", request.notify_url, _SUBMIT)
+            yield error("NotifyUrl", f"{_QUEUE_FORM}: MPS notifies MNS queues alone", request.notify_url, _SUBMIT)
         elif destination.accounts and queue["account"] not in destination.accounts:
             expected = f"a queue of account {' or '.join(sorted(destination.accounts))}, whose queues are consumed here"
-            yield _forceable("NotifyUrl", expected, request.notify_url, _RULES)
+            yield forceable("NotifyUrl", expected, request.notify_url, _RULES)
     if request.pipeline_id and not _PIPELINE.fullmatch(request.pipeline_id):
-        yield _forceable("PipelineId", "32 hex digits", request.pipeline_id, _RULES)
+        yield forceable("PipelineId", "32 hex digits", request.pipeline_id, _RULES)
     if not request.notify_url and not request.pipeline_id:
         expected = "one, or a PipelineId: otherwise no message reports the end of this job"
-        yield _warning("NotifyUrl", expected, None, _SUBMIT)
+        yield warning("NotifyUrl", expected, None, _SUBMIT)

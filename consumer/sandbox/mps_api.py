@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from consumer.functions.request import Destination, JobRequest, refused
+from consumer.functions.finding import refused
+from consumer.functions.request import Destination, JobRequest
 from consumer.job_state import JobState
 from consumer.sandbox.access import Grants
 from consumer.sandbox.jobs import JobOrders, SandboxJob, compact

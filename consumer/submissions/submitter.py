@@ -29,8 +29,9 @@ from consumer.cloud.faults import surely_not_sent
 from consumer.cloud.mps import Mps, Submitted
 from consumer.config import QueueSettings
 from consumer.errors import CloudError, StoreError, UncertainError, UsageError
+from consumer.functions.finding import FindingLevel, RequestFinding, refused
 from consumer.functions.parameters import FunctionParams, compact_json
-from consumer.functions.request import Destination, FindingLevel, JobRequest, RequestFinding, refused
+from consumer.functions.request import Destination, JobRequest
 from consumer.message.notification import job_key
 from consumer.notify_url import NotifyUrl, is_loopback
 from consumer.plugin.submission import RequestOptions, SubmittedJob

@@ -155,6 +155,8 @@ WRONG: list[Any] = [
     ("Cover", {"params": "{"}, "JobParams", ERROR, "a JSON object"),
     ("Cover", {"params": "[1]"}, "JobParams", ERROR, "a JSON object"),
     ("Cover", {"params": ""}, "JobParams", ERROR, "a JSON object"),
+    ("Cover", {"params": '{"Model":"gif","Model":""}'}, "JobParams", ERROR, "each key once"),
+    ("ImageCartoonize", {"params": '{"scale":NaN}'}, "JobParams", ERROR, "a JSON object"),
     ("Cover", {"params": '{mode:"gif"}'}, "JobParams", ERROR, "a JSON object"),
     ("Cover", {"params": VideoH2VParams()}, "JobParams", ERROR, "parameters of Cover; came 'VideoH2VParams'"),
     ("Cover", {"params": {"sandbox": {"stuck": True}}}, "JobParams.sandbox", FORCEABLE, "the local sandbox"),

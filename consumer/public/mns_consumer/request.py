@@ -8,10 +8,10 @@ for finding in request.findings():
     print(finding.level, finding)
 """
 
+from consumer.functions.finding import FindingLevel as FindingLevel
+from consumer.functions.finding import RequestFinding as RequestFinding
+from consumer.functions.finding import refused as refused
 from consumer.functions.request import Destination as Destination
-from consumer.functions.request import FindingLevel as FindingLevel
 from consumer.functions.request import JobRequest as JobRequest
-from consumer.functions.request import RequestFinding as RequestFinding
-from consumer.functions.request import refused as refused
 
 __all__ = ["Destination", "FindingLevel", "JobRequest", "RequestFinding", "refused"]
