@@ -1,16 +1,17 @@
 """What a function is, the forms that results share, and how functions are found.
 
-What parameters share is in ``parameters.py``; the rules for a whole request are in ``request.py``.
+What parameters share is in ``parameters.py``; the rules for a whole request are in ``request.py``, and the form of what
+they find in ``finding.py``.
 
 A module's name is its FunctionName in snake case: ``video_h2v`` is ``VideoH2V``, and ``a_s_r`` would be ``ASR``. So the
-names are listed without importing the modules: all 16 together take 25 ms of CPU, to build pydantic models.
+names are listed without importing the modules: all 16 together take 35 ms of CPU, to build pydantic models.
 
 A model of your own can extend a form:
 
     class ImageMattingResult(FilesResult):
         '''Result of an ImageMatting job.'''
 
-Fields that are not documented are kept, never refused: MPS may add some at any time.
+Fields of a result that are not documented are kept, never refused: MPS may add some at any time.
 
 Source: facts/iproduction.md#result-families.
 """

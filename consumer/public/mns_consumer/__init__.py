@@ -1,4 +1,4 @@
-"""What a handler needs. The models of results are in ``mns_consumer.functions``.
+"""What a handler needs. The models of parameters and results are in ``mns_consumer.functions``.
 
 from mns_consumer import Job, handler
 from mns_consumer.functions import CoverResult
