@@ -78,7 +78,13 @@ def printed(daemon: tuple[str, ...], queues: list[str], cli: Cli, tmp_path: Path
     records, socket = ("--store", other), ("--socket", str(tmp_path / "c"))
     settings = tuple(flags)
     queue = ("--notify-url", queues[1])
-    cover = ("--function", "Cover", "--pipeline-id", "p", "--user-data", '{"film": 7}', "--json")
+    cover: tuple[str, ...] = ("--function", "Cover", "--pipeline-id", "0" * 32, "--user-data", '{"film": 7}', "--json")
+    cover += (
+        "--input",
+        "oss://b.oss-cn-hangzhou.aliyuncs.com/a.mp4",
+        "--output",
+        "oss://b.oss-cn-hangzhou.aliyuncs.com/{sequenceId}.jpg",
+    )
     calls: dict[str, tuple[str, ...]] = {
         "check": settings,
         "health": ("--url", f"http://127.0.0.1:{port}"),
