@@ -22,6 +22,7 @@ _FOLDER: Final = files("consumer") / "docs"
 _ORDER: Final = (
     "handlers",
     "parameters",
+    "submit",
     "sandbox",
     "settings",
     "security",

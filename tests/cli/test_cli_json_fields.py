@@ -18,7 +18,7 @@ from tests.cli.letters_rig import ACCOUNT, fill, letter, record
 Cli = Callable[..., Any]
 Printed = dict[str, list[dict[str, Any]]]
 PAGE: Final = Path(__file__).parents[2] / "consumer" / "docs" / "operations.md"
-OPAQUE: Final = frozenset({"user_data", "result", "settings", "parameters"})
+OPAQUE: Final = frozenset({"user_data", "result", "settings", "parameters", "request"})
 """Fields whose inner names are not this program's, or are those of the settings."""
 NOT_SEEN: Final = {"event": {"status"}, "error": {"status"}}
 """Only an outage has them."""
@@ -78,13 +78,9 @@ def printed(daemon: tuple[str, ...], queues: list[str], cli: Cli, tmp_path: Path
     records, socket = ("--store", other), ("--socket", str(tmp_path / "c"))
     settings = tuple(flags)
     queue = ("--notify-url", queues[1])
-    cover: tuple[str, ...] = ("--function", "Cover", "--pipeline-id", "0" * 32, "--user-data", '{"film": 7}', "--json")
-    cover += (
-        "--input",
-        "oss://b.oss-cn-hangzhou.aliyuncs.com/a.mp4",
-        "--output",
-        "oss://b.oss-cn-hangzhou.aliyuncs.com/{sequenceId}.jpg",
-    )
+    bucket = "oss://b.oss-cn-hangzhou.aliyuncs.com"
+    unheard = ("--function", "Cover", "--input", f"{bucket}/a.mp4", "--output", f"{bucket}/{{sequenceId}}.jpg")
+    cover = (*unheard, "--user-data", '{"film": 7}', *queue, *records)
     calls: dict[str, tuple[str, ...]] = {
         "check": settings,
         "health": ("--url", f"http://127.0.0.1:{port}"),
@@ -92,9 +88,11 @@ def printed(daemon: tuple[str, ...], queues: list[str], cli: Cli, tmp_path: Path
         "reload": socket,
         "submit": cover,
         "submit --wait": cover,
+        "submit --dry-run": unheard,
         "functions": ("--shipped", *settings),
         "jobs list": records,
         "jobs list --state": ("running", *settings),
+        "jobs list --open": records,
         "jobs show": ("J-done", *records),
         "dead-letters list": records,
         "dead-letters groups": records,
