@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -235,12 +235,20 @@ def _unless_awaitable(returned: object, why: str, what: str = "handler") -> Retu
 
 def _ordinary(error: BaseException, what: str = "handler") -> Exception:
     """Wrap what is no ``Exception`` (an exit, an interrupt, a panic of compiled code): it is a failure like others."""
+    error = error.with_traceback(_from_the_users_code(error.__traceback__))
     if isinstance(error, Exception):
         return error
     instead = "; raise Reject or Retry instead" if what == "handler" else ""
     failure = RuntimeError(f"the {what} raised {type(error).__name__}: {text_of(error)}{instead}")
     failure.__cause__ = error
     return failure
+
+
+def _from_the_users_code(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames of this module at its start: the user's code is what its readers look for."""
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
 
 
 class _ThreadCall:
@@ -261,8 +269,9 @@ class _ThreadCall:
         self._begun_at = time.monotonic()
         process = os.getpid()
         try:
+            returned = self._function(self._job)
             result = _unless_awaitable(
-                self._function(self._job), "it is a plain function that returned a coroutine; make it `async def`"
+                returned, "it is a plain function that returned a coroutine; make it `async def`"
             )
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is the result of this run
             result = Raised(_ordinary(error))

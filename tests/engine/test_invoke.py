@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 import anyio
@@ -68,6 +69,23 @@ async def test_whatever_user_code_does_is_its_own_failure(function: Callable[[Jo
     end = await call(function)
     assert isinstance(end, Raised)
     assert error in str(end.error)
+
+
+async def raises(job: Job) -> None:
+    raise KeyError(job.job_id)
+
+
+def raises_in_a_thread(job: Job) -> None:
+    raise KeyError(job.job_id)
+
+
+@pytest.mark.parametrize("function", [raises, raises_in_a_thread])
+async def test_a_traceback_begins_in_the_users_code(function: Callable[[Job], object]) -> None:
+    """The traceback of a failed handler begins with the handler, and shows no line of this program."""
+    result = await call(function)
+    assert isinstance(result, Raised)
+    frames = traceback.extract_tb(result.error.__traceback__)
+    assert [frame.name for frame in frames] == [function.__name__]
 
 
 async def test_a_plain_function_that_returns_late_has_still_returned() -> None:
