@@ -85,11 +85,13 @@ class Dialect:
         words: What stands in braces in the statements below. ``lock`` makes a choice of rows skip those that another
             transaction holds; ``ended`` finds the ended jobs of the hashes at ``{}``; ``newest`` is the place of the
             newest ended job, and ``ended_since`` finds those after the place ``$2``, up to ``$3``.
+        longest: The longest stretch between two places that one statement looks at.
     """
 
     numbered: str
     hashed: Callable[[str], object]
     words: Mapping[str, str]
+    longest: float
 
 
 SQLITE: Final = Dialect(
@@ -100,9 +102,10 @@ SQLITE: Final = Dialect(
         "job": "job",
         "lock": "",
         "ended": "key_hash IN ({})",
-        "newest": "coalesce(max(id), 0)",
+        "newest": "coalesce(max(id), 0) FROM job",
         "ended_since": "id > $2 AND id <= $3",
     },
+    longest=20_000,  # numbers: it keeps the file locked for about 50 ms
 )
 POSTGRES: Final = Dialect(
     "$",
@@ -113,9 +116,11 @@ POSTGRES: Final = Dialect(
         "lock": " FOR UPDATE SKIP LOCKED",
         "ended": "key_id IN ({}) AND dead IS NOT NULL",
         # A transaction that began earlier may commit later, so each look begins a minute before the end of the last.
-        "newest": "coalesce(max(stored_at), 0)",
+        "newest": "coalesce(max(stored_at), extract(epoch FROM now())::double precision) FROM mns_consumer_job"
+        " WHERE dead IS NOT NULL",
         "ended_since": "dead IS NOT NULL AND stored_at > $2 - 60 AND stored_at <= $3",
     },
+    longest=600,  # seconds
 )
 
 _COLUMNS: Final = ", ".join(field.name for field in fields(Submission))
@@ -131,7 +136,7 @@ WHERE id = $1 AND state IN ('intent', 'submitted')"""
 _TAKE_DUE: Final = """UPDATE {submission} SET next_at = $4 WHERE id IN (SELECT id FROM {submission}
 WHERE queue = $1 AND next_at <= $2 ORDER BY next_at LIMIT $3{lock}) RETURNING """
 _ASK_AGAIN: Final = "UPDATE {submission} SET asked = asked + $2, next_at = $3 WHERE id = $1 AND state = 'submitted'"
-_NEWEST: Final = "SELECT {newest} FROM {job}"
+_NEWEST: Final = "SELECT {newest}"
 _NOTE_ENDED: Final = """UPDATE {submission} SET state = 'ended', closed_at = $1, next_at = NULL
 WHERE state = 'submitted' AND key IN (SELECT key FROM {job} WHERE {ended_since})"""
 _LOSE: Final = """UPDATE {submission} SET state = 'unknown', closed_at = $2, error = $3 WHERE id IN
@@ -249,21 +254,28 @@ class Submissions:
 
         return await self._database.run(take, atomic=True)
 
-    async def note_ended(self, after: float | None) -> float:
-        """Close the submissions whose jobs have ended in the ledger since the last call.
+    async def newest_end(self) -> float:
+        """The place of the job that has ended last, for ``note_ended``."""
 
-        Args:
-            after: What the last call returned; ``None``: look only at jobs that end from now on. All others are found
-                when they are due.
-        """
-
-        async def note(session: Session) -> float:
+        async def find(session: Session) -> float:
             ((newest,),) = await session.fetch(self._written(_NEWEST), ())
-            if after is not None and newest > after:
-                await self._execute(session, _NOTE_ENDED, await session.now(), after, newest)
             return float(newest)
 
-        return await self._database.run(note)
+        return await self._database.run(find)
+
+    async def note_ended(self, after: float, until: float) -> None:
+        """Close the submissions whose jobs have ended in the ledger between two places.
+
+        A stretch that is too long for one statement, as after an outage, is left out: these are closed when they are
+        due.
+        """
+        if not 0 < until - after <= self._dialect.longest:
+            return
+
+        async def note(session: Session) -> None:
+            await self._execute(session, _NOTE_ENDED, await session.now(), after, until)
+
+        await self._database.run(note)
 
     async def ask_again(self, number: int, *, after_s: float, asked: bool) -> None:
         """Ask for a job once more later; ``asked``: MPS has been asked and said that it still runs."""

@@ -104,6 +104,7 @@ class Reconciler:
         self._on_counts = on_counts
         self._on_found = on_found
         self._place: float | None = None
+        """Up to which job that has ended was looked."""
         self._asking = 0
         """Submissions that were taken and are not settled yet."""
         self._fault: str | None = None
@@ -129,11 +130,15 @@ class Reconciler:
         """One pass: close what has ended; returns what is due and was taken, to be asked for."""
         if lost := await self._submissions.lose_intents(self._queue):
             log.warning("submissions without an answer", queue=self._name, submissions=lost)
-        self._place = await self._submissions.note_ended(self._place)
+        counts = await self._submissions.count(self._queue)
+        self._on_counts(counts)
+        before, self._place = self._place, await self._submissions.newest_end()
+        # Most daemons have no open submission: they look at no ended job.
+        if before is not None and counts.get(SubmissionState.SUBMITTED):
+            await self._submissions.note_ended(before, self._place)
         free = _AT_ONCE - self._asking
         due = await self._submissions.take_due(self._queue, limit=free, lease_s=_LEASE_S) if free else ()
         self._asking += len(due)
-        self._on_counts(await self._submissions.count(self._queue))
         return due
 
     async def _ask_in_background(self, submission: Submission) -> None:

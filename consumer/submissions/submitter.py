@@ -22,6 +22,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import anyio
+import structlog
 from pydantic import BaseModel, JsonValue
 from typing_extensions import Unpack
 
@@ -37,6 +38,8 @@ from consumer.notify_url import NotifyUrl, is_loopback
 from consumer.plugin.submission import RequestOptions, SubmittedJob
 from consumer.policy import SubmissionState
 from consumer.store.submissions import CALL_LIMIT_S, NewSubmission, Submission, Submissions
+
+log = structlog.stdlib.get_logger(__name__)
 
 MAY_EXIST: Final = (
     "the job may exist and be billed, and MPS can't be asked for it without its JobId. Nothing was sent again. Look for"
@@ -146,16 +149,22 @@ class Submitter:
         except (CloudError, SubmissionUnknown) as error:
             is_unknown = isinstance(error, SubmissionUnknown)
             state = SubmissionState.UNKNOWN if is_unknown else SubmissionState.REFUSED
-            with anyio.CancelScope(shield=True):
-                await self._submissions.close_as(number, state, str(error.__cause__ or error))
+            await self._close(number, state, str(error.__cause__ or error))
             raise
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._submissions.close_as(number, SubmissionState.UNKNOWN, "interrupted before MPS answered")
+            await self._close(number, SubmissionState.UNKNOWN, "interrupted before MPS answered")
             raise
         with anyio.CancelScope(shield=True):
             await self._note(recorded, answer)
         return answer
+
+    async def _close(self, number: int, state: SubmissionState, why: str) -> None:
+        """Record why a submission has no job; if the store fails, it stays an intent and counts as unknown later."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._submissions.close_as(number, state, why)
+            except StoreError as error:
+                log.warning("submission not closed", submission=number, state=state.value, why=why, error=str(error))
 
     async def _note(self, recorded: Submission, answer: Submitted) -> None:
         job_id, tries = answer.job_id, 0

@@ -15,7 +15,7 @@ class NoSubmissions:
     async def lose_intents(self, queue: str) -> int:  # noqa: ARG002 - the signature of ``Submissions``
         return 0
 
-    async def note_ended(self, after: float | None) -> float:  # noqa: ARG002 - as above
+    async def newest_end(self) -> float:
         return 0.0
 
     async def take_due(self, queue: str, *, limit: int, lease_s: float) -> Sequence[Submission]:  # noqa: ARG002 - as above

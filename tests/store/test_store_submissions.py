@@ -161,13 +161,18 @@ async def test_jobs_that_end_close_their_submissions(
 ) -> None:
     """Each look closes what has ended since the last one, also what is not due."""
     one, other = await submit(submissions, "one", next_in_s=600), await submit(submissions, "other", next_in_s=600)
-    place = await submissions.note_ended(None)
+    first = await submissions.newest_end()
     await end(ledger, make_record(job_key(QUEUE, "one")))
-    place = await submissions.note_ended(place)
+    second = await submissions.newest_end()
+    # A stretch of no length, and one that is too long for one statement.
+    await submissions.note_ended(second, second)
+    await submissions.note_ended(second - 1e9, second)
+    assert (await get(submissions, one)).state is SubmissionState.SUBMITTED
+    await submissions.note_ended(first, second)
     assert (await get(submissions, one)).state is SubmissionState.ENDED
     assert (await get(submissions, other)).state is SubmissionState.SUBMITTED
     await end(ledger, make_record(job_key(QUEUE, "other")))
-    await submissions.note_ended(place)
+    await submissions.note_ended(second, await submissions.newest_end())
     assert (await get(submissions, other)).state is SubmissionState.ENDED
 
 
