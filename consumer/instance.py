@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from consumer.errors import ConsumerError, SettingsError
 
@@ -29,6 +29,13 @@ SOCKET_FILE: Final = "control.sock"
 _NAME: Final = re.compile(r"[A-Za-z0-9:_.-]{1,200}")
 
 
+class DaemonUser(NamedTuple):
+    """Whom a daemon runs as, by number: systemd makes up a user that has no name while the daemon is stopped."""
+
+    uid: int
+    gid: int
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One daemon's files."""
@@ -40,6 +47,18 @@ class Instance:
     store: Path
     """Unless the settings name another, as for ``socket``."""
     socket: Path
+
+    def user(self) -> DaemonUser | None:
+        """The owner of the state folder, which systemd gives to the daemon's user; ``None`` before the first start."""
+        try:
+            found = _state_folder(self.name).stat()
+        except OSError:
+            return None
+        return DaemonUser(found.st_uid, found.st_gid)
+
+    def keeps(self, path: Path) -> bool:
+        """Whether a file, links resolved, is in the state folder, where the unit lets the daemon write."""
+        return path.is_relative_to(_state_folder(self.name).resolve())
 
 
 def find_instance(name: str) -> Instance:
@@ -119,11 +138,18 @@ def _socket_of(instance: Instance) -> Path:
 
 def _instance(name: str) -> Instance:
     is_plain = name == PLAIN
-    folder = PLAIN if is_plain else f"{PLAIN}-{name}"
     return Instance(
         name,
         SETTINGS_FOLDER / f"{name}.toml",
         SETTINGS_FOLDER / ("credentials" if is_plain else f"{name}.credentials"),
-        STATE_FOLDER / folder / STORE_FILE,
-        RUNTIME_FOLDER / folder / SOCKET_FILE,
+        _state_folder(name) / STORE_FILE,
+        RUNTIME_FOLDER / _folder(name) / SOCKET_FILE,
     )
+
+
+def _folder(name: str) -> str:
+    return PLAIN if name == PLAIN else f"{PLAIN}-{name}"
+
+
+def _state_folder(name: str) -> Path:
+    return STATE_FOLDER / _folder(name)

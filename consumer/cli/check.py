@@ -42,6 +42,7 @@ from consumer.cloud.messages import QueueAttributes
 from consumer.config import QueueSettings, Settings
 from consumer.errors import CloudError, ConsumerError, ExitCode, Fault, SettingsError, StoreError
 from consumer.functions.catalogue import names, nearest
+from consumer.instance import DaemonUser, Instance
 from consumer.message.notification import Kind
 from consumer.notify_url import is_loopback
 from consumer.ops.sanitize import printable_block
@@ -183,7 +184,7 @@ async def _findings(flags: SettingsFlags, calls: Collection[str]) -> AsyncIterat
         yield good("settings", f"{len(settings.queues())} queue(s), {settings.slots} slots each")
     for finding in _handlers(settings):
         yield finding
-    yield await store_finding(settings)
+    yield await store_finding(settings, flags.find_instance())
     for lane in settings.queues():
         async for finding in queue_findings(settings, lane, calls):
             yield finding
@@ -207,8 +208,11 @@ def _handlers(settings: Settings) -> Iterator[Finding]:
             yield warning(what, f"{handler.origin}: {name!r} is no documented FunctionName or kind; {hint}")
 
 
-async def store_finding(settings: Settings) -> Finding:
-    """Check whether `run` can open the store. Makes no file, because its owner must be the daemon's user."""
+async def store_finding(settings: Settings, instance: Instance | None = None) -> Finding:
+    """Check whether `run` can open the store. Makes no file, because its owner must be the daemon's user.
+
+    Of an installed daemon the files are judged as its user finds them, not the caller.
+    """
     target = settings.store_address()
     try:
         if isinstance(target, PostgresAddress):
@@ -221,8 +225,11 @@ async def store_finding(settings: Settings) -> Finding:
             # Its address may hold a password, so it is not repeated.
             return good("store", "PostgreSQL answers and takes writes")
         path = target.path.expanduser().resolve()
-        if problem := await to_thread.run_sync(_problem_of_file, path):
+        user = instance.user() if instance else None
+        if problem := await to_thread.run_sync(_problem_of_file, path, user):
             return problem
+        if instance and not instance.keeps(path):
+            return _of_another_folder(path, instance, user)
         if not await to_thread.run_sync(path.exists):
             return good("store", f"{path} will be made at the first start")
         found = await find_revision(target)
@@ -230,14 +237,28 @@ async def store_finding(settings: Settings) -> Finding:
             text = f"{path} has the tables of revision {found}; run brings them to {SCHEMA_REVISION}, after a copy"
             return warning("store", text)
         letters = count_text(await make_operators(target).count_letters(Filter()))
-        return good("store", f"{path} is sound, {letters} dead letter(s)")
+        whose = f" for the daemon's user {user.uid}" if user else ""
+        return good("store", f"{path} is sound{whose}, {letters} dead letter(s)")
     except ConsumerError as error:
         code = ExitCode.SETTINGS if error.exit_code == ExitCode.SETTINGS else ExitCode.FAILURE
         return bad("store", str(error), code=code)
 
 
-def _problem_of_file(path: Path) -> Finding | None:
-    """The first problem of the file or its folder that ``run`` would meet."""
+def _of_another_folder(path: Path, instance: Instance, user: DaemonUser | None) -> Finding:
+    """An installed daemon's store outside its state folder: what the unit lets the daemon write is not known here."""
+    who = f"its user {user.uid}" if user else "its user, who is not known before the first start,"
+    return warning(
+        "store",
+        f"{path} is outside the state folder of the daemon {instance.name}: whether {who} may write there is up to the"
+        f" unit (ReadWritePaths=) and the folders above; keep it at {instance.store}, or look at the daemon's log",
+    )
+
+
+def _problem_of_file(path: Path, user: DaemonUser | None) -> Finding | None:
+    """The first problem of the file or its folder that ``run`` would meet.
+
+    ``user`` is the installed daemon's; ``None`` for a daemon of the caller.
+    """
     mode = _mode(path)
     folder = path.parent
     while (folder_mode := _mode(folder)) is None and folder != folder.parent:
@@ -246,7 +267,7 @@ def _problem_of_file(path: Path) -> Finding | None:
         return bad("store", f"{path} is a directory; name a file in it")
     if folder_mode is None or not stat.S_ISDIR(folder_mode):
         return bad("store", f"{path} can't be made: {folder} is no folder; set store to another path")
-    if problem := refusal(SqliteAddress(path)):
+    if problem := refusal(SqliteAddress(path), user):
         return bad("store", problem, code=ExitCode.SETTINGS)
     if not os.access(folder, os.W_OK | os.X_OK):
         return bad(

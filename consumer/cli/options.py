@@ -81,13 +81,18 @@ class SettingsFlags:
         Raises:
             SettingsError: One line for each problem.
         """
-        settings = load(self.flags, self.config_file, self._find_instance(for_run=for_run))
+        settings = load(self.flags, self.config_file, self.find_instance(for_run=for_run))
         protect_settings(settings.secrets())
         for name in () if for_run else settings.strays:
             note(f"warning: {name} is set, and no setting has this name")
         return settings
 
-    def _find_instance(self, *, for_run: bool) -> Instance | None:
+    def find_instance(self, *, for_run: bool = False) -> Instance | None:
+        """The installed daemon whose settings these are; ``None`` for settings from elsewhere.
+
+        Raises:
+            SettingsError: None has this name, or there are several and none is named.
+        """
         if self.instance is not None:
             return find_instance(self.instance)
         return None if for_run or is_given(self.flags, self.config_file) else only_instance()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from anyio import to_thread
 
 from consumer.errors import SettingsError
+from consumer.instance import DaemonUser
 from consumer.store.ledger import Ledger
 from consumer.store.submissions import POSTGRES, SQLITE, Submissions
 from consumer.store_address import PostgresAddress, SqliteAddress, StoreAddress
@@ -137,10 +138,14 @@ async def migrate(address: StoreAddress) -> str | None:
     return await database.migrate(address)
 
 
-def refusal(address: StoreAddress) -> str | None:
+def refusal(address: StoreAddress, user: DaemonUser | None = None) -> str | None:
     """Why the daemon refuses a store whose files are not safe or gone, in one line with what to do; else ``None``.
 
     ``Ledger.open`` raises ``StoreUnsafeError`` or ``StoreLostError`` with the same text.
+
+    Args:
+        address: The store's.
+        user: The daemon's; default is this process's.
 
     Raises:
         SettingsError: As for ``make_ledger``.
@@ -148,14 +153,11 @@ def refusal(address: StoreAddress) -> str | None:
     _check(address)
     if isinstance(address, PostgresAddress):
         return None
-    from consumer.store.sqlite.files import (  # noqa: PLC0415 - loaded when needed
-        access_refusal,
-        hard_link_refusal,
-        lost_ledger_refusal,
-    )
+    from consumer.store.sqlite.access import access_refusal  # noqa: PLC0415 - loaded when needed
+    from consumer.store.sqlite.files import hard_link_refusal, lost_ledger_refusal  # noqa: PLC0415 - as above
 
     path = Path(os.path.realpath(address.path))
-    return access_refusal(path, by_owner=True) or hard_link_refusal(path) or lost_ledger_refusal(path)
+    return access_refusal(path, by_owner=True, user=user) or hard_link_refusal(path) or lost_ledger_refusal(path)
 
 
 def _check(address: StoreAddress) -> None:

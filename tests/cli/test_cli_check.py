@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sqlite3
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from tests.stores import ledger_at
 
 Cli = Callable[..., Any]
 QueueUrl = Callable[[str], str]
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
 
 @pytest.fixture
@@ -245,3 +247,74 @@ async def test_certificates_that_are_none(keys: str, queue_url: QueueUrl, tmp_pa
     settings = load({"notify_url": queue_url("q"), "ca_file": str(tmp_path / "none.pem")})
     found = [finding async for finding in queue_findings(settings, settings.queues()[0])]
     assert [(finding.severity, finding.code) for finding in found] == [(Severity.BAD, 78)]
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The store of a daemon that systemd runs here as a user of its own; its state folder is a link, as there."""
+    for name, folder in (("SETTINGS_FOLDER", "etc"), ("STATE_FOLDER", "lib"), ("RUNTIME_FOLDER", "run")):
+        monkeypatch.setattr(f"consumer.instance.{name}", tmp_path / folder)
+    monkeypatch.delenv("STATE_DIRECTORY")
+    private = tmp_path / "lib" / "private" / "mns-consumer"
+    private.mkdir(parents=True, mode=0o700)
+    (tmp_path / "lib" / "mns-consumer").symlink_to(private)
+    (tmp_path / "etc" / "credentials").mkdir(parents=True, mode=0o700)
+    (tmp_path / "etc" / "mns-consumer.toml").write_text("", encoding="utf-8")
+    store = make_store(private / "mns-consumer.db")
+    for place in (private, *private.iterdir()):
+        os.chown(place, 61_371, 61_371)
+    return store
+
+
+def line_of_store(ran: Any) -> str:
+    """What check prints about the store."""
+    (line,) = (line for line in ran.out.splitlines() if line[5:].startswith("store"))
+    return str(line)
+
+
+@as_root
+@pytest.mark.parametrize("named", [[], ["--instance", "mns-consumer"]], ids=["found", "named"])
+def test_the_store_of_an_installed_daemon(cli: Cli, installed: Path, named: list[str]) -> None:
+    """Root's check of an installed daemon judges the store as the daemon's user, and says so."""
+    assert line_of_store(cli("check", *named)) == (
+        f"ok   store: {installed} is sound for the daemon's user 61371, 0 dead letter(s)"
+    )
+    installed.unlink()
+    installed.with_name(f"{installed.name}.lock").unlink()
+    assert line_of_store(cli("check", *named)).endswith(f"{installed} will be made at the first start")
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("place", "owner", "mode", "printed"),
+    [
+        ("mns-consumer.db", 0, 0o600, "can't be written by the daemon's user 61371 (owner 0, mode 0600)"),
+        ("mns-consumer.db.lock", 0, 0o600, "can't be written by the daemon's user 61371"),
+        ("mns-consumer.db", 61_371, 0o400, "can't be written by the daemon's user 61371"),
+        ("mns-consumer.db", 65_534, 0o600, "belongs to the user 65534, who may change it, and the daemon runs as 6137"),
+        ("mns-consumer.db", 61_371, 0o666, "may be written by every user"),
+        (".", 61_371, 0o777, "may be written by every user"),
+        (".", 61_371, 0o500, "can't be written by the daemon's user 61371"),
+    ],
+)
+def test_a_store_that_the_installed_daemon_can_not_use(
+    cli: Cli, installed: Path, *, place: str, owner: int, mode: int, printed: str
+) -> None:
+    """Files that the daemon's user can't write, or another user can, are bad with 78, whatever root may do."""
+    wrong = installed.parent / place
+    os.chown(wrong, owner, owner)
+    wrong.chmod(mode)
+    ran = cli("check")
+    assert (line_of_store(ran)[:4], ran.code) == ("bad ", 78)
+    assert printed in line_of_store(ran)
+
+
+@as_root
+def test_an_installed_daemons_store_outside_its_state_folder(cli: Cli, installed: Path, tmp_path: Path) -> None:
+    """Whether the unit lets its daemon write elsewhere is not known, so such a store is never called fine."""
+    other = tmp_path / "elsewhere" / "ledger.db"
+    (tmp_path / "etc" / "mns-consumer.toml").write_text(f'store = "{other}"\n', encoding="utf-8")
+    line = line_of_store(cli("check"))
+    assert line.startswith("warn ")
+    assert "is outside the state folder of the daemon mns-consumer: whether its user 61371 may write" in line
+    assert str(installed.name) in line

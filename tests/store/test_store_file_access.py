@@ -14,7 +14,7 @@ import pytest
 from consumer.errors import ExitCode, StoreUnsafeError
 from consumer.store.ledger import Filter
 from consumer.store.open import refusal
-from consumer.store.sqlite import files as sqlite_files
+from consumer.store.sqlite import access
 from consumer.store.sqlite.files import FileOwner
 from consumer.store_address import parse_store_address
 from tests.store.records import record
@@ -70,7 +70,9 @@ def link(path: Path) -> None:
 
 UNSAFE = [
     pytest.param(loosen(".", 0o777), "folder may be written by every user (mode 0777); run chmod go-w", id="folder"),
-    pytest.param(loosen(".", 0o1777), "folder may be written by every user (mode 1777)", id="folder like /tmp"),
+    pytest.param(
+        loosen(".", 0o1777), "folder may be written by every user (mode 1777); name a file", id="folder like /tmp"
+    ),
     pytest.param(loosen(".", 0o775), "folder may be written by the group", id="folder, group"),
     pytest.param(loosen("store.db", 0o666), "store.db may be written by every user (mode 0666)", id="file"),
     pytest.param(loosen("store.db", 0o620), "store.db may be written by the group", id="file, group"),
@@ -78,7 +80,9 @@ UNSAFE = [
     pytest.param(replace_by("store.db-wal", link), "store.db-wal is not a regular file; remove it", id="log is a link"),
     pytest.param(replace_by("store.db.lock", link), "store.db.lock is not a regular file", id="lock is a link"),
     pytest.param(replace_by("store.db.lock", os.mkfifo), "store.db.lock is not a regular file", id="lock is a pipe"),
-    pytest.param(replace_by("store.db", Path.mkdir), "store.db is not a regular file", id="a folder in its place"),
+    pytest.param(
+        replace_by("store.db", Path.mkdir), "store.db is a folder, not a regular file; name", id="a folder in its place"
+    ),
 ]
 
 
@@ -87,7 +91,7 @@ async def test_what_others_may_write_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None], problem: str
 ) -> None:
     """Daemon, operators and a look beforehand refuse it with exit code 78 and say what to do; nothing is touched."""
-    monkeypatch.setattr(sqlite_files, "_is_private_group", lambda _gid: False)
+    monkeypatch.setattr(access, "_is_private_group", lambda _gid, _uid: False)
     path = tmp_path / "folder" / "store.db"
     await use(path)
     spoil(path.parent)
@@ -194,3 +198,11 @@ def test_a_lock_made_under_a_narrow_umask(tmp_path: Path) -> None:
         os.umask(before)
     owner.release()
     assert stat.S_IMODE((tmp_path / "store.db.lock").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("folder", ["/", "/data", "/var/lib", "/usr/local/share", "/run/user/1000"])
+def test_a_folder_of_the_system_is_left_as_it_is(folder: str) -> None:
+    """No error advises to change the mode of a folder that other programs use too."""
+    assert access._is_shared(Path(folder), 0o777)
+    assert not access._is_shared(Path("/var/lib/mns-consumer"), 0o777)
+    assert not access._is_shared(Path("/home/films"), 0o777)

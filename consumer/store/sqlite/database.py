@@ -19,7 +19,8 @@ from anyio import CancelScope, to_thread
 
 from consumer.errors import NoStoreError, StoreError, StoreLostError, StoreSchemaError, StoreUnsafeError
 from consumer.store.rows import check_revision, too_slow, unreleased
-from consumer.store.sqlite.files import access_refusal, hard_link_refusal, lost_ledger_refusal
+from consumer.store.sqlite.access import access_refusal
+from consumer.store.sqlite.files import hard_link_refusal, lost_ledger_refusal
 
 if TYPE_CHECKING:
     from consumer.store.session import Session

@@ -1,8 +1,6 @@
-"""The store's files: who may write them, which daemon owns them, and whether they are still the ones it opened.
+"""The store's files: which daemon owns them, and whether they are still the ones it opened.
 
-Permissions: the file and its folder are made for their owner alone, and refused when others may write them. Who may
-write the folder can put another file in the store's place, or a write-ahead log beside it that SQLite would apply.
-Modes count, not rights: root may write everything.
+The file and its folder are made for their owner alone; ``access`` says when those of others are refused.
 
 Ownership: two locks, both ``flock``, which the kernel releases when their process dies.
 
@@ -26,9 +24,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import grp
 import os
-import pwd
 import shlex
 import stat
 import struct
@@ -43,7 +39,6 @@ from consumer.errors import StoreBusyError, StoreError, StoreLostError, StoreUns
 log = structlog.stdlib.get_logger(__name__)
 
 _LOCK: Final = ".lock"
-_COMPANIONS: Final = ("-wal", "-shm", "-journal", _LOCK)
 _MARK: Final = "a ledger was made here\n"
 _UNUSED_BYTE: Final = 0x3FFF_FFFF  # a byte of the database that SQLite never locks: its own begin after it
 
@@ -131,50 +126,6 @@ def hard_link_refusal(path: Path) -> str | None:
         f" of them; keep the one that the daemon used and remove the others"
         f" (find / -xdev -samefile {shlex.quote(str(path))})"
     )
-
-
-def access_refusal(path: Path, *, by_owner: bool) -> str | None:
-    """Why a store in this file is refused, with what to do; ``None`` when it is safe.
-
-    Args:
-        path: The file, links resolved; neither it nor its folder need exist.
-        by_owner: File and folder must belong to this user or root. So for the daemon; but root runs the operators'
-            commands on another user's store.
-    """
-    places = [path.parent, path, *(path.with_name(path.name + ending) for ending in _COMPANIONS)]
-    for place in places:
-        with suppress(OSError):  # missing, or opening it will say more
-            if problem := _access_problem(place, by_owner=by_owner, folder=place is places[0]):
-                return f"store {path}: {problem}"
-    return None
-
-
-def _access_problem(place: Path, *, by_owner: bool, folder: bool) -> str | None:
-    found = place.lstat()
-    mode = stat.S_IMODE(found.st_mode)
-    if not folder and not stat.S_ISREG(found.st_mode):
-        return f"{place} is not a regular file; remove it, or name another store"
-    if by_owner and found.st_uid not in {0, os.geteuid()}:
-        return (
-            f"{place} belongs to the user {found.st_uid}, who may change it, and the daemon runs as {os.geteuid()};"
-            " run it as that user, or name a file in a folder of its own"
-        )
-    by_all = mode & stat.S_IWOTH
-    if by_all or (mode & stat.S_IWGRP and not _is_private_group(found.st_gid)):
-        return (
-            f"{place} may be written by {'every user' if by_all else f'the group {found.st_gid}'} (mode {mode:04o});"
-            f" run chmod go-w {shlex.quote(str(place))}, or name a file in a folder of its own"
-        )
-    return None
-
-
-def _is_private_group(gid: int) -> bool:
-    """Whether a group is the user's own, as many systems make one for each user, without another member."""
-    try:
-        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
-    except KeyError:
-        return False
-    return user.pw_gid == gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
 def _close_in_child() -> None:

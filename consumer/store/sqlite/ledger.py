@@ -41,8 +41,9 @@ from consumer.store.commands import (
 )
 from consumer.store.ledger import Standby, StoredLetter, WaitingLetters
 from consumer.store.rows import SCHEMA_REVISION
+from consumer.store.sqlite.access import access_refusal
 from consumer.store.sqlite.database import connect, explain, is_damage, spoils_connection
-from consumer.store.sqlite.files import FileOwner, OpenFiles, access_refusal, make_folder
+from consumer.store.sqlite.files import FileOwner, OpenFiles, make_folder
 from consumer.store.sqlite.schema import prepare, remove_copies
 from consumer.store.sqlite.statements import (
     SqliteStatements,

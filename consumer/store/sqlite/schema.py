@@ -22,6 +22,7 @@ from consumer.file_safety import sync_folder
 from consumer.store.migrate import migration
 from consumer.store.rows import SCHEMA_REVISION, check_revision
 from consumer.store.sqlite import files
+from consumer.store.sqlite.access import access_refusal
 from consumer.store.sqlite.database import explain, open_file, refuse_without_tables, revision_of, writing
 
 log = structlog.stdlib.get_logger(__name__)
@@ -68,7 +69,7 @@ def prepare(path: Path, *, make: bool, on_migration: Callable[[], None] = lambda
 def migrate(path: Path) -> str | None:
     """``prepare`` a file that no daemon uses; a missing one is not made."""
     path = Path(os.path.realpath(path))
-    if problem := files.access_refusal(path, by_owner=True):
+    if problem := access_refusal(path, by_owner=True):
         raise StoreUnsafeError(problem)
     open_file(path).close()
     owner = files.FileOwner(path)
