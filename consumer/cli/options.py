@@ -164,7 +164,9 @@ def settings_flags(*shown: str) -> Iterator[inspect.Parameter]:
             choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
             more = " May be repeated." if kind == list[str] else ""
             metavar, is_hidden = info.metavar or "|".join(choices), bool(shown) and name not in shown
-            yield _parameter(name, kind, info.flag, f"{field.description}{more}", metavar, is_hidden=is_hidden)
+            completion = None if kind is bool else complete_words(_values(field.annotation))
+            text = f"{field.description}{more}"
+            yield _parameter(name, kind, info.flag, text, metavar, is_hidden=is_hidden, completion=completion)
     text = "The installed daemon of this name; needed if several are."
     yield _parameter(_INSTANCE, str, "--instance", text, "NAME", completion=complete_instance)
     yield _parameter(_CONFIG, Path, "--config", "Settings file, TOML.", "FILE")
@@ -202,6 +204,15 @@ def _kind(annotation: Any) -> Any:
     return bool if annotation is bool else str
 
 
+def complete_words(words: Sequence[str]) -> Callable[[str], Sequence[str]]:
+    """What a shell offers of some fixed words."""
+
+    def complete(begun: str) -> Sequence[str]:
+        return [word for word in words if word.startswith(begun)]
+
+    return complete
+
+
 def complete_function(begun: str) -> Sequence[str]:
     """The documented FunctionNames that a shell offers."""
     from consumer.functions.catalogue import names  # noqa: PLC0415 - completion alone needs the models
@@ -223,10 +234,11 @@ def complete_setting(begun: str) -> Sequence[str]:
     return [] if field is None else [f"{name}={each}" for each in _values(field.annotation) if each.startswith(value)]
 
 
-def complete_queue(begun: str) -> Sequence[str]:
-    """The queues that the settings of the environment, or of the only daemon here, name; none if they are wrong."""
+def complete_queue(context: typer.Context, begun: str) -> Sequence[str]:
+    """The queues that the settings name, with the flags that the command line has so far; none if they are wrong."""
+    names = (*(name for name, field in setting_fields().items() if info_of(field).flag), _CONFIG, _SET, _INSTANCE)
     try:
-        queues = SettingsFlags({}, None).load(for_run=False).queues()
+        queues = SettingsFlags.of({name: context.params.get(name) or None for name in names}).load().queues()
     except ConsumerError:
         return []
     return [lane.url.identity for lane in queues if lane.url.identity.startswith(begun)]
@@ -257,7 +269,7 @@ class WhichJobs(StrEnum):
 
 
 def _which(
-    name: str, text: str, metavar: str | None = None, completion: Callable[[str], Sequence[str]] | None = None
+    name: str, text: str, metavar: str | None = None, completion: Callable[..., Sequence[str]] | None = None
 ) -> Any:
     return typer.Option(name, help=text, metavar=metavar, rich_help_panel=_WHICH, autocompletion=completion)
 

@@ -38,10 +38,18 @@ _ORDER: Final = (
 """The pages in the order of use, as the project's README lists them."""
 
 
+def _complete_page(begun: str) -> list[str]:
+    return [page for page in _ORDER if page.startswith(begun)]
+
+
 def docs(
     page: Annotated[
         str | None,
-        typer.Argument(help="A page, or PAGE#HEADING; without one they are listed.", show_default=False),
+        typer.Argument(
+            help="A page, or PAGE#HEADING; without one they are listed.",
+            show_default=False,
+            autocompletion=_complete_page,
+        ),
     ] = None,
 ) -> None:
     """Print a page of the documentation, or list the pages.

@@ -18,6 +18,7 @@ import anyio
 import typer
 from pydantic import JsonValue
 
+from consumer.cli.options import complete_function
 from consumer.cli.output import JsonFlag, note, print_json
 from consumer.cloud.clients import open_clients
 from consumer.cloud.mps import Mps
@@ -43,7 +44,9 @@ def _cloud(text: str, metavar: str | None = None) -> Any:
 
 def submit(
     *,
-    function: Annotated[str, typer.Option(metavar="NAME", help="FunctionName, such as Cover.")],
+    function: Annotated[
+        str, typer.Option(metavar="NAME", help="FunctionName, such as Cover.", autocompletion=complete_function)
+    ],
     params: Annotated[str, typer.Option(metavar="JSON", help="JobParams: a JSON object.")] = "{}",
     param: Annotated[
         list[str] | None,

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from consumer.functions.finding import refused
 from consumer.functions.request import Destination, JobRequest
 from consumer.job_state import JobState
 from consumer.sandbox.access import Grants
-from consumer.sandbox.jobs import JobOrders, SandboxJob, compact
+from consumer.sandbox.jobs import JobFailure, JobOrders, SandboxJob, compact
 from consumer.sandbox.pipelines import MOST_QUEUED
 from consumer.sandbox.protocol import MnsError, RpcError
 from consumer.sandbox.queue import check_queue_name
@@ -124,8 +125,20 @@ def orders_of(params: Mapping[str, Any]) -> JobOrders:
     try:
         return JobOrders.model_validate(params.get("sandbox", {}))
     except ValidationError as error:
-        expected = f"right under 'sandbox' ({error.errors()[0]['msg']})"
-        raise invalid("JobParams", expected, json.dumps(params)) from error
+        problems = error.errors(include_url=False, include_context=False)
+        raise RpcError("InvalidParameter", f"{'; '.join(map(_order_problem, problems))}.") from error
+
+
+def _order_problem(problem: ErrorDetails) -> str:
+    """One wrong order in a line: what came, and what would be right."""
+    path = [str(part) for part in problem["loc"]]
+    name = ".".join(("JobParams.sandbox", *path))[:128]
+    came = json.dumps(problem["input"], ensure_ascii=False)[:128]
+    if problem["type"] != "extra_forbidden":
+        return f"{name} must be right ({problem['msg']}), not {came}"
+    known = JobOrders if len(path) == 1 else JobFailure
+    what = "order" if known is JobOrders else "key of the order fail"
+    return f"{name}: unknown {what} {path[-1][:64]!r}; known: {', '.join(known.model_fields)}"
 
 
 def _media(parameters: Parameters, name: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import pytest
 import typer
@@ -21,6 +22,7 @@ from consumer.errors import ConsumerError, SettingsError, StoreBusyError, UsageE
 
 Cli = Callable[..., Any]
 
+URL: Final = "mns://1234567890123456.mns.cn-hangzhou.aliyuncs.com/queues/jobs"
 COMMANDS = (
     "run",
     "check",
@@ -100,30 +102,37 @@ def test_imports_stand_at_the_top() -> None:
     assert len(found) <= 4, found
 
 
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        pytest.param(["dead-l"], ["dead-letters"], id="a group"),
-        pytest.param(["dead-letters", "re"], ["replay"], id="a command"),
-        pytest.param(["jobs", "list", "--end"], ["--ended"], id="flags of one command"),
-        pytest.param(["jobs", "list", "--ended", "d"], ["done", "dead"], id="a value"),
-        pytest.param(["jobs", "list", "--function", "ImageH"], ["ImageH2V"], id="a FunctionName"),
-        pytest.param(["run", "--set", "verify"], ["verify="], id="a setting"),
-    ],
-)
-def test_completion_in_bash(tmp_path: Path, words: list[str], found: list[str]) -> None:
+COMPLETIONS: Final = {
+    ("dead-letters", "re"): ["replay"],
+    ("jobs", "list", "--sta"): ["--state"],
+    ("jobs", "list", "--function", "Co"): ["Cover"],
+    ("jobs", "list", "--queue", ""): ["1234567890123456/cn-hangzhou/jobs"],
+    ("submit", "--function", "VideoC"): ["VideoClip"],
+    ("run", "--set", "ret"): ["retry_base_s=", "retry_cap_s="],
+    ("run", "--log-level", ""): ["debug", "info", "warning", "error"],
+    ("docs", "de"): ["deploy", "dead-letters"],
+}
+
+
+@pytest.mark.timeout(150)
+def test_completion_in_bash(tmp_path: Path) -> None:
     """After ``--install-completion`` bash completes commands, flags and values."""
+    calls = "".join(f"complete_words {shlex.join(words)}\n" for words in COMPLETIONS)
     script = f"""
         mns-consumer --install-completion > /dev/null || exit 1
         . ~/.bashrc
-        COMP_WORDS=(mns-consumer {" ".join(words)}); COMP_CWORD={len(words)}
-        _mns_consumer_completion mns-consumer
-        printf '%s\\n' "${{COMPREPLY[@]}}"
+        complete_words() {{
+            COMP_WORDS=(mns-consumer "$@"); COMP_CWORD=$#
+            _mns_consumer_completion mns-consumer
+            echo "${{COMPREPLY[*]}}"
+        }}
+        {calls}
     """
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = {**os.environ, "HOME": str(tmp_path), "PATH": path}
+    env = {**os.environ, "HOME": str(tmp_path), "PATH": path, "MNS_CONSUMER_NOTIFY_URL": URL}
     ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, check=True)
-    assert (ran.stdout.split(), ran.stderr) == (found, "")
+    found = [line.split() for line in ran.stdout.splitlines()]
+    assert (dict(zip(COMPLETIONS, found, strict=True)), ran.stderr) == (COMPLETIONS, "")
 
 
 def test_completion_loads_no_client_of_the_cloud() -> None:

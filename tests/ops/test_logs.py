@@ -575,6 +575,21 @@ def test_extra_fields_are_kept() -> None:
     assert (line["film"], line["key"]) == (7, "***")
 
 
+def test_a_field_of_the_line_replaces_the_jobs() -> None:
+    """A field that a line itself has replaces the job's field of that name on this line alone."""
+    stream = io.StringIO()
+    logs.configure(stream=stream)
+    with logs.LogFields(queue="jobs", job_id="J-1"):
+        logging.getLogger("handlers.mine").info("uploaded", extra={"queue": "mine"})
+        structlog.get_logger().info("sent", queue="ours")
+        structlog.get_logger().info("done")
+    assert [(line["queue"], line["job_id"]) for line in read(stream)] == [
+        ("mine", "J-1"),
+        ("ours", "J-1"),
+        ("jobs", "J-1"),
+    ]
+
+
 def test_the_journal_learns_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where stderr is the journal's own socket each line begins with its priority; elsewhere none does."""
     ours, journal = socket.socketpair()

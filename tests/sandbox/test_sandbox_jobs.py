@@ -5,7 +5,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from xml.etree.ElementTree import fromstring
 
@@ -21,7 +21,9 @@ from consumer.functions.catalogue import find, names
 from consumer.job_state import JobState
 from consumer.sandbox import Fault, Sandbox, SandboxJob
 from consumer.sandbox.jobs import object_keys
+from consumer.sandbox.mps_api import orders_of
 from consumer.sandbox.pipelines import MOST_QUEUED
+from consumer.sandbox.protocol import RpcError
 
 INPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/in/a film.mp4"
 OUTPUT = "oss://bucket.oss-cn-hangzhou.aliyuncs.com/out/{source}-{timestamp}-{sequenceId}-{resultType}.x"
@@ -204,6 +206,30 @@ async def test_a_job_fails_as_ordered(sandbox: Sandbox) -> None:
     assert (job["State"], json.loads(job["Result"])["Code"]) == ("Fail", "InvalidFile")
     (message,) = notifications(sandbox)
     assert [message[name] for name in ("State", "Code", "Message")] == ["Fail", "InvalidFile", "no such file"]
+
+
+@pytest.mark.parametrize(
+    ("orders", "expected"),
+    [
+        (
+            {"fial": {}},
+            "JobParams.sandbox.fial: unknown order 'fial'; known: fail, job_s, result, stuck, notify, answer.",
+        ),
+        (
+            {"job_s": -1},
+            "JobParams.sandbox.job_s must be right (Input should be greater than or equal to 0), not -1.",
+        ),
+        (
+            {"fail": {"cod": "é"}},
+            "JobParams.sandbox.fail.cod: unknown key of the order fail 'cod'; known: code, message.",
+        ),
+    ],
+)
+def test_a_wrong_order_is_named(orders: Mapping[str, object], expected: str) -> None:
+    """A wrong order is refused with its name, what came, and what the sandbox knows."""
+    with pytest.raises(RpcError) as caught:
+        orders_of({"sandbox": orders})
+    assert (caught.value.code, caught.value.message) == ("InvalidParameter", expected)
 
 
 @pytest.mark.parametrize(
