@@ -103,7 +103,7 @@ class Connection(BaseModel):
     """How the services are reached and with which keys: for the daemon or for one lane."""
 
     endpoint: Annotated[Endpoint | None, SettingInfo(flag="--endpoint", metavar="URL")] = Field(
-        None, description="Address of MNS in place of the NotifyUrl's own, such as http://127.0.0.1:8420."
+        None, description="Address of MNS in place of the NotifyUrl's own, such as the sandbox's."
     )
     mps_endpoint: Annotated[Endpoint | None, SettingInfo(flag="--mps-endpoint", metavar="URL")] = Field(
         None, description="Address of MPS in place of the region's own; default: `endpoint` where that is set."

@@ -303,7 +303,7 @@ _RECORD_FLAGS: Final[Mapping[str, Any]] = {
     "error_fingerprint": Annotated[
         str | None, _which("--fingerprint", "With this fingerprint of the error, as groups shows it.", "HEX")
     ],
-    "ended": Annotated[Ending | None, _which("--ended", "Ended this way: done or dead.", "END")],
+    "ended": Annotated[Ending | None, _which("--ended", "Ended this way: done or dead (as --state dead).", "END")],
     "job_state": Annotated[
         WhichJobs | None,
         _which(

@@ -27,6 +27,7 @@ _ORDER: Final = (
     "settings",
     "security",
     "deploy",
+    "store",
     "operations",
     "dead-letters",
     "metrics",

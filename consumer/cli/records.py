@@ -429,7 +429,8 @@ def purge(
         count = await operators.count_letters(selection.wanted)
         if not dry_run:
             raise UsageError(
-                f"purge: {count_text(count)} would be gone for good; say --yes, or --dry-run; nothing was purged"
+                f"purge: dead letters to be removed for good: {count_text(count)}; say --yes, or --dry-run;"
+                " nothing was purged"
             )
         report("would_purge", count, f"dry run: {count_text(count)} would be purged")
 

@@ -41,7 +41,7 @@ def check(flags: SettingsFlags, *, as_json: JsonFlag = False) -> None:
         for finding in found or [f"{address} is whole"]:
             print(printable(finding))
         if found:
-            note("what to do: mns-consumer docs operations, 'Back up and restore'")
+            note("what to do: mns-consumer docs store, 'Back up and restore'")
     raise typer.Exit(ExitCode.FAILURE if found else ExitCode.OK)
 
 

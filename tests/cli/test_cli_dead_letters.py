@@ -233,7 +233,7 @@ def test_purge(cli: Cli, target: str, argv: Sequence[str], left: list[int]) -> N
     assert (dry.code, dry.err) == (0, f"dry run: {count} would be purged\n")
     unsaid = cli("dead-letters", "purge", *argv, "--store", target)
     assert unsaid.code == 2
-    assert f"{count} would be gone for good; say --yes" in unsaid.err
+    assert f"removed for good: {count}; say --yes" in unsaid.err
     assert len(stored(target)) == 5
     done = cli("dead-letters", "purge", *argv, "--store", target, "--yes")
     assert (done.code, done.err) == (0, f"{count} purged\n")

@@ -41,6 +41,7 @@ SHOWN: Final = {
     "handlers": ("cover made", "no cover", '"event":"stopped"'),
     "sandbox": ("Bad.Input", '"faults_applied"', "clock_offset_ms"),
     "operations": ("job_failed", '"event":"stopped"'),
+    "store": ("is whole", '"event":"stopped"'),
     "dead-letters": ("job_failed", "no picture"),
     "deploy": (),
     "metrics": ("mns_consumer_jobs_total",),
