@@ -7,7 +7,7 @@ flags of the command line and the reload's check are derived from these fields; 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -299,6 +299,11 @@ class Settings(BaseSettings, Policy, Connection):
     def strays(self) -> Sequence[str]:
         """Variables of the environment that look like settings and are none."""
         return self._strays
+
+    @property
+    def given(self) -> Collection[str]:
+        """The settings that some place gives, so that their defaults do not count."""
+        return self._places.keys()
 
     def shown(self) -> Mapping[str, Mapping[str, Any]]:
         """Each setting's ``value`` as JSON, keys hidden, and where it is ``from``."""

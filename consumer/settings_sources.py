@@ -34,6 +34,13 @@ SECRETS: Final = ("access_key_secret", "security_token")
 """Settings whose whole value is a secret."""
 _ADDRESSES: Final = frozenset({"store", "endpoint", "mps_endpoint"})
 """Settings whose value may hold a password."""
+_PLACES: Final = frozenset(
+    {
+        *("store", "notify_url", "lanes", "endpoint", "mps_endpoint", "control_socket", "admin_port"),
+        *("handlers_dir", "handler_modules", "handler_entry_points", "shipped", "access_key_id"),
+    }
+)
+"""Settings that say where things are; who gives one means no installed daemon."""
 _SIMILARITY: Final = 0.8
 _MISSPELT: Final = 0.75
 """How like a setting's name that of a variable must be to count as misspelt."""
@@ -140,6 +147,12 @@ def from_instance(instance: Instance) -> dict[str, Given]:
     """What follows from where systemd keeps a daemon's state and its socket."""
     places = {"store": instance.store, "control_socket": instance.socket}
     return {name: Given(str(path), f"the folders of {instance.name}") for name, path in places.items()}
+
+
+def says_where(given: Collection[str], config_file: Path | None) -> bool:
+    """Whether settings that are not an installed daemon's say where things are, such as the store or the queues."""
+    elsewhere = (CONFIG_VARIABLE, "CREDENTIALS_DIRECTORY", "STATE_DIRECTORY")
+    return bool(config_file or _PLACES.intersection(given)) or any(os.environ.get(name) for name in elsewhere)
 
 
 def is_given(flags: Mapping[str, Any], config_file: Path | None) -> bool:

@@ -21,7 +21,8 @@ import json
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -159,18 +160,19 @@ def check(
 async def _check(flags: SettingsFlags, calls: Collection[str], as_json: bool) -> ExitCode:  # noqa: FBT001 - handed on by anyio.run
     console = Console(soft_wrap=True, highlight=False)
     worst = ExitCode.OK
-    async for finding in _findings(flags, calls):
-        if as_json:
-            print_json(finding.fields())
-        else:
-            style = _STYLES[finding.severity]
-            # A traceback keeps its lines.
-            console.print(Text.assemble((f"{finding.severity.value:5}", style), printable_block(finding.line).lstrip()))
-        worst = max(worst, finding.code)
+    async with aclosing(_findings(flags, calls)) as findings:
+        async for finding in findings:
+            if as_json:
+                print_json(finding.fields())
+            else:
+                level, line = f"{finding.severity.value:5}", printable_block(finding.line).lstrip()
+                # A traceback keeps its lines.
+                console.print(Text.assemble((level, _STYLES[finding.severity]), line))
+            worst = max(worst, finding.code)
     return worst
 
 
-async def _findings(flags: SettingsFlags, calls: Collection[str]) -> AsyncIterator[Finding]:
+async def _findings(flags: SettingsFlags, calls: Collection[str]) -> AsyncGenerator[Finding, None]:
     try:
         settings = flags.load()
     except SettingsError as error:
@@ -186,8 +188,9 @@ async def _findings(flags: SettingsFlags, calls: Collection[str]) -> AsyncIterat
         yield finding
     yield await store_finding(settings, flags.find_instance())
     for lane in settings.queues():
-        async for finding in queue_findings(settings, lane, calls):
-            yield finding
+        async with aclosing(queue_findings(settings, lane, calls)) as findings:
+            async for finding in findings:
+                yield finding
 
 
 def _handlers(settings: Settings) -> Iterator[Finding]:
@@ -297,7 +300,7 @@ def _mode(path: Path) -> int | None:
 
 async def queue_findings(
     settings: Settings, lane: QueueSettings, calls: Collection[str] = RUN
-) -> AsyncIterator[Finding]:
+) -> AsyncGenerator[Finding, None]:
     """Check one queue, and MPS with its keys; ``calls`` are those whose rights are tried (``rights.RIGHTS``)."""
     queue = lane.url.identity
     for finding in _unencrypted(lane):

@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from consumer.errors import ConsumerError, ExitCode, UsageError, flattened
+from consumer.ops.log_stream import is_journal
 from consumer.ops.sanitize import printable_block
 from consumer.settings_sources import refuse_secrets
 
@@ -222,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code (``errors.ExitCode``, or 130 after Ctrl-C).
     """
     replace_closed_streams()
+    _outlive_reader()
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         code = _run(words)
@@ -258,6 +260,36 @@ def _run(words: Sequence[str]) -> int:
     return ExitCode.OK
 
 
+class _Output(io.FileIO):
+    """Stdout. When its reader has gone, what is still printed goes nowhere, and the command goes on to its end.
+
+    So the exit code is the command's own, however much the reader took; and no change is left half made.
+    """
+
+    def write(self, data: Any) -> int:
+        """Write, or drop all of it."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            _drop_output()
+            return len(data)
+
+
+def _outlive_reader() -> None:
+    old = sys.stdout
+    # A test's stream is left alone, and so is one that this function has made.
+    if old is not sys.__stdout__ or not isinstance(old, io.TextIOWrapper) or old.isatty():
+        return
+    old.flush()
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Output(1, "w", closefd=False)),
+        encoding=old.encoding,
+        errors=old.errors,
+        line_buffering=old.line_buffering,
+        write_through=old.write_through,
+    )
+
+
 def _drop_output() -> None:
     """Let what is still to be written go nowhere, so that the interpreter's end does not fail on it again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -265,10 +297,12 @@ def _drop_output() -> None:
 
 def _print_errors(errors: Sequence[ConsumerError]) -> int:
     """Print each problem on a line of its own; returns the first error's exit code."""
+    priority = "<3>" if is_journal(sys.stderr) else ""  # so that journalctl -p err shows it: sd-daemon(3)
     for error in errors:
         for problem in error.problems:
             # It may quote foreign text; further lines, such as a traceback's, are indented.
-            print(f"error: {printable_block(problem).strip()}", file=sys.stderr)
+            for line in f"error: {printable_block(problem).strip()}".split("\n"):
+                print(f"{priority}{line}", file=sys.stderr)
     return errors[0].exit_code
 
 

@@ -28,7 +28,7 @@ from consumer.notify_url import EXPECTED, NotifyUrl
 from consumer.ops.sanitize import protect_settings
 from consumer.plugin.registry import Registry, Sources, discover
 from consumer.policy import Reason
-from consumer.settings_sources import is_given
+from consumer.settings_sources import is_given, says_where
 from consumer.store.ledger import Filter, LetterState
 
 MOST_ID: Final = 2**63 - 1
@@ -85,7 +85,19 @@ class SettingsFlags:
         protect_settings(settings.secrets())
         for name in () if for_run else settings.strays:
             note(f"warning: {name} is set, and no setting has this name")
+        if not for_run and self.instance is None:
+            self._warn_of_unused(settings)
         return settings
+
+    def _warn_of_unused(self, settings: Settings) -> None:
+        """Say that an installed daemon is left aside for settings that name no other place."""
+        given = settings.given
+        installed = instance_names()
+        if given and installed and not says_where(given, self.config_file):
+            note(
+                f"warning: {', '.join(sorted(given))} given, so nothing is taken from the installed daemon"
+                f" {' or '.join(installed)}; say --instance {installed[0] if len(installed) == 1 else 'NAME'}"
+            )
 
     def find_instance(self, *, for_run: bool = False) -> Instance | None:
         """The installed daemon whose settings these are; ``None`` for settings from elsewhere.

@@ -332,3 +332,33 @@ def test_a_checkout_runs_from_its_own_folder(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert done.stdout.startswith(str(tmp_path / "consumer"))
     assert f"'{tmp_path}'" not in done.stdout
+
+
+@pytest.mark.parametrize("words", [["status"], ["run", "--shipped"]], ids=" ".join)
+def test_ctrl_c_while_modules_are_imported(tmp_path: Path, words: list[str]) -> None:
+    """Ctrl-C before the command line is loaded ends with 130 and prints nothing."""
+    text = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+    (tmp_path / "typer.py").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "consumer", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_failed_start_is_an_error_in_the_journal(tmp_path: Path) -> None:
+    """Where stderr is the journal's each line of an error has the priority of errors; elsewhere it has none."""
+    for is_named in (True, False):
+        with (tmp_path / "journal").open("w+", encoding="utf-8") as stderr:
+            found = os.fstat(stderr.fileno())
+            env = {**os.environ, "JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino if is_named else 1}"}
+            command = [sys.executable, "-m", "consumer", "run", "--shipped", "--set", "slotts=1", "--slots", "0"]
+            done = subprocess.run(command, stderr=stderr, env=env, check=False)
+            stderr.seek(0)
+            lines = stderr.read().splitlines()
+        assert done.returncode == 78
+        assert "error: slotts (command line): no such setting" in "".join(lines)
+        assert {line.startswith("<3>error: ") for line in lines} == {is_named}

@@ -171,3 +171,25 @@ def test_no_daemon_is_one_line(machine: Path, capsys: pytest.CaptureFixture[str]
         assert capsys.readouterr().err == (
             f"error: no daemon runs: none listens on {machine / 'run' / 'mns-consumer-films' / 'control.sock'}\n"
         )
+
+
+def test_a_daemon_left_aside_is_named(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A setting that names no place still turns the search off, and a warning says so and what to say."""
+    found(log_level="info")
+    assert capsys.readouterr().err == ""
+    set_up(machine, "films")
+    monkeypatch.setenv("MNS_CONSUMER_LOG_LEVEL", "info")
+    assert found().queues() == []
+    assert capsys.readouterr().err == (
+        "warning: log_level given, so nothing is taken from the installed daemon films; say --instance films\n"
+    )
+    found("films")
+    found(store=str(machine / "other.db"))
+    SettingsFlags({}, None).load(for_run=True)
+    assert capsys.readouterr().err == ""
+    set_up(machine, "songs")
+    found(slots=7)
+    assert "log_level, slots given, " in (err := capsys.readouterr().err)
+    assert "daemon films or songs; say --instance NAME" in err
