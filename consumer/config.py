@@ -52,6 +52,7 @@ from consumer.setting_values import (
     Endpoint,
     FilePath,
     Level,
+    LogFormat,
     Number,
     QueueUrl,
     parse_store,
@@ -288,8 +289,8 @@ class Settings(BaseSettings, Policy, Connection):
     log_levels: Annotated[Mapping[str, Level], NoDecode, LEVELS, SettingInfo(reloadable=True)] = Field(
         {}, description="Levels of loggers of the standard library, children included, such as `myapp` = `debug`."
     )
-    log_format: Annotated[Literal["auto", "json", "console"], SettingInfo(reloadable=True, flag="--log-format")] = (
-        Field("auto", description="`auto`: JSON lines, but readable ones on a terminal.")
+    log_format: Annotated[LogFormat, LOWER, SettingInfo(reloadable=True, flag="--log-format")] = Field(
+        "auto", description="`auto`: JSON lines, but readable ones on a terminal."
     )
 
     _strays: Sequence[str] = PrivateAttr(())

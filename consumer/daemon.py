@@ -307,10 +307,7 @@ class _Process:
 
     async def _answer_reload(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
         self._demand_serving()
-        answer = await self._reload_once()
-        if answer["problems"]:
-            raise SettingsError(*answer["problems"])
-        return answer
+        return await self._reload_once()
 
     async def _answer_run_job(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         self._demand_serving()

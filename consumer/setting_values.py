@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -44,7 +44,9 @@ def _parse_path(value: object) -> object:
 
 
 def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
+    """A level or format in lower case; another text stays as it was typed, for the error about it."""
+    known = isinstance(value, str) and value.lower() in {*get_args(Level), *get_args(LogFormat)}
+    return str(value).lower() if known else value
 
 
 def _split(value: object) -> object:
@@ -116,4 +118,5 @@ SWITCH_OR_WORDS: Final = BeforeValidator(_parse_switch_or_words)
 LANES: Final = BeforeValidator(_parse_lanes)
 LEVELS: Final = BeforeValidator(_parse_levels)
 Level = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "console"]
 LOWER: Final = BeforeValidator(_lower)

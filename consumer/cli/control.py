@@ -14,9 +14,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from consumer.cli.output import JsonFlag, age_text, one_line, print_json, print_list, print_places, value_text
+from consumer.errors import SettingsError
 from consumer.instance import find_socket, names
 from consumer.ops.control import ask
-from consumer.ops.sanitize import printable
+from consumer.ops.sanitize import printable, printable_block
 
 
 def complete_instance(begun: str) -> list[str]:
@@ -66,7 +67,9 @@ def reload(*, instance: InstanceFlag = None, socket: SocketFlag = None, as_json:
     answer = ask(socket or find_socket(instance), {"command": "reload"}, timeout_s=_RELOAD_S)
     if as_json:
         print_json(answer)
-    else:
+    if answer["problems"]:
+        raise SettingsError(*answer["problems"])
+    if not as_json:
         print(printable(f"reloaded; handlers: {', '.join(answer['handlers']) or 'none'}"))
 
 
@@ -78,7 +81,7 @@ def _print_status(found: Mapping[str, Any], *, all_settings: bool) -> None:
     if last is not None:
         print(printable(f"last reload {last['outcome']} {_ago(last['at'])} ago"))
     for problem in last["problems"] if last else ():
-        print(f"  {printable(problem)}")
+        print(printable_block(problem))
     for queue in found["queues"]:
         _print_queue(queue)
     for outage in found["breakers"]:
@@ -87,6 +90,9 @@ def _print_status(found: Mapping[str, Any], *, all_settings: bool) -> None:
         print(f"  {one_line(outage['error'] or 'no fault known yet', 500)}")
     print("\nhandlers")
     print_places([(each["function"], each["origin"]) for each in found["handlers"]])
+    if found["letter_hook"] is not None:
+        print("\nfunction for dead letters")
+        print(f"{printable(found['letter_hook']['origin'])}")
     print("\nsettings" if all_settings else "\nsettings that are not the defaults")
     settings = [(name, value_text(each["value"]), each["from"]) for name, each in found["settings"].items()]
     print_places([row for row in settings if all_settings or row[2] != "default"])
@@ -94,7 +100,7 @@ def _print_status(found: Mapping[str, Any], *, all_settings: bool) -> None:
 
 def _print_queue(queue: Mapping[str, Any]) -> None:
     deliveries = queue["in_flight"]
-    print(printable(f"\n{queue['queue']}: {len(deliveries)} in flight, {queue['slots']} slots"))
+    print("\n" + printable(f"{queue['queue']}: {len(deliveries)} in flight, {queue['slots']} slots"))
     if not deliveries:
         return
     counts = Counter(str(one["function"] or "-") for one in deliveries)

@@ -129,11 +129,23 @@ _GROUPS: Final = {
 _MEANT: Final = {
     **dict.fromkeys(("dlq", "letters", "dead"), "see: mns-consumer dead-letters list"),
     **dict.fromkeys(("retry", "replay", "redrive"), "see: mns-consumer dead-letters replay"),
-    **dict.fromkeys(("logs", "log"), "it logs to stderr; under systemd see: journalctl -u mns-consumer"),
+    **dict.fromkeys(("ps", "top"), "see: mns-consumer status, or mns-consumer jobs list --state running"),
+    **dict.fromkeys(("list", "ls"), "see: mns-consumer jobs list"),
+    **dict.fromkeys(("logs", "log", "tail"), "it logs to stderr; under systemd see: journalctl -u mns-consumer"),
     **dict.fromkeys(("start", "serve", "worker"), "see: mns-consumer run"),
     **dict.fromkeys(("stop", "restart"), "send SIGTERM, or see: systemctl --help"),
 }
 """What other tools call it."""
+_MEANT_IN_GROUP: Final = {
+    **dict.fromkeys(
+        (("jobs", "retry"), ("jobs", "replay"), ("jobs", "requeue")),
+        "see: mns-consumer dead-letters replay --job-id JOBID, or for a job that has not ended: mns-consumer jobs run",
+    ),
+    **dict.fromkeys((("jobs", "ls"), ("jobs", "ps")), "see: mns-consumer jobs list"),
+    **dict.fromkeys((("dead-letters", "retry"), ("dead-letters", "redrive")), "see: mns-consumer dead-letters replay"),
+}
+"""The same for a command of a group."""
+_FLAGS_OF_COMMANDS: Final = frozenset({"--instance", "--config", "--set", "--store", "--socket", "--notify-url"})
 _RICH: Final[Mapping[str, Any]] = {
     "rich_markup_mode": "rich",
     "context_settings": {"help_option_names": ["--help", "-h"]},
@@ -149,6 +161,23 @@ class _Root(TyperGroup):
             raise UsageError(f"no such command: {args[0]}; {advice}")
         return super().resolve_command(ctx, args)
 
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Make the context; a flag of the commands that stands before the command is named."""
+        if args and args[0].partition("=")[0] in _FLAGS_OF_COMMANDS:
+            flag = args[0].partition("=")[0]
+            raise UsageError(f"{flag} comes after the command: mns-consumer COMMAND {flag} VALUE")
+        return super().make_context(info_name, args, parent, **extra)
+
+
+class _Group(TyperGroup):
+    """The commands of a group; as ``_Root``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; a usage error where there is none."""
+        if args and (advice := _MEANT_IN_GROUP.get((str(self.name), args[0]))) is not None:
+            raise UsageError(f"no such command: {self.name} {args[0]}; {advice}")
+        return super().resolve_command(ctx, args)
+
 
 class _LazyCommand(TyperCommand):
     """A command whose module is imported when it gets its arguments; before that it has a name and a help line."""
@@ -159,7 +188,11 @@ class _LazyCommand(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Make the context of the real command; the parser goes on with that one."""
-        return self.load().make_context(info_name, args, parent, **extra)
+        try:
+            return self.load().make_context(info_name, args, parent, **extra)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # pydantic's, by which typer reads choices
+            raise
 
     def load(self) -> Any:
         """Import the module and make the real command."""
@@ -207,7 +240,7 @@ def _build() -> Any:
             continue
         if group not in groups:
             text, panel = _GROUPS[group]
-            groups[group] = TyperGroup(name=group, help=text, no_args_is_help=True, rich_help_panel=panel, **_RICH)
+            groups[group] = _Group(name=group, help=text, no_args_is_help=True, rich_help_panel=panel, **_RICH)
             top.add_command(groups[group])
         groups[group].add_command(_LazyCommand(command))
     return top

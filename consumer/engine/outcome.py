@@ -283,7 +283,9 @@ def _failed(
     """One more failure of the handler: a retry, or exhausted."""
     failures = history.failures + 1
     if failures >= policy.max_failures:
-        return DeadLetter(Reason.EXHAUSTED, f"failed {failures} times; the last failure: {failure}", error)
+        return DeadLetter(
+            Reason.EXHAUSTED, f"failed {failures} time{'s' * (failures != 1)}; the last failure: {failure}", error
+        )
     delay_s = policy.ceiling_s(failures) * history.jitter if after_s is None else after_s
     return _hide_or_expire(delay_s, history, failure, failure, error, closes_job=True)
 

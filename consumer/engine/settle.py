@@ -184,6 +184,8 @@ def _trace(lane: Lane, delivery: Delivery, asked_at: float, fault: str = "") -> 
 def _run_record(lane: Lane, delivery: Delivery, outcome: RetryLater | Abandon) -> RunRecord:
     """The run that leaves its job open; known secrets are masked in its texts."""
     job, result, cause, why = delivery.record(lane.identity), delivery.result, None, "its lease was lost"
+    # A handler that asks for a later run says why by its text.
+    fault = result.error if isinstance(result, Raised) and not isinstance(result.error, Retry) else None
     wait_s = max(0.0, delivery.receipt.expires_at - time.monotonic())
     if isinstance(outcome, RetryLater):
         cause, why, wait_s = retry_cause(delivery, outcome), outcome.why, outcome.delay_s
@@ -198,7 +200,7 @@ def _run_record(lane: Lane, delivery: Delivery, outcome: RetryLater | Abandon) -
         ended_at=job.ended_at,
         result="interrupted" if cause is None else cause.value,
         error=SECRETS.mask(why),
-        traceback=SECRETS.mask(traceback_of(result.error)) if isinstance(result, Raised) else None,
+        traceback=None if fault is None else SECRETS.mask(traceback_of(fault)),
         retry_at=job.ended_at + wait_s if has_message(delivery.receipt) else None,
         trace_parent=trace_parent(delivery.span),
     )

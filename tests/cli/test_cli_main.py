@@ -286,14 +286,40 @@ def test_the_flags_of_the_settings_are_those_of_their_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "advice"), [("dlq", "dead-letters list"), ("retry", "dead-letters replay"), ("logs", "journalctl")]
+    ("word", "advice"),
+    [
+        ("dlq", "dead-letters list"),
+        ("retry", "dead-letters replay"),
+        ("logs", "journalctl"),
+        ("tail", "journalctl"),
+        ("ps", "status"),
+        ("list", "jobs list"),
+        ("jobs retry", "dead-letters replay --job-id"),
+        ("dead-letters redrive", "dead-letters replay"),
+    ],
 )
 def test_words_of_other_tools(cli: Cli, word: str, advice: str) -> None:
     """A command by another tool's name is exit code 2, with the one that is meant."""
-    ran = cli(word)
+    ran = cli(*word.split())
     assert ran.code == 2
     assert f"no such command: {word}; " in ran.err
     assert advice in ran.err
+
+
+def test_a_flag_before_its_command(cli: Cli) -> None:
+    """A flag of the commands that stands before the command is refused with the order that works."""
+    for words in (["--instance", "songs", "status"], ["--instance=songs", "status"]):
+        ran = cli(*words)
+        assert (ran.code, ran.out) == (2, "")
+        assert "--instance comes after the command: mns-consumer COMMAND --instance VALUE" in ran.err
+
+
+def test_a_wrong_choice(cli: Cli) -> None:
+    """A word that is none of a flag's choices is refused with the choices, and in this program's words alone."""
+    ran = cli("jobs", "list", "--state", "foo")
+    assert (ran.code, ran.out) == (2, "")
+    assert "'foo' is not one of 'running'" in ran.err
+    assert "Value error" not in ran.err
 
 
 def test_assignments() -> None:

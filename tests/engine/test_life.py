@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 from pydantic import BaseModel
 
-from consumer.plugin.handler import Job, Limits, Note, Reject, Retry, build
+from consumer.plugin.handler import Job, Limits, Note, Reject, Retry, Wait, build
 from consumer.plugin.registry import Registry
 from consumer.policy import Reason
 from consumer.sandbox import Fault, Sandbox, SandboxJob
 from consumer.sandbox.queue import Message
+from consumer.store.open import make_operators
 from tests.engine.rig import QUEUE, Serve, body, handlers
 from tests.stores import ledger_at
 
@@ -44,6 +47,35 @@ async def test_a_handled_message_is_done_once_and_deleted(sandbox: Sandbox, serv
             ("Cover", 1, {"album": 7}, QUEUE)
         ]
         assert daemon.count("jobs_total", queue=QUEUE, function="Cover", outcome="done") == 1
+
+
+async def test_a_handler_that_asks_for_a_later_run_leaves_no_traceback(sandbox: Sandbox, serve: Serve) -> None:
+    """The stored run of ``Retry`` and ``Wait`` has its text alone; that of a failure has a traceback as well."""
+
+    async def cover(job: Job) -> None:
+        raise {
+            "retry": Retry("too early"),
+            "wait": Wait("no film yet", until=datetime.now(UTC) + timedelta(hours=1)),
+        }.get(job.user_data) or ValueError("no")
+
+    for number, word in enumerate(("retry", "wait", "fails"), 1):
+        sandbox.put(QUEUE, body(f"{number:032x}", UserData=word).decode())
+    async with serve(handlers(Cover=cover), retry_base_s=300, retry_cap_s=300) as daemon:
+        operators = make_operators(daemon.app.settings.store_address())
+
+        def counted(cause: str) -> bool:
+            return daemon.count("retries_total", queue=QUEUE, function="Cover", cause=cause) == 1
+
+        for cause in ("failed", "asked", "waiting"):
+            await daemon.until(partial(counted, cause))
+        found = await operators.list_open(limit=9, running=False)
+        runs = await operators.list_runs(*(one.key for one in found))
+        await operators.close()
+    assert {run.error: run.traceback is None for run in runs} == {
+        "too early": True,
+        "no film yet": True,
+        "ValueError: no": False,
+    }
 
 
 async def test_the_same_job_twice_runs_once(sandbox: Sandbox, serve: Serve) -> None:

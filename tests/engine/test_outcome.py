@@ -198,6 +198,12 @@ def test_decide(result: RunResult, history: History, expected: Outcome) -> None:
     assert decide(result, history, POLICY) == expected
 
 
+def test_one_failure_may_exhaust_it() -> None:
+    """The text counts a single failure in the singular."""
+    outcome = decide(Raised(BOOM), History(), replace(POLICY, max_failures=1))
+    assert outcome == DeadLetter(Reason.EXHAUSTED, "failed 1 time; the last failure: RuntimeError: boom", BOOM)
+
+
 @pytest.mark.parametrize("result", [Raised(BOOM), TimedOut(5), NotReady("Queuing", 1e9), Unavailable(DOWN)])
 def test_too_old_to_come_back_is_expiring(result: RunResult) -> None:
     """A message that would come back after MNS has dropped it is set aside while it can be."""

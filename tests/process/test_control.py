@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -26,6 +27,11 @@ from tests.process.rig import HANDLERS, Process
 
 Run = Callable[..., Any]
 JOB = f"{7:032x}"
+HOOK = """
+@on_dead_letter
+async def aside(letter: Letter) -> None:
+    pass
+"""
 
 
 async def running(sandbox: Sandbox, folder: Path, *flags: str, **more: str) -> Process:
@@ -51,7 +57,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Run:
 async def test_status_shows_what_runs(sandbox: Sandbox, tmp_path: Path, started: list[Process], command: Run) -> None:
     """``status`` shows each job in flight, the handlers, and each setting with its place, and no key."""
     sandbox.put(QUEUE, body(JOB, "VideoClip").decode())
-    started.append(await running(sandbox, tmp_path, MNS_CONSUMER_SLOTS="7"))
+    own = HANDLERS.replace("import Job, handler", "import Job, Letter, handler, on_dead_letter") + HOOK
+    started.append(await running(sandbox, tmp_path, MNS_CONSUMER_SLOTS="7", handlers=own))
     await started[0].logged("begun")
     code, out, _ = await command("status", "--socket", str(tmp_path / "c"), "--json")
     found = json.loads(out)
@@ -75,8 +82,11 @@ async def test_status_shows_what_runs(sandbox: Sandbox, tmp_path: Path, started:
     code, out, _ = await command("status", "--socket", str(tmp_path / "c"))
     assert code == 0
     assert JOB in out
-    assert "7  (environment MNS_CONSUMER_SLOTS)" in out
+    assert re.search(r"^slots +7 +environment MNS_CONSUMER_SLOTS$", out, re.MULTILINE)
     assert f"{tmp_path / 'handlers' / 'mine.py'}:9\n" in out
+    assert f"\n\n{queue['queue']}: 1 in flight, 7 slots\n" in out
+    assert "\\n" not in out
+    assert f"\nfunction for dead letters\n{tmp_path / 'handlers' / 'mine.py'}:{len(own.splitlines()) - 1}\n" in out
 
 
 async def test_reload_answers(sandbox: Sandbox, tmp_path: Path, started: list[Process], command: Run) -> None:
@@ -91,6 +101,11 @@ async def test_reload_answers(sandbox: Sandbox, tmp_path: Path, started: list[Pr
     assert (code, out) == (ExitCode.SETTINGS, "")
     assert err.startswith("error: ")
     assert "mine.py" in err
+    code, out, err = await ask_reload("--json")
+    refused = json.loads(out)
+    assert (code, refused["outcome"], len(refused["problems"])) == (ExitCode.SETTINGS, "refused", 1)
+    assert "mine.py" in refused["problems"][0]
+    assert err.startswith("error: ")
     await started[0].logged("reload refused")
     await started[0].logged("polling failed")
     found = ask(tmp_path / "c", {"command": "status"})
@@ -102,6 +117,10 @@ async def test_reload_answers(sandbox: Sandbox, tmp_path: Path, started: list[Pr
     assert "BatchReceiveMessage" in outage["error"]
     _, out, _ = await command("status", "--socket", str(tmp_path / "c"))
     assert "last reload refused" in out
+    assert "\\n" not in out
+    problem = found["last_reload"]["problems"][0].splitlines()
+    assert len(problem) > 1
+    assert "".join(f"\n  {line}" for line in problem) in out
     assert "polling failed; retrying until it works" in out
 
 

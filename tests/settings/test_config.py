@@ -298,8 +298,17 @@ def test_an_endpoint_of_one_command_is_checked_too() -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1 d", 86_400)])
 def test_durations(text: str, seconds: float) -> None:
     """A setting in seconds is given as a number, or with its unit, also where it is a whole number."""
-    settings = load({"retry_base_s": text, "retry_cap_s": "3d", "lease_step_s": "1m", "log_level": "INFO"})
-    assert (settings.retry_base_s, settings.lease_step_s, settings.log_level) == (seconds, 60, "info")
+    settings = load({"retry_base_s": text, "retry_cap_s": "3d", "lease_step_s": "1m"})
+    assert (settings.retry_base_s, settings.lease_step_s) == (seconds, 60)
+
+
+def test_levels_and_formats_in_upper_case() -> None:
+    """A level or a format is taken in upper case; an error quotes another value as it was typed."""
+    settings = load({"log_level": "INFO", "log_format": "JSON"})
+    assert (settings.log_level, settings.log_format) == ("info", "json")
+    for name in ("log_level", "log_format"):
+        (problem,) = problems({name: "Loud"})
+        assert "got 'Loud'" in problem
 
 
 @pytest.mark.parametrize("text", ["m", "1w", "1m30s", "-1m", "\u0661m", "1e3m"])
