@@ -31,12 +31,11 @@ from rich.text import Text
 from consumer.app import App
 from consumer.cli.options import find_handlers
 from consumer.cli.output import wide_console
-from consumer.cloud.clients import open_clients
+from consumer.client import Client
 from consumer.cloud.mps import JobStatus
 from consumer.config import Settings
 from consumer.errors import ExitCode
 from consumer.functions.catalogue import documented
-from consumer.functions.request import JobRequest
 from consumer.job_state import JobState
 from consumer.message.notification import decode_user_data
 from consumer.ops.logs import configure
@@ -45,6 +44,7 @@ from consumer.store.ledger import Filter, StoredJob, StoredLetter
 from consumer.store.open import open_operators
 from consumer.store.queries import Operators
 from consumer.submissions.result import ended_job
+from consumer.submissions.submitter import RequestRefusedError
 
 _QUEUE: Final = "demo"
 _BUCKET: Final = "oss://demo.oss-cn-hangzhou.aliyuncs.com"
@@ -54,7 +54,9 @@ _POISON: Final = '{"FunctionName":"Cover","JobId":'
 """JSON that breaks off."""
 _STRANGERS: Final = 2
 _JOB_S: Final = 0.6
-_GIVE_UP_S: Final = 11.0
+_RECONCILE_AFTER_S: Final = 3.0
+"""Longer than a job takes: one that still runs is asked for again only a minute later."""
+_GIVE_UP_S: Final = 13.0
 _POLL_S: Final = 0.1
 _MOST: Final = 1000
 
@@ -72,14 +74,15 @@ class DemoJob:
 
 
 def demo_jobs() -> list[DemoJob]:
-    """One job of each documented function, and last one that fails."""
+    """One job of each documented function, the first without its notification, and last one that fails."""
     functions = documented()
+    lost = {"sandbox": {"notify": "lost"}}
     cover = next(function for function in functions if function.name == "Cover")
     failure = {"sandbox": {"fail": {"code": "InvalidFile", "message": "The input is no video, as the demo ordered."}}}
     return [
         DemoJob(
             function=function.name,
-            params=json.dumps(params),
+            params=json.dumps(params if number > 1 else {**params, **lost}),
             input=f"{_BUCKET}/{function.sample.input}",
             output=f"{_BUCKET}/out/{{source}}-{{timestamp}}-{{sequenceId}}.{function.sample.ending}",
             user_data={"order": number, "who": "demo"},
@@ -97,8 +100,9 @@ def demo(
 ) -> None:
     """Show the whole job on this machine: no account, no settings, a few seconds.
 
-    A local MNS and MPS run 16 jobs, one of each FunctionName, one job that fails, one duplicate delivery, one foreign
-    message and one poison body; the real daemon handles them. Ends with 0 only if all 16 results arrived typed.
+    A local MNS and MPS run 16 jobs, one of each FunctionName, one job that fails, one duplicate delivery, one lost
+    notification, one foreign message and one poison body; the real daemon handles them. One wrong request is refused.
+    Ends with 0 only if all 16 results arrived typed.
     """
     with (
         tempfile.TemporaryDirectory(prefix="mns-consumer-demo-") as folder,
@@ -126,6 +130,7 @@ async def _demo(folder: Path, keep: bool) -> bool:  # noqa: FBT001 - handed on b
             handler_entry_points=False,
             shipped=True,
             store=str(folder / "demo.db"),
+            reconcile_after_s=_RECONCILE_AFTER_S,
             admin=keep,
             admin_port=0,
         )
@@ -159,44 +164,54 @@ async def _watch(sandbox: Sandbox, app: App, console: Console) -> bool:
     began = time.monotonic()
     orders = demo_jobs()
     submitted: dict[str, tuple[DemoJob, float]] = {}
+    refusal = ""
     async with open_operators(app.settings.store_address()) as operators:
         shown = {"0 jobs have ended at MPS"}
         with _bars(console, jobs=len(orders)) as progress:
             sandbox.put(_QUEUE, base64.b64encode(json.dumps(_FOREIGN).encode()).decode())
             sandbox.put(_QUEUE, _POISON)
             with anyio.move_on_after(_GIVE_UP_S):
-                await _submit_all(app.settings, orders, submitted)
+                refusal = await _submit_all(app.settings, orders, submitted)
                 await _until_settled(sandbox, operators, submitted, progress, shown)
                 # Again, as a queue may that delivers at least once.
-                if (job := sandbox.jobs.get(next(iter(submitted)))) is not None:
+                if (job := sandbox.jobs.get(list(submitted)[1])) is not None:
                     sandbox.notify(job)
                 await _until_settled(sandbox, operators, submitted, progress, shown)
         jobs = {job.record.job_id: job for job in await operators.list_jobs(Filter(), limit=_MOST, dead=False)}
         letters = await operators.list_letters(Filter(), limit=_MOST)
     rows = [_row(order, jobs.get(job_id), at) for job_id, (order, at) in submitted.items()]
-    duplicates = app.metrics.registry.get_sample_value(
-        "mns_consumer_jobs_total", {"queue": _QUEUE, "function": orders[0].function, "outcome": "duplicate"}
+    count, first = app.metrics.registry.get_sample_value, {"queue": _QUEUE, "function": orders[0].function}
+    twice = {"queue": _QUEUE, "function": orders[1].function, "outcome": "duplicate"}
+    odd = _Odd(
+        found=round(count("mns_consumer_reconciled_total", first) or 0),
+        duplicates=round(count("mns_consumer_jobs_total", twice) or 0),
+        refusal=refusal,
     )
-    return _print_end(console, rows, letters, round(duplicates or 0), time.monotonic() - began)
+    return _print_end(console, rows, letters, odd, time.monotonic() - began)
 
 
 async def _submit_all(
     settings: Settings, orders: Sequence[DemoJob], submitted: dict[str, tuple[DemoJob, float]]
-) -> None:
-    """Submit over MPS's API; notes the order and the time of each job id."""
-    queue = settings.queues()[0]
-    async with open_clients(queue) as clients:
+) -> str:
+    """Submit each order, recorded; notes the order and the time of each job id.
+
+    Returns:
+        Why a wrong request was refused.
+    """
+    given = settings.model_dump(include={"notify_url", "endpoint", "access_key_id", "access_key_secret"})
+    store, after_s = settings.store_address(), settings.reconcile_after_s
+    async with Client(**given, store=store, reconcile_after_s=after_s) as client:
         for order in orders:
-            request = JobRequest(
-                function=order.function,
-                params=order.params,
-                input=order.input,
-                output=order.output,
-                user_data=json.dumps(order.user_data),
-                notify_url=str(queue.url),
+            params, user_data = json.loads(order.params), order.user_data
+            job = await client.submit(
+                order.function, params, input=order.input, output=order.output, user_data=user_data, force=True
             )
-            answer = await clients.mps.submit(request.parameters())
-            submitted[answer.job_id] = (order, time.time())
+            submitted[job.job_id] = (order, time.time())
+        try:
+            await client.submit("Cover", {"Model": "png"}, input=orders[-1].input, output=orders[-1].output)
+        except RequestRefusedError as error:
+            return error.problems[0]
+    return ""
 
 
 async def _until_settled(
@@ -246,6 +261,19 @@ def _why(letter: StoredLetter) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class _Odd:
+    """What happened beside the jobs."""
+
+    found: int  # ends that no notification reported
+    duplicates: int
+    refusal: str
+
+    @property
+    def is_as_ordered(self) -> bool:
+        return self.found == 1 and self.duplicates == 1 and bool(self.refusal)
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One job in the table at the end; ``good`` if it ended as ordered. ``state`` is "" if no end came in time."""
 
@@ -276,7 +304,7 @@ def _row(order: DemoJob, job: StoredJob | None, submitted_at: float) -> Row:
 
 
 def _print_end(
-    console: Console, rows: Sequence[Row], letters: Sequence[StoredLetter], duplicates: int, seconds: float
+    console: Console, rows: Sequence[Row], letters: Sequence[StoredLetter], odd: _Odd, seconds: float
 ) -> bool:
     table = Table(title="Jobs")
     for name in ("FunctionName", "State"):
@@ -297,9 +325,11 @@ def _print_end(
     console.print("\nSet aside, with their raw bytes and the reason:")
     for letter in letters:
         console.print(Text(f"  {_why(letter)}"), soft_wrap=True)
-    console.print(f"\nDelivered twice: {duplicates} notification; its handler ran once.")
+    console.print(f"\nDelivered twice: {odd.duplicates} notification; its handler ran once.")
+    console.print(f"Lost: {odd.found} notification; the end of its job was found by asking MPS.")
+    console.print(Text(f"Refused before it was sent: {odd.refusal}"), soft_wrap=True)
     typed_count = sum(row.good for row in rows[:-1])
-    good = all(row.good for row in rows) and len(letters) == _STRANGERS and duplicates == 1
+    good = all(row.good for row in rows) and len(letters) == _STRANGERS and odd.is_as_ordered
     console.print(f"{typed_count} of {len(rows) - 1} results arrived typed, in {seconds:.1f} s.")
     if not good:
         console.print("Not everything went as it should; see the rows in red.", style="bold red")

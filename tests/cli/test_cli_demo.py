@@ -42,6 +42,8 @@ def test_the_demo(process: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert "unrouted: " in ran.out
     assert "undecodable: " in ran.out
     assert "Delivered twice: 1 notification; its handler ran once." in ran.out
+    assert "Lost: 1 notification; the end of its job was found by asking MPS." in ran.out
+    assert "Refused before it was sent: JobParams.Model: expected what is made" in ran.out
     assert "16 of 16 results arrived typed" in ran.out
     assert ran.err == ""
     assert not list(tmp_path.glob("mns-consumer-demo-*"))
