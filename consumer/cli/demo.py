@@ -31,7 +31,7 @@ from rich.text import Text
 from consumer.app import App
 from consumer.cli.options import find_handlers
 from consumer.cli.output import wide_console
-from consumer.client import Client
+from consumer.cloud.clients import open_clients
 from consumer.cloud.mps import JobStatus
 from consumer.config import Settings
 from consumer.errors import ExitCode
@@ -41,10 +41,10 @@ from consumer.message.notification import decode_user_data
 from consumer.ops.logs import configure
 from consumer.sandbox import Sandbox
 from consumer.store.ledger import Filter, StoredJob, StoredLetter
-from consumer.store.open import open_operators
+from consumer.store.open import open_operators, open_submissions
 from consumer.store.queries import Operators
 from consumer.submissions.result import ended_job
-from consumer.submissions.submitter import RequestRefusedError
+from consumer.submissions.submitter import RequestRefusedError, Submitter
 
 _QUEUE: Final = "demo"
 _BUCKET: Final = "oss://demo.oss-cn-hangzhou.aliyuncs.com"
@@ -198,17 +198,18 @@ async def _submit_all(
     Returns:
         Why a wrong request was refused.
     """
-    given = settings.model_dump(include={"notify_url", "endpoint", "access_key_id", "access_key_secret"})
-    store, after_s = settings.store_address(), settings.reconcile_after_s
-    async with Client(**given, store=store, reconcile_after_s=after_s) as client:
+    queue, after_s = settings.queues()[0], settings.reconcile_after_s
+    # Not by a Client, which reads the settings of the environment.
+    async with open_clients(queue) as clients, open_submissions(settings.store_address()) as submissions:
+        submitter = Submitter(clients.mps, submissions, queue, accounts={queue.url.account}, reconcile_after_s=after_s)
         for order in orders:
             params, user_data = json.loads(order.params), order.user_data
-            job = await client.submit(
+            job = await submitter.submit(
                 order.function, params, input=order.input, output=order.output, user_data=user_data, force=True
             )
             submitted[job.job_id] = (order, time.time())
         try:
-            await client.submit("Cover", {"Model": "png"}, input=orders[-1].input, output=orders[-1].output)
+            await submitter.submit("Cover", {"Model": "png"}, input=orders[-1].input, output=orders[-1].output)
         except RequestRefusedError as error:
             return error.problems[0]
     return ""

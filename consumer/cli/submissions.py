@@ -9,7 +9,7 @@ import anyio
 import typer
 
 from consumer.cli.options import LONGEST_JOB_ID, Selection, demand_text, selects
-from consumer.cli.output import note, time_text
+from consumer.cli.output import JsonFlag, note, print_json, time_text
 from consumer.cli.records import print_records
 from consumer.errors import UsageError
 from consumer.message.notification import decode_user_data
@@ -73,6 +73,7 @@ def track(
     job_ids: Annotated[list[str], typer.Argument(metavar="JOBID...", help="JobIds of MPS.")],
     *,
     function: Annotated[str, typer.Option(metavar="NAME", help="Their FunctionName, for lists and metrics.")] = "",
+    as_json: JsonFlag = False,
 ) -> None:
     """Record jobs that others submitted, so that the daemon finds their ends."""
     for job_id in job_ids:
@@ -86,6 +87,9 @@ def track(
         async with open_submissions(selection.settings.store_address()) as submissions:
             for job_id in job_ids:
                 is_new = await submissions.track(queue, job_id, function)
-                print(printable(f"{'tracked' if is_new else 'recorded before'}: job {job_id}, queue {queue}"))
+                if as_json:
+                    print_json({"job_id": job_id, "queue": queue, "is_new": is_new})
+                else:
+                    print(printable(f"{'tracked' if is_new else 'recorded before'}: job {job_id}, queue {queue}"))
 
     anyio.run(record)

@@ -93,6 +93,7 @@ def printed(daemon: tuple[str, ...], queues: list[str], cli: Cli, tmp_path: Path
         "jobs list": records,
         "jobs list --state": ("running", *settings),
         "jobs list --open": records,
+        "jobs track": ("9" * 32, *queue, *records),
         "jobs show": ("J-done", *records),
         "dead-letters list": records,
         "dead-letters groups": records,

@@ -34,6 +34,8 @@ from consumer.sandbox.queue import Message
 from tests.engine.rig import QUEUE, Serve, body, handlers
 from tests.process.rig import Process
 
+FILM = "oss://b.oss-cn-hangzhou.aliyuncs.com/film.mp4"
+
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SENDER = "00f067aa0ba902b7"
 HANDLERS = """
@@ -234,7 +236,9 @@ async def test_a_query_of_mps_is_a_client_span(serve: Serve, exported: InMemoryS
         params = '{"sandbox": {"result": {"Data": "[]"}}}'
         url = daemon.sandbox.notify_url(QUEUE)
         mps = daemon.app.lanes[0].mps
-        await mps.submit({"FunctionName": "VideoClip", "JobParams": params, "Input": "oss://b/i", "NotifyUrl": url})
+        await mps.submit(
+            {"FunctionName": "VideoClip", "JobParams": params, "Input": FILM, "Output": FILM, "NotifyUrl": url}
+        )
         await daemon.until(lambda: bool(ended(exported, f"process {QUEUE}")))
     (submitted,) = ended(exported, "Mts/SubmitIProductionJob")
     assert submitted.parent is None

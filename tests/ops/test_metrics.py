@@ -30,7 +30,7 @@ from consumer.ops.metrics import (
     RetryCause,
     SettledAs,
 )
-from consumer.policy import Reason
+from consumer.policy import Reason, SubmissionState
 from tests.untraced import untraced
 
 
@@ -47,6 +47,7 @@ def busy(functions: tuple[str, ...] = ("Cover",)) -> Metrics:
     queue.settled_seconds.observe(3.0)
     queue.wait_seconds.observe(2.0)
     queue.set_messages(active=5, inactive=1, delayed=0)
+    queue.set_submissions(dict.fromkeys(SubmissionState.open(), 1))
     for poll in (*PollResult, *Fault):
         queue.polls[poll].inc()
     for renewal in RenewalResult:

@@ -42,6 +42,7 @@ SHOWN: Final = {
     "sandbox": ("Bad.Input", '"faults_applied"', "clock_offset_ms"),
     "operations": ("job_failed", '"event":"stopped"'),
     "store": ("is whole", '"event":"stopped"'),
+    "submit": ("FunctionName: CaptionExtraction",),
     "dead-letters": ("job_failed", "no picture"),
     "deploy": (),
     "metrics": ("mns_consumer_jobs_total",),
