@@ -6,18 +6,21 @@ its companions are 0600, since they hold users' data.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, TypeVarTuple
 
-from anyio import CancelScope, to_thread
+from anyio import CancelScope
 
-from consumer.errors import NoStoreError, StoreError, StoreLostError, StoreSchemaError, StoreUnsafeError
+from consumer.errors import NoStoreError, StoreError, StoreLostError, StoreSchemaError, StoreUnsafeError, lacks_threads
 from consumer.store.rows import check_revision, too_slow, unreleased
 from consumer.store.sqlite.access import access_refusal
 from consumer.store.sqlite.files import hard_link_refusal, lost_ledger_refusal
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from consumer.store.session import Session
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 BUSY_TIMEOUT_MS: Final = 5_000  # how long a writer waits for another one: operators' writes are short
 QUERY_TIMEOUT_S: Final = 10.0  # after this an operator's query is stopped
@@ -185,22 +189,34 @@ class SqliteDatabase:
 
     async def run(self, work: Callable[[Session], Awaitable[T]], *, atomic: bool = False) -> T:
         """See ``Database.run``."""
-        connection = await to_thread.run_sync(self._connect)
+        thread = _Thread(self._path)
         try:
-            session = SqliteSession(connection, self._path, QUERY_TIMEOUT_S if self._is_limited else math.inf)
-            if not atomic:
-                return await work(session)
-            await session.execute("BEGIN IMMEDIATE")
-            result = await work(session)
-            await session.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise explain(self._path, error) from error
-        else:
-            return result
+            connection = await thread.run(self._connect)
+            try:
+                return await self._run(connection, thread, work, atomic=atomic)
+            except sqlite3.Error as error:
+                raise explain(self._path, error) from error
+            finally:
+                # Rolls back what was not committed.
+                await thread.run(connection.close)
         finally:
-            # Rolls back what was not committed.
-            with CancelScope(shield=True):
-                await to_thread.run_sync(connection.close)
+            thread.end()
+
+    async def _run(
+        self,
+        connection: sqlite3.Connection,
+        thread: _Thread,
+        work: Callable[[Session], Awaitable[T]],
+        *,
+        atomic: bool,
+    ) -> T:
+        session = SqliteSession(connection, self._path, QUERY_TIMEOUT_S if self._is_limited else math.inf, thread)
+        if not atomic:
+            return await work(session)
+        await session.execute("BEGIN IMMEDIATE")
+        result = await work(session)
+        await session.execute("COMMIT")
+        return result
 
     async def close(self) -> None:
         """See ``Database.close``: nothing stays open."""
@@ -211,21 +227,55 @@ class SqliteDatabase:
         return connect(self._path, any_thread=True)
 
 
+class _Thread:
+    """The one thread of a session.
+
+    A shared pool would not do: with all its threads waiting for the file's lock, the session that holds it could not go
+    on. And what handlers run on threads must not wait for a store.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="mns-consumer-session")
+
+    async def run(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+        """Run a function to its end, also when the caller is cancelled.
+
+        Raises:
+            StoreError: The thread could not be started.
+        """
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *arguments))
+        except RuntimeError as error:
+            if not lacks_threads(error):
+                raise
+            text = f"store {self._path}: no thread could be started; raise the limit of threads"
+            raise StoreError(text) from error
+        with CancelScope(shield=True):
+            await asyncio.wait([done])
+        return done.result()
+
+    def end(self) -> None:
+        """Let the thread end."""
+        self._executor.shutdown(wait=False)
+
+
 class SqliteSession:
     """A ``Session``; the connection may be used in any thread, one at a time."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, limit_s: float) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, limit_s: float, thread: _Thread) -> None:
         self._connection = connection
         self._path = path
         self._limit_s = limit_s
+        self._thread = thread
 
     async def fetch(self, statement: str, values: Sequence[object] = ()) -> Sequence[Sequence[Any]]:
         """See ``Session.fetch``."""
-        return (await to_thread.run_sync(self._run, statement, values))[0]
+        return (await self._thread.run(self._run, statement, values))[0]
 
     async def execute(self, statement: str, values: Sequence[object] = ()) -> int:
         """See ``Session.execute``."""
-        return (await to_thread.run_sync(self._run, statement, values))[1]
+        return (await self._thread.run(self._run, statement, values))[1]
 
     async def now(self) -> float:
         """See ``Session.now``."""
