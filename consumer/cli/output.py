@@ -27,7 +27,17 @@ from consumer.message.envelope import read_text
 from consumer.message.notification import decode_user_data
 from consumer.message.strict_json import Undecodable
 from consumer.ops.sanitize import SECRETS, json_text, printable, printable_block
-from consumer.store.ledger import COUNT_CAP, JobRecord, LetterCount, LetterGroup, OpenJob, StoredJob, StoredLetter
+from consumer.store.ledger import (
+    COUNT_CAP,
+    JobRecord,
+    LetterCount,
+    LetterGroup,
+    LetterOfJob,
+    LetterState,
+    OpenJob,
+    StoredJob,
+    StoredLetter,
+)
 
 WideFlag = Annotated[bool, typer.Option("--wide", help="All columns, whole, also on a narrow terminal.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
@@ -35,6 +45,15 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a
 _LONGEST_CELL: Final = 60
 _LEAST_WIDTH: Final = 150
 _LONGEST_WIDE: Final = 2_000
+_AGE_HEADS: Final = {
+    "stored_at": "age",
+    "oldest_at": "oldest",
+    "latest_at": "latest",
+    "latest_id": "id",
+    "next_try_at": "next",
+    "held_until": "held",
+}
+_TIMES: Final = frozenset({"stored_at", "oldest_at", "latest_at", "since"})
 _AGES: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
@@ -64,6 +83,38 @@ def print_list(head: Sequence[str], rows: Iterable[Sequence[object]], *, wide: b
         line = "".join(f"{set_cell_size(cell, width)}  " for cell, width in zip(first, widths, strict=False)) + last
         too_long = cut and cell_len(line) > console.width
         print(f"{set_cell_size(line, console.width - 1)}\u2026" if too_long else line.rstrip())
+
+
+def print_records(
+    records: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    narrow: Sequence[str],
+    *,
+    as_json: bool,
+    wide: bool,
+) -> None:
+    """Print records as JSON lines, or as a list with the columns that there is room for."""
+    if as_json:
+        for fields in records:
+            print_json(fields)
+    elif records:
+        is_narrow = sys.stdout.isatty() and not wide
+        shown = narrow if is_narrow else columns
+        heads = [_AGE_HEADS.get(name, name) if is_narrow else name for name in shown]
+        print_list(
+            heads, ([cell_text(name, row[name], is_narrow=is_narrow) for name in shown] for row in records), wide=wide
+        )
+
+
+def cell_text(name: str, value: Any, *, is_narrow: bool) -> str:
+    """A cell that is never empty, so that a program finds each column; a time as its age on a terminal."""
+    if is_narrow and name in {"next_try_at", "held_until"} and value:
+        return until_text(datetime.fromisoformat(value).timestamp())
+    if is_narrow and name in _TIMES and value:
+        return age_text(datetime.fromisoformat(value).timestamp())
+    if is_narrow and value == LetterState.SET_ASIDE:
+        return "-"  # so that those that were replayed stand out
+    return value_text(value or None) or "-"
 
 
 def print_places(rows: Sequence[Sequence[str]]) -> None:
@@ -148,10 +199,15 @@ def _masked(value: Any) -> Any:
             return value
 
 
-def job_json(stored: StoredJob) -> dict[str, Any]:
-    """An ended job as JSON, masked."""
+def job_json(stored: StoredJob, letter: LetterOfJob | None = None) -> dict[str, Any]:
+    """An ended job as JSON, masked, with what its latest dead letter says."""
     state = "dead" if stored.dead else "done"
-    return masked({"state": state, "stored_at": time_text(stored.stored_at), **_record_json(stored.record)})
+    why = {
+        "dead_letters": [] if letter is None else [letter.id],
+        "reason": None if letter is None else letter.reason.value,
+        "error": None if letter is None else letter.error,
+    }
+    return masked({"state": state, "stored_at": time_text(stored.stored_at), **_record_json(stored.record), **why})
 
 
 def open_json(job: OpenJob) -> dict[str, Any]:
@@ -166,6 +222,7 @@ def open_json(job: OpenJob) -> dict[str, Any]:
             "job_id": job.job_id,
             "next_try_at": time_text(job.retry_at),
             "held_until": time_text(job.held_until),
+            "holder": job.holder,
             "error": job.error,
         }
     )

@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -36,7 +35,6 @@ from consumer.cli.options import (
 from consumer.cli.output import (
     JsonFlag,
     WideFlag,
-    age_text,
     count_text,
     exported_letter_json,
     group_json,
@@ -48,17 +46,16 @@ from consumer.cli.output import (
     open_json,
     print_fields,
     print_json,
-    print_list,
+    print_records,
     readable_body,
-    until_text,
-    value_text,
     whole_letter_json,
 )
+from consumer.cli.submissions import list_submissions, show_unended
 from consumer.config import Settings
-from consumer.errors import ExitCode, UsageError
+from consumer.errors import ConsumerError, ExitCode, UsageError
 from consumer.ops.control import ask
 from consumer.ops.sanitize import SECRETS, printable, printable_block
-from consumer.store.ledger import COUNT_CAP, Filter, OpenJob, RunRecord, StoredJob, StoredLetter
+from consumer.store.ledger import COUNT_CAP, Filter, LetterOfJob, OpenJob, RunRecord, StoredJob, StoredLetter
 from consumer.store.open import open_operators
 from consumer.store.queries import Operators
 from consumer.store_address import SqliteAddress
@@ -70,28 +67,25 @@ _T = TypeVar("_T")
 _PAGE: Final = 200
 _MOST_OPEN: Final = 100_000
 _OPEN_COLUMNS: Final = (
-    *("since", "state", "attempt", "function", "job_id", "queue", "next_try_at", "held_until", "error"),
+    *("since", "state", "attempt", "function", "job_id", "queue", "next_try_at", "held_until", "holder", "error"),
 )
-_NARROW_OPEN: Final = ("since", "attempt", "job_id", "next_try_at", "error")
-_NARROW_JOB: Final = ("stored_at", "state", "function", "job_id", "code")
-_NARROW_LETTER: Final = ("id", "stored_at", "reason", "function", "error")
+_NARROW_RUNNING: Final = ("since", "attempt", "function", "held_until", "job_id")
+_NARROW_RETRYING: Final = ("since", "attempt", "job_id", "next_try_at", "error")
+_NARROW_JOB: Final = ("stored_at", "state", "function", "job_id", "code", "reason")
+_NARROW_DEAD: Final = ("stored_at", "function", "job_id", "reason", "error")
+_NARROW_LETTER: Final = ("id", "stored_at", "state", "reason", "function", "error")
 _NARROW_GROUP: Final = ("count", "latest_at", "reason", "function", "latest_id", "error")
 _NARROW_COUNT: Final = ("function", "reason", "count", "errors", "oldest_at", "latest_at")
 """What a terminal of 80 columns has room for: ages instead of times."""
-_JOB_COLUMNS: Final = ("stored_at", "state", "function", "job_id", "queue", "job_state", "code", "attempt", "user_data")
+_JOB_COLUMNS: Final = (
+    *("stored_at", "state", "function", "job_id", "queue", "job_state", "code", "attempt", "dead_letters", "reason"),
+    *("error", "user_data"),
+)
 _LETTER_COLUMNS: Final = ("id", "stored_at", "state", "reason", "function", "job_id", "queue", "attempt", "error")
 _GROUP_COLUMNS: Final = (
     *("count", "reason", "function", "fingerprint", "oldest_at", "latest_at", "latest_id", "error"),
 )
 _COUNT_COLUMNS: Final = ("function", "reason", "count", "errors", "oldest_at", "latest_at", "latest_id")
-_AGE_HEADS: Final = {
-    "stored_at": "age",
-    "oldest_at": "oldest",
-    "latest_at": "latest",
-    "latest_id": "id",
-    "next_try_at": "next",
-}
-_TIMES: Final = frozenset({"stored_at", "oldest_at", "latest_at", "since", "held_until"})
 _NO_LETTER: Final = "no dead letter matches"
 
 LimitFlag = Annotated[int, typer.Option("--limit", min=0, help="The latest N; 0 means all.", metavar="N")]
@@ -123,9 +117,6 @@ def list_jobs(
     waits for its first run is in its queue, and in the list of --open if it was submitted by mns-consumer.
     """
     if is_open:
-        # It prints by functions of this module.
-        from consumer.cli.submissions import list_submissions  # noqa: PLC0415
-
         list_submissions(selection, limit=limit, wide=wide, as_json=as_json)
         return
     if selection.job_state in {WhichJobs.RUNNING, WhichJobs.RETRYING}:
@@ -133,20 +124,24 @@ def list_jobs(
         return
     dead = None if selection.ended is None else selection.ended is Ending.DEAD
 
-    async def look(operators: Operators) -> list[StoredJob]:
+    async def look(operators: Operators) -> tuple[list[StoredJob], Mapping[str, LetterOfJob]]:
         found: list[StoredJob] = []
+        letters: dict[str, LetterOfJob] = {}
         # One job more than asked for shows whether there are more.
         while size := min(_PAGE, limit + 1 - len(found)) if limit else _PAGE:
             after = found[-1].cursor if found else None
             page = await operators.list_jobs(selection.wanted, limit=size, dead=dead, after=after)
             found += page
+            letters |= await operators.letters_of(*(one.record for one in page if one.dead))
             if len(page) < size:
                 break
-        return found
+        return found, letters
 
-    found = _ask(selection.settings, look)
+    found, letters = _ask(selection.settings, look)
     shown = found[:limit] if limit else found
-    print_records([job_json(stored) for stored in shown], _JOB_COLUMNS, _NARROW_JOB, as_json=as_json, wide=wide)
+    narrow = _NARROW_DEAD if dead else _NARROW_JOB
+    rows = [job_json(stored, letters.get(stored.record.key)) for stored in shown]
+    print_records(rows, _JOB_COLUMNS, narrow, as_json=as_json, wide=wide)
     if not found:
         note("no job that has ended matches")
     elif len(found) > len(shown):
@@ -170,7 +165,8 @@ def _list_open(selection: Selection, *, limit: int, as_json: bool, wide: bool) -
     for name, value in asked.items():
         found = [one for one in found if value in {None, one[name]}]
     shown = found[:limit] if limit else found
-    print_records(shown, _OPEN_COLUMNS, _NARROW_OPEN, as_json=as_json, wide=wide)
+    narrow = _NARROW_RUNNING if is_running else _NARROW_RETRYING
+    print_records(shown, _OPEN_COLUMNS, narrow, as_json=as_json, wide=wide)
     if not found:
         note(f"no job that is {selection.job_state} matches")
     elif len(found) > len(shown):
@@ -189,6 +185,14 @@ def _running_here(settings: Settings) -> list[dict[str, Any]]:
         for one in queue["in_flight"]
         if one["state"] == WhichJobs.RUNNING
     ]
+
+
+def _running_beside(settings: Settings) -> list[dict[str, Any]]:
+    """As ``_running_here``; none where no daemon can be asked."""
+    try:
+        return _running_here(settings) if isinstance(settings.store_address(), SqliteAddress) else []
+    except ConsumerError:
+        return []
 
 
 @selects("queue")
@@ -214,10 +218,10 @@ def show_job(
 
     jobs, letters, began, runs = _ask(settings, look)
     if not (jobs or letters or began):
-        raise UsageError(
-            f"the ledger knows no job {job_id!r} of which a run has ended; expected a JobId of 'mns-consumer jobs list'"
-        )
-    shown = [(one.record.queue, one.record.key, job_json(one)) for one in jobs]
+        show_unended(settings, job_id, queue, _running_beside(settings), as_json=as_json)
+        return
+    of_key = {one.letter.job.key: LetterOfJob(one.id, one.letter.reason, one.letter.error) for one in letters}
+    shown = [(one.record.queue, one.record.key, job_json(one, of_key.get(one.record.key))) for one in jobs]
     shown += [(one.queue, one.key, open_json(one)) for one in began]
     if not shown:
         # The job was replayed and no run has ended since: its letters are all there is.
@@ -435,34 +439,6 @@ def purge(
         report("would_purge", count, f"dry run: {count_text(count)} would be purged")
 
     _ask(selection.settings, remove)
-
-
-def print_records(
-    records: Sequence[Mapping[str, Any]],
-    columns: Sequence[str],
-    narrow: Sequence[str],
-    *,
-    as_json: bool,
-    wide: bool,
-) -> None:
-    """Print records as JSON lines, or as a list with the columns that there is room for."""
-    if as_json:
-        for fields in records:
-            print_json(fields)
-    elif records:
-        is_narrow = sys.stdout.isatty() and not wide
-        shown = narrow if is_narrow else columns
-        heads = [_AGE_HEADS.get(name, name) if is_narrow else name for name in shown]
-        print_list(heads, ([_cell(name, row[name], is_narrow) for name in shown] for row in records), wide=wide)
-
-
-def _cell(name: str, value: Any, is_narrow: bool) -> str:  # noqa: FBT001 - of a table, not of a caller
-    """A cell that is never empty, so that a program finds each column; a time as its age on a terminal."""
-    if is_narrow and name == "next_try_at" and value:
-        return until_text(datetime.fromisoformat(value).timestamp())
-    if is_narrow and name in _TIMES and value:
-        return age_text(datetime.fromisoformat(value).timestamp())
-    return value_text(value) or "-"
 
 
 def _print_replayed(letter: Candidate, word: str, *, as_json: bool, sent: str = "", **more: str | None) -> None:

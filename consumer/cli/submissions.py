@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import anyio
 import typer
 
 from consumer.cli.options import LONGEST_JOB_ID, Selection, demand_text, selects
-from consumer.cli.output import JsonFlag, note, print_json, time_text
-from consumer.cli.records import print_records
+from consumer.cli.output import JsonFlag, note, print_fields, print_json, print_records, time_text
+from consumer.config import Settings
 from consumer.errors import UsageError
 from consumer.message.notification import decode_user_data
 from consumer.ops.sanitize import SECRETS, printable
@@ -65,6 +65,36 @@ def list_submissions(selection: Selection, *, limit: int, wide: bool, as_json: b
         note("no submission is open")
     elif len(found) > len(shown):
         note(f"the latest {len(shown)} are shown; say --limit for more")
+
+
+def show_unended(
+    settings: Settings, job_id: str, queue: str | None, running: Sequence[Mapping[str, Any]], *, as_json: bool
+) -> None:
+    """Print a job of which no run has ended: its run under way, and its submission.
+
+    Raises:
+        UsageError: It has neither.
+    """
+
+    async def look() -> Submission | None:
+        async with open_submissions(settings.store_address()) as submissions:
+            return await submissions.find_job(job_id)
+
+    submission, fields = anyio.run(look), dict[str, Any]()
+    if submission is not None and queue in {None, submission.queue}:
+        fields |= submission_json(submission)
+    for one in running:
+        if one["job_id"] == job_id and queue in {None, one["queue"]}:
+            fields |= {name: value for name, value in one.items() if value is not None}
+    if not fields:
+        raise UsageError(
+            f"no job {job_id!r} is known here: none with this id has ended, waits for its next run, runs in the daemon"
+            " of this store or was submitted by it; expected a JobId of 'mns-consumer jobs list'"
+        )
+    if as_json:
+        print_json(fields)
+    else:
+        print_fields(fields)
 
 
 @selects("queue")

@@ -242,6 +242,15 @@ class StoredJob:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterOfJob:
+    """What a dead letter says of the end of its job."""
+
+    id: int
+    reason: Reason
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class OpenJob:
     """A job that has begun and not ended."""
 
@@ -254,6 +263,7 @@ class OpenJob:
     since: float  # when its last run ended or it was claimed: UNIX seconds by the store's clock
     held_until: float | None  # when the claim of the daemon that runs it ends; SQLite keeps claims in the daemon alone
     retry_at: float | None  # when its message is delivered again; ``None`` while it runs
+    holder: str | None = None  # the random id of the daemon that runs it, where the store keeps claims
 
     @property
     def attempt(self) -> int:

@@ -78,6 +78,17 @@ def test_list_on_each_engine(cli: Cli, target: str) -> None:
     assert [json.loads(line)["job_id"] for line in ran.out.splitlines()] == ["J-second"]
 
 
+def test_list_of_the_dead(cli: Cli, target: str) -> None:
+    """A dead job is listed with the reason, error and number of its letter; a done one has none of them."""
+    lines = cli("jobs", "list", "--store", target, "--json").out.splitlines()
+    why = {one["job_id"]: (one["dead_letters"], one["reason"], one["error"]) for one in map(json.loads, lines)}
+    none: tuple[list[int], None, None] = ([], None, None)
+    dead = ([1], "rejected", "expected this, came that")
+    assert why == {"J-first": none, "J-second": none, "J-dead": dead}
+    (line,) = cli("jobs", "list", "--store", target, "--state", "dead").out.splitlines()[1:]
+    assert all(word in line for word in ("[1]", "rejected", "expected this, came that"))
+
+
 def test_show(cli: Cli, target: str) -> None:
     """One job is shown with all its fields, and with the numbers of its dead letters."""
     ran = cli("jobs", "show", "J-dead", "--store", target)
@@ -166,6 +177,7 @@ async def test_jobs_that_have_not_ended(target: str, process: Cli) -> None:
     if "://" in target:
         (found,) = [json.loads(line) for line in ran.out.splitlines()]
         assert (found["job_id"], found["state"], found["attempt"]) == ("J-runs", "running", 1)
+        assert len(found["holder"]) == 32
         assert datetime.fromisoformat(found["held_until"]) > datetime.now(UTC) + timedelta(seconds=500)
     else:
         assert (ran.code, ran.out) == (2, "")
@@ -198,7 +210,7 @@ async def test_show_by_its_letter(store: str, process: Cli) -> None:
 @pytest.mark.parametrize(
     ("job_id", "printed"),
     [
-        ("J-none", "knows no job 'J-none' of which a run has ended; expected a JobId"),
+        ("J-none", "no job 'J-none' is known here: none with this id has ended"),
         ("", "JOBID is empty"),
         ("J" * 65, "JOBID has 65 characters: expected at most 64"),
         ("J\x00", "expected one line without control characters"),

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.cells import cell_len
 
-from consumer.cli.output import age_text, until_text
+from consumer.cli.output import age_text, cell_text, until_text
+from consumer.cli.records import _NARROW_RUNNING
 from tests.cli.letters_rig import fill, letter, record
+from tests.stores import operators_at
 
 Cli = Callable[..., Any]
 ERROR = "expected a film of a known length, came one whose \u957f\u5ea6 is unknown to all; see its file " * 3
@@ -54,6 +58,26 @@ def test_lists_fit_a_terminal(tmp_path: Path, cli: Cli) -> None:
     (wide,) = on_a_terminal("dead-letters", "list", "--wide", "--store", store)[1:]
     assert " ".join(ERROR.split()) in wide
     assert on_a_terminal("dead-letters", "list", "--store", store)[1].endswith("\u2026")
+
+
+def test_what_a_narrow_list_says(tmp_path: Path) -> None:
+    """80 columns have room for why a job is dead, and for whether a letter was replayed."""
+    store = str(tmp_path / "ledger.db")
+    fill(store, [letter("dead", error="no film"), letter("again")])
+    asyncio.run(operators_at(store).begin_replay(2))
+    head, *rows = on_a_terminal("jobs", "list", "--state", "dead", "--store", store)
+    assert head.split() == ["age", "function", "job_id", "reason", "error"]
+    assert any(row.endswith("rejected  no film") for row in rows)
+    head, waits, replayed = on_a_terminal("dead-letters", "list", "--store", store)
+    assert head.split()[:3] == ["id", "age", "state"]
+    assert (waits.split()[2], replayed.split()[2]) == ("-", "replaying")
+
+
+def test_running_jobs_on_a_terminal() -> None:
+    """80 columns have room for the function of a running job and for how long its claim holds."""
+    assert _NARROW_RUNNING == ("since", "attempt", "function", "held_until", "job_id")
+    held = datetime.fromtimestamp(time.time() + 300.5, UTC).isoformat()
+    assert cell_text("held_until", held, is_narrow=True) == "in 5m"
 
 
 def test_functions_on_a_terminal_and_in_a_pipe(tmp_path: Path, cli: Cli) -> None:

@@ -59,6 +59,16 @@ def test_open_submissions_are_listed(cli: Cli, store: str) -> None:
     assert "no submission is open" in cli("jobs", "list", "--open", "--store", store, "--queue", "a/b/c").err
 
 
+def test_a_submitted_job_is_shown(cli: Cli, store: str) -> None:
+    """``jobs show`` of a job that was submitted and of which no run has ended shows its submission."""
+    found = json.loads(cli("jobs", "show", "J", "--store", store, "--json").out)
+    assert (found["state"], found["ref"], found["job_id"], found["queue"]) == ("submitted", "runs", "J", QUEUE)
+    assert found["since"] < found["next_try_at"]
+    assert "submitted" in cli("jobs", "show", "J", "--store", store).out
+    unknown = cli("jobs", "show", "J", "--store", store, "--queue", "a/b/c")
+    assert (unknown.code, unknown.out, "no job 'J' is known here" in unknown.err) == (2, "", True)
+
+
 def test_a_filter_that_says_nothing_of_submissions_is_refused(cli: Cli, store: str) -> None:
     """A flag about ended jobs beside --open is a usage error."""
     ran = cli("jobs", "list", "--open", "--function", "Cover", "--store", store)

@@ -79,6 +79,9 @@ async def test_status_shows_what_runs(sandbox: Sandbox, tmp_path: Path, started:
     code, out, _ = await command("jobs", "list", "--state", "running", "--json", *here)
     (listed,) = [json.loads(line) for line in out.splitlines()]
     assert (code, listed["job_id"], listed["state"], listed["queue"]) == (0, JOB, "running", queue["queue"])
+    code, out, _ = await command("jobs", "show", JOB, "--json", *here)
+    shown = json.loads(out)
+    assert (code, shown["state"], shown["function"], shown["attempt"]) == (0, "running", "VideoClip", 1)
     code, out, _ = await command("status", "--socket", str(tmp_path / "c"))
     assert code == 0
     assert JOB in out

@@ -80,7 +80,7 @@ class Engine(ABC):
     def open_jobs(self, now: float, *, running: bool | None) -> Select[Any]:
         """Of each open key that is held (``running``), of which a run has ended and that is not held, or either.
 
-        The columns: key, function, job id, failures, error, since, held until, retry at.
+        The columns: key, function, job id, failures, error, since, held until, retry at, holder.
         """
 
     @abstractmethod
@@ -131,7 +131,12 @@ class SqliteEngine(Engine):
     def open_jobs(self, now: float, *, running: bool | None) -> Select[Any]:  # noqa: ARG002 - as the other engine's
         """See ``Engine.open_jobs``. The file does not say what its daemon holds."""
         attempts = tables.SQLITE_ATTEMPTS
-        fields = (attempts.c.stored_at.label("since"), null().label("held_until"), attempts.c.retry_at)
+        fields = (
+            attempts.c.stored_at.label("since"),
+            null().label("held_until"),
+            attempts.c.retry_at,
+            null().label("holder"),
+        )
         return select(*_about_open(attempts), *fields).where(false() if running else _has_run(attempts))
 
     def forget_attempts(self, key: str) -> Delete:
@@ -191,7 +196,8 @@ class PostgresEngine(Engine):
         is_held = func.coalesce(column.held_until > now, false())
         held_until = case((is_held, column.held_until), else_=None)
         retry_at = case((is_held, None), else_=column.retry_at)
-        fields = (column.claimed_at.label("since"), held_until, retry_at)
+        holder = case((is_held, column.holder), else_=None)
+        fields = (column.claimed_at.label("since"), held_until, retry_at, holder)
         has_run = _has_run(self.jobs)
         wanted = {True: is_held, False: ~is_held & has_run, None: is_held | has_run}
         return select(*_about_open(self.jobs), *fields).where(column.dead.is_(None), wanted[running])

@@ -7,7 +7,7 @@ is a query of its own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from consumer.store.ledger import (
     JobRecord,
     LetterCount,
     LetterGroup,
+    LetterOfJob,
     OpenJob,
     RunRecord,
     StoredJob,
@@ -224,6 +225,16 @@ class Reader:
             return [_open_job(row) for row in await session.fetch(*self._engine.written(latest_first))]
 
         return await self._database.run(look)
+
+    async def letters_of(self, *jobs: JobRecord) -> Mapping[str, LetterOfJob]:
+        """The latest dead letter of each of these jobs, by its key; found by the JobId, which has an index."""
+        column = self._engine.letters.c
+        fields = (column.key, column.id, column.reason, column.error)
+        job_ids = [job.job_id for job in jobs if job.job_id is not None]
+        rows = (
+            await self._fetch(select(*fields).where(column.job_id.in_(job_ids)).order_by(column.id)) if job_ids else []
+        )
+        return {key: LetterOfJob(number, Reason(reason), error) for key, number, reason, error in rows}
 
     async def list_runs(self, *keys: str) -> Sequence[RunRecord]:
         """The stored runs of these keys, the oldest first. The last run of an ended job is in its record."""
