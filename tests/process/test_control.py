@@ -89,7 +89,7 @@ async def test_status_shows_what_runs(sandbox: Sandbox, tmp_path: Path, started:
     assert f"{tmp_path / 'handlers' / 'mine.py'}:9\n" in out
     assert f"\n\n{queue['queue']}: 1 in flight, 7 slots\n" in out
     assert "\\n" not in out
-    assert f"\nfunction for dead letters\n{tmp_path / 'handlers' / 'mine.py'}:{len(own.splitlines()) - 1}\n" in out
+    assert f"\nfunction for dead letters\n{tmp_path / 'handlers' / 'mine.py'}:{len(own.splitlines()) - 2}\n" in out
 
 
 async def test_reload_answers(sandbox: Sandbox, tmp_path: Path, started: list[Process], command: Run) -> None:
