@@ -49,7 +49,7 @@ from consumer.policy import MAX_RETENTION_S
 from consumer.store.ledger import Ledger
 from consumer.store.open import make_ledger, open_submissions
 from consumer.store.submissions import Submissions
-from consumer.submissions.reconcile import Handled, Reconciler
+from consumer.submissions.reconcile import Handled, Reconciler, reconcile
 from consumer.submissions.submitter import Submitter
 
 log = structlog.stdlib.get_logger(__name__)
@@ -163,7 +163,9 @@ class App:
                 admin = AdminServer(*address, metrics=self.metrics, checks=self.vitals, allowed_hosts=names)
                 await stack.enter_async_context(admin)
                 self.admin_port = admin.port
-            submissions = await stack.enter_async_context(open_submissions(self.settings.store_address()))
+            submissions = await stack.enter_async_context(
+                open_submissions(self.settings.store_address(), beside_daemon=True)
+            )
             for queue in self._queues:
                 clients = await self._clients(stack, queue)
                 submitter = self._submitter(queue, clients, submissions)
@@ -187,7 +189,7 @@ class App:
                     background.start_soon(lane.deletes.run)
                     background.start_soon(lane.letter_hooks.run)
                     background.start_soon(watch_attributes, lane)
-                    background.start_soon(self._reconciler(lane, submissions).run)
+                background.start_soon(self._reconcile, submissions)
                 await self._work(started)
                 background.cancel_scope.cancel("stopped")
 
@@ -270,6 +272,14 @@ class App:
         after_s = self.settings.reconcile_after_s
         return Submitter(clients.mps, submissions, queue, accounts=accounts, reconcile_after_s=after_s)
 
+    async def _reconcile(self, submissions: Submissions) -> None:
+        await reconcile(
+            submissions,
+            [self._reconciler(lane, submissions) for lane in self.lanes],
+            after_s=lambda: self.rules.policy.reconcile_after_s,
+            is_ready=lambda: self._store.works,
+        )
+
     def _reconciler(self, lane: Lane, submissions: Submissions) -> Reconciler:
         return Reconciler(
             submissions,
@@ -277,8 +287,7 @@ class App:
             lane.name,
             query=partial(lane.mps.query, background=True),
             handle=partial(self._handle_ended, lane),
-            after_s=lambda: lane.rules.policy.reconcile_after_s,
-            is_ready=lambda: self._store.works and lane.queries.breaker.is_closed,
+            is_ready=lambda: lane.queries.breaker.is_closed,
             on_counts=lane.metrics.set_submissions,
             on_found=lambda function: lane.metrics.function(function).reconciled.inc(),
         )

@@ -53,12 +53,12 @@ def make_operators(address: StoreAddress) -> Operators:
     return Operators(_make_database(address), engine)
 
 
-def _make_database(address: StoreAddress, *, is_limited: bool = True) -> Database:
+def _make_database(address: StoreAddress, *, is_limited: bool = True, beside_daemon: bool = False) -> Database:
     _check(address)
     if isinstance(address, SqliteAddress):
         from consumer.store.sqlite.database import SqliteDatabase  # noqa: PLC0415 - loaded when it is needed
 
-        return SqliteDatabase(address.path, is_limited=is_limited)
+        return SqliteDatabase(address.path, is_limited=is_limited, beside_daemon=beside_daemon)
     from consumer.store.postgres.database import PostgresDatabase  # noqa: PLC0415 - its driver is an extra
 
     return PostgresDatabase(address)
@@ -79,13 +79,15 @@ async def open_database(address: StoreAddress) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def open_submissions(address: StoreAddress) -> AsyncIterator[Submissions]:
+async def open_submissions(address: StoreAddress, *, beside_daemon: bool = False) -> AsyncIterator[Submissions]:
     """The submissions of a store, while a daemon runs or not; the connections close with the block.
+
+    ``beside_daemon`` refuses a file whose write-ahead log is gone: its daemon still uses the one that was removed.
 
     Raises:
         SettingsError: As for ``make_ledger``.
     """
-    database = _make_database(address)
+    database = _make_database(address, beside_daemon=beside_daemon)
     try:
         yield Submissions(database, SQLITE if isinstance(address, SqliteAddress) else POSTGRES)
     finally:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 from typing import Final, TypeVar
 
@@ -144,6 +145,7 @@ _LOSE: Final = """UPDATE {submission} SET state = 'unknown', closed_at = $2, err
 _TRACK: Final = """INSERT INTO {submission} (state, ref, call_id, queue, function, request, created_at, job_id, key,
 submitted_at, next_at) VALUES ('submitted', $1, '', $2, $3, '{{}}', $4, $5, $6, $4, $4) ON CONFLICT (ref) DO NOTHING"""
 _LIST_OPEN: Final = f"{IS_OPEN} AND id < $1 AND ($2 = '' OR queue = $2) ORDER BY id DESC LIMIT $3"
+_OPEN_QUEUES: Final = f"SELECT DISTINCT queue FROM {{submission}} WHERE {IS_OPEN}"  # noqa: S608 - a constant
 _COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM {submission} WHERE queue = $1 AND state = $2 LIMIT $3) AS found"
 _PRUNE: Final = """DELETE FROM {submission} WHERE id IN
 (SELECT id FROM {submission} WHERE closed_at <= $1 ORDER BY closed_at LIMIT $2)"""
@@ -293,6 +295,15 @@ class Submissions:
             return await self._execute(session, _LOSE, queue, now, _NO_ANSWER, now - CALL_LIMIT_S)
 
         return await self._database.run(note)
+
+    async def open_queues(self) -> AbstractSet[str]:
+        """The queues that have open submissions."""
+
+        async def find(session: Session) -> AbstractSet[str]:
+            rows = await session.fetch(self._written(_OPEN_QUEUES), ())
+            return frozenset(queue for (queue,) in rows)
+
+        return await self._database.run(find)
 
     async def count(self, queue: str) -> Mapping[SubmissionState, int]:
         """The number of a queue's open submissions by state, each up to ``COUNT_CAP``."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -75,8 +76,7 @@ class Reconciler:
 
     Args:
         queue: The queue's identity, and ``name`` its name in logs.
-        after_s: Gives the setting ``reconcile_after_s``.
-        is_ready: Whether MPS and the store work as far as is known; otherwise nothing is taken.
+        is_ready: Whether MPS works as far as is known; otherwise nothing is taken.
         on_counts: Gets the number of open submissions by state at each pass.
         on_found: Gets the FunctionName of each job whose end was found by asking.
     """
@@ -89,7 +89,6 @@ class Reconciler:
         *,
         query: Query,
         handle: Handle,
-        after_s: Callable[[], float],
         is_ready: Callable[[], bool],
         on_counts: Callable[[Counts], None],
         on_found: Callable[[str], None],
@@ -99,7 +98,6 @@ class Reconciler:
         self._name = name
         self._query = query
         self._handle = handle
-        self._after_s = after_s
         self._is_ready = is_ready
         self._on_counts = on_counts
         self._on_found = on_found
@@ -107,24 +105,17 @@ class Reconciler:
         """Up to which job that has ended was looked."""
         self._asking = 0
         """Submissions that were taken and are not settled yet."""
-        self._fault: str | None = None
+        self._had_some = False
 
-    async def run(self) -> None:
-        """Look again and again, until cancelled."""
-        async with anyio.create_task_group() as group:
-            while True:
-                taken: Sequence[Submission] = ()
-                if self._is_ready():
-                    try:
-                        taken = await self.look()
-                    except StoreError as error:
-                        self._log_fault(error)
-                    else:
-                        self._log_works()
-                for submission in taken:
-                    group.start_soon(self._ask_in_background, submission)
-                if not taken or self._asking >= _AT_ONCE:
-                    await anyio.sleep(min(_LONGEST_PAUSE_S, max(1.0, self._after_s() / 4)))
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be taken now."""
+        return self._asking < _AT_ONCE
+
+    def is_concerned(self, queues: AbstractSet[str]) -> bool:
+        """Whether its queue is one of these, or was when this was asked last: then its counts become 0."""
+        before, self._had_some = self._had_some, self._queue in queues
+        return before or self._had_some
 
     async def look(self) -> Sequence[Submission]:
         """One pass: close what has ended; returns what is due and was taken, to be asked for."""
@@ -136,17 +127,18 @@ class Reconciler:
         # Most daemons have no open submission: they look at no ended job.
         if before is not None and counts.get(SubmissionState.SUBMITTED):
             await self._submissions.note_ended(before, self._place)
-        free = _AT_ONCE - self._asking
+        free = _AT_ONCE - self._asking if self._is_ready() else 0
         due = await self._submissions.take_due(self._queue, limit=free, lease_s=_LEASE_S) if free else ()
         self._asking += len(due)
         return due
 
-    async def _ask_in_background(self, submission: Submission) -> None:
+    async def ask_in_background(self, submission: Submission) -> None:
+        """Ask for a submission that ``look`` has taken."""
         try:
             await self.ask(submission)
         except StoreError as error:
             # Its lease ends, and then it is asked for again.
-            self._log_fault(error)
+            log.warning("submission not settled", queue=self._name, job_id=submission.job_id, error=str(error))
         finally:
             self._asking -= 1
 
@@ -204,12 +196,59 @@ class Reconciler:
         )
         return True
 
-    def _log_fault(self, error: StoreError) -> None:
-        if self._fault is None:
-            log.warning("submissions can't be read; retried until it works", queue=self._name, error=str(error))
-        self._fault = str(error)
 
-    def _log_works(self) -> None:
-        if self._fault is not None:
-            log.info("submissions can be read again", queue=self._name)
-            self._fault = None
+async def reconcile(
+    submissions: Submissions,
+    reconcilers: Sequence[Reconciler],
+    *,
+    after_s: Callable[[], float],
+    is_ready: Callable[[], bool],
+) -> None:
+    """Look again and again for what is due in all queues, until cancelled.
+
+    A queue without open submissions costs nothing: one query finds those that have some.
+
+    Args:
+        submissions: The store's.
+        reconcilers: Those of the daemon's queues.
+        after_s: Gives the setting ``reconcile_after_s``.
+        is_ready: Whether the store works as far as is known.
+    """
+    breaker = Outage()
+    async with anyio.create_task_group() as group:
+        while True:
+            has_more = False
+            if is_ready():
+                try:
+                    queues = await submissions.open_queues()
+                    for one in reconcilers:
+                        if one.is_concerned(queues):
+                            taken = await one.look()
+                            for submission in taken:
+                                group.start_soon(one.ask_in_background, submission)
+                            has_more |= bool(taken) and one.has_room
+                except StoreError as error:
+                    breaker.failed(error)
+                else:
+                    breaker.succeeded()
+            if not has_more:
+                await anyio.sleep(min(_LONGEST_PAUSE_S, max(1.0, after_s() / 4)))
+
+
+class Outage:
+    """Logs the start and the end of a time in which the submissions can't be read."""
+
+    def __init__(self) -> None:
+        self._is_logged = False
+
+    def failed(self, error: StoreError) -> None:
+        """Note a fault."""
+        if not self._is_logged:
+            log.warning("submissions can't be read; retried until it works", error=str(error))
+        self._is_logged = True
+
+    def succeeded(self) -> None:
+        """Note a success."""
+        if self._is_logged:
+            log.info("submissions can be read again")
+        self._is_logged = False

@@ -19,7 +19,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from consumer.store import upkeep
+from consumer.store import tables, upkeep
 from tests.cli.letters_rig import fill, letter, record
 from tests.postgres import ADDRESS, postgres_store
 from tests.settings.test_store_address import ODD
@@ -233,7 +233,7 @@ def test_a_backup_of_postgresql(cli: Cli, postgres: str, tmp_path: Path) -> None
     if shutil.which("pg_dump") is None or "@127.0.0.1" not in ADDRESS:
         pytest.skip("no pg_dump, or a server that asks for a password")
     subprocess.run(command, check=True, env={**os.environ, "PGCONNECT_TIMEOUT": "5"})
-    execute(postgres, "DROP TABLE mns_consumer_job, mns_consumer_run, mns_consumer_letter, mns_consumer_revision")
+    execute(postgres, f"DROP TABLE {', '.join(tables.POSTGRES.tables)}")
     subprocess.run(["pg_restore", *command[-2:], out], check=True)
     assert cli("store", "check", "--store", postgres).code == 0
     assert json.loads(cli("store", "info", "--store", postgres, "--json").out)["ended_jobs"]["rows"] == 3

@@ -15,6 +15,9 @@ class NoSubmissions:
     async def lose_intents(self, queue: str) -> int:  # noqa: ARG002 - the signature of ``Submissions``
         return 0
 
+    async def open_queues(self) -> frozenset[str]:
+        return frozenset()
+
     async def newest_end(self) -> float:
         return 0.0
 
@@ -29,6 +32,6 @@ class NoSubmissions:
 
 
 @asynccontextmanager
-async def no_submissions(*_: object) -> AsyncIterator[NoSubmissions]:
+async def no_submissions(*_: object, **__: object) -> AsyncIterator[NoSubmissions]:
     """In place of ``open_submissions``."""
     yield NoSubmissions()

@@ -59,7 +59,6 @@ class World:
             "films",
             query=self.query,
             handle=self.handle,
-            after_s=lambda: 4.0,
             is_ready=lambda: True,
             on_counts=self.set_counts,
             on_found=self.found.append,

@@ -181,11 +181,13 @@ class SqliteDatabase:
     Args:
         path: The file.
         is_limited: Stop a query after ``QUERY_TIMEOUT_S``.
+        beside_daemon: Refuse the file while its write-ahead log is gone: a daemon uses it.
     """
 
-    def __init__(self, path: Path, *, is_limited: bool = True) -> None:
+    def __init__(self, path: Path, *, is_limited: bool = True, beside_daemon: bool = False) -> None:
         self._path = Path(os.path.realpath(path))
         self._is_limited = is_limited
+        self._log = Path(f"{self._path}-wal") if beside_daemon else None
 
     async def run(self, work: Callable[[Session], Awaitable[T]], *, atomic: bool = False) -> T:
         """See ``Database.run``."""
@@ -224,6 +226,9 @@ class SqliteDatabase:
     def _connect(self) -> sqlite3.Connection:
         if problem := access_refusal(self._path, by_owner=False) or hard_link_refusal(self._path):
             raise StoreUnsafeError(problem)
+        if self._log is not None and not self._log.exists():
+            # SQLite would make a new one, beside the one that the daemon's own connection still writes.
+            raise StoreError(f"store {self._path}: {self._log.name} is gone while the daemon uses it")
         return connect(self._path, any_thread=True)
 
 
