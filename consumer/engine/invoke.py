@@ -17,8 +17,9 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -235,7 +236,7 @@ def _unless_awaitable(returned: object, why: str, what: str = "handler") -> Retu
 
 def _ordinary(error: BaseException, what: str = "handler") -> Exception:
     """Wrap what is no ``Exception`` (an exit, an interrupt, a panic of compiled code): it is a failure like others."""
-    error = error.with_traceback(_from_the_users_code(error.__traceback__))
+    _begin_in_the_users_code(error)
     if isinstance(error, Exception):
         return error
     instead = "; raise Reject or Retry instead" if what == "handler" else ""
@@ -244,11 +245,14 @@ def _ordinary(error: BaseException, what: str = "handler") -> Exception:
     return failure
 
 
-def _from_the_users_code(trace: TracebackType | None) -> TracebackType | None:
-    """A traceback without the frames of this module at its start: the user's code is what its readers look for."""
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return trace
+def _begin_in_the_users_code(error: BaseException) -> None:
+    """Take the frames of this module from the start of a traceback: the user's code is what its readers look for."""
+    # An error of the user may answer no question at all; then its traceback stays whole.
+    with suppress(BaseException):
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next
+        error.with_traceback(trace)
 
 
 class _ThreadCall:
