@@ -86,6 +86,7 @@ class App:
         self._retired: Registry | None = None
         self._limiters: dict[str, RateLimiter] = {}
         self._no_queue = NoQueue()
+        self._submitters: list[Submitter] = []
         self.stopping = Stop(self.lanes, settings.stop_deadline_s)
         self._shared_store = settings.store_address().is_shared
         self._letters = LetterLimit(self._store, self.rules.policy, self.metrics)
@@ -130,6 +131,8 @@ class App:
         self.metrics.register(registry.handlers)
         self.vitals.handlers = len(registry.handlers)
         self._letters.adopt(policy)
+        for submitter in self._submitters:
+            submitter.reconcile_after_s = policy.reconcile_after_s
         for lane, queue in zip(self.lanes, settings.queues(), strict=True):
             lane.rules = self.rules
             lane.leases.policy = policy
@@ -270,7 +273,9 @@ class App:
     def _submitter(self, queue: QueueSettings, clients: Clients, submissions: Submissions) -> Submitter:
         accounts = {one.url.account for one in self._queues}
         after_s = self.settings.reconcile_after_s
-        return Submitter(clients.mps, submissions, queue, accounts=accounts, reconcile_after_s=after_s)
+        made = Submitter(clients.mps, submissions, queue, accounts=accounts, reconcile_after_s=after_s)
+        self._submitters.append(made)
+        return made
 
     async def _reconcile(self, submissions: Submissions) -> None:
         await reconcile(
@@ -278,6 +283,7 @@ class App:
             [self._reconciler(lane, submissions) for lane in self.lanes],
             after_s=lambda: self.rules.policy.reconcile_after_s,
             is_ready=lambda: self._store.works,
+            outage=Breaker("submissions can't be read; retried until it works", "submissions can be read again"),
         )
 
     def _reconciler(self, lane: Lane, submissions: Submissions) -> Reconciler:

@@ -35,6 +35,7 @@ from consumer.ops.metrics import QueryResult
 from consumer.plugin.handler import NOT_WANTED, Handler, Job, Wanted
 from consumer.plugin.submission import SubmitsJobs
 from consumer.policy import Reason, Verify
+from consumer.submissions.result import misfit
 
 PATIENCE_S: Final = 300.0
 """How long a message waits for an outage of MPS to end; then it goes back into its queue for a while."""
@@ -303,8 +304,7 @@ def _why(error: BaseException) -> str:
     """What a validation says, in one line."""
     try:
         if isinstance(error, ValidationError):
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            return f"{first['msg']} at {'.'.join(str(part) for part in first['loc']) or 'its top'}"
+            return misfit(error)
     except BaseException as second:  # noqa: BLE001 - a validator's error may not even be shown
         return f"its error can't be shown: {type(second).__name__}"
     return f"its validator raised {type(error).__name__}: {text_of(error)}"

@@ -20,7 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import anyio
 import structlog
@@ -59,6 +59,16 @@ class Handled:
 
     again_s: float | None
     was_lost: bool
+
+
+class Outage(Protocol):
+    """Logs the start and the end of a time in which the submissions can't be read: the engine's ``Breaker``."""
+
+    def failed(self, error: StoreError) -> object:
+        """Note a fault."""
+
+    def succeeded(self) -> None:
+        """Note a success."""
 
 
 Handle: TypeAlias = Callable[[JobStatus], Awaitable[Handled]]
@@ -203,6 +213,7 @@ async def reconcile(
     *,
     after_s: Callable[[], float],
     is_ready: Callable[[], bool],
+    outage: Outage,
 ) -> None:
     """Look again and again for what is due in all queues, until cancelled.
 
@@ -213,8 +224,8 @@ async def reconcile(
         reconcilers: Those of the daemon's queues.
         after_s: Gives the setting ``reconcile_after_s``.
         is_ready: Whether the store works as far as is known.
+        outage: Notes whether the submissions can be read.
     """
-    breaker = Outage()
     async with anyio.create_task_group() as group:
         while True:
             has_more = False
@@ -228,27 +239,8 @@ async def reconcile(
                                 group.start_soon(one.ask_in_background, submission)
                             has_more |= bool(taken) and one.has_room
                 except StoreError as error:
-                    breaker.failed(error)
+                    outage.failed(error)
                 else:
-                    breaker.succeeded()
+                    outage.succeeded()
             if not has_more:
                 await anyio.sleep(min(_LONGEST_PAUSE_S, max(1.0, after_s() / 4)))
-
-
-class Outage:
-    """Logs the start and the end of a time in which the submissions can't be read."""
-
-    def __init__(self) -> None:
-        self._is_logged = False
-
-    def failed(self, error: StoreError) -> None:
-        """Note a fault."""
-        if not self._is_logged:
-            log.warning("submissions can't be read; retried until it works", error=str(error))
-        self._is_logged = True
-
-    def succeeded(self) -> None:
-        """Note a success."""
-        if self._is_logged:
-            log.info("submissions can be read again")
-        self._is_logged = False

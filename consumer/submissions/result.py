@@ -60,6 +60,12 @@ class EndedJob:
         return text if len(text) <= _LONGEST_SUMMARY else f"{text[:_LONGEST_SUMMARY]}..."
 
 
+def misfit(error: ValidationError) -> str:
+    """The first problem of a validation in one line, with its place."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{first['msg']} at {'.'.join(str(part) for part in first['loc']) or 'its top'}"
+
+
 async def wait_for_end(query: Callable[[str], Awaitable[JobStatus]], job_id: str, timeout_s: float) -> JobStatus:
     """Ask for a job at growing intervals, until it has ended.
 
@@ -91,9 +97,7 @@ def ended_job(answer: JobStatus) -> EndedJob:
         try:
             result = known.result.model_validate(read.data)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "its top"
-            problem = f"does not fit {known.result.__name__}: {first['msg']} at {place}"
+            problem = f"does not fit {known.result.__name__}: {misfit(error)}"
     return EndedJob(
         job_id=answer.job_id,
         function=function,

@@ -93,7 +93,8 @@ class Submitter:
         self._url = queue.url
         is_sandbox = is_loopback(urlsplit(queue.mps_endpoint).hostname or "")
         self._destination = Destination(region=queue.url.region, accounts=frozenset(accounts), is_sandbox=is_sandbox)
-        self._reconcile_after_s = reconcile_after_s
+        self.reconcile_after_s = reconcile_after_s
+        """Replaced by a reload."""
 
     async def submit(
         self,
@@ -104,23 +105,7 @@ class Submitter:
         ref: str | None = None,
         **options: Unpack[RequestOptions],
     ) -> SubmittedJob:
-        """Submit a job once.
-
-        Args:
-            params: The parameters' model, which names the function; or a FunctionName.
-            given: The parameters, where ``params`` is a FunctionName.
-            ref: The caller's idempotency key; ``None`` for a job of its own.
-
-        Returns:
-            The job. Where a submission with the same ``ref`` exists, that one, and nothing is sent.
-
-        Raises:
-            RequestRefusedError: The request breaks a rule; nothing was sent.
-            SubmissionUnknown: No answer came, now or for the same ``ref`` before: the job may exist.
-            CloudError: MPS refused it, or could not be reached: the job does not exist.
-            StoreError: It could not be recorded, and was not sent; or the text names a job that was sent.
-            UsageError: The ``ref`` belongs to another request.
-        """
+        """Submit a job once. Arguments, answer and errors are those of ``client.Client.submit``."""
         request = self._request(params, given, options)
         findings = request.findings(self._destination)
         if problems := refused(findings, force=options.get("force", False)):
@@ -132,14 +117,13 @@ class Submitter:
         """Submit a request that is checked already; otherwise as ``submit``."""
         sent, queue = request.parameters(), self._identity(request)
         new = NewSubmission(queue, request.function_name, compact_json(sent), ref)
-        found, is_new = await self._submissions.record(new)
-        while not is_new and (known := await self._wait_for_answer(found)) is None:
-            # The call that had the same ``ref`` was refused meanwhile.
+        while True:
             found, is_new = await self._submissions.record(new)
-        answer = await self._send(found, sent) if is_new else known or Submitted("", "")
-        return SubmittedJob(
-            answer.job_id, found.function, found.id, found.ref, found.queue, answer.request_id, is_new=is_new
-        )
+            answer = await self._send(found, sent) if is_new else await self._wait_for_answer(found)
+            if answer is not None:
+                names = (answer.job_id, found.function, found.id, found.ref, found.queue, answer.request_id)
+                return SubmittedJob(*names, is_new=is_new)
+            # The call that had the same ``ref`` was refused meanwhile.
 
     async def _send(self, recorded: Submission, sent: Mapping[str, str]) -> Submitted:
         """Send a recorded submission, and note what came of it."""
@@ -175,7 +159,7 @@ class Submitter:
                     job_id=job_id,
                     key=job_key(recorded.queue, job_id),
                     request_id=answer.request_id,
-                    next_in_s=self._reconcile_after_s,
+                    next_in_s=self.reconcile_after_s,
                 )
             except StoreError as error:
                 tries += 1
